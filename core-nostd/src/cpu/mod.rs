@@ -1,0 +1,1 @@
+//! CPU state, as both accelerators share it.

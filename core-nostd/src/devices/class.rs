@@ -1,0 +1,266 @@
+//! Device classes as data: the name, parent, bus and properties of each kind of device.
+//!
+//! One table of classes serves `-device`, `-global`, `-device X,help` and the object model. The
+//! values of an instance's properties are checked here, against the class, wherever they come from.
+
+use core::fmt;
+
+/// Properties that a class has at most.
+pub const PROPERTIES_MAX: usize = 24;
+
+/// Bytes that a text property holds at most.
+pub const TEXT_MAX: usize = 64;
+
+/// A kind of device.
+#[derive(Debug)]
+pub struct DeviceClass {
+    /// Type name, as `-device` takes it: `isa-serial`.
+    pub name: &'static str,
+    /// Type name of the parent class: `isa-device`.
+    pub parent: &'static str,
+    /// Type of the bus that instances plug into: `ISA`; `None` for devices without one.
+    pub bus: Option<&'static str>,
+    /// One line for `-device help`.
+    pub doc: &'static str,
+    /// Whether `-device` may create it.
+    pub user_creatable: bool,
+    /// What can be set, in alphabetical order.
+    pub properties: &'static [Property],
+}
+
+/// One property of a class.
+#[derive(Debug)]
+pub struct Property {
+    /// Name as written in `-device`.
+    pub name: &'static str,
+    /// Which values it takes.
+    pub kind: PropertyKind,
+    /// Value of an instance that nobody set it for.
+    pub default: Value,
+    /// One line for `-device X,help`.
+    pub doc: &'static str,
+}
+
+/// Which values a property takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PropertyKind {
+    /// `on` or `off`.
+    Bool,
+    /// 0 to 255.
+    Uint8,
+    /// 0 to 65,535.
+    Uint16,
+    /// 32 bits.
+    Uint32,
+    /// 64 bits.
+    Uint64,
+    /// The id of a character device, at most [`TEXT_MAX`] bytes.
+    Chardev,
+    /// Text of at most [`TEXT_MAX`] bytes.
+    Text,
+}
+
+impl PropertyKind {
+    /// The type's name in `-device X,help` and in error messages.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Bool => "bool",
+            Self::Uint8 => "uint8",
+            Self::Uint16 => "uint16",
+            Self::Uint32 => "uint32",
+            Self::Uint64 => "uint64",
+            Self::Chardev | Self::Text => "str",
+        }
+    }
+}
+
+/// The value of a property.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Value {
+    /// Not set, and the class has no default.
+    Unset,
+    /// For [`PropertyKind::Bool`].
+    Bool(bool),
+    /// For the integer kinds.
+    Uint(u64),
+    /// For the text kinds.
+    Text(heapless::String<TEXT_MAX>),
+}
+
+/// Why a property could not be set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PropertyError {
+    /// The class has no such property.
+    Unknown,
+    /// The text is not a value of the property's type.
+    Type(PropertyKind),
+    /// The number does not fit the property's type.
+    Range(PropertyKind),
+    /// The text is longer than [`TEXT_MAX`] bytes.
+    Long,
+}
+
+impl fmt::Display for PropertyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unknown => f.write_str("no such property"),
+            Self::Type(PropertyKind::Bool) => f.write_str("expects 'on' or 'off'"),
+            Self::Type(kind) => write!(f, "expects a number of type {}", kind.name()),
+            Self::Range(kind) => write!(f, "does not fit type {}", kind.name()),
+            Self::Long => write!(f, "is longer than {TEXT_MAX} bytes"),
+        }
+    }
+}
+
+/// The properties of one instance, parallel to the properties of its class.
+#[derive(Clone, Debug)]
+pub struct PropertyValues {
+    class: &'static DeviceClass,
+    values: heapless::Vec<Value, PROPERTIES_MAX>,
+}
+
+impl PropertyValues {
+    /// The defaults of a class.
+    pub fn new(class: &'static DeviceClass) -> Self {
+        Self {
+            class,
+            values: class
+                .properties
+                .iter()
+                .take(PROPERTIES_MAX)
+                .map(|p| p.default.clone())
+                .collect(),
+        }
+    }
+
+    /// The class whose properties these are.
+    pub fn class(&self) -> &'static DeviceClass {
+        self.class
+    }
+
+    /// Sets a property from its text form. Numbers are decimal, or hexadecimal behind `0x`.
+    pub fn set(&mut self, name: &str, text: &str) -> Result<(), PropertyError> {
+        let index = self.index(name).ok_or(PropertyError::Unknown)?;
+        self.values[index] = parse(self.class.properties[index].kind, text)?;
+        Ok(())
+    }
+
+    /// The value of a property; [`Value::Unset`] for a name that the class lacks.
+    pub fn get(&self, name: &str) -> &Value {
+        self.index(name)
+            .map_or(&Value::Unset, |index| &self.values[index])
+    }
+
+    /// An integer property that has a value.
+    pub fn uint(&self, name: &str) -> Option<u64> {
+        match self.get(name) {
+            Value::Uint(value) => Some(*value),
+            _ => None,
+        }
+    }
+
+    /// Whether a boolean property is on.
+    pub fn is_on(&self, name: &str) -> bool {
+        *self.get(name) == Value::Bool(true)
+    }
+
+    /// A text property that has a value.
+    pub fn text(&self, name: &str) -> Option<&str> {
+        match self.get(name) {
+            Value::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    fn index(&self, name: &str) -> Option<usize> {
+        self.class
+            .properties
+            .iter()
+            .position(|property| property.name == name)
+    }
+}
+
+fn parse(kind: PropertyKind, text: &str) -> Result<Value, PropertyError> {
+    let most = match kind {
+        PropertyKind::Bool => {
+            return match text {
+                "on" | "yes" | "true" | "y" => Ok(Value::Bool(true)),
+                "off" | "no" | "false" | "n" => Ok(Value::Bool(false)),
+                _ => Err(PropertyError::Type(kind)),
+            };
+        }
+        PropertyKind::Chardev | PropertyKind::Text => {
+            return text
+                .try_into()
+                .map(Value::Text)
+                .map_err(|_| PropertyError::Long);
+        }
+        PropertyKind::Uint8 => u8::MAX.into(),
+        PropertyKind::Uint16 => u16::MAX.into(),
+        PropertyKind::Uint32 => u32::MAX.into(),
+        PropertyKind::Uint64 => u64::MAX,
+    };
+    let hexadecimal = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X"));
+    let (digits, radix) = hexadecimal.map_or((text, 10), |digits| (digits, 16));
+    if !digits.starts_with(|c: char| c.is_digit(radix)) {
+        return Err(PropertyError::Type(kind));
+    }
+    match u64::from_str_radix(digits, radix) {
+        Ok(value) if value <= most => Ok(Value::Uint(value)),
+        Ok(_) => Err(PropertyError::Range(kind)),
+        Err(error) if *error.kind() == core::num::IntErrorKind::PosOverflow => {
+            Err(PropertyError::Range(kind))
+        }
+        Err(_) => Err(PropertyError::Type(kind)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    static CLASS: DeviceClass = DeviceClass {
+        name: "probe",
+        parent: "device",
+        bus: None,
+        doc: "",
+        user_creatable: true,
+        properties: &[
+            Property {
+                name: "base",
+                kind: PropertyKind::Uint16,
+                default: Value::Uint(0xe9),
+                doc: "",
+            },
+            Property {
+                name: "loud",
+                kind: PropertyKind::Bool,
+                default: Value::Bool(false),
+                doc: "",
+            },
+        ],
+    };
+
+    #[test]
+    fn checks_values_against_the_class() {
+        let mut values = PropertyValues::new(&CLASS);
+        assert_eq!(values.uint("base"), Some(0xe9));
+        values.set("base", "0x402").unwrap();
+        values.set("loud", "on").unwrap();
+        assert_eq!(values.uint("base"), Some(0x402));
+        assert!(values.is_on("loud"));
+        assert_eq!(values.set("bse", "1"), Err(PropertyError::Unknown));
+        assert_eq!(
+            values.set("base", "65536"),
+            Err(PropertyError::Range(PropertyKind::Uint16))
+        );
+        for bad in ["", "+1", "-1", "0x", "12k", "0x+1"] {
+            assert_eq!(
+                values.set("base", bad),
+                Err(PropertyError::Type(PropertyKind::Uint16)),
+                "{bad}"
+            );
+        }
+        assert_eq!(values.uint("base"), Some(0x402));
+    }
+}

@@ -1,0 +1,1 @@
+//! What firmware is told by the machine.

@@ -1,0 +1,28 @@
+//! What the machine asks of the process around it.
+
+use crate::devices::{ConsoleId, PowerRequest};
+
+/// The one way out of the machine. Methods must not block. Fuzzers and tests implement it in
+/// memory.
+pub trait Host {
+    /// Takes bytes that the guest sent to a console and returns how many it took; the rest is
+    /// offered again after `Machine::console_writable`.
+    fn console_write(&mut self, console: ConsoleId, bytes: &[u8]) -> usize;
+
+    /// Drives an input of interrupt controllers outside the machine (`kernel-irqchip=on`).
+    fn set_gsi(&mut self, gsi: u8, level: bool);
+
+    /// Drives the INTR pin of the first processor: the output of the machine's own interrupt
+    /// controllers.
+    fn set_intr(&mut self, level: bool);
+
+    /// Asks for a reset, a shutdown or the end of the process.
+    fn power(&mut self, request: PowerRequest);
+
+    /// The memory map has changed: `Machine::memory_map` tells the new one. The host applies it
+    /// before the guest runs on.
+    fn memory_remapped(&mut self);
+
+    /// The A20 gate was switched.
+    fn set_a20(&mut self, enabled: bool);
+}

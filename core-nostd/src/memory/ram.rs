@@ -1,0 +1,132 @@
+//! The [`GuestRam`] trait and its in-memory implementation for tests, fuzzers and bare metal.
+#![allow(unsafe_code)]
+
+use core::cell::UnsafeCell;
+use core::fmt;
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU8, Ordering};
+
+/// Contiguous host memory behind a guest physical address.
+#[derive(Clone, Copy, Debug)]
+pub struct Block {
+    /// Host address of the first byte.
+    pub pointer: NonNull<u8>,
+    /// Bytes that follow contiguously, at least 1.
+    pub length: usize,
+}
+
+/// A guest physical range that is not wholly RAM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RamError {
+    /// First address that has no RAM behind it.
+    pub gpa: u64,
+}
+
+impl fmt::Display for RamError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "no RAM at guest physical address {:#x}", self.gpa)
+    }
+}
+
+/// Plain guest RAM by guest physical address, whatever ROM or device is mapped over it.
+///
+/// # Safety
+///
+/// A [`Block`] must stay valid for reads and writes of its whole length for as long as the
+/// implementor lives, and must not be memory that Rust references point into.
+pub unsafe trait GuestRam: Sync {
+    /// RAM at `gpa` and how far it goes on contiguously; `None` where there is no RAM.
+    fn block(&self, gpa: u64) -> Option<Block>;
+
+    /// Notes that `length` bytes at `gpa` were written: the dirty log and decoded code hang on it.
+    fn written(&self, gpa: u64, length: usize);
+
+    /// Copies RAM at `gpa` into `to`. On error `to` holds what could be read before it.
+    fn read(&self, mut gpa: u64, mut to: &mut [u8]) -> Result<(), RamError> {
+        while !to.is_empty() {
+            let block = self.block(gpa).ok_or(RamError { gpa })?;
+            let length = block.length.min(to.len());
+            let (now, later) = to.split_at_mut(length);
+            for (i, byte) in now.iter_mut().enumerate() {
+                // SAFETY: `i < block.length`, and the block is valid by the trait's contract.
+                *byte = unsafe { AtomicU8::from_ptr(block.pointer.as_ptr().add(i)) }
+                    .load(Ordering::Relaxed);
+            }
+            to = later;
+            gpa = gpa.wrapping_add(length as u64);
+        }
+        Ok(())
+    }
+
+    /// Copies `from` into RAM at `gpa`. On error the part before the hole has been written.
+    fn write(&self, mut gpa: u64, mut from: &[u8]) -> Result<(), RamError> {
+        while !from.is_empty() {
+            let block = self.block(gpa).ok_or(RamError { gpa })?;
+            let length = block.length.min(from.len());
+            let (now, later) = from.split_at(length);
+            for (i, byte) in now.iter().enumerate() {
+                // SAFETY: `i < block.length`, and the block is valid by the trait's contract.
+                unsafe { AtomicU8::from_ptr(block.pointer.as_ptr().add(i)) }
+                    .store(*byte, Ordering::Relaxed);
+            }
+            self.written(gpa, length);
+            from = later;
+            gpa = gpa.wrapping_add(length as u64);
+        }
+        Ok(())
+    }
+}
+
+/// RAM of `N` bytes at guest physical address 0, for tests, fuzzers and the bare-metal proof.
+#[repr(C, align(4096))]
+pub struct ArrayRam<const N: usize>(UnsafeCell<[u8; N]>);
+
+// SAFETY: the bytes are only reached through `Block`s, with atomics.
+unsafe impl<const N: usize> Sync for ArrayRam<N> {}
+
+impl<const N: usize> ArrayRam<N> {
+    /// RAM full of zeros.
+    pub const fn new() -> Self {
+        Self(UnsafeCell::new([0; N]))
+    }
+}
+
+impl<const N: usize> Default for ArrayRam<N> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+// SAFETY: the array lives as long as `self` and no reference to its bytes is ever made.
+unsafe impl<const N: usize> GuestRam for ArrayRam<N> {
+    fn block(&self, gpa: u64) -> Option<Block> {
+        let offset = usize::try_from(gpa).ok().filter(|offset| *offset < N)?;
+        // SAFETY: `offset < N`, so the pointer stays inside the array.
+        let pointer = NonNull::new(unsafe { self.0.get().cast::<u8>().add(offset) })?;
+        Some(Block {
+            pointer,
+            length: N - offset,
+        })
+    }
+
+    fn written(&self, _gpa: u64, _length: usize) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn copies_and_names_the_hole() {
+        let ram = ArrayRam::<16>::new();
+        ram.write(4, b"thimble").unwrap();
+        let mut back = [0; 7];
+        ram.read(4, &mut back).unwrap();
+        assert_eq!(&back, b"thimble");
+        assert_eq!(ram.write(14, b"abc"), Err(RamError { gpa: 16 }));
+        assert_eq!(
+            ram.read(u64::MAX, &mut back),
+            Err(RamError { gpa: u64::MAX })
+        );
+    }
+}

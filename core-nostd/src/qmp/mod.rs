@@ -1,0 +1,1 @@
+//! The QMP lexer, parser and writer.

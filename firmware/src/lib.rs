@@ -1,0 +1,2 @@
+//! What images share.
+#![no_std]

@@ -1,0 +1,2 @@
+//! The thimble binary.
+fn main() {}

@@ -1,0 +1,2 @@
+//! QMP sessions and command handlers.
+#![no_std]

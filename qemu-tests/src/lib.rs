@@ -1,0 +1,1 @@
+//! Drives two emulators with one script.
