@@ -1,1 +1,3 @@
 //! Codecs of outside formats.
+
+pub mod qtest;
