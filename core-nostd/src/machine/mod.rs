@@ -1,7 +1,327 @@
 //! The boards, address decoding and power states.
+//!
+//! A [`Machine`] is built from a [`Config`] and owns all devices. The accelerator hands it port
+//! and memory accesses, the event loop time and console input; what devices ask for goes to the
+//! [`Host`].
 
+mod board;
+mod config;
 mod host;
+mod ports;
+pub mod qtest;
 mod run_state;
 
+use crate::devices::debug_exit::DebugExit;
+use crate::devices::debugcon::DebugConsole;
+use crate::devices::i8042::I8042;
+use crate::devices::pit::Pit;
+use crate::devices::port92::Port92;
+use crate::devices::post::Post;
+use crate::devices::rtc::Rtc;
+use crate::devices::serial::Serial;
+use crate::devices::{ConsoleId, Context, Effect, Effects, PortDevice, Width};
+use crate::firmware::fw_cfg::FwCfg;
+use crate::irq::pic::Pic;
+use crate::irq::{IrqLine, Lines};
+use crate::memory::{Backing, GuestRam, MemoryMap};
+use crate::pci::i440fx::I440Fx;
+use crate::pci::piix3::Piix3;
+use crate::pci::{ConfigMechanism1};
+use crate::time::{TimerId, Timers};
+
+pub use board::{BuildError, DeviceError, CLASSES};
+pub use config::{Board, Config, HIGH_RAM_BASE, Irqchip, RamLayout};
 pub use host::Host;
+pub use ports::PortsFull;
+use ports::{PortMap, piece};
 pub use run_state::RunState;
+
+/// Serial ports that a board has at most.
+pub const SERIAL_MAX: usize = 4;
+/// Debug consoles that a board has at most.
+pub const DEBUGCON_MAX: usize = 4;
+/// Debug exit ports that a board has at most.
+pub const DEBUG_EXIT_MAX: usize = 4;
+
+/// What answers at a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Port {
+    MasterPic,
+    SlavePic,
+    Elcr,
+    Pit,
+    Speaker,
+    Rtc,
+    KeyboardData,
+    KeyboardCommand,
+    Port92,
+    Post,
+    PciAddress,
+    PciData,
+    FwCfg,
+    Serial(u8),
+    Debugcon(u8),
+    DebugExit(u8),
+}
+
+/// A board with its devices.
+pub struct Machine<'m> {
+    board: Board,
+    irqchip: Irqchip,
+    layout: RamLayout,
+    ram: &'m dyn GuestRam,
+    rom: &'m [u8],
+
+    ports: PortMap<Port>,
+    map: MemoryMap,
+    lines: Lines,
+    timers: Timers,
+    effects: Effects,
+    /// Level of the PIC's INTR output, as the host was last told.
+    intr: bool,
+
+    pic: Pic,
+    pit: Pit,
+    rtc: Rtc,
+    i8042: I8042,
+    port92: Port92,
+    post: Post,
+    fw_cfg: FwCfg<'m>,
+    pci: ConfigMechanism1,
+    i440fx: I440Fx,
+    piix3: Piix3,
+    serials: [Option<Serial>; SERIAL_MAX],
+    debugcons: heapless::Vec<Debugcon, DEBUGCON_MAX>,
+    debug_exits: heapless::Vec<DebugExit, DEBUG_EXIT_MAX>,
+}
+
+/// The context that a device call gets, from fields that no device is part of.
+macro_rules! context {
+    ($machine:expr, $now:expr) => {
+        &mut Context {
+            now: $now,
+            lines: &mut $machine.lines,
+            timers: &mut $machine.timers,
+            ram: $machine.ram,
+            effects: &mut $machine.effects,
+        }
+    };
+}
+
+impl Machine<'_> {
+    /// A processor reads a port. What no device answers reads as ones.
+    pub fn pio_read<H: Host>(&mut self, host: &mut H, now: u64, port: u16, width: Width) -> u32 {
+        let (mut value, mut done) = (0, 0);
+        while done < width as usize {
+            let port = port.wrapping_add(done as u16);
+            let (part, bits) = match self.ports.find(port) {
+                Some((device, offset)) => {
+                    let part = piece(offset.into(), width as usize - done, device.widest());
+                    let bits = self.port_read(now, device, offset, part);
+                    self.drain(host, now, Some(device));
+                    (part, bits)
+                }
+                None => (Width::Byte, 0xff),
+            };
+            value |= (bits & part.ones() as u32) << (8 * done);
+            done += part as usize;
+        }
+        value
+    }
+
+    /// A processor writes a port. What no device takes is lost.
+    pub fn pio_write<H: Host>(
+        &mut self,
+        host: &mut H,
+        now: u64,
+        port: u16,
+        width: Width,
+        value: u32,
+    ) {
+        let mut done = 0;
+        while done < width as usize {
+            let port = port.wrapping_add(done as u16);
+            let mut part = Width::Byte;
+            if let Some((device, offset)) = self.ports.find(port) {
+                part = piece(offset.into(), width as usize - done, device.widest());
+                let bits = value >> (8 * done) & part.ones() as u32;
+                self.port_write(now, device, offset, part, bits);
+                self.drain(host, now, Some(device));
+            }
+            done += part as usize;
+        }
+    }
+
+    /// A processor or a test reads physical memory, whatever answers there. What nothing answers
+    /// reads as zeros.
+    pub fn physical_read<H: Host>(
+        &mut self,
+        _host: &mut H,
+        _now: u64,
+        mut gpa: u64,
+        mut to: &mut [u8],
+    ) {
+        while !to.is_empty() {
+            let (backing, length) = self.backing_at(gpa, to.len());
+            let (part, rest) = to.split_at_mut(length);
+            part.fill(0);
+            match backing {
+                Backing::Ram => {
+                    let _ = self.ram.read(gpa, part);
+                }
+                Backing::Rom { offset } => {
+                    let bytes = usize::try_from(offset).ok().and_then(|from| self.rom.get(from..));
+                    let bytes = bytes.and_then(|bytes| bytes.get(..length));
+                    part.copy_from_slice(bytes.unwrap_or(&[]));
+                }
+                Backing::Bus => {}
+            }
+            to = rest;
+            gpa = gpa.wrapping_add(length as u64);
+        }
+    }
+
+    /// A processor or a test writes physical memory. What nothing takes is lost.
+    pub fn physical_write<H: Host>(
+        &mut self,
+        _host: &mut H,
+        _now: u64,
+        mut gpa: u64,
+        mut from: &[u8],
+    ) {
+        while !from.is_empty() {
+            let region = self.map.find(gpa);
+            let (_, length) = self.backing_at(gpa, from.len());
+            let (part, rest) = from.split_at(length);
+            if region.is_some_and(|region| region.write_ram) {
+                let _ = self.ram.write(gpa, part);
+            }
+            from = rest;
+            gpa = gpa.wrapping_add(length as u64);
+        }
+    }
+
+    /// What answers reads at `gpa`, and for how many bytes, at least 1 and at most `length`.
+    fn backing_at(&self, gpa: u64, length: usize) -> (Backing, usize) {
+        let (backing, end) = match self.map.find(gpa) {
+            Some(region) => {
+                let into = gpa - region.gpa;
+                let backing = match region.read {
+                    Backing::Rom { offset } => Backing::Rom { offset: offset + into },
+                    other => other,
+                };
+                (backing, region.length - into)
+            }
+            None => {
+                let next = self.map.regions().iter().find(|region| region.gpa > gpa);
+                (Backing::Bus, next.map_or(u64::MAX, |next| next.gpa - gpa))
+            }
+        };
+        (backing, usize::try_from(end).unwrap_or(usize::MAX).min(length))
+    }
+
+    /// The memory map as it is now.
+    pub fn memory_map(&self) -> &MemoryMap {
+        &self.map
+    }
+
+    /// When [`Machine::advance`] must be called next, on the virtual clock.
+    pub fn next_deadline(&self) -> Option<u64> {
+        self.timers.next_deadline()
+    }
+
+    /// Lets the timers fire whose deadline is at or before `now`.
+    pub fn advance<H: Host>(&mut self, host: &mut H, now: u64) {
+        // A timer that arms itself in the past again waits for the next call.
+        for _ in 0..crate::time::TIMERS_MAX {
+            let Some(timer) = self.timers.take_expired(now) else {
+                return;
+            };
+            let device = self.fire(timer, now);
+            self.drain(host, now, device);
+        }
+    }
+
+    /// Drives an interrupt line from outside: device tests.
+    pub fn set_line<H: Host>(&mut self, host: &mut H, now: u64, line: IrqLine, level: bool) {
+        self.lines.set(line, level);
+        self.drain(host, now, None);
+    }
+
+    /// How many bytes [`Machine::console_receive`] takes at once.
+    pub fn console_room(&self, console: ConsoleId) -> usize {
+        self.serial_at(console).map_or(0, |serial| serial.receive_room())
+    }
+
+    /// Bytes arrive from a console; returns how many were taken.
+    pub fn console_receive<H: Host>(
+        &mut self,
+        host: &mut H,
+        now: u64,
+        console: ConsoleId,
+        bytes: &[u8],
+    ) -> usize {
+        let Some(serial) = self.serials.get_mut(usize::from(console.0)).and_then(Option::as_mut)
+        else {
+            return 0;
+        };
+        let taken = serial.receive(context!(self, now), bytes);
+        self.drain(host, now, Some(Port::Serial(console.0)));
+        taken
+    }
+
+    /// A console that took less than it was offered can take bytes again.
+    pub fn console_writable<H: Host>(&mut self, host: &mut H, now: u64, console: ConsoleId) {
+        self.drain(host, now, Some(Port::Serial(console.0)));
+    }
+
+    fn serial_at(&self, console: ConsoleId) -> Option<&Serial> {
+        self.serials.get(usize::from(console.0))?.as_ref()
+    }
+
+    /// Passes on what a call to `device` has caused, to the machine's own parts and to the host.
+    fn drain<H: Host>(&mut self, host: &mut H, now: u64, device: Option<Port>) {
+        if let Some(Port::Serial(index)) = device {
+            self.transmit(host, now, index);
+        }
+        while let Some(effect) = self.effects.take() {
+            match effect {
+                Effect::Console(console, byte) => {
+                    // Without flow control there is nobody to offer it to again.
+                    let _ = host.console_write(console, &[byte]);
+                }
+                Effect::Power(request) => host.power(request),
+                Effect::A20(enabled) => host.set_a20(enabled),
+                Effect::RemapMemory => {
+                    self.remap();
+                    host.memory_remapped();
+                }
+            }
+        }
+        while let Some(change) = self.lines.take_change() {
+            let number = change.line.number();
+            host.set_gsi(number, change.level);
+            if self.irqchip == Irqchip::Machine && number < 16 {
+                self.pic.set_irq(number, change.level);
+            }
+        }
+        let intr = self.irqchip == Irqchip::Machine && self.pic.intr();
+        if intr != self.intr {
+            self.intr = intr;
+            host.set_intr(intr);
+        }
+    }
+
+    /// Offers the host what a serial port has to send.
+    fn transmit<H: Host>(&mut self, host: &mut H, now: u64, index: u8) {
+        let Some(serial) = self.serials.get_mut(usize::from(index)).and_then(Option::as_mut) else {
+            return;
+        };
+        let bytes = serial.transmitted();
+        if bytes.is_empty() {
+            return;
+        }
+        let taken = host.console_write(ConsoleId(index), bytes).min(bytes.len());
+        serial.sent(context!(self, now), taken);
+    }
+}

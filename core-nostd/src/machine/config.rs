@@ -1,0 +1,109 @@
+//! What a machine is built from.
+
+use crate::memory::GuestRam;
+
+/// The board.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Board {
+    /// A PC with the i440FX and PIIX3 chipset.
+    Pc,
+    /// A PC without PCI: for guests that are told what there is.
+    Microvm,
+    /// No devices, no memory, no processors: for asking the process what it can do.
+    None,
+}
+
+impl Board {
+    /// The name of the machine type.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Pc => "pc",
+            Self::Microvm => "microvm",
+            Self::None => "none",
+        }
+    }
+}
+
+/// Who models the interrupt controllers and the interval timer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Irqchip {
+    /// The machine itself.
+    Machine,
+    /// The host (`kernel-irqchip=on`): it is told of interrupt lines by [`super::Host::set_gsi`].
+    Host,
+}
+
+/// First address above the 32-bit space.
+pub const HIGH_RAM_BASE: u64 = 1 << 32;
+
+/// RAM below 4 GiB where more than that does not fit: the rest is for PCI and the firmware.
+const LOW_RAM_SPLIT: u64 = 0xc000_0000;
+
+/// RAM that the PC board keeps below 4 GiB as long as all of it fits there.
+const LOW_RAM_MAX_PC: u64 = 0xe000_0000;
+
+/// Where RAM lies in guest physical memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RamLayout {
+    /// Bytes from address 0 on.
+    pub low: u64,
+    /// Bytes from [`HIGH_RAM_BASE`] on.
+    pub high: u64,
+}
+
+impl RamLayout {
+    /// The layout of `size` bytes of RAM.
+    pub const fn new(board: Board, size: u64) -> Self {
+        let all_low = match board {
+            Board::Pc => LOW_RAM_MAX_PC,
+            Board::Microvm | Board::None => LOW_RAM_SPLIT,
+        };
+        if size < all_low {
+            return Self { low: size, high: 0 };
+        }
+        Self { low: LOW_RAM_SPLIT, high: size - LOW_RAM_SPLIT }
+    }
+}
+
+/// What a machine is built from. The host lends memory and files for the machine's lifetime.
+pub struct Config<'m> {
+    /// The board.
+    pub board: Board,
+    /// Who models interrupt controllers.
+    pub irqchip: Irqchip,
+    /// Guest RAM: [`Config::ram_size`] bytes laid out as [`RamLayout::new`] says.
+    pub ram: &'m dyn GuestRam,
+    /// Bytes of guest RAM.
+    pub ram_size: u64,
+    /// The firmware image, whose end lies at 4 GiB. A multiple of 4 KiB, at most 16 MiB.
+    pub rom: &'m [u8],
+    /// Processors at power-on, at least 1 except on [`Board::None`].
+    pub cpus: u16,
+    /// Processors that there may be later, at least `cpus`.
+    pub max_cpus: u16,
+    /// Time of day when the virtual clock reads 0, in seconds since 1970-01-01 00:00 UTC.
+    pub rtc_base: i64,
+    /// The machine's UUID, in the byte order of its text form.
+    pub uuid: [u8; 16],
+    /// A kernel for the boot ROM.
+    pub kernel: &'m [u8],
+    /// An initial RAM disk or multiboot module for it.
+    pub initrd: &'m [u8],
+    /// Its command line, without a final NUL.
+    pub cmdline: &'m [u8],
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ram_around_the_hole() {
+        let pc = |size| RamLayout::new(Board::Pc, size);
+        assert_eq!(pc(1 << 20), RamLayout { low: 1 << 20, high: 0 });
+        assert_eq!(pc(0xdfff_f000), RamLayout { low: 0xdfff_f000, high: 0 });
+        assert_eq!(pc(1 << 32), RamLayout { low: 0xc000_0000, high: 0x4000_0000 });
+        let microvm = RamLayout::new(Board::Microvm, 0xc000_0000);
+        assert_eq!(microvm, RamLayout { low: 0xc000_0000, high: 0 });
+    }
+}

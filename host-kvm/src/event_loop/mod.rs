@@ -1,0 +1,242 @@
+//! The main thread: waits for descriptors, timers and signals, and hands each to who owns it.
+
+pub mod poller;
+
+use std::mem;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::sync::Arc;
+
+use rustix::io::read;
+use thimble_core::devices::{ConsoleId, ShutdownCause};
+use thimble_core::machine::Machine;
+
+use crate::chardev::{ChardevId, Chardevs, Frontends};
+use crate::kvm;
+use crate::monitors::Monitors;
+use crate::qtest::QtestServer;
+use crate::report;
+use crate::vm::{Bridge, CONSOLES_MAX, Clock, Guarded, Pending, Vm};
+use poller::{Interest, Poller, Waker};
+
+/// Tokens of the main thread's own descriptors; character devices have [`CHARDEVS`] and above.
+const WAKER: u64 = 0;
+const TIMER: u64 = 1;
+const SIGNALS: u64 = 2;
+/// Base of the tokens of character devices.
+pub const CHARDEVS: u64 = 1 << 32;
+
+/// Nanoseconds that output may take to leave when the process ends.
+const LAST_WORDS: u64 = 200_000_000;
+
+/// SIGTERM, SIGINT and SIGHUP as a descriptor. They are blocked for all threads made from now on.
+///
+/// # Errors
+/// If there is no descriptor left.
+pub fn signals() -> std::io::Result<OwnedFd> {
+    // SAFETY: the set is initialised before it is used, and the descriptor is new and ours.
+    unsafe {
+        let mut set: libc::sigset_t = mem::zeroed();
+        libc::sigemptyset(&mut set);
+        for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
+            libc::sigaddset(&mut set, signal);
+        }
+        libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut());
+        match libc::signalfd(-1, &set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) {
+            -1 => Err(std::io::Error::last_os_error()),
+            fd => Ok(OwnedFd::from_raw_fd(fd)),
+        }
+    }
+}
+
+/// What the main thread owns.
+pub struct EventLoop {
+    /// Where all descriptors are registered.
+    pub poller: Arc<Poller>,
+    /// Other threads end the wait by it.
+    pub waker: Arc<Waker>,
+    /// From [`signals`].
+    pub signals: OwnedFd,
+    /// The VM.
+    pub vm: Vm,
+    /// Its QMP sessions.
+    pub monitors: Monitors,
+    /// Its device test connection.
+    pub qtest: Option<QtestServer>,
+}
+
+impl EventLoop {
+    /// Serves all until the process is to end, and returns its exit status.
+    pub fn run(mut self) -> i32 {
+        let shared = self.vm.shared().clone();
+        let registered = [
+            self.poller.add(&*self.waker, WAKER, Interest::READ),
+            self.poller.add(shared.timer(), TIMER, Interest::READ),
+            self.poller.add(&self.signals, SIGNALS, Interest::READ),
+        ];
+        if let Some(Err(error)) = registered.into_iter().find(Result::is_err) {
+            report(format_args!("the event loop: {}", crate::error_text(&error)));
+            return 1;
+        }
+        let status = loop {
+            self.vm.settle();
+            self.monitors.serve(&mut self.vm);
+            if let Some(status) = self.vm.exit_status() {
+                break status;
+            }
+            let events = match self.poller.wait(None) {
+                Ok(events) => events,
+                Err(error) => {
+                    report(format_args!("waiting for events: {}", crate::error_text(&error)));
+                    break 1;
+                }
+            };
+            for event in events {
+                match event.token {
+                    WAKER => self.waker.drain(),
+                    TIMER => {
+                        let _ = read(shared.timer(), &mut [0; 8]);
+                        shared.call(|machine, bridge, now| machine.advance(bridge, now));
+                    }
+                    SIGNALS => self.signal(),
+                    token => self.chardev_ready(token, event.readiness),
+                }
+            }
+        };
+        self.vm.shut_processors();
+        shared.lock().chardevs.flush(LAST_WORDS);
+        status
+    }
+
+    fn chardev_ready(&mut self, token: u64, readiness: poller::Readiness) {
+        let shared = self.vm.shared().clone();
+        let mut guarded = shared.lock();
+        let Guarded { machine, chardevs, consoles, clock, pending, input_waits } = &mut *guarded;
+        let mut users = Users {
+            machine,
+            consoles,
+            clock,
+            pending,
+            input_waits,
+            kvm: shared.kvm(),
+            monitors: &mut self.monitors,
+            qtest: &mut self.qtest,
+            quit: false,
+        };
+        chardevs.ready(token, readiness, &mut users);
+        if users.quit {
+            self.vm.end(0);
+        }
+        shared.arm_timer(&guarded);
+    }
+
+    fn signal(&mut self) {
+        // SAFETY: the structure is plain data that the kernel fills in.
+        let mut info: libc::signalfd_siginfo = unsafe { mem::zeroed() };
+        let size = size_of_val(&info);
+        // SAFETY: the buffer is as long as it says.
+        let got = unsafe { libc::read(self.signals.as_raw_fd(), (&raw mut info).cast(), size) };
+        if got == size as isize {
+            let (signal, pid) = (info.ssi_signo, info.ssi_pid);
+            report(format_args!("terminating on signal {signal} from pid {pid}"));
+            self.vm.shut_down(ShutdownCause::HostSignal);
+        }
+    }
+}
+
+/// Who uses character devices, for the length of one report of the poller.
+struct Users<'a> {
+    machine: &'a mut Machine<'static>,
+    consoles: &'a [Option<ChardevId>; CONSOLES_MAX],
+    clock: &'a mut Clock,
+    pending: &'a mut Pending,
+    input_waits: &'a mut bool,
+    kvm: Option<&'a kvm::Vm>,
+    monitors: &'a mut Monitors,
+    qtest: &'a mut Option<QtestServer>,
+    quit: bool,
+}
+
+impl Users<'_> {
+    fn console(&self, chardev: ChardevId) -> Option<ConsoleId> {
+        let index = self.consoles.iter().position(|console| *console == Some(chardev))?;
+        Some(ConsoleId(index as u8))
+    }
+
+    fn qtest(&mut self, chardev: ChardevId) -> Option<&mut QtestServer> {
+        self.qtest.as_mut().filter(|qtest| qtest.chardev() == chardev)
+    }
+
+    /// Calls the machine, or the device test that drives it.
+    fn call<R>(
+        &mut self,
+        chardevs: &mut Chardevs,
+        call: impl FnOnce(&mut Machine<'static>, &mut Bridge<'_>, &mut Clock, Option<&mut QtestServer>) -> R,
+    ) -> R {
+        let mut bridge = Bridge {
+            chardevs,
+            consoles: self.consoles,
+            kvm: self.kvm,
+            pending: self.pending,
+            remapped: false,
+        };
+        let result = call(self.machine, &mut bridge, self.clock, self.qtest.as_mut());
+        if bridge.remapped
+            && let Some(kvm) = self.kvm
+            && let Err(error) = kvm.apply_map(self.machine.memory_map())
+        {
+            report(format_args!("remapping memory: {error}"));
+        }
+        result
+    }
+}
+
+impl Frontends for Users<'_> {
+    fn opened(&mut self, chardevs: &mut Chardevs, id: ChardevId) {
+        let _ = chardevs;
+        self.monitors.opened(id);
+        if let Some(qtest) = self.qtest(id) {
+            qtest.opened();
+        }
+    }
+
+    fn received(&mut self, chardevs: &mut Chardevs, id: ChardevId, bytes: &[u8]) -> usize {
+        if self.monitors.owns(id) {
+            return self.monitors.received(id, bytes);
+        }
+        if self.qtest(id).is_some() {
+            return self.call(chardevs, |machine, bridge, clock, qtest| {
+                qtest.map_or(0, |qtest| qtest.received(machine, bridge, clock, bytes))
+            });
+        }
+        let Some(console) = self.console(id) else {
+            return bytes.len();
+        };
+        let taken = self.call(chardevs, |machine, bridge, clock, _| {
+            machine.console_receive(bridge, clock.now(), console, bytes)
+        });
+        *self.input_waits |= taken < bytes.len();
+        taken
+    }
+
+    fn closed(&mut self, chardevs: &mut Chardevs, id: ChardevId) {
+        let _ = chardevs;
+        self.monitors.closed(id);
+        if let Some(qtest) = self.qtest(id) {
+            qtest.closed();
+        }
+    }
+
+    fn writable(&mut self, chardevs: &mut Chardevs, id: ChardevId) {
+        if let Some(qtest) = self.qtest(id) {
+            qtest.writable(chardevs);
+        } else if let Some(console) = self.console(id) {
+            self.call(chardevs, |machine, bridge, clock, _| {
+                machine.console_writable(bridge, clock.now(), console);
+            });
+        }
+    }
+
+    fn quit(&mut self, _chardevs: &mut Chardevs, _id: ChardevId) {
+        self.quit = true;
+    }
+}

@@ -1,0 +1,185 @@
+//! QMP sessions on character devices.
+//!
+//! Input waits in its session's small buffer until the machine's lock is free: commands take it
+//! themselves, each as long as it needs it. Replies go to the device's queue; a session whose
+//! client does not read is not served, and its device not read.
+
+use thimble_core::qmp::{Sink, SinkFull};
+use thimble_monitor::{Event, MONITOR_OUT_MAX, Out, Session, Timestamp};
+
+use crate::chardev::{ChardevId, Chardevs};
+use crate::report;
+use crate::vm::{Shared, Vm};
+
+/// Output of one session on its way to the device.
+struct Output<'a> {
+    shared: &'a Shared,
+    chardev: ChardevId,
+    bytes: Vec<u8>,
+}
+
+impl Output<'_> {
+    /// Hands over to the device what was written; tells whether something still waits there.
+    fn flush(&mut self) -> bool {
+        let chardevs = &mut self.shared.lock().chardevs;
+        let taken = chardevs.write(self.chardev, &self.bytes);
+        self.bytes.drain(..taken);
+        !self.bytes.is_empty() || chardevs.pending(self.chardev) > 0
+    }
+}
+
+impl Sink for Output<'_> {
+    fn put(&mut self, bytes: &[u8]) -> Result<(), SinkFull> {
+        if self.bytes.len() + bytes.len() > MONITOR_OUT_MAX {
+            return Err(SinkFull);
+        }
+        self.bytes.extend_from_slice(bytes);
+        Ok(())
+    }
+}
+
+impl Out for Output<'_> {
+    fn pending(&mut self) -> bool {
+        self.flush()
+    }
+
+    fn mark(&self) -> usize {
+        self.bytes.len()
+    }
+
+    fn truncate(&mut self, mark: usize) {
+        self.bytes.truncate(mark);
+    }
+}
+
+/// One QMP session.
+struct Monitor {
+    chardev: ChardevId,
+    session: Box<Session>,
+    /// Bytes that the session has not taken yet.
+    input: Vec<u8>,
+    /// A client has connected, or left, since the last look.
+    opened: bool,
+    connected: bool,
+}
+
+/// All QMP sessions of the process.
+#[derive(Default)]
+pub struct Monitors(Vec<Monitor>);
+
+impl Monitors {
+    /// Adds a session on this device.
+    pub fn add(&mut self, chardev: ChardevId) {
+        // SAFETY: all zero bytes are a valid session, as its documentation says; it is much too
+        // large to be built on a stack.
+        #[allow(unsafe_code)]
+        let session = unsafe { Box::<Session>::new_zeroed().assume_init() };
+        self.0.push(Monitor { chardev, session, input: Vec::new(), opened: false, connected: false });
+    }
+
+    /// Whether a session runs on this device.
+    pub fn owns(&self, chardev: ChardevId) -> bool {
+        self.0.iter().any(|monitor| monitor.chardev == chardev)
+    }
+
+    fn at(&mut self, chardev: ChardevId) -> Option<&mut Monitor> {
+        self.0.iter_mut().find(|monitor| monitor.chardev == chardev)
+    }
+
+    /// A client has connected.
+    pub fn opened(&mut self, chardev: ChardevId) {
+        if let Some(monitor) = self.at(chardev) {
+            monitor.input.clear();
+            monitor.opened = true;
+            monitor.connected = true;
+        }
+    }
+
+    /// The client has left.
+    pub fn closed(&mut self, chardev: ChardevId) {
+        if let Some(monitor) = self.at(chardev) {
+            monitor.input.clear();
+            monitor.opened = false;
+            monitor.connected = false;
+        }
+    }
+
+    /// Takes input, if none waits.
+    pub fn received(&mut self, chardev: ChardevId, bytes: &[u8]) -> usize {
+        match self.at(chardev) {
+            Some(monitor) if monitor.input.is_empty() => {
+                monitor.input.extend_from_slice(bytes);
+                bytes.len()
+            }
+            _ => 0,
+        }
+    }
+
+    /// Executes the commands that have come in.
+    pub fn serve(&mut self, vm: &mut Vm) {
+        for index in 0..self.0.len() {
+            self.serve_one(index, vm);
+            self.tell(vm, Some(index));
+        }
+        self.tell(vm, None);
+    }
+
+    fn serve_one(&mut self, index: usize, vm: &mut Vm) {
+        let monitor = &mut self.0[index];
+        if !monitor.opened && monitor.input.is_empty() {
+            return;
+        }
+        let shared = vm.shared().clone();
+        let mut out = Output { shared: &shared, chardev: monitor.chardev, bytes: Vec::new() };
+        if std::mem::take(&mut monitor.opened) {
+            let _ = monitor.session.open(&mut out);
+        }
+        if !monitor.input.is_empty() && vm.exit_status().is_none() {
+            let taken = monitor.session.feed(&monitor.input, vm, &mut out);
+            monitor.input.drain(..taken);
+            if monitor.input.is_empty() {
+                shared.lock().chardevs.pause_input(monitor.chardev, false);
+            }
+        }
+        out.flush();
+        if monitor.session.broken() {
+            hang_up(&mut shared.lock().chardevs, monitor.chardev);
+        }
+    }
+
+    /// Tells sessions of what has happened: of what the executing one knows already, the others.
+    fn tell(&mut self, vm: &mut Vm, executing: Option<usize>) {
+        let (known, fresh) = vm.take_events();
+        if known.is_empty() && fresh.is_empty() {
+            return;
+        }
+        let shared = vm.shared().clone();
+        for (index, monitor) in self.0.iter_mut().enumerate() {
+            if Some(index) != executing {
+                monitor.tell(&shared, &mut known.iter());
+            }
+            monitor.tell(&shared, &mut fresh.iter());
+        }
+    }
+}
+
+impl Monitor {
+    fn tell(&mut self, shared: &Shared, events: &mut dyn Iterator<Item = &(Event, Timestamp)>) {
+        if !self.connected {
+            return;
+        }
+        let mut out = Output { shared, chardev: self.chardev, bytes: Vec::new() };
+        let lost = events.any(|(event, time)| self.session.event(event, *time, &mut out).is_err());
+        out.flush();
+        if lost || !out.bytes.is_empty() {
+            hang_up(&mut shared.lock().chardevs, self.chardev);
+        }
+    }
+}
+
+/// Closes a connection whose client does not take what it must be told.
+fn hang_up(chardevs: &mut Chardevs, chardev: ChardevId) {
+    let who = chardevs.describe(chardev);
+    report(format_args!("{who}: the client does not read its events: connection closed"));
+    chardevs.hang_up(chardev);
+}

@@ -1,0 +1,183 @@
+//! Between the machine and the process: what the machine asks of its [`Host`], and what
+//! processors hand in.
+
+use std::sync::{Arc, Weak};
+
+use thimble_core::devices::{ConsoleId, PowerRequest, ShutdownCause, Width};
+use thimble_core::machine::Host;
+
+use super::{Guarded, Shared};
+use crate::chardev::{ChardevId, Chardevs};
+use crate::kvm::{self, ExitHandler, SystemEvent, VcpuStop};
+
+/// Consoles that a machine has at most.
+pub const CONSOLES_MAX: usize = 16;
+
+/// What happened inside the guest and waits for the main thread.
+#[derive(Default)]
+pub struct Pending {
+    /// The gravest power request since the last look.
+    pub power: Option<PowerRequest>,
+    /// A processor can not go on.
+    pub stop: Option<VcpuStop>,
+}
+
+impl Pending {
+    /// Notes a request, unless a graver one waits already.
+    pub fn request(&mut self, request: PowerRequest) {
+        let weight = |request: &PowerRequest| match request {
+            PowerRequest::Reset(_) => 0,
+            PowerRequest::Shutdown(_) => 1,
+            PowerRequest::Exit(_) => 2,
+        };
+        if self.power.as_ref().is_none_or(|old| weight(old) < weight(&request)) {
+            self.power = Some(request);
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.power.is_none() && self.stop.is_none()
+    }
+}
+
+/// The machine's [`Host`], for the length of one call under the machine's lock.
+pub struct Bridge<'a> {
+    /// Where console bytes go.
+    pub chardevs: &'a mut Chardevs,
+    /// Which device each console is.
+    pub consoles: &'a [Option<ChardevId>; CONSOLES_MAX],
+    /// Takes interrupt lines, where the kernel models the controllers.
+    pub kvm: Option<&'a kvm::Vm>,
+    /// Takes power requests.
+    pub pending: &'a mut Pending,
+    /// Set when memory slots must follow a new map.
+    pub remapped: bool,
+}
+
+impl Host for Bridge<'_> {
+    fn console_write(&mut self, console: ConsoleId, bytes: &[u8]) -> usize {
+        // Bytes for a console that nothing is attached to are gone, as on a port without a cable.
+        let chardev = self.consoles.get(usize::from(console.0)).copied().flatten();
+        chardev.map_or(bytes.len(), |chardev| self.chardevs.write(chardev, bytes))
+    }
+
+    fn set_gsi(&mut self, gsi: u8, level: bool) {
+        if let Some(kvm) = self.kvm.filter(|kvm| kvm.irqchip() == kvm::Irqchip::On) {
+            // The kernel refuses only numbers that its controllers lack.
+            let _ = kvm.set_gsi(gsi.into(), level);
+        }
+    }
+
+    // Without in-kernel controllers no processor runs yet that could take interrupts.
+    fn set_intr(&mut self, _level: bool) {}
+
+    fn power(&mut self, request: PowerRequest) {
+        self.pending.request(request);
+    }
+
+    fn memory_remapped(&mut self) {
+        self.remapped = true;
+    }
+
+    // The accelerators leave A20 open: no guest that they run needs addresses to wrap.
+    fn set_a20(&mut self, _enabled: bool) {}
+}
+
+/// Takes the exits of the KVM processors.
+pub struct Exits(Weak<Shared>);
+
+impl Exits {
+    /// For the processors of this VM.
+    pub fn new(shared: &Arc<Shared>) -> Self {
+        Self(Arc::downgrade(shared))
+    }
+
+    /// Runs `access` under the machine's lock, and settles what it has caused before the guest
+    /// goes on.
+    fn with<R>(&self, access: impl FnOnce(&mut Guarded, Option<&kvm::Vm>) -> (R, bool)) -> Option<R> {
+        let shared = self.0.upgrade()?;
+        let mut guarded = shared.lock();
+        let before = guarded.machine.next_deadline();
+        let (result, remapped) = access(&mut guarded, shared.kvm());
+        if remapped {
+            shared.apply_map(&guarded);
+        }
+        if !guarded.pending.is_empty() {
+            // The guest stops at the very access that asked for it.
+            shared.request_pause();
+            shared.wake();
+        } else if guarded.machine.next_deadline() != before {
+            shared.arm_timer(&guarded);
+        }
+        Some(result)
+    }
+
+    fn note(&self, stop: VcpuStop) {
+        self.with(|guarded, _| {
+            match stop {
+                VcpuStop::TripleFault | VcpuStop::SystemEvent(SystemEvent::Reset) => {
+                    let cause = ShutdownCause::GuestReset;
+                    guarded.pending.request(PowerRequest::Reset(cause));
+                }
+                VcpuStop::SystemEvent(SystemEvent::Shutdown) => {
+                    let cause = ShutdownCause::GuestShutdown;
+                    guarded.pending.request(PowerRequest::Shutdown(cause));
+                }
+                other => guarded.pending.stop = Some(other),
+            }
+            ((), false)
+        });
+    }
+}
+
+fn widths(width: u8) -> Width {
+    Width::from_bytes(width.into()).unwrap_or(Width::Byte)
+}
+
+impl ExitHandler for Exits {
+    fn pio_in(&self, _cpu: u32, port: u16, width: u8, data: &mut [u8]) {
+        let width = widths(width);
+        self.with(|guarded, kvm| {
+            let now = guarded.clock.now();
+            guarded.machine_call(kvm, |machine, bridge| {
+                for element in data.chunks_exact_mut(width as usize) {
+                    let value = machine.pio_read(bridge, now, port, width).to_le_bytes();
+                    element.copy_from_slice(&value[..width as usize]);
+                }
+            })
+        });
+    }
+
+    fn pio_out(&self, _cpu: u32, port: u16, width: u8, data: &[u8]) {
+        let width = widths(width);
+        self.with(|guarded, kvm| {
+            let now = guarded.clock.now();
+            guarded.machine_call(kvm, |machine, bridge| {
+                for element in data.chunks_exact(width as usize) {
+                    let mut value = [0; 4];
+                    value[..element.len()].copy_from_slice(element);
+                    let value = u32::from_le_bytes(value);
+                    machine.pio_write(bridge, now, port, width, value);
+                }
+            })
+        });
+    }
+
+    fn mmio_read(&self, _cpu: u32, gpa: u64, data: &mut [u8]) {
+        self.with(|guarded, kvm| {
+            let now = guarded.clock.now();
+            guarded.machine_call(kvm, |machine, bridge| machine.physical_read(bridge, now, gpa, data))
+        });
+    }
+
+    fn mmio_write(&self, _cpu: u32, gpa: u64, data: &[u8]) {
+        self.with(|guarded, kvm| {
+            let now = guarded.clock.now();
+            guarded.machine_call(kvm, |machine, bridge| machine.physical_write(bridge, now, gpa, data))
+        });
+    }
+
+    fn stopped(&self, _cpu: u32, stop: VcpuStop) {
+        self.note(stop);
+    }
+}
