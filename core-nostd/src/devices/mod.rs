@@ -6,6 +6,10 @@
 //! each access.
 
 pub mod class;
+pub mod debug_exit;
+pub mod debugcon;
+pub mod port92;
+pub mod post;
 
 use crate::irq::Lines;
 use crate::memory::GuestRam;
