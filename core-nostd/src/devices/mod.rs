@@ -6,6 +6,7 @@
 //! each access.
 
 pub mod class;
+pub mod pit;
 
 use crate::irq::Lines;
 use crate::memory::GuestRam;

@@ -506,7 +506,11 @@ mod tests {
         bench.out(&mut pic, 3, 0xff);
         assert_eq!(pic.acknowledge(), 0x77, "the slave's request went away");
         bench.out(&mut pic, 2, 0x0b);
-        assert_eq!(bench.inb(&mut pic, 2), 0, "a spurious request is not in service");
+        assert_eq!(
+            bench.inb(&mut pic, 2),
+            0,
+            "a spurious request is not in service"
+        );
     }
 
     #[test]
