@@ -7,6 +7,7 @@
 
 pub mod class;
 pub mod pit;
+pub mod rtc;
 
 use crate::irq::Lines;
 use crate::memory::GuestRam;
