@@ -233,7 +233,10 @@ impl Counter {
         } % modulus;
         let value = value as u16;
         if self.bcd {
-            value % 10 | value / 10 % 10 << 4 | value / 100 % 10 << 8 | value / 1000 % 10 << 12
+            (value % 10)
+                | ((value / 10 % 10) << 4)
+                | ((value / 100 % 10) << 8)
+                | ((value / 1000 % 10) << 12)
         } else {
             value
         }

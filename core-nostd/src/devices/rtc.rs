@@ -129,7 +129,7 @@ fn days_from_date(year: i64, month: i64, day: i64) -> i64 {
 /// Year, month and day of the month of a day since the epoch.
 fn date_from_days(days: i64) -> (i64, i64, i64) {
     let days = days + 719_468;
-    // The estimate is late by at most one year.
+    // The estimate is never early, and late by two years at most.
     let mut year = (days * 400).div_euclid(146_097) + 1;
     let start =
         |year: i64| year * 365 + year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400);
@@ -267,7 +267,7 @@ impl Rtc {
         if self.state.cmos[REGISTER_B] & B_DM != 0 {
             value
         } else {
-            value / 10 << 4 | value % 10
+            ((value / 10) << 4) | (value % 10)
         }
     }
 
