@@ -8,8 +8,10 @@
 pub mod class;
 pub mod debug_exit;
 pub mod debugcon;
+pub mod pit;
 pub mod port92;
 pub mod post;
+pub mod rtc;
 
 use crate::irq::Lines;
 use crate::memory::GuestRam;
