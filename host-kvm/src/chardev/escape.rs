@@ -80,10 +80,7 @@ mod tests {
             commands.extend(command);
         }
         assert_eq!(bytes, b"ab\x01c\x01d");
-        assert_eq!(
-            commands,
-            [Command::Help, Command::Monitor, Command::Quit]
-        );
+        assert_eq!(commands, [Command::Help, Command::Monitor, Command::Quit]);
         assert!(Escape::new(20).message(Command::Help).contains("C-t x"));
     }
 }

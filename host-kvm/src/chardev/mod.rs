@@ -221,12 +221,7 @@ impl Chardevs {
         Ok(id)
     }
 
-    fn open_socket(
-        &self,
-        id: ChardevId,
-        slot: &mut Slot,
-        spec: &SocketSpec,
-    ) -> Result<(), String> {
+    fn open_socket(&self, id: ChardevId, slot: &mut Slot, spec: &SocketSpec) -> Result<(), String> {
         let system = |error: io::Error| socket::reason(&error);
         if spec.server {
             let listener = socket::listen(spec)?;
@@ -431,7 +426,12 @@ impl Chardevs {
         }
     }
 
-    fn input_ready<F: Frontends>(&mut self, id: ChardevId, readiness: Readiness, frontends: &mut F) {
+    fn input_ready<F: Frontends>(
+        &mut self,
+        id: ChardevId,
+        readiness: Readiness,
+        frontends: &mut F,
+    ) {
         self.catch_up(id, frontends);
         let slot = &mut self.slots[usize::from(id.0)];
         if slot.connecting {
@@ -459,7 +459,12 @@ impl Chardevs {
         }
     }
 
-    fn output_ready<F: Frontends>(&mut self, id: ChardevId, readiness: Readiness, frontends: &mut F) {
+    fn output_ready<F: Frontends>(
+        &mut self,
+        id: ChardevId,
+        readiness: Readiness,
+        frontends: &mut F,
+    ) {
         let slot = &mut self.slots[usize::from(id.0)];
         slot.drain();
         if slot.doomed || (readiness.hangup && slot.output.is_some() && !slot.queue.is_empty()) {
@@ -716,7 +721,9 @@ impl Slot {
         let input = rustix::stdio::stdin();
         let output = rustix::stdio::stdout();
         // Standard input may be closed, or at its end like /dev/null: output works all the same.
-        self.input = rustix::io::fcntl_dupfd_cloexec(input, 3).ok().map(unwatched);
+        self.input = rustix::io::fcntl_dupfd_cloexec(input, 3)
+            .ok()
+            .map(unwatched);
         self.output = Some(unwatched(reopen(output)?));
         self.set_open();
         Ok(())
@@ -727,7 +734,9 @@ impl Slot {
             format!("Could not open '{path}': {}", socket::reason(error))
         };
         let mut options = File::options();
-        options.create(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
+        options
+            .create(true)
+            .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
         if append {
             options.append(true);
         } else {

@@ -7,9 +7,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
-use rustix::net::{
-    self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt,
-};
+use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 
 use super::spec::{Address, SocketSpec};
 
@@ -58,7 +56,12 @@ pub(super) fn reason(error: &io::Error) -> String {
 }
 
 fn stream(family: AddressFamily, flags: SocketFlags) -> Result<OwnedFd, Errno> {
-    net::socket_with(family, SocketType::STREAM, flags | SocketFlags::CLOEXEC, None)
+    net::socket_with(
+        family,
+        SocketType::STREAM,
+        flags | SocketFlags::CLOEXEC,
+        None,
+    )
 }
 
 fn family(address: &SocketAddr) -> AddressFamily {
@@ -85,7 +88,9 @@ pub(super) fn listen(spec: &SocketSpec) -> Result<Listener, String> {
         Address::Fd(number) => {
             let fd = inherit(*number)?;
             if !sockopt::socket_acceptconn(&fd).unwrap_or(false) {
-                return Err(format!("File descriptor '{number}' is not a listening socket"));
+                return Err(format!(
+                    "File descriptor '{number}' is not a listening socket"
+                ));
             }
             set_nonblocking(&fd).map_err(listen_failed)?;
             Ok(Listener {
@@ -242,7 +247,11 @@ pub(super) fn connect(spec: &SocketSpec) -> Result<OwnedFd, String> {
             }
             fd
         }
-        _ => start(address, SocketFlags::empty()).map_err(connect_failed)?.0,
+        _ => {
+            start(address, SocketFlags::empty())
+                .map_err(connect_failed)?
+                .0
+        }
     };
     set_nonblocking(&fd).map_err(connect_failed)?;
     prepare(&fd, spec);

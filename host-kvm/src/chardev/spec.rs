@@ -102,24 +102,56 @@ pub static CHARDEV: OptsTable = OptsTable {
         SubOption::new("path", Kind::Text, "file, or Unix socket"),
         SubOption::new("input-path", Kind::Text, "file that input comes from"),
         SubOption::new("append", Kind::Bool, "keep what is in the file"),
-        SubOption::new("host", Kind::Text, "IP address, localhost, or nothing for any"),
+        SubOption::new(
+            "host",
+            Kind::Text,
+            "IP address, localhost, or nothing for any",
+        ),
         SubOption::new("port", Kind::Text, "TCP port"),
         SubOption::new("to", Kind::Number, "last TCP port to try"),
         SubOption::new("ipv4", Kind::Bool, "IPv4 may be used"),
         SubOption::new("ipv6", Kind::Bool, "IPv6 may be used"),
         SubOption::new("nodelay", Kind::Bool, "send small writes at once"),
         SubOption::new("delay", Kind::Bool, "opposite of nodelay"),
-        SubOption::new("fd", Kind::Text, "inherited descriptor, listening or connected"),
+        SubOption::new(
+            "fd",
+            Kind::Text,
+            "inherited descriptor, listening or connected",
+        ),
         SubOption::new("server", Kind::Bool, "listen"),
         SubOption::new("wait", Kind::Bool, "wait for a client at start-up"),
-        SubOption::new("reconnect", Kind::Number, "seconds between attempts to connect"),
+        SubOption::new(
+            "reconnect",
+            Kind::Number,
+            "seconds between attempts to connect",
+        ),
         SubOption::new("abstract", Kind::Bool, "the path is an abstract name"),
-        SubOption::new("tight", Kind::Only(&["on"], "addresses are as long as their name"), "abstract names are not padded"),
-        SubOption::new("signal", Kind::Bool, "terminal keys for signals keep their meaning"),
+        SubOption::new(
+            "tight",
+            Kind::Only(&["on"], "addresses are as long as their name"),
+            "abstract names are not padded",
+        ),
+        SubOption::new(
+            "signal",
+            Kind::Bool,
+            "terminal keys for signals keep their meaning",
+        ),
         SubOption::new("mux", Kind::Bool, "look for the escape key in the input"),
-        SubOption::new("telnet", Kind::Only(&["off"], "the telnet protocol is not spoken"), ""),
-        SubOption::new("tn3270", Kind::Only(&["off"], "the telnet protocol is not spoken"), ""),
-        SubOption::new("websocket", Kind::Only(&["off"], "WebSocket is not spoken"), ""),
+        SubOption::new(
+            "telnet",
+            Kind::Only(&["off"], "the telnet protocol is not spoken"),
+            "",
+        ),
+        SubOption::new(
+            "tn3270",
+            Kind::Only(&["off"], "the telnet protocol is not spoken"),
+            "",
+        ),
+        SubOption::new(
+            "websocket",
+            Kind::Only(&["off"], "WebSocket is not spoken"),
+            "",
+        ),
         SubOption::new("tls-creds", NO_TLS, ""),
         SubOption::new("tls-authz", NO_TLS, ""),
         SubOption::new("logfile", NO_LOG, ""),
@@ -133,8 +165,23 @@ pub static BACKENDS: &[(&str, &[&str])] = &[
     (
         "socket",
         &[
-            "path", "host", "port", "to", "ipv4", "ipv6", "nodelay", "delay", "fd", "server",
-            "wait", "reconnect", "abstract", "tight", "telnet", "tn3270", "websocket",
+            "path",
+            "host",
+            "port",
+            "to",
+            "ipv4",
+            "ipv6",
+            "nodelay",
+            "delay",
+            "fd",
+            "server",
+            "wait",
+            "reconnect",
+            "abstract",
+            "tight",
+            "telnet",
+            "tn3270",
+            "websocket",
         ],
     ),
     ("file", &["path", "input-path", "append"]),
@@ -143,9 +190,26 @@ pub static BACKENDS: &[(&str, &[&str])] = &[
 
 /// Backends of QEMU that are not here.
 static ABSENT: &[&str] = &[
-    "udp", "msmouse", "vc", "ringbuf", "memory", "pipe", "pty", "braille", "serial", "tty",
-    "parallel", "parport", "spicevmc", "spiceport", "mux", "qemu-vdagent", "wctablet", "testdev",
-    "console", "dbus",
+    "udp",
+    "msmouse",
+    "vc",
+    "ringbuf",
+    "memory",
+    "pipe",
+    "pty",
+    "braille",
+    "serial",
+    "tty",
+    "parallel",
+    "parport",
+    "spicevmc",
+    "spiceport",
+    "mux",
+    "qemu-vdagent",
+    "wctablet",
+    "testdev",
+    "console",
+    "dbus",
 ];
 
 /// The text of `-chardev help`.
@@ -183,7 +247,9 @@ fn build(id: String, backend: &str, given: &Opts) -> Result<ChardevSpec, Reason>
     };
     for (name, _) in given.iter() {
         if !matches!(name, "backend" | "id" | "mux") && !keys.contains(&name) {
-            return Err(format!("Invalid parameter '{name}' for backend '{backend}'"));
+            return Err(format!(
+                "Invalid parameter '{name}' for backend '{backend}'"
+            ));
         }
     }
     let mux = given.bool("mux").unwrap_or(false);
@@ -246,9 +312,7 @@ fn socket(given: &Opts) -> Result<SocketSpec, Reason> {
     let server = given.bool("server").unwrap_or(false);
     let wait = given.bool("wait");
     if wait.is_some() && !server {
-        return Err(
-            "'wait' option is incompatible with socket in client connect mode".to_owned(),
-        );
+        return Err("'wait' option is incompatible with socket in client connect mode".to_owned());
     }
     let reconnect = given.number("reconnect").unwrap_or(0);
     if reconnect != 0 && server {
@@ -449,11 +513,20 @@ mod tests {
     #[test]
     fn long_and_short_forms_mean_the_same() {
         for (long, short) in [
-            ("socket,id=x,path=/s,server=on,wait=off", "unix:/s,server,nowait"),
-            ("socket,id=x,path=/s,server=on,wait=off", "unix:/s,server=on,wait=off"),
+            (
+                "socket,id=x,path=/s,server=on,wait=off",
+                "unix:/s,server,nowait",
+            ),
+            (
+                "socket,id=x,path=/s,server=on,wait=off",
+                "unix:/s,server=on,wait=off",
+            ),
             ("socket,id=x,host=,port=5,server=on", "tcp::5,server"),
             ("socket,id=x,host=127.0.0.1,port=5", "tcp:localhost:5"),
-            ("socket,id=x,host=::1,port=5,nodelay=on", "tcp:[::1]:5,nodelay"),
+            (
+                "socket,id=x,host=::1,port=5,nodelay=on",
+                "tcp:[::1]:5,nodelay",
+            ),
             ("file,id=x,path=/a,,b", "file:/a,b"),
             ("stdio,id=x", "stdio"),
             ("stdio,id=x,mux=on", "mon:stdio"),
@@ -474,7 +547,11 @@ mod tests {
         assert_eq!(tcp("tcp::0,server").unwrap().0, "tcp:0.0.0.0:0");
         assert_eq!(tcp("tcp::0,server,ipv6").unwrap().0, "tcp:[::]:0");
         assert_eq!(tcp("tcp:localhost:1,ipv6=on").unwrap().0, "tcp:[::1]:1");
-        assert!(tcp("tcp:example.org:1").unwrap_err().contains("example.org"));
+        assert!(
+            tcp("tcp:example.org:1")
+                .unwrap_err()
+                .contains("example.org")
+        );
         assert!(tcp("tcp:localhost:99999").unwrap_err().contains("99999"));
         assert!(tcp("tcp:localhost").unwrap_err().contains("HOST:PORT"));
         assert!(tcp("tcp:127.0.0.1:1,ipv4=off").is_err());
@@ -486,7 +563,10 @@ mod tests {
         for (text, part) in [
             ("socket", "no id"),
             ("id=x", "missing backend"),
-            ("nonsense,id=x", "'nonsense' is not a valid char driver name"),
+            (
+                "nonsense,id=x",
+                "'nonsense' is not a valid char driver name",
+            ),
             ("pty,id=x", "'pty' is not available"),
             ("null,id=1", "identifier"),
             ("socket,id=x", "'path', 'fd'"),
@@ -508,8 +588,20 @@ mod tests {
             assert!(reason.contains(part), "{text}: {reason}");
         }
         let long = "a".repeat(108);
-        assert!(parse_short(&format!("unix:{long}"), "x").unwrap_err().contains("too long"));
-        for text in ["", "foo", "pty", "telnet:a:1", "/dev/ttyS0", "mon:null", "vc:80x24"] {
+        assert!(
+            parse_short(&format!("unix:{long}"), "x")
+                .unwrap_err()
+                .contains("too long")
+        );
+        for text in [
+            "",
+            "foo",
+            "pty",
+            "telnet:a:1",
+            "/dev/ttyS0",
+            "mon:null",
+            "vc:80x24",
+        ] {
             assert!(parse_short(text, "x").is_err(), "{text}");
         }
     }

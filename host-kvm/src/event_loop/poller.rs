@@ -101,12 +101,7 @@ impl Poller {
     /// Whatever epoll_ctl(2) says, such as EEXIST.
     pub fn add(&self, fd: impl AsFd, token: u64, interest: Interest) -> io::Result<()> {
         let fd = fd.as_fd();
-        match epoll::add(
-            &self.epoll,
-            fd,
-            EventData::new_u64(token),
-            interest.flags(),
-        ) {
+        match epoll::add(&self.epoll, fd, EventData::new_u64(token), interest.flags()) {
             Err(Errno::PERM) => {
                 self.always().push(AlwaysReady {
                     fd: fd.as_raw_fd(),

@@ -7,7 +7,7 @@ use thimble_core::devices::class::{DeviceClass, PropertyError, PropertyValues, V
 use super::opts::{self, Reason};
 
 /// The device classes there are.
-pub type Classes<'a> = &'a [&'static DeviceClass];
+pub(super) type Classes<'a> = &'a [&'static DeviceClass];
 
 /// A device to create.
 #[derive(Clone, Debug)]
@@ -170,7 +170,9 @@ pub(super) fn parse_global(text: &str) -> Result<Global, Reason> {
             property,
             value,
         }),
-        _ => Err("driver.property=value, or 'driver', 'property' and 'value' are needed".to_owned()),
+        _ => {
+            Err("driver.property=value, or 'driver', 'property' and 'value' are needed".to_owned())
+        }
     }
 }
 

@@ -130,31 +130,75 @@ static MACHINE: OptsTable = OptsTable {
     implied: Some("type"),
     options: &[
         SubOption::new("type", Kind::Text, "the board ('-machine help' lists them)"),
-        SubOption::new("accel", Kind::Text, "accelerators in order, with colons between"),
+        SubOption::new(
+            "accel",
+            Kind::Text,
+            "accelerators in order, with colons between",
+        ),
         SubOption::new("kernel-irqchip", IRQCHIP, "interrupt controllers in KVM"),
-        SubOption::new("dump-guest-core", Kind::Bool, "guest RAM is part of a core dump"),
+        SubOption::new(
+            "dump-guest-core",
+            Kind::Bool,
+            "guest RAM is part of a core dump",
+        ),
         SubOption::new("mem-merge", Kind::Bool, "equal pages may be merged"),
-        SubOption::new("graphics", Kind::Bool, "firmware may expect a graphical console"),
+        SubOption::new(
+            "graphics",
+            Kind::Bool,
+            "firmware may expect a graphical console",
+        ),
         SubOption::new("kernel", Kind::Text, "the same as -kernel"),
         SubOption::new("initrd", Kind::Text, "the same as -initrd"),
         SubOption::new("append", Kind::Text, "the same as -append"),
         SubOption::new("firmware", Kind::Text, "the same as -bios"),
         SubOption::new("isa-serial", Kind::Bool, "microvm: a serial port"),
         SubOption::new("usb", Kind::Only(&["off"], NOT_MODELLED), "USB controller"),
-        SubOption::new("vmport", Kind::Only(&["off", "auto"], NOT_MODELLED), "VMware's port"),
+        SubOption::new(
+            "vmport",
+            Kind::Only(&["off", "auto"], NOT_MODELLED),
+            "VMware's port",
+        ),
         SubOption::new("hpet", Kind::Only(&["off"], NOT_MODELLED), "HPET"),
-        SubOption::new("acpi", Kind::Only(&["off", "auto"], "there are no ACPI tables"), "ACPI"),
-        SubOption::new("smm", Kind::Only(&["off", "auto"], NOT_MODELLED), "system management mode"),
+        SubOption::new(
+            "acpi",
+            Kind::Only(&["off", "auto"], "there are no ACPI tables"),
+            "ACPI",
+        ),
+        SubOption::new(
+            "smm",
+            Kind::Only(&["off", "auto"], NOT_MODELLED),
+            "system management mode",
+        ),
         SubOption::new("smbus", Kind::Only(&["off"], NOT_MODELLED), "SMBus"),
         SubOption::new("sata", Kind::Only(&["off"], NOT_MODELLED), "SATA"),
         SubOption::new("nvdimm", Kind::Only(&["off"], NOT_MODELLED), "NVDIMM"),
-        SubOption::new("i8042", Kind::Only(&["on"], "it is part of the board"), "keyboard controller"),
-        SubOption::new("pic", Kind::Only(&["on", "auto"], "it is part of the board"), "8259 PICs"),
-        SubOption::new("pit", Kind::Only(&["on", "auto"], "it is part of the board"), "8254 PIT"),
-        SubOption::new("rtc", Kind::Only(&["on", "auto"], "it is part of the board"), "microvm: RTC"),
+        SubOption::new(
+            "i8042",
+            Kind::Only(&["on"], "it is part of the board"),
+            "keyboard controller",
+        ),
+        SubOption::new(
+            "pic",
+            Kind::Only(&["on", "auto"], "it is part of the board"),
+            "8259 PICs",
+        ),
+        SubOption::new(
+            "pit",
+            Kind::Only(&["on", "auto"], "it is part of the board"),
+            "8254 PIT",
+        ),
+        SubOption::new(
+            "rtc",
+            Kind::Only(&["on", "auto"], "it is part of the board"),
+            "microvm: RTC",
+        ),
         SubOption::new("memory-encryption", Kind::Absent(NOT_MODELLED), ""),
         SubOption::new("confidential-guest-support", Kind::Absent(NOT_MODELLED), ""),
-        SubOption::new("memory-backend", Kind::Absent("there are no memory backends"), ""),
+        SubOption::new(
+            "memory-backend",
+            Kind::Absent("there are no memory backends"),
+            "",
+        ),
         SubOption::new("suppress-vmdesc", Kind::Absent("there is no migration"), ""),
         SubOption::new("max-ram-below-4g", Kind::Absent("the split is fixed"), ""),
         SubOption::new("max-fw-size", Kind::Absent("the limit is fixed"), ""),
@@ -163,7 +207,11 @@ static MACHINE: OptsTable = OptsTable {
         SubOption::new("pcie", Kind::Only(&["off", "auto"], NOT_MODELLED), ""),
         SubOption::new("ioapic2", Kind::Only(&["off", "auto"], NOT_MODELLED), ""),
         SubOption::new("x-option-roms", Kind::Only(&["off"], NOT_MODELLED), ""),
-        SubOption::new("auto-kernel-cmdline", Kind::Only(&["off"], NOT_MODELLED), ""),
+        SubOption::new(
+            "auto-kernel-cmdline",
+            Kind::Only(&["off"], NOT_MODELLED),
+            "",
+        ),
     ],
 };
 
@@ -266,13 +314,29 @@ static ACCEL: OptsTable = OptsTable {
     implied: Some("accel"),
     options: &[
         SubOption::new("accel", Kind::Text, "kvm, tcg or qtest"),
-        SubOption::new("kernel-irqchip", IRQCHIP, "kvm: interrupt controllers in the kernel"),
-        SubOption::new("thread", Kind::Only(&["single"], "processors take turns"), "tcg: threads"),
-        SubOption::new("tb-size", Kind::Absent("the code cache has a fixed size"), ""),
+        SubOption::new(
+            "kernel-irqchip",
+            IRQCHIP,
+            "kvm: interrupt controllers in the kernel",
+        ),
+        SubOption::new(
+            "thread",
+            Kind::Only(&["single"], "processors take turns"),
+            "tcg: threads",
+        ),
+        SubOption::new(
+            "tb-size",
+            Kind::Absent("the code cache has a fixed size"),
+            "",
+        ),
         SubOption::new("split-wx", Kind::Absent("there is no translator"), ""),
         SubOption::new("igd-passthru", Kind::Absent(NOT_MODELLED), ""),
         SubOption::new("kvm-shadow-mem", Kind::Absent("the kernel decides"), ""),
-        SubOption::new("dirty-ring-size", Kind::Absent("there is no dirty ring"), ""),
+        SubOption::new(
+            "dirty-ring-size",
+            Kind::Absent("there is no dirty ring"),
+            "",
+        ),
         SubOption::new("notify-vmexit", Kind::Absent("it is not done"), ""),
         SubOption::new("notify-window", Kind::Absent("it is not done"), ""),
     ],
@@ -289,7 +353,11 @@ static MEMORY: OptsTable = OptsTable {
     options: &[
         SubOption::new("size", Kind::Size(20), "guest RAM, in MiB without a suffix"),
         SubOption::new("slots", Kind::Number, "slots for memory hotplug: 0"),
-        SubOption::new("maxmem", Kind::Size(0), "the most there can be: the same as size"),
+        SubOption::new(
+            "maxmem",
+            Kind::Size(0),
+            "the most there can be: the same as size",
+        ),
     ],
 };
 
@@ -351,8 +419,16 @@ static SMP: OptsTable = OptsTable {
         SubOption::new("cpus", Kind::Number, "processors at the start"),
         SubOption::new("maxcpus", Kind::Number, "the most there can be"),
         SubOption::new("sockets", Kind::Number, "sockets"),
-        SubOption::new("dies", Kind::Only(&["1"], "a socket has one die"), "dies of a socket"),
-        SubOption::new("clusters", Kind::Only(&["1"], "a die has one cluster"), "clusters of a die"),
+        SubOption::new(
+            "dies",
+            Kind::Only(&["1"], "a socket has one die"),
+            "dies of a socket",
+        ),
+        SubOption::new(
+            "clusters",
+            Kind::Only(&["1"], "a die has one cluster"),
+            "clusters of a die",
+        ),
         SubOption::new("cores", Kind::Number, "cores of a socket"),
         SubOption::new("threads", Kind::Number, "threads of a core"),
     ],
@@ -369,7 +445,9 @@ pub(super) fn parse_smp(text: &str) -> Result<Smp, Reason> {
                 .ok()
                 .filter(|&n| n <= CPUS_MAX)
                 .map(Some)
-                .ok_or_else(|| format!("'{name}={n}' is more than the {CPUS_MAX} processors there can be")),
+                .ok_or_else(|| {
+                    format!("'{name}={n}' is more than the {CPUS_MAX} processors there can be")
+                }),
             None => Ok(None),
         }
     };
@@ -437,7 +515,14 @@ mod tests {
         ] {
             assert_eq!(parse_memory(text), Ok(size), "{text}");
         }
-        for text in ["12q", "-1", "1T", "64,slots=2", "64,maxmem=128M", "64,foo=1"] {
+        for text in [
+            "12q",
+            "-1",
+            "1T",
+            "64,slots=2",
+            "64,maxmem=128M",
+            "64,foo=1",
+        ] {
             assert!(parse_memory(text).is_err(), "{text}");
         }
     }
@@ -454,8 +539,16 @@ mod tests {
         assert_eq!(smp("8,cores=2,sockets=2"), Ok((8, 8, 2, 2, 2)));
         assert_eq!(smp("sockets=2,cores=3"), Ok((6, 6, 2, 3, 1)));
         for text in [
-            "0", "x", "foo=1", "4,maxcpus=2", "cpus=3,cores=2", "2,sockets=0", "256",
-            "4,dies=2", "sockets=255,cores=255,threads=255", "1,sockets=2",
+            "0",
+            "x",
+            "foo=1",
+            "4,maxcpus=2",
+            "cpus=3,cores=2",
+            "2,sockets=0",
+            "256",
+            "4,dies=2",
+            "sockets=255,cores=255,threads=255",
+            "1,sockets=2",
         ] {
             assert!(smp(text).is_err(), "{text}");
         }
@@ -464,13 +557,23 @@ mod tests {
     #[test]
     fn machines() {
         let mut machine = MachineOptions::default();
-        machine.set("pc,accel=kvm:tcg,kernel-irqchip=split,usb=off").unwrap();
+        machine
+            .set("pc,accel=kvm:tcg,kernel-irqchip=split,usb=off")
+            .unwrap();
         assert_eq!(machine.accels, [Accel::Kvm, Accel::Tcg]);
         assert_eq!(machine.kernel_irqchip, Some(KernelIrqchip::Split));
         machine.set("dump-guest-core=off").unwrap();
-        assert_eq!((machine.kind, machine.dump_guest_core), (MachineKind::Pc, false));
+        assert_eq!(
+            (machine.kind, machine.dump_guest_core),
+            (MachineKind::Pc, false)
+        );
         for text in [
-            "q35", "pc,usb=on", "pc,accel=foo", "pc,foo=1", "pc,kernel-irqchip=x", "pc,isa-serial=on",
+            "q35",
+            "pc,usb=on",
+            "pc,accel=foo",
+            "pc,foo=1",
+            "pc,kernel-irqchip=x",
+            "pc,isa-serial=on",
         ] {
             assert!(machine.set(text).is_err(), "{text}");
         }

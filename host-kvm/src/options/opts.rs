@@ -107,7 +107,9 @@ fn take_value(text: &str) -> (String, &str) {
 /// Whether a text can be the id of an object: a letter, then letters, digits, `-`, `.`, `_`.
 pub fn is_id(text: &str) -> bool {
     let mut bytes = text.bytes();
-    bytes.next().is_some_and(|first| first.is_ascii_alphabetic())
+    bytes
+        .next()
+        .is_some_and(|first| first.is_ascii_alphabetic())
         && bytes.all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'))
 }
 
@@ -285,7 +287,8 @@ impl Opts {
 
     /// A size that was given, in bytes.
     pub fn size(&self, name: &str, shift: u32) -> Option<u64> {
-        self.text(name).and_then(|text| parse_size(text, shift).ok())
+        self.text(name)
+            .and_then(|text| parse_size(text, shift).ok())
     }
 
     /// What was given, in order.
@@ -349,7 +352,12 @@ mod tests {
     #[test]
     fn doubled_commas_belong_to_the_value() {
         let parts = split("a,,b,c=d,,,e,f=");
-        let expected = [("a,b", None), ("c", Some("d,")), ("e", None), ("f", Some(""))];
+        let expected = [
+            ("a,b", None),
+            ("c", Some("d,")),
+            ("e", None),
+            ("f", Some("")),
+        ];
         assert_eq!(parts.len(), expected.len());
         for ((key, value), (k, v)) in parts.iter().zip(expected) {
             assert_eq!((key.as_str(), value.as_deref()), (k, v));
@@ -360,7 +368,9 @@ mod tests {
 
     #[test]
     fn a_table_checks_keys_and_values() {
-        let opts = TABLE.parse("x,nowait,n=0x10,size=2,mode=b,usb=off").unwrap();
+        let opts = TABLE
+            .parse("x,nowait,n=0x10,size=2,mode=b,usb=off")
+            .unwrap();
         assert_eq!(opts.text("type"), Some("x"));
         assert_eq!(opts.bool("wait"), Some(false));
         assert_eq!(opts.number("n"), Some(16));
@@ -370,10 +380,16 @@ mod tests {
             ("x,y", "Invalid parameter 'y'"),
             ("wait=maybe", "Parameter 'wait' expects 'on' or 'off'"),
             ("n=12k", "Parameter 'n' expects a number"),
-            ("n=99999999999999999999", "Value '99999999999999999999' is out of range for parameter 'n'"),
+            (
+                "n=99999999999999999999",
+                "Value '99999999999999999999' is out of range for parameter 'n'",
+            ),
             ("mode=c", "Parameter 'mode' expects one of a, b, not 'c'"),
             ("tls=x", "'tls' is not available: there is none"),
-            ("usb=on", "'usb=on' is not available, only off: there is no USB"),
+            (
+                "usb=on",
+                "'usb=on' is not available, only off: there is no USB",
+            ),
         ] {
             assert_eq!(TABLE.parse(text).unwrap_err(), reason, "{text}");
         }
