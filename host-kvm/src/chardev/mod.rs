@@ -388,7 +388,7 @@ impl Chardevs {
             }
             return;
         }
-        let index = (token - self.base) >> 2;
+        let index = (token & 0xffff_ffff) >> 2;
         if !self.owns(token) || index >= self.slots.len() as u64 {
             return;
         }
@@ -827,9 +827,12 @@ impl Slot {
 
 impl Drop for Chardevs {
     fn drop(&mut self) {
-        // The poller lives on without these descriptors; those that epoll does not take would
-        // stay in its list.
+        // The poller lives on without these descriptors. Closing does not take out those that
+        // epoll refused, nor inherited ones that another process has open as well.
         for slot in &self.slots {
+            if let Some(listener) = &slot.listener {
+                let _ = self.poller.remove(&listener.fd);
+            }
             for watched in [&slot.input, &slot.output].into_iter().flatten() {
                 if watched.interest != Interest::NONE {
                     let _ = self.poller.remove(&watched.fd);

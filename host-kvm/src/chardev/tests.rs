@@ -449,3 +449,28 @@ fn stdio_over_pipes() {
     assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
     assert_eq!(status, 0);
 }
+
+#[test]
+fn tokens_of_others_are_ignored() {
+    fn movable<T: Send>(_: &T) {}
+    let mut bench = Bench::new("tokens");
+    movable(&bench.chardevs);
+    let null = bench.open("null", 1).unwrap();
+    bench.until("opened", |log, _| log.events == ["opened"]);
+    assert_eq!(bench.chardevs.write(null, b"gone"), 4);
+    let all = Readiness {
+        read: true,
+        write: true,
+        hangup: true,
+    };
+    for token in [
+        0,
+        4 << 32,
+        5 << 32,
+        (5 << 32) + 1,
+        (5 << 32) + 999,
+        u64::MAX,
+    ] {
+        bench.chardevs.ready(token, all, &mut bench.log);
+    }
+}
