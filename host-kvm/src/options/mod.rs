@@ -1,0 +1,266 @@
+//! The command line: QEMU's options, spelled as in QEMU 7.2, with one or two hyphens.
+//!
+//! [`parse`] gives a plain typed struct. One table of options is the source of parsing and of
+//! `-help`, tables of sub-options check what options take, and `-device` and `-global` are
+//! checked against the device classes. What QEMU has and we lack is refused by name; every error
+//! is one line that names the option as given and the reason.
+
+mod builder;
+mod device;
+mod machine;
+pub mod opts;
+mod table;
+mod values;
+
+use std::ffi::OsString;
+use std::fmt;
+use std::path::PathBuf;
+
+use thimble_core::devices::class::{DeviceClass, PropertyValues};
+
+use crate::chardev::spec::ChardevSpec;
+
+pub use device::{DeviceOption, Global};
+pub use machine::{
+    Accel, CPUS_MAX, KernelIrqchip, MEMORY_DEFAULT, MEMORY_MAX, MachineKind, MachineOptions, Smp,
+};
+pub use values::{LogItems, Rtc, RtcBase, RtcClock};
+
+/// Where firmware is looked for after the directories of `-L`.
+pub const DATA_DIRS: &[&str] = &["/usr/share/seabios", "/usr/share/qemu"];
+
+/// A character device and the option that asked for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChardevOption {
+    /// What to open.
+    pub spec: ChardevSpec,
+    /// The option as given, for messages.
+    pub origin: String,
+}
+
+/// A QMP monitor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QmpOption {
+    /// The id of its character device.
+    pub chardev: String,
+    /// Its own id, from `-mon id=`.
+    pub id: Option<String>,
+}
+
+/// What the command line asks for.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The board and its accelerators.
+    pub machine: MachineOptions,
+    /// `-cpu`, not taken apart; may be `help`.
+    pub cpu: Option<String>,
+    /// Guest RAM in bytes, a multiple of 8 KiB.
+    pub memory: u64,
+    /// Processors.
+    pub smp: Smp,
+    /// Firmware image; see [`Options::find_firmware`].
+    pub bios: Option<String>,
+    /// Kernel image.
+    pub kernel: Option<String>,
+    /// Initial RAM disk; only with a kernel.
+    pub initrd: Option<String>,
+    /// Kernel command line; only with a kernel.
+    pub append: Option<String>,
+    /// Directories of `-L`, in order.
+    pub data_dirs: Vec<String>,
+    /// Character devices, in the order in which to open them. All other fields name them by id.
+    pub chardevs: Vec<ChardevOption>,
+    /// Serial ports in order: the id of a character device, or `None` for no port.
+    pub serials: Vec<Option<String>>,
+    /// Debug consoles (`isa-debugcon`): the id of a character device, or `None` for no console.
+    pub debugcons: Vec<Option<String>>,
+    /// QMP monitors.
+    pub qmp: Vec<QmpOption>,
+    /// The id of the character device of the qtest protocol.
+    pub qtest: Option<String>,
+    /// Where to log the qtest protocol; `none`: nowhere.
+    pub qtest_log: Option<String>,
+    /// Code of the escape key.
+    pub escape_key: u8,
+    /// Devices to add.
+    pub devices: Vec<DeviceOption>,
+    /// Defaults of properties, for [`Options::defaults_of`].
+    pub globals: Vec<Global>,
+    /// Do not start the guest.
+    pub paused: bool,
+    /// Exit instead of resetting.
+    pub no_reboot: bool,
+    /// Stop instead of exiting at shutdown.
+    pub no_shutdown: bool,
+    /// No display, the serial port on the terminal.
+    pub nographic: bool,
+    /// No default devices.
+    pub nodefaults: bool,
+    /// Name of the guest.
+    pub name: Option<String>,
+    /// Name of the process.
+    pub process_name: Option<String>,
+    /// Give threads names.
+    pub debug_threads: bool,
+    /// UUID of the guest, in the order of its text form.
+    pub uuid: Option<[u8; 16]>,
+    /// The real-time clock.
+    pub rtc: Rtc,
+    /// Lock all memory.
+    pub mem_lock: bool,
+    /// Leave idling to the guest.
+    pub cpu_pm: bool,
+    /// The time before messages.
+    pub msg_timestamp: bool,
+    /// The guest's name before messages.
+    pub msg_guest_name: bool,
+    /// What to log.
+    pub log_items: LogItems,
+    /// Where to log; `None`: standard error.
+    pub log_file: Option<String>,
+    /// File for the process id.
+    pub pidfile: Option<String>,
+    /// Go to the background.
+    pub daemonize: bool,
+    /// Default devices of the board that are not available: for one line at the start.
+    pub missing: Vec<&'static str>,
+    /// Lines to print at the start, each behind `thimble: warning: `.
+    pub warnings: Vec<String>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            machine: MachineOptions::default(),
+            cpu: None,
+            memory: MEMORY_DEFAULT,
+            smp: Smp::default(),
+            bios: None,
+            kernel: None,
+            initrd: None,
+            append: None,
+            data_dirs: Vec::new(),
+            chardevs: Vec::new(),
+            serials: Vec::new(),
+            debugcons: Vec::new(),
+            qmp: Vec::new(),
+            qtest: None,
+            qtest_log: None,
+            escape_key: crate::chardev::DEFAULT_ESCAPE_KEY,
+            devices: Vec::new(),
+            globals: Vec::new(),
+            paused: false,
+            no_reboot: false,
+            no_shutdown: false,
+            nographic: false,
+            nodefaults: false,
+            name: None,
+            process_name: None,
+            debug_threads: false,
+            uuid: None,
+            rtc: Rtc::default(),
+            mem_lock: false,
+            cpu_pm: false,
+            msg_timestamp: false,
+            msg_guest_name: false,
+            log_items: LogItems::default(),
+            log_file: None,
+            pidfile: None,
+            daemonize: false,
+            missing: Vec::new(),
+            warnings: Vec::new(),
+        }
+    }
+}
+
+impl Options {
+    /// The directories that firmware is looked for in, in order.
+    pub fn search_path(&self) -> impl Iterator<Item = &str> {
+        let given = self.data_dirs.iter().map(String::as_str);
+        given.chain(DATA_DIRS.iter().copied())
+    }
+
+    /// The file that a firmware name means: itself if it exists, else the first one of that name
+    /// in the search path, else itself, so that opening it gives the error.
+    pub fn find_firmware(&self, name: &str) -> PathBuf {
+        let plain = PathBuf::from(name);
+        if plain.exists() || name.contains('/') {
+            return plain;
+        }
+        self.search_path()
+            .map(|dir| PathBuf::from(dir).join(name))
+            .find(|path| path.exists())
+            .unwrap_or(plain)
+    }
+
+    /// The properties that a new device of a class starts with: its defaults and `-global`.
+    pub fn defaults_of(&self, class: &'static DeviceClass) -> PropertyValues {
+        let mut values = PropertyValues::new(class);
+        device::apply(&self.globals, &mut values);
+        values
+    }
+}
+
+/// What the arguments come to.
+#[derive(Debug)]
+pub enum Parsed {
+    /// Run a machine.
+    Run(Box<Options>),
+    /// Print this text on standard output and exit with status 0.
+    Print(String),
+}
+
+/// Why the command line was refused: one line, without the program's name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OptionError(String);
+
+impl OptionError {
+    /// An error of an option as given (`-m 12q`), also for what comes up after parsing.
+    pub fn new(origin: &str, reason: &str) -> Self {
+        let line = format!("{origin}: {reason}");
+        // An argument may hold line feeds and worse; an error is one line.
+        Self(
+            line.chars()
+                .map(|c| if c.is_control() { '?' } else { c })
+                .collect(),
+        )
+    }
+}
+
+impl fmt::Display for OptionError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for OptionError {}
+
+/// The text of `-version`.
+pub fn version() -> String {
+    concat!(
+        "Thimble ",
+        env!("CARGO_PKG_VERSION"),
+        " (command line and QMP of QEMU emulator version 7.2.0)\n"
+    )
+    .to_owned()
+}
+
+/// Parses the arguments that follow the program's name. `classes` are the device classes that
+/// `-device` and `-global` know.
+///
+/// # Errors
+/// The first option that is unknown, not available, or has a wrong argument.
+pub fn parse(
+    arguments: impl IntoIterator<Item = OsString>,
+    classes: &[&'static DeviceClass],
+) -> Result<Parsed, OptionError> {
+    let arguments = arguments.into_iter().map(|argument| {
+        argument
+            .into_string()
+            .map_err(|text| text.to_string_lossy().into_owned())
+    });
+    builder::parse(arguments, classes)
+}
+
+#[cfg(test)]
+mod tests;

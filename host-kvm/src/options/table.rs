@@ -1,0 +1,384 @@
+//! The table of options: the source of parsing and of `-help`.
+
+use super::builder::Builder;
+use super::opts::Reason;
+
+/// What an option does.
+#[derive(Clone, Copy)]
+pub(super) enum Action {
+    /// It takes no argument.
+    Flag(fn(&mut Builder) -> Result<(), Reason>),
+    /// It takes one; the text is its form in the help.
+    Value(&'static str, fn(&mut Builder, &str) -> Result<(), Reason>),
+}
+
+/// One option.
+pub(super) struct OptionRow {
+    /// Its names, without hyphens; the first one is in the help.
+    pub(super) names: &'static [&'static str],
+    pub(super) action: Action,
+    /// One line.
+    pub(super) help: &'static str,
+}
+
+const fn flag(
+    names: &'static [&'static str],
+    run: fn(&mut Builder) -> Result<(), Reason>,
+    help: &'static str,
+) -> OptionRow {
+    OptionRow {
+        names,
+        action: Action::Flag(run),
+        help,
+    }
+}
+
+const fn value(
+    names: &'static [&'static str],
+    form: &'static str,
+    run: fn(&mut Builder, &str) -> Result<(), Reason>,
+    help: &'static str,
+) -> OptionRow {
+    OptionRow {
+        names,
+        action: Action::Value(form, run),
+        help,
+    }
+}
+
+/// Every option, in the order of the help.
+pub(super) static OPTIONS: &[OptionRow] = &[
+    flag(&["help", "h"], Builder::help, "print this text and exit"),
+    flag(&["version"], Builder::version, "print the version and exit"),
+    value(
+        &["machine", "M"],
+        "[type=]NAME[,PROP=VALUE...]",
+        Builder::machine,
+        "the board ('help' lists them)",
+    ),
+    value(
+        &["accel"],
+        "NAME[,PROP=VALUE...]",
+        Builder::accel,
+        "what runs guest code: kvm, tcg or qtest; repeat for a second choice",
+    ),
+    flag(
+        &["enable-kvm"],
+        |b| b.accel("kvm"),
+        "the same as -accel kvm",
+    ),
+    value(
+        &["cpu"],
+        "MODEL[,+FEATURE][,-FEATURE]",
+        |b, v| b.text(v, |o| &mut o.cpu),
+        "the processor",
+    ),
+    value(
+        &["smp"],
+        "[cpus=]N[,maxcpus=N][,sockets=N][,cores=N][,threads=N]",
+        Builder::smp,
+        "processors (default 1)",
+    ),
+    value(
+        &["m"],
+        "[size=]SIZE",
+        Builder::memory,
+        "guest RAM, in MiB or with a suffix (default 128)",
+    ),
+    value(
+        &["bios"],
+        "FILE",
+        |b, v| b.text(v, |o| &mut o.bios),
+        "firmware image",
+    ),
+    value(
+        &["kernel"],
+        "FILE",
+        |b, v| b.text(v, |o| &mut o.kernel),
+        "kernel image",
+    ),
+    value(
+        &["initrd"],
+        "FILE",
+        |b, v| b.text(v, |o| &mut o.initrd),
+        "initial RAM disk for the kernel",
+    ),
+    value(
+        &["append"],
+        "TEXT",
+        |b, v| b.text(v, |o| &mut o.append),
+        "command line for the kernel",
+    ),
+    value(
+        &["L"],
+        "DIR",
+        Builder::data_dir,
+        "look for firmware there first ('help' lists the directories)",
+    ),
+    value(
+        &["device"],
+        "CLASS[,PROP=VALUE...]",
+        Builder::device,
+        "add a device ('help' lists the classes, 'CLASS,help' the properties)",
+    ),
+    value(
+        &["global"],
+        "CLASS.PROP=VALUE",
+        Builder::global,
+        "default of a property for all devices of a class",
+    ),
+    value(
+        &["chardev"],
+        "BACKEND,id=ID[,...]",
+        Builder::chardev,
+        "a character device ('help' lists the backends)",
+    ),
+    value(
+        &["serial"],
+        "CHARDEV",
+        |b, v| b.console(v, "serial", |o| &mut o.serials),
+        "next serial port: unix:PATH, tcp:HOST:PORT, file:PATH, stdio, mon:stdio, null, none, chardev:ID",
+    ),
+    value(
+        &["debugcon"],
+        "CHARDEV",
+        |b, v| b.console(v, "debugcon", |o| &mut o.debugcons),
+        "a debug console, port 0xe9 by default",
+    ),
+    value(&["qmp"], "CHARDEV", Builder::qmp, "a QMP monitor"),
+    value(
+        &["mon"],
+        "[chardev=]ID,mode=control",
+        Builder::mon,
+        "a QMP monitor on a -chardev",
+    ),
+    value(
+        &["monitor"],
+        "none",
+        Builder::monitor,
+        "the human monitor, which is not available: 'none'",
+    ),
+    value(
+        &["qtest"],
+        "CHARDEV",
+        Builder::qtest,
+        "a test program drives the devices",
+    ),
+    value(
+        &["qtest-log"],
+        "FILE",
+        |b, v| b.text(v, |o| &mut o.qtest_log),
+        "log of the test protocol ('none': no log)",
+    ),
+    value(
+        &["echr"],
+        "KEY",
+        Builder::escape_key,
+        "code of the escape key of mon:stdio (default 1, Ctrl-A)",
+    ),
+    flag(
+        &["nographic"],
+        |b| b.set(|o| o.nographic = true),
+        "no display; the serial port is on the terminal (Ctrl-A x ends, Ctrl-A h helps)",
+    ),
+    value(
+        &["display"],
+        "none",
+        Builder::display,
+        "the display, which is not available: 'none'",
+    ),
+    value(
+        &["vga"],
+        "none",
+        |b, v| b.only_none(v, "VGA"),
+        "the graphics card, which is not available: 'none'",
+    ),
+    value(
+        &["net", "nic"],
+        "none",
+        |b, v| b.only_none(v, "network card"),
+        "the network card, which is not available: 'none'",
+    ),
+    value(
+        &["parallel"],
+        "none",
+        |b, v| b.only_none(v, "parallel port"),
+        "the parallel port, which is not available: 'none'",
+    ),
+    flag(
+        &["nodefaults"],
+        |b| b.set(|o| o.nodefaults = true),
+        "no default devices",
+    ),
+    flag(
+        &["no-user-config"],
+        |_| Ok(()),
+        "read no configuration files; none are ever read",
+    ),
+    flag(&["no-hpet"], |_| Ok(()), "no HPET; there is none"),
+    flag(&["no-acpi"], |_| Ok(()), "no ACPI tables; there are none"),
+    flag(
+        &["S"],
+        |b| b.set(|o| o.paused = true),
+        "do not start the guest",
+    ),
+    flag(
+        &["no-reboot"],
+        |b| b.set(|o| o.no_reboot = true),
+        "exit instead of resetting",
+    ),
+    flag(
+        &["no-shutdown"],
+        |b| b.set(|o| o.no_shutdown = true),
+        "stop instead of exiting at shutdown",
+    ),
+    value(
+        &["name"],
+        "[guest=]NAME[,process=NAME][,debug-threads=on|off]",
+        Builder::name,
+        "name of the guest",
+    ),
+    value(&["uuid"], "UUID", Builder::uuid, "UUID of the guest"),
+    value(
+        &["rtc"],
+        "[base=utc|localtime|DATE][,clock=host|rt|vm]",
+        Builder::rtc,
+        "the real-time clock",
+    ),
+    value(
+        &["overcommit"],
+        "[mem-lock=on|off][,cpu-pm=on|off]",
+        Builder::overcommit,
+        "whether to lock memory, and to leave idling to the guest",
+    ),
+    value(
+        &["msg"],
+        "[timestamp=on|off][,guest-name=on|off]",
+        Builder::msg,
+        "what stands before messages",
+    ),
+    value(
+        &["d"],
+        "ITEM,...",
+        Builder::log_items,
+        "what to log ('help' lists the items)",
+    ),
+    value(
+        &["D"],
+        "FILE",
+        |b, v| b.text(v, |o| &mut o.log_file),
+        "where to log (default: standard error)",
+    ),
+    value(
+        &["pidfile"],
+        "FILE",
+        |b, v| b.text(v, |o| &mut o.pidfile),
+        "write the process id there",
+    ),
+    flag(
+        &["daemonize"],
+        |b| b.set(|o| o.daemonize = true),
+        "go to the background when everything stands",
+    ),
+];
+
+/// QEMU's other options: refused by name.
+pub(super) static ABSENT: &[&str] = &[
+    "acpitable",
+    "action",
+    "add-fd",
+    "async-teardown",
+    "audio",
+    "audio-help",
+    "audiodev",
+    "blockdev",
+    "boot",
+    "cdrom",
+    "chroot",
+    "compat",
+    "dfilter",
+    "drive",
+    "dtb",
+    "dump-vmstate",
+    "enable-sync-profile",
+    "fda",
+    "fdb",
+    "fsdev",
+    "full-screen",
+    "fw_cfg",
+    "gdb",
+    "hda",
+    "hdb",
+    "hdc",
+    "hdd",
+    "icount",
+    "incoming",
+    "iscsi",
+    "k",
+    "loadvm",
+    "mem-path",
+    "mem-prealloc",
+    "mtdblock",
+    "netdev",
+    "no-fd-bootchk",
+    "numa",
+    "object",
+    "only-migratable",
+    "option-rom",
+    "perfmap",
+    "pflash",
+    "plugin",
+    "portrait",
+    "preconfig",
+    "qmp-pretty",
+    "readconfig",
+    "rotate",
+    "runas",
+    "run-with",
+    "s",
+    "sandbox",
+    "sd",
+    "sdl",
+    "seed",
+    "semihosting",
+    "set",
+    "singlestep",
+    "smbios",
+    "snapshot",
+    "spice",
+    "tb-size",
+    "tpmdev",
+    "trace",
+    "usb",
+    "usbdevice",
+    "virtfs",
+    "vnc",
+    "watchdog",
+    "watchdog-action",
+    "win2k-hack",
+    "xen-attach",
+    "xen-domid",
+    "xen-domid-restrict",
+];
+
+/// The text of `-help`.
+pub(super) fn help() -> String {
+    let mut text =
+        String::from("usage: thimble [options]\n\nOptions, each with one or two hyphens:\n");
+    for row in OPTIONS {
+        text.push('-');
+        text.push_str(row.names[0]);
+        for name in &row.names[1..] {
+            text.push_str(" | -");
+            text.push_str(name);
+        }
+        if let Action::Value(form, _) = row.action {
+            text.push(' ');
+            text.push_str(form);
+        }
+        text.push_str("\n        ");
+        text.push_str(row.help);
+        text.push('\n');
+    }
+    text
+}

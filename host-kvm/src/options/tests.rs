@@ -1,0 +1,342 @@
+//! Tests of the whole command line.
+
+use proptest::prelude::*;
+use thimble_core::devices::class::{Property, PropertyKind, Value};
+
+use super::*;
+use crate::chardev::spec::Backend;
+
+static SERIAL: DeviceClass = DeviceClass {
+    name: "isa-serial",
+    parent: "isa-device",
+    bus: Some("ISA"),
+    doc: "serial port",
+    user_creatable: true,
+    properties: &[
+        Property {
+            name: "chardev",
+            kind: PropertyKind::Chardev,
+            default: Value::Unset,
+            doc: "its other end",
+        },
+        Property {
+            name: "iobase",
+            kind: PropertyKind::Uint16,
+            default: Value::Uint(0x3f8),
+            doc: "first port",
+        },
+    ],
+};
+static PIC: DeviceClass = DeviceClass {
+    name: "isa-i8259",
+    parent: "isa-device",
+    bus: Some("ISA"),
+    doc: "",
+    user_creatable: false,
+    properties: &[],
+};
+static CLASSES: &[&DeviceClass] = &[&SERIAL, &PIC];
+
+fn try_parse(line: &[&str]) -> Result<Parsed, String> {
+    parse(line.iter().map(OsString::from), CLASSES).map_err(|error| error.to_string())
+}
+
+fn run(line: &str) -> Result<Options, String> {
+    let words: Vec<_> = line.split(' ').filter(|word| !word.is_empty()).collect();
+    match try_parse(&words)? {
+        Parsed::Run(options) => Ok(*options),
+        Parsed::Print(text) => Err(text),
+    }
+}
+
+#[test]
+fn a_whole_command_line() {
+    let options = run(
+        "-M pc,accel=kvm:tcg --m 64 -smp 2 -nodefaults -no-user-config -display none -S \
+         -no-reboot -no-shutdown -name guest=g,debug-threads=on -bios b.bin -cpu qemu64,+x \
+         -chardev socket,id=c,path=/s,server=on,wait=off -mon chardev=c,mode=control \
+         -qmp unix:/q,server,nowait -serial stdio -serial none -debugcon file:/d \
+         -device isa-serial,id=s,iobase=0x2f8 -global isa-serial.iobase=0x3e8 \
+         -rtc base=2000-01-01,clock=vm -uuid 00112233-4455-6677-8899-aabbccddeeff \
+         -msg timestamp=on -overcommit mem-lock=on -pidfile /p -d unimp -D /l -L /a -echr 0x14",
+    )
+    .unwrap();
+    assert_eq!(options.memory, 64 << 20);
+    assert_eq!(options.machine.accels, [Accel::Kvm, Accel::Tcg]);
+    assert_eq!((options.smp.cpus, options.smp.cores), (2, 2));
+    assert!(options.paused && options.no_reboot && options.no_shutdown && options.nodefaults);
+    assert_eq!(options.name.as_deref(), Some("g"));
+    assert_eq!(options.cpu.as_deref(), Some("qemu64,+x"));
+    let qmp: Vec<_> = options.qmp.iter().map(|q| q.chardev.as_str()).collect();
+    assert_eq!(qmp, ["c", "compat_monitor0"]);
+    assert_eq!(options.serials, [Some("serial0".to_owned()), None]);
+    assert_eq!(options.debugcons, [Some("debugcon0".to_owned())]);
+    assert_eq!(options.devices[0].properties.uint("iobase"), Some(0x2f8));
+    assert_eq!(options.defaults_of(&SERIAL).uint("iobase"), Some(0x3e8));
+    assert_eq!(options.rtc.base, RtcBase::At(946_684_800));
+    assert_eq!(options.escape_key, 0x14);
+    assert_eq!(options.search_path().next(), Some("/a"));
+    assert!(options.missing.is_empty() && options.warnings.is_empty());
+}
+
+#[test]
+fn defaults_follow_the_board() {
+    let plain = run("").unwrap();
+    assert_eq!(plain.serials.len(), 1);
+    assert_eq!(plain.chardevs[0].spec.backend, Backend::Null);
+    for what in ["VGA", "floppy", "CD-ROM", "network card", "parallel port"] {
+        assert!(plain.missing.contains(&what), "{what}");
+    }
+    let graphic = run("-nographic -net none -parallel none").unwrap();
+    assert_eq!(graphic.missing, ["floppy", "CD-ROM"]);
+    assert!(graphic.chardevs[0].spec.mux);
+    assert_eq!(
+        graphic.chardevs[0].spec.backend,
+        Backend::Stdio {
+            signal: Some(false)
+        }
+    );
+    assert!(
+        !run("-nographic -monitor none").unwrap().chardevs[0]
+            .spec
+            .mux
+    );
+    for line in ["-nodefaults", "-M none", "-nodefaults -nographic"] {
+        let options = run(line).unwrap();
+        assert!(
+            options.serials.is_empty() && options.missing.is_empty(),
+            "{line}"
+        );
+    }
+    assert_eq!(
+        run("-nodefaults -serial stdio").unwrap().chardevs[0]
+            .spec
+            .backend,
+        Backend::Stdio { signal: Some(true) }
+    );
+    let qtest = run("-nodefaults -qtest unix:/q").unwrap();
+    assert_eq!(qtest.machine.accels, [Accel::Qtest]);
+}
+
+/// Each line, and what its error has to say. The option as given leads every error.
+#[test]
+fn errors_name_the_option() {
+    for (line, part) in [
+        ("-foo", "invalid option"),
+        ("--foo", "invalid option"),
+        ("-", "disk images"),
+        ("disk.img", "disk images"),
+        ("-m", "requires an argument"),
+        ("-m 12q", "Parameter 'size' expects a non-negative number"),
+        ("-m 99999999999999999999", "out of range"),
+        ("-m 64,foo=1", "Invalid parameter 'foo'"),
+        ("-m 1024G", "more than the most"),
+        ("-smp 0", "greater than zero"),
+        ("-smp 4,maxcpus=2", "Invalid CPU topology"),
+        ("-smp 300", "255"),
+        ("-M foo", "unsupported machine type 'foo'"),
+        ("-machine pc,foo=on", "Invalid parameter 'foo'"),
+        ("-M pc,accel=foo", "invalid accelerator foo"),
+        ("-accel foo", "invalid accelerator foo"),
+        ("-accel", "requires an argument"),
+        ("-chardev foo,id=a", "'foo' is not a valid char driver name"),
+        ("-chardev socket", "no id specified"),
+        ("-serial foo", "'foo' is not a valid char driver"),
+        ("-serial chardev:nope", "\"nope\" not found"),
+        ("-serial pty", "'pty' is not available"),
+        ("-qmp foo", "'foo'"),
+        ("-qmp-pretty stdio", "not available"),
+        ("-monitor stdio", "no human monitor"),
+        ("-mon chardev=foo,mode=control", "\"foo\" not found"),
+        ("-mon foo", "mode=control is missing"),
+        ("-mon foo,mode=readline", "no human monitor"),
+        ("-mon id=x", "'chardev' is missing"),
+        ("-uuid foo", "wrong format"),
+        ("-rtc foo", "Invalid parameter 'foo'"),
+        ("-rtc base=foo", "invalid datetime"),
+        ("-rtc clock=foo", "host, rt, vm"),
+        ("-name a,bar=1", "Invalid parameter 'bar'"),
+        ("-msg timestamp=x", "expects 'on' or 'off'"),
+        ("-overcommit foo=1", "Invalid parameter 'foo'"),
+        ("-echr foo", "code of a key"),
+        ("-d foo", "no log item 'foo'"),
+        ("-display gtk", "no display"),
+        ("-vga std", "no VGA"),
+        ("-drive file=x", "not available"),
+        ("-runas nobody", "not available"),
+        ("-initrd x", "only allowed with -kernel"),
+        ("-append x", "only allowed with -kernel"),
+        ("-device foo", "'foo' is not a valid device model name"),
+        ("-device isa-i8259", "not pluggable"),
+        (
+            "-device isa-serial,foo=1",
+            "Property 'isa-serial.foo' not found",
+        ),
+        ("-device isa-serial,iobase=x", "expects a number"),
+        ("-device isa-serial,iobase=65536", "uint16"),
+        ("-device isa-serial,bus=pci.0", "Bus 'pci.0' not found"),
+        ("-device isa-serial,id=1", "identifier"),
+        ("-device isa-serial,chardev=c", "\"c\" not found"),
+        ("-device iobase=1", "'driver' is missing"),
+        ("-device {\"driver\":\"isa-serial\"}", "JSON"),
+        (
+            "-global isa-serial.foo=1",
+            "Property 'isa-serial.foo' not found",
+        ),
+        ("-global isa-serial.iobase=x", "expects a number"),
+        ("-global foo", "Invalid parameter 'foo'"),
+    ] {
+        let error = run(line).unwrap_err();
+        // The argument of an option that is not there is not looked at.
+        let unknown = ["invalid option", "of QEMU is not available"];
+        let named = match line.split_once(' ') {
+            Some((option, _)) if unknown.iter().any(|end| error.ends_with(end)) => option,
+            _ => line,
+        };
+        assert!(error.starts_with(&format!("{named}: ")), "{line}: {error}");
+        assert!(error.contains(part), "{line}: {error}");
+        assert!(!error.contains('\n'), "{line}: {error}");
+    }
+}
+
+/// Errors that take two options: the second one is named.
+#[test]
+fn options_that_exclude_each_other() {
+    for (first, second) in [
+        ("-chardev null,id=a", "-chardev null,id=a"),
+        ("-serial stdio", "-serial stdio"),
+        (
+            "-chardev null,id=a -serial chardev:a",
+            "-debugcon chardev:a",
+        ),
+        (
+            "-chardev null,id=a -serial chardev:a",
+            "-device isa-serial,chardev=a",
+        ),
+        ("-device isa-serial,id=a", "-device isa-serial,id=a"),
+        ("-machine accel=tcg", "-accel kvm"),
+        ("-accel kvm", "-machine accel=tcg"),
+        ("-daemonize", "-serial stdio"),
+        (
+            "-serial null -serial null -serial null -serial null",
+            "-serial null",
+        ),
+    ] {
+        let error = run(&format!("{first} {second}")).unwrap_err();
+        assert!(error.starts_with(&format!("{second}: ")), "{error}");
+    }
+    assert!(
+        run("-nographic -daemonize")
+            .unwrap_err()
+            .contains("-daemonize")
+    );
+}
+
+#[test]
+fn globals_of_unknown_classes_are_warnings() {
+    let options =
+        run("-global foo.bar=1 -global driver=isa-serial,property=iobase,value=5").unwrap();
+    assert_eq!(options.warnings, ["global foo.bar has invalid class name"]);
+    assert_eq!(options.defaults_of(&SERIAL).uint("iobase"), Some(5));
+}
+
+#[test]
+fn help_texts() {
+    for (line, part) in [
+        ("-help", "-machine | -M"),
+        ("-version", "7.2.0"),
+        ("-M help", "pc-i440fx-7.2"),
+        ("-machine pc,help", "kernel-irqchip="),
+        ("-accel help", "tcg"),
+        ("-device help", "name \"isa-serial\", bus ISA"),
+        ("-device isa-serial,help", "iobase=<uint16>"),
+        ("-chardev help", "socket"),
+        ("-d help", "guest_errors"),
+        ("-L /x -L help", "/x\n"),
+    ] {
+        let text = run(line).unwrap_err();
+        assert!(text.contains(part), "{line}: {text}");
+    }
+    assert!(!run("-device help").unwrap_err().contains("i8259"));
+}
+
+#[test]
+fn a_name_stands_once_in_the_tables() {
+    let mut names: Vec<_> = table::OPTIONS.iter().flat_map(|row| row.names).collect();
+    names.extend(table::ABSENT);
+    names.sort();
+    let count = names.len();
+    names.dedup();
+    assert_eq!(names.len(), count);
+}
+
+#[test]
+fn an_error_is_one_line() {
+    let error = try_parse(&["-m", "1\n2"]).unwrap_err();
+    assert!(!error.contains('\n'), "{error}");
+}
+
+fn word() -> impl Strategy<Value = String> {
+    let names: Vec<String> = table::OPTIONS
+        .iter()
+        .flat_map(|row| row.names)
+        .map(|name| format!("-{name}"))
+        .collect();
+    let pieces = vec![
+        "pc",
+        "size",
+        "=",
+        ",",
+        ",,",
+        "64",
+        "0x",
+        "id",
+        "chardev",
+        "socket",
+        "path",
+        "host",
+        "port",
+        "server",
+        "no",
+        "on",
+        "off",
+        "tcp:",
+        "unix:",
+        "file:",
+        "mon:",
+        "stdio",
+        ":",
+        "[",
+        "]",
+        "isa-serial",
+        "iobase",
+        "driver",
+        "cpus",
+        "cores",
+        "1.5G",
+        "99999999999999999999",
+        "base",
+        "2006-02-",
+        "help",
+        "é",
+        ".",
+        "-",
+        "T",
+        "255",
+    ];
+    prop_oneof![
+        prop::sample::select(names),
+        prop::collection::vec(prop::sample::select(pieces), 0..8).prop_map(|p| p.concat()),
+        any::<String>(),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn arbitrary_arguments_never_panic(words in prop::collection::vec(word(), 0..6)) {
+        let words: Vec<_> = words.iter().map(String::as_str).collect();
+        if let Err(error) = try_parse(&words) {
+            prop_assert!(!error.contains('\n'));
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! The smaller values of the command line: the clock, the UUID, log items.
+
+use super::opts::{Kind, OptsTable, Reason, SubOption};
+
+/// What the real-time clock shows at the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RtcBase {
+    /// The host's time, in UTC.
+    #[default]
+    Utc,
+    /// The host's time, in its time zone.
+    LocalTime,
+    /// A fixed time: seconds since 1970-01-01T00:00:00Z, read as UTC.
+    At(i64),
+}
+
+/// What makes the real-time clock go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RtcClock {
+    /// The host's clock.
+    #[default]
+    Host,
+    /// The host's monotonic clock.
+    Rt,
+    /// The virtual clock, which stops with the VM.
+    Vm,
+}
+
+/// `-rtc`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rtc {
+    /// What it shows at the start.
+    pub base: RtcBase,
+    /// What makes it go.
+    pub clock: RtcClock,
+}
+
+static RTC: OptsTable = OptsTable {
+    name: "rtc",
+    implied: None,
+    options: &[
+        SubOption::new(
+            "base",
+            Kind::Text,
+            "utc, localtime, or a date: 2006-06-17T16:01:21",
+        ),
+        SubOption::new(
+            "clock",
+            Kind::Word(&["host", "rt", "vm"]),
+            "what makes it go",
+        ),
+        SubOption::new(
+            "driftfix",
+            Kind::Only(&["none"], "lost ticks are not repeated"),
+            "what happens to lost ticks",
+        ),
+    ],
+};
+
+pub(super) fn parse_rtc(text: &str) -> Result<Rtc, Reason> {
+    let given = RTC.parse(text)?;
+    Ok(Rtc {
+        base: match given.text("base") {
+            None | Some("utc") => RtcBase::Utc,
+            Some("localtime") => RtcBase::LocalTime,
+            Some(date) => RtcBase::At(parse_date(date).ok_or_else(|| {
+                format!(
+                    "invalid datetime '{date}': '2006-06-17T16:01:21' and '2006-06-17' are valid forms"
+                )
+            })?),
+        },
+        clock: match given.text("clock") {
+            Some("rt") => RtcClock::Rt,
+            Some("vm") => RtcClock::Vm,
+            _ => RtcClock::Host,
+        },
+    })
+}
+
+/// Seconds since 1970 of a date and time of the Gregorian calendar.
+fn parse_date(text: &str) -> Option<i64> {
+    let (date, time) = text.split_once('T').unwrap_or((text, "0:0:0"));
+    let [year, month, day] = numbers(date, '-')?;
+    let [hour, minute, second] = numbers(time, ':')?;
+    let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let days_in_month = match month {
+        2 => 28 + i64::from(leap),
+        4 | 6 | 9 | 11 => 30,
+        1..=12 => 31,
+        _ => return None,
+    };
+    let fits = (1970..=9999).contains(&year)
+        && (1..=days_in_month).contains(&day)
+        && hour < 24
+        && minute < 60
+        && second < 60;
+    if !fits {
+        return None;
+    }
+    // Years that start in March have their leap day at the end.
+    let (y, m) = if month > 2 {
+        (year, month - 3)
+    } else {
+        (year - 1, month + 9)
+    };
+    let day_of_year = (153 * m + 2) / 5 + day - 1;
+    let days = 365 * y + y / 4 - y / 100 + y / 400 + day_of_year - 719_468;
+    Some(days * 86_400 + hour * 3600 + minute * 60 + second)
+}
+
+fn numbers(text: &str, separator: char) -> Option<[i64; 3]> {
+    let mut parts = text.split(separator).map(|part| {
+        let digits =
+            !part.is_empty() && part.len() <= 4 && part.bytes().all(|b| b.is_ascii_digit());
+        part.parse().ok().filter(|_| digits)
+    });
+    let numbers = [parts.next()??, parts.next()??, parts.next()??];
+    parts.next().is_none().then_some(numbers)
+}
+
+/// A UUID in its usual form, of 8-4-4-4-12 hexadecimal digits.
+pub(super) fn parse_uuid(text: &str) -> Result<[u8; 16], Reason> {
+    let wrong = || "failed to parse UUID string: wrong format".to_owned();
+    let bytes = text.as_bytes();
+    if bytes.len() != 36 {
+        return Err(wrong());
+    }
+    let mut uuid = [0; 16];
+    let mut digits = 0;
+    for (index, &byte) in bytes.iter().enumerate() {
+        if matches!(index, 8 | 13 | 18 | 23) {
+            if byte != b'-' {
+                return Err(wrong());
+            }
+            continue;
+        }
+        let digit = char::from(byte).to_digit(16).ok_or_else(wrong)? as u8;
+        uuid[digits / 2] = uuid[digits / 2] << 4 | digit;
+        digits += 1;
+    }
+    Ok(uuid)
+}
+
+/// What `-d` writes to the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogItems {
+    /// What the guest does that makes no sense.
+    pub guest_errors: bool,
+    /// What the guest asks for that is not modelled.
+    pub unimp: bool,
+    /// Resets.
+    pub cpu_reset: bool,
+}
+
+/// An item of `-d`: name, help text, and where it is noted.
+type LogItem = (&'static str, &'static str, fn(&mut LogItems) -> &mut bool);
+
+static LOG_ITEMS: &[LogItem] = &[
+    (
+        "guest_errors",
+        "what the guest does that makes no sense",
+        |items| &mut items.guest_errors,
+    ),
+    (
+        "unimp",
+        "what the guest asks for that is not modelled",
+        |items| &mut items.unimp,
+    ),
+    ("cpu_reset", "resets of the processors", |items| {
+        &mut items.cpu_reset
+    }),
+];
+
+/// The text of `-d help`.
+pub(super) fn log_help() -> String {
+    let mut text = String::from("Log items (comma separated):\n");
+    for (name, doc, _) in LOG_ITEMS {
+        text.push_str(&format!("{name:<15} {doc}\n"));
+    }
+    text
+}
+
+pub(super) fn parse_log_items(text: &str, items: &mut LogItems) -> Result<(), Reason> {
+    for item in text.split(',') {
+        let (_, _, field) = LOG_ITEMS
+            .iter()
+            .find(|(name, ..)| *name == item)
+            .ok_or_else(|| format!("there is no log item '{item}' ('-d help' lists them)"))?;
+        *field(items) = true;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates() {
+        for (text, seconds) in [
+            ("1970-01-01", 0),
+            ("2006-06-17T16:01:21", 1_150_560_081),
+            ("2000-02-29T23:59:59", 951_868_799),
+            ("2038-01-19T03:14:08", 1 << 31),
+        ] {
+            assert_eq!(parse_date(text), Some(seconds), "{text}");
+        }
+        for text in [
+            "",
+            "foo",
+            "2006-06",
+            "2006-02-29",
+            "2006-13-01",
+            "2006-06-17T24:00:00",
+            "2006-06-17T1:2",
+            "2006-06-17T1:2:3:4",
+            "1-+2-3",
+            "99999-01-01",
+            "1969-12-31",
+        ] {
+            assert_eq!(parse_date(text), None, "{text}");
+        }
+        assert!(parse_rtc("driftfix=slew").is_err());
+        assert_eq!(
+            parse_rtc("base=localtime,clock=vm").unwrap().clock,
+            RtcClock::Vm
+        );
+    }
+
+    #[test]
+    fn uuids() {
+        let uuid = parse_uuid("00112233-4455-6677-8899-aabbccddeeff").unwrap();
+        assert_eq!(uuid[..4], [0, 0x11, 0x22, 0x33]);
+        assert_eq!(uuid[15], 0xff);
+        for text in [
+            "",
+            "foo",
+            "00112233-4455-6677-8899-aabbccddeefg",
+            "00112233445566778899aabbccddeeff0000",
+        ] {
+            assert!(parse_uuid(text).is_err(), "{text}");
+        }
+    }
+}
