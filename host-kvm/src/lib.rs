@@ -1,1 +1,4 @@
 //! The process around the machine.
+
+pub mod kvm;
+pub mod memory;
