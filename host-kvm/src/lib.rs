@@ -1,7 +1,35 @@
-//! The process around the machine.
+//! The process around the machine: options, KVM, sockets, files and threads.
+//!
+//! The machine itself is `thimble_core`, its QMP sessions `thimble_monitor`; here bytes are moved.
 
 pub mod chardev;
 pub mod daemonize;
 pub mod event_loop;
+mod firmware_images;
+pub mod kvm;
+pub mod memory;
+mod monitors;
 pub mod options;
+mod qtest;
+mod startup;
 pub mod terminal;
+mod vm;
+
+pub use startup::main;
+
+use std::fmt;
+use std::io;
+
+/// Prints a line for the user on stderr, behind the program's name.
+fn report(message: fmt::Arguments<'_>) {
+    eprintln!("thimble: {message}");
+}
+
+/// The text of an error without Rust's number behind it, as users know it.
+fn error_text(error: &io::Error) -> String {
+    let text = error.to_string();
+    match text.find(" (os error ") {
+        Some(end) => text[..end].to_owned(),
+        None => text,
+    }
+}

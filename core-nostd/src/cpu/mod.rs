@@ -1,1 +1,12 @@
-//! CPU state, as both accelerators share it.
+//! The processor: its state, its models and their features.
+
+pub mod features;
+pub mod models;
+mod msr;
+mod state;
+
+pub use msr::{MTRR_VARIABLE, MsrValue, Msrs, OTHER_MSRS_MAX, index as msr_index};
+pub use state::{
+    Activity, Bytes, CpuState, DescriptorTable, Events, ExtendedState, FpuState, LocalApicState,
+    PendingException, PendingInterrupt, Segment, XSAVE_EXTENDED_BYTES, gpr,
+};

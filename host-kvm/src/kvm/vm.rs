@@ -1,0 +1,360 @@
+//! The virtual machine: memory slots, the in-kernel interrupt controllers and timer.
+//!
+//! Order of set-up, measured: memory slots before the in-kernel interrupt controllers, because
+//! each later slot change has to wait for readers of the controllers' own structures (0.4 ms
+//! against 8 ms for the whole); then the controllers, then the PIT, then processors.
+//!
+//! Not here: `kernel-irqchip=split`, `off`, MSI routing, irqfd and ioeventfd.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use kvm_bindings::{
+    KVM_API_VERSION, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE,
+    KVM_MAX_CPUID_ENTRIES, KVM_MEM_READONLY, KVM_PIT_SPEAKER_DUMMY, MsrList, kvm_irqchip,
+    kvm_pit_config, kvm_pit_state2, kvm_userspace_memory_region,
+};
+use kvm_ioctls::{Cap, Kvm, VmFd};
+use thimble_core::memory::{Backing, GuestRam, MemoryMap, Region};
+
+use super::error::KvmError;
+use crate::memory::{PAGE, Ram, Rom};
+
+/// Where the kernel keeps three pages of its own for real mode on old processors: below the
+/// firmware, above all RAM below 4 GiB, as other monitors place it.
+const TSS_ADDRESS: usize = 0xfeff_d000;
+/// One page behind it: the identity map for the same purpose.
+const IDENTITY_MAP_ADDRESS: u64 = 0xfeff_c000;
+
+/// No slot goes across this address: what firmware remaps is below, most RAM above, and the
+/// slot that holds most RAM is never touched.
+const SLOT_BORDER: u64 = 0x10_0000;
+
+/// Who models interrupt controllers and timers: `kernel-irqchip=`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Irqchip {
+    /// The kernel models the local APICs, the I/O APIC, both 8259s and the 8254 with port 61h.
+    On,
+    /// There are none: boards without interrupts.
+    None,
+}
+
+impl Irqchip {
+    /// Reads the value of `kernel-irqchip=`.
+    pub fn parse(value: &str) -> Result<Self, KvmError> {
+        match value {
+            "on" => Ok(Self::On),
+            "split" => Err(KvmError::Unsupported("kernel-irqchip=split")),
+            "off" => Err(KvmError::Unsupported("kernel-irqchip=off")),
+            _ => Err(KvmError::Unsupported("this value of kernel-irqchip")),
+        }
+    }
+}
+
+/// Opens /dev/kvm and checks that it is the KVM we know.
+pub fn open() -> Result<Kvm, KvmError> {
+    let kvm = Kvm::new().map_err(|error| match error.errno() {
+        libc::ENOENT => KvmError::Missing,
+        libc::EACCES | libc::EPERM => KvmError::Permission,
+        _ => KvmError::Unusable(error.into()),
+    })?;
+    let version = kvm.get_api_version();
+    if version < 0 {
+        return Err(KvmError::Unusable(std::io::Error::last_os_error()));
+    }
+    if version != KVM_API_VERSION as i32 {
+        return Err(KvmError::ApiVersion(version));
+    }
+    for (cap, name) in [
+        (Cap::UserMemory, "user memory slots"),
+        (Cap::ReadonlyMem, "read-only memory slots"),
+        (Cap::ImmediateExit, "immediate_exit"),
+        (Cap::ExtCpuid, "CPUID tables"),
+    ] {
+        if !kvm.check_extension(cap) {
+            return Err(KvmError::Lacks(name));
+        }
+    }
+    Ok(kvm)
+}
+
+/// One memory slot of the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Slot {
+    gpa: u64,
+    length: u64,
+    host: u64,
+    read_only: bool,
+}
+
+/// A virtual machine. Shared by the vCPU threads and whoever owns the machine.
+#[derive(Debug)]
+pub struct Vm {
+    kvm: Kvm,
+    fd: VmFd,
+    irqchip: Irqchip,
+    /// By the slot's number; `None` is a free number.
+    slots: Mutex<Vec<Option<Slot>>>,
+    msrs: std::sync::OnceLock<Vec<u32>>,
+    // The kernel maps these into the guest: they must outlive `fd`, so they come after it.
+    ram: Arc<Ram>,
+    rom: Option<Arc<Rom>>,
+}
+
+impl Vm {
+    /// Creates a virtual machine with its memory and interrupt controllers.
+    pub fn new(
+        kvm: Kvm,
+        irqchip: Irqchip,
+        ram: Arc<Ram>,
+        rom: Option<Arc<Rom>>,
+        map: &MemoryMap,
+    ) -> Result<Self, KvmError> {
+        let fd = loop {
+            match kvm.create_vm() {
+                Err(error) if error.errno() == libc::EINTR => {}
+                other => break other.map_err(KvmError::call("creating a virtual machine"))?,
+            }
+        };
+        let vm = Self {
+            kvm,
+            fd,
+            irqchip,
+            slots: Mutex::new(Vec::new()),
+            msrs: std::sync::OnceLock::new(),
+            ram,
+            rom,
+        };
+        if vm.kvm.check_extension(Cap::SetTssAddr) {
+            vm.fd
+                .set_tss_address(TSS_ADDRESS)
+                .map_err(KvmError::call("setting the TSS address"))?;
+        }
+        if vm.kvm.check_extension(Cap::SetIdentityMapAddr) {
+            vm.fd
+                .set_identity_map_address(IDENTITY_MAP_ADDRESS)
+                .map_err(KvmError::call("setting the identity map address"))?;
+        }
+        vm.apply_map(map)?;
+        if irqchip == Irqchip::On {
+            vm.fd
+                .create_irq_chip()
+                .map_err(KvmError::call("creating the interrupt controllers"))?;
+            let config = kvm_pit_config {
+                flags: KVM_PIT_SPEAKER_DUMMY,
+                ..Default::default()
+            };
+            vm.fd
+                .create_pit2(config)
+                .map_err(KvmError::call("creating the PIT"))?;
+        }
+        Ok(vm)
+    }
+
+    /// The system's descriptor, for capabilities.
+    pub fn kvm(&self) -> &Kvm {
+        &self.kvm
+    }
+
+    /// The machine's descriptor.
+    pub fn fd(&self) -> &VmFd {
+        &self.fd
+    }
+
+    /// Who models interrupt controllers.
+    pub fn irqchip(&self) -> Irqchip {
+        self.irqchip
+    }
+
+    /// Brings the kernel's memory slots in line with the map, touching only what differs.
+    ///
+    /// Processors may run meanwhile. One that reaches a page in the instant between its old and
+    /// its new slot exits for MMIO: the MMIO handler must look such an address up in the map,
+    /// under the machine's lock, and serve it from RAM or ROM. Instructions can not be fetched
+    /// in that instant, so a change of code that other processors run needs them paused.
+    ///
+    /// On error the slots may be half changed; the machine can not go on.
+    pub fn apply_map(&self, map: &MemoryMap) -> Result<(), KvmError> {
+        let mut wanted = Vec::with_capacity(map.regions().len() + 4);
+        for region in map.regions() {
+            self.slots_of(region, &mut wanted)?;
+        }
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        for (number, entry) in slots.iter_mut().enumerate() {
+            let Some(slot) = entry else { continue };
+            if let Some(at) = wanted.iter().position(|other| other == slot) {
+                wanted.swap_remove(at);
+            } else {
+                self.set_slot(number, &Slot { length: 0, ..*slot })?;
+                *entry = None;
+            }
+        }
+        for slot in wanted {
+            let number = match slots.iter().position(Option::is_none) {
+                Some(number) => number,
+                None => {
+                    slots.push(None);
+                    slots.len() - 1
+                }
+            };
+            self.set_slot(number, &slot)?;
+            slots[number] = Some(slot);
+        }
+        Ok(())
+    }
+
+    fn slots_of(&self, region: &Region, wanted: &mut Vec<Slot>) -> Result<(), KvmError> {
+        let bad = KvmError::Region { gpa: region.gpa };
+        let (mut gpa, mut left) = (region.gpa, region.length);
+        if region.read == Backing::Bus {
+            return Ok(());
+        }
+        let end = gpa.checked_add(left);
+        if gpa % PAGE != 0 || left % PAGE != 0 || end.is_none() {
+            return Err(bad);
+        }
+        while left != 0 {
+            let block = match region.read {
+                Backing::Rom { offset } => offset
+                    .checked_add(gpa - region.gpa)
+                    .filter(|offset| offset % PAGE == 0)
+                    .and_then(|offset| self.rom.as_ref()?.block(offset)),
+                _ => self.ram.block(gpa),
+            };
+            let Some(block) = block else { return Err(bad) };
+            let mut length = left.min(block.length as u64);
+            if gpa < SLOT_BORDER {
+                length = length.min(SLOT_BORDER - gpa);
+            }
+            wanted.push(Slot {
+                gpa,
+                length,
+                host: block.pointer.as_ptr() as u64,
+                read_only: region.read != Backing::Ram || !region.write_ram,
+            });
+            gpa += length;
+            left -= length;
+        }
+        Ok(())
+    }
+
+    fn set_slot(&self, number: usize, slot: &Slot) -> Result<(), KvmError> {
+        let region = kvm_userspace_memory_region {
+            slot: number as u32,
+            flags: if slot.read_only { KVM_MEM_READONLY } else { 0 },
+            guest_phys_addr: slot.gpa,
+            memory_size: slot.length,
+            userspace_addr: slot.host,
+        };
+        // SAFETY: the host memory belongs to `ram` or `rom`, which live as long as the machine,
+        // and is only reached through raw pointers.
+        unsafe { self.fd.set_user_memory_region(region) }
+            .map_err(KvmError::call("setting a memory slot"))
+    }
+
+    /// Copies guest memory as a processor would read it, as far as it is RAM or ROM; tells how
+    /// many bytes that were.
+    pub fn read_memory(&self, gpa: u64, to: &mut [u8]) -> usize {
+        let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        for (i, byte) in to.iter_mut().enumerate() {
+            let at = gpa.wrapping_add(i as u64);
+            let slot = slots.iter().flatten().find(|slot| {
+                at.checked_sub(slot.gpa)
+                    .is_some_and(|offset| offset < slot.length)
+            });
+            let Some(slot) = slot else { return i };
+            // SAFETY: the address is inside a slot, and slots lie in `ram` or `rom`.
+            *byte = unsafe { ((slot.host + (at - slot.gpa)) as *const u8).read_volatile() };
+        }
+        to.len()
+    }
+
+    /// Drives an input of the in-kernel controllers. Without them nothing happens.
+    pub fn set_gsi(&self, gsi: u32, level: bool) -> Result<(), KvmError> {
+        if self.irqchip == Irqchip::None {
+            return Ok(());
+        }
+        self.fd
+            .set_irq_line(gsi, level)
+            .map_err(KvmError::call("driving an interrupt line"))
+    }
+
+    /// Puts the in-kernel 8259s, I/O APIC and PIT into their power-on state. Call it while the
+    /// processors are paused, before the devices are reset: they drive their lines afterwards.
+    pub fn reset_irqchip(&self) -> Result<(), KvmError> {
+        if self.irqchip == Irqchip::None {
+            return Ok(());
+        }
+        for id in [KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE] {
+            let chip = kvm_irqchip {
+                chip_id: id,
+                ..Default::default()
+            };
+            self.set_chip(&chip)?;
+        }
+        let mut chip = kvm_irqchip {
+            chip_id: KVM_IRQCHIP_IOAPIC,
+            ..Default::default()
+        };
+        // SAFETY: the whole union is zero, which is valid for the I/O APIC's state.
+        let ioapic = unsafe { &mut chip.chip.ioapic };
+        ioapic.base_address = 0xfec0_0000;
+        for entry in &mut ioapic.redirtbl {
+            // Masked.
+            entry.bits = 1 << 16;
+        }
+        self.set_chip(&chip)?;
+        let mut pit = kvm_pit_state2::default();
+        for (i, channel) in pit.channels.iter_mut().enumerate() {
+            // As after the kernel's own creation: no mode yet, full count, channel 2's gate low.
+            channel.mode = 0xff;
+            channel.gate = u8::from(i != 2);
+            channel.count = 0x1_0000;
+        }
+        self.fd
+            .set_pit2(&pit)
+            .map_err(KvmError::call("resetting the PIT"))
+    }
+
+    fn set_chip(&self, chip: &kvm_irqchip) -> Result<(), KvmError> {
+        self.fd
+            .set_irqchip(chip)
+            .map_err(KvmError::call("resetting an interrupt controller"))
+    }
+
+    /// Nanoseconds of the guest's paravirtual clock. Read it when the machine stops and set it
+    /// when it goes on, so that the clock stands still between.
+    pub fn clock(&self) -> Result<u64, KvmError> {
+        let clock = self.fd.get_clock();
+        Ok(clock.map_err(KvmError::call("reading the clock"))?.clock)
+    }
+
+    /// Sets the guest's paravirtual clock.
+    pub fn set_clock(&self, nanoseconds: u64) -> Result<(), KvmError> {
+        let clock = kvm_bindings::kvm_clock_data {
+            clock: nanoseconds,
+            ..Default::default()
+        };
+        self.fd
+            .set_clock(&clock)
+            .map_err(KvmError::call("setting the clock"))
+    }
+
+    /// Numbers of the model-specific registers that a saved state holds, asked for once.
+    pub(crate) fn msr_indices(&self) -> Result<&[u32], KvmError> {
+        if let Some(list) = self.msrs.get() {
+            return Ok(list);
+        }
+        let list = self
+            .kvm
+            .get_msr_index_list()
+            .map_err(KvmError::call("reading the list of MSRs"))?;
+        let list: &MsrList = &list;
+        Ok(self.msrs.get_or_init(|| list.as_slice().to_vec()))
+    }
+
+    /// What CPUID can show.
+    pub(crate) fn supported_cpuid(kvm: &Kvm) -> Result<kvm_bindings::CpuId, KvmError> {
+        kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
+            .map_err(KvmError::call("reading the supported CPUID"))
+    }
+}

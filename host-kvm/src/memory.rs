@@ -1,0 +1,178 @@
+//! Guest RAM and firmware ROM: page-aligned anonymous mappings that the kernel hands to the
+//! guest as they are.
+//!
+//! RAM is reached as the core's [`GuestRam`] says: by raw pointer, never as a slice. The
+//! mappings are reserved, not filled: a page costs memory from its first touch on.
+
+use std::io;
+use std::ptr::NonNull;
+
+use thimble_core::memory::{Block, GuestRam, RamError};
+use vm_memory::{
+    GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
+    MmapRegion, VolatileSlice,
+};
+
+/// Bytes of a page of the host and of the guest's smallest page.
+pub const PAGE: u64 = 4096;
+
+/// Guest RAM by guest physical address.
+#[derive(Debug)]
+pub struct Ram(GuestMemoryMmap<()>);
+
+impl Ram {
+    /// Maps RAM at ranges of (guest physical address, bytes), both multiples of [`PAGE`],
+    /// ascending. Empty ranges are passed over.
+    pub fn new(ranges: &[(u64, u64)]) -> io::Result<Self> {
+        let ranges = ranges.iter().filter(|range| range.1 != 0);
+        let mut regions = Vec::new();
+        for &(gpa, length) in ranges {
+            let length = usize::try_from(length).map_err(io::Error::other)?;
+            if gpa % PAGE != 0 || length as u64 % PAGE != 0 {
+                return Err(io::Error::other("guest RAM must be made of whole pages"));
+            }
+            let mapping = MmapRegion::new(length).map_err(io::Error::other)?;
+            let region = GuestRegionMmap::new(mapping, GuestAddress(gpa))
+                .ok_or_else(|| io::Error::other("guest RAM passes the end of the address space"))?;
+            regions.push(region);
+        }
+        GuestMemoryMmap::from_regions(regions)
+            .map(Self)
+            .map_err(io::Error::other)
+    }
+
+    /// Bytes in all.
+    pub fn length(&self) -> u64 {
+        self.0.iter().map(GuestMemoryRegion::len).sum()
+    }
+
+    fn slice(&self, gpa: u64, most: usize) -> Result<VolatileSlice<'_>, RamError> {
+        let block = self.block(gpa).ok_or(RamError { gpa })?;
+        // SAFETY: the block is valid for as long as `self`, which the slice borrows.
+        Ok(unsafe { VolatileSlice::new(block.pointer.as_ptr(), block.length.min(most)) })
+    }
+}
+
+// SAFETY: a block lies in a mapping that lives as long as `self`, and no reference to the
+// mapping's bytes is ever made.
+unsafe impl GuestRam for Ram {
+    fn block(&self, gpa: u64) -> Option<Block> {
+        let region = self.0.find_region(GuestAddress(gpa))?;
+        let offset = usize::try_from(gpa - region.start_addr().0).ok()?;
+        // SAFETY: `find_region` says that the offset is inside the mapping.
+        let pointer = NonNull::new(unsafe { region.as_ptr().add(offset) })?;
+        Some(Block {
+            pointer,
+            length: region.size() - offset,
+        })
+    }
+
+    fn written(&self, _gpa: u64, _length: usize) {}
+
+    // By volatile slices, which copy large pieces faster than byte by byte.
+    fn read(&self, mut gpa: u64, mut to: &mut [u8]) -> Result<(), RamError> {
+        while !to.is_empty() {
+            let length = self.slice(gpa, to.len())?.copy_to(to);
+            to = &mut to[length..];
+            gpa = gpa.wrapping_add(length as u64);
+        }
+        Ok(())
+    }
+
+    fn write(&self, mut gpa: u64, mut from: &[u8]) -> Result<(), RamError> {
+        while !from.is_empty() {
+            let slice = self.slice(gpa, from.len())?;
+            slice.copy_from(from);
+            let length = slice.len();
+            self.written(gpa, length);
+            from = &from[length..];
+            gpa = gpa.wrapping_add(length as u64);
+        }
+        Ok(())
+    }
+}
+
+/// A firmware image in whole pages; what is behind its end reads FFh, as an empty socket does.
+#[derive(Debug)]
+pub struct Rom(MmapRegion<()>);
+
+impl Rom {
+    /// A page-aligned copy of an image that is not empty.
+    pub fn new(image: &[u8]) -> io::Result<Self> {
+        if image.is_empty() {
+            return Err(io::Error::other("the firmware image is empty"));
+        }
+        let length = image.len().next_multiple_of(PAGE as usize);
+        let mapping = MmapRegion::new(length).map_err(io::Error::other)?;
+        // SAFETY: the mapping is at least that long, new, and known to nobody else yet.
+        unsafe {
+            mapping.as_ptr().copy_from(image.as_ptr(), image.len());
+            let rest = mapping.as_ptr().add(image.len());
+            rest.write_bytes(0xff, length - image.len());
+        }
+        Ok(Self(mapping))
+    }
+
+    /// Bytes, a multiple of [`PAGE`].
+    pub fn length(&self) -> u64 {
+        self.0.size() as u64
+    }
+
+    /// Host memory from `offset` on.
+    pub fn block(&self, offset: u64) -> Option<Block> {
+        let offset = usize::try_from(offset)
+            .ok()
+            .filter(|offset| *offset < self.0.size())?;
+        // SAFETY: the offset is inside the mapping.
+        let pointer = NonNull::new(unsafe { self.0.as_ptr().add(offset) })?;
+        Some(Block {
+            pointer,
+            length: self.0.size() - offset,
+        })
+    }
+
+    /// Copies bytes from `offset` on; what lies past the end reads FFh.
+    pub fn read(&self, offset: u64, to: &mut [u8]) {
+        to.fill(0xff);
+        if let Some(block) = self.block(offset) {
+            // SAFETY: the block is valid as long as `self`.
+            let slice = unsafe { VolatileSlice::<()>::new(block.pointer.as_ptr(), block.length) };
+            slice.copy_to(to);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn copies_and_names_the_hole() {
+        let ram = Ram::new(&[(0, 0x2000), (0x1_0000_0000, 0x1000), (0x2_0000_0000, 0)]).unwrap();
+        assert_eq!(ram.length(), 0x3000);
+        ram.write(0xffd, b"thimble").unwrap();
+        let mut back = [0; 7];
+        ram.read(0xffd, &mut back).unwrap();
+        assert_eq!(&back, b"thimble");
+        assert_eq!(ram.write(0x1ffe, b"abc"), Err(RamError { gpa: 0x2000 }));
+        ram.read(0x1ffe, &mut back[..2]).unwrap();
+        assert_eq!(&back[..2], b"ab");
+        ram.write(0x1_0000_0fff, b"x").unwrap();
+        assert!(ram.read(u64::MAX, &mut back).is_err());
+        assert!(ram.block(0x2000).is_none());
+        assert!(Ram::new(&[(0x800, 0x1000)]).is_err());
+        assert!(Ram::new(&[(0, 0x2000), (0x1000, 0x1000)]).is_err());
+    }
+
+    #[test]
+    fn rom_is_padded() {
+        assert!(Rom::new(&[]).is_err());
+        let rom = Rom::new(&[0x55, 0xaa]).unwrap();
+        assert_eq!(rom.length(), PAGE);
+        let mut bytes = [0; 4];
+        rom.read(1, &mut bytes);
+        assert_eq!(bytes, [0xaa, 0xff, 0xff, 0xff]);
+        rom.read(u64::MAX, &mut bytes);
+        assert_eq!(bytes, [0xff; 4]);
+    }
+}
