@@ -1,0 +1,110 @@
+//! Errors as QMP tells them: a class that clients match on, and a sentence.
+
+use core::fmt::{self, Write as _};
+
+use thimble_core::qmp::SinkFull;
+
+/// Bytes of a [`QmpError`]'s sentence at most; what is longer is cut.
+pub const DESC_MAX: usize = 512;
+
+/// QMP's error classes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorClass {
+    /// Anything without a class of its own.
+    Generic,
+    /// There is no such command, or not now.
+    CommandNotFound,
+    /// A device is not there.
+    DeviceNotFound,
+    /// A device does not do that in its state.
+    DeviceNotActive,
+    /// The accelerator lacks a capability.
+    KvmMissingCap,
+}
+
+impl ErrorClass {
+    /// QMP's name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Generic => "GenericError",
+            Self::CommandNotFound => "CommandNotFound",
+            Self::DeviceNotFound => "DeviceNotFound",
+            Self::DeviceNotActive => "DeviceNotActive",
+            Self::KvmMissingCap => "KVMMissingCap",
+        }
+    }
+}
+
+/// Why the machine's owner could not carry out a command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QmpError {
+    /// The class.
+    pub class: ErrorClass,
+    /// The sentence, without a full stop.
+    pub desc: heapless::String<DESC_MAX>,
+}
+
+impl QmpError {
+    /// An error of a class. A sentence over [`DESC_MAX`] bytes is cut between characters.
+    pub fn new(class: ErrorClass, desc: fmt::Arguments<'_>) -> Self {
+        struct Cut(heapless::String<DESC_MAX>);
+        impl fmt::Write for Cut {
+            fn write_str(&mut self, text: &str) -> fmt::Result {
+                text.chars()
+                    .try_for_each(|c| self.0.push(c).map_err(|_| fmt::Error))
+            }
+        }
+        let mut cut = Cut(heapless::String::new());
+        // A full buffer is the cut.
+        let _ = cut.write_fmt(desc);
+        Self { class, desc: cut.0 }
+    }
+
+    /// An error of class GenericError.
+    pub fn generic(desc: fmt::Arguments<'_>) -> Self {
+        Self::new(ErrorClass::Generic, desc)
+    }
+}
+
+impl fmt::Display for QmpError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.desc)
+    }
+}
+
+/// Why a command is answered with an error. Texts are pieces to be joined, so that they may quote
+/// input of any length.
+#[derive(Debug)]
+pub(crate) enum Fail<'t> {
+    Text(ErrorClass, [&'t [u8]; 5]),
+    Owner(QmpError),
+    Sink(SinkFull),
+}
+
+impl<'t> Fail<'t> {
+    /// A GenericError.
+    pub(crate) fn generic(pieces: &[&'t [u8]]) -> Self {
+        Self::class(ErrorClass::Generic, pieces)
+    }
+
+    /// An error of up to five pieces.
+    pub(crate) fn class(class: ErrorClass, pieces: &[&'t [u8]]) -> Self {
+        let mut text: [&[u8]; 5] = [&[]; 5];
+        for (to, from) in text.iter_mut().zip(pieces) {
+            *to = from;
+        }
+        Self::Text(class, text)
+    }
+}
+
+impl From<SinkFull> for Fail<'_> {
+    fn from(full: SinkFull) -> Self {
+        Self::Sink(full)
+    }
+}
+
+impl From<QmpError> for Fail<'_> {
+    fn from(error: QmpError) -> Self {
+        Self::Owner(error)
+    }
+}
