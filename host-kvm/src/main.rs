@@ -1,2 +1,5 @@
-//! The thimble binary.
-fn main() {}
+//! The binary `thimble`: everything is in the library, so that tests and fuzzers link it too.
+
+fn main() -> std::process::ExitCode {
+    thimble_host::main()
+}

@@ -1,1 +1,3 @@
 //! What firmware is told by the machine.
+
+pub mod fw_cfg;

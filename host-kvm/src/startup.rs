@@ -1,0 +1,417 @@
+//! From the command line to a running event loop: everything that can fail at the start fails
+//! here, with one line that names the option.
+
+use std::fs::{self, File};
+use std::io::Read as _;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use rustix::time::{TimerfdClockId, TimerfdFlags, timerfd_create};
+use thimble_core::devices::class::PropertyValues;
+use thimble_core::devices::{debugcon, serial};
+use thimble_core::machine::{
+    Board, CLASSES, Config, HIGH_RAM_BASE, Irqchip, Machine, RamLayout, SERIAL_MAX,
+};
+use thimble_monitor::MONITOR_OUT_MAX;
+
+use crate::chardev::{ChardevId, Chardevs};
+use crate::daemonize::{self, PidFile};
+use crate::event_loop::poller::{Poller, Waker};
+use crate::event_loop::{self, EventLoop};
+use crate::kvm::{self, CpuSpec, CpuidTable, KvmError, Topology, Vcpus};
+use crate::memory::{Ram, Rom};
+use crate::messages;
+use crate::monitors::Monitors;
+use crate::options::{
+    self, Accel, KernelIrqchip, MachineKind, OptionError, Options, Parsed, RtcBase, RtcClock,
+};
+use crate::qtest::{self, QtestServer};
+use crate::vm::{CONSOLES_MAX, Clock, Exits, Guarded, Pending, Settings, Shared, Vm};
+use crate::{error_text, firmware_images, report};
+
+/// Firmware where `-bios` names none.
+const DEFAULT_FIRMWARE: &str = "boot.rom";
+
+/// Firmware images come in these units, and are at most [`ROM_MAX`] long: they end at 4 GiB, and
+/// below 4 GiB - 16 MiB lie the interrupt controllers.
+const ROM_UNIT: usize = 64 << 10;
+/// See [`ROM_UNIT`].
+const ROM_MAX: usize = 16 << 20;
+
+/// Bytes of console output that wait for a slow reader.
+const CONSOLE_OUT_MAX: usize = 1 << 20;
+
+/// Runs the process: the whole of the binary.
+pub fn main() -> ExitCode {
+    match run() {
+        Ok(status) => ExitCode::from(status as u8),
+        Err(error) => {
+            report(format_args!("{error}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<i32, OptionError> {
+    let options = match options::parse(std::env::args_os().skip(1), CLASSES)? {
+        Parsed::Run(options) => options,
+        Parsed::Print(text) => {
+            print!("{text}");
+            return Ok(0);
+        }
+    };
+    if options.cpu.as_deref() == Some("help") {
+        print!("{}", kvm::cpu_help());
+        return Ok(0);
+    }
+    messages::configure(&options);
+    for warning in &options.warnings {
+        report(format_args!("warning: {warning}"));
+    }
+    if !options.missing.is_empty() {
+        let missing = options.missing.join(", ");
+        report(format_args!("default devices that are not modelled yet: {missing}"));
+    }
+    // Before there is any thread or descriptor of the accelerator's.
+    let daemon = match options.daemonize {
+        true => Some(daemonize::daemonize().map_err(failure("-daemonize"))?),
+        false => None,
+    };
+    let pid_file = match &options.pidfile {
+        Some(path) => {
+            let origin = format!("-pidfile {path}");
+            Some(PidFile::create(Path::new(path)).map_err(failure(&origin))?)
+        }
+        None => None,
+    };
+    let event_loop = build(&options)?;
+    if let Some(daemon) = daemon {
+        daemon.ready().map_err(failure("-daemonize"))?;
+    }
+    let status = event_loop.run();
+    drop(pid_file);
+    Ok(status)
+}
+
+/// Makes an error of an option from one of the system's.
+fn failure(origin: &str) -> impl Fn(std::io::Error) -> OptionError {
+    move |error| OptionError::new(origin, &error_text(&error))
+}
+
+/// What runs the guest.
+enum Accelerator {
+    Kvm(kvm::Kvm),
+    /// A device test does, over its connection.
+    Qtest,
+    /// Nothing: the board has no processors.
+    None,
+}
+
+fn build(options: &Options) -> Result<EventLoop, OptionError> {
+    let internal = failure("start-up");
+    let board = match options.machine.kind {
+        MachineKind::Pc => Board::Pc,
+        MachineKind::Microvm => Board::Microvm,
+        MachineKind::None => Board::None,
+    };
+    let accelerator = choose_accelerator(options, board)?;
+
+    let layout = RamLayout::new(board, options.memory);
+    let ranges = [(0, layout.low), (HIGH_RAM_BASE, layout.high)];
+    let memory = format!("-m {}M", options.memory >> 20);
+    let ram = Arc::new(Ram::new(&ranges).map_err(failure(&memory))?);
+    ram.advise(options.machine.dump_guest_core, options.machine.mem_merge);
+    if options.mem_lock {
+        rustix::mm::mlockall(rustix::mm::MlockAllFlags::CURRENT | rustix::mm::MlockAllFlags::FUTURE)
+            .map_err(|error| failure("-overcommit mem-lock=on")(error.into()))?;
+    }
+    let rom = Arc::new(Rom::new(&firmware(options)?).map_err(&internal)?);
+
+    let config = Config {
+        board,
+        irqchip: match accelerator {
+            Accelerator::Kvm(_) => Irqchip::Host,
+            _ => Irqchip::Machine,
+        },
+        ram: leak(&ram),
+        ram_size: options.memory,
+        rom: leak(&rom).bytes(),
+        cpus: options.smp.cpus as u16,
+        max_cpus: options.smp.max_cpus as u16,
+        rtc_base: rtc_base(options.rtc.base),
+        uuid: options.uuid.unwrap_or_default(),
+        kernel: file("-kernel", options.kernel.as_deref(), options.memory)?,
+        initrd: file("-initrd", options.initrd.as_deref(), options.memory)?,
+        cmdline: options.append.clone().unwrap_or_default().leak().as_bytes(),
+        graphics: options.machine.graphics && !options.nographic,
+    };
+    if let Err(reason) = config.check_kernel() {
+        let origin = format!("-kernel {}", options.kernel.as_deref().unwrap_or_default());
+        return Err(OptionError::new(&origin, &reason.to_string()));
+    }
+    let mut machine = Box::new(Machine::new(config).map_err(|error| {
+        OptionError::new("start-up", &error.to_string())
+    })?);
+
+    let poller = Arc::new(Poller::new().map_err(&internal)?);
+    let mut chardevs = Chardevs::new(poller.clone(), event_loop::CHARDEVS).map_err(&internal)?;
+    chardevs.set_escape_key(options.escape_key);
+    open_chardevs(options, &mut chardevs)?;
+    // After the sockets: a server that waits for its client can be interrupted.
+    let signals = event_loop::signals().map_err(&internal)?;
+
+    let mut consoles = [None; CONSOLES_MAX];
+    plug_devices(options, &mut machine, &chardevs, &mut consoles)?;
+    let mut monitors = Monitors::default();
+    for monitor in &options.qmp {
+        monitors.add(chardev(&chardevs, &monitor.chardev)?);
+    }
+    let qtest = match &options.qtest {
+        Some(id) => Some(QtestServer::new(chardev(&chardevs, id)?, qtest_log(options)?)),
+        None => None,
+    };
+
+    let waker = Arc::new(Waker::new().map_err(&internal)?);
+    let timer = timerfd_create(
+        TimerfdClockId::Monotonic,
+        TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK,
+    )
+    .map_err(|error| internal(error.into()))?;
+
+    let kvm = match accelerator {
+        Accelerator::Kvm(kvm) => {
+            let map = machine.memory_map();
+            let vm = kvm::Vm::new(kvm, kvm::Irqchip::On, ram, Some(rom), map);
+            Some(Arc::new(vm.map_err(accelerator_error)?))
+        }
+        Accelerator::Qtest | Accelerator::None => None,
+    };
+    let guarded = Guarded {
+        machine,
+        chardevs,
+        consoles,
+        clock: Clock::Stopped { now: 0 },
+        pending: Pending::default(),
+        input_waits: false,
+    };
+    let shared = Shared::new(guarded, kvm.clone(), waker.clone(), timer);
+    let vcpus = match kvm {
+        Some(kvm) => Some(processors(options, kvm, &shared)?),
+        None => None,
+    };
+    let settings = Settings {
+        no_reboot: options.no_reboot,
+        no_shutdown: options.no_shutdown,
+        name: options.name.clone(),
+        uuid: options.uuid.unwrap_or_default(),
+        rtc_follows_host: (options.rtc.clock == RtcClock::Host)
+            .then(|| rtc_base(options.rtc.base) - seconds_since_epoch()),
+    };
+    let mut vm = Vm::new(shared, vcpus, settings);
+    if !options.paused && qtest.is_none() {
+        vm.start();
+    }
+    Ok(EventLoop { poller, waker, signals, vm, monitors, qtest })
+}
+
+/// Lends what an [`Arc`] holds for the life of the process.
+fn leak<T>(arc: &Arc<T>) -> &'static T {
+    Box::leak(Box::new(arc.clone()))
+}
+
+fn accelerator_error(error: KvmError) -> OptionError {
+    OptionError::new("-accel kvm", &error.to_string())
+}
+
+fn choose_accelerator(options: &Options, board: Board) -> Result<Accelerator, OptionError> {
+    let wanted: &[Accel] = match options.machine.accels.as_slice() {
+        [] => &[Accel::Kvm],
+        given => given,
+    };
+    if let Some(mode) = options.machine.kernel_irqchip
+        && mode != KernelIrqchip::On
+        && wanted.contains(&Accel::Kvm)
+    {
+        let name = if mode == KernelIrqchip::Split { "split" } else { "off" };
+        let origin = format!("-machine kernel-irqchip={name}");
+        return Err(OptionError::new(&origin, "only 'on' is available yet"));
+    }
+    let mut reason = None;
+    for accel in wanted {
+        let error = match accel {
+            Accel::Qtest => return Ok(Accelerator::Qtest),
+            Accel::Tcg => OptionError::new("-accel tcg", "the software CPU is not available yet"),
+            Accel::Kvm => match kvm::open() {
+                Ok(_) if board == Board::None => return Ok(Accelerator::None),
+                Ok(kvm) => return Ok(Accelerator::Kvm(kvm)),
+                Err(error) => accelerator_error(error),
+            },
+        };
+        reason.get_or_insert(error);
+    }
+    Err(reason.unwrap_or_else(|| OptionError::new("-accel", "no accelerator was named")))
+}
+
+fn processors(
+    options: &Options,
+    kvm: Arc<kvm::Vm>,
+    shared: &Arc<Shared>,
+) -> Result<Vcpus, OptionError> {
+    let model = options.cpu.as_deref().unwrap_or("qemu64");
+    let origin = format!("-cpu {model}");
+    let refused = |error: kvm::CpuError| OptionError::new(&origin, &error.to_string());
+    let spec = CpuSpec::parse(model).map_err(refused)?;
+    let smp = &options.smp;
+    let topology = Topology { sockets: smp.sockets, cores: smp.cores, threads: smp.threads };
+    let (table, warnings) = CpuidTable::new(kvm.kvm(), &spec, topology).map_err(refused)?;
+    for warning in warnings {
+        report(format_args!("warning: {warning}"));
+    }
+    let handler = Arc::new(Exits::new(shared));
+    let vcpus = Vcpus::new(kvm, smp.cpus, &table, handler);
+    vcpus.map_err(|error| OptionError::new(&format!("-smp {}", smp.cpus), &error.to_string()))
+}
+
+/// The firmware image, at its full length.
+fn firmware(options: &Options) -> Result<Vec<u8>, OptionError> {
+    let name = options.bios.as_deref().unwrap_or(DEFAULT_FIRMWARE);
+    let origin = format!("-bios {name}");
+    let path = options.find_firmware(name);
+    let image = match (path.exists(), firmware_images::find(name)) {
+        (false, Some(image)) => {
+            // The built-in ones are stored from their first used byte on.
+            let mut whole = vec![0xff; image.len().next_multiple_of(ROM_UNIT) - image.len()];
+            whole.extend_from_slice(image);
+            whole
+        }
+        _ => read_file(&origin, &path, ROM_MAX as u64)?,
+    };
+    if image.is_empty() || image.len() % ROM_UNIT != 0 {
+        let length = image.len();
+        let reason = format!("{length} bytes long; firmware comes in units of 64 KiB");
+        return Err(OptionError::new(&origin, &reason));
+    }
+    Ok(image)
+}
+
+/// A file that the guest gets whole, for the life of the process.
+fn file(option: &str, path: Option<&str>, most: u64) -> Result<&'static [u8], OptionError> {
+    let Some(path) = path else { return Ok(&[]) };
+    let bytes = read_file(&format!("{option} {path}"), Path::new(path), most)?;
+    Ok(bytes.leak())
+}
+
+fn read_file(origin: &str, path: &Path, most: u64) -> Result<Vec<u8>, OptionError> {
+    let open = || -> std::io::Result<(File, fs::Metadata)> {
+        // A FIFO or a device must not hold up the start.
+        let flags = rustix::fs::OFlags::NONBLOCK.bits() as i32;
+        let file = File::options().read(true).custom_flags(flags).open(path)?;
+        let metadata = file.metadata()?;
+        Ok((file, metadata))
+    };
+    let (mut file, metadata) = open().map_err(failure(origin))?;
+    if !metadata.is_file() {
+        return Err(OptionError::new(origin, "not a regular file"));
+    }
+    if metadata.len() > most {
+        let reason = format!("{} bytes long; at most {most} fit", metadata.len());
+        return Err(OptionError::new(origin, &reason));
+    }
+    let mut bytes = Vec::with_capacity(metadata.len() as usize);
+    file.by_ref().take(most).read_to_end(&mut bytes).map_err(failure(origin))?;
+    Ok(bytes)
+}
+
+fn open_chardevs(options: &Options, chardevs: &mut Chardevs) -> Result<(), OptionError> {
+    for device in &options.chardevs {
+        let id = Some(device.spec.id.as_str());
+        let queue = if options.qtest.as_deref() == id {
+            qtest::OUT_MAX
+        } else if options.qmp.iter().any(|monitor| Some(monitor.chardev.as_str()) == id) {
+            MONITOR_OUT_MAX
+        } else {
+            CONSOLE_OUT_MAX
+        };
+        let opened = chardevs.open(&device.spec, queue);
+        opened.map_err(|reason| OptionError::new(&device.origin, &reason))?;
+    }
+    Ok(())
+}
+
+fn chardev(chardevs: &Chardevs, id: &str) -> Result<ChardevId, OptionError> {
+    let missing = || OptionError::new("-chardev", &format!("there is no '{id}'"));
+    chardevs.find(id).ok_or_else(missing)
+}
+
+/// Plugs in the devices of the command line, the default ones first.
+fn plug_devices(
+    options: &Options,
+    machine: &mut Machine<'static>,
+    chardevs: &Chardevs,
+    consoles: &mut [Option<ChardevId>; CONSOLES_MAX],
+) -> Result<(), OptionError> {
+    let mut plug = |origin: &str, properties: &PropertyValues, id: Option<&str>| {
+        let id = id.map(|id| chardev(chardevs, id)).transpose()?;
+        match machine.plug(properties) {
+            Ok(Some(console)) => consoles[usize::from(console.0)] = id,
+            Ok(None) => {}
+            Err(error) => return Err(OptionError::new(origin, &error.to_string())),
+        }
+        Ok(())
+    };
+    for (index, id) in options.serials.iter().enumerate().take(SERIAL_MAX) {
+        let Some(id) = id else { continue };
+        let mut properties = options.defaults_of(&serial::CLASS);
+        // The class has this property, and a port's number is in its range.
+        let _ = properties.set("index", &index.to_string());
+        plug(&format!("-serial chardev:{id}"), &properties, Some(id))?;
+    }
+    for id in options.debugcons.iter().flatten() {
+        let properties = options.defaults_of(&debugcon::CLASS);
+        plug(&format!("-debugcon chardev:{id}"), &properties, Some(id))?;
+    }
+    for device in &options.devices {
+        plug(&device.origin, &device.properties, device.properties.text("chardev"))?;
+    }
+    Ok(())
+}
+
+fn qtest_log(options: &Options) -> Result<Option<File>, OptionError> {
+    match options.qtest_log.as_deref() {
+        Some("none") => Ok(None),
+        None => {
+            let copy = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stderr(), 0);
+            Ok(copy.ok().map(File::from))
+        }
+        Some(path) => {
+            let origin = format!("-qtest-log {path}");
+            File::create(path).map(Some).map_err(failure(&origin))
+        }
+    }
+}
+
+fn seconds_since_epoch() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs() as i64)
+}
+
+/// What the real-time clock shows at the start, in seconds since 1970.
+fn rtc_base(base: RtcBase) -> i64 {
+    let now = seconds_since_epoch();
+    match base {
+        RtcBase::Utc => now,
+        RtcBase::At(seconds) => seconds,
+        RtcBase::LocalTime => {
+            // SAFETY: the structure is plain data that the call fills in from `now`.
+            let local = unsafe {
+                let mut local: libc::tm = std::mem::zeroed();
+                libc::localtime_r(&now, &mut local);
+                local
+            };
+            now + local.tm_gmtoff
+        }
+    }
+}
