@@ -327,7 +327,7 @@ fn events_come_before_replies() {
 
         // `quit` is executed in no other test of this process.
         SABOTAGED.store(command_index("quit").unwrap(), Ordering::Relaxed);
-        assert_eq!(client.lines(b"{'execute':'quit'}"), [done.clone()]);
+        assert_eq!(client.lines(b"{'execute':'quit'}"), ["{\"return\": {}}"]);
         assert_eq!(client.vm.calls.len(), 5);
         SABOTAGED.store(usize::MAX, Ordering::Relaxed);
         assert_eq!(client.lines(b"{'execute':'quit'}").len(), 2);
@@ -491,4 +491,29 @@ fn events_wait_for_negotiation() {
         .event(&Event::Powerdown, time, &mut client.out)
         .unwrap();
     assert_eq!(parsed(&client.take())[0]["event"], "POWERDOWN");
+}
+
+/// Prints how long a command takes: `cargo test --release -p thimble-monitor -- --ignored --nocapture`.
+#[test]
+#[ignore = "a measurement"]
+fn time_of_a_command() {
+    let mut client = Client::new();
+    let rounds = 200_000;
+    let start = std::time::Instant::now();
+    for _ in 0..rounds {
+        let input = b"{\"execute\":\"query-status\"}";
+        client.session.feed(input, &mut client.vm, &mut client.out);
+        client.out.bytes.clear();
+    }
+    println!("query-status: {:?} each", start.elapsed() / rounds);
+    let long = [b"{'id':'".as_slice(), &[b'a'; 60_000], b"'}"].concat();
+    let start = std::time::Instant::now();
+    for _ in 0..1000 {
+        client.session.feed(&long, &mut client.vm, &mut client.out);
+        client.out.bytes.clear();
+    }
+    println!(
+        "60 kB string parsed and echoed: {:?} each",
+        start.elapsed() / 1000
+    );
 }
