@@ -10,9 +10,7 @@ use std::cell::RefCell;
 use libfuzzer_sys::fuzz_target;
 use thimble_core::machine::RunState;
 use thimble_core::qmp::{Parser, Sink, SinkFull};
-use thimble_monitor::{
-    Event, KvmInfo, Out, Owner, QmpError, Session, ShutdownCause, Timestamp,
-};
+use thimble_monitor::{Event, KvmInfo, Out, Owner, QmpError, Session, ShutdownCause, Timestamp};
 
 /// A zeroed `T` that lives to the end of the process.
 fn zeroed<T>() -> Box<T> {
@@ -112,7 +110,11 @@ fn run(session: &mut Session, parts: [&[u8]; 2]) -> Vec<u8> {
         event: None,
     };
     session.open(&mut out).unwrap();
-    for part in [b"{'execute':'qmp_capabilities'}".as_slice(), parts[0], parts[1]] {
+    for part in [
+        b"{'execute':'qmp_capabilities'}".as_slice(),
+        parts[0],
+        parts[1],
+    ] {
         assert_eq!(session.feed(part, &mut vm, &mut out), part.len());
     }
     out.0
