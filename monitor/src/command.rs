@@ -164,7 +164,10 @@ fn arg_static(arg: &Arg) -> (&'static str, &ArgKind) {
     (arg.name, &arg.kind)
 }
 
-fn check_kind<'m>((name, kind): (&'static str, &ArgKind), value: Value<'m>) -> Result<(), Fail<'m>> {
+fn check_kind<'m>(
+    (name, kind): (&'static str, &ArgKind),
+    value: Value<'m>,
+) -> Result<(), Fail<'m>> {
     let wrong = |expected: &'static str| {
         Fail::generic(&[
             b"Invalid parameter type for '",

@@ -75,6 +75,8 @@ impl fmt::Display for QmpError {
 /// Why a command is answered with an error. Texts are pieces to be joined, so that they may quote
 /// input of any length.
 #[derive(Debug)]
+// There is no heap to box the owner's error.
+#[allow(clippy::large_enum_variant)]
 pub(crate) enum Fail<'t> {
     Text(ErrorClass, [&'t [u8]; 5]),
     Owner(QmpError),

@@ -143,10 +143,7 @@ fn query_commands<S: Sink>(reply: &mut Reply<'_, S>) -> Result<(), Fail<'static>
     Ok(w.end_array()?)
 }
 
-fn query_name<O: Owner, S: Sink>(
-    owner: &O,
-    reply: &mut Reply<'_, S>,
-) -> Result<(), Fail<'static>> {
+fn query_name<O: Owner, S: Sink>(owner: &O, reply: &mut Reply<'_, S>) -> Result<(), Fail<'static>> {
     let mut w = reply.writer()?;
     w.begin_object()?;
     if let Some(name) = owner.name() {
@@ -156,13 +153,14 @@ fn query_name<O: Owner, S: Sink>(
     Ok(w.end_object()?)
 }
 
-fn query_uuid<O: Owner, S: Sink>(
-    owner: &O,
-    reply: &mut Reply<'_, S>,
-) -> Result<(), Fail<'static>> {
+fn query_uuid<O: Owner, S: Sink>(owner: &O, reply: &mut Reply<'_, S>) -> Result<(), Fail<'static>> {
     let mut text = heapless::String::<36>::new();
     for (index, byte) in owner.uuid().into_iter().enumerate() {
-        let dash = if matches!(index, 4 | 6 | 8 | 10) { "-" } else { "" };
+        let dash = if matches!(index, 4 | 6 | 8 | 10) {
+            "-"
+        } else {
+            ""
+        };
         // 32 digits and four dashes always fit.
         let _ = write!(text, "{dash}{byte:02x}");
     }

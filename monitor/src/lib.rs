@@ -16,9 +16,9 @@ mod owner;
 mod reply;
 mod session;
 
-pub use command::{COMMANDS, Command, command_index};
 #[cfg(feature = "sabotage")]
 pub use command::SABOTAGED;
+pub use command::{COMMANDS, Command, command_index};
 pub use error::{DESC_MAX, ErrorClass, QmpError};
 pub use event::{Event, ShutdownCause, Timestamp};
 pub use owner::{KvmInfo, Owner};

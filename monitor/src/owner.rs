@@ -16,7 +16,7 @@ pub struct KvmInfo {
 /// The machine's owner: the process, or memory in tests. Methods must not block.
 ///
 /// A method that causes events reports them through [`Owner::take_event`]; the session that
-/// executes the command writes them before its reply, and the owner sends them to its other
+/// executes the command writes them before its reply (after it if the command has a result), and the owner sends them to its other
 /// sessions with `Session::event`.
 pub trait Owner {
     /// What the VM is doing.

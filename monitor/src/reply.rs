@@ -17,6 +17,11 @@ impl<'s, S: Sink> Reply<'s, S> {
         Self { sink, begun: false }
     }
 
+    /// Whether the handler has written something.
+    pub(crate) fn begun(&self) -> bool {
+        self.begun
+    }
+
     fn begin(&mut self) -> Result<(), SinkFull> {
         self.begun = true;
         self.sink.put(b"{\"return\": ")

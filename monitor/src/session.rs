@@ -111,9 +111,7 @@ impl Session {
                     let pieces = error.pieces(self.parser.text());
                     answer(Err(Fail::generic(&pieces)), None, out.mark(), out)
                 }
-                Some(Ok(())) => {
-                    execute(self.parser.message(), &mut self.negotiation, owner, out)
-                }
+                Some(Ok(())) => execute(self.parser.message(), &mut self.negotiation, owner, out),
             };
             self.broken = written.is_err();
         }
@@ -172,25 +170,28 @@ fn execute<O: Owner, T: Out>(
     let id = message.get(b"id");
     let mark = out.mark();
     let mut reply = Reply::new(out);
-    let was_complete = negotiation.complete;
-    let result = dispatch(message, negotiation, owner, &mut reply)
-        .and_then(|()| Ok(reply.end()?));
-    // Commands that cause events have small results: the reply is written anew after the events.
-    if let Some((event, time)) = owner.take_event() {
-        out.truncate(mark);
-        let tell = was_complete;
-        let mut next = Some((event, time));
-        while let Some((event, time)) = next {
-            if tell {
-                put_event(&event, time, out)?;
-            }
-            next = owner.take_event();
-        }
-        let mark = out.mark();
-        let result = result.and_then(|()| Ok(Reply::new(out).end()?));
-        return answer(result, id, mark, out);
+    let tell = negotiation.complete;
+    let result = dispatch(message, negotiation, owner, &mut reply);
+    // Events come before the reply of the command that caused them, unless that is streaming out.
+    if reply.begun() && result.is_ok() {
+        let result = result.and_then(|()| Ok(reply.end()?));
+        answer(result, id, mark, out)?;
+        return put_events(owner, tell, out);
     }
+    out.truncate(mark);
+    put_events(owner, tell, out)?;
+    let mark = out.mark();
+    let result = result.and_then(|()| Ok(Reply::new(out).end()?));
     answer(result, id, mark, out)
+}
+
+fn put_events<O: Owner, T: Out>(owner: &mut O, tell: bool, out: &mut T) -> Result<(), SinkFull> {
+    while let Some((event, time)) = owner.take_event() {
+        if tell {
+            put_event(&event, time, out)?;
+        }
+    }
+    Ok(())
 }
 
 /// Completes a reply that begins at `mark`, or puts an error in its place.

@@ -283,7 +283,11 @@ impl Default for Parser {
 
 /// Bytes at the front of a string's rest that only belong to it.
 fn plain_run(input: &[u8], state: State) -> usize {
-    let quote = if state == State::DoubleQuoted { b'"' } else { b'\'' };
+    let quote = if state == State::DoubleQuoted {
+        b'"'
+    } else {
+        b'\''
+    };
     input
         .iter()
         .position(|&b| b == quote || b == b'\\' || !(0x20..=0xfd).contains(&b))

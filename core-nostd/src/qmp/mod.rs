@@ -17,3 +17,6 @@ pub use lexer::{
 pub use parser::ParseError;
 pub use value::{Elements, Kind, Members, Value};
 pub use writer::{Sink, SinkFull, Writer, write_escaped, write_value};
+
+#[cfg(test)]
+mod tests;
