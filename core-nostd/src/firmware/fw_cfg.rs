@@ -139,7 +139,11 @@ struct State {
 
 impl Default for State {
     fn default() -> Self {
-        Self { selector: key::INVALID, offset: 0, dma_address: 0 }
+        Self {
+            selector: key::INVALID,
+            offset: 0,
+            dma_address: 0,
+        }
     }
 }
 
@@ -163,8 +167,11 @@ pub struct Saved {
 impl<'m> FwCfg<'m> {
     /// The device with the items that it always has.
     pub fn new() -> Self {
-        let mut fw_cfg =
-            Self { items: heapless::Vec::new(), files: heapless::Vec::new(), state: State::default() };
+        let mut fw_cfg = Self {
+            items: heapless::Vec::new(),
+            files: heapless::Vec::new(),
+            state: State::default(),
+        };
         // There is room in a new table.
         let _ = fw_cfg.add(key::SIGNATURE, &SIGNATURE);
         let _ = fw_cfg.add(key::ID, &INTERFACES.to_le_bytes());
@@ -185,7 +192,9 @@ impl<'m> FwCfg<'m> {
     /// Adds an item whose content the host lends.
     pub fn lend(&mut self, key: u16, bytes: &'m [u8]) -> Result<(), ItemError> {
         u32::try_from(bytes.len()).map_err(|_| ItemError)?;
-        self.items.push((key, Content::Lent(bytes))).map_err(|_| ItemError)
+        self.items
+            .push((key, Content::Lent(bytes)))
+            .map_err(|_| ItemError)
     }
 
     /// Adds a file with a copy of `bytes`, at most 64. All are added before the guest runs.
@@ -195,7 +204,9 @@ impl<'m> FwCfg<'m> {
         }
         let content = Content::Inline(bytes.try_into().map_err(|_| ItemError)?);
         let at = self.files.partition_point(|file| file.name < name);
-        self.files.insert(at, File { name, content }).map_err(|_| ItemError)
+        self.files
+            .insert(at, File { name, content })
+            .map_err(|_| ItemError)
     }
 
     /// Copies from the selected item, zeros behind its end, and advances.
@@ -347,7 +358,10 @@ impl PortDevice for FwCfg<'_> {
                 let bytes = DMA_SIGNATURE.to_be_bytes();
                 let from = usize::from(offset) - 4;
                 let bytes = &bytes[from..(from + width as usize).min(8)];
-                bytes.iter().rev().fold(0, |value, byte| value << 8 | u32::from(*byte))
+                bytes
+                    .iter()
+                    .rev()
+                    .fold(0, |value, byte| value << 8 | u32::from(*byte))
             }
             // The selector can not be read back.
             _ => 0,
@@ -377,16 +391,32 @@ impl SavedState for FwCfg<'_> {
     type Saved = Saved;
 
     fn save(&self) -> Saved {
-        let State { selector, offset, dma_address } = self.state;
-        Saved { selector, offset, dma_address }
+        let State {
+            selector,
+            offset,
+            dma_address,
+        } = self.state;
+        Saved {
+            selector,
+            offset,
+            dma_address,
+        }
     }
 
     fn load(&mut self, saved: Saved, _cx: &mut Context<'_>) -> Result<(), StateError> {
-        let Saved { selector, offset, dma_address } = saved;
+        let Saved {
+            selector,
+            offset,
+            dma_address,
+        } = saved;
         if selector & WRITE_CHANNEL != 0 && selector != key::INVALID {
             return Err(StateError::Invalid("selector"));
         }
-        self.state = State { selector, offset, dma_address };
+        self.state = State {
+            selector,
+            offset,
+            dma_address,
+        };
         Ok(())
     }
 }
@@ -441,7 +471,11 @@ mod tests {
         assert_eq!(directory[4..12], [0, 0, 0, 1, 0, 0x20, 0, 0]);
         assert_eq!(&directory[12..20], b"etc/one\0");
         assert_eq!(directory[68..76], [0, 0, 0, 2, 0, 0x21, 0, 0]);
-        assert!(directory[4 + 2 * FILE_ENTRY..].iter().all(|byte| *byte == 0));
+        assert!(
+            directory[4 + 2 * FILE_ENTRY..]
+                .iter()
+                .all(|byte| *byte == 0)
+        );
         select(&mut bench, &mut device, 0x21);
         assert_eq!(bench.inb(&mut device, 1), 1);
         assert_eq!(bench.inb(&mut device, 1), 2);
@@ -467,9 +501,18 @@ mod tests {
     fn dma_errors() {
         let (mut bench, mut device) = (Bench::new(), FwCfg::new());
         let select = DMA_SELECT | u32::from(key::ID) << 16;
-        assert_eq!(dma(&mut bench, &mut device, select | DMA_WRITE, 4, 0x200), DMA_ERROR);
-        assert_eq!(dma(&mut bench, &mut device, select | DMA_READ, 4, u64::MAX - 1), DMA_ERROR);
-        assert_eq!(dma(&mut bench, &mut device, select | DMA_READ, u32::MAX, 0x200), DMA_ERROR);
+        assert_eq!(
+            dma(&mut bench, &mut device, select | DMA_WRITE, 4, 0x200),
+            DMA_ERROR
+        );
+        assert_eq!(
+            dma(&mut bench, &mut device, select | DMA_READ, 4, u64::MAX - 1),
+            DMA_ERROR
+        );
+        assert_eq!(
+            dma(&mut bench, &mut device, select | DMA_READ, u32::MAX, 0x200),
+            DMA_ERROR
+        );
         // A structure that is not in RAM.
         device.pio_write(&mut bench.context(), 8, Width::Dword, 0xffff_ffff);
     }

@@ -61,7 +61,10 @@ impl RamLayout {
         if size < all_low {
             return Self { low: size, high: 0 };
         }
-        Self { low: LOW_RAM_SPLIT, high: size - LOW_RAM_SPLIT }
+        Self {
+            low: LOW_RAM_SPLIT,
+            high: size - LOW_RAM_SPLIT,
+        }
     }
 }
 
@@ -85,6 +88,8 @@ pub struct Config<'m> {
     pub rtc_base: i64,
     /// The machine's UUID, in the byte order of its text form.
     pub uuid: [u8; 16],
+    /// Whether firmware may expect a graphical console.
+    pub graphics: bool,
     /// A kernel for the boot ROM.
     pub kernel: &'m [u8],
     /// An initial RAM disk or multiboot module for it.
@@ -100,10 +105,34 @@ mod tests {
     #[test]
     fn ram_around_the_hole() {
         let pc = |size| RamLayout::new(Board::Pc, size);
-        assert_eq!(pc(1 << 20), RamLayout { low: 1 << 20, high: 0 });
-        assert_eq!(pc(0xdfff_f000), RamLayout { low: 0xdfff_f000, high: 0 });
-        assert_eq!(pc(1 << 32), RamLayout { low: 0xc000_0000, high: 0x4000_0000 });
+        assert_eq!(
+            pc(1 << 20),
+            RamLayout {
+                low: 1 << 20,
+                high: 0
+            }
+        );
+        assert_eq!(
+            pc(0xdfff_f000),
+            RamLayout {
+                low: 0xdfff_f000,
+                high: 0
+            }
+        );
+        assert_eq!(
+            pc(1 << 32),
+            RamLayout {
+                low: 0xc000_0000,
+                high: 0x4000_0000
+            }
+        );
         let microvm = RamLayout::new(Board::Microvm, 0xc000_0000);
-        assert_eq!(microvm, RamLayout { low: 0xc000_0000, high: 0 });
+        assert_eq!(
+            microvm,
+            RamLayout {
+                low: 0xc000_0000,
+                high: 0
+            }
+        );
     }
 }

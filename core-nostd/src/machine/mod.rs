@@ -4,6 +4,19 @@
 //! and memory accesses, the event loop time and console input; what devices ask for goes to the
 //! [`Host`].
 
+/// The context that a device call gets, from fields that no device is part of.
+macro_rules! context {
+    ($machine:expr, $now:expr) => {
+        &mut Context {
+            now: $now,
+            lines: &mut $machine.lines,
+            timers: &mut $machine.timers,
+            ram: $machine.ram,
+            effects: &mut $machine.effects,
+        }
+    };
+}
+
 mod board;
 mod config;
 mod host;
@@ -12,24 +25,24 @@ pub mod qtest;
 mod run_state;
 
 use crate::devices::debug_exit::DebugExit;
-use crate::devices::debugcon::DebugConsole;
+use crate::devices::debugcon::Debugcon;
 use crate::devices::i8042::I8042;
 use crate::devices::pit::Pit;
 use crate::devices::port92::Port92;
 use crate::devices::post::Post;
 use crate::devices::rtc::Rtc;
 use crate::devices::serial::Serial;
-use crate::devices::{ConsoleId, Context, Effect, Effects, PortDevice, Width};
+use crate::devices::{ConsoleId, Context, Effect, Effects, Width};
 use crate::firmware::fw_cfg::FwCfg;
 use crate::irq::pic::Pic;
 use crate::irq::{IrqLine, Lines};
 use crate::memory::{Backing, GuestRam, MemoryMap};
+use crate::pci::ConfigMechanism1;
 use crate::pci::i440fx::I440Fx;
 use crate::pci::piix3::Piix3;
-use crate::pci::{ConfigMechanism1};
-use crate::time::{TimerId, Timers};
+use crate::time::Timers;
 
-pub use board::{BuildError, DeviceError, CLASSES};
+pub use board::{BuildError, CLASSES, DeviceError};
 pub use config::{Board, Config, HIGH_RAM_BASE, Irqchip, RamLayout};
 pub use host::Host;
 pub use ports::PortsFull;
@@ -50,7 +63,8 @@ enum Port {
     SlavePic,
     Elcr,
     Pit,
-    Speaker,
+    /// Port 61h: the speaker, and the gate of the PIT's counter 2.
+    PortB,
     Rtc,
     KeyboardData,
     KeyboardCommand,
@@ -93,19 +107,6 @@ pub struct Machine<'m> {
     serials: [Option<Serial>; SERIAL_MAX],
     debugcons: heapless::Vec<Debugcon, DEBUGCON_MAX>,
     debug_exits: heapless::Vec<DebugExit, DEBUG_EXIT_MAX>,
-}
-
-/// The context that a device call gets, from fields that no device is part of.
-macro_rules! context {
-    ($machine:expr, $now:expr) => {
-        &mut Context {
-            now: $now,
-            lines: &mut $machine.lines,
-            timers: &mut $machine.timers,
-            ram: $machine.ram,
-            effects: &mut $machine.effects,
-        }
-    };
 }
 
 impl Machine<'_> {
@@ -170,7 +171,9 @@ impl Machine<'_> {
                     let _ = self.ram.read(gpa, part);
                 }
                 Backing::Rom { offset } => {
-                    let bytes = usize::try_from(offset).ok().and_then(|from| self.rom.get(from..));
+                    let bytes = usize::try_from(offset)
+                        .ok()
+                        .and_then(|from| self.rom.get(from..));
                     let bytes = bytes.and_then(|bytes| bytes.get(..length));
                     part.copy_from_slice(bytes.unwrap_or(&[]));
                 }
@@ -207,7 +210,9 @@ impl Machine<'_> {
             Some(region) => {
                 let into = gpa - region.gpa;
                 let backing = match region.read {
-                    Backing::Rom { offset } => Backing::Rom { offset: offset + into },
+                    Backing::Rom { offset } => Backing::Rom {
+                        offset: offset + into,
+                    },
                     other => other,
                 };
                 (backing, region.length - into)
@@ -217,7 +222,10 @@ impl Machine<'_> {
                 (Backing::Bus, next.map_or(u64::MAX, |next| next.gpa - gpa))
             }
         };
-        (backing, usize::try_from(end).unwrap_or(usize::MAX).min(length))
+        (
+            backing,
+            usize::try_from(end).unwrap_or(usize::MAX).min(length),
+        )
     }
 
     /// The memory map as it is now.
@@ -250,7 +258,8 @@ impl Machine<'_> {
 
     /// How many bytes [`Machine::console_receive`] takes at once.
     pub fn console_room(&self, console: ConsoleId) -> usize {
-        self.serial_at(console).map_or(0, |serial| serial.receive_room())
+        self.serial_at(console)
+            .map_or(0, |serial| serial.receive_room())
     }
 
     /// Bytes arrive from a console; returns how many were taken.
@@ -261,7 +270,10 @@ impl Machine<'_> {
         console: ConsoleId,
         bytes: &[u8],
     ) -> usize {
-        let Some(serial) = self.serials.get_mut(usize::from(console.0)).and_then(Option::as_mut)
+        let Some(serial) = self
+            .serials
+            .get_mut(usize::from(console.0))
+            .and_then(Option::as_mut)
         else {
             return 0;
         };
@@ -314,7 +326,11 @@ impl Machine<'_> {
 
     /// Offers the host what a serial port has to send.
     fn transmit<H: Host>(&mut self, host: &mut H, now: u64, index: u8) {
-        let Some(serial) = self.serials.get_mut(usize::from(index)).and_then(Option::as_mut) else {
+        let Some(serial) = self
+            .serials
+            .get_mut(usize::from(index))
+            .and_then(Option::as_mut)
+        else {
             return;
         };
         let bytes = serial.transmitted();

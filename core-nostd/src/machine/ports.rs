@@ -57,7 +57,12 @@ impl<T: Copy> PortMap<T> {
             }
             if old.last > last {
                 if !added {
-                    push(Range { base, last, origin: base, device })?;
+                    push(Range {
+                        base,
+                        last,
+                        origin: base,
+                        device,
+                    })?;
                     added = true;
                 }
                 let base = old.base.max(last + 1);
@@ -65,7 +70,12 @@ impl<T: Copy> PortMap<T> {
             }
         }
         if !added {
-            push(Range { base, last, origin: base, device })?;
+            push(Range {
+                base,
+                last,
+                origin: base,
+                device,
+            })?;
         }
         self.ranges = ranges;
         Ok(())

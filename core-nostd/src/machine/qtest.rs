@@ -49,7 +49,10 @@ impl<'b> Qtest<'b> {
     /// A new connection. `buffer` holds one request line, and is as long as the longest that is
     /// accepted: [`crate::formats::qtest::LINE_MAX`] bytes, unless memory is scarce.
     pub fn new(buffer: &'b mut [u8]) -> Self {
-        Self { lines: LineBuffer::new(buffer), intercept: None }
+        Self {
+            lines: LineBuffer::new(buffer),
+            intercept: None,
+        }
     }
 
     /// Starts over for another client.
@@ -73,11 +76,21 @@ impl<'b> Qtest<'b> {
             return taken;
         };
         let request = line.and_then(parse);
-        let mut reporter = Reporter { host, out, intercept: self.intercept };
+        let mut reporter = Reporter {
+            host,
+            out,
+            intercept: self.intercept,
+        };
         let answered = match request {
             Ok(request) => {
                 let intercept = &mut self.intercept;
-                Executor { machine, reporter: &mut reporter, clock, intercept }.run(request)
+                Executor {
+                    machine,
+                    reporter: &mut reporter,
+                    clock,
+                    intercept,
+                }
+                .run(request)
             }
             Err(error) => fail(reporter.out, error),
         };
@@ -153,7 +166,8 @@ impl<H: Host, W: Write> Executor<'_, '_, '_, H, W> {
                 return writeln!(self.reporter.out, "OK {value:#06x}");
             }
             Request::Out(port, width, value) => {
-                self.machine.pio_write(self.reporter, now, port, width, value);
+                self.machine
+                    .pio_write(self.reporter, now, port, width, value);
             }
             Request::Read(gpa, width) => {
                 let mut bytes = [0; 8];
@@ -179,11 +193,17 @@ impl<H: Host, W: Write> Executor<'_, '_, '_, H, W> {
             Request::InterceptIn(_) | Request::InterceptOut(_) => {
                 return self.reporter.out.write_str("FAIL Unknown device\n");
             }
-            Request::SetIrqIn { device, name, number, level } => {
+            Request::SetIrqIn {
+                device,
+                name,
+                number,
+                level,
+            } => {
                 let known = device == IO_APIC && name == UNNAMED_INPUTS;
                 match u8::try_from(number) {
                     Ok(number) if known && number < IO_APIC_INPUTS => {
-                        self.machine.set_line(self.reporter, now, IrqLine::new(number), level);
+                        self.machine
+                            .set_line(self.reporter, now, IrqLine::new(number), level);
                     }
                     _ if known => {
                         let range = format_args!("Invalid number '{number}'");
@@ -236,7 +256,8 @@ impl<H: Host, W: Write> Executor<'_, '_, '_, H, W> {
         while size > 0 {
             let length = size.min(CHUNK as u64);
             let bytes = &mut chunk[..length as usize];
-            self.machine.physical_read(self.reporter, *self.clock, gpa, bytes);
+            self.machine
+                .physical_read(self.reporter, *self.clock, gpa, bytes);
             match encoding {
                 Encoding::Hexadecimal => {
                     for byte in bytes {
@@ -257,7 +278,8 @@ impl<H: Host, W: Write> Executor<'_, '_, '_, H, W> {
             let length = size.min(CHUNK as u64);
             let bytes = &mut chunk[..length as usize];
             bytes.fill_with(|| data.next().unwrap_or(0));
-            self.machine.physical_write(self.reporter, *self.clock, gpa, bytes);
+            self.machine
+                .physical_write(self.reporter, *self.clock, gpa, bytes);
             gpa = gpa.wrapping_add(length);
             size -= length;
         }

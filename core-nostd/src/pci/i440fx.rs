@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{ConfigSpace, Identity, PciFunction, SavedSpace, register};
+use super::{ConfigSpace, Identity, PciFunction, SavedSpace};
 use crate::devices::class::DeviceClass;
 use crate::devices::{Context, Effect, Width};
 use crate::memory::{Backing, MapFull, MemoryMap, Region};
@@ -22,8 +22,13 @@ pub static CLASS: DeviceClass = DeviceClass {
     properties: &[],
 };
 
-const IDENTITY: Identity =
-    Identity { vendor: 0x8086, device: 0x1237, revision: 0x02, class: 0x06_0000, header: 0 };
+const IDENTITY: Identity = Identity {
+    vendor: 0x8086,
+    device: 0x1237,
+    revision: 0x02,
+    class: 0x06_0000,
+    header: 0,
+};
 
 /// DRAM timing (57h bits of DRAMC): its value after reset, as QEMU's.
 const DRAMC: u8 = 0x57;
@@ -120,14 +125,28 @@ impl I440Fx {
         }
         for area in 0..PAM_AREAS {
             let gpa = PAM_BASE + u64::from(area) * PAM_AREA;
-            let end = if area + 1 == PAM_AREAS { PAM_END } else { gpa + PAM_AREA };
+            let end = if area + 1 == PAM_AREAS {
+                PAM_END
+            } else {
+                gpa + PAM_AREA
+            };
             map.push(self.pam_region(area, gpa, end, low_ram, rom))?;
         }
         map.push(ram(PAM_END, u64::MAX))?;
         let read = Backing::Rom { offset: 0 };
-        map.push(Region { gpa: ROM_END - rom, length: rom, read, write_ram: false })?;
+        map.push(Region {
+            gpa: ROM_END - rom,
+            length: rom,
+            read,
+            write_ram: false,
+        })?;
         let read = Backing::Ram;
-        map.push(Region { gpa: ROM_END, length: high_ram, read, write_ram: true })?;
+        map.push(Region {
+            gpa: ROM_END,
+            length: high_ram,
+            read,
+            write_ram: true,
+        })?;
         Ok(map)
     }
 
@@ -143,7 +162,12 @@ impl I440Fx {
                 _ => Backing::Bus,
             }
         };
-        Region { gpa, length: end - gpa, read, write_ram: write_ram && exists }
+        Region {
+            gpa,
+            length: end - gpa,
+            read,
+            write_ram: write_ram && exists,
+        }
     }
 }
 
@@ -163,12 +187,17 @@ impl PciFunction for I440Fx {
         self.space.write(at, width, value);
         let (old, new) = (before.byte(SMRAM), self.space.byte(SMRAM));
         if old != new {
-            let kept = if old & SMRAM_LOCKED != 0 { SMRAM_WRITABLE } else { !SMRAM_WRITABLE };
+            let kept = if old & SMRAM_LOCKED != 0 {
+                SMRAM_WRITABLE
+            } else {
+                !SMRAM_WRITABLE
+            };
             let mut smram = old & kept | new & !kept;
             if smram & SMRAM_LOCKED != 0 {
                 smram &= !SMRAM_OPEN;
             }
-            self.space.put(SMRAM.into(), &[smram & SMRAM_WRITABLE | SMRAM_RESET]);
+            self.space
+                .put(SMRAM.into(), &[smram & SMRAM_WRITABLE | SMRAM_RESET]);
         }
         let mut rulers = (PAM0..=PAM6).chain([SMRAM]);
         if rulers.any(|at| before.byte(at) != self.space.byte(at)) {
@@ -184,7 +213,9 @@ impl SavedState for I440Fx {
 
     fn save(&self) -> Saved {
         let Self { space } = self;
-        Saved { space: SavedSpace::new(space) }
+        Saved {
+            space: SavedSpace::new(space),
+        }
     }
 
     fn load(&mut self, saved: Saved, cx: &mut Context<'_>) -> Result<(), StateError> {
@@ -202,6 +233,7 @@ impl SavedState for I440Fx {
 mod tests {
     use super::*;
     use crate::devices::testing::Bench;
+    use crate::pci::register;
 
     const MIB: u64 = 1 << 20;
 
@@ -212,7 +244,9 @@ mod tests {
     fn at(map: &MemoryMap, gpa: u64) -> (Backing, bool) {
         map.find(gpa).map_or((Backing::Bus, false), |region| {
             let read = match region.read {
-                Backing::Rom { offset } => Backing::Rom { offset: offset + gpa - region.gpa },
+                Backing::Rom { offset } => Backing::Rom {
+                    offset: offset + gpa - region.gpa,
+                },
                 other => other,
             };
             (read, region.write_ram)
@@ -225,9 +259,18 @@ mod tests {
         assert_eq!(at(&map, 0x9_ffff), (Backing::Ram, true));
         assert_eq!(at(&map, 0xa_0000), (Backing::Bus, false));
         assert_eq!(at(&map, 0xd_ffff), (Backing::Bus, false));
-        assert_eq!(at(&map, 0xe_0000), (Backing::Rom { offset: 0x2_0000 }, false));
-        assert_eq!(at(&map, 0xf_fff0), (Backing::Rom { offset: 0x3_fff0 }, false));
-        assert_eq!(at(&map, 0xffff_fff0), (Backing::Rom { offset: 0x3_fff0 }, false));
+        assert_eq!(
+            at(&map, 0xe_0000),
+            (Backing::Rom { offset: 0x2_0000 }, false)
+        );
+        assert_eq!(
+            at(&map, 0xf_fff0),
+            (Backing::Rom { offset: 0x3_fff0 }, false)
+        );
+        assert_eq!(
+            at(&map, 0xffff_fff0),
+            (Backing::Rom { offset: 0x3_fff0 }, false)
+        );
         assert_eq!(at(&map, 64 * MIB), (Backing::Bus, false));
         assert_eq!(at(&map, ROM_END), (Backing::Ram, true));
     }
@@ -287,7 +330,10 @@ mod tests {
     fn identity() {
         let bridge = I440Fx::new();
         assert_eq!(bridge.config_read(0, Width::Dword), 0x1237_8086);
-        assert_eq!(bridge.config_read(register::REVISION_ID as u8, Width::Dword), 0x0600_0002);
+        assert_eq!(
+            bridge.config_read(register::REVISION_ID as u8, Width::Dword),
+            0x0600_0002
+        );
         assert_eq!(bridge.config_read(0x54, Width::Dword), 0x1000_0000);
         assert_eq!(bridge.config_read(0x70, Width::Dword), 0x0002_0000);
     }

@@ -71,7 +71,10 @@ pub struct ConfigSpace {
 impl ConfigSpace {
     /// The space of a function whose own registers, from 40h on, can be written whole.
     pub fn new(identity: Identity) -> Self {
-        let mut space = Self { bytes: [0; CONFIG_SIZE], writable: [0; CONFIG_SIZE] };
+        let mut space = Self {
+            bytes: [0; CONFIG_SIZE],
+            writable: [0; CONFIG_SIZE],
+        };
         space.put(register::VENDOR_ID, &identity.vendor.to_le_bytes());
         space.put(register::DEVICE_ID, &identity.device.to_le_bytes());
         space.put(register::REVISION_ID, &[identity.revision]);
@@ -200,8 +203,13 @@ mod tests {
 
     #[test]
     fn only_writable_bits_change() {
-        let identity =
-            Identity { vendor: 0x8086, device: 1, revision: 2, class: 0x06_0000, header: 0 };
+        let identity = Identity {
+            vendor: 0x8086,
+            device: 1,
+            revision: 2,
+            class: 0x06_0000,
+            header: 0,
+        };
         let mut space = ConfigSpace::new(identity);
         let new = space.clone();
         space.write(0, Width::Dword, 0);
@@ -220,7 +228,12 @@ mod tests {
         let mut mechanism = ConfigMechanism1::default();
         assert_eq!(mechanism.target(0), None);
         mechanism.set_address(0x8001_fb5f);
-        let target = ConfigAddress { bus: 1, device: 31, function: 3, register: 0x5e };
+        let target = ConfigAddress {
+            bus: 1,
+            device: 31,
+            function: 3,
+            register: 0x5e,
+        };
         assert_eq!(mechanism.target(2), Some(target));
     }
 }

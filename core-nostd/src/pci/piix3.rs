@@ -22,8 +22,13 @@ pub static CLASS: DeviceClass = DeviceClass {
 };
 
 /// Multi-function, because IDE sits beside it.
-const IDENTITY: Identity =
-    Identity { vendor: 0x8086, device: 0x7000, revision: 0x00, class: 0x06_0100, header: 0x80 };
+const IDENTITY: Identity = Identity {
+    vendor: 0x8086,
+    device: 0x7000,
+    revision: 0x00,
+    class: 0x06_0100,
+    header: 0x80,
+};
 
 /// Status after reset: DEVSEL# timing medium.
 const STATUS: u16 = 0x0200;
@@ -78,7 +83,10 @@ impl Piix3 {
         for (at, value) in RESET_VALUES {
             space.put(at.into(), &[value]);
         }
-        Self { space, reset_control: 0 }
+        Self {
+            space,
+            reset_control: 0,
+        }
     }
 
     /// Puts all registers back.
@@ -102,7 +110,9 @@ impl Piix3 {
     pub fn set_reset_control(&mut self, cx: &mut Context<'_>, value: u8) {
         self.reset_control = value & RCR_HARD;
         if value & RCR_RESET != 0 {
-            cx.effects.push(Effect::Power(PowerRequest::Reset(ShutdownCause::GuestReset)));
+            cx.effects.push(Effect::Power(PowerRequest::Reset(
+                ShutdownCause::GuestReset,
+            )));
         }
     }
 }
@@ -129,12 +139,21 @@ impl SavedState for Piix3 {
     type Saved = Saved;
 
     fn save(&self) -> Saved {
-        let Self { space, reset_control } = self;
-        Saved { space: SavedSpace::new(space), reset_control: *reset_control }
+        let Self {
+            space,
+            reset_control,
+        } = self;
+        Saved {
+            space: SavedSpace::new(space),
+            reset_control: *reset_control,
+        }
     }
 
     fn load(&mut self, saved: Saved, _cx: &mut Context<'_>) -> Result<(), StateError> {
-        let Saved { space, reset_control } = saved;
+        let Saved {
+            space,
+            reset_control,
+        } = saved;
         if !self.space.can_become(space.bytes()) {
             return Err(StateError::Invalid("space"));
         }

@@ -1,0 +1,642 @@
+//! What each board consists of: devices, their ports, lines and timers, and what firmware is told.
+
+use core::fmt;
+
+use super::{
+    Board, Config, DEBUG_EXIT_MAX, DEBUGCON_MAX, Host, Irqchip, Machine, Port, PortsFull,
+    RamLayout, SERIAL_MAX,
+};
+use crate::devices::class::{DeviceClass, PropertyValues};
+use crate::devices::debug_exit::{self, DebugExit};
+use crate::devices::debugcon::{self, Debugcon};
+use crate::devices::i8042::{self, I8042, I8042Wiring};
+use crate::devices::pit::{self, Pit, PitWiring};
+use crate::devices::port92::{self, Port92};
+use crate::devices::post::{self, Post};
+use crate::devices::rtc::{self, Rtc, RtcBase, RtcWiring};
+use crate::devices::serial::{self, Serial, SerialWiring};
+use crate::devices::{ConsoleId, Context, Effects, PortDevice, Width};
+use crate::firmware::fw_cfg::{self, FwCfg, ItemError, key};
+use crate::irq::{IrqLine, Lines, Pic, pic};
+use crate::memory::{Backing, MapFull, MemoryMap, Region};
+use crate::pci::i440fx::{self, I440Fx};
+use crate::pci::piix3::{self, Piix3};
+use crate::pci::{ConfigAddress, ConfigMechanism1, PciFunction};
+use crate::time::{TimerId, Timers};
+
+use super::config::HIGH_RAM_BASE;
+use super::ports::PortMap;
+
+/// Every class of device that there is.
+pub static CLASSES: &[&DeviceClass] = &[
+    &debug_exit::CLASS,
+    &debugcon::CLASS,
+    &fw_cfg::CLASS,
+    &i440fx::CLASS,
+    &i8042::CLASS,
+    &pic::CLASS,
+    &piix3::CLASS,
+    &pit::CLASS,
+    &pit::PCSPK_CLASS,
+    &port92::CLASS,
+    &rtc::CLASS,
+    &serial::CLASS,
+];
+
+/// Inputs of the interrupt controllers, by the PC's convention.
+mod line {
+    use crate::irq::IrqLine;
+
+    pub(super) const PIT: IrqLine = IrqLine::new(0);
+    pub(super) const KEYBOARD: IrqLine = IrqLine::new(1);
+    pub(super) const RTC: IrqLine = IrqLine::new(8);
+    pub(super) const MOUSE: IrqLine = IrqLine::new(12);
+}
+
+/// Who a timer belongs to.
+mod timer {
+    use crate::time::TimerId;
+
+    pub(super) const PIT: TimerId = TimerId::new(0);
+    pub(super) const RTC: TimerId = TimerId::new(1);
+    /// The first serial port's; the others follow.
+    pub(super) const SERIAL: u8 = 4;
+}
+
+/// Ports and interrupts of the serial ports by index, as on every PC.
+const SERIALS: [(u16, u8); SERIAL_MAX] = [(0x3f8, 4), (0x2f8, 3), (0x3e8, 4), (0x2e8, 3)];
+
+/// Interrupts of ISA devices.
+const ISA_IRQS: u64 = 16;
+
+/// Consoles behind those of the serial ports.
+const DEBUGCON_CONSOLES: u8 = SERIAL_MAX as u8;
+
+/// CONFIG_ADDRESS and CONFIG_DATA.
+const PCI_ADDRESS: u16 = 0xcf8;
+const PCI_DATA: u16 = 0xcfc;
+/// The reset control register lies in the middle of CONFIG_ADDRESS.
+const RESET_CONTROL: u16 = 0xcf9;
+
+/// Places in the bus: the host bridge and the ISA bridge.
+const HOST_BRIDGE: (u8, u8, u8) = (0, 0, 0);
+const ISA_BRIDGE: (u8, u8, u8) = (0, 1, 0);
+
+/// CMOS bytes by which firmware without fw_cfg learns of the machine.
+mod cmos {
+    /// Bits of equipment: 2 for a coprocessor, 4 for a pointing device.
+    pub(super) const EQUIPMENT: (u8, u8) = (0x14, 0x06);
+    /// Base memory in KiB, low and high byte.
+    pub(super) const BASE_MEMORY: u8 = 0x15;
+    /// Memory from 1 MiB on in KiB, at most 65,535; twice, as set up and as found.
+    pub(super) const EXTENDED_MEMORY: [u8; 2] = [0x17, 0x30];
+    /// Memory from 16 MiB on in units of 64 KiB, at most 65,535.
+    pub(super) const MEMORY_ABOVE_16_MIB: u8 = 0x34;
+    /// Memory from 4 GiB on in units of 64 KiB, three bytes.
+    pub(super) const MEMORY_ABOVE_4_GIB: u8 = 0x5b;
+    /// Processors less one.
+    pub(super) const PROCESSORS: u8 = 0x5f;
+}
+
+/// Why a machine could not be built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BuildError {
+    /// A number in the configuration is out of its range: this one.
+    Invalid(&'static str),
+    /// A fixed table of the board is full.
+    Full(&'static str),
+}
+
+impl fmt::Display for BuildError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Invalid(what) => write!(f, "impossible {what}"),
+            Self::Full(what) => write!(f, "no room for {what}"),
+        }
+    }
+}
+
+impl From<PortsFull> for BuildError {
+    fn from(_: PortsFull) -> Self {
+        Self::Full("I/O ports")
+    }
+}
+
+impl From<MapFull> for BuildError {
+    fn from(_: MapFull) -> Self {
+        Self::Full("memory regions")
+    }
+}
+
+impl From<ItemError> for BuildError {
+    fn from(_: ItemError) -> Self {
+        Self::Full("fw_cfg items")
+    }
+}
+
+/// Why a device could not be plugged in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceError {
+    /// The board has no bus of this type.
+    NoBus(&'static str),
+    /// There are as many of this kind as there can be.
+    TooMany(usize),
+    /// The property, named, has a value that the device can not have.
+    Property(&'static str),
+    /// All serial ports of this index are taken.
+    IndexTaken(u64),
+    /// A fixed table of the board is full.
+    Ports(PortsFull),
+    /// Devices of this class belong to boards.
+    NotPluggable,
+}
+
+impl fmt::Display for DeviceError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoBus(bus) => write!(f, "No '{bus}' bus found for device"),
+            Self::TooMany(most) => write!(f, "at most {most} of them are possible"),
+            Self::Property(name) => write!(f, "property '{name}' has an impossible value"),
+            Self::IndexTaken(index) => write!(f, "serial port {index} exists already"),
+            Self::Ports(full) => write!(f, "{full}"),
+            Self::NotPluggable => f.write_str("it is part of the board, not pluggable"),
+        }
+    }
+}
+
+impl Port {
+    /// The widest access that the device takes whole.
+    pub(super) const fn widest(self) -> Width {
+        match self {
+            Self::FwCfg => FwCfg::WIDEST,
+            Self::PciAddress | Self::PciData => Width::Dword,
+            Self::DebugExit(_) => DebugExit::WIDEST,
+            _ => Width::Byte,
+        }
+    }
+}
+
+impl<'m> Machine<'m> {
+    /// Builds a board and puts it into its state after power-on.
+    pub fn new(config: Config<'m>) -> Result<Self, BuildError> {
+        let rom = config.rom.len() as u64;
+        if rom % 0x1000 != 0 || rom > 16 << 20 {
+            return Err(BuildError::Invalid("length of the firmware image"));
+        }
+        let pit = PitWiring {
+            irq: line::PIT,
+            timer: timer::PIT,
+        };
+        let rtc = RtcWiring {
+            irq: line::RTC,
+            timer: timer::RTC,
+        };
+        let i8042 = I8042Wiring {
+            keyboard_irq: line::KEYBOARD,
+            mouse_irq: line::MOUSE,
+        };
+        let mut machine = Self {
+            board: config.board,
+            irqchip: config.irqchip,
+            layout: RamLayout::new(config.board, config.ram_size),
+            ram: config.ram,
+            rom: config.rom,
+            ports: PortMap::new(),
+            map: MemoryMap::new(),
+            lines: Lines::new(),
+            timers: Timers::new(),
+            effects: Effects::new(),
+            intr: false,
+            pic: Pic::new(),
+            pit: Pit::new(pit),
+            rtc: Rtc::new(
+                rtc,
+                RtcBase {
+                    seconds: config.rtc_base,
+                },
+            ),
+            i8042: I8042::new(i8042),
+            port92: Port92::new(),
+            post: Post::new(),
+            fw_cfg: FwCfg::new(),
+            pci: ConfigMechanism1::default(),
+            i440fx: I440Fx::new(),
+            piix3: Piix3::new(),
+            serials: [const { None }; SERIAL_MAX],
+            debugcons: heapless::Vec::new(),
+            debug_exits: heapless::Vec::new(),
+        };
+        machine.map_ports()?;
+        machine.describe(&config)?;
+        machine.map = machine.build_map()?;
+        machine.power_on(0);
+        Ok(machine)
+    }
+
+    fn map_ports(&mut self) -> Result<(), PortsFull> {
+        if self.board == Board::None {
+            return Ok(());
+        }
+        let ports = &mut self.ports;
+        if self.irqchip == Irqchip::Machine {
+            ports.add(0x20, 2, Port::MasterPic)?;
+            ports.add(0xa0, 2, Port::SlavePic)?;
+            ports.add(0x4d0, 2, Port::Elcr)?;
+            ports.add(0x40, 4, Port::Pit)?;
+            ports.add(0x61, 1, Port::PortB)?;
+        }
+        ports.add(0x70, 2, Port::Rtc)?;
+        ports.add(post::PORT, 1, Port::Post)?;
+        ports.add(fw_cfg::PORT, fw_cfg::PORTS, Port::FwCfg)?;
+        if self.board == Board::Pc {
+            ports.add(i8042::DATA_PORT, 1, Port::KeyboardData)?;
+            ports.add(i8042::COMMAND_PORT, 1, Port::KeyboardCommand)?;
+            ports.add(port92::PORT, 1, Port::Port92)?;
+            ports.add(PCI_ADDRESS, 4, Port::PciAddress)?;
+            ports.add(PCI_DATA, 4, Port::PciData)?;
+        }
+        Ok(())
+    }
+
+    /// Tells firmware what there is, through fw_cfg and CMOS.
+    fn describe(&mut self, config: &Config<'m>) -> Result<(), ItemError> {
+        let fw = &mut self.fw_cfg;
+        fw.add(key::UUID, &config.uuid)?;
+        fw.add(key::RAM_SIZE, &config.ram_size.to_le_bytes())?;
+        fw.add(key::NOGRAPHIC, &u16::from(!config.graphics).to_le_bytes())?;
+        fw.add(key::NB_CPUS, &config.cpus.to_le_bytes())?;
+        fw.add(key::MAX_CPUS, &config.max_cpus.to_le_bytes())?;
+        fw.add(key::BOOT_MENU, &0u16.to_le_bytes())?;
+        fw.add(key::IRQ0_OVERRIDE, &1u32.to_le_bytes())?;
+        if !config.kernel.is_empty() {
+            fw.add(
+                key::KERNEL_SIZE,
+                &(config.kernel.len() as u32).to_le_bytes(),
+            )?;
+            fw.lend(key::KERNEL_DATA, config.kernel)?;
+            fw.add(
+                key::INITRD_SIZE,
+                &(config.initrd.len() as u32).to_le_bytes(),
+            )?;
+            fw.lend(key::INITRD_DATA, config.initrd)?;
+            // Behind the end items read as zeros, so that the final NUL is there.
+            fw.add(
+                key::CMDLINE_SIZE,
+                &(config.cmdline.len() as u32 + 1).to_le_bytes(),
+            )?;
+            fw.lend(key::CMDLINE_DATA, config.cmdline)?;
+        }
+        let (low, high) = (self.layout.low, self.layout.high);
+        let mut e820 = heapless::Vec::<u8, 40>::new();
+        for (base, length) in [(0, low), (HIGH_RAM_BASE, high)] {
+            if length > 0 {
+                const RAM: u32 = 1;
+                let (base, length) = (base.to_le_bytes(), length.to_le_bytes());
+                let room = [&base[..], &length, &RAM.to_le_bytes()];
+                room.iter()
+                    .try_for_each(|b| e820.extend_from_slice(b))
+                    .map_err(|_| ItemError)?;
+            }
+        }
+        fw.add_file("etc/e820", &e820)?;
+        self.describe_in_cmos(low, high, config.cpus);
+        Ok(())
+    }
+
+    fn describe_in_cmos(&mut self, low: u64, high: u64, cpus: u16) {
+        let above = |base: u64, unit: u64| (low.saturating_sub(base) / unit).min(0xffff) as u16;
+        let rtc = &mut self.rtc;
+        let mut word = |at: u8, value: u16| {
+            let [first, second] = value.to_le_bytes();
+            rtc.set_cmos(at, first);
+            rtc.set_cmos(at + 1, second);
+        };
+        word(cmos::BASE_MEMORY, (low / 1024).min(640) as u16);
+        for at in cmos::EXTENDED_MEMORY {
+            word(at, above(1 << 20, 1024));
+        }
+        word(cmos::MEMORY_ABOVE_16_MIB, above(16 << 20, 64 << 10));
+        let high = (high / (64 << 10)).min(0xff_ffff) as u32;
+        word(cmos::MEMORY_ABOVE_4_GIB, high as u16);
+        rtc.set_cmos(cmos::MEMORY_ABOVE_4_GIB + 2, (high >> 16) as u8);
+        rtc.set_cmos(cmos::EQUIPMENT.0, cmos::EQUIPMENT.1);
+        rtc.set_cmos(cmos::PROCESSORS, (cpus.max(1) - 1) as u8);
+    }
+
+    fn build_map(&self) -> Result<MemoryMap, MapFull> {
+        let (low, high, rom) = (self.layout.low, self.layout.high, self.rom.len() as u64);
+        match self.board {
+            Board::Pc => self.i440fx.memory_map(low, high, rom),
+            Board::Microvm => microvm_map(low, high, rom),
+            Board::None => Ok(MemoryMap::new()),
+        }
+    }
+
+    /// Follows a change of the registers that rule the memory map.
+    pub(super) fn remap(&mut self) {
+        // Every setting of the registers fits: the bridge's tests try them all.
+        if let Ok(map) = self.build_map() {
+            self.map = map;
+        }
+    }
+
+    /// Plugs a device into the board, before the guest runs. Devices that write to a console give
+    /// its id.
+    pub fn plug(&mut self, values: &PropertyValues) -> Result<Option<ConsoleId>, DeviceError> {
+        let class = values.class();
+        if !class.user_creatable {
+            return Err(DeviceError::NotPluggable);
+        }
+        if self.board == Board::None {
+            return Err(DeviceError::NoBus(class.bus.unwrap_or("System")));
+        }
+        match class.name {
+            name if name == serial::CLASS.name => self.plug_serial(values).map(Some),
+            name if name == debugcon::CLASS.name => self.plug_debugcon(values).map(Some),
+            name if name == debug_exit::CLASS.name => self.plug_debug_exit(values).map(|()| None),
+            _ => Err(DeviceError::NotPluggable),
+        }
+    }
+
+    fn plug_serial(&mut self, values: &PropertyValues) -> Result<ConsoleId, DeviceError> {
+        let index = match values.uint("index") {
+            Some(index) if index < SERIAL_MAX as u64 => {
+                if self.serials[index as usize].is_some() {
+                    return Err(DeviceError::IndexTaken(index));
+                }
+                index as usize
+            }
+            // All ones: the next free one.
+            Some(index) if index != u64::from(u32::MAX) => {
+                return Err(DeviceError::Property("index"));
+            }
+            _ => {
+                let free = self.serials.iter().position(Option::is_none);
+                free.ok_or(DeviceError::TooMany(SERIAL_MAX))?
+            }
+        };
+        let (port, irq) = SERIALS[index];
+        let port = port_of(values, port)?;
+        let irq = match values.uint("irq") {
+            None => irq,
+            Some(number) if number == u64::from(u32::MAX) => irq,
+            Some(number) if number < ISA_IRQS => number as u8,
+            Some(_) => return Err(DeviceError::Property("irq")),
+        };
+        let index = index as u8;
+        self.ports
+            .add(port, serial::PORTS, Port::Serial(index))
+            .map_err(DeviceError::Ports)?;
+        let receive_timeout = TimerId::new(timer::SERIAL + index);
+        let wiring = SerialWiring {
+            irq: IrqLine::new(irq),
+            receive_timeout,
+        };
+        self.serials[usize::from(index)] = Some(Serial::new(wiring, serial::BAUD_BASE));
+        Ok(ConsoleId(index))
+    }
+
+    fn plug_debugcon(&mut self, values: &PropertyValues) -> Result<ConsoleId, DeviceError> {
+        let port = port_of(values, debugcon::IOBASE)?;
+        let index = self.debugcons.len() as u8;
+        let console = ConsoleId(DEBUGCON_CONSOLES + index);
+        let readback = values.uint("readback").unwrap_or(debugcon::READBACK.into());
+        self.debugcons
+            .push(Debugcon::new(console, readback as u32))
+            .map_err(|_| DeviceError::TooMany(DEBUGCON_MAX))?;
+        self.ports
+            .add(port, 1, Port::Debugcon(index))
+            .map_err(DeviceError::Ports)?;
+        Ok(console)
+    }
+
+    fn plug_debug_exit(&mut self, values: &PropertyValues) -> Result<(), DeviceError> {
+        let port = port_of(values, debug_exit::IOBASE)?;
+        let ports = values.uint("iosize").unwrap_or(debug_exit::IOSIZE.into());
+        let ports = u16::try_from(ports).ok().filter(|ports| *ports > 0);
+        let ports = ports.ok_or(DeviceError::Property("iosize"))?;
+        let index = self.debug_exits.len() as u8;
+        self.debug_exits
+            .push(DebugExit)
+            .map_err(|_| DeviceError::TooMany(DEBUG_EXIT_MAX))?;
+        self.ports
+            .add(port, ports, Port::DebugExit(index))
+            .map_err(DeviceError::Ports)
+    }
+
+    /// Resets every device. The host resets processors and in-kernel controllers itself.
+    pub fn reset<H: Host>(&mut self, host: &mut H, now: u64) {
+        self.power_on(now);
+        host.memory_remapped();
+        self.drain(host, now, None);
+    }
+
+    fn power_on(&mut self, now: u64) {
+        // Lines fall with their drivers; controllers forget what they have seen.
+        self.pic.reset(context!(self, now));
+        if self.irqchip == Irqchip::Machine && self.board != Board::None {
+            self.pit.reset(context!(self, now));
+        }
+        self.rtc.reset(context!(self, now));
+        self.i8042.reset(context!(self, now));
+        self.port92.reset(context!(self, now));
+        self.post.reset(context!(self, now));
+        self.fw_cfg.reset(context!(self, now));
+        self.pci = ConfigMechanism1::default();
+        self.i440fx.reset(context!(self, now));
+        self.piix3.reset(context!(self, now));
+        for serial in self.serials.iter_mut().flatten() {
+            serial.reset(context!(self, now));
+        }
+        self.remap();
+        // What the resets themselves asked for is done.
+        while self.effects.take().is_some() {}
+    }
+
+    /// Corrects what the real-time clock showed, in seconds since 1970, when the virtual clock
+    /// read 0: for a clock that goes on while the VM is stopped.
+    pub fn set_rtc_base(&mut self, now: u64, seconds: i64) {
+        self.rtc.set_base(RtcBase { seconds }, context!(self, now));
+    }
+
+    /// Lets a timer's owner know that it fired, and returns who that was.
+    pub(super) fn fire(&mut self, id: TimerId, now: u64) -> Option<Port> {
+        match id {
+            timer::PIT => {
+                self.pit.timer(context!(self, now), id);
+                Some(Port::Pit)
+            }
+            timer::RTC => {
+                self.rtc.timer(context!(self, now), id);
+                Some(Port::Rtc)
+            }
+            _ => {
+                let index = id.slot().checked_sub(timer::SERIAL)?;
+                let serial = self.serials.get_mut(usize::from(index))?.as_mut()?;
+                serial.timer(context!(self, now), id);
+                Some(Port::Serial(index))
+            }
+        }
+    }
+
+    pub(super) fn port_read(&mut self, now: u64, port: Port, offset: u16, width: Width) -> u32 {
+        let cx = context!(self, now);
+        match port {
+            Port::MasterPic => self.pic.pio_read(cx, pic::MASTER_OFFSET + offset, width),
+            Port::SlavePic => self.pic.pio_read(cx, pic::SLAVE_OFFSET + offset, width),
+            Port::Elcr => self.pic.pio_read(cx, pic::ELCR_OFFSET + offset, width),
+            Port::Pit => self.pit.pio_read(cx, offset, width),
+            Port::PortB => self.pit.pio_read(cx, pit::PORT_B_OFFSET, width),
+            Port::Rtc => self.rtc.pio_read(cx, offset, width),
+            Port::KeyboardData => self.i8042.pio_read(cx, offset, width),
+            Port::KeyboardCommand => self.i8042.pio_read(cx, i8042::COMMAND, width),
+            Port::Port92 => self.port92.pio_read(cx, offset, width),
+            Port::Post => self.post.pio_read(cx, offset, width),
+            Port::FwCfg => self.fw_cfg.pio_read(cx, offset, width),
+            Port::PciAddress => self.pci_address_read(offset, width),
+            Port::PciData => self.pci_read(offset, width),
+            Port::Serial(index) => match &mut self.serials[usize::from(index)] {
+                Some(serial) => serial.pio_read(cx, offset, width),
+                None => u32::MAX,
+            },
+            Port::Debugcon(index) => match self.debugcons.get_mut(usize::from(index)) {
+                Some(debugcon) => debugcon.pio_read(cx, offset, width),
+                None => u32::MAX,
+            },
+            Port::DebugExit(index) => match self.debug_exits.get_mut(usize::from(index)) {
+                Some(exit) => exit.pio_read(cx, offset, width),
+                None => u32::MAX,
+            },
+        }
+    }
+
+    pub(super) fn port_write(
+        &mut self,
+        now: u64,
+        port: Port,
+        offset: u16,
+        width: Width,
+        value: u32,
+    ) {
+        let cx = context!(self, now);
+        match port {
+            Port::MasterPic => self
+                .pic
+                .pio_write(cx, pic::MASTER_OFFSET + offset, width, value),
+            Port::SlavePic => self
+                .pic
+                .pio_write(cx, pic::SLAVE_OFFSET + offset, width, value),
+            Port::Elcr => self
+                .pic
+                .pio_write(cx, pic::ELCR_OFFSET + offset, width, value),
+            Port::Pit => self.pit.pio_write(cx, offset, width, value),
+            Port::PortB => self.pit.pio_write(cx, pit::PORT_B_OFFSET, width, value),
+            Port::Rtc => self.rtc.pio_write(cx, offset, width, value),
+            Port::KeyboardData => self.i8042.pio_write(cx, offset, width, value),
+            Port::KeyboardCommand => self.i8042.pio_write(cx, i8042::COMMAND, width, value),
+            Port::Port92 => self.port92.pio_write(cx, offset, width, value),
+            Port::Post => self.post.pio_write(cx, offset, width, value),
+            Port::FwCfg => self.fw_cfg.pio_write(cx, offset, width, value),
+            Port::PciAddress => self.pci_address_write(now, offset, width, value),
+            Port::PciData => self.pci_write(now, offset, width, value),
+            Port::Serial(index) => {
+                if let Some(serial) = &mut self.serials[usize::from(index)] {
+                    serial.pio_write(cx, offset, width, value);
+                }
+            }
+            Port::Debugcon(index) => {
+                if let Some(debugcon) = self.debugcons.get_mut(usize::from(index)) {
+                    debugcon.pio_write(cx, offset, width, value);
+                }
+            }
+            Port::DebugExit(index) => {
+                if let Some(exit) = self.debug_exits.get_mut(usize::from(index)) {
+                    exit.pio_write(cx, offset, width, value);
+                }
+            }
+        }
+    }
+
+    /// Reads CONFIG_ADDRESS, but for a byte read at CF9h: the reset control register lies there.
+    fn pci_address_read(&self, offset: u16, width: Width) -> u32 {
+        if (PCI_ADDRESS + offset, width) == (RESET_CONTROL, Width::Byte) {
+            return self.piix3.reset_control().into();
+        }
+        self.pci.address() >> (8 * offset)
+    }
+
+    fn pci_address_write(&mut self, now: u64, offset: u16, width: Width, value: u32) {
+        match (PCI_ADDRESS + offset, width) {
+            (PCI_ADDRESS, Width::Dword) => self.pci.set_address(value),
+            (RESET_CONTROL, Width::Byte) => {
+                self.piix3
+                    .set_reset_control(context!(self, now), value as u8);
+            }
+            _ => {}
+        }
+    }
+
+    fn pci_read(&self, offset: u16, width: Width) -> u32 {
+        let Some(at) = self.pci.target(offset) else {
+            return u32::MAX;
+        };
+        match place(at) {
+            HOST_BRIDGE => self.i440fx.config_read(at.register, width),
+            ISA_BRIDGE => self.piix3.config_read(at.register, width),
+            _ => u32::MAX,
+        }
+    }
+
+    fn pci_write(&mut self, now: u64, offset: u16, width: Width, value: u32) {
+        let Some(at) = self.pci.target(offset) else {
+            return;
+        };
+        let cx = context!(self, now);
+        match place(at) {
+            HOST_BRIDGE => self.i440fx.config_write(cx, at.register, width, value),
+            ISA_BRIDGE => self.piix3.config_write(cx, at.register, width, value),
+            _ => {}
+        }
+    }
+}
+
+fn place(at: ConfigAddress) -> (u8, u8, u8) {
+    (at.bus, at.device, at.function)
+}
+
+/// The property `iobase` of an ISA device; all ones, and none, stand for `default`.
+fn port_of(values: &PropertyValues, default: u16) -> Result<u16, DeviceError> {
+    match values.uint("iobase") {
+        None => Ok(default),
+        Some(port) if port == u64::from(u32::MAX) => Ok(default),
+        Some(port) => port.try_into().map_err(|_| DeviceError::Property("iobase")),
+    }
+}
+
+/// RAM, with the last 128 KiB of the firmware image over it below 1 MiB, and the image below
+/// 4 GiB.
+fn microvm_map(low: u64, high: u64, rom: u64) -> Result<MemoryMap, MapFull> {
+    const MIB: u64 = 1 << 20;
+    let alias = rom.min(i440fx::ROM_ALIAS);
+    let ram = |gpa: u64, end: u64| Region {
+        gpa,
+        length: end.saturating_sub(gpa),
+        read: Backing::Ram,
+        write_ram: true,
+    };
+    let image = |gpa: u64, length: u64| Region {
+        gpa,
+        length,
+        read: Backing::Rom {
+            offset: rom - length,
+        },
+        write_ram: false,
+    };
+    let mut map = MemoryMap::new();
+    map.push(ram(0, low.min(MIB - alias)))?;
+    map.push(image(MIB - alias, alias))?;
+    map.push(ram(MIB, low))?;
+    map.push(image(HIGH_RAM_BASE - rom, rom))?;
+    map.push(ram(HIGH_RAM_BASE, HIGH_RAM_BASE + high))?;
+    Ok(map)
+}

@@ -1,0 +1,13 @@
+//! The KVM accelerator: the virtual machine, its processors and what CPUID shows them.
+
+mod cpuid;
+mod dump;
+mod error;
+mod state;
+mod vcpu;
+mod vm;
+
+pub use cpuid::{CpuError, CpuSpec, CpuidTable, Topology};
+pub use error::KvmError;
+pub use vcpu::{ExitHandler, SystemEvent, VcpuStop, Vcpus};
+pub use vm::{Irqchip, Vm, open};

@@ -1,0 +1,624 @@
+//! The processors: a thread each, which runs guest code and hands exits to a handler.
+//!
+//! The way of one exit takes no lock and allocates nothing here: the thread owns its vCPU while
+//! it is not parked, and looks at requests only when `KVM_RUN` comes back interrupted. A request
+//! sets `immediate_exit` in the vCPU's shared page and sends a signal. Whichever comes first, the
+//! thread's next or current `KVM_RUN` first completes the port or memory access that is under
+//! way and then returns EINTR: no request is lost, and a parked vCPU's state is whole.
+//!
+//! **Locks.** A handler may wait for the machine's lock. So whoever holds that lock must not
+//! wait for processors: [`Vcpus::request_pause`] never waits and may be called under any lock and
+//! from a handler; [`Vcpus::wait_paused`], [`Vcpus::pause`] and [`Vcpus::shutdown`] wait, and
+//! must be called without the machine's lock and never from a handler. A handler that has been
+//! told of a pause by its own machine still finishes its access.
+//!
+//! Not here: single-stepping, and HLT that ends in an interrupt without in-kernel controllers.
+
+use std::os::fd::AsRawFd;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, Once, PoisonError};
+use std::thread::JoinHandle;
+use std::{fmt, io, mem, ptr, slice, thread};
+
+use kvm_bindings::{
+    KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HLT, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR, KVM_EXIT_IO,
+    KVM_EXIT_IO_OUT, KVM_EXIT_IRQ_WINDOW_OPEN, KVM_EXIT_MMIO, KVM_EXIT_SET_TPR, KVM_EXIT_SHUTDOWN,
+    KVM_EXIT_SYSTEM_EVENT, KVM_SYSTEM_EVENT_CRASH, KVM_SYSTEM_EVENT_RESET,
+    KVM_SYSTEM_EVENT_SHUTDOWN, kvm_run,
+};
+use kvm_ioctls::VcpuFd;
+use thimble_core::cpu::CpuState;
+
+use super::cpuid::CpuidTable;
+use super::dump::dump;
+use super::error::KvmError;
+use super::state;
+use super::vm::{Irqchip, Vm};
+
+/// `_IO(KVMIO, 0x80)`.
+const KVM_RUN: libc::Ioctl = 0xae80;
+
+/// What takes a thread out of the guest. Its handler does nothing.
+const KICK: libc::c_int = libc::SIGUSR1;
+
+/// What exits are handed to. Called on the vCPU's thread.
+pub trait ExitHandler: Send + Sync {
+    /// Reads from a port: fills `data`, which is one element of `width` bytes (1, 2 or 4), or
+    /// several for string instructions, all from the same port.
+    fn pio_in(&self, cpu: u32, port: u16, width: u8, data: &mut [u8]);
+
+    /// Writes to a port; `data` as for reads.
+    fn pio_out(&self, cpu: u32, port: u16, width: u8, data: &[u8]);
+
+    /// Reads 1 to 8 bytes from where the map has nothing readable; see [`Vm::apply_map`] for
+    /// when it may have after all.
+    fn mmio_read(&self, cpu: u32, gpa: u64, data: &mut [u8]);
+
+    /// Writes 1 to 8 bytes to where the map has no writable RAM slot.
+    fn mmio_write(&self, cpu: u32, gpa: u64, data: &[u8]);
+
+    /// The processor halted, and without in-kernel interrupt controllers nothing but a reset
+    /// wakes it.
+    fn halted(&self, cpu: u32) {
+        let _ = cpu;
+    }
+
+    /// The processor can not go on. Its thread parks after this call, and stays so through
+    /// [`Vcpus::resume`] until [`Vcpus::reset`] or [`Vcpus::set_state`].
+    fn stopped(&self, cpu: u32, stop: VcpuStop);
+}
+
+/// What a guest asked for through KVM's system events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SystemEvent {
+    /// Power off.
+    Shutdown,
+    /// Reset.
+    Reset,
+    /// It crashed.
+    Crash,
+    /// Anything else, by KVM's number.
+    Other(u32),
+}
+
+/// Why a processor can not go on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum VcpuStop {
+    /// An exception met another while a double fault was delivered: hardware resets the machine.
+    TripleFault,
+    /// The guest asks for a reset, shutdown or tells of its crash.
+    SystemEvent(SystemEvent),
+    /// The kernel can not run the guest's code.
+    InternalError {
+        /// `KVM_INTERNAL_ERROR_*`: 1 is an instruction that the kernel can not emulate.
+        suberror: u32,
+        /// The registers, as text of several lines.
+        dump: String,
+    },
+    /// The hardware refused to enter the guest.
+    FailEntry {
+        /// The hardware's reason.
+        reason: u64,
+        /// The registers, as text of several lines.
+        dump: String,
+    },
+    /// An exit that nothing was done to cause.
+    UnexpectedExit {
+        /// `KVM_EXIT_*`.
+        reason: u32,
+        /// The registers, as text of several lines.
+        dump: String,
+    },
+    /// `KVM_RUN` itself failed.
+    RunFailed {
+        /// The errno.
+        errno: i32,
+        /// The registers, as text of several lines.
+        dump: String,
+    },
+}
+
+impl fmt::Display for VcpuStop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TripleFault => f.write_str("triple fault"),
+            Self::SystemEvent(event) => write!(f, "system event {event:?}"),
+            Self::InternalError { suberror, dump } => {
+                write!(f, "KVM internal error. Suberror: {suberror}\n{dump}")
+            }
+            Self::FailEntry { reason, dump } => {
+                write!(f, "KVM: entry failed, hardware error {reason:#x}\n{dump}")
+            }
+            Self::UnexpectedExit { reason, dump } => {
+                write!(f, "KVM: unexpected exit {reason}\n{dump}")
+            }
+            Self::RunFailed { errno, dump } => {
+                let error = io::Error::from_raw_os_error(*errno);
+                write!(f, "KVM: running the processor failed: {error}\n{dump}")
+            }
+        }
+    }
+}
+
+/// A vCPU and the page it shares with the kernel. Locked by its thread while it is not parked.
+struct Vcpu {
+    fd: VcpuFd,
+    run: NonNull<kvm_run>,
+}
+
+// SAFETY: `run` points into the mapping that `fd` owns and keeps; only the lock's holder uses it.
+unsafe impl Send for Vcpu {}
+
+/// The byte by which other threads tell a vCPU to leave the guest.
+struct ImmediateExit(NonNull<AtomicU8>);
+
+// SAFETY: the byte is only reached atomically, and lies in the mapping of a vCPU that is stored
+// beside it.
+unsafe impl Send for ImmediateExit {}
+// SAFETY: as above.
+unsafe impl Sync for ImmediateExit {}
+
+impl ImmediateExit {
+    fn set(&self, value: u8) {
+        // SAFETY: see the type's.
+        unsafe { self.0.as_ref() }.store(value, Ordering::Release);
+    }
+}
+
+struct Cpu {
+    immediate_exit: ImmediateExit,
+    vcpu: Mutex<Vcpu>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    Run,
+    Pause,
+    Exit,
+}
+
+/// What is known of one thread.
+struct ThreadControl {
+    /// For the kick; `None` before the thread has started and after it has ended.
+    id: Option<libc::pthread_t>,
+    /// Out of the guest, out of handlers, and its vCPU is unlocked.
+    parked: bool,
+    /// Can not go on before a reset.
+    stopped: bool,
+}
+
+struct Control {
+    wanted: Wanted,
+    threads: Vec<ThreadControl>,
+}
+
+struct Shared {
+    vm: Arc<Vm>,
+    cpus: Vec<Cpu>,
+    control: Mutex<Control>,
+    /// `wanted` has changed.
+    changed: Condvar,
+    /// A thread has parked.
+    parked: Condvar,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn wait<'a, T>(condvar: &Condvar, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
+    condvar.wait(guard).unwrap_or_else(PoisonError::into_inner)
+}
+
+/// All processors of a machine. Made paused, in power-on state.
+pub struct Vcpus {
+    shared: Arc<Shared>,
+    joins: Vec<JoinHandle<()>>,
+    signature: u32,
+}
+
+impl Vcpus {
+    /// Makes `count` processors and their threads.
+    pub fn new<H: ExitHandler + 'static>(
+        vm: Arc<Vm>,
+        count: u32,
+        cpuid: &CpuidTable,
+        handler: Arc<H>,
+    ) -> Result<Self, KvmError> {
+        let most = match vm.irqchip() {
+            Irqchip::On => vm.kvm().get_max_vcpus() as u32,
+            // Nothing could start the others.
+            Irqchip::None => 1,
+        };
+        if count == 0 || count > most {
+            return Err(KvmError::TooManyCpus { asked: count, most });
+        }
+        install_kick_handler()?;
+        let mut cpus = Vec::with_capacity(count as usize);
+        for index in 0..count {
+            let mut fd = vm
+                .fd()
+                .create_vcpu(index.into())
+                .map_err(KvmError::call("creating a processor"))?;
+            fd.set_cpuid2(&cpuid.for_cpu(index)?)
+                .map_err(KvmError::call("setting CPUID"))?;
+            let run = NonNull::from(fd.get_kvm_run());
+            // SAFETY: the pointer stays inside the shared page.
+            let byte = unsafe { &raw mut (*run.as_ptr()).immediate_exit };
+            let Some(byte) = NonNull::new(byte.cast::<AtomicU8>()) else {
+                return Err(KvmError::Lacks("immediate_exit"));
+            };
+            cpus.push(Cpu {
+                immediate_exit: ImmediateExit(byte),
+                vcpu: Mutex::new(Vcpu { fd, run }),
+            });
+        }
+        let threads = (0..count).map(|_| ThreadControl {
+            id: None,
+            parked: true,
+            stopped: false,
+        });
+        let shared = Arc::new(Shared {
+            vm,
+            cpus,
+            control: Mutex::new(Control {
+                wanted: Wanted::Pause,
+                threads: threads.collect(),
+            }),
+            changed: Condvar::new(),
+            parked: Condvar::new(),
+        });
+        let mut vcpus = Self {
+            shared,
+            joins: Vec::with_capacity(count as usize),
+            signature: cpuid.signature(),
+        };
+        let _mask = OnlyKick::new();
+        for index in 0..count {
+            let shared = Arc::clone(&vcpus.shared);
+            let handler = Arc::clone(&handler);
+            let join = thread::Builder::new()
+                .name(format!("CPU {index}/KVM"))
+                .stack_size(256 << 10)
+                .spawn(move || run_thread(&shared, index, &*handler))
+                .map_err(|error| KvmError::Call {
+                    what: "starting a processor's thread",
+                    error,
+                })?;
+            vcpus.joins.push(join);
+        }
+        Ok(vcpus)
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> u32 {
+        self.shared.cpus.len() as u32
+    }
+
+    /// Lets all processors run that can.
+    pub fn resume(&self) {
+        lock(&self.shared.control).wanted = Wanted::Run;
+        self.shared.changed.notify_all();
+    }
+
+    /// Asks all processors to leave the guest and park. Does not wait: may be called under the
+    /// machine's lock and from handlers.
+    pub fn request_pause(&self) {
+        self.shared.request(Wanted::Pause);
+    }
+
+    /// A handle by which handlers ask for a pause.
+    pub fn pauser(&self) -> Pauser {
+        Pauser(Arc::downgrade(&self.shared))
+    }
+
+    /// Waits until all processors are parked after [`Vcpus::request_pause`], or until someone
+    /// resumes them. Not under a lock that a handler takes, and not from a handler.
+    pub fn wait_paused(&self) {
+        let mut control = lock(&self.shared.control);
+        while control.wanted == Wanted::Pause && !control.threads.iter().all(|t| t.parked) {
+            control = wait(&self.shared.parked, control);
+        }
+    }
+
+    /// Both: on return no processor runs guest code or a handler, and all state is whole. Not
+    /// under a lock that a handler takes, and not from a handler.
+    pub fn pause(&self) {
+        self.request_pause();
+        self.wait_paused();
+    }
+
+    /// Whether all processors are parked.
+    pub fn is_paused(&self) -> bool {
+        let control = lock(&self.shared.control);
+        control.wanted == Wanted::Pause && control.threads.iter().all(|t| t.parked)
+    }
+
+    /// Puts all processors into their power-on state: the first at the reset vector, the others
+    /// waiting to be started. They must be paused. The in-kernel controllers are reset by
+    /// [`Vm::reset_irqchip`].
+    pub fn reset(&self) -> Result<(), KvmError> {
+        for index in 0..self.count() {
+            let state = CpuState::power_on(index as u8, index == 0, self.signature);
+            self.set_state(index, &state)?;
+        }
+        Ok(())
+    }
+
+    /// The whole state of a processor. All must be paused.
+    pub fn state(&self, index: u32) -> Result<CpuState, KvmError> {
+        let vcpu = self.parked(index)?;
+        state::get(&self.shared.vm, &vcpu.fd)
+    }
+
+    /// Sets the whole state of a processor, which can go on from it even if it had stopped. All
+    /// must be paused.
+    pub fn set_state(&self, index: u32, state: &CpuState) -> Result<(), KvmError> {
+        let vcpu = self.parked(index)?;
+        state::set(&self.shared.vm, &vcpu.fd, state)?;
+        drop(vcpu);
+        if let Some(thread) = lock(&self.shared.control).threads.get_mut(index as usize) {
+            thread.stopped = false;
+        }
+        Ok(())
+    }
+
+    /// The registers of a processor as text. All must be paused.
+    pub fn dump(&self, index: u32) -> Result<String, KvmError> {
+        let vcpu = self.parked(index)?;
+        Ok(dump(&self.shared.vm, &vcpu.fd))
+    }
+
+    fn parked(&self, index: u32) -> Result<MutexGuard<'_, Vcpu>, KvmError> {
+        let cpu = self.shared.cpus.get(index as usize);
+        let cpu = cpu.ok_or(KvmError::Unsupported("a processor of this number"))?;
+        match cpu.vcpu.try_lock() {
+            Ok(vcpu) => Ok(vcpu),
+            Err(std::sync::TryLockError::Poisoned(poisoned)) => Ok(poisoned.into_inner()),
+            Err(std::sync::TryLockError::WouldBlock) => {
+                Err(KvmError::Unsupported("touching a processor that runs"))
+            }
+        }
+    }
+
+    /// Ends all threads and waits for them. Not under a lock that a handler takes, and not from
+    /// a handler.
+    pub fn shutdown(&mut self) {
+        self.shared.request(Wanted::Exit);
+        for join in self.joins.drain(..) {
+            let _ = join.join();
+        }
+    }
+}
+
+impl Drop for Vcpus {
+    fn drop(&mut self) {
+        self.shutdown();
+    }
+}
+
+/// Asks for a pause from where the [`Vcpus`] are not at hand.
+#[derive(Clone)]
+pub struct Pauser(std::sync::Weak<Shared>);
+
+impl Pauser {
+    /// As [`Vcpus::request_pause`].
+    pub fn request_pause(&self) {
+        if let Some(shared) = self.0.upgrade() {
+            shared.request(Wanted::Pause);
+        }
+    }
+}
+
+impl Shared {
+    fn request(&self, wanted: Wanted) {
+        let mut control = lock(&self.control);
+        if control.wanted != Wanted::Exit {
+            control.wanted = wanted;
+        }
+        for (thread, cpu) in control.threads.iter().zip(&self.cpus) {
+            if thread.parked {
+                continue;
+            }
+            cpu.immediate_exit.set(1);
+            if let Some(id) = thread.id {
+                // SAFETY: a thread takes its id out under this lock before it ends.
+                unsafe { libc::pthread_kill(id, KICK) };
+            }
+        }
+        // Parked threads that are to end.
+        self.changed.notify_all();
+    }
+}
+
+/// A thread's way out of the guest.
+enum Left {
+    Interrupted,
+    Halted,
+    Stopped(VcpuStop),
+}
+
+fn run_thread<H: ExitHandler>(shared: &Shared, index: u32, handler: &H) {
+    let at = index as usize;
+    let cpu = &shared.cpus[at];
+    let mut has_run = false;
+    loop {
+        let mut waited = false;
+        {
+            let mut control = lock(&shared.control);
+            // SAFETY: always allowed.
+            control.threads[at].id = Some(unsafe { libc::pthread_self() });
+            loop {
+                let wanted = control.wanted;
+                let thread = &mut control.threads[at];
+                match wanted {
+                    Wanted::Exit => {
+                        thread.id = None;
+                        thread.parked = true;
+                        shared.parked.notify_all();
+                        return;
+                    }
+                    Wanted::Run if !thread.stopped => break,
+                    Wanted::Run | Wanted::Pause => {
+                        thread.parked = true;
+                        shared.parked.notify_all();
+                        waited = true;
+                        control = wait(&shared.changed, control);
+                    }
+                }
+            }
+            control.threads[at].parked = false;
+            // Under the lock: a request after this sets it again, none before it is lost.
+            cpu.immediate_exit.set(0);
+        }
+        let left = {
+            let mut vcpu = lock(&cpu.vcpu);
+            if waited && has_run {
+                // Tells a guest that uses the paravirtual clock not to mistake the pause for a
+                // lock-up; fails harmlessly for others.
+                let _ = vcpu.fd.kvmclock_ctrl();
+            }
+            has_run = true;
+            run_guest(&shared.vm, &mut vcpu, index, handler)
+        };
+        if matches!(left, Left::Interrupted) {
+            continue;
+        }
+        lock(&shared.control).threads[at].stopped = true;
+        match left {
+            Left::Stopped(stop) => handler.stopped(index, stop),
+            _ => handler.halted(index),
+        }
+    }
+}
+
+/// Runs guest code until something other than an access to a port or to memory happens.
+fn run_guest<H: ExitHandler>(vm: &Vm, vcpu: &mut Vcpu, cpu: u32, handler: &H) -> Left {
+    let fd = vcpu.fd.as_raw_fd();
+    let run = vcpu.run.as_ptr();
+    loop {
+        // SAFETY: the descriptor is a vCPU's, and the call takes no argument.
+        if unsafe { libc::ioctl(fd, KVM_RUN, 0) } < 0 {
+            match io::Error::last_os_error().raw_os_error() {
+                Some(libc::EINTR) => return Left::Interrupted,
+                // A processor that waits for its start was woken for nothing.
+                Some(libc::EAGAIN) => continue,
+                errno => {
+                    return Left::Stopped(VcpuStop::RunFailed {
+                        errno: errno.unwrap_or(0),
+                        dump: dump(vm, &vcpu.fd),
+                    });
+                }
+            }
+        }
+        // SAFETY: `run` is the vCPU's shared page, which only this thread uses between two
+        // calls; `exit_reason` tells which member of the union is valid, and the kernel gives
+        // the place and length of the data inside the mapping.
+        unsafe {
+            match (*run).exit_reason {
+                KVM_EXIT_IO => {
+                    let io = (*run).__bindgen_anon_1.io;
+                    let length = usize::from(io.size) * io.count as usize;
+                    let data = run.cast::<u8>().add(io.data_offset as usize);
+                    if u32::from(io.direction) == KVM_EXIT_IO_OUT {
+                        let data = slice::from_raw_parts(data, length);
+                        handler.pio_out(cpu, io.port, io.size, data);
+                    } else {
+                        let data = slice::from_raw_parts_mut(data, length);
+                        handler.pio_in(cpu, io.port, io.size, data);
+                    }
+                }
+                KVM_EXIT_MMIO => {
+                    let mmio = &mut (*run).__bindgen_anon_1.mmio;
+                    let data = &mut mmio.data[..(mmio.len as usize).min(8)];
+                    if mmio.is_write != 0 {
+                        handler.mmio_write(cpu, mmio.phys_addr, data);
+                    } else {
+                        handler.mmio_read(cpu, mmio.phys_addr, data);
+                    }
+                }
+                KVM_EXIT_IRQ_WINDOW_OPEN | KVM_EXIT_SET_TPR => {}
+                KVM_EXIT_INTR => return Left::Interrupted,
+                KVM_EXIT_HLT => return Left::Halted,
+                KVM_EXIT_SHUTDOWN => return Left::Stopped(VcpuStop::TripleFault),
+                KVM_EXIT_SYSTEM_EVENT => {
+                    let event = match (*run).__bindgen_anon_1.system_event.type_ {
+                        KVM_SYSTEM_EVENT_SHUTDOWN => SystemEvent::Shutdown,
+                        KVM_SYSTEM_EVENT_RESET => SystemEvent::Reset,
+                        KVM_SYSTEM_EVENT_CRASH => SystemEvent::Crash,
+                        other => SystemEvent::Other(other),
+                    };
+                    return Left::Stopped(VcpuStop::SystemEvent(event));
+                }
+                KVM_EXIT_INTERNAL_ERROR => {
+                    return Left::Stopped(VcpuStop::InternalError {
+                        suberror: (*run).__bindgen_anon_1.internal.suberror,
+                        dump: dump(vm, &vcpu.fd),
+                    });
+                }
+                KVM_EXIT_FAIL_ENTRY => {
+                    let entry = (*run).__bindgen_anon_1.fail_entry;
+                    return Left::Stopped(VcpuStop::FailEntry {
+                        reason: entry.hardware_entry_failure_reason,
+                        dump: dump(vm, &vcpu.fd),
+                    });
+                }
+                reason => {
+                    return Left::Stopped(VcpuStop::UnexpectedExit {
+                        reason,
+                        dump: dump(vm, &vcpu.fd),
+                    });
+                }
+            }
+        }
+    }
+}
+
+extern "C" fn kicked(_signal: libc::c_int) {}
+
+/// Installs the empty handler, once, and without SA_RESTART: calls must come back.
+fn install_kick_handler() -> Result<(), KvmError> {
+    static ONCE: Once = Once::new();
+    let mut result = Ok(());
+    ONCE.call_once(|| {
+        // SAFETY: an all-zero sigaction is valid, and the handler does nothing at all.
+        let failed = unsafe {
+            let mut action: libc::sigaction = mem::zeroed();
+            action.sa_sigaction = kicked as *const () as libc::sighandler_t;
+            libc::sigaction(KICK, &action, ptr::null_mut()) != 0
+        };
+        if failed {
+            result = Err(KvmError::Call {
+                what: "installing the signal handler for processors",
+                error: io::Error::last_os_error(),
+            });
+        }
+    });
+    result
+}
+
+/// While it lives, threads are born with every signal but the kick blocked: the rest is the
+/// main thread's.
+struct OnlyKick(libc::sigset_t);
+
+impl OnlyKick {
+    fn new() -> Self {
+        // SAFETY: the sets are initialised by the calls before they are used.
+        unsafe {
+            let mut mask: libc::sigset_t = mem::zeroed();
+            let mut before: libc::sigset_t = mem::zeroed();
+            libc::sigfillset(&mut mask);
+            libc::sigdelset(&mut mask, KICK);
+            libc::pthread_sigmask(libc::SIG_SETMASK, &mask, &mut before);
+            Self(before)
+        }
+    }
+}
+
+impl Drop for OnlyKick {
+    fn drop(&mut self) {
+        // SAFETY: the set was filled in by the call above.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &self.0, ptr::null_mut()) };
+    }
+}
