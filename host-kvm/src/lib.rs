@@ -1,1 +1,3 @@
 //! The process around the machine.
+
+pub mod firmware_images;
