@@ -1,0 +1,160 @@
+//! Builds images: the one description of which there are and how an ELF file becomes a ROM.
+//!
+//! Included as a module by `host-kvm/build.rs` (images that the thimble binary carries) and by xtask (test images, into
+//! `target/firmware/NAME.rom`), as a library crate could not be a build script's dependency and a guest program at once.
+//! The including crate depends on `object`.
+
+use std::path::Path;
+use std::process::Command;
+
+use object::elf::{FileHeader64, PT_LOAD};
+use object::read::elf::{FileHeader as _, ProgramHeader as _};
+
+/// The ROM ends here in the link, and at 4 GiB in the machine.
+const ROM_END: u64 = 0x10_0000;
+/// `-bios` files are whole 64 KiB.
+pub const ROM_SIZE: usize = 0x1_0000;
+
+/// An image.
+pub struct Image {
+    /// Name of the program in `src/bin` and of the ROM.
+    pub name: &'static str,
+    /// True if it is part of the thimble binary.
+    pub embedded: bool,
+    /// True if it is a test image: it prints what it observes on port 402h and ends with status 33 through port F4h.
+    pub test: bool,
+    /// True if it does more in ring 0 than start-up and the short service calls, so that a host that can't run ring 0 in full skips it.
+    pub ring0: bool,
+    /// Options that a test run adds.
+    pub options: &'static [&'static str],
+}
+
+const fn image(name: &'static str) -> Image {
+    Image {
+        name,
+        embedded: false,
+        test: true,
+        ring0: false,
+        options: &[],
+    }
+}
+
+/// All images.
+pub const IMAGES: &[Image] = &[
+    Image {
+        embedded: true,
+        test: false,
+        ..image("boot")
+    },
+    Image {
+        embedded: true,
+        test: false,
+        ..image("demo")
+    },
+    image("hello"),
+];
+
+/// Builds one image with cargo and returns its used bytes, which belong at the end of the ROM.
+///
+/// # Errors
+/// A sentence; the compiler's own messages go to stderr.
+pub fn build(name: &str, workspace: &Path, target_dir: &Path) -> Result<Vec<u8>, String> {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(workspace);
+    // An outer cargo's choices (clippy as the compiler, coverage flags) are not the image's.
+    for (key, _) in std::env::vars_os() {
+        let text = key.to_string_lossy();
+        let outer = [
+            "RUSTC",
+            "RUSTC_WRAPPER",
+            "RUSTC_WORKSPACE_WRAPPER",
+            "RUSTFLAGS",
+            "RUSTDOCFLAGS",
+            "CLIPPY_ARGS",
+            "CLIPPY_CONF_DIR",
+        ];
+        let settings = text.starts_with("CARGO_PROFILE_")
+            || text.starts_with("CARGO_CFG_")
+            || text.starts_with("CARGO_FEATURE_");
+        if outer.contains(&&*text)
+            || settings
+            || text.starts_with("CARGO_ENCODED_")
+            || text.starts_with("CARGO_MAKEFLAGS")
+            || text == "MAKEFLAGS"
+        {
+            cargo.env_remove(&key);
+        }
+    }
+    const TARGET: &str = "x86_64-unknown-linux-gnu";
+    let status = cargo
+        .args([
+            "rustc",
+            "--quiet",
+            "--locked",
+            "-p",
+            "thimble-firmware",
+            "--profile",
+            "firmware",
+            "--target",
+            TARGET,
+        ])
+        .args(["--bin", name, "--target-dir"])
+        .arg(target_dir)
+        .args([
+            "--",
+            "-C",
+            "relocation-model=static",
+            "-C",
+            "no-redzone=yes",
+        ])
+        .status()
+        .map_err(|error| format!("can't run cargo: {error}"))?;
+    if !status.success() {
+        return Err(format!("cargo can't build the image {name}"));
+    }
+    let path = target_dir.join(TARGET).join("firmware").join(name);
+    let elf =
+        std::fs::read(&path).map_err(|error| format!("can't read {}: {error}", path.display()))?;
+    flatten(&elf).map_err(|error| format!("{}: {error}", path.display()))
+}
+
+/// Turns an image's ELF file into the bytes of its ROM, from the first used byte to the end.
+///
+/// # Errors
+/// A file that is not such an image.
+pub fn flatten(elf: &[u8]) -> Result<Vec<u8>, String> {
+    let header =
+        FileHeader64::<object::Endianness>::parse(elf).map_err(|error| error.to_string())?;
+    let endian = header.endian().map_err(|error| error.to_string())?;
+    let mut rom = vec![0; ROM_SIZE];
+    let mut first = ROM_SIZE;
+    for segment in header
+        .program_headers(endian, elf)
+        .map_err(|error| error.to_string())?
+    {
+        let data = segment
+            .data(endian, elf)
+            .map_err(|()| "a segment lies outside the file".to_string())?;
+        if segment.p_type(endian) != PT_LOAD || data.is_empty() {
+            continue;
+        }
+        let address = segment.p_paddr(endian);
+        let start = address
+            .checked_sub(ROM_END - ROM_SIZE as u64)
+            .ok_or("a segment lies below the ROM")? as usize;
+        let room = rom
+            .get_mut(start..start + data.len())
+            .ok_or("a segment lies behind the ROM")?;
+        room.copy_from_slice(data);
+        first = first.min(start);
+    }
+    rom.drain(..first);
+    Ok(rom)
+}
+
+/// Fills an image up to a whole ROM.
+pub fn pad(used: &[u8]) -> Vec<u8> {
+    let mut rom = vec![0; ROM_SIZE.saturating_sub(used.len())];
+    rom.extend_from_slice(used);
+    rom
+}

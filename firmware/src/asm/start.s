@@ -1,0 +1,258 @@
+# From the reset vector to Rust in ring 3 (AT&T syntax).
+#
+# Intel SDM volume 3: 10.1.4 (first instruction), 10.8.5 (entering long mode; straight from real mode here),
+# 6.14 (64-bit interrupt handling, IST). All ring-0 code of an image is in this file. It is kept short because
+# some hosts run ring 0 through an instruction emulator, and it keeps to integer instructions for the same reason.
+#
+# Low RAM: 01000 PML4, 02000 PDPT, 03000 first PD, 04000-07fff the four PDs, 08000 GDT, 08080 TSS,
+# 09000 top of the ring-0 stacks (service calls below 08c00, exceptions below 0a000), 0a000 .bss, 20000 top of the ring-3 stack.
+
+.set PML4, 0x1000
+.set PDPT, 0x2000
+.set PD_FIRST, 0x3000
+.set PD_ALL, 0x4000
+.set GDT, 0x8000
+.set TSS, 0x8080
+.set SERVICE_STACK, 0x8c00
+.set EXCEPTION_STACK, 0xa000
+.set USER_STACK, 0x20000
+
+.section .reset, "ax"
+.code16
+.globl reset
+reset:
+    .byte 0xe9                          # jmp start16; the wrap at 64 KiB is beyond what the linker accepts
+    .word start16 - 0xEFFF3
+    .fill 13, 1, 0x90
+
+.section .rom.start, "ax"
+.code16
+start16:
+    ljmpw $0xf000, $(alias - 0xF0000)   # CS base from FFFF0000h to F0000h, which the page tables map
+alias:
+    cli
+    cld
+    movw $0xf000, %ax
+    movw %ax, %ds
+    xorw %ax, %ax
+    movw %ax, %es
+    movw $(gdt - 0xF0000), %si          # to RAM, because ltr writes the busy bit
+    movw $GDT, %di
+    movw $16, %cx
+    rep movsl
+    movw %ax, %ds
+    # One 2 MiB page; ring 3 maps the rest at its own speed.
+    movl $(PDPT + 0x27), PML4
+    movl $(PD_FIRST + 0x27), PDPT
+    movl $0xe7, PD_FIRST
+    xorl %eax, %eax
+    movl %eax, PML4 + 4
+    movl %eax, PDPT + 4
+    movl %eax, PD_FIRST + 4
+    movl $SERVICE_STACK, TSS + 4        # RSP0
+    movl %eax, TSS + 8
+    movl $EXCEPTION_STACK, TSS + 36     # IST1
+    movl %eax, TSS + 40
+    movw $104, TSS + 102                # no I/O bitmap: IOPL decides
+    lgdtl %cs:(gdt_pointer - 0xF0000)
+    movl $0x620, %eax                   # PAE, OSFXSR, OSXMMEXCPT
+    movl %eax, %cr4
+    movl $PML4, %eax
+    movl %eax, %cr3
+    movl $0xc0000080, %ecx              # EFER: LME
+    movl $0x100, %eax
+    xorl %edx, %edx
+    wrmsr
+    movl $0x80000033, %eax              # PG, NE, ET, MP, PE
+    movl %eax, %cr0
+    ljmpl $0x08, $start64
+
+.code64
+start64:
+    movl $0x10, %eax
+    movl %eax, %ss
+    movl %eax, %ds
+    movl %eax, %es
+    lidt idt_pointer
+    movl $0x30, %eax
+    ltr %ax
+    movl $SERVICE_STACK, %esp
+    pushq $0x1b
+    pushq $USER_STACK
+    pushq $0x3002                       # IOPL 3: ring 3 does port I/O, cli and sti
+    pushq $0x23
+    pushq $start_ring3
+    iretq
+
+start_ring3:
+    movl $bss_start, %edi
+    movl $bss_end, %ecx
+    subl %edi, %ecx
+    xorl %eax, %eax
+    rep stosb
+    # Identity map of 4 GiB: the tables are filled before they are linked.
+    movl $PD_ALL, %edi
+    movl $0xe7, %eax
+    movl $2048, %ecx
+1:  movq %rax, (%rdi)
+    addq $8, %rdi
+    addq $0x200000, %rax
+    decl %ecx
+    jnz 1b
+    movq $(PD_ALL + 0x0027), PDPT
+    movq $(PD_ALL + 0x1027), PDPT + 8
+    movq $(PD_ALL + 0x2027), PDPT + 16
+    movq $(PD_ALL + 0x3027), PDPT + 24
+    xorl %ebp, %ebp
+    call image_main
+    ud2
+
+# Exceptions and interrupts: recorded here, handled in ring 3.
+
+.macro stub vector
+stub_\vector:
+.if \vector == 8 || \vector == 17 || \vector == 21 || (\vector >= 10 && \vector <= 14)
+.else
+    pushq $0
+.endif
+    pushq $\vector
+    jmp trap
+.endm
+.altmacro
+.set v, 0
+.rept 48
+    stub %v
+    .set v, v + 1
+.endr
+
+# Stack: rax, vector, error code, rip, cs, rflags, rsp, ss.
+trap:
+    pushq %rax
+    movq 8(%rsp), %rax
+    incl trap_counts(, %rax, 4)
+    cmpl $32, %eax
+    jae interrupt
+    movq %rax, trap_record
+    movq 16(%rsp), %rax
+    movq %rax, trap_record + 8
+    movq %cr2, %rax
+    movq %rax, trap_record + 16
+    movq 24(%rsp), %rax
+    movq %rax, trap_record + 24
+    movq 40(%rsp), %rax
+    movq %rax, trap_record + 32
+    andl $~0x10100, 40(%rsp)            # RF, TF
+    movq trap_resume, %rax
+    movq $0, trap_resume
+    testq %rax, %rax
+    jnz 1f
+    movq $(USER_STACK - 8), 48(%rsp)    # nobody expects it: ring 3 reports it and ends
+    movq $image_trap, %rax
+    movq $0x23, 32(%rsp)
+    movq $0x1b, 56(%rsp)
+1:  movq %rax, 24(%rsp)
+    popq %rax
+    addq $16, %rsp
+    iretq
+interrupt:
+    andl $~0x200, 40(%rsp)              # one interrupt, then ring 3 says when it wants the next
+    popq %rax
+    addq $16, %rsp
+    iretq
+
+# Service calls: int 30h with the number in eax.
+service:
+    cmpl $1, %eax
+    je enter_kernel
+    cmpl $2, %eax
+    je read_msr
+    cmpl $3, %eax
+    je triple_fault
+    sti                                 # 0: wait for an interrupt
+    hlt
+    cli
+    iretq
+read_msr:                               # 2: MSR ecx to edx:eax
+    rdmsr
+    iretq
+triple_fault:                           # 3
+    lidt idt_none
+    ud2
+enter_kernel:                           # 1: edi in 32-bit protected mode with eax = esi, ebx = edx
+    movl %edx, %ebx
+    pushq $0x28
+    pushq $protected
+    lretq
+.code32
+protected:
+    movl $0x10, %eax
+    movl %eax, %ds
+    movl %eax, %es
+    movl %eax, %ss
+    movl %eax, %fs
+    movl %eax, %gs
+    movl $0x11, %eax                    # ET, PE
+    movl %eax, %cr0
+    movl $0xc0000080, %ecx
+    xorl %eax, %eax
+    xorl %edx, %edx
+    wrmsr
+    xorl %eax, %eax
+    movl %eax, %cr4
+    pushl $2
+    popfl
+    movl %esi, %eax
+    jmpl *%edi
+
+.section .rodata.boot, "a"
+.balign 8
+gdt:
+    .quad 0
+    .quad 0x00af9b000000ffff            # 08 ring-0 code, 64-bit
+    .quad 0x00cf93000000ffff            # 10 ring-0 data
+    .quad 0x00cff3000000ffff            # 18 ring-3 data
+    .quad 0x00affb000000ffff            # 20 ring-3 code, 64-bit
+    .quad 0x00cf9b000000ffff            # 28 ring-0 code, 32-bit
+    .quad 0x0000890000000067 + (TSS << 16)  # 30 TSS
+    .quad 0
+gdt_pointer:
+    .word 63
+    .long GDT
+idt_pointer:
+    .word idt_end - idt - 1
+    .quad idt
+idt_none:
+    .word 0
+    .quad 0
+
+.macro gate vector
+    .word stub_\vector - 0xF0000
+    .word 0x08
+.if \vector == 3 || \vector == 4
+    .word 0xee01                        # ring 3 may use int3 and into
+.else
+    .word 0x8e01
+.endif
+    .word 0x000f
+    .quad 0
+.endm
+.balign 16
+idt:
+.set v, 0
+.rept 48
+    gate %v
+    .set v, v + 1
+.endr
+    .word service - 0xF0000             # 30h, on RSP0 so that an interrupt may come in during the wait
+    .word 0x08
+    .word 0xee00
+    .word 0x000f
+    .quad 0
+idt_end:
+
+.section .bss.trap, "aw", @nobits
+.balign 8
+.globl trap_record, trap_resume, trap_counts
+trap_record: .skip 40
+trap_resume: .skip 8
+trap_counts: .skip 192

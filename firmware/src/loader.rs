@@ -1,0 +1,698 @@
+//! What a kernel file wants: ELF64 with a PVH note, or a multiboot-1 header. Pure functions over a file that is read in pieces.
+//!
+//! Sources: System V ABI (ELF-64), Xen's `elfnote.h` (XEN_ELFNOTE_PHYS32_ENTRY is note 18 of owner "Xen"), the Multiboot Specification 0.6.96.
+//! Not modelled: multiboot video modes (flag 2 is refused), multiboot 2, bzImage.
+
+use core::fmt;
+
+/// Where a file may be loaded: RAM between the boot ROM's own variables and its start information.
+pub const LOW_START: u64 = 0x2_0000;
+/// End of that range.
+pub const LOW_END: u64 = 0x9_0000;
+/// From here RAM is free up to its end.
+pub const HIGH_START: u64 = 0x10_0000;
+/// Segments a kernel may have.
+pub const SEGMENTS_MAX: usize = 16;
+/// Program headers looked at.
+const HEADERS_MAX: u16 = 64;
+/// A multiboot header lies within the first bytes of the file.
+const MULTIBOOT_WINDOW: u32 = 8192;
+const MULTIBOOT_MAGIC: u32 = 0x1bad_b002;
+const MULTIBOOT_VIDEO: u32 = 1 << 2;
+const MULTIBOOT_ADDRESSES: u32 = 1 << 16;
+const PT_LOAD: u32 = 1;
+const PT_NOTE: u32 = 4;
+const XEN_ELFNOTE_PHYS32_ENTRY: u32 = 18;
+/// Bytes of a note segment that are searched.
+const NOTES_MAX: u64 = 64 << 10;
+
+/// A file that is read in pieces.
+pub trait File {
+    /// Its size in bytes.
+    fn size(&self) -> u32;
+    /// Reads from `offset` on; called only within the size. False if the device fails.
+    fn read(&self, offset: u32, into: &mut [u8]) -> bool;
+}
+
+/// Why a file can't be started. `Display` is a sentence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Error {
+    /// The file ends inside of a header or a segment.
+    Truncated,
+    /// The device that holds the file failed.
+    Device,
+    /// Not an ELF or multiboot file.
+    Unknown,
+    /// A Linux bzImage.
+    BzImage,
+    /// An ELF file of another kind than expected.
+    BadElf,
+    /// ELF64 without a PVH entry and without a multiboot header.
+    NoEntry,
+    /// The multiboot header wants what we lack.
+    MultibootFlags(u32),
+    /// The multiboot header's addresses contradict each other.
+    MultibootAddresses,
+    /// More than [`SEGMENTS_MAX`] segments, or more than 64 headers.
+    TooManySegments,
+    /// A segment has more bytes in the file than in memory, or wraps.
+    BadSegment,
+    /// A segment that is not within usable RAM.
+    OutsideRam(u64, u64),
+    /// Two segments overlap in memory.
+    Overlap(u64),
+    /// The entry point is in no segment.
+    BadEntry(u64),
+    /// The initrd does not fit behind the kernel.
+    InitrdTooLarge,
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, to: &mut fmt::Formatter) -> fmt::Result {
+        to.write_str(match self {
+            Self::Truncated => "the kernel file is truncated",
+            Self::Device => "fw_cfg failed while the kernel was read",
+            Self::Unknown => "the kernel file is neither ELF with a PVH note nor multiboot",
+            Self::BzImage => "the kernel is a bzImage, which this boot ROM can't start yet",
+            Self::BadElf => "the kernel's ELF header is not that of an x86 program",
+            Self::NoEntry => "the kernel is ELF, but has neither a PVH note nor a multiboot header",
+            Self::MultibootAddresses => {
+                "the addresses in the multiboot header contradict each other"
+            }
+            Self::TooManySegments => "the kernel has too many segments",
+            Self::BadSegment => "a kernel segment has an impossible size",
+            Self::InitrdTooLarge => "the initrd does not fit into RAM behind the kernel",
+            Self::MultibootFlags(flags) => {
+                return write!(
+                    to,
+                    "the multiboot header wants flags {flags:#x}, which are not offered"
+                );
+            }
+            Self::OutsideRam(start, end) => {
+                return write!(
+                    to,
+                    "kernel segment {start:#x}-{end:#x} is outside usable RAM"
+                );
+            }
+            Self::Overlap(start) => return write!(to, "kernel segments overlap at {start:#x}"),
+            Self::BadEntry(entry) => {
+                return write!(
+                    to,
+                    "the kernel's entry point {entry:#x} is in none of its segments"
+                );
+            }
+        })
+    }
+}
+
+/// How the kernel is entered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// ebx points at a `hvm_start_info`.
+    Pvh,
+    /// eax is 2BADB002h, ebx points at the multiboot information.
+    Multiboot,
+}
+
+/// A piece of the file and where it goes.
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// Physical address.
+    pub address: u64,
+    /// Offset in the file.
+    pub offset: u32,
+    /// Bytes from the file.
+    pub file_size: u32,
+    /// Bytes in memory; what the file lacks is zero.
+    pub memory_size: u64,
+}
+
+impl Segment {
+    /// First address behind it.
+    pub fn end(&self) -> u64 {
+        self.address + self.memory_size
+    }
+}
+
+/// A checked plan to load a kernel: every segment is in RAM and in the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// How to enter.
+    pub protocol: Protocol,
+    /// Where to enter.
+    pub entry: u32,
+    segments: [Segment; SEGMENTS_MAX],
+    used: usize,
+}
+
+impl Plan {
+    /// The segments.
+    pub fn segments(&self) -> &[Segment] {
+        self.segments.get(..self.used).unwrap_or(&[])
+    }
+
+    /// The first page behind all segments and 1 MiB.
+    pub fn end(&self) -> u64 {
+        let end = self
+            .segments()
+            .iter()
+            .map(Segment::end)
+            .fold(HIGH_START, u64::max);
+        (end + 0xfff) & !0xfff
+    }
+
+    /// Where an initrd of `size` bytes goes: as high as it can, on a page boundary.
+    ///
+    /// # Errors
+    /// [`Error::InitrdTooLarge`].
+    pub fn place_initrd(&self, size: u32, ram_end: u64) -> Result<u64, Error> {
+        let start = ram_end
+            .checked_sub(u64::from(size))
+            .ok_or(Error::InitrdTooLarge)?
+            & !0xfff;
+        if start < self.end() {
+            Err(Error::InitrdTooLarge)
+        } else {
+            Ok(start)
+        }
+    }
+
+    fn new(protocol: Protocol) -> Self {
+        Self {
+            protocol,
+            entry: 0,
+            segments: [Segment::default(); SEGMENTS_MAX],
+            used: 0,
+        }
+    }
+
+    fn add(&mut self, segment: Segment, file_size: u32, ram_end: u64) -> Result<(), Error> {
+        if segment.memory_size == 0 {
+            return Ok(());
+        }
+        if u64::from(segment.file_size) > segment.memory_size {
+            return Err(Error::BadSegment);
+        }
+        if segment
+            .offset
+            .checked_add(segment.file_size)
+            .is_none_or(|end| end > file_size)
+        {
+            return Err(Error::Truncated);
+        }
+        let end = segment
+            .address
+            .checked_add(segment.memory_size)
+            .ok_or(Error::BadSegment)?;
+        let low = segment.address >= LOW_START && end <= LOW_END;
+        let high = segment.address >= HIGH_START && end <= ram_end;
+        if !low && !high {
+            return Err(Error::OutsideRam(segment.address, end));
+        }
+        if self
+            .segments()
+            .iter()
+            .any(|other| segment.address < other.end() && other.address < end)
+        {
+            return Err(Error::Overlap(segment.address));
+        }
+        *self
+            .segments
+            .get_mut(self.used)
+            .ok_or(Error::TooManySegments)? = segment;
+        self.used += 1;
+        Ok(())
+    }
+
+    fn enter_at(mut self, entry: u64) -> Result<Self, Error> {
+        if !self
+            .segments()
+            .iter()
+            .any(|segment| segment.address <= entry && entry < segment.end())
+        {
+            return Err(Error::BadEntry(entry));
+        }
+        self.entry = u32::try_from(entry).map_err(|_| Error::BadEntry(entry))?;
+        Ok(self)
+    }
+}
+
+/// Looks at a kernel file. `ram_end` is the first address behind the RAM above 1 MiB.
+///
+/// # Errors
+/// Any of [`Error`]'s but [`Error::InitrdTooLarge`].
+pub fn plan(file: &impl File, ram_end: u64) -> Result<Plan, Error> {
+    let mark: [u8; 4] = bytes(file, 0)?;
+    let elf = &mark == b"\x7fELF";
+    if let Some((offset, flags)) = find_multiboot(file)? {
+        // Bits 0 and 1 ask for page alignment and memory information, which are always given.
+        if flags & 0xffff & !3 != 0 {
+            return Err(Error::MultibootFlags(
+                flags & 0xffff & !3 | flags & MULTIBOOT_VIDEO,
+            ));
+        }
+        if flags & MULTIBOOT_ADDRESSES != 0 {
+            return plan_addresses(file, offset, ram_end);
+        }
+        if elf {
+            return plan_elf(file, ram_end, Protocol::Multiboot);
+        }
+        return Err(Error::MultibootAddresses);
+    }
+    if elf {
+        return plan_elf(file, ram_end, Protocol::Pvh);
+    }
+    if file.size() > 0x206 && &bytes::<4>(file, 0x202)? == b"HdrS" {
+        return Err(Error::BzImage);
+    }
+    Err(Error::Unknown)
+}
+
+fn find_multiboot(file: &impl File) -> Result<Option<(u32, u32)>, Error> {
+    const STEP: usize = 512;
+    let end = file.size().min(MULTIBOOT_WINDOW) & !3;
+    let mut at = 0;
+    let mut block = [0; STEP];
+    while at < end {
+        let count = (end - at).min(STEP as u32);
+        let part = block.get_mut(..count as usize).ok_or(Error::Truncated)?;
+        read(file, at, part)?;
+        for (index, word) in part.chunks_exact(4).enumerate() {
+            let here = at + index as u32 * 4;
+            if word == MULTIBOOT_MAGIC.to_le_bytes() && here + 12 <= end {
+                let flags = u32_at(file, here + 4)?;
+                if MULTIBOOT_MAGIC
+                    .wrapping_add(flags)
+                    .wrapping_add(u32_at(file, here + 8)?)
+                    == 0
+                {
+                    return Ok(Some((here, flags)));
+                }
+            }
+        }
+        at += count;
+    }
+    Ok(None)
+}
+
+/// The header itself says what goes where (the "a.out kludge").
+fn plan_addresses(file: &impl File, offset: u32, ram_end: u64) -> Result<Plan, Error> {
+    let field = |at: u32| u32_at(file, offset + at);
+    let (header, load, load_end, bss_end, entry) =
+        (field(12)?, field(16)?, field(20)?, field(24)?, field(28)?);
+    let before = header.checked_sub(load).ok_or(Error::MultibootAddresses)?;
+    let start = offset
+        .checked_sub(before)
+        .ok_or(Error::MultibootAddresses)?;
+    let file_size = match load_end {
+        0 => file.size() - start,
+        _ => load_end
+            .checked_sub(load)
+            .ok_or(Error::MultibootAddresses)?,
+    };
+    let memory_size = match bss_end {
+        0 => file_size,
+        _ => bss_end
+            .checked_sub(load)
+            .filter(|size| *size >= file_size)
+            .ok_or(Error::MultibootAddresses)?,
+    };
+    let mut plan = Plan::new(Protocol::Multiboot);
+    let segment = Segment {
+        address: load.into(),
+        offset: start,
+        file_size,
+        memory_size: memory_size.into(),
+    };
+    plan.add(segment, file.size(), ram_end)?;
+    plan.enter_at(entry.into())
+}
+
+fn plan_elf(file: &impl File, ram_end: u64, protocol: Protocol) -> Result<Plan, Error> {
+    let header: [u8; 64] = bytes(file, 0)?;
+    let (wide, machine) = (header[4] == 2, u16::from_le_bytes([header[18], header[19]]));
+    // Class and machine go together (EM_386, EM_X86_64); little-endian; executable or shared object.
+    if !matches!((header[4], machine), (1, 3) | (2, 62))
+        || header[5] != 1
+        || !matches!(header[16], 2 | 3)
+    {
+        return Err(Error::BadElf);
+    }
+    let (entry, table, size_at) = if wide {
+        (number(&header, 24, 8), number(&header, 32, 8), 54)
+    } else {
+        (number(&header, 24, 4), number(&header, 28, 4), 42)
+    };
+    let (entry_size, count) = (
+        number(&header, size_at, 2),
+        number(&header, size_at + 2, 2) as u16,
+    );
+    if entry_size != if wide { 56 } else { 32 } {
+        return Err(Error::BadElf);
+    }
+    if count > HEADERS_MAX {
+        return Err(Error::TooManySegments);
+    }
+    let mut plan = Plan::new(protocol);
+    let mut pvh = None;
+    let mut translated = None;
+    for index in 0..u64::from(count) {
+        let at = index
+            .checked_mul(entry_size)
+            .and_then(|at| at.checked_add(table))
+            .ok_or(Error::Truncated)?;
+        let at = u32::try_from(at).map_err(|_| Error::Truncated)?;
+        let mut raw = [0; 56];
+        read(
+            file,
+            at,
+            raw.get_mut(..entry_size as usize).ok_or(Error::BadElf)?,
+        )?;
+        let field = |wide_at, narrow_at| {
+            if wide {
+                number(&raw, wide_at, 8)
+            } else {
+                number(&raw, narrow_at, 4)
+            }
+        };
+        let (offset, virt, address) = (field(8, 4), field(16, 8), field(24, 12));
+        let (in_file, in_memory) = (field(32, 16), field(40, 20));
+        match number(&raw, 0, 4) as u32 {
+            PT_LOAD => {
+                let offset = u32::try_from(offset).map_err(|_| Error::Truncated)?;
+                let file_size = u32::try_from(in_file).map_err(|_| Error::Truncated)?;
+                plan.add(
+                    Segment {
+                        address,
+                        offset,
+                        file_size,
+                        memory_size: in_memory,
+                    },
+                    file.size(),
+                    ram_end,
+                )?;
+                if entry.checked_sub(virt).is_some_and(|into| into < in_memory) {
+                    translated = Some(entry - virt + address);
+                }
+            }
+            PT_NOTE if pvh.is_none() => pvh = find_note(file, offset, in_file.min(NOTES_MAX))?,
+            _ => {}
+        }
+    }
+    match (protocol, pvh) {
+        (Protocol::Pvh, Some(entry)) if wide => plan.enter_at(entry),
+        (Protocol::Pvh, _) => Err(Error::NoEntry),
+        // The entry of a multiboot ELF is physical; linkers that give a virtual one are understood too.
+        (Protocol::Multiboot, _) => plan
+            .enter_at(entry)
+            .or_else(|error| plan.enter_at(translated.ok_or(error)?)),
+    }
+}
+
+fn find_note(file: &impl File, offset: u64, size: u64) -> Result<Option<u64>, Error> {
+    let mut at = u32::try_from(offset).map_err(|_| Error::Truncated)?;
+    let end = u32::try_from(offset.saturating_add(size)).map_err(|_| Error::Truncated)?;
+    while end.saturating_sub(at) >= 12 {
+        let head: [u8; 12] = bytes(file, at)?;
+        let (owner, length) = (number(&head, 0, 4), number(&head, 4, 4));
+        let value = u64::from(at) + 12 + owner.next_multiple_of(4);
+        let next = value + length.next_multiple_of(4);
+        if next > u64::from(end) {
+            return Err(Error::Truncated);
+        }
+        if number(&head, 8, 4) as u32 == XEN_ELFNOTE_PHYS32_ENTRY
+            && owner == 4
+            && &bytes::<4>(file, at + 12)? == b"Xen\0"
+        {
+            return match length {
+                4 => Ok(Some(number(&bytes::<4>(file, value as u32)?, 0, 4))),
+                8 => Ok(Some(number(&bytes::<8>(file, value as u32)?, 0, 8))),
+                _ => Err(Error::BadElf),
+            };
+        }
+        at = next as u32;
+    }
+    Ok(None)
+}
+
+fn number(bytes: &[u8], at: usize, count: usize) -> u64 {
+    let field = bytes.get(at..at + count).unwrap_or(&[]);
+    field
+        .iter()
+        .rev()
+        .fold(0, |value, byte| value << 8 | u64::from(*byte))
+}
+
+fn u32_at(file: &impl File, at: u32) -> Result<u32, Error> {
+    Ok(u32::from_le_bytes(bytes(file, at)?))
+}
+
+fn bytes<const N: usize>(file: &impl File, at: u32) -> Result<[u8; N], Error> {
+    let mut raw = [0; N];
+    read(file, at, &mut raw)?;
+    Ok(raw)
+}
+
+fn read(file: &impl File, at: u32, into: &mut [u8]) -> Result<(), Error> {
+    if at
+        .checked_add(into.len() as u32)
+        .is_none_or(|end| end > file.size())
+    {
+        return Err(Error::Truncated);
+    }
+    if file.read(at, into) {
+        Ok(())
+    } else {
+        Err(Error::Device)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use super::*;
+    use std::vec;
+    use std::vec::Vec;
+
+    const RAM_END: u64 = 64 << 20;
+
+    impl File for Vec<u8> {
+        fn size(&self) -> u32 {
+            self.len() as u32
+        }
+        fn read(&self, offset: u32, into: &mut [u8]) -> bool {
+            into.copy_from_slice(&self[offset as usize..offset as usize + into.len()]);
+            true
+        }
+    }
+
+    fn put(file: &mut [u8], at: usize, bytes: &[u8]) {
+        file[at..at + bytes.len()].copy_from_slice(bytes);
+    }
+
+    /// ELF64 with one segment at 1 MiB, 16 bytes of 64 from the file, and a PVH note that enters at 1 MiB + 4.
+    fn pvh() -> Vec<u8> {
+        let mut file = vec![0; 0x200];
+        put(&mut file, 0, b"\x7fELF\x02\x01\x01");
+        put(&mut file, 16, &[2, 0, 62, 0]);
+        put(&mut file, 24, &0x10_0000u64.to_le_bytes());
+        put(&mut file, 32, &64u64.to_le_bytes());
+        put(&mut file, 54, &[56, 0, 2, 0]);
+        put(&mut file, 64, &1u32.to_le_bytes());
+        for (at, value) in [
+            (72, 0x100u64),
+            (80, 0x10_0000),
+            (88, 0x10_0000),
+            (96, 16),
+            (104, 64),
+        ] {
+            put(&mut file, at, &value.to_le_bytes());
+        }
+        put(&mut file, 120, &4u32.to_le_bytes());
+        put(&mut file, 128, &0x140u64.to_le_bytes());
+        put(&mut file, 152, &20u64.to_le_bytes());
+        put(&mut file, 160, &20u64.to_le_bytes());
+        for (at, value) in [(0x140, 4u32), (0x144, 4), (0x148, 18), (0x150, 0x10_0004)] {
+            put(&mut file, at, &value.to_le_bytes());
+        }
+        put(&mut file, 0x14c, b"Xen\0");
+        file
+    }
+
+    /// A flat multiboot file at 1 MiB with its header at 32 and the given fields behind the checksum.
+    fn multiboot(flags: u32, fields: [u32; 5]) -> Vec<u8> {
+        let mut file = vec![0; 256];
+        let checksum = 0u32.wrapping_sub(MULTIBOOT_MAGIC.wrapping_add(flags));
+        for (index, value) in [MULTIBOOT_MAGIC, flags, checksum]
+            .into_iter()
+            .chain(fields)
+            .enumerate()
+        {
+            put(&mut file, 32 + index * 4, &value.to_le_bytes());
+        }
+        file
+    }
+
+    #[test]
+    fn pvh_entry_comes_from_the_note() {
+        let plan = plan(&pvh(), RAM_END).unwrap();
+        assert_eq!((plan.protocol, plan.entry), (Protocol::Pvh, 0x10_0004));
+        let segment = Segment {
+            address: 0x10_0000,
+            offset: 0x100,
+            file_size: 16,
+            memory_size: 64,
+        };
+        assert_eq!(plan.segments(), [segment]);
+        assert_eq!(plan.end(), 0x10_1000);
+    }
+
+    #[test]
+    fn elf_with_multiboot_header_enters_at_the_elf_entry() {
+        let mut file = pvh();
+        put(&mut file, 0x180, &MULTIBOOT_MAGIC.to_le_bytes());
+        put(
+            &mut file,
+            0x188,
+            &0u32.wrapping_sub(MULTIBOOT_MAGIC).to_le_bytes(),
+        );
+        let plan = plan(&file, RAM_END).unwrap();
+        assert_eq!(
+            (plan.protocol, plan.entry),
+            (Protocol::Multiboot, 0x10_0000)
+        );
+    }
+
+    #[test]
+    fn addresses_of_a_flat_multiboot_file() {
+        let file = multiboot(0x1_0003, [0x10_0020, 0x10_0000, 0, 0x10_0200, 0x10_0040]);
+        let plan = plan(&file, RAM_END).unwrap();
+        assert_eq!(plan.entry, 0x10_0040);
+        let segment = Segment {
+            address: 0x10_0000,
+            offset: 0,
+            file_size: 256,
+            memory_size: 0x200,
+        };
+        assert_eq!(plan.segments(), [segment]);
+    }
+
+    #[test]
+    fn contradictions_are_refused() {
+        let cases = [
+            (
+                [0x10_0020, 0x10_0021, 0, 0, 0x10_0040],
+                Error::MultibootAddresses,
+            ),
+            (
+                [0x10_0040, 0x10_0000, 0, 0, 0x10_0040],
+                Error::MultibootAddresses,
+            ),
+            (
+                [0x10_0020, 0x10_0000, 0x10_1000, 0, 0x10_0040],
+                Error::Truncated,
+            ),
+            (
+                [0x10_0020, 0x10_0000, 0x10_0080, 0x10_0040, 0x10_0040],
+                Error::MultibootAddresses,
+            ),
+            (
+                [0x10_0020, 0x10_0000, 0, 0, 0x20_0000],
+                Error::BadEntry(0x20_0000),
+            ),
+            (
+                [0x1020, 0x1000, 0, 0, 0x1040],
+                Error::OutsideRam(0x1000, 0x1100),
+            ),
+        ];
+        for (fields, error) in cases {
+            assert_eq!(
+                plan(&multiboot(0x1_0000, fields), RAM_END),
+                Err(error),
+                "{fields:x?}"
+            );
+        }
+        assert_eq!(
+            plan(&multiboot(4, [0; 5]), RAM_END),
+            Err(Error::MultibootFlags(4))
+        );
+    }
+
+    #[test]
+    fn impossible_segments_are_refused() {
+        let cases: [(usize, u64, Error); 6] = [
+            (
+                88,
+                RAM_END - 63,
+                Error::OutsideRam(RAM_END - 63, RAM_END + 1),
+            ),
+            (88, u64::MAX - 8, Error::BadSegment),
+            (96, 65, Error::BadSegment),
+            (72, u64::MAX, Error::Truncated),
+            (72, 0x1f8, Error::Truncated),
+            (32, u64::MAX - 8, Error::Truncated),
+        ];
+        for (at, value, error) in cases {
+            let mut file = pvh();
+            put(&mut file, at, &value.to_le_bytes());
+            assert_eq!(plan(&file, RAM_END), Err(error), "{at} {value:#x}");
+        }
+        let mut file = pvh();
+        file.copy_within(64..120, 120);
+        assert_eq!(plan(&file, RAM_END), Err(Error::Overlap(0x10_0000)));
+    }
+
+    #[test]
+    fn every_truncation_is_an_error() {
+        let file = pvh();
+        for length in 0..0x154 {
+            assert!(plan(&file[..length].to_vec(), RAM_END).is_err(), "{length}");
+        }
+    }
+
+    #[test]
+    fn every_changed_byte_ends_without_panic() {
+        for at in 0..0x160 {
+            for value in [0, 1, 0x7f, 0x80, 0xff] {
+                let mut file = pvh();
+                file[at] = value;
+                if let Ok(plan) = plan(&file, RAM_END) {
+                    assert!(
+                        plan.segments()
+                            .iter()
+                            .all(|segment| segment.end() <= RAM_END)
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn other_files_are_named() {
+        let mut file = vec![0; 0x400];
+        assert_eq!(plan(&file, RAM_END), Err(Error::Unknown));
+        put(&mut file, 0x202, b"HdrS");
+        assert_eq!(plan(&file, RAM_END), Err(Error::BzImage));
+        let mut file = pvh();
+        file[0x148] = 17;
+        assert_eq!(plan(&file, RAM_END), Err(Error::NoEntry));
+    }
+
+    #[test]
+    fn initrd_goes_to_the_end_or_is_refused() {
+        let plan = plan(&pvh(), RAM_END).unwrap();
+        assert_eq!(plan.place_initrd(5000, RAM_END), Ok(RAM_END - 8192));
+        assert_eq!(
+            plan.place_initrd(RAM_END as u32 - 0x10_1000, RAM_END),
+            Ok(0x10_1000)
+        );
+        assert_eq!(
+            plan.place_initrd(RAM_END as u32 - 0x10_0fff, RAM_END),
+            Err(Error::InitrdTooLarge)
+        );
+        assert_eq!(
+            plan.place_initrd(u32::MAX, RAM_END),
+            Err(Error::InitrdTooLarge)
+        );
+    }
+}

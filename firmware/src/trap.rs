@@ -1,0 +1,93 @@
+//! Exceptions, interrupts and the service calls of the ring-0 assembly.
+
+use core::arch::asm;
+use core::fmt;
+
+/// An exception as the processor gave it.
+#[derive(Clone, Copy, Default)]
+#[repr(C)]
+pub struct Trap {
+    /// Vector, below 32.
+    pub vector: u64,
+    /// Error code, 0 for a vector without one.
+    pub error: u64,
+    /// CR2, which only a page fault changes.
+    pub cr2: u64,
+    /// The saved instruction pointer.
+    pub rip: u64,
+    /// The saved flags.
+    pub rflags: u64,
+}
+
+impl fmt::Display for Trap {
+    fn fmt(&self, to: &mut fmt::Formatter) -> fmt::Result {
+        write!(
+            to,
+            "vector {} error {:#x} cr2 {:#x} rip {:#x}",
+            self.vector, self.error, self.cr2, self.rip
+        )
+    }
+}
+
+unsafe extern "C" {
+    static mut trap_record: Trap;
+    static mut trap_counts: [u32; 48];
+}
+
+/// The last exception.
+pub fn last() -> Trap {
+    // SAFETY: written by assembly only while this code is interrupted.
+    unsafe { (&raw const trap_record).read_volatile() }
+}
+
+/// How often a vector below 48 has been taken.
+pub fn count(vector: usize) -> u32 {
+    if vector >= 48 {
+        return 0;
+    }
+    // SAFETY: in bounds; written by assembly only.
+    unsafe { (&raw const trap_counts[vector]).read_volatile() }
+}
+
+/// Lets interrupts in and halts until one came. Interrupts are off again afterwards.
+pub fn wait() {
+    // SAFETY: service 0 changes no register.
+    unsafe { asm!("int 0x30", in("eax") 0) };
+}
+
+/// Reads a model-specific register; one that does not exist faults in ring 0.
+pub fn read_msr(register: u32) -> u64 {
+    let (low, high): (u32, u32);
+    // SAFETY: service 2 changes eax and edx only.
+    unsafe { asm!("int 0x30", inout("eax") 2 => low, in("ecx") register, out("edx") high) };
+    u64::from(high) << 32 | u64::from(low)
+}
+
+/// Makes the processor shut down.
+pub fn triple_fault() -> ! {
+    // SAFETY: service 3 does not return.
+    unsafe { asm!("int 0x30", in("eax") 3, options(noreturn)) }
+}
+
+/// Jumps to `entry` in 32-bit protected mode without paging, with eax and ebx as given.
+///
+/// # Safety
+/// A program must be there.
+pub unsafe fn enter_kernel(entry: u32, eax: u32, ebx: u32) -> ! {
+    // SAFETY: service 1 does not return.
+    unsafe {
+        asm!("int 0x30", in("eax") 1, in("edi") entry, in("esi") eax, in("edx") ebx, options(noreturn))
+    }
+}
+
+/// Lets interrupts in.
+pub fn enable_interrupts() {
+    // SAFETY: the handlers are in place from the start.
+    unsafe { asm!("sti") };
+}
+
+/// Keeps interrupts out.
+pub fn disable_interrupts() {
+    // SAFETY: changes the flag only.
+    unsafe { asm!("cli") };
+}

@@ -1,0 +1,38 @@
+//! The images that the binary carries: the boot ROM, which is the default firmware, and the demo.
+//!
+//! An image is stored from its first used byte on. It belongs at the end of a 64 KiB ROM, whose start is zero.
+
+/// Size of the ROM that every image fills from its end.
+pub const ROM_SIZE: usize = 0x1_0000;
+
+/// Finds an embedded image by its file name, for instance `boot.rom`.
+pub fn find(name: &str) -> Option<&'static [u8]> {
+    match name {
+        "boot.rom" => Some(include_bytes!(concat!(env!("OUT_DIR"), "/boot.rom"))),
+        "demo.rom" => Some(include_bytes!(concat!(env!("OUT_DIR"), "/demo.rom"))),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_end_in_a_reset_vector() {
+        for name in ["boot.rom", "demo.rom"] {
+            let image = find(name).unwrap();
+            assert!(
+                (0x400..=ROM_SIZE).contains(&image.len()),
+                "{name}: {}",
+                image.len()
+            );
+            assert_eq!(
+                image[image.len() - 16],
+                0xe9,
+                "{name} begins with a near jump"
+            );
+        }
+        assert!(find("boot").is_none());
+    }
+}
