@@ -50,6 +50,9 @@ pub(crate) fn build_all() -> Result<Vec<PathBuf>, String> {
 
 /// Copies the loadable segments of an ELF64 file to where their physical addresses lie in the ROM.
 fn flatten(elf: &[u8]) -> Option<Vec<u8>> {
+    if !elf.starts_with(b"\x7fELF\x02\x01") {
+        return None;
+    }
     let number = |at: usize, size: usize| {
         let mut bytes = [0; 8];
         bytes[..size].copy_from_slice(elf.get(at..at.checked_add(size)?)?);
@@ -61,6 +64,8 @@ fn flatten(elf: &[u8]) -> Option<Vec<u8>> {
     let mut rom = vec![0xff; ROM_SIZE];
     for index in 0..count {
         let header = headers.checked_add(index * size)?;
+        // Bounds the offsets within the header, too.
+        elf.get(header..header.checked_add(0x38)?)?;
         let in_file = usize::try_from(number(header + 0x20, 8)?).ok()?;
         if number(header, 4)? != 1 || in_file == 0 {
             continue;
@@ -82,5 +87,8 @@ mod tests {
     fn what_is_no_elf_file_is_refused() {
         assert_eq!(flatten(b""), None);
         assert_eq!(flatten(&[0xff; 256]), None);
+        let mut wild = vec![0xff; 256];
+        wild[..6].copy_from_slice(b"\x7fELF\x02\x01");
+        assert_eq!(flatten(&wild), None);
     }
 }
