@@ -1,2 +1,65 @@
-//! The project's tasks.
-fn main() {}
+//! The project's tasks: `cargo xtask run | test | images | dist | fuzz | sabotage`.
+
+mod build;
+mod dist;
+mod fuzz;
+mod images;
+mod sabotage;
+mod test;
+
+use std::process::{Command, ExitCode};
+
+/// What a task ends with: nothing, or a sentence for the user.
+type Outcome = Result<(), String>;
+
+const USAGE: &str = "\
+usage: cargo xtask TASK
+  run [-- ARGS]              builds everything and boots the demo image, or runs thimble with ARGS
+  test [--long]              runs every test; the last line counts passed, failed and skipped
+  images                     builds the firmware images into target/firmware
+  dist                       builds the smallest static binary into target/dist
+  fuzz TARGET [--seconds N]  runs one fuzz target
+  sabotage                   checks that the QMP tests notice each command that does nothing";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let outcome = match args.as_slice() {
+        ["run"] => run(&[]),
+        ["run", "--", rest @ ..] => run(rest),
+        ["test"] => test::all(false),
+        ["test", "--long"] => test::all(true),
+        ["images"] => images::build_all().map(drop),
+        ["dist"] => dist::dist(),
+        ["fuzz", target] => fuzz::one(target, 60),
+        ["fuzz", target, "--seconds", seconds] => match seconds.parse() {
+            Ok(seconds) => fuzz::one(target, seconds),
+            Err(_) => Err(format!("--seconds: '{seconds}' is no number")),
+        },
+        ["sabotage"] => sabotage::all(),
+        _ => Err(USAGE.to_string()),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(sentence) => {
+            eprintln!("{sentence}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Builds, then runs thimble on this terminal.
+fn run(args: &[&str]) -> Outcome {
+    build::cargo(&["build", "--release", "--locked"])?;
+    let mut command = Command::new(build::thimble());
+    if args.is_empty() {
+        images::build_all()?;
+        command
+            .arg("-bios")
+            .arg(build::target().join("firmware/demo.rom"))
+            .args(["-nographic", "-no-reboot"]);
+    } else {
+        command.args(args);
+    }
+    build::succeed(&mut command)
+}

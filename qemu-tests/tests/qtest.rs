@@ -1,0 +1,228 @@
+//! Device registers over the qtest protocol: every script in `qtest/` against both emulators.
+//!
+//! A script's first line is `# args: OPTIONS`, which both emulators get beside what makes them passive. Every other
+//! line is a request, unless it is empty or starts with `#`. Answers are compared line by line, together with the
+//! interrupt lines that precede them.
+
+use std::fs;
+use std::path::PathBuf;
+
+use qemu_tests::{
+    Comparison, Emulator, Instance, ask_both, check_list, connection_closed, packages, skip,
+    source_dir,
+};
+
+/// What stands for an answer when the emulator ends instead.
+const EXITS: &str = "<exits>";
+
+fn scripts() -> Vec<PathBuf> {
+    let mut scripts: Vec<_> = fs::read_dir(source_dir().join("qtest"))
+        .expect("the folder of scripts")
+        .map(|entry| entry.expect("an entry").path())
+        .filter(|path| path.extension().is_some_and(|end| end == "qtest"))
+        .collect();
+    scripts.sort();
+    scripts
+}
+
+fn test_name(script: &std::path::Path) -> String {
+    let stem = script.file_stem().expect("a file");
+    format!("qtest/{}", stem.to_string_lossy())
+}
+
+fn start(emulator: Emulator, args: &str) -> Instance {
+    emulator
+        .launcher()
+        .args(emulator.passive_args())
+        .args(args.split_whitespace())
+        .with_qtest()
+        .start()
+}
+
+/// The answers to all requests, with interrupt lines in front, until the emulator ends.
+fn answers(emulator: Emulator, args: &str, requests: &[&str]) -> Vec<String> {
+    let instance = start(emulator, args);
+    let mut client = instance.qtest();
+    let mut answers = Vec::new();
+    for request in requests {
+        match client.request(request) {
+            Ok(answer) => {
+                let mut parts = client.take_interrupts();
+                parts.push(answer);
+                answers.push(parts.join(" | "));
+            }
+            Err(error) if connection_closed(&error) => {
+                answers.push(EXITS.to_string());
+                break;
+            }
+            Err(error) => panic!("{request}: {error}\n{}", instance.report()),
+        }
+    }
+    answers.resize(requests.len(), "<gone>".to_string());
+    answers
+}
+
+#[test]
+fn scripts_answer_the_same() {
+    if packages::qemu().is_none() {
+        return skip("qemu-system-x86 is missing");
+    }
+    let scripts = scripts();
+    assert!(!scripts.is_empty());
+    let mut failures = Vec::new();
+    for script in scripts {
+        let text = fs::read_to_string(&script).expect("a script");
+        let args = text
+            .lines()
+            .next()
+            .and_then(|line| line.strip_prefix("# args:"))
+            .unwrap_or_else(|| panic!("{}: the first line is no `# args:`", script.display()));
+        let requests: Vec<&str> = text
+            .lines()
+            .filter(|line| !line.is_empty() && !line.starts_with('#'))
+            .collect();
+        // QEMU built by Debian has no clock verbs; tests/clock.rs has them.
+        assert!(
+            !requests.iter().any(|line| line.starts_with("clock_")),
+            "{}: clock verbs can't be compared",
+            script.display()
+        );
+        let mut comparison = Comparison::new(&test_name(&script));
+        let [qemu, thimble] = ask_both(|emulator| answers(emulator, args, &requests));
+        for (index, request) in requests.iter().enumerate() {
+            comparison.add(request, &qemu[index], &thimble[index]);
+        }
+        // Other scripts still run: one report has all differences.
+        let finished = std::panic::catch_unwind(|| comparison.finish());
+        if finished.is_err() {
+            failures.push(script.file_name().expect("a file").to_os_string());
+        }
+    }
+    assert!(failures.is_empty(), "differences in {failures:?}");
+}
+
+#[test]
+fn malformed_lines_get_an_answer() {
+    if packages::qemu().is_none() {
+        return skip("qemu-system-x86 is missing");
+    }
+    let text = fs::read_to_string(source_dir().join("qtest/malformed.lines")).expect("the lines");
+    let thimble = start(Emulator::Thimble, "");
+    let mut client = thimble.qtest();
+    let mut comparison = Comparison::new("qtest-lines");
+    for line in text.lines().filter(|line| !line.starts_with('#')) {
+        let request = line.replace("\\t", "\t").replace("\\r", "\r");
+        let qemu = answers(Emulator::Qemu, "", &[&request]).remove(0);
+        let answer = client
+            .request(&request)
+            .unwrap_or_else(|error| panic!("{line}: {error}\n{}", thimble.report()));
+        comparison.add(line, &qemu, &answer);
+    }
+    assert_eq!(client.request("endianness").expect("alive"), "OK little");
+    comparison.finish();
+}
+
+#[test]
+fn hostile_bytes_leave_the_server_alive() {
+    let thimble = start(Emulator::Thimble, "");
+    let mut client = thimble.qtest();
+    // Ask by lines of bytes that are no text, of length beyond any buffer, and in pieces.
+    let long = "x".repeat(1 << 20);
+    client
+        .send_raw(b"\xff\xfe\x00\x01\n")
+        .expect("a connection");
+    assert!(client.line(SOON).expect("an answer").starts_with("FAIL"));
+    client.send_raw(long.as_bytes()).expect("a connection");
+    client.send_raw(b"\n").expect("a connection");
+    assert!(client.line(SOON).expect("an answer").starts_with("FAIL"));
+    for piece in ["end", "ian", "ness", "\nendian", "ness\n"] {
+        client.send_raw(piece.as_bytes()).expect("a connection");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    assert_eq!(client.line(SOON).expect("an answer"), "OK little");
+    assert_eq!(client.line(SOON).expect("an answer"), "OK little");
+    // An empty line, and sizes that no memory has.
+    assert!(client.request("").expect("alive").starts_with("FAIL"));
+    for request in [
+        "read 0 0xffffffffffffffff",
+        "b64read 0 0xffffffffffffffff",
+        "memset 0 0xffffffffffffffff 0",
+        "write 0 0xffffffffffffffff 0x00",
+        "b64write 0 0xffffffffffffffff AA==",
+    ] {
+        let answer = client.request(request).expect("alive");
+        assert!(answer.starts_with("FAIL"), "{request}: {answer}");
+    }
+    assert_eq!(client.request("endianness").expect("alive"), "OK little");
+}
+
+const SOON: std::time::Duration = std::time::Duration::from_secs(20);
+
+#[test]
+fn the_clock_moves_only_by_request() {
+    let thimble = start(Emulator::Thimble, "");
+    let mut client = thimble.qtest();
+    let mut ask = |request: &str| client.request(request).expect("an answer");
+    assert_eq!(ask("clock_step 1000"), "OK 1000");
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    assert_eq!(ask("clock_step 1"), "OK 1001");
+    assert_eq!(ask("clock_set 5000"), "OK 5000");
+    // Back in time is no way to go: the clock stays.
+    assert_eq!(ask("clock_set 4000"), "OK 5000");
+    assert!(ask("clock_step zz").starts_with("FAIL"));
+    assert!(ask("clock_set").starts_with("FAIL"));
+    // Without a number the clock goes to the next deadline: of channel 0 in mode 2, one period of 1193 ticks.
+    assert_eq!(ask("outb 0x43 0x34"), "OK");
+    assert_eq!(ask("outb 0x40 0xa9"), "OK");
+    assert_eq!(ask("outb 0x40 0x04"), "OK");
+    let before = 5000_u64;
+    let after: u64 = ask("clock_step")
+        .strip_prefix("OK ")
+        .and_then(|number| number.parse().ok())
+        .expect("the new time");
+    assert!(after > before && after <= before + 1_000_000, "{after} ns");
+}
+
+#[test]
+fn interrupts_are_reported_once_intercepted() {
+    let thimble = start(Emulator::Thimble, "-serial null");
+    let mut client = thimble.qtest();
+    let mut ask = |request: &str| {
+        let answer = client.request(request).expect("an answer");
+        (answer, client.take_interrupts())
+    };
+    let plain = |answer: &str| (answer.to_string(), Vec::new());
+    assert_eq!(ask("irq_intercept_in ioapic"), plain("OK"));
+    // The UART's transmitter is empty: enabling that interrupt, with OUT2 on, raises IRQ 4.
+    assert_eq!(ask("outb 0x3fc 0x08"), plain("OK"));
+    assert_eq!(
+        ask("outb 0x3f9 0x02"),
+        ("OK".to_string(), vec!["IRQ raise 4".to_string()])
+    );
+    assert_eq!(
+        ask("outb 0x3f9 0x00"),
+        ("OK".to_string(), vec!["IRQ lower 4".to_string()])
+    );
+}
+
+#[test]
+fn sigterm_ends_with_status_zero() {
+    let thimble = start(Emulator::Thimble, "");
+    let mut client = thimble.qtest();
+    assert_eq!(client.request("endianness").expect("alive"), "OK little");
+    thimble.signal(rustix::process::Signal::TERM);
+    assert_eq!(thimble.wait(SOON).code(), Some(0));
+    assert!(!thimble.dir().join("qtest.sock").exists());
+}
+
+#[test]
+fn the_list_names_known_tests_only() {
+    let mut tests: Vec<String> = scripts().iter().map(|script| test_name(script)).collect();
+    tests.extend(["qtest-lines", "qmp-bytes", "qmp-session"].map(String::from));
+    tests.extend(
+        qemu_tests::images::all()
+            .iter()
+            .map(|image| image.test_name()),
+    );
+    check_list(&tests);
+}

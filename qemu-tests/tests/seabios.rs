@@ -1,0 +1,25 @@
+//! Debian's SeaBIOS under KVM, as far as it comes without a disk.
+
+use std::time::Duration;
+
+use qemu_tests::{Emulator, packages, skip};
+
+#[test]
+fn seabios_finds_nothing_to_boot() {
+    if !packages::kvm_usable() {
+        return skip("/dev/kvm can't be used");
+    }
+    let Some(bios) = packages::seabios() else {
+        return skip("the Debian package seabios is missing");
+    };
+    let thimble = Emulator::Thimble
+        .launcher()
+        .args(["-accel", "kvm", "-nodefaults", "-display", "none", "-bios"])
+        .args([bios.to_str().expect("a plain path")])
+        .args(["-debugcon", "stdio", "-global", "isa-debugcon.iobase=0x402"])
+        .start();
+    let patience = Duration::from_secs(50);
+    for text in ["SeaBIOS (version", "No bootable device"] {
+        assert!(thimble.wait_stdout(text, patience), "{}", thimble.report());
+    }
+}

@@ -1,0 +1,45 @@
+//! Running cargo, and where things lie.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::Outcome;
+
+/// The top folder of the source tree.
+pub(crate) fn root() -> &'static Path {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here)
+}
+
+/// Where cargo puts what it builds.
+pub(crate) fn target() -> PathBuf {
+    root().join("target")
+}
+
+/// The binary under test.
+pub(crate) fn thimble() -> PathBuf {
+    target().join("release/thimble")
+}
+
+/// A cargo command at the top folder.
+pub(crate) fn cargo_command(args: &[&str]) -> Command {
+    let mut command = Command::new("cargo");
+    command.args(args).current_dir(root());
+    command
+}
+
+/// Runs cargo; an error if it fails.
+pub(crate) fn cargo(args: &[&str]) -> Outcome {
+    succeed(&mut cargo_command(args))
+}
+
+/// Runs a program on this terminal; an error if it fails.
+pub(crate) fn succeed(command: &mut Command) -> Outcome {
+    let status = command
+        .status()
+        .map_err(|error| format!("{command:?}: {error}"))?;
+    match status.success() {
+        true => Ok(()),
+        false => Err(format!("{command:?}: {status}")),
+    }
+}

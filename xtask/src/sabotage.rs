@@ -1,0 +1,60 @@
+//! Does a test notice when a command does nothing?
+
+use std::process::Stdio;
+
+use crate::{Outcome, build};
+
+/// Runs the QMP tests once for each command, with that command sabotaged; an error names those nobody noticed.
+pub(crate) fn all() -> Outcome {
+    let folder = build::target().join("sabotage");
+    let folder = folder.to_string_lossy();
+    build::cargo(&[
+        "build",
+        "--release",
+        "-p",
+        "thimble-host",
+        "--features",
+        "sabotage",
+        "--target-dir",
+        &folder,
+    ])?;
+    let binary = format!("{folder}/release/thimble");
+    let tests = || {
+        let mut command =
+            build::cargo_command(&["test", "-q", "-p", "qemu-tests", "--test", "qmp"]);
+        command
+            .env("THIMBLE", &binary)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        command
+    };
+    build::succeed(&mut tests()).map_err(|_| "the QMP tests fail without sabotage".to_string())?;
+    let mut unnoticed = Vec::new();
+    for command in commands()? {
+        let passed = build::succeed(tests().env("THIMBLE_SABOTAGE", &command)).is_ok();
+        println!(
+            "{command}: {}",
+            if passed { "UNNOTICED" } else { "noticed" }
+        );
+        if passed {
+            unnoticed.push(command);
+        }
+    }
+    match unnoticed.is_empty() {
+        true => Ok(()),
+        false => Err(format!("no test notices: {}", unnoticed.join(", "))),
+    }
+}
+
+/// The commands that the binary lists.
+fn commands() -> Result<Vec<String>, String> {
+    let output = build::cargo_command(&["run", "-q", "-p", "qemu-tests", "--bin", "qmp-commands"])
+        .output()
+        .map_err(|error| error.to_string())?;
+    let names = String::from_utf8_lossy(&output.stdout);
+    let names: Vec<String> = names.lines().map(String::from).collect();
+    match names.is_empty() {
+        true => Err("query-commands lists nothing".to_string()),
+        false => Ok(names),
+    }
+}
