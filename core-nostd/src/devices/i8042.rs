@@ -928,6 +928,13 @@ struct SavedMouse {
     dz: i16,
 }
 
+/// A queue of what fits.
+fn deque<const N: usize>(bytes: &[u8]) -> heapless::Deque<u8, N> {
+    let mut deque = heapless::Deque::new();
+    deque.extend(bytes.iter().take(N).copied());
+    deque
+}
+
 impl Keyboard {
     fn save(&self) -> SavedKeyboard {
         let Self {
@@ -940,8 +947,8 @@ impl Keyboard {
             typematic,
         } = self;
         SavedKeyboard {
-            reply: reply.iter().copied().fold(heapless::Deque::new(), |mut q, b| { let _ = q.push_back(b); q }),
-            keys: keys.iter().copied().fold(heapless::Deque::new(), |mut q, b| { let _ = q.push_back(b); q }),
+            reply: reply.iter().copied().collect(),
+            keys: keys.iter().copied().collect(),
             command: *command,
             scanning: *scanning,
             leds: *leds,
@@ -978,8 +985,8 @@ impl TryFrom<SavedKeyboard> for Keyboard {
             return Err(Invalid("keyboard.typematic"));
         }
         Ok(Self {
-            reply: reply.iter().copied().fold(heapless::Deque::new(), |mut q, b| { let _ = q.push_back(b); q }),
-            keys: keys.iter().copied().fold(heapless::Deque::new(), |mut q, b| { let _ = q.push_back(b); q }),
+            reply: deque(&reply),
+            keys: deque(&keys),
             command,
             scanning,
             leds,
@@ -1008,7 +1015,7 @@ impl Mouse {
             dz,
         } = self;
         SavedMouse {
-            queue: queue.iter().copied().fold(heapless::Deque::new(), |mut q, b| { let _ = q.push_back(b); q }),
+            queue: queue.iter().copied().collect(),
             command: *command,
             reporting: *reporting,
             remote: *remote,
@@ -1054,7 +1061,7 @@ impl TryFrom<SavedMouse> for Mouse {
             return Err(Invalid("mouse.buttons"));
         }
         Ok(Self {
-            queue: queue.iter().copied().fold(heapless::Deque::new(), |mut q, b| { let _ = q.push_back(b); q }),
+            queue: deque(&queue),
             command,
             reporting,
             remote,

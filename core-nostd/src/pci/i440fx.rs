@@ -310,7 +310,7 @@ mod tests {
             }
             bridge.config_write(&mut bench.context(), SMRAM, Width::Byte, 0x48);
             while bench.effects.take().is_some() {}
-            assert!(bridge.memory_map(1 << 32, MIB, 0x100_0000).is_ok());
+            assert!(bridge.memory_map(0xe000_0000, MIB, 0x100_0000).is_ok());
         }
     }
 
