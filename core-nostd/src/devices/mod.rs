@@ -10,6 +10,7 @@ pub mod debug_exit;
 pub mod debugcon;
 pub mod port92;
 pub mod post;
+pub mod serial;
 
 use crate::irq::Lines;
 use crate::memory::GuestRam;
