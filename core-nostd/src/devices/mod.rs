@@ -8,6 +8,7 @@
 pub mod class;
 pub mod debug_exit;
 pub mod debugcon;
+pub mod i8042;
 pub mod port92;
 pub mod post;
 pub mod serial;

@@ -1,0 +1,1462 @@
+//! 8042 keyboard controller of a PC at ports 60h and 64h, with the PS/2 keyboard and mouse that
+//! are plugged into it.
+//!
+//! It follows IBM's PS/2 Hardware Interface Technical Reference (keyboard and auxiliary device
+//! controller; keyboard; mouse); where firmware can see a difference it answers as QEMU 7.2 was
+//! observed to answer: the controller's own replies overtake the devices', keyboard and mouse
+//! take turns, a new keyboard command discards what is left of the last one's reply, the mouse keeps
+//! replies up to its queue's size, and unknown controller and mouse commands are not answered.
+//!
+//! The host hands in keys as scan code set 1 numbers and mouse movements as counts; a key that
+//! finds no room is refused, so that the host may offer it again.
+//!
+//! Not modelled: the controller's RAM beyond the command byte, its test inputs and password, time on
+//! the serial lines, typematic repeat (the host repeats), the horizontal scroll of the explorer
+//! mouse. Scan code set 3 can be chosen and read back, as QEMU allows, but keys are sent in set
+//! 2 then.
+
+use bitflags::bitflags;
+use serde::{Deserialize, Serialize};
+
+use super::class::{DeviceClass, Property, PropertyKind, Value};
+use super::{Context, Effect, PortDevice, PowerRequest, ShutdownCause, Width};
+use crate::irq::IrqLine;
+use crate::state::{SavedState, StateError};
+
+/// The port of the data register; offset 0.
+pub const DATA_PORT: u16 = 0x60;
+
+/// The port of the status and command registers; offset [`COMMAND`].
+pub const COMMAND_PORT: u16 = 0x64;
+
+/// Offset of the data register.
+const DATA: u16 = 0;
+
+/// Offset of the status (read) and command (write) registers.
+pub const COMMAND: u16 = COMMAND_PORT - DATA_PORT;
+
+/// Bytes that each device keeps for the controller to fetch.
+pub const QUEUE_SIZE: usize = 16;
+
+/// Bytes of the longest reply of the keyboard.
+const REPLY_SIZE: usize = 3;
+
+/// The class, which takes these properties.
+pub static CLASS: DeviceClass = DeviceClass {
+    name: "i8042",
+    parent: "isa-device",
+    bus: Some("ISA"),
+    doc: "keyboard controller with PS/2 keyboard and mouse",
+    user_creatable: true,
+    properties: &[
+        Property {
+            name: "extended-state",
+            kind: PropertyKind::Bool,
+            default: Value::Bool(true),
+            doc: "whether saved state holds the output buffer's source; it always does",
+        },
+        Property {
+            name: "kbd-irq",
+            kind: PropertyKind::Uint8,
+            default: Value::Uint(1),
+            doc: "ISA interrupt of the keyboard",
+        },
+        Property {
+            name: "kbd-throttle",
+            kind: PropertyKind::Bool,
+            default: Value::Bool(false),
+            doc: "whether keyboard bytes come at a real line's pace",
+        },
+        Property {
+            name: "mouse-irq",
+            kind: PropertyKind::Uint8,
+            default: Value::Uint(12),
+            doc: "ISA interrupt of the mouse",
+        },
+    ],
+};
+
+bitflags! {
+    /// Status register.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    struct Status: u8 {
+        /// The output buffer holds a byte.
+        const OUTPUT_FULL = 1 << 0;
+        /// The self test has passed.
+        const SYSTEM = 1 << 2;
+        /// The last write was a command; QEMU shows it always.
+        const COMMAND = 1 << 3;
+        /// The keyboard lock is open.
+        const UNLOCKED = 1 << 4;
+        /// The byte in the output buffer is the mouse's.
+        const AUX_FULL = 1 << 5;
+    }
+
+    /// Controller command byte.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    struct Mode: u8 {
+        /// A keyboard byte interrupts.
+        const KEYBOARD_INTERRUPT = 1 << 0;
+        /// A mouse byte interrupts.
+        const AUX_INTERRUPT = 1 << 1;
+        /// System flag.
+        const SYSTEM = 1 << 2;
+        /// Bit 3, which the AT used to override the lock.
+        const NO_LOCK = 1 << 3;
+        /// The keyboard's clock is held.
+        const KEYBOARD_DISABLED = 1 << 4;
+        /// The mouse's clock is held.
+        const AUX_DISABLED = 1 << 5;
+        /// Scan codes are translated from set 2 to set 1.
+        const TRANSLATE = 1 << 6;
+        /// Bit 7, without a function.
+        const RESERVED = 1 << 7;
+    }
+
+    /// Output port.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    struct OutputPort: u8 {
+        /// Low resets the processor.
+        const NO_RESET = 1 << 0;
+        /// Address bit 20 passes.
+        const A20 = 1 << 1;
+        /// The mouse's lines, which idle high here.
+        const AUX_LINES = 3 << 2;
+        /// Follows the keyboard's interrupt.
+        const KEYBOARD_FULL = 1 << 4;
+        /// Follows the mouse's interrupt.
+        const AUX_FULL = 1 << 5;
+        /// The keyboard's lines, which idle high here.
+        const KEYBOARD_LINES = 3 << 6;
+    }
+}
+
+/// Output port after reset.
+const OUTPUT_PORT_RESET: OutputPort = OutputPort::NO_RESET
+    .union(OutputPort::A20)
+    .union(OutputPort::AUX_LINES)
+    .union(OutputPort::KEYBOARD_LINES);
+
+/// Status bits that never change.
+const STATUS_FIXED: Status = Status::COMMAND.union(Status::UNLOCKED);
+
+/// Input port as read by C0h: the keyboard is not locked.
+const INPUT_PORT: u8 = 0x80;
+
+// Controller commands.
+
+const READ_MODE: u8 = 0x20;
+const WRITE_MODE: u8 = 0x60;
+const DISABLE_AUX: u8 = 0xa7;
+const ENABLE_AUX: u8 = 0xa8;
+const TEST_AUX: u8 = 0xa9;
+const SELF_TEST: u8 = 0xaa;
+const TEST_KEYBOARD: u8 = 0xab;
+const DISABLE_KEYBOARD: u8 = 0xad;
+const ENABLE_KEYBOARD: u8 = 0xae;
+const READ_INPUT_PORT: u8 = 0xc0;
+const READ_OUTPUT_PORT: u8 = 0xd0;
+const WRITE_OUTPUT_PORT: u8 = 0xd1;
+const WRITE_KEYBOARD_BUFFER: u8 = 0xd2;
+const WRITE_AUX_BUFFER: u8 = 0xd3;
+const WRITE_AUX: u8 = 0xd4;
+const DISABLE_A20: u8 = 0xdd;
+const ENABLE_A20: u8 = 0xdf;
+/// F0h to FFh pulse the output port's bits that are clear in the command's low half.
+const PULSE: u8 = 0xf0;
+
+/// Answer to the controller's self test.
+const SELF_TEST_PASSED: u8 = 0x55;
+
+// Commands of both devices, and the keyboard's.
+
+const SET_LEDS: u8 = 0xed;
+const ECHO: u8 = 0xee;
+const SCAN_CODE_SET: u8 = 0xf0;
+const IDENTIFY: u8 = 0xf2;
+const SET_RATE: u8 = 0xf3;
+const ENABLE: u8 = 0xf4;
+const DISABLE: u8 = 0xf5;
+const SET_DEFAULTS: u8 = 0xf6;
+const ALL_MAKE_BREAK_REPEAT: u8 = 0xfa;
+const KEY_MAKE_BREAK: u8 = 0xfc;
+const KEY_MAKE: u8 = 0xfd;
+const RESET: u8 = 0xff;
+
+// The mouse's commands beside those.
+
+const SET_SCALING_1: u8 = 0xe6;
+const SET_SCALING_2: u8 = 0xe7;
+const SET_RESOLUTION: u8 = 0xe8;
+const STATUS_REQUEST: u8 = 0xe9;
+const STREAM_MODE: u8 = 0xea;
+const READ_DATA: u8 = 0xeb;
+const RESET_WRAP: u8 = 0xec;
+const SET_WRAP: u8 = 0xee;
+const REMOTE_MODE: u8 = 0xf0;
+
+// What devices answer.
+
+const ACK: u8 = 0xfa;
+const RESEND: u8 = 0xfe;
+const TEST_PASSED: u8 = 0xaa;
+/// First byte of a keyboard's identity; the second is 83h.
+const KEYBOARD_ID: u8 = 0xab;
+
+/// What a keyboard controller is connected to.
+#[derive(Clone, Copy, Debug)]
+pub struct I8042Wiring {
+    /// Interrupt of the keyboard.
+    pub keyboard_irq: IrqLine,
+    /// Interrupt of the mouse.
+    pub mouse_irq: IrqLine,
+}
+
+/// Where the byte in the output buffer comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Source {
+    /// The controller, in the keyboard's name.
+    Controller,
+    /// The controller, in the mouse's name.
+    ControllerAux,
+    /// The keyboard.
+    Keyboard,
+    /// The mouse.
+    Mouse,
+}
+
+impl Source {
+    const fn is_aux(self) -> bool {
+        matches!(self, Self::ControllerAux | Self::Mouse)
+    }
+}
+
+/// Bytes of a device that wait to be read.
+type Queue = heapless::Deque<u8, QUEUE_SIZE>;
+
+/// The keyboard controller.
+#[derive(Debug)]
+pub struct I8042 {
+    wiring: I8042Wiring,
+    state: State,
+}
+
+/// All that the guest sees.
+#[derive(Clone, Debug)]
+struct State {
+    mode: Mode,
+    /// Whether the self test has run.
+    tested: bool,
+    port: OutputPort,
+    /// Controller command that waits for its data byte.
+    command: Option<u8>,
+    /// Whose byte the output buffer holds. It leaves its device when the guest reads it.
+    full: Option<Source>,
+    /// Last byte that was read.
+    data: u8,
+    /// A byte of the controller's own, and whether it goes out in the mouse's name.
+    own: Option<(u8, bool)>,
+    keyboard: Keyboard,
+    mouse: Mouse,
+}
+
+/// The keyboard.
+#[derive(Clone, Debug)]
+struct Keyboard {
+    /// Rest of the reply to the last command; it goes out before keys.
+    reply: heapless::Deque<u8, REPLY_SIZE>,
+    keys: Queue,
+    /// Command that waits for its argument.
+    command: Option<u8>,
+    scanning: bool,
+    leds: u8,
+    set: u8,
+    typematic: u8,
+}
+
+/// Which extensions the mouse has been talked into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Protocol {
+    /// Two or three buttons, three-byte packets: identity 0.
+    Standard,
+    /// A wheel, four-byte packets: identity 3.
+    Wheel,
+    /// A wheel and five buttons: identity 4.
+    Explorer,
+}
+
+impl Protocol {
+    const fn id(self) -> u8 {
+        match self {
+            Self::Standard => 0,
+            Self::Wheel => 3,
+            Self::Explorer => 4,
+        }
+    }
+}
+
+/// The mouse.
+#[derive(Clone, Debug)]
+struct Mouse {
+    queue: Queue,
+    command: Option<u8>,
+    reporting: bool,
+    remote: bool,
+    wrap: bool,
+    scaling_2: bool,
+    resolution: u8,
+    rate: u8,
+    /// The last sample rates, newest last, by which drivers ask for extensions.
+    knock: [u8; 3],
+    protocol: Protocol,
+    buttons: u8,
+    /// Movement that has not been reported: right, up, wheel towards the user.
+    dx: i16,
+    dy: i16,
+    dz: i16,
+}
+
+impl Default for Keyboard {
+    fn default() -> Self {
+        Self {
+            reply: heapless::Deque::new(),
+            keys: Queue::new(),
+            command: None,
+            scanning: true,
+            leds: 0,
+            set: 2,
+            typematic: 0,
+        }
+    }
+}
+
+impl Default for Mouse {
+    fn default() -> Self {
+        Self {
+            queue: Queue::new(),
+            command: None,
+            reporting: false,
+            remote: false,
+            wrap: false,
+            scaling_2: false,
+            resolution: 0,
+            rate: 0,
+            knock: [0; 3],
+            protocol: Protocol::Standard,
+            buttons: 0,
+            dx: 0,
+            dy: 0,
+            dz: 0,
+        }
+    }
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            mode: Mode::KEYBOARD_INTERRUPT | Mode::AUX_INTERRUPT,
+            tested: false,
+            port: OUTPUT_PORT_RESET,
+            command: None,
+            full: None,
+            data: 0,
+            own: None,
+            keyboard: Keyboard::default(),
+            mouse: Mouse::default(),
+        }
+    }
+}
+
+impl Keyboard {
+    fn has_data(&self) -> bool {
+        !self.reply.is_empty() || !self.keys.is_empty()
+    }
+
+    fn answer(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            let _ = self.reply.push_back(*byte);
+        }
+    }
+
+    fn take(&mut self) -> Option<u8> {
+        self.reply.pop_front().or_else(|| self.keys.pop_front())
+    }
+
+    /// Forgets everything but the LEDs' and typematic settings' defaults and waiting keys.
+    fn defaults(&mut self) {
+        self.keys.clear();
+        self.leds = 0;
+        self.set = 2;
+        self.typematic = 0;
+    }
+
+    fn write(&mut self, byte: u8, translate: bool) {
+        self.reply.clear();
+        if let Some(command) = self.command.take() {
+            self.argument(command, byte, translate);
+            return;
+        }
+        match byte {
+            ECHO => self.answer(&[ECHO]),
+            IDENTIFY => {
+                let second = if translate { 0x41 } else { 0x83 };
+                self.answer(&[ACK, KEYBOARD_ID, second]);
+            }
+            SET_LEDS | SCAN_CODE_SET | SET_RATE | KEY_MAKE_BREAK | KEY_MAKE => {
+                // The two key commands take a key, which QEMU's keyboard does not wait for.
+                self.command = matches!(byte, SET_LEDS | SCAN_CODE_SET | SET_RATE).then_some(byte);
+                self.answer(&[ACK]);
+            }
+            ENABLE => {
+                self.scanning = true;
+                self.answer(&[ACK]);
+            }
+            DISABLE | SET_DEFAULTS => {
+                self.defaults();
+                self.scanning = byte == SET_DEFAULTS;
+                self.answer(&[ACK]);
+            }
+            0x00 | ALL_MAKE_BREAK_REPEAT => self.answer(&[ACK]),
+            RESET => {
+                self.defaults();
+                self.scanning = true;
+                self.answer(&[ACK, TEST_PASSED]);
+            }
+            _ => self.answer(&[RESEND]),
+        }
+    }
+
+    fn argument(&mut self, command: u8, byte: u8, translate: bool) {
+        match (command, byte) {
+            (SCAN_CODE_SET, 0) => {
+                // The number itself passes the translation, too.
+                let number = match (translate, self.set) {
+                    (true, 1) => 0x43,
+                    (true, 2) => 0x41,
+                    (true, _) => 0x3f,
+                    (false, set) => set,
+                };
+                self.answer(&[ACK, number]);
+            }
+            (SCAN_CODE_SET, 1..=3) => {
+                self.set = byte;
+                self.answer(&[ACK]);
+            }
+            (SCAN_CODE_SET, _) => self.answer(&[RESEND]),
+            (SET_LEDS, _) => {
+                self.leds = byte & 7;
+                self.answer(&[ACK]);
+            }
+            _ => {
+                self.typematic = byte & 0x7f;
+                self.answer(&[ACK]);
+            }
+        }
+    }
+
+    /// Queues a key's bytes, all or none.
+    fn key(&mut self, code: u8, extended: bool, down: bool, translate: bool) -> bool {
+        let mut bytes = heapless::Vec::<u8, 3>::new();
+        let mut add = |byte| {
+            let _ = bytes.push(byte);
+        };
+        if extended {
+            add(0xe0);
+        }
+        if translate || self.set == 1 {
+            add(code & 0x7f | if down { 0 } else { 0x80 });
+        } else {
+            if !down {
+                add(0xf0);
+            }
+            add(set_2(code & 0x7f));
+        }
+        self.raw(&bytes)
+    }
+
+    fn raw(&mut self, bytes: &[u8]) -> bool {
+        if QUEUE_SIZE - self.keys.len() < bytes.len() {
+            return false;
+        }
+        for byte in bytes {
+            let _ = self.keys.push_back(*byte);
+        }
+        true
+    }
+}
+
+/// The set 2 code of a key by its set 1 code: the 8042's translation, read backwards.
+const fn set_2(set_1: u8) -> u8 {
+    const CODES: [u8; 0x59] = [
+        0x00, 0x76, 0x16, 0x1e, 0x26, 0x25, 0x2e, 0x36, 0x3d, 0x3e, 0x46, 0x45, 0x4e, 0x55, 0x66,
+        0x0d, 0x15, 0x1d, 0x24, 0x2d, 0x2c, 0x35, 0x3c, 0x43, 0x44, 0x4d, 0x54, 0x5b, 0x5a, 0x14,
+        0x1c, 0x1b, 0x23, 0x2b, 0x34, 0x33, 0x3b, 0x42, 0x4b, 0x4c, 0x52, 0x0e, 0x12, 0x5d, 0x1a,
+        0x22, 0x21, 0x2a, 0x32, 0x31, 0x3a, 0x41, 0x49, 0x4a, 0x59, 0x7c, 0x11, 0x29, 0x58, 0x05,
+        0x06, 0x04, 0x0c, 0x03, 0x0b, 0x83, 0x0a, 0x01, 0x09, 0x77, 0x7e, 0x6c, 0x75, 0x7d, 0x7b,
+        0x6b, 0x73, 0x74, 0x79, 0x69, 0x72, 0x7a, 0x70, 0x71, 0x84, 0x60, 0x61, 0x78, 0x07,
+    ];
+    match set_1 {
+        0..0x59 => CODES[set_1 as usize],
+        // The keys of the extended set: the three of the window system, power, sleep and wake.
+        0x5b => 0x1f,
+        0x5c => 0x27,
+        0x5d => 0x2f,
+        0x5e => 0x37,
+        0x5f => 0x3f,
+        0x63 => 0x5e,
+        // What is left has no key: the overrun code.
+        _ => 0x00,
+    }
+}
+
+impl Mouse {
+    /// Queues bytes, all or none.
+    fn answer(&mut self, bytes: &[u8]) -> bool {
+        if QUEUE_SIZE - self.queue.len() < bytes.len() {
+            return false;
+        }
+        for byte in bytes {
+            let _ = self.queue.push_back(*byte);
+        }
+        true
+    }
+
+    fn defaults(&mut self) {
+        self.rate = 100;
+        self.resolution = 2;
+        self.reporting = false;
+        self.remote = false;
+        self.scaling_2 = false;
+    }
+
+    fn write(&mut self, byte: u8) {
+        match self.command.take() {
+            Some(SET_RATE) => {
+                self.set_rate(byte);
+                self.answer(&[ACK]);
+                return;
+            }
+            Some(_) => {
+                self.resolution = byte;
+                self.answer(&[ACK]);
+                return;
+            }
+            None => {}
+        }
+        if self.wrap && byte != RESET_WRAP && byte != RESET {
+            self.answer(&[byte]);
+            return;
+        }
+        match byte {
+            SET_SCALING_1 => self.scaling_2 = false,
+            SET_SCALING_2 => self.scaling_2 = true,
+            SET_RESOLUTION | SET_RATE => self.command = Some(byte),
+            STREAM_MODE => self.remote = false,
+            REMOTE_MODE => self.remote = true,
+            SET_WRAP => self.wrap = true,
+            RESET_WRAP => self.wrap = false,
+            ENABLE => self.reporting = true,
+            DISABLE => self.reporting = false,
+            SET_DEFAULTS => self.defaults(),
+            STATUS_REQUEST => {
+                let status = u8::from(self.remote) << 6
+                    | u8::from(self.reporting) << 5
+                    | u8::from(self.scaling_2) << 4
+                    | status_buttons(self.buttons);
+                self.answer(&[ACK, status, self.resolution, self.rate]);
+                return;
+            }
+            IDENTIFY => {
+                self.answer(&[ACK, self.protocol.id()]);
+                return;
+            }
+            READ_DATA => {
+                self.answer(&[ACK]);
+                self.packet();
+                return;
+            }
+            RESET => {
+                self.defaults();
+                self.wrap = false;
+                self.protocol = Protocol::Standard;
+                self.knock = [0; 3];
+                self.queue.clear();
+                (self.dx, self.dy, self.dz) = (0, 0, 0);
+                self.answer(&[ACK, TEST_PASSED, Protocol::Standard.id()]);
+                return;
+            }
+            _ => return,
+        }
+        self.answer(&[ACK]);
+    }
+
+    fn set_rate(&mut self, rate: u8) {
+        self.rate = rate;
+        self.knock = [self.knock[1], self.knock[2], rate];
+        match self.knock {
+            [200, 100, 80] => self.protocol = Protocol::Wheel,
+            [200, 200, 80] => self.protocol = Protocol::Explorer,
+            _ => {}
+        }
+    }
+
+    /// Queues one report of what has moved; what it has no bits for stays for the next.
+    fn packet(&mut self) {
+        let size = if self.protocol == Protocol::Standard {
+            3
+        } else {
+            4
+        };
+        if QUEUE_SIZE - self.queue.len() < size {
+            return;
+        }
+        let x = self.dx.clamp(-127, 127);
+        let y = self.dy.clamp(-127, 127);
+        let z = self.dz.clamp(-7, 7);
+        let head = 1 << 3 | u8::from(x < 0) << 4 | u8::from(y < 0) << 5 | self.buttons & 7;
+        self.dx -= x;
+        self.dy -= y;
+        let fourth = match self.protocol {
+            Protocol::Standard => {
+                self.dz = 0;
+                self.answer(&[head, x as u8, y as u8]);
+                return;
+            }
+            Protocol::Wheel => z as u8,
+            Protocol::Explorer => z as u8 & 0x0f | (self.buttons & 0x18) << 1,
+        };
+        self.dz -= z;
+        self.answer(&[head, x as u8, y as u8, fourth]);
+    }
+}
+
+/// The buttons as a status request shows them: left, middle and right in bits 2 to 0.
+const fn status_buttons(buttons: u8) -> u8 {
+    (buttons & 1) << 2 | (buttons & 4) >> 1 | (buttons & 2) >> 1
+}
+
+impl I8042 {
+    /// A controller after power-on with both devices plugged in.
+    pub fn new(wiring: I8042Wiring) -> Self {
+        Self {
+            wiring,
+            state: State::default(),
+        }
+    }
+
+    /// Power-on state; address bit 20 passes.
+    pub fn reset(&mut self, cx: &mut Context<'_>) {
+        self.state = State::default();
+        cx.effects.push(Effect::A20(true));
+        self.drive(cx);
+    }
+
+    /// A key goes down or up. `code` is its scan code in set 1 without the release bit, `extended`
+    /// whether E0h comes before it. False: there is no room, and the host may try again later.
+    /// A keyboard that the guest has switched off takes keys and drops them.
+    pub fn key(&mut self, cx: &mut Context<'_>, code: u8, extended: bool, down: bool) -> bool {
+        let state = &mut self.state;
+        let translate = state.mode.contains(Mode::TRANSLATE);
+        let taken = !state.keyboard.scanning || state.keyboard.key(code, extended, down, translate);
+        self.fill(cx);
+        taken
+    }
+
+    /// The pause key, which has codes of its own for going down and none for going up. Returns
+    /// what [`I8042::key`] does.
+    pub fn pause_key(&mut self, cx: &mut Context<'_>) -> bool {
+        let state = &mut self.state;
+        let bytes: &[u8] = if state.mode.contains(Mode::TRANSLATE) || state.keyboard.set == 1 {
+            &[0xe1, 0x1d, 0x45, 0xe1, 0x9d, 0xc5]
+        } else {
+            &[0xe1, 0x14, 0x77, 0xe1, 0xf0, 0x14, 0xf0, 0x77]
+        };
+        let taken = !state.keyboard.scanning || state.keyboard.raw(bytes);
+        self.fill(cx);
+        taken
+    }
+
+    /// The mouse has moved by counts to the right, up, and its wheel towards the user; `buttons` are
+    /// down: left, right, middle and the two side ones in bits 0 to 4.
+    pub fn mouse(&mut self, cx: &mut Context<'_>, dx: i16, dy: i16, dz: i16, buttons: u8) {
+        let mouse = &mut self.state.mouse;
+        if !mouse.reporting {
+            return;
+        }
+        mouse.dx = mouse.dx.saturating_add(dx);
+        mouse.dy = mouse.dy.saturating_add(dy);
+        mouse.dz = mouse.dz.saturating_add(dz);
+        mouse.buttons = buttons & 0x1f;
+        if !mouse.remote {
+            mouse.packet();
+            // Large movements need more than one report, as far as there is room.
+            for _ in 0..QUEUE_SIZE {
+                if (mouse.dx, mouse.dy, mouse.dz) == (0, 0, 0) {
+                    break;
+                }
+                mouse.packet();
+            }
+        }
+        self.fill(cx);
+    }
+
+    /// The keyboard's LEDs: scroll lock, num lock and caps lock in bits 0 to 2.
+    pub fn leds(&self) -> u8 {
+        self.state.keyboard.leds
+    }
+
+    fn status(&self) -> Status {
+        let mut status = STATUS_FIXED;
+        status.set(Status::SYSTEM, self.state.tested);
+        status.set(Status::OUTPUT_FULL, self.state.full.is_some());
+        let aux = self.state.full.is_some_and(Source::is_aux);
+        status.set(Status::AUX_FULL, aux);
+        status
+    }
+
+    /// Drives the interrupts, and the output port's bits that follow the output buffer.
+    fn drive(&mut self, cx: &mut Context<'_>) {
+        let state = &mut self.state;
+        let mode = state.mode;
+        let aux = state.full.is_some_and(Source::is_aux);
+        let full = state.full.is_some();
+        state.port.set(OutputPort::KEYBOARD_FULL, full);
+        state.port.set(OutputPort::AUX_FULL, aux);
+        let keyboard = full
+            && !aux
+            && mode.contains(Mode::KEYBOARD_INTERRUPT)
+            && !mode.contains(Mode::KEYBOARD_DISABLED);
+        cx.lines.set(self.wiring.keyboard_irq, keyboard);
+        let mouse = aux && mode.contains(Mode::AUX_INTERRUPT);
+        cx.lines.set(self.wiring.mouse_irq, mouse);
+    }
+
+    /// Fills the output buffer, where it is empty, from whoever has something to say.
+    fn fill(&mut self, cx: &mut Context<'_>) {
+        self.fill_after(cx, None);
+    }
+
+    /// [`I8042::fill`], where a device that was just read lets the other one go first.
+    fn fill_after(&mut self, cx: &mut Context<'_>, last: Option<Source>) {
+        let state = &mut self.state;
+        if state.full.is_some() {
+            return;
+        }
+        let keyboard = state.keyboard.has_data() && !state.mode.contains(Mode::KEYBOARD_DISABLED);
+        let mouse = !state.mouse.queue.is_empty() && !state.mode.contains(Mode::AUX_DISABLED);
+        state.full = match state.own {
+            Some((_, false)) => Some(Source::Controller),
+            Some((_, true)) => Some(Source::ControllerAux),
+            None if keyboard && !(mouse && last == Some(Source::Keyboard)) => {
+                Some(Source::Keyboard)
+            }
+            None if mouse => Some(Source::Mouse),
+            None => None,
+        };
+        self.drive(cx);
+    }
+
+    fn own(&mut self, cx: &mut Context<'_>, byte: u8, aux: bool) {
+        self.state.own = Some((byte, aux));
+        self.fill(cx);
+    }
+
+    fn read_data(&mut self, cx: &mut Context<'_>) -> u8 {
+        let state = &mut self.state;
+        let Some(source) = state.full.take() else {
+            return state.data;
+        };
+        let byte = match source {
+            Source::Controller | Source::ControllerAux => state.own.take().map(|(byte, _)| byte),
+            Source::Keyboard => state.keyboard.take(),
+            Source::Mouse => state.mouse.queue.pop_front(),
+        };
+        // A device may have discarded its byte since it filled the buffer: the last one shows.
+        state.data = byte.unwrap_or(state.data);
+        // The line falls before the next byte raises it, for edge-triggered controllers.
+        self.drive(cx);
+        self.fill_after(cx, Some(source));
+        self.state.data
+    }
+
+    fn write_data(&mut self, cx: &mut Context<'_>, byte: u8) {
+        match self.state.command.take() {
+            Some(WRITE_MODE) => {
+                self.state.mode = Mode::from_bits_truncate(byte);
+                self.drive(cx);
+                self.fill(cx);
+            }
+            Some(WRITE_OUTPUT_PORT) => self.write_output_port(cx, byte),
+            Some(WRITE_KEYBOARD_BUFFER) => self.own(cx, byte, false),
+            Some(WRITE_AUX_BUFFER) => self.own(cx, byte, true),
+            Some(WRITE_AUX) => {
+                // Talking to a device switches its interface on.
+                self.state.mode -= Mode::AUX_DISABLED;
+                self.state.mouse.write(byte);
+                self.fill(cx);
+            }
+            _ => {
+                self.state.mode -= Mode::KEYBOARD_DISABLED;
+                let translate = self.state.mode.contains(Mode::TRANSLATE);
+                self.state.keyboard.write(byte, translate);
+                self.fill(cx);
+            }
+        }
+    }
+
+    fn write_output_port(&mut self, cx: &mut Context<'_>, byte: u8) {
+        let port = OutputPort::from_bits_truncate(byte);
+        self.state.port = port;
+        cx.effects.push(Effect::A20(port.contains(OutputPort::A20)));
+        if !port.contains(OutputPort::NO_RESET) {
+            reset_request(cx);
+        }
+    }
+
+    fn set_a20(&mut self, cx: &mut Context<'_>, on: bool) {
+        self.state.port.set(OutputPort::A20, on);
+        cx.effects.push(Effect::A20(on));
+    }
+
+    fn write_command(&mut self, cx: &mut Context<'_>, command: u8) {
+        let state = &mut self.state;
+        state.command = None;
+        match command {
+            READ_MODE => {
+                let mode = state.mode.bits();
+                self.own(cx, mode, false);
+            }
+            WRITE_MODE
+            | WRITE_OUTPUT_PORT
+            | WRITE_KEYBOARD_BUFFER
+            | WRITE_AUX_BUFFER
+            | WRITE_AUX => state.command = Some(command),
+            DISABLE_AUX => state.mode |= Mode::AUX_DISABLED,
+            ENABLE_AUX => {
+                state.mode -= Mode::AUX_DISABLED;
+                self.fill(cx);
+            }
+            TEST_AUX | TEST_KEYBOARD => self.own(cx, 0, false),
+            SELF_TEST => {
+                state.tested = true;
+                self.own(cx, SELF_TEST_PASSED, false);
+            }
+            DISABLE_KEYBOARD => state.mode |= Mode::KEYBOARD_DISABLED,
+            ENABLE_KEYBOARD => {
+                state.mode -= Mode::KEYBOARD_DISABLED;
+                self.fill(cx);
+            }
+            READ_INPUT_PORT => self.own(cx, INPUT_PORT, false),
+            READ_OUTPUT_PORT => {
+                let port = state.port.bits();
+                self.own(cx, port, false);
+            }
+            DISABLE_A20 => self.set_a20(cx, false),
+            ENABLE_A20 => self.set_a20(cx, true),
+            PULSE..=0xff if command & OutputPort::NO_RESET.bits() == 0 => reset_request(cx),
+            // Not answered, as observed.
+            _ => {}
+        }
+    }
+}
+
+fn reset_request(cx: &mut Context<'_>) {
+    let reset = PowerRequest::Reset(ShutdownCause::GuestReset);
+    cx.effects.push(Effect::Power(reset));
+}
+
+impl PortDevice for I8042 {
+    fn pio_read(&mut self, cx: &mut Context<'_>, offset: u16, _width: Width) -> u32 {
+        match offset {
+            DATA => self.read_data(cx).into(),
+            COMMAND => self.status().bits().into(),
+            _ => 0xff,
+        }
+    }
+
+    fn pio_write(&mut self, cx: &mut Context<'_>, offset: u16, _width: Width, value: u32) {
+        match offset {
+            DATA => self.write_data(cx, value as u8),
+            COMMAND => self.write_command(cx, value as u8),
+            _ => {}
+        }
+    }
+}
+
+/// Saved form, version 1. Registers hold the reference's bits.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Saved {
+    mode: u8,
+    tested: bool,
+    port: u8,
+    command: Option<u8>,
+    full: Option<Source>,
+    data: u8,
+    own: Option<(u8, bool)>,
+    keyboard: SavedKeyboard,
+    mouse: SavedMouse,
+}
+
+/// Saved form of the keyboard.
+#[derive(Debug, Serialize, Deserialize)]
+struct SavedKeyboard {
+    reply: heapless::Vec<u8, REPLY_SIZE>,
+    keys: heapless::Vec<u8, QUEUE_SIZE>,
+    command: Option<u8>,
+    scanning: bool,
+    leds: u8,
+    set: u8,
+    typematic: u8,
+}
+
+/// Saved form of the mouse.
+#[derive(Debug, Serialize, Deserialize)]
+struct SavedMouse {
+    queue: heapless::Vec<u8, QUEUE_SIZE>,
+    command: Option<u8>,
+    reporting: bool,
+    remote: bool,
+    wrap: bool,
+    scaling_2: bool,
+    resolution: u8,
+    rate: u8,
+    knock: [u8; 3],
+    protocol: Protocol,
+    buttons: u8,
+    dx: i16,
+    dy: i16,
+    dz: i16,
+}
+
+/// A queue of what fits.
+fn deque<const N: usize>(bytes: &[u8]) -> heapless::Deque<u8, N> {
+    let mut deque = heapless::Deque::new();
+    deque.extend(bytes.iter().take(N).copied());
+    deque
+}
+
+impl Keyboard {
+    fn save(&self) -> SavedKeyboard {
+        let Self {
+            reply,
+            keys,
+            command,
+            scanning,
+            leds,
+            set,
+            typematic,
+        } = self;
+        SavedKeyboard {
+            reply: reply.iter().copied().collect(),
+            keys: keys.iter().copied().collect(),
+            command: *command,
+            scanning: *scanning,
+            leds: *leds,
+            set: *set,
+            typematic: *typematic,
+        }
+    }
+}
+
+impl TryFrom<SavedKeyboard> for Keyboard {
+    type Error = StateError;
+
+    fn try_from(saved: SavedKeyboard) -> Result<Self, StateError> {
+        use StateError::Invalid;
+        let SavedKeyboard {
+            reply,
+            keys,
+            command,
+            scanning,
+            leds,
+            set,
+            typematic,
+        } = saved;
+        if !matches!(command, None | Some(SET_LEDS | SCAN_CODE_SET | SET_RATE)) {
+            return Err(Invalid("keyboard.command"));
+        }
+        if leds > 7 {
+            return Err(Invalid("keyboard.leds"));
+        }
+        if !(1..=3).contains(&set) {
+            return Err(Invalid("keyboard.set"));
+        }
+        if typematic > 0x7f {
+            return Err(Invalid("keyboard.typematic"));
+        }
+        Ok(Self {
+            reply: deque(&reply),
+            keys: deque(&keys),
+            command,
+            scanning,
+            leds,
+            set,
+            typematic,
+        })
+    }
+}
+
+impl Mouse {
+    fn save(&self) -> SavedMouse {
+        let Self {
+            queue,
+            command,
+            reporting,
+            remote,
+            wrap,
+            scaling_2,
+            resolution,
+            rate,
+            knock,
+            protocol,
+            buttons,
+            dx,
+            dy,
+            dz,
+        } = self;
+        SavedMouse {
+            queue: queue.iter().copied().collect(),
+            command: *command,
+            reporting: *reporting,
+            remote: *remote,
+            wrap: *wrap,
+            scaling_2: *scaling_2,
+            resolution: *resolution,
+            rate: *rate,
+            knock: *knock,
+            protocol: *protocol,
+            buttons: *buttons,
+            dx: *dx,
+            dy: *dy,
+            dz: *dz,
+        }
+    }
+}
+
+impl TryFrom<SavedMouse> for Mouse {
+    type Error = StateError;
+
+    fn try_from(saved: SavedMouse) -> Result<Self, StateError> {
+        use StateError::Invalid;
+        let SavedMouse {
+            queue,
+            command,
+            reporting,
+            remote,
+            wrap,
+            scaling_2,
+            resolution,
+            rate,
+            knock,
+            protocol,
+            buttons,
+            dx,
+            dy,
+            dz,
+        } = saved;
+        if !matches!(command, None | Some(SET_RESOLUTION | SET_RATE)) {
+            return Err(Invalid("mouse.command"));
+        }
+        if buttons > 0x1f {
+            return Err(Invalid("mouse.buttons"));
+        }
+        Ok(Self {
+            queue: deque(&queue),
+            command,
+            reporting,
+            remote,
+            wrap,
+            scaling_2,
+            resolution,
+            rate,
+            knock,
+            protocol,
+            buttons,
+            dx,
+            dy,
+            dz,
+        })
+    }
+}
+
+impl SavedState for I8042 {
+    const NAME: &'static str = CLASS.name;
+    const VERSION: u16 = 1;
+    type Saved = Saved;
+
+    fn save(&self) -> Saved {
+        let State {
+            mode,
+            tested,
+            port,
+            command,
+            full,
+            data,
+            own,
+            keyboard,
+            mouse,
+        } = &self.state;
+        Saved {
+            mode: mode.bits(),
+            tested: *tested,
+            port: port.bits(),
+            command: *command,
+            full: *full,
+            data: *data,
+            own: *own,
+            keyboard: keyboard.save(),
+            mouse: mouse.save(),
+        }
+    }
+
+    fn load(&mut self, saved: Saved, cx: &mut Context<'_>) -> Result<(), StateError> {
+        use StateError::Invalid;
+        let Saved {
+            mode,
+            tested,
+            port,
+            command,
+            full,
+            data,
+            own,
+            keyboard,
+            mouse,
+        } = saved;
+        if !matches!(
+            command,
+            None | Some(
+                WRITE_MODE
+                    | WRITE_OUTPUT_PORT
+                    | WRITE_KEYBOARD_BUFFER
+                    | WRITE_AUX_BUFFER
+                    | WRITE_AUX
+            )
+        ) {
+            return Err(Invalid("command"));
+        }
+        if matches!(full, Some(Source::Controller | Source::ControllerAux)) && own.is_none() {
+            return Err(Invalid("full"));
+        }
+        let port = OutputPort::from_bits_truncate(port);
+        self.state = State {
+            mode: Mode::from_bits_truncate(mode),
+            tested,
+            port,
+            command,
+            full,
+            data,
+            own,
+            keyboard: keyboard.try_into()?,
+            mouse: mouse.try_into()?,
+        };
+        self.drive(cx);
+        // The guest may have written the bits that follow the buffer, and they read back so.
+        self.state.port = port;
+        cx.effects.push(Effect::A20(port.contains(OutputPort::A20)));
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::devices::testing::Bench;
+    use crate::state::lifecycle_tests;
+
+    const KEYBOARD: IrqLine = IrqLine::new(1);
+    const MOUSE: IrqLine = IrqLine::new(12);
+
+    fn new() -> I8042 {
+        I8042::new(I8042Wiring {
+            keyboard_irq: KEYBOARD,
+            mouse_irq: MOUSE,
+        })
+    }
+
+    lifecycle_tests!(I8042, new(), |device, bench| {
+        bench.out(device, COMMAND, SELF_TEST);
+        bench.out(device, DATA, IDENTIFY);
+        bench.out(device, COMMAND, WRITE_AUX);
+        bench.out(device, DATA, STATUS_REQUEST);
+        bench.out(device, COMMAND, WRITE_MODE);
+        device.key(&mut bench.context(), 0x1e, false, true);
+        while bench.effects.take().is_some() {}
+    });
+
+    struct Board {
+        bench: Bench,
+        device: I8042,
+    }
+
+    impl Board {
+        fn new() -> Self {
+            Self {
+                bench: Bench::new(),
+                device: new(),
+            }
+        }
+
+        fn command(&mut self, value: u8) {
+            self.bench.out(&mut self.device, COMMAND, value);
+        }
+
+        fn data(&mut self, value: u8) {
+            self.bench.out(&mut self.device, DATA, value);
+        }
+
+        fn with_data(&mut self, command: u8, value: u8) {
+            self.command(command);
+            self.data(value);
+        }
+
+        fn status(&mut self) -> u8 {
+            self.bench.inb(&mut self.device, COMMAND)
+        }
+
+        /// Reads until the output buffer is empty; mouse bytes have bit 8 set.
+        fn drain(&mut self) -> std::vec::Vec<u16> {
+            let mut bytes = std::vec::Vec::new();
+            while self.status() & 1 != 0 {
+                let aux = self.status() & 0x20 != 0;
+                assert_eq!(self.bench.lines.level(MOUSE), aux);
+                let byte = self.bench.inb(&mut self.device, DATA);
+                bytes.push(u16::from(byte) | u16::from(aux) << 8);
+            }
+            bytes
+        }
+
+        fn ask(&mut self, command: u8) -> u8 {
+            self.command(command);
+            assert_eq!(self.status() & 0x21, 1);
+            self.bench.inb(&mut self.device, DATA)
+        }
+
+        fn keyboard(&mut self, byte: u8) -> std::vec::Vec<u16> {
+            self.data(byte);
+            self.drain()
+        }
+
+        fn mouse(&mut self, byte: u8) -> std::vec::Vec<u16> {
+            self.with_data(WRITE_AUX, byte);
+            self.drain()
+        }
+    }
+
+    #[test]
+    fn controller_commands() {
+        let mut board = Board::new();
+        assert_eq!(board.status(), 0x18);
+        assert_eq!(board.ask(READ_MODE), 0x03);
+        assert_eq!(board.ask(SELF_TEST), 0x55);
+        assert_eq!(board.status(), 0x1c);
+        assert_eq!(board.ask(TEST_KEYBOARD), 0);
+        assert_eq!(board.ask(TEST_AUX), 0);
+        assert_eq!(board.ask(READ_INPUT_PORT), 0x80);
+        board.command(DISABLE_KEYBOARD);
+        assert_eq!(board.ask(READ_MODE), 0x13);
+        board.command(DISABLE_AUX);
+        assert_eq!(board.ask(READ_MODE), 0x33);
+        board.command(0x21);
+        assert_eq!(board.status(), 0x1c);
+        board.with_data(WRITE_MODE, 0xff);
+        assert_eq!(board.ask(READ_MODE), 0xff);
+    }
+
+    #[test]
+    fn output_port_gates_a20_and_resets() {
+        let mut board = Board::new();
+        let reset = Effect::Power(PowerRequest::Reset(ShutdownCause::GuestReset));
+        assert_eq!(board.ask(READ_OUTPUT_PORT), 0xcf);
+        board.command(DISABLE_A20);
+        assert_eq!(board.bench.effects.take(), Some(Effect::A20(false)));
+        assert_eq!(board.ask(READ_OUTPUT_PORT), 0xcd);
+        board.with_data(WRITE_OUTPUT_PORT, 0x13);
+        assert_eq!(board.bench.effects.take(), Some(Effect::A20(true)));
+        assert_eq!(board.ask(READ_OUTPUT_PORT), 0x13);
+        assert_eq!(board.bench.effects.take(), None);
+        board.with_data(WRITE_OUTPUT_PORT, 0xce);
+        assert_eq!(board.bench.effects.take(), Some(Effect::A20(true)));
+        assert_eq!(board.bench.effects.take(), Some(reset));
+        board.command(0xfe);
+        assert_eq!(board.bench.effects.take(), Some(reset));
+        board.command(0xff);
+        assert_eq!(board.bench.effects.take(), None);
+    }
+
+    #[test]
+    fn keyboard_commands() {
+        let mut board = Board::new();
+        board.with_data(WRITE_MODE, 0x61);
+        assert_eq!(board.keyboard(RESET), [0xfa, 0xaa]);
+        assert_eq!(board.keyboard(IDENTIFY), [0xfa, 0xab, 0x41]);
+        assert_eq!(board.keyboard(SET_LEDS), [0xfa]);
+        assert_eq!(board.keyboard(0x07), [0xfa]);
+        assert_eq!(board.device.leds(), 7);
+        assert_eq!(board.keyboard(ECHO), [0xee]);
+        assert_eq!(board.keyboard(SCAN_CODE_SET), [0xfa]);
+        assert_eq!(board.keyboard(0), [0xfa, 0x41]);
+        assert_eq!(board.keyboard(SET_RATE), [0xfa]);
+        assert_eq!(board.keyboard(0), [0xfa]);
+        for unknown in [0x05, 0xec, 0xf7, 0xfb, 0xfe] {
+            assert_eq!(board.keyboard(unknown), [0xfe]);
+        }
+        board.with_data(WRITE_MODE, 0x03);
+        assert_eq!(board.keyboard(IDENTIFY), [0xfa, 0xab, 0x83]);
+    }
+
+    #[test]
+    fn a_new_keyboard_command_discards_the_old_reply() {
+        let mut board = Board::new();
+        board.data(IDENTIFY);
+        board.data(RESET);
+        assert_eq!(board.drain(), [0xfa, 0xaa]);
+        assert_eq!(board.bench.inb(&mut board.device, DATA), 0xaa);
+    }
+
+    #[test]
+    fn sources_take_turns_and_the_controller_goes_first() {
+        let mut board = Board::new();
+        board.with_data(WRITE_AUX, IDENTIFY);
+        board.data(IDENTIFY);
+        assert_eq!(board.drain(), [0x1fa, 0xfa, 0x100, 0xab, 0x83]);
+        board.data(IDENTIFY);
+        board.with_data(WRITE_AUX, IDENTIFY);
+        assert_eq!(board.drain(), [0xfa, 0x1fa, 0xab, 0x100, 0x83]);
+        board.data(IDENTIFY);
+        board.command(SELF_TEST);
+        assert_eq!(board.drain(), [0xfa, 0x55, 0xab, 0x83]);
+        board.with_data(WRITE_AUX_BUFFER, 0x56);
+        assert_eq!(board.drain(), [0x156]);
+    }
+
+    #[test]
+    fn a_disabled_interface_holds_its_bytes() {
+        let mut board = Board::new();
+        board.data(IDENTIFY);
+        board.command(DISABLE_KEYBOARD);
+        assert_eq!(board.drain(), [0xfa]);
+        assert_eq!(board.status(), 0x18);
+        board.command(ENABLE_KEYBOARD);
+        assert!(board.bench.lines.level(KEYBOARD));
+        assert_eq!(board.drain(), [0xab, 0x83]);
+        board.with_data(WRITE_AUX, IDENTIFY);
+        board.command(DISABLE_AUX);
+        assert_eq!(board.drain(), [0x1fa]);
+        board.command(DISABLE_KEYBOARD);
+        board.command(READ_MODE);
+        assert!(!board.bench.lines.level(KEYBOARD));
+        assert_eq!(board.drain(), [0x33]);
+        assert_eq!(board.keyboard(ECHO), [0xee], "a command switches it on");
+    }
+
+    #[test]
+    fn keys_come_in_the_chosen_set() {
+        let mut board = Board::new();
+        let press = |board: &mut Board| {
+            for (code, extended) in [(0x1e, false), (0x48, true)] {
+                for down in [true, false] {
+                    let mut cx = board.bench.context();
+                    assert!(board.device.key(&mut cx, code, extended, down));
+                }
+            }
+            board.drain()
+        };
+        let set_2 = [0x1c, 0xf0, 0x1c, 0xe0, 0x75, 0xe0, 0xf0, 0x75];
+        let set_1 = [0x1e, 0x9e, 0xe0, 0x48, 0xe0, 0xc8];
+        assert_eq!(press(&mut board), set_2);
+        board.with_data(WRITE_MODE, 0x43);
+        assert_eq!(press(&mut board), set_1);
+        board.with_data(WRITE_MODE, 0x03);
+        board.keyboard(SCAN_CODE_SET);
+        board.keyboard(1);
+        assert_eq!(press(&mut board), set_1);
+        board.keyboard(DISABLE);
+        assert!(press(&mut board).is_empty());
+    }
+
+    #[test]
+    fn a_key_without_room_is_refused_whole() {
+        let mut board = Board::new();
+        for _ in 0..5 {
+            assert!(
+                board
+                    .device
+                    .key(&mut board.bench.context(), 0x48, true, false)
+            );
+        }
+        assert!(
+            !board
+                .device
+                .key(&mut board.bench.context(), 0x48, true, true)
+        );
+        assert_eq!(board.drain().len(), 15);
+    }
+
+    #[test]
+    fn mouse_commands() {
+        let mut board = Board::new();
+        assert_eq!(board.mouse(RESET), [0x1fa, 0x1aa, 0x100]);
+        assert_eq!(board.mouse(IDENTIFY), [0x1fa, 0x100]);
+        let status = [0x1fa, 0x100, 0x102, 0x164];
+        assert_eq!(board.mouse(STATUS_REQUEST), status);
+        assert_eq!(board.mouse(SET_RESOLUTION), [0x1fa]);
+        assert_eq!(board.mouse(3), [0x1fa]);
+        board.mouse(SET_SCALING_2);
+        board.mouse(ENABLE);
+        let status = [0x1fa, 0x130, 0x103, 0x164];
+        assert_eq!(board.mouse(STATUS_REQUEST), status);
+        assert_eq!(board.mouse(READ_DATA), [0x1fa, 0x108, 0x100, 0x100]);
+        board.mouse(SET_WRAP);
+        assert_eq!(board.mouse(ENABLE), [0x1f4]);
+        assert_eq!(board.mouse(RESET_WRAP), [0x1fa]);
+        assert!(board.mouse(0xe1).is_empty());
+        for _ in 0..7 {
+            board.with_data(WRITE_AUX, STATUS_REQUEST);
+        }
+        assert_eq!(board.drain().len(), QUEUE_SIZE);
+    }
+
+    #[test]
+    fn the_knock_brings_the_wheel() {
+        let mut board = Board::new();
+        board.mouse(RESET);
+        for (rates, id) in [([200, 100, 80], 0x103), ([200, 200, 80], 0x104)] {
+            for rate in rates {
+                board.mouse(SET_RATE);
+                board.mouse(rate);
+            }
+            assert_eq!(board.mouse(IDENTIFY), [0x1fa, id]);
+        }
+        board.mouse(ENABLE);
+        board
+            .device
+            .mouse(&mut board.bench.context(), -3, 5, -1, 0x09);
+        assert_eq!(board.drain(), [0x119, 0x1fd, 0x105, 0x11f]);
+        board.device.mouse(&mut board.bench.context(), 200, 0, 0, 0);
+        let split = [0x108, 0x17f, 0x100, 0x100, 0x108, 0x149, 0x100, 0x100];
+        assert_eq!(board.drain(), split);
+    }
+
+    #[test]
+    fn contradictory_state_is_refused() {
+        fn refused(field: &'static str, spoil: fn(&mut Saved)) {
+            let (mut bench, mut device) = (Bench::new(), new());
+            let mut saved = device.save();
+            spoil(&mut saved);
+            assert_eq!(
+                device.load(saved, &mut bench.context()),
+                Err(StateError::Invalid(field))
+            );
+        }
+        refused("command", |saved| saved.command = Some(0));
+        refused("full", |saved| saved.full = Some(Source::Controller));
+        refused("keyboard.command", |saved| saved.keyboard.command = Some(0));
+        refused("keyboard.leds", |saved| saved.keyboard.leds = 8);
+        refused("keyboard.set", |saved| saved.keyboard.set = 0);
+        refused("keyboard.typematic", |saved| {
+            saved.keyboard.typematic = 0x80
+        });
+        refused("mouse.command", |saved| saved.mouse.command = Some(0));
+        refused("mouse.buttons", |saved| saved.mouse.buttons = 0x20);
+    }
+}
