@@ -9,8 +9,10 @@ pub mod class;
 pub mod debug_exit;
 pub mod debugcon;
 pub mod i8042;
+pub mod pit;
 pub mod port92;
 pub mod post;
+pub mod rtc;
 pub mod serial;
 
 use crate::irq::Lines;
