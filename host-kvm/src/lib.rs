@@ -8,6 +8,7 @@ pub mod event_loop;
 mod firmware_images;
 pub mod kvm;
 pub mod memory;
+mod messages;
 mod monitors;
 pub mod options;
 mod qtest;
@@ -17,16 +18,10 @@ mod vm;
 
 pub use startup::main;
 
-use std::fmt;
-use std::io;
-
-/// Prints a line for the user on stderr, behind the program's name.
-fn report(message: fmt::Arguments<'_>) {
-    eprintln!("thimble: {message}");
-}
+use messages::report;
 
 /// The text of an error without Rust's number behind it, as users know it.
-fn error_text(error: &io::Error) -> String {
+fn error_text(error: &std::io::Error) -> String {
     let text = error.to_string();
     match text.find(" (os error ") {
         Some(end) => text[..end].to_owned(),

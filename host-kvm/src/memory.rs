@@ -46,6 +46,25 @@ impl Ram {
         self.0.iter().map(GuestMemoryRegion::len).sum()
     }
 
+    /// Tells the kernel whether RAM belongs into core dumps, and whether equal pages may be merged
+    /// with other processes'.
+    pub fn advise(&self, dump: bool, merge: bool) {
+        for region in self.0.iter() {
+            let (start, length) = (region.as_ptr(), region.size());
+            let advise = |advice| {
+                // SAFETY: the range is the mapping's, and the advice does not change its bytes.
+                // A kernel without these features refuses, which changes nothing, too.
+                let _ = unsafe { libc::madvise(start.cast(), length, advice) };
+            };
+            if !dump {
+                advise(libc::MADV_DONTDUMP);
+            }
+            if merge {
+                advise(libc::MADV_MERGEABLE);
+            }
+        }
+    }
+
     fn slice(&self, gpa: u64, most: usize) -> Result<VolatileSlice<'_>, RamError> {
         let block = self.block(gpa).ok_or(RamError { gpa })?;
         // SAFETY: the block is valid for as long as `self`, which the slice borrows.
@@ -116,6 +135,13 @@ impl Rom {
     /// Bytes, a multiple of [`PAGE`].
     pub fn length(&self) -> u64 {
         self.0.size() as u64
+    }
+
+    /// The whole image. It is written once, before anyone else knows of it, and the kernel maps it
+    /// read-only into the guest.
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: the mapping is as long as `self`, filled, and not written again.
+        unsafe { std::slice::from_raw_parts(self.0.as_ptr(), self.0.size()) }
     }
 
     /// Host memory from `offset` on.

@@ -74,7 +74,13 @@ impl Monitors {
         // large to be built on a stack.
         #[allow(unsafe_code)]
         let session = unsafe { Box::<Session>::new_zeroed().assume_init() };
-        self.0.push(Monitor { chardev, session, input: Vec::new(), opened: false, connected: false });
+        self.0.push(Monitor {
+            chardev,
+            session,
+            input: Vec::new(),
+            opened: false,
+            connected: false,
+        });
     }
 
     /// Whether a session runs on this device.
@@ -130,7 +136,11 @@ impl Monitors {
             return;
         }
         let shared = vm.shared().clone();
-        let mut out = Output { shared: &shared, chardev: monitor.chardev, bytes: Vec::new() };
+        let mut out = Output {
+            shared: &shared,
+            chardev: monitor.chardev,
+            bytes: Vec::new(),
+        };
         if std::mem::take(&mut monitor.opened) {
             let _ = monitor.session.open(&mut out);
         }
@@ -156,19 +166,27 @@ impl Monitors {
         let shared = vm.shared().clone();
         for (index, monitor) in self.0.iter_mut().enumerate() {
             if Some(index) != executing {
-                monitor.tell(&shared, &mut known.iter());
+                monitor.tell(&shared, known.iter());
             }
-            monitor.tell(&shared, &mut fresh.iter());
+            monitor.tell(&shared, fresh.iter());
         }
     }
 }
 
 impl Monitor {
-    fn tell(&mut self, shared: &Shared, events: &mut dyn Iterator<Item = &(Event, Timestamp)>) {
+    fn tell<'e>(
+        &mut self,
+        shared: &Shared,
+        mut events: impl Iterator<Item = &'e (Event, Timestamp)>,
+    ) {
         if !self.connected {
             return;
         }
-        let mut out = Output { shared, chardev: self.chardev, bytes: Vec::new() };
+        let mut out = Output {
+            shared,
+            chardev: self.chardev,
+            bytes: Vec::new(),
+        };
         let lost = events.any(|(event, time)| self.session.event(event, *time, &mut out).is_err());
         out.flush();
         if lost || !out.bytes.is_empty() {
@@ -180,6 +198,8 @@ impl Monitor {
 /// Closes a connection whose client does not take what it must be told.
 fn hang_up(chardevs: &mut Chardevs, chardev: ChardevId) {
     let who = chardevs.describe(chardev);
-    report(format_args!("{who}: the client does not read its events: connection closed"));
+    report(format_args!(
+        "{who}: the client does not read its events: connection closed"
+    ));
     chardevs.hang_up(chardev);
 }

@@ -29,7 +29,13 @@ impl QtestServer {
     pub fn new(chardev: ChardevId, log: Option<File>) -> Self {
         // One for the life of the process; untouched pages cost nothing.
         let buffer = Box::leak(vec![0; LINE_MAX].into_boxed_slice());
-        Self { chardev, qtest: Qtest::new(buffer), out: String::new(), log, since: monotonic() }
+        Self {
+            chardev,
+            qtest: Qtest::new(buffer),
+            out: String::new(),
+            log,
+            since: monotonic(),
+        }
     }
 
     /// The device.
@@ -63,7 +69,9 @@ impl QtestServer {
         let mut used = 0;
         while used < bytes.len() && self.out.is_empty() {
             let input = &bytes[used..];
-            let taken = self.qtest.feed(machine, bridge, &mut now, input, &mut self.out);
+            let taken = self
+                .qtest
+                .feed(machine, bridge, &mut now, input, &mut self.out);
             if self.log.is_some() {
                 self.note('R', String::from_utf8_lossy(&input[..taken]).trim_end());
                 for line in std::mem::take(&mut self.out).lines() {

@@ -7,7 +7,6 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::time::{TimerfdClockId, TimerfdFlags, timerfd_create};
 use thimble_core::devices::class::PropertyValues;
@@ -15,6 +14,7 @@ use thimble_core::devices::{debugcon, serial};
 use thimble_core::machine::{
     Board, CLASSES, Config, HIGH_RAM_BASE, Irqchip, Machine, RamLayout, SERIAL_MAX,
 };
+use thimble_firmware::loader;
 use thimble_monitor::MONITOR_OUT_MAX;
 
 use crate::chardev::{ChardevId, Chardevs};
@@ -29,7 +29,7 @@ use crate::options::{
     self, Accel, KernelIrqchip, MachineKind, OptionError, Options, Parsed, RtcBase, RtcClock,
 };
 use crate::qtest::{self, QtestServer};
-use crate::vm::{CONSOLES_MAX, Clock, Exits, Guarded, Pending, Settings, Shared, Vm};
+use crate::vm::{CONSOLES_MAX, Clock, Exits, Guarded, Pending, Settings, Shared, Vm, since_epoch};
 use crate::{error_text, firmware_images, report};
 
 /// Firmware where `-bios` names none.
@@ -73,7 +73,9 @@ fn run() -> Result<i32, OptionError> {
     }
     if !options.missing.is_empty() {
         let missing = options.missing.join(", ");
-        report(format_args!("default devices that are not modelled yet: {missing}"));
+        report(format_args!(
+            "default devices that are not modelled yet: {missing}"
+        ));
     }
     // Before there is any thread or descriptor of the accelerator's.
     let daemon = match options.daemonize {
@@ -125,8 +127,10 @@ fn build(options: &Options) -> Result<EventLoop, OptionError> {
     let ram = Arc::new(Ram::new(&ranges).map_err(failure(&memory))?);
     ram.advise(options.machine.dump_guest_core, options.machine.mem_merge);
     if options.mem_lock {
-        rustix::mm::mlockall(rustix::mm::MlockAllFlags::CURRENT | rustix::mm::MlockAllFlags::FUTURE)
-            .map_err(|error| failure("-overcommit mem-lock=on")(error.into()))?;
+        rustix::mm::mlockall(
+            rustix::mm::MlockAllFlags::CURRENT | rustix::mm::MlockAllFlags::FUTURE,
+        )
+        .map_err(|error| failure("-overcommit mem-lock=on")(error.into()))?;
     }
     let rom = Arc::new(Rom::new(&firmware(options)?).map_err(&internal)?);
 
@@ -136,7 +140,7 @@ fn build(options: &Options) -> Result<EventLoop, OptionError> {
             Accelerator::Kvm(_) => Irqchip::Host,
             _ => Irqchip::Machine,
         },
-        ram: leak(&ram),
+        ram: leak::<Ram>(&ram),
         ram_size: options.memory,
         rom: leak(&rom).bytes(),
         cpus: options.smp.cpus as u16,
@@ -148,13 +152,10 @@ fn build(options: &Options) -> Result<EventLoop, OptionError> {
         cmdline: options.append.clone().unwrap_or_default().leak().as_bytes(),
         graphics: options.machine.graphics && !options.nographic,
     };
-    if let Err(reason) = config.check_kernel() {
-        let origin = format!("-kernel {}", options.kernel.as_deref().unwrap_or_default());
-        return Err(OptionError::new(&origin, &reason.to_string()));
-    }
-    let mut machine = Box::new(Machine::new(config).map_err(|error| {
-        OptionError::new("start-up", &error.to_string())
-    })?);
+    check_kernel(options, &config)?;
+    let mut machine = Box::new(
+        Machine::new(config).map_err(|error| OptionError::new("start-up", &error.to_string()))?,
+    );
 
     let poller = Arc::new(Poller::new().map_err(&internal)?);
     let mut chardevs = Chardevs::new(poller.clone(), event_loop::CHARDEVS).map_err(&internal)?;
@@ -170,7 +171,10 @@ fn build(options: &Options) -> Result<EventLoop, OptionError> {
         monitors.add(chardev(&chardevs, &monitor.chardev)?);
     }
     let qtest = match &options.qtest {
-        Some(id) => Some(QtestServer::new(chardev(&chardevs, id)?, qtest_log(options)?)),
+        Some(id) => Some(QtestServer::new(
+            chardev(&chardevs, id)?,
+            qtest_log(options)?,
+        )),
         None => None,
     };
 
@@ -214,7 +218,14 @@ fn build(options: &Options) -> Result<EventLoop, OptionError> {
     if !options.paused && qtest.is_none() {
         vm.start();
     }
-    Ok(EventLoop { poller, waker, signals, vm, monitors, qtest })
+    Ok(EventLoop {
+        poller,
+        waker,
+        signals,
+        vm,
+        monitors,
+        qtest,
+    })
 }
 
 /// Lends what an [`Arc`] holds for the life of the process.
@@ -235,7 +246,11 @@ fn choose_accelerator(options: &Options, board: Board) -> Result<Accelerator, Op
         && mode != KernelIrqchip::On
         && wanted.contains(&Accel::Kvm)
     {
-        let name = if mode == KernelIrqchip::Split { "split" } else { "off" };
+        let name = if mode == KernelIrqchip::Split {
+            "split"
+        } else {
+            "off"
+        };
         let origin = format!("-machine kernel-irqchip={name}");
         return Err(OptionError::new(&origin, "only 'on' is available yet"));
     }
@@ -265,7 +280,11 @@ fn processors(
     let refused = |error: kvm::CpuError| OptionError::new(&origin, &error.to_string());
     let spec = CpuSpec::parse(model).map_err(refused)?;
     let smp = &options.smp;
-    let topology = Topology { sockets: smp.sockets, cores: smp.cores, threads: smp.threads };
+    let topology = Topology {
+        sockets: smp.sockets,
+        cores: smp.cores,
+        threads: smp.threads,
+    };
     let (table, warnings) = CpuidTable::new(kvm.kvm(), &spec, topology).map_err(refused)?;
     for warning in warnings {
         report(format_args!("warning: {warning}"));
@@ -297,6 +316,39 @@ fn firmware(options: &Options) -> Result<Vec<u8>, OptionError> {
     Ok(image)
 }
 
+/// A kernel's file, as the loader reads it.
+struct KernelFile<'a>(&'a [u8]);
+
+impl loader::File for KernelFile<'_> {
+    fn size(&self) -> u32 {
+        self.0.len() as u32
+    }
+
+    fn read(&self, offset: u32, into: &mut [u8]) -> bool {
+        let from = offset as usize;
+        let bytes = self.0.get(from..from + into.len());
+        bytes.map(|bytes| into.copy_from_slice(bytes)).is_some()
+    }
+}
+
+/// Finds out before the start what the built-in boot ROM would say of the kernel.
+fn check_kernel(options: &Options, config: &Config<'_>) -> Result<(), OptionError> {
+    let Some(kernel) = &options.kernel else {
+        return Ok(());
+    };
+    if options.bios.is_some() {
+        return Ok(());
+    }
+    let ram_end = RamLayout::new(config.board, config.ram_size).low;
+    let plan = loader::plan(&KernelFile(config.kernel), ram_end)
+        .map_err(|error| OptionError::new(&format!("-kernel {kernel}"), &error.to_string()))?;
+    if let Some(initrd) = &options.initrd {
+        plan.place_initrd(config.initrd.len() as u32, ram_end)
+            .map_err(|error| OptionError::new(&format!("-initrd {initrd}"), &error.to_string()))?;
+    }
+    Ok(())
+}
+
 /// A file that the guest gets whole, for the life of the process.
 fn file(option: &str, path: Option<&str>, most: u64) -> Result<&'static [u8], OptionError> {
     let Some(path) = path else { return Ok(&[]) };
@@ -321,7 +373,10 @@ fn read_file(origin: &str, path: &Path, most: u64) -> Result<Vec<u8>, OptionErro
         return Err(OptionError::new(origin, &reason));
     }
     let mut bytes = Vec::with_capacity(metadata.len() as usize);
-    file.by_ref().take(most).read_to_end(&mut bytes).map_err(failure(origin))?;
+    file.by_ref()
+        .take(most)
+        .read_to_end(&mut bytes)
+        .map_err(failure(origin))?;
     Ok(bytes)
 }
 
@@ -330,7 +385,11 @@ fn open_chardevs(options: &Options, chardevs: &mut Chardevs) -> Result<(), Optio
         let id = Some(device.spec.id.as_str());
         let queue = if options.qtest.as_deref() == id {
             qtest::OUT_MAX
-        } else if options.qmp.iter().any(|monitor| Some(monitor.chardev.as_str()) == id) {
+        } else if options
+            .qmp
+            .iter()
+            .any(|monitor| Some(monitor.chardev.as_str()) == id)
+        {
             MONITOR_OUT_MAX
         } else {
             CONSOLE_OUT_MAX
@@ -374,7 +433,11 @@ fn plug_devices(
         plug(&format!("-debugcon chardev:{id}"), &properties, Some(id))?;
     }
     for device in &options.devices {
-        plug(&device.origin, &device.properties, device.properties.text("chardev"))?;
+        plug(
+            &device.origin,
+            &device.properties,
+            device.properties.text("chardev"),
+        )?;
     }
     Ok(())
 }
@@ -394,8 +457,7 @@ fn qtest_log(options: &Options) -> Result<Option<File>, OptionError> {
 }
 
 fn seconds_since_epoch() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| since.as_secs() as i64)
+    since_epoch().as_secs() as i64
 }
 
 /// What the real-time clock shows at the start, in seconds since 1970.

@@ -1,5 +1,6 @@
 //! Asynchronous events.
 
+use thimble_core::devices::ShutdownCause;
 use thimble_core::qmp::{Sink, SinkFull, Writer};
 
 /// Wall-clock time of an event.
@@ -9,51 +10,6 @@ pub struct Timestamp {
     pub seconds: i64,
     /// Microseconds, below 1,000,000.
     pub microseconds: u32,
-}
-
-/// Why a VM is reset or shut down: QMP's ShutdownCause.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ShutdownCause {
-    /// An error on the host.
-    HostError,
-    /// The command `quit`.
-    HostQmpQuit,
-    /// The command `system_reset`.
-    HostQmpSystemReset,
-    /// A signal to the process.
-    HostSignal,
-    /// A window was closed.
-    HostUi,
-    /// The guest switched itself off.
-    GuestShutdown,
-    /// The guest reset itself.
-    GuestReset,
-    /// The guest panicked.
-    GuestPanic,
-}
-
-impl ShutdownCause {
-    /// QMP's name.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::HostError => "host-error",
-            Self::HostQmpQuit => "host-qmp-quit",
-            Self::HostQmpSystemReset => "host-qmp-system-reset",
-            Self::HostSignal => "host-signal",
-            Self::HostUi => "host-ui",
-            Self::GuestShutdown => "guest-shutdown",
-            Self::GuestReset => "guest-reset",
-            Self::GuestPanic => "guest-panic",
-        }
-    }
-
-    /// Whether the guest is the cause.
-    pub const fn guest(self) -> bool {
-        matches!(
-            self,
-            Self::GuestShutdown | Self::GuestReset | Self::GuestPanic
-        )
-    }
 }
 
 /// What happened.
@@ -100,7 +56,7 @@ impl Event {
             w.key(b"data")?;
             w.begin_object()?;
             w.key(b"guest")?;
-            w.bool(cause.guest())?;
+            w.bool(cause.by_guest())?;
             w.key(b"reason")?;
             w.str(cause.name())?;
             w.end_object()?;

@@ -20,6 +20,7 @@ mod session;
 pub use command::SABOTAGED;
 pub use command::{COMMANDS, Command, command_index};
 pub use error::{DESC_MAX, ErrorClass, QmpError};
-pub use event::{Event, ShutdownCause, Timestamp};
+pub use event::{Event, Timestamp};
 pub use owner::{KvmInfo, Owner};
 pub use session::{MONITOR_OUT_MAX, Out, Session};
+pub use thimble_core::devices::ShutdownCause;

@@ -22,7 +22,7 @@ pub const MONITOR_OUT_MAX: usize = 4 * 1024 * 1024;
 /// Where a session writes: a queue of up to [`MONITOR_OUT_MAX`] bytes.
 pub trait Out: Sink {
     /// Whether there are bytes that the peer has not taken yet.
-    fn pending(&self) -> bool;
+    fn pending(&mut self) -> bool;
 
     /// Bytes put since some fixed point: a mark for [`Out::truncate`].
     fn mark(&self) -> usize;
@@ -32,7 +32,7 @@ pub trait Out: Sink {
 }
 
 impl<const N: usize> Out for heapless::Vec<u8, N> {
-    fn pending(&self) -> bool {
+    fn pending(&mut self) -> bool {
         !self.is_empty()
     }
 

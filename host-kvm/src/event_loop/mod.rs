@@ -74,7 +74,10 @@ impl EventLoop {
             self.poller.add(&self.signals, SIGNALS, Interest::READ),
         ];
         if let Some(Err(error)) = registered.into_iter().find(Result::is_err) {
-            report(format_args!("the event loop: {}", crate::error_text(&error)));
+            report(format_args!(
+                "the event loop: {}",
+                crate::error_text(&error)
+            ));
             return 1;
         }
         let status = loop {
@@ -86,7 +89,10 @@ impl EventLoop {
             let events = match self.poller.wait(None) {
                 Ok(events) => events,
                 Err(error) => {
-                    report(format_args!("waiting for events: {}", crate::error_text(&error)));
+                    report(format_args!(
+                        "waiting for events: {}",
+                        crate::error_text(&error)
+                    ));
                     break 1;
                 }
             };
@@ -110,7 +116,14 @@ impl EventLoop {
     fn chardev_ready(&mut self, token: u64, readiness: poller::Readiness) {
         let shared = self.vm.shared().clone();
         let mut guarded = shared.lock();
-        let Guarded { machine, chardevs, consoles, clock, pending, input_waits } = &mut *guarded;
+        let Guarded {
+            machine,
+            chardevs,
+            consoles,
+            clock,
+            pending,
+            input_waits,
+        } = &mut *guarded;
         let mut users = Users {
             machine,
             consoles,
@@ -137,7 +150,9 @@ impl EventLoop {
         let got = unsafe { libc::read(self.signals.as_raw_fd(), (&raw mut info).cast(), size) };
         if got == size as isize {
             let (signal, pid) = (info.ssi_signo, info.ssi_pid);
-            report(format_args!("terminating on signal {signal} from pid {pid}"));
+            report(format_args!(
+                "terminating on signal {signal} from pid {pid}"
+            ));
             self.vm.shut_down(ShutdownCause::HostSignal);
         }
     }
@@ -158,19 +173,29 @@ struct Users<'a> {
 
 impl Users<'_> {
     fn console(&self, chardev: ChardevId) -> Option<ConsoleId> {
-        let index = self.consoles.iter().position(|console| *console == Some(chardev))?;
+        let index = self
+            .consoles
+            .iter()
+            .position(|console| *console == Some(chardev))?;
         Some(ConsoleId(index as u8))
     }
 
     fn qtest(&mut self, chardev: ChardevId) -> Option<&mut QtestServer> {
-        self.qtest.as_mut().filter(|qtest| qtest.chardev() == chardev)
+        self.qtest
+            .as_mut()
+            .filter(|qtest| qtest.chardev() == chardev)
     }
 
     /// Calls the machine, or the device test that drives it.
     fn call<R>(
         &mut self,
         chardevs: &mut Chardevs,
-        call: impl FnOnce(&mut Machine<'static>, &mut Bridge<'_>, &mut Clock, Option<&mut QtestServer>) -> R,
+        call: impl FnOnce(
+            &mut Machine<'static>,
+            &mut Bridge<'_>,
+            &mut Clock,
+            Option<&mut QtestServer>,
+        ) -> R,
     ) -> R {
         let mut bridge = Bridge {
             chardevs,

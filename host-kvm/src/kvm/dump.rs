@@ -24,21 +24,48 @@ fn write_dump(vm: &Vm, fd: &VcpuFd, to: &mut String) -> std::fmt::Result {
         return writeln!(to, "the registers can not be read");
     };
     for row in [
-        [("RAX", r.rax), ("RBX", r.rbx), ("RCX", r.rcx), ("RDX", r.rdx)],
-        [("RSI", r.rsi), ("RDI", r.rdi), ("RBP", r.rbp), ("RSP", r.rsp)],
+        [
+            ("RAX", r.rax),
+            ("RBX", r.rbx),
+            ("RCX", r.rcx),
+            ("RDX", r.rdx),
+        ],
+        [
+            ("RSI", r.rsi),
+            ("RDI", r.rdi),
+            ("RBP", r.rbp),
+            ("RSP", r.rsp),
+        ],
         [("R8 ", r.r8), ("R9 ", r.r9), ("R10", r.r10), ("R11", r.r11)],
-        [("R12", r.r12), ("R13", r.r13), ("R14", r.r14), ("R15", r.r15)],
+        [
+            ("R12", r.r12),
+            ("R13", r.r13),
+            ("R14", r.r14),
+            ("R15", r.r15),
+        ],
     ] {
         let row = row.map(|(name, value)| format!("{name}={value:016x}"));
         writeln!(to, "{}", row.join(" "))?;
     }
-    let flags = [(11, 'O'), (10, 'D'), (7, 'S'), (6, 'Z'), (4, 'A'), (2, 'P'), (0, 'C')];
+    let flags = [
+        (11, 'O'),
+        (10, 'D'),
+        (7, 'S'),
+        (6, 'Z'),
+        (4, 'A'),
+        (2, 'P'),
+        (0, 'C'),
+    ];
     let flags: String = flags
         .iter()
         .map(|(bit, name)| if r.rflags >> bit & 1 != 0 { *name } else { '-' })
         .collect();
     let cpl = s.ss.dpl;
-    writeln!(to, "RIP={:016x} RFL={:08x} [{flags}] CPL={cpl}", r.rip, r.rflags)?;
+    writeln!(
+        to,
+        "RIP={:016x} RFL={:08x} [{flags}] CPL={cpl}",
+        r.rip, r.rflags
+    )?;
     for (name, segment) in [
         ("ES", &s.es),
         ("CS", &s.cs),
@@ -56,7 +83,10 @@ fn write_dump(vm: &Vm, fd: &VcpuFd, to: &mut String) -> std::fmt::Result {
         writeln!(to, "{name}=     {base:016x} {limit:08x}")?;
     }
     let (cr0, cr2, cr3, cr4) = (s.cr0, s.cr2, s.cr3, s.cr4);
-    writeln!(to, "CR0={cr0:08x} CR2={cr2:016x} CR3={cr3:016x} CR4={cr4:08x}")?;
+    writeln!(
+        to,
+        "CR0={cr0:08x} CR2={cr2:016x} CR3={cr3:016x} CR4={cr4:08x}"
+    )?;
     writeln!(to, "EFER={:016x}", s.efer)?;
     let pc = s.cs.base.wrapping_add(r.rip);
     write!(to, "Code=")?;

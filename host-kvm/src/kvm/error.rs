@@ -59,7 +59,10 @@ impl fmt::Display for KvmError {
             }
             Self::Unusable(error) => write!(f, "/dev/kvm can not be used: {error}"),
             Self::ApiVersion(version) => {
-                write!(f, "the kernel's KVM has API version {version}, 12 is needed")
+                write!(
+                    f,
+                    "the kernel's KVM has API version {version}, 12 is needed"
+                )
             }
             Self::Lacks(what) => write!(f, "the kernel's KVM lacks {what}"),
             Self::Unsupported(what) => write!(f, "{what} is not supported"),
@@ -67,7 +70,10 @@ impl fmt::Display for KvmError {
                 write!(f, "{asked} processors asked for, KVM allows {most}")
             }
             Self::Region { gpa } => {
-                write!(f, "the memory region at {gpa:#x} is not made of whole backed pages")
+                write!(
+                    f,
+                    "the memory region at {gpa:#x} is not made of whole backed pages"
+                )
             }
             Self::Call { what, error } => write!(f, "KVM: {what} failed: {error}"),
         }

@@ -7,7 +7,8 @@ mod state;
 mod vcpu;
 mod vm;
 
-pub use cpuid::{CpuError, CpuSpec, CpuidTable, Topology};
+pub use cpuid::{CpuError, CpuSpec, CpuidTable, Topology, cpu_help};
 pub use error::KvmError;
-pub use vcpu::{ExitHandler, SystemEvent, VcpuStop, Vcpus};
+pub use kvm_ioctls::Kvm;
+pub use vcpu::{ExitHandler, Pauser, SystemEvent, VcpuStop, Vcpus};
 pub use vm::{Irqchip, Vm, open};

@@ -119,8 +119,7 @@ pub(crate) fn set(vm: &Vm, fd: &VcpuFd, state: &CpuState) -> Result<(), KvmError
     }
     if vm.kvm().check_extension(Cap::Xsave) {
         // SAFETY: no feature was enabled whose state needs more than the struct's 4096 bytes.
-        unsafe { fd.set_xsave(&xsave(state)) }
-            .map_err(KvmError::call("setting the XSAVE area"))?;
+        unsafe { fd.set_xsave(&xsave(state)) }.map_err(KvmError::call("setting the XSAVE area"))?;
     } else {
         fd.set_fpu(&fpu(&state.fpu))
             .map_err(KvmError::call("setting the FPU"))?;
@@ -336,7 +335,12 @@ fn get_xsave(from: &kvm_xsave, state: &mut CpuState) {
         to.copy_from_slice(&word.to_le_bytes());
     }
     let u16_at = |at: usize| u16::from_le_bytes([bytes[at], bytes[at + 1]]);
-    let u64_at = |at: usize| bytes[at..at + 8].iter().rev().fold(0, |v, b| v << 8 | u64::from(*b));
+    let u64_at = |at: usize| {
+        bytes[at..at + 8]
+            .iter()
+            .rev()
+            .fold(0, |v, b| v << 8 | u64::from(*b))
+    };
     let bv = u64_at(xsave_area::XSTATE_BV);
     let mut fpu = FpuState::default();
     // A component whose bit is clear is in its initial state, whatever the bytes say.
@@ -448,11 +452,9 @@ fn set_msrs(
     let mut left = &entries[..];
     while !left.is_empty() {
         let now = &left[..left.len().min(MSRS_AT_ONCE)];
-        let list = KvmMsrs::from_entries(now)
-            .map_err(|_| KvmError::Unsupported("this number of MSRs"))?;
-        let written = fd
-            .set_msrs(&list)
-            .map_err(KvmError::call("setting MSRs"))?;
+        let list =
+            KvmMsrs::from_entries(now).map_err(|_| KvmError::Unsupported("this number of MSRs"))?;
+        let written = fd.set_msrs(&list).map_err(KvmError::call("setting MSRs"))?;
         let done = written + usize::from(written < now.len());
         left = &left[done..];
     }
@@ -462,7 +464,10 @@ fn set_msrs(
 fn get_lapic(from: &kvm_lapic_state) -> LocalApicState {
     let at = |register: usize| {
         let bytes = &from.regs[register * 16..register * 16 + 4];
-        bytes.iter().rev().fold(0, |v, b| v << 8 | u32::from(*b as u8))
+        bytes
+            .iter()
+            .rev()
+            .fold(0, |v, b| v << 8 | u32::from(*b as u8))
     };
     let eight = |first: usize| std::array::from_fn(|i| at(first + i));
     LocalApicState {
@@ -495,7 +500,10 @@ fn get_lapic(from: &kvm_lapic_state) -> LocalApicState {
 fn lapic(from: &LocalApicState) -> kvm_lapic_state {
     let mut lapic = kvm_lapic_state::default();
     let mut put = |register: usize, value: u32| {
-        for (to, byte) in lapic.regs[register * 16..].iter_mut().zip(value.to_le_bytes()) {
+        for (to, byte) in lapic.regs[register * 16..]
+            .iter_mut()
+            .zip(value.to_le_bytes())
+        {
             *to = byte as _;
         }
     };

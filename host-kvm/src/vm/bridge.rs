@@ -30,7 +30,11 @@ impl Pending {
             PowerRequest::Shutdown(_) => 1,
             PowerRequest::Exit(_) => 2,
         };
-        if self.power.as_ref().is_none_or(|old| weight(old) < weight(&request)) {
+        if self
+            .power
+            .as_ref()
+            .is_none_or(|old| weight(old) < weight(&request))
+        {
             self.power = Some(request);
         }
     }
@@ -94,7 +98,10 @@ impl Exits {
 
     /// Runs `access` under the machine's lock, and settles what it has caused before the guest
     /// goes on.
-    fn with<R>(&self, access: impl FnOnce(&mut Guarded, Option<&kvm::Vm>) -> (R, bool)) -> Option<R> {
+    fn with<R>(
+        &self,
+        access: impl FnOnce(&mut Guarded, Option<&kvm::Vm>) -> (R, bool),
+    ) -> Option<R> {
         let shared = self.0.upgrade()?;
         let mut guarded = shared.lock();
         let before = guarded.machine.next_deadline();
@@ -166,14 +173,18 @@ impl ExitHandler for Exits {
     fn mmio_read(&self, _cpu: u32, gpa: u64, data: &mut [u8]) {
         self.with(|guarded, kvm| {
             let now = guarded.clock.now();
-            guarded.machine_call(kvm, |machine, bridge| machine.physical_read(bridge, now, gpa, data))
+            guarded.machine_call(kvm, |machine, bridge| {
+                machine.physical_read(bridge, now, gpa, data)
+            })
         });
     }
 
     fn mmio_write(&self, _cpu: u32, gpa: u64, data: &[u8]) {
         self.with(|guarded, kvm| {
             let now = guarded.clock.now();
-            guarded.machine_call(kvm, |machine, bridge| machine.physical_write(bridge, now, gpa, data))
+            guarded.machine_call(kvm, |machine, bridge| {
+                machine.physical_write(bridge, now, gpa, data)
+            })
         });
     }
 

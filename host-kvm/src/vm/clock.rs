@@ -37,7 +37,9 @@ impl Clock {
     /// Lets the clock run.
     pub fn start(&mut self) {
         if let Self::Stopped { now } = *self {
-            *self = Self::Running { zero: monotonic().wrapping_sub(now) };
+            *self = Self::Running {
+                zero: monotonic().wrapping_sub(now),
+            };
         }
     }
 

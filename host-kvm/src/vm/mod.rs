@@ -10,7 +10,7 @@ mod save;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fd::OwnedFd;
 use rustix::time::{Itimerspec, TimerfdTimerFlags, Timespec, timerfd_settime};
@@ -30,7 +30,7 @@ pub use clock::{Clock, monotonic};
 /// What the machine's lock guards.
 pub struct Guarded {
     /// The machine.
-    pub machine: Machine<'static>,
+    pub machine: Box<Machine<'static>>,
     /// All byte streams to the outside.
     pub chardevs: Chardevs,
     /// Which device each console of the machine is.
@@ -99,7 +99,13 @@ impl Shared {
         timer: OwnedFd,
     ) -> Arc<Self> {
         let guarded = Mutex::new(guarded);
-        Arc::new(Self { guarded, kvm, waker, timer, pauser: OnceLock::new() })
+        Arc::new(Self {
+            guarded,
+            kvm,
+            waker,
+            timer,
+            pauser: OnceLock::new(),
+        })
     }
 
     /// Takes the machine's lock. A panic of another thread does not keep it.
@@ -118,7 +124,10 @@ impl Shared {
     }
 
     /// Calls the machine from the main thread and settles what that caused.
-    pub fn call<R>(&self, call: impl FnOnce(&mut Machine<'static>, &mut Bridge<'_>, u64) -> R) -> R {
+    pub fn call<R>(
+        &self,
+        call: impl FnOnce(&mut Machine<'static>, &mut Bridge<'_>, u64) -> R,
+    ) -> R {
         let mut guarded = self.lock();
         let now = guarded.clock.now();
         let (result, remapped) =
@@ -144,9 +153,18 @@ impl Shared {
         let deadline = deadline.and_then(|deadline| guarded.clock.host_time(deadline));
         // An expiry of 0 would disarm the timer; so does this where there is no deadline.
         let at = deadline.map_or(0, |deadline| deadline.max(1));
-        let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
-        let it_value = Timespec { tv_sec: (at / SECOND) as i64, tv_nsec: (at % SECOND) as i64 };
-        let setting = Itimerspec { it_interval: zero, it_value };
+        let zero = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        let it_value = Timespec {
+            tv_sec: (at / SECOND) as i64,
+            tv_nsec: (at % SECOND) as i64,
+        };
+        let setting = Itimerspec {
+            it_interval: zero,
+            it_value,
+        };
         let _ = timerfd_settime(&self.timer, TimerfdTimerFlags::ABSTIME, &setting);
     }
 
@@ -171,6 +189,16 @@ pub struct Settings {
     pub name: Option<String>,
     /// `-uuid`.
     pub uuid: [u8; 16],
+    /// What the real-time clock is ahead of the host's, in seconds, if it goes on while the VM is
+    /// stopped.
+    pub rtc_follows_host: Option<i64>,
+}
+
+/// The host's time since 1970-01-01 00:00 UTC.
+pub fn since_epoch() -> Duration {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
 }
 
 /// The VM, as the main thread drives it.
@@ -226,6 +254,13 @@ impl Vm {
 
     fn resume(&self) {
         let mut guarded = self.shared.lock();
+        if let Some(ahead) = self.settings.rtc_follows_host {
+            let now = guarded.clock.now();
+            let host = since_epoch().as_secs() as i64;
+            guarded
+                .machine
+                .set_rtc_base(now, host + ahead - (now / SECOND) as i64);
+        }
         guarded.clock.start();
         self.shared.arm_timer(&guarded);
         drop(guarded);
@@ -265,7 +300,8 @@ impl Vm {
         {
             crate::report(format_args!("resetting the interrupt controllers: {error}"));
         }
-        self.shared.call(|machine, bridge, now| machine.reset(bridge, now));
+        self.shared
+            .call(|machine, bridge, now| machine.reset(bridge, now));
         {
             // What the guest asked for before the reset is void.
             self.shared.lock().pending = Pending::default();
@@ -316,7 +352,7 @@ impl Vm {
     }
 
     fn event(&mut self, event: Event) {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let since = since_epoch();
         let time = Timestamp {
             seconds: since.as_secs() as i64,
             microseconds: since.subsec_micros(),
@@ -327,7 +363,10 @@ impl Vm {
     /// Events that some sessions have not been told of: those that the executing session knows,
     /// and then the rest.
     pub fn take_events(&mut self) -> (Vec<(Event, Timestamp)>, VecDeque<(Event, Timestamp)>) {
-        (std::mem::take(&mut self.told), std::mem::take(&mut self.events))
+        (
+            std::mem::take(&mut self.told),
+            std::mem::take(&mut self.events),
+        )
     }
 
     /// Ends the processors' threads.
@@ -379,7 +418,10 @@ impl Owner for Vm {
     }
 
     fn kvm(&self) -> KvmInfo {
-        KvmInfo { enabled: self.shared.kvm.is_some(), present: true }
+        KvmInfo {
+            enabled: self.shared.kvm.is_some(),
+            present: true,
+        }
     }
 
     fn take_event(&mut self) -> Option<(Event, Timestamp)> {

@@ -25,14 +25,20 @@ pub fn physical_memory(
     let path = Path::new(OsStr::from_bytes(filename));
     let mut file = File::create(path).map_err(|error| {
         let reason = error_text(&error);
-        QmpError::generic(format_args!("Could not open '{}': {reason}", path.display()))
+        QmpError::generic(format_args!(
+            "Could not open '{}': {reason}",
+            path.display()
+        ))
     })?;
     copy(shared, address, size, &mut file).map_err(|error| {
         if file.metadata().is_ok_and(|data| data.is_file()) {
             let _ = remove_file(path);
         }
         let reason = error_text(&error);
-        QmpError::generic(format_args!("writing memory to '{}' failed: {reason}", path.display()))
+        QmpError::generic(format_args!(
+            "writing memory to '{}' failed: {reason}",
+            path.display()
+        ))
     })
 }
 
