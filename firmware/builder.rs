@@ -13,20 +13,20 @@ use object::read::elf::{FileHeader as _, ProgramHeader as _};
 /// The ROM ends here in the link, and at 4 GiB in the machine.
 const ROM_END: u64 = 0x10_0000;
 /// `-bios` files are whole 64 KiB.
-pub const ROM_SIZE: usize = 0x1_0000;
+pub(crate) const ROM_SIZE: usize = 0x1_0000;
 
 /// An image.
-pub struct Image {
+pub(crate) struct Image {
     /// Name of the program in `src/bin` and of the ROM.
-    pub name: &'static str,
+    pub(crate) name: &'static str,
     /// True if it is part of the thimble binary.
-    pub embedded: bool,
+    pub(crate) embedded: bool,
     /// True if it is a test image: it prints what it observes on port 402h and ends with status 33 through port F4h.
-    pub test: bool,
+    pub(crate) test: bool,
     /// True if it does more in ring 0 than start-up and the short service calls, so that a host that can't run ring 0 in full skips it.
-    pub ring0: bool,
+    pub(crate) ring0: bool,
     /// Options that a test run adds.
-    pub options: &'static [&'static str],
+    pub(crate) options: &'static [&'static str],
 }
 
 const fn image(name: &'static str) -> Image {
@@ -40,7 +40,7 @@ const fn image(name: &'static str) -> Image {
 }
 
 /// All images.
-pub const IMAGES: &[Image] = &[
+pub(crate) const IMAGES: &[Image] = &[
     Image {
         embedded: true,
         test: false,
@@ -58,7 +58,7 @@ pub const IMAGES: &[Image] = &[
 ///
 /// # Errors
 /// A sentence; the compiler's own messages go to stderr.
-pub fn build(name: &str, workspace: &Path, target_dir: &Path) -> Result<Vec<u8>, String> {
+pub(crate) fn build(name: &str, workspace: &Path, target_dir: &Path) -> Result<Vec<u8>, String> {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(workspace);
     // An outer cargo's choices (clippy as the compiler, coverage flags) are not the image's.
@@ -122,7 +122,7 @@ pub fn build(name: &str, workspace: &Path, target_dir: &Path) -> Result<Vec<u8>,
 ///
 /// # Errors
 /// A file that is not such an image.
-pub fn flatten(elf: &[u8]) -> Result<Vec<u8>, String> {
+pub(crate) fn flatten(elf: &[u8]) -> Result<Vec<u8>, String> {
     let header =
         FileHeader64::<object::Endianness>::parse(elf).map_err(|error| error.to_string())?;
     let endian = header.endian().map_err(|error| error.to_string())?;
@@ -153,7 +153,7 @@ pub fn flatten(elf: &[u8]) -> Result<Vec<u8>, String> {
 }
 
 /// Fills an image up to a whole ROM.
-pub fn pad(used: &[u8]) -> Vec<u8> {
+pub(crate) fn pad(used: &[u8]) -> Vec<u8> {
     let mut rom = vec![0; ROM_SIZE.saturating_sub(used.len())];
     rom.extend_from_slice(used);
     rom

@@ -4,8 +4,11 @@
 # 6.14 (64-bit interrupt handling, IST). All ring-0 code of an image is in this file. It is kept short because
 # some hosts run ring 0 through an instruction emulator, and it keeps to integer instructions for the same reason.
 #
-# Low RAM: 01000 PML4, 02000 PDPT, 03000 first PD, 04000-07fff the four PDs, 08000 GDT, 08080 TSS,
-# 09000 top of the ring-0 stacks (service calls below 08c00, exceptions below 0a000), 0a000 .bss, 20000 top of the ring-3 stack.
+# Low RAM: 01000 PML4, 02000 PDPT, 03000 first PD, 04000-07fff the four PDs, 08000 GDT, 08080 TSS with its I/O bitmap,
+# below 0a900 the stack of service calls, below 0b000 that of exceptions, 0b000 .bss, 20000 top of the ring-3 stack.
+#
+# Ring 3 has IOPL 3, and an I/O bitmap of zeros besides, because a host that runs ring 0 through an emulator may lose IOPL in iretq.
+# cli and sti are service calls for the same reason.
 
 .set PML4, 0x1000
 .set PDPT, 0x2000
@@ -13,8 +16,9 @@
 .set PD_ALL, 0x4000
 .set GDT, 0x8000
 .set TSS, 0x8080
-.set SERVICE_STACK, 0x8c00
-.set EXCEPTION_STACK, 0xa000
+.set IO_BITMAP, TSS + 104
+.set SERVICE_STACK, 0xa900
+.set EXCEPTION_STACK, 0xb000
 .set USER_STACK, 0x20000
 
 .section .reset, "ax"
@@ -53,7 +57,7 @@ alias:
     movl %eax, TSS + 8
     movl $EXCEPTION_STACK, TSS + 36     # IST1
     movl %eax, TSS + 40
-    movw $104, TSS + 102                # no I/O bitmap: IOPL decides
+    movw $104, TSS + 102                # offset of the I/O bitmap
     lgdtl %cs:(gdt_pointer - 0xF0000)
     movl $0x620, %eax                   # PAE, OSFXSR, OSXMMEXCPT
     movl %eax, %cr4
@@ -79,12 +83,17 @@ start64:
     movl $SERVICE_STACK, %esp
     pushq $0x1b
     pushq $USER_STACK
-    pushq $0x3002                       # IOPL 3: ring 3 does port I/O, cli and sti
+    pushq $0x3002                       # IOPL 3
     pushq $0x23
     pushq $start_ring3
     iretq
 
 start_ring3:
+    movl $IO_BITMAP, %edi
+    movl $0x2000, %ecx
+    xorl %eax, %eax
+    rep stosb
+    movb $0xff, (%rdi)
     movl $bss_start, %edi
     movl $bss_end, %ecx
     subl %edi, %ecx
@@ -168,9 +177,19 @@ service:
     je read_msr
     cmpl $3, %eax
     je triple_fault
+    cmpl $4, %eax
+    je interrupts_on
+    cmpl $5, %eax
+    je interrupts_off
     sti                                 # 0: wait for an interrupt
     hlt
     cli
+    iretq
+interrupts_on:                          # 4
+    orl $0x200, 16(%rsp)
+    iretq
+interrupts_off:                         # 5
+    andl $~0x200, 16(%rsp)
     iretq
 read_msr:                               # 2: MSR ecx to edx:eax
     rdmsr
@@ -213,7 +232,7 @@ gdt:
     .quad 0x00cff3000000ffff            # 18 ring-3 data
     .quad 0x00affb000000ffff            # 20 ring-3 code, 64-bit
     .quad 0x00cf9b000000ffff            # 28 ring-0 code, 32-bit
-    .quad 0x0000890000000067 + (TSS << 16)  # 30 TSS
+    .quad 0x0000890000002068 + (TSS << 16)  # 30 TSS
     .quad 0
 gdt_pointer:
     .word 63
