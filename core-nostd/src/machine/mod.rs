@@ -23,6 +23,7 @@ mod host;
 mod ports;
 pub mod qtest;
 mod run_state;
+mod state;
 
 use crate::devices::debug_exit::DebugExit;
 use crate::devices::debugcon::Debugcon;
@@ -48,6 +49,7 @@ pub use host::Host;
 pub use ports::PortsFull;
 use ports::{PortMap, piece};
 pub use run_state::RunState;
+pub use state::STATE_MAX;
 
 /// Serial ports that a board has at most.
 pub const SERIAL_MAX: usize = 4;
@@ -341,3 +343,6 @@ impl Machine<'_> {
         serial.sent(context!(self, now), taken);
     }
 }
+
+#[cfg(test)]
+mod tests;

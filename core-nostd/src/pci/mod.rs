@@ -9,6 +9,7 @@ pub mod piix3;
 use serde::{Deserialize, Serialize};
 
 use crate::devices::{Context, Width};
+use crate::state::{SavedState, StateError};
 
 /// Registers that every function has (section 6.1).
 pub mod register {
@@ -153,7 +154,7 @@ pub struct ConfigAddress {
 }
 
 /// CONFIG_ADDRESS at port CF8h: what CONFIG_DATA at CFCh reaches (section 3.7.4.1).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ConfigMechanism1 {
     address: u32,
 }
@@ -178,6 +179,29 @@ impl ConfigMechanism1 {
             function: (address >> 8) as u8 & 7,
             register: address as u8 & 0xfc | offset as u8 & 3,
         })
+    }
+}
+
+/// Saved form of [`ConfigMechanism1`], version 1.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct SavedMechanism {
+    address: u32,
+}
+
+impl SavedState for ConfigMechanism1 {
+    const NAME: &'static str = "pci-config";
+    const VERSION: u16 = 1;
+    type Saved = SavedMechanism;
+
+    fn save(&self) -> SavedMechanism {
+        let Self { address } = *self;
+        SavedMechanism { address }
+    }
+
+    fn load(&mut self, saved: SavedMechanism, _cx: &mut Context<'_>) -> Result<(), StateError> {
+        let SavedMechanism { address } = saved;
+        self.address = address;
+        Ok(())
     }
 }
 
