@@ -286,7 +286,8 @@ fn processors(
         threads: smp.threads,
     };
     let (table, warnings) = CpuidTable::new(kvm.kvm(), &spec, topology).map_err(refused)?;
-    for warning in warnings {
+    // Nobody asked for the default model's features.
+    for warning in warnings.iter().filter(|_| options.cpu.is_some()) {
         report(format_args!("warning: {warning}"));
     }
     let handler = Arc::new(Exits::new(shared));

@@ -180,7 +180,7 @@ impl<'m> Machine<'m> {
     /// Builds a board and puts it into its state after power-on.
     pub fn new(config: Config<'m>) -> Result<Self, BuildError> {
         let rom = config.rom.len() as u64;
-        if rom % 0x1000 != 0 || rom > 16 << 20 {
+        if !rom.is_multiple_of(0x1000) || rom > 16 << 20 {
             return Err(BuildError::Invalid("length of the firmware image"));
         }
         let pit = PitWiring {

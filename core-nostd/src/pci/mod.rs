@@ -173,7 +173,7 @@ impl ConfigMechanism1 {
     /// What an access to byte `offset` of CONFIG_DATA reaches; `None` unless enabled by bit 31.
     pub fn target(&self, offset: u16) -> Option<ConfigAddress> {
         let address = self.address;
-        (address >> 31 != 0).then(|| ConfigAddress {
+        (address >> 31 != 0).then_some(ConfigAddress {
             bus: (address >> 16) as u8,
             device: (address >> 11) as u8 & 0x1f,
             function: (address >> 8) as u8 & 7,

@@ -201,15 +201,18 @@ pub fn since_epoch() -> Duration {
         .unwrap_or_default()
 }
 
+/// What has happened, oldest first.
+pub type Events = VecDeque<(Event, Timestamp)>;
+
 /// The VM, as the main thread drives it.
 pub struct Vm {
     shared: Arc<Shared>,
     vcpus: Option<Vcpus>,
     settings: Settings,
     run_state: RunState,
-    events: VecDeque<(Event, Timestamp)>,
+    events: Events,
     /// Events that the executing session has been told of, and the others not yet.
-    told: Vec<(Event, Timestamp)>,
+    told: Events,
     exit: Option<i32>,
 }
 
@@ -224,8 +227,8 @@ impl Vm {
             vcpus,
             settings,
             run_state: RunState::Prelaunch,
-            events: VecDeque::new(),
-            told: Vec::new(),
+            events: Events::new(),
+            told: Events::new(),
             exit: None,
         }
     }
@@ -362,7 +365,7 @@ impl Vm {
 
     /// Events that some sessions have not been told of: those that the executing session knows,
     /// and then the rest.
-    pub fn take_events(&mut self) -> (Vec<(Event, Timestamp)>, VecDeque<(Event, Timestamp)>) {
+    pub fn take_events(&mut self) -> (Events, Events) {
         (
             std::mem::take(&mut self.told),
             std::mem::take(&mut self.events),
@@ -426,7 +429,7 @@ impl Owner for Vm {
 
     fn take_event(&mut self) -> Option<(Event, Timestamp)> {
         let event = self.events.pop_front()?;
-        self.told.push(event);
+        self.told.push_back(event);
         Some(event)
     }
 }
