@@ -1,1 +1,7 @@
 //! What firmware is told by the machine.
+
+pub mod e820;
+pub mod fw_cfg;
+pub mod keys;
+
+pub use fw_cfg::{Content, FwCfg, FwCfgError, INLINE_MAX};

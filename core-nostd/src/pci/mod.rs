@@ -1,1 +1,14 @@
-//! PCI: configuration space and the host bridge.
+//! PCI: configuration space, configuration mechanism 1, the host bridge and the ISA bridge.
+//!
+//! A function owns its [`ConfigSpace`]; the machine owns the functions and dispatches with a
+//! `match` on what [`Slots`] says stands at the address that [`ConfigMechanism1`] resolved.
+
+mod config;
+pub mod i440fx;
+mod mechanism;
+pub mod piix3;
+
+pub use config::{BARS, BarKind, CONFIG_BYTES, ConfigSpace, Identity, PciFunction, reg};
+pub use i440fx::I440fx;
+pub use mechanism::{Address, ConfigMechanism1, SlotError, Slots, Target};
+pub use piix3::Piix3;
