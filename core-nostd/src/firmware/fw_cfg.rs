@@ -374,7 +374,7 @@ impl<'m> FwCfg<'m> {
             false
         };
         let answer = if failed { CTL_ERROR } else { 0 };
-        // A guest that has unplugged its own request gets no answer.
+        // The request was in RAM a moment ago; should it be gone, nobody waits for the answer.
         let _ = cx.ram.write(gpa, &answer.to_be_bytes());
     }
 

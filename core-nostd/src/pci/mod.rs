@@ -3,9 +3,9 @@
 //! A function owns its [`ConfigSpace`]; the machine owns the functions and dispatches with a
 //! `match` on what [`Slots`] says stands at the address that [`ConfigMechanism1`] resolved.
 
-mod config;
+pub mod config;
 pub mod i440fx;
-mod mechanism;
+pub mod mechanism;
 pub mod piix3;
 
 pub use config::{BARS, BarKind, CONFIG_BYTES, ConfigSpace, Identity, PciFunction, reg};

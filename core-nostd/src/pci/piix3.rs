@@ -2,9 +2,9 @@
 //!
 //! Follows Intel 290550 (82371FB and 82371SB). The edge/level registers (ELCR, section 2.5.5) are
 //! in the interrupt controller's model. The bridge's other registers (I/O recovery, chip selects,
-//! DMA types, SMI, serial IRQ …) hold what is written and do nothing; as in QEMU's bridge 40h to
-//! FFh are writable throughout, and a function number of 0 with bit 7 of the header type says that
-//! the IDE and power management functions follow.
+//! DMA types, SMI, serial IRQ …) hold what is written and do nothing, and 40h to FFh are writable
+//! throughout, as in QEMU's bridge. Its header type says that more functions follow: IDE, USB and
+//! power management are models of their own.
 
 use serde::{Deserialize, Serialize};
 
