@@ -25,6 +25,8 @@ pub(crate) struct Image {
     pub(crate) test: bool,
     /// True if it does more in ring 0 than start-up and the short service calls, so that a host that can't run ring 0 in full skips it.
     pub(crate) ring0: bool,
+    /// True if it resets the machine on its way, so that a run must not have `-no-reboot`.
+    pub(crate) reboots: bool,
     /// Options that a test run adds.
     pub(crate) options: &'static [&'static str],
 }
@@ -52,6 +54,30 @@ pub(crate) const IMAGES: &[Image] = &[
         ..image("demo")
     },
     image("hello"),
+    image("pio_mmio"),
+    image("pic_pit"),
+    Image {
+        options: &["-rtc", "base=2020-02-29T23:59:58"],
+        ..image("rtc")
+    },
+    image("memory"),
+    Image {
+        reboots: true,
+        ..image("resets")
+    },
+    image("exceptions"),
+    Image {
+        options: &["-smp", "4"],
+        ..image("smp")
+    },
+    Image {
+        test: false,
+        ..image("first_write")
+    },
+    Image {
+        test: false,
+        ..image("exit_loop")
+    },
 ];
 
 /// Builds one image with cargo and returns its used bytes, which belong at the end of the ROM.

@@ -29,16 +29,17 @@ fn main() -> ! {
     match FwCfg::find() {
         Some(device) => {
             say!("  cores        {}", device.u16(fw_cfg::NB_CPUS));
-            for (index, range) in device.memory().ranges().iter().enumerate() {
-                let kind = if range.kind == RAM { "RAM" } else { "reserved" };
-                let (first, last) = (
-                    range.start,
-                    range.start.wrapping_add(range.length).wrapping_sub(1),
-                );
-                let label = if index == 0 { "memory" } else { "" };
+            for range in device
+                .memory()
+                .ranges()
+                .iter()
+                .filter(|range| range.kind == RAM)
+            {
+                let last = range.start.wrapping_add(range.length).wrapping_sub(1);
                 say!(
-                    "  {label:<11}  {first:#011x} to {last:#011x}  {} KiB {kind}",
-                    range.length >> 10
+                    "  memory       {} KiB from {:#x} to {last:#x}",
+                    range.length >> 10,
+                    range.start
                 );
             }
         }
