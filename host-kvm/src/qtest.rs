@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::Write as _;
 
+use thimble_core::devices::PowerRequest;
 use thimble_core::formats::qtest::LINE_MAX;
 use thimble_core::machine::Machine;
 use thimble_core::machine::qtest::Qtest;
@@ -72,6 +73,11 @@ impl QtestServer {
             let taken = self
                 .qtest
                 .feed(machine, bridge, &mut now, input, &mut self.out);
+            if matches!(bridge.pending.power, Some(PowerRequest::Exit(_))) {
+                // The process ends in the middle of this request, and nobody gets an answer.
+                self.out.clear();
+                return bytes.len();
+            }
             if self.log.is_some() {
                 self.note('R', String::from_utf8_lossy(&input[..taken]).trim_end());
                 for line in std::mem::take(&mut self.out).lines() {

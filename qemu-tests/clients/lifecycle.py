@@ -51,7 +51,10 @@ async def main(socket: str, file: str) -> None:
     print("replies", len(replies), all(reply["running"] for reply in replies))
     print("quit", await client.execute("quit"))
     await events_of(listener, 1)
-    await client.disconnect()
+    try:
+        await client.disconnect()
+    except EOFError:  # the emulator was faster
+        pass
 
 
 asyncio.run(main(sys.argv[1], sys.argv[2]))

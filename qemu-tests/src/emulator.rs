@@ -78,7 +78,7 @@ impl Emulator {
         match self {
             // Debian's build has no qtest accelerator; with -S nothing runs either.
             Self::Qemu => &["-accel", "tcg", "-S", "-nodefaults", "-display", "none"],
-            Self::Thimble => &["-accel", "qtest", "-nodefaults", "-display", "none"],
+            Self::Thimble => &["-accel", "qtest", "-S", "-nodefaults", "-display", "none"],
         }
     }
 }

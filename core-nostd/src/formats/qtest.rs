@@ -80,6 +80,8 @@ pub enum RequestError<'a> {
     Size(u64),
     /// The data word is not `0x` and digits, or not base64.
     Data,
+    /// The data word has no room for `0x` and a digit.
+    Digits,
     /// The line is longer than [`LINE_MAX`].
     Long,
     /// The line is not UTF-8.
@@ -94,6 +96,7 @@ impl fmt::Display for RequestError<'_> {
             Self::Number(what, word) => write!(f, "Invalid {what} '{word}'"),
             Self::Size(most) => write!(f, "Invalid size: at most {most} bytes"),
             Self::Data => f.write_str("Invalid data"),
+            Self::Digits => f.write_str("invalid argument size"),
             Self::Long => write!(f, "Line longer than {LINE_MAX} bytes"),
             Self::Encoding => f.write_str("Line is not UTF-8"),
         }
@@ -120,7 +123,15 @@ impl<'a> Words<'a> {
     }
 }
 
+/// A number as strtoull(3) reads it, but whole and in range: a minus sign makes the two's complement.
 fn number(word: &str) -> Option<u64> {
+    if let Some(word) = word.strip_prefix('-') {
+        return natural(word).map(u64::wrapping_neg);
+    }
+    natural(word)
+}
+
+fn natural(word: &str) -> Option<u64> {
     let lower = word.strip_prefix("0x").or_else(|| word.strip_prefix("0X"));
     let (digits, radix) = match (lower, word.strip_prefix('0')) {
         (Some(digits), _) => (digits, 16),
@@ -182,6 +193,9 @@ pub fn parse(line: &str) -> Result<Request<'_>, RequestError<'_>> {
         "write" | "b64write" => {
             let (gpa, size) = (words.number("address")?, words.number("size")?);
             let data = words.word("data")?;
+            if verb == "write" && data.len() < 3 {
+                return Err(RequestError::Digits);
+            }
             Request::WriteBytes(gpa, limit(size, READ_MAX)?, encoding(verb), data)
         }
         "memset" => {
@@ -360,6 +374,10 @@ mod tests {
             parse("writeq 010 5"),
             Ok(Request::Write(8, Width::Qword, 5))
         );
+        assert_eq!(
+            parse("outl 1 -2"),
+            Ok(Request::Out(1, Width::Dword, u32::MAX - 1))
+        );
         assert_eq!(parse("clock_step"), Ok(Request::ClockStep(None)));
         assert_eq!(
             parse("write 0x10 2 0x1234"),
@@ -382,7 +400,12 @@ mod tests {
             Err(RequestError::Number("port", "0x10000"))
         );
         assert_eq!(parse("outb 1  2"), Err(RequestError::Number("value", "")));
-        assert_eq!(parse("outb 1 -2"), Err(RequestError::Number("value", "-2")));
+        assert_eq!(parse("outb -1 2"), Err(RequestError::Number("port", "-1")));
+        assert_eq!(
+            parse("outb 1 --2"),
+            Err(RequestError::Number("value", "--2"))
+        );
+        assert_eq!(parse("write 0 0 0x"), Err(RequestError::Digits));
         assert_eq!(
             parse("readb 08"),
             Err(RequestError::Number("address", "08"))

@@ -237,6 +237,7 @@ impl<'m> Machine<'m> {
         machine.describe(&config)?;
         machine.map = machine.build_map()?;
         machine.power_on(0);
+        machine.settle_lines();
         Ok(machine)
     }
 
@@ -417,6 +418,16 @@ impl<'m> Machine<'m> {
         self.power_on(now);
         host.memory_remapped();
         self.drain(host, now, None);
+    }
+
+    /// The levels that the lines have from the start are no changes: nobody is to hear of them with the first access.
+    fn settle_lines(&mut self) {
+        while let Some(change) = self.lines.take_change() {
+            let number = change.line.number();
+            if self.irqchip == Irqchip::Machine && number < 16 {
+                self.pic.set_irq(number, change.level);
+            }
+        }
     }
 
     fn power_on(&mut self, now: u64) {
