@@ -9,6 +9,8 @@ mod clock;
 mod save;
 
 use std::collections::VecDeque;
+use std::fs::File;
+use std::io::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -189,6 +191,8 @@ pub struct Settings {
     pub name: Option<String>,
     /// `-uuid`.
     pub uuid: [u8; 16],
+    /// Where the state of processors goes when they are reset.
+    pub reset_log: Option<File>,
     /// What the real-time clock is ahead of the host's, in seconds, if it goes on while the VM is
     /// stopped.
     pub rtc_follows_host: Option<i64>,
@@ -298,6 +302,7 @@ impl Vm {
             return self.shut_down(cause);
         }
         self.pause();
+        self.log_reset();
         if let Some(kvm) = self.shared.kvm()
             && let Err(error) = kvm.reset_irqchip()
         {
@@ -317,6 +322,18 @@ impl Vm {
             self.resume();
         } else {
             self.run_state = RunState::Prelaunch;
+        }
+    }
+
+    fn log_reset(&mut self) {
+        let (Some(log), Some(vcpus)) = (&mut self.settings.reset_log, &self.vcpus) else {
+            return;
+        };
+        for index in 0..vcpus.count() {
+            if let Ok(dump) = vcpus.dump(index) {
+                // A log that can't be written must not stop the VM.
+                let _ = writeln!(log, "CPU Reset (CPU {index})\n{dump}");
+            }
         }
     }
 
