@@ -37,6 +37,7 @@ const fn image(name: &'static str) -> Image {
         embedded: false,
         test: true,
         ring0: false,
+        reboots: false,
         options: &[],
     }
 }
