@@ -21,17 +21,32 @@ const CMDLINE: u64 = 0x9_1000;
 /// Command lines are at most this long, with their zero byte.
 const CMDLINE_MAX: u32 = 0xf000;
 
+/// An item of fw_cfg: its key and size.
+#[derive(Clone, Copy)]
+struct Item {
+    key: u16,
+    size: u32,
+}
+
+/// The item under a pair of keys, or else the named file, by which this ROM can be given a kernel on a machine that uses the keys in another way.
+fn item(device: FwCfg, size: u16, key: u16, name: &str) -> Item {
+    match (device.u32(size), device.file(name)) {
+        (0, Some((key, size))) => Item { key, size },
+        (size, _) => Item { key, size },
+    }
+}
+
 struct Kernel {
     device: FwCfg,
-    size: u32,
+    item: Item,
 }
 
 impl File for Kernel {
     fn size(&self) -> u32 {
-        self.size
+        self.item.size
     }
     fn read(&self, offset: u32, into: &mut [u8]) -> bool {
-        self.device.read(fw_cfg::KERNEL_DATA, offset, into)
+        self.device.read(self.item.key, offset, into)
     }
 }
 
@@ -39,17 +54,33 @@ fn main() -> ! {
     let Some(device) = FwCfg::find() else {
         halt("no kernel: there is no fw_cfg device to get one from")
     };
-    let size = device.u32(fw_cfg::KERNEL_SIZE);
-    if size == 0 {
+    let kernel = item(
+        device,
+        fw_cfg::KERNEL_SIZE,
+        fw_cfg::KERNEL_DATA,
+        "opt/thimble/kernel",
+    );
+    if kernel.size == 0 {
         halt("no kernel: give one with -kernel, or other firmware with -bios");
     }
     let memory = device.memory();
     let ram_end = memory.low_end();
-    let kernel = Kernel { device, size };
+    let kernel = Kernel {
+        device,
+        item: kernel,
+    };
     let plan = loader::plan(&kernel, ram_end).unwrap_or_else(|error| halt(error));
     load(&kernel, &plan).unwrap_or_else(|error| halt(error));
 
-    let initrd_size = device.u32(fw_cfg::INITRD_SIZE);
+    let Item {
+        key: initrd_key,
+        size: initrd_size,
+    } = item(
+        device,
+        fw_cfg::INITRD_SIZE,
+        fw_cfg::INITRD_DATA,
+        "opt/thimble/initrd",
+    );
     let initrd = match initrd_size {
         0 => 0,
         _ => plan
@@ -57,16 +88,24 @@ fn main() -> ! {
             .unwrap_or_else(|error| halt(error)),
     };
     // SAFETY: place_initrd gives RAM behind the kernel.
-    if initrd_size > 0 && !unsafe { device.read_to(fw_cfg::INITRD_DATA, 0, initrd, initrd_size) } {
+    if initrd_size > 0 && !unsafe { device.read_to(initrd_key, 0, initrd, initrd_size) } {
         halt("fw_cfg failed while the initrd was read");
     }
-    let cmdline_size = device.u32(fw_cfg::CMDLINE_SIZE);
+    let Item {
+        key: cmdline_key,
+        size: cmdline_size,
+    } = item(
+        device,
+        fw_cfg::CMDLINE_SIZE,
+        fw_cfg::CMDLINE_DATA,
+        "opt/thimble/cmdline",
+    );
     if cmdline_size >= CMDLINE_MAX {
         halt("the command line is too long");
     }
     // SAFETY: the start information's range is nobody else's.
     unsafe {
-        if cmdline_size > 0 && !device.read_to(fw_cfg::CMDLINE_DATA, 0, CMDLINE, cmdline_size) {
+        if cmdline_size > 0 && !device.read_to(cmdline_key, 0, CMDLINE, cmdline_size) {
             halt("fw_cfg failed while the command line was read");
         }
         io::write(CMDLINE + u64::from(cmdline_size), 0u8);
@@ -91,7 +130,7 @@ fn load(kernel: &Kernel, plan: &Plan) -> Result<(), Error> {
         unsafe {
             if size > 0
                 && !kernel.device.read_to(
-                    fw_cfg::KERNEL_DATA,
+                    kernel.item.key,
                     segment.offset,
                     segment.address,
                     segment.file_size,
