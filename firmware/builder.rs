@@ -68,7 +68,7 @@ pub(crate) const IMAGES: &[Image] = &[
     },
     image("exceptions"),
     Image {
-        options: &["-smp", "4"],
+        options: &["-smp", "2"],
         ..image("smp")
     },
     Image {

@@ -29,6 +29,9 @@ impl fmt::Display for Trap {
     }
 }
 
+/// What makes `ud2` a service call (`asm/start.s`).
+const SERVICE_MARK: u64 = 0x6372_7673;
+
 unsafe extern "C" {
     static mut trap_record: Trap;
     static mut trap_counts: [u32; 48];
@@ -38,6 +41,20 @@ unsafe extern "C" {
 pub fn last() -> Trap {
     // SAFETY: written by assembly only while this code is interrupted.
     unsafe { (&raw const trap_record).read_volatile() }
+}
+
+/// The vector of [`last`] when none came since [`forget`].
+pub const NONE: u64 = 255;
+
+/// Forgets the last exception.
+pub fn forget() {
+    // SAFETY: read by assembly never, and by this code only through `last`.
+    unsafe {
+        (&raw mut trap_record).write_volatile(Trap {
+            vector: NONE,
+            ..Trap::default()
+        })
+    };
 }
 
 /// How often a vector below 48 has been taken.
@@ -52,21 +69,23 @@ pub fn count(vector: usize) -> u32 {
 /// Lets interrupts in and halts until one came. Interrupts are off again afterwards.
 pub fn wait() {
     // SAFETY: service 0 changes no register.
-    unsafe { asm!("int 0x30", in("eax") 0) };
+    unsafe { asm!("ud2", in("r11") SERVICE_MARK, in("eax") 0) };
 }
 
 /// Reads a model-specific register; one that does not exist faults in ring 0.
 pub fn read_msr(register: u32) -> u64 {
     let (low, high): (u32, u32);
     // SAFETY: service 2 changes eax and edx only.
-    unsafe { asm!("int 0x30", inout("eax") 2 => low, in("ecx") register, out("edx") high) };
+    unsafe {
+        asm!("ud2", in("r11") SERVICE_MARK, inout("eax") 2 => low, in("ecx") register, out("edx") high)
+    };
     u64::from(high) << 32 | u64::from(low)
 }
 
 /// Makes the processor shut down.
 pub fn triple_fault() -> ! {
     // SAFETY: service 3 does not return.
-    unsafe { asm!("int 0x30", in("eax") 3, options(noreturn)) }
+    unsafe { asm!("ud2", in("r11") SERVICE_MARK, in("eax") 3, options(noreturn)) }
 }
 
 /// Jumps to `entry` in 32-bit protected mode without paging, with eax and ebx as given.
@@ -76,18 +95,18 @@ pub fn triple_fault() -> ! {
 pub unsafe fn enter_kernel(entry: u32, eax: u32, ebx: u32) -> ! {
     // SAFETY: service 1 does not return.
     unsafe {
-        asm!("int 0x30", in("eax") 1, in("edi") entry, in("esi") eax, in("edx") ebx, options(noreturn))
+        asm!("ud2", in("r11") SERVICE_MARK, in("eax") 1, in("edi") entry, in("esi") eax, in("edx") ebx, options(noreturn))
     }
 }
 
 /// Lets interrupts in, until the next one: its handler counts it and leaves them off.
 pub fn enable_interrupts() {
     // SAFETY: the handlers are in place from the start; service 4 changes no register.
-    unsafe { asm!("int 0x30", in("eax") 4) };
+    unsafe { asm!("ud2", in("r11") SERVICE_MARK, in("eax") 4) };
 }
 
 /// Keeps interrupts out.
 pub fn disable_interrupts() {
     // SAFETY: service 5 changes the flag only.
-    unsafe { asm!("int 0x30", in("eax") 5) };
+    unsafe { asm!("ud2", in("r11") SERVICE_MARK, in("eax") 5) };
 }

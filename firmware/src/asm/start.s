@@ -20,6 +20,7 @@
 .set SERVICE_STACK, 0xa900
 .set EXCEPTION_STACK, 0xb000
 .set USER_STACK, 0x20000
+.set SERVICE_MARK, 0x63727673
 
 .section .reset, "ax"
 .code16
@@ -53,10 +54,10 @@ alias:
     movl %eax, PML4 + 4
     movl %eax, PDPT + 4
     movl %eax, PD_FIRST + 4
-    movl $SERVICE_STACK, TSS + 4        # RSP0
-    movl %eax, TSS + 8
     movl $EXCEPTION_STACK, TSS + 36     # IST1
     movl %eax, TSS + 40
+    movl $SERVICE_STACK, TSS + 44       # IST2
+    movl %eax, TSS + 48
     movw $104, TSS + 102                # offset of the I/O bitmap
     lgdtl %cs:(gdt_pointer - 0xF0000)
     movl $0x620, %eax                   # PAE, OSFXSR, OSXMMEXCPT
@@ -125,7 +126,11 @@ stub_\vector:
     pushq $0
 .endif
     pushq $\vector
+.if \vector == 6
+    jmp trap_6
+.else
     jmp trap
+.endif
 .endm
 .altmacro
 .set v, 0
@@ -133,6 +138,14 @@ stub_\vector:
     stub %v
     .set v, v + 1
 .endr
+
+# An invalid opcode with the mark in r11 is a service call: software interrupts are not possible on every host.
+trap_6:
+    cmpl $SERVICE_MARK, %r11d
+    jne trap
+    addq $16, %rsp
+    addq $2, (%rsp)
+    jmp service
 
 # Stack: rax, vector, error code, rip, cs, rflags, rsp, ss.
 trap:
@@ -169,7 +182,7 @@ interrupt:
     addq $16, %rsp
     iretq
 
-# Service calls: int 30h with the number in eax.
+# Service calls: ud2 with the mark in r11 and the number in eax.
 service:
     cmpl $1, %eax
     je enter_kernel
@@ -249,6 +262,8 @@ idt_none:
     .word 0x08
 .if \vector == 3 || \vector == 4
     .word 0xee01                        # ring 3 may use int3 and into
+.elseif \vector == 6
+    .word 0x8e02                        # apart from interrupts, which come in while a service call waits
 .else
     .word 0x8e01
 .endif
@@ -262,11 +277,6 @@ idt:
     gate %v
     .set v, v + 1
 .endr
-    .word service - 0xF0000             # 30h, on RSP0 so that an interrupt may come in during the wait
-    .word 0x08
-    .word 0xee00
-    .word 0x000f
-    .quad 0
 idt_end:
 
 .section .bss.trap, "aw", @nobits

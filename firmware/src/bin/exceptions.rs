@@ -12,6 +12,7 @@ thimble_firmware::image!(main);
 macro_rules! probe {
     ($name:literal, $($code:literal),+ $(, in $register:tt = $value:expr)*) => {{
         let start: u64;
+        trap::forget();
         // SAFETY: the handler resumes at label 3; named registers are declared, and no instruction before the fault writes memory that is in use.
         unsafe {
             asm!(
@@ -29,7 +30,7 @@ macro_rules! probe {
         }
         let trap = trap::last();
         let page_fault = if trap.vector == 14 { trap.cr2 } else { 0 };
-        say!(concat!($name, ": vector {} error {:x} cr2 {:x} rip+{:x}"), trap.vector, trap.error, page_fault, trap.rip.wrapping_sub(start));
+        say!(concat!($name, ": vector {} error {:x} cr2 {:x} rip+{:x}"), trap.vector, trap.error, page_fault, if trap.vector == trap::NONE { 0 } else { trap.rip.wrapping_sub(start) });
     }};
 }
 
@@ -70,6 +71,8 @@ fn main() -> ! {
         "cvtsi2sd xmm1, eax",
         "divsd xmm1, xmm0"
     );
+    // SAFETY: back to the default, with all exceptions masked.
+    unsafe { asm!("ldmxcsr [{}]", in(reg) &0x1f80u32) };
     probe!("single step", "push 0x102", "popfq", "nop");
     for vector in [0, 1, 3, 6, 13, 14, 19] {
         say!("count {vector} {}", trap::count(vector));

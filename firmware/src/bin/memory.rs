@@ -7,6 +7,28 @@ use thimble_firmware::{io, power, say};
 
 thimble_firmware::image!(main);
 
+/// Where the code runs that switches the F segment.
+const SHADOW_CODE: u64 = 0x3_0000;
+
+core::arch::global_asm!(
+    ".section .rodata.shadow, \"a\"",
+    "shadow_start:",
+    "mov edx, 0xcfd",
+    "mov al, 0x30",
+    "out dx, al",
+    "mov esi, 0xffff0000",
+    "mov edi, 0xf0000",
+    "mov ecx, 0x4000",
+    "rep movsd",
+    "ret",
+    "shadow_end:",
+);
+
+unsafe extern "C" {
+    static shadow_start: [u8; 0];
+    static shadow_end: [u8; 0];
+}
+
 /// Prints a byte, what two writes make of it, and puts it back.
 fn probe(name: &str, address: u64) {
     // SAFETY: addresses outside of this program's variables.
@@ -79,13 +101,16 @@ fn main() -> ! {
     probe("written, then read only", 0xe_0000);
     io::set_pci(0, 0, 0x5e, 0x00);
     probe("switched off", 0xe_0000);
-    // Copy the program under itself through write-only RAM, then run from the copy.
-    io::set_pci(0, 0, 0x59, 0x20);
-    for address in (0xf_0000..0x10_0000u64).step_by(8) {
-        // SAFETY: reads ROM and writes the same bytes to the RAM under it.
-        unsafe { io::write(address, io::read::<u64>(address)) };
+    // A few instructions in low RAM switch the F segment and copy the ROM from below 4 GiB.
+    // SAFETY: the page is nobody's, the code leaves nothing changed but the segment, which has the same bytes afterwards.
+    unsafe {
+        let (start, end) = (&raw const shadow_start as u64, &raw const shadow_end as u64);
+        for at in start..end {
+            io::write(SHADOW_CODE + at - start, io::read::<u8>(at));
+        }
+        io::pci(0, 0, 0x59);
+        core::mem::transmute::<usize, extern "C" fn()>(SHADOW_CODE as usize)();
     }
-    io::set_pci(0, 0, 0x59, 0x30);
     say!("pam0 {:02x}, running from RAM", io::pci(0, 0, 0x59));
     probe("shadow", 0xf_fff8);
     io::set_pci(0, 0, 0x59, 0x10);

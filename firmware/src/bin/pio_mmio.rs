@@ -7,7 +7,7 @@ use thimble_firmware::{console, io, power, say};
 thimble_firmware::image!(main);
 
 /// Ports that no standard device claims.
-const PORTS: [u16; 4] = [0x0330, 0x1234, 0x7001, 0xfffc];
+const PORTS: [u16; 4] = [0x0330, 0x1234, 0x7000, 0xfffc];
 /// Addresses between RAM and the I/O APIC.
 const ADDRESSES: [u64; 4] = [0x1000_0000, 0x7fff_fff8, 0xd000_0000, 0xfe00_0000];
 
@@ -33,8 +33,6 @@ fn main() -> ! {
         say!("port {port:04x} rep insb {bytes:02x?}");
     }
     io::outsb(console::DEBUG_PORT, b"rep outsb to the debug port\n");
-    io::outw(console::DEBUG_PORT, u16::from_le_bytes(*b"2\n"));
-    io::outl(console::DEBUG_PORT, u32::from_le_bytes(*b"4..\n"));
     for address in ADDRESSES {
         // SAFETY: nothing of this program is there.
         let values = || unsafe {

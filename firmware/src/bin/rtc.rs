@@ -11,7 +11,7 @@ const B_SET: u8 = 0x80;
 const B_BINARY: u8 = 0x04;
 const A_UIP: u8 = 0x80;
 /// Status reads before a wait is given up.
-const PATIENCE: u32 = 5_000_000;
+const PATIENCE: u32 = 100_000_000;
 
 /// Waits for the update to end, then reads second, minute, hour, weekday, day, month, year, century.
 fn time() -> [u8; 8] {
@@ -72,7 +72,15 @@ fn main() -> ! {
 
     set_cmos(0x0b, b | B_SET);
     set_cmos(0x0b, b | B_SET | B_BINARY);
-    for (register, value) in [(0, 30), (2, 45), (4, 13), (7, 15), (8, 10), (9, 24)] {
+    for (register, value) in [
+        (0, 30),
+        (2, 45),
+        (4, 13),
+        (7, 15),
+        (8, 10),
+        (9, 24),
+        (0x32, 20),
+    ] {
         set_cmos(register, value);
     }
     set_cmos(0x0b, b | B_BINARY);
