@@ -140,7 +140,7 @@ struct State {
 impl Default for State {
     fn default() -> Self {
         Self {
-            selector: key::INVALID,
+            selector: key::SIGNATURE,
             offset: 0,
             dma_address: 0,
         }
@@ -348,7 +348,8 @@ impl PortDevice for FwCfg<'_> {
 
     fn pio_read(&mut self, _cx: &mut Context<'_>, offset: u16, width: Width) -> u32 {
         match (offset, width) {
-            (1, Width::Byte) => {
+            // The selector can not be read back: a byte read there is one of the data register, as on QEMU.
+            (0 | 1, Width::Byte) => {
                 let mut byte = [0];
                 self.read_data(&mut byte);
                 byte[0].into()
@@ -363,7 +364,8 @@ impl PortDevice for FwCfg<'_> {
                     .rev()
                     .fold(0, |value, byte| value << 8 | u32::from(*byte))
             }
-            // The selector can not be read back.
+            // Nobody's ports between the two halves.
+            (2..4, _) => u32::MAX,
             _ => 0,
         }
     }
@@ -449,7 +451,7 @@ mod tests {
     #[test]
     fn signature_and_what_lies_behind() {
         let (mut bench, mut device) = (Bench::new(), FwCfg::new());
-        assert_eq!(bench.inb(&mut device, 1), 0, "nothing is selected");
+        assert_eq!(bench.inb(&mut device, 1), b'Q', "selected from the start");
         select(&mut bench, &mut device, key::SIGNATURE);
         let read: [u8; 6] = core::array::from_fn(|_| bench.inb(&mut device, 1));
         assert_eq!(&read, b"QEMU\0\0");

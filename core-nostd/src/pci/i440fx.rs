@@ -30,8 +30,10 @@ const IDENTITY: Identity = Identity {
     header: 0,
 };
 
-/// DRAM timing (57h bits of DRAMC): its value after reset, as QEMU's.
+/// DRAM control. QEMU keeps the size of RAM there, in units of 8 MiB, for firmware that asks no other way (coreboot).
 const DRAMC: u8 = 0x57;
+/// Its unit.
+const DRAMC_UNIT: u64 = 8 << 20;
 /// PAM0, of which the high half counts; PAM1 to PAM6 follow.
 const PAM0: u8 = 0x59;
 /// System management RAM control.
@@ -75,6 +77,8 @@ const ROM_END: u64 = 1 << 32;
 /// The host bridge.
 #[derive(Clone, Debug)]
 pub struct I440Fx {
+    /// What DRAMC shows after reset.
+    dramc: u8,
     space: ConfigSpace,
 }
 
@@ -85,17 +89,25 @@ pub struct Saved {
 }
 
 impl I440Fx {
-    /// The bridge after power-on.
-    pub fn new() -> Self {
+    /// The bridge after power-on, in a machine with `ram_size` bytes of RAM.
+    pub fn new(ram_size: u64) -> Self {
+        let dramc = (ram_size / DRAMC_UNIT).min(0xff) as u8;
+        Self {
+            dramc,
+            space: Self::power_on(dramc),
+        }
+    }
+
+    fn power_on(dramc: u8) -> ConfigSpace {
         let mut space = ConfigSpace::new(IDENTITY);
-        space.put(DRAMC.into(), &[0x10]);
+        space.put(DRAMC.into(), &[dramc]);
         space.put(SMRAM.into(), &[SMRAM_RESET]);
-        Self { space }
+        space
     }
 
     /// Puts all registers back.
     pub fn reset(&mut self, cx: &mut Context<'_>) {
-        *self = Self::new();
+        self.space = Self::power_on(self.dramc);
         cx.effects.push(Effect::RemapMemory);
     }
 
@@ -171,12 +183,6 @@ impl I440Fx {
     }
 }
 
-impl Default for I440Fx {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl PciFunction for I440Fx {
     fn config_read(&self, at: u8, width: Width) -> u32 {
         self.space.read(at, width)
@@ -212,7 +218,7 @@ impl SavedState for I440Fx {
     type Saved = Saved;
 
     fn save(&self) -> Saved {
-        let Self { space } = self;
+        let Self { dramc: _, space } = self;
         Saved {
             space: SavedSpace::new(space),
         }
@@ -237,7 +243,7 @@ mod tests {
 
     const MIB: u64 = 1 << 20;
 
-    crate::state::lifecycle_tests!(I440Fx, I440Fx::new(), |device, bench| {
+    crate::state::lifecycle_tests!(I440Fx, I440Fx::new(128 << 20), |device, bench| {
         device.config_write(&mut bench.context(), PAM0, Width::Byte, 0x30);
     });
 
@@ -255,7 +261,9 @@ mod tests {
 
     #[test]
     fn after_reset_rom_shows_below_one_mebibyte() {
-        let map = I440Fx::new().memory_map(64 * MIB, MIB, 0x4_0000).unwrap();
+        let map = I440Fx::new(128 << 20)
+            .memory_map(64 * MIB, MIB, 0x4_0000)
+            .unwrap();
         assert_eq!(at(&map, 0x9_ffff), (Backing::Ram, true));
         assert_eq!(at(&map, 0xa_0000), (Backing::Bus, false));
         assert_eq!(at(&map, 0xd_ffff), (Backing::Bus, false));
@@ -277,7 +285,9 @@ mod tests {
 
     #[test]
     fn small_rom_shows_at_the_end() {
-        let map = I440Fx::new().memory_map(64 * MIB, 0, 0x1_0000).unwrap();
+        let map = I440Fx::new(128 << 20)
+            .memory_map(64 * MIB, 0, 0x1_0000)
+            .unwrap();
         assert_eq!(at(&map, 0xe_0000), (Backing::Bus, false));
         assert_eq!(at(&map, 0xf_0000), (Backing::Rom { offset: 0 }, false));
     }
@@ -285,7 +295,7 @@ mod tests {
     #[test]
     fn pam_registers_choose_ram() {
         let mut bench = Bench::new();
-        let mut bridge = I440Fx::new();
+        let mut bridge = I440Fx::new(128 << 20);
         bridge.config_write(&mut bench.context(), PAM0, Width::Byte, 0x30);
         assert_eq!(bench.effects.take(), Some(Effect::RemapMemory));
         bridge.config_write(&mut bench.context(), PAM0, Width::Byte, 0x30);
@@ -303,7 +313,7 @@ mod tests {
     fn every_pam_setting_fits_the_map() {
         let mut bench = Bench::new();
         for pattern in 0..=0xffu32 {
-            let mut bridge = I440Fx::new();
+            let mut bridge = I440Fx::new(128 << 20);
             for register in 0..7 {
                 let value = if register % 2 == 0 { pattern } else { !pattern };
                 bridge.config_write(&mut bench.context(), PAM0 + register, Width::Byte, value);
@@ -317,7 +327,7 @@ mod tests {
     #[test]
     fn locked_smram_keeps_closed() {
         let mut bench = Bench::new();
-        let mut bridge = I440Fx::new();
+        let mut bridge = I440Fx::new(128 << 20);
         bridge.config_write(&mut bench.context(), SMRAM, Width::Byte, 0x4a);
         let map = bridge.memory_map(MIB, 0, 0x1_0000).unwrap();
         assert_eq!(at(&map, 0xa_0000), (Backing::Ram, true));
@@ -328,7 +338,7 @@ mod tests {
 
     #[test]
     fn identity() {
-        let bridge = I440Fx::new();
+        let bridge = I440Fx::new(128 << 20);
         assert_eq!(bridge.config_read(0, Width::Dword), 0x1237_8086);
         assert_eq!(
             bridge.config_read(register::REVISION_ID as u8, Width::Dword),

@@ -41,7 +41,7 @@ const PIRQ_DISABLED: u8 = 0x80;
 const PIRQ_MASK: u8 = 0x0f;
 
 /// Registers with other values than 0 after reset, as QEMU's PIIX3 shows them.
-const RESET_VALUES: [(u8, u8); 12] = [
+const RESET_VALUES: [(u8, u8); 13] = [
     (0x4c, 0x4d),
     (0x4e, 0x03),
     (PIRQRC, PIRQ_DISABLED),
@@ -54,6 +54,7 @@ const RESET_VALUES: [(u8, u8); 12] = [
     (0x77, 0x0c),
     (0x78, 0x02),
     (0xa0, 0x08),
+    (0xa8, 0x0f),
 ];
 
 /// Reset control: the next reset is a hard one.
