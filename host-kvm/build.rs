@@ -1,6 +1,6 @@
 //! Builds the images that the binary carries, so that `cargo build` alone gives a working program.
 
-#[allow(dead_code)]
+#[allow(dead_code, unreachable_pub)]
 #[path = "../firmware/builder.rs"]
 mod builder;
 

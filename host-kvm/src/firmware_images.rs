@@ -1,9 +1,6 @@
 //! The images that the binary carries: the boot ROM, which is the default firmware, and the demo.
 //!
-//! An image is stored from its first used byte on. It belongs at the end of a 64 KiB ROM, whose start is zero.
-
-/// Size of the ROM that every image fills from its end.
-pub const ROM_SIZE: usize = 0x1_0000;
+//! An image is stored from its first used byte on. It belongs at the end of a 64 KiB ROM.
 
 /// Finds an embedded image by its file name, for instance `boot.rom`.
 pub fn find(name: &str) -> Option<&'static [u8]> {
@@ -23,7 +20,7 @@ mod tests {
         for name in ["boot.rom", "demo.rom"] {
             let image = find(name).unwrap();
             assert!(
-                (0x400..=ROM_SIZE).contains(&image.len()),
+                (0x400..=0x1_0000).contains(&image.len()),
                 "{name}: {}",
                 image.len()
             );

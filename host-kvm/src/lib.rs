@@ -5,16 +5,16 @@
 pub mod chardev;
 pub mod daemonize;
 pub mod event_loop;
-mod firmware_images;
+pub mod firmware_images;
 pub mod kvm;
 pub mod memory;
-mod messages;
-mod monitors;
+pub mod messages;
+pub mod monitors;
 pub mod options;
-mod qtest;
-mod startup;
+pub mod qtest;
+pub mod startup;
 pub mod terminal;
-mod vm;
+pub mod vm;
 
 pub use startup::main;
 

@@ -28,7 +28,7 @@ impl Ram {
         let mut regions = Vec::new();
         for &(gpa, length) in ranges {
             let length = usize::try_from(length).map_err(io::Error::other)?;
-            if gpa % PAGE != 0 || length as u64 % PAGE != 0 {
+            if gpa % PAGE != 0 || !(length as u64).is_multiple_of(PAGE) {
                 return Err(io::Error::other("guest RAM must be made of whole pages"));
             }
             let mapping = MmapRegion::new(length).map_err(io::Error::other)?;

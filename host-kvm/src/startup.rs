@@ -68,6 +68,13 @@ fn run() -> Result<i32, OptionError> {
         return Ok(0);
     }
     messages::configure(&options);
+    check_globals(&options)?;
+    if let Some(name) = &options.process_name {
+        let origin = format!("-name process={name}");
+        let name = std::ffi::CString::new(name.as_str())
+            .map_err(|_| OptionError::new(&origin, "the name has a zero byte"))?;
+        rustix::thread::set_name(&name).map_err(|error| failure(&origin)(error.into()))?;
+    }
     for warning in &options.warnings {
         report(format_args!("warning: {warning}"));
     }
@@ -96,6 +103,23 @@ fn run() -> Result<i32, OptionError> {
     let status = event_loop.run();
     drop(pid_file);
     Ok(status)
+}
+
+/// Refuses `-global` for what is fixed on the boards.
+fn check_globals(options: &Options) -> Result<(), OptionError> {
+    for class in CLASSES.iter().filter(|class| !class.user_creatable) {
+        let (given, fixed) = (options.defaults_of(class), PropertyValues::new(class));
+        for property in class.properties {
+            if given.get(property.name) != fixed.get(property.name) {
+                let origin = format!("-global {}.{}", class.name, property.name);
+                return Err(OptionError::new(
+                    &origin,
+                    "its value is fixed on every board",
+                ));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Makes an error of an option from one of the system's.
@@ -202,6 +226,10 @@ fn build(options: &Options) -> Result<EventLoop, OptionError> {
         input_waits: false,
     };
     let shared = Shared::new(guarded, kvm.clone(), waker.clone(), timer);
+    if let Some(kvm) = kvm.as_ref().filter(|_| options.cpu_pm) {
+        kvm.leave_idle_to_guest()
+            .map_err(|error| OptionError::new("-overcommit cpu-pm=on", &error.to_string()))?;
+    }
     let vcpus = match kvm {
         Some(kvm) => Some(processors(options, kvm, &shared)?),
         None => None,
@@ -211,6 +239,7 @@ fn build(options: &Options) -> Result<EventLoop, OptionError> {
         no_shutdown: options.no_shutdown,
         name: options.name.clone(),
         uuid: options.uuid.unwrap_or_default(),
+        reset_log: reset_log(options)?,
         rtc_follows_host: (options.rtc.clock == RtcClock::Host)
             .then(|| rtc_base(options.rtc.base) - seconds_since_epoch()),
     };
@@ -286,7 +315,8 @@ fn processors(
         threads: smp.threads,
     };
     let (table, warnings) = CpuidTable::new(kvm.kvm(), &spec, topology).map_err(refused)?;
-    for warning in warnings {
+    // Nobody asked for the default model's features.
+    for warning in warnings.iter().filter(|_| options.cpu.is_some()) {
         report(format_args!("warning: {warning}"));
     }
     let handler = Arc::new(Exits::new(shared));
@@ -452,6 +482,22 @@ fn qtest_log(options: &Options) -> Result<Option<File>, OptionError> {
         Some(path) => {
             let origin = format!("-qtest-log {path}");
             File::create(path).map(Some).map_err(failure(&origin))
+        }
+    }
+}
+
+/// Where the processors' state goes at each reset: `-d cpu_reset`, `-D`.
+fn reset_log(options: &Options) -> Result<Option<File>, OptionError> {
+    match &options.log_file {
+        _ if !options.log_items.cpu_reset => Ok(None),
+        Some(path) => {
+            let origin = format!("-D {path}");
+            File::create(path).map(Some).map_err(failure(&origin))
+        }
+        None => {
+            let copy = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stderr(), 0);
+            copy.map(|copy| Some(File::from(copy)))
+                .map_err(|e| failure("-d cpu_reset")(e.into()))
         }
     }
 }

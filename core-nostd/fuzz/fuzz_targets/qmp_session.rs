@@ -30,7 +30,7 @@ impl Sink for Queue {
 }
 
 impl Out for Queue {
-    fn pending(&self) -> bool {
+    fn pending(&mut self) -> bool {
         false
     }
 

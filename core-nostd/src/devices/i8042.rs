@@ -50,22 +50,10 @@ pub static CLASS: DeviceClass = DeviceClass {
     user_creatable: true,
     properties: &[
         Property {
-            name: "extended-state",
-            kind: PropertyKind::Bool,
-            default: Value::Bool(true),
-            doc: "whether saved state holds the output buffer's source; it always does",
-        },
-        Property {
             name: "kbd-irq",
             kind: PropertyKind::Uint8,
             default: Value::Uint(1),
             doc: "ISA interrupt of the keyboard",
-        },
-        Property {
-            name: "kbd-throttle",
-            kind: PropertyKind::Bool,
-            default: Value::Bool(false),
-            doc: "whether keyboard bytes come at a real line's pace",
         },
         Property {
             name: "mouse-irq",

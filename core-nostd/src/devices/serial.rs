@@ -71,12 +71,6 @@ pub static CLASS: DeviceClass = DeviceClass {
             default: Value::Uint(u32::MAX as u64),
             doc: "ISA interrupt; by index by default",
         },
-        Property {
-            name: "wakeup",
-            kind: PropertyKind::Bool,
-            default: Value::Bool(false),
-            doc: "whether a received byte wakes a suspended machine",
-        },
     ],
 };
 

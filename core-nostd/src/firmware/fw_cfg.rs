@@ -1,423 +1,511 @@
-//! fw_cfg: the device by which firmware and kernels read what the machine tells them.
+//! The fw_cfg device at ports 510h to 51Bh, through which firmware reads what the machine is.
 //!
-//! After the QEMU Firmware Configuration Device specification: a selector register at port 510h,
-//! a data register at 511h and a DMA address register at 514h, big-endian and 64 bits wide.
-//! Items are numbered; some of them are files, listed in a directory. The DMA interface is
-//! always there. Items can not be written: no item is made to be, so a write has the error bit.
+//! Follows QEMU's fw_cfg specification (docs/specs/fw_cfg): a 16-bit selector and an 8-bit data
+//! register that share port 510h and 511h, and a DMA address register at 514h, 64 bits big-endian,
+//! whose low half starts the transfer. Items are numbered (see [`super::keys`]); files are items
+//! with names, listed by name in a directory.
+//!
+//! Not modelled: items that the guest may write (each write ends with the error bit, as the
+//! specification says of read-only items), items that are generated when selected, and the
+//! memory-mapped interface, which PCs lack. Large items are lent by the host and are copied once,
+//! into guest RAM.
+//!
+//! DMA reaches plain RAM, whatever is mapped over it.
+
+use core::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::devices::class::DeviceClass;
+use super::keys;
+use crate::devices::class::{DeviceClass, Property, PropertyKind, Value};
 use crate::devices::{Context, PortDevice, Width};
-use crate::memory::GuestRam;
 use crate::state::{SavedState, StateError};
 
-/// The class, as the object model knows it.
+/// The device with ports.
 pub static CLASS: DeviceClass = DeviceClass {
     name: "fw_cfg_io",
     parent: "fw_cfg",
-    bus: Some("System"),
-    doc: "firmware configuration",
+    bus: None,
+    doc: "Firmware configuration by port I/O",
     user_creatable: false,
-    properties: &[],
+    properties: &[Property {
+        name: "dma_enabled",
+        kind: PropertyKind::Bool,
+        default: Value::Bool(true),
+        doc: "Whether the DMA interface is there",
+    }],
 };
 
 /// First port.
-pub const PORT: u16 = 0x510;
-/// Ports: selector and data, two that are not used, and the DMA address.
+pub const BASE: u16 = 0x510;
+
+/// Ports from [`BASE`] on; those at offsets 2 and 3 answer with ones.
 pub const PORTS: u16 = 12;
 
-/// Numbers of items.
-pub mod key {
-    /// `QEMU`.
-    pub const SIGNATURE: u16 = 0x00;
-    /// Which interfaces there are.
-    pub const ID: u16 = 0x01;
-    /// UUID, 16 bytes.
-    pub const UUID: u16 = 0x02;
-    /// RAM in bytes, 64 bits.
-    pub const RAM_SIZE: u16 = 0x03;
-    /// Whether there is no graphical console, 16 bits.
-    pub const NOGRAPHIC: u16 = 0x04;
-    /// Processors, 16 bits.
-    pub const NB_CPUS: u16 = 0x05;
-    /// Bytes of the kernel, 32 bits.
-    pub const KERNEL_SIZE: u16 = 0x08;
-    /// Bytes of the initial RAM disk, 32 bits.
-    pub const INITRD_SIZE: u16 = 0x0b;
-    /// Whether to show a boot menu, 16 bits.
-    pub const BOOT_MENU: u16 = 0x0e;
-    /// Processors that there may be, 16 bits.
-    pub const MAX_CPUS: u16 = 0x0f;
-    /// The kernel.
-    pub const KERNEL_DATA: u16 = 0x11;
-    /// The initial RAM disk.
-    pub const INITRD_DATA: u16 = 0x12;
-    /// Bytes of the command line with its final NUL, 32 bits.
-    pub const CMDLINE_SIZE: u16 = 0x14;
-    /// The command line with its final NUL.
-    pub const CMDLINE_DATA: u16 = 0x15;
-    /// The directory of files.
-    pub const FILE_DIR: u16 = 0x19;
-    /// The first file; the others follow.
-    pub const FILE_FIRST: u16 = 0x20;
-    /// On the PC: the number of the processor's interrupt 0 override, 32 bits.
-    pub const IRQ0_OVERRIDE: u16 = 0x8002;
-    /// No item is selected.
-    pub const INVALID: u16 = 0xffff;
-}
+/// Bytes of an item that the device stores itself.
+pub const INLINE_MAX: usize = 64;
 
-/// Bit of a selector that asks for writing: it is passed over, as by QEMU since 2.4.
-const WRITE_CHANNEL: u16 = 0x4000;
+/// Numbered items that a machine has at most.
+pub const ITEMS_MAX: usize = 32;
 
-/// The signature's value.
-const SIGNATURE: [u8; 4] = *b"QEMU";
-/// The ID's value: traditional interface and DMA.
-const INTERFACES: u32 = 0b11;
+/// Files that a machine has at most.
+pub const FILES_MAX: usize = 32;
 
-/// What the DMA address register reads: `QEMU CFG` in big-endian.
-const DMA_SIGNATURE: u64 = 0x5145_4d55_2043_4647;
+/// Bytes of a file name at most; the directory ends it with a zero.
+pub const NAME_MAX: usize = 55;
 
-/// DMA control: something went wrong. Set in the answer.
-const DMA_ERROR: u32 = 1 << 0;
-/// DMA control: copy from the item to memory.
-const DMA_READ: u32 = 1 << 1;
-/// DMA control: advance in the item.
-const DMA_SKIP: u32 = 1 << 2;
-/// DMA control: select the item in the high half first.
-const DMA_SELECT: u32 = 1 << 3;
-/// DMA control: copy from memory to the item.
-const DMA_WRITE: u32 = 1 << 4;
-/// Bytes of the DMA access structure: control, length, address.
-const DMA_ACCESS: usize = 16;
+/// Offset of the selector, and of the data register for byte accesses.
+const SELECTOR: u16 = 0;
+/// Offset of the data register.
+const DATA: u16 = 1;
+/// Offset of the upper half of the DMA address.
+const DMA_HIGH: u16 = 4;
+/// Offset of the lower half of the DMA address; writing it starts the transfer.
+const DMA_LOW: u16 = 8;
 
-/// Items that are not files, at most.
-const ITEMS_MAX: usize = 20;
-/// Files at most.
-pub const FILES_MAX: usize = 16;
-/// Bytes of an item that the device stores itself, at most.
-const INLINE_MAX: usize = 64;
-/// Bytes of a file's name, with its final NUL.
-pub const FILE_NAME_MAX: usize = 56;
-/// Bytes of a directory entry: size, select, reserved, name.
-const FILE_ENTRY: usize = 8 + FILE_NAME_MAX;
+/// What the DMA register reads.
+const DMA_SIGNATURE: [u8; 8] = *b"QEMU CFG";
+
+/// DMA control: an error occurred.
+const CTL_ERROR: u32 = 1 << 0;
+/// DMA control: read from the item.
+const CTL_READ: u32 = 1 << 1;
+/// DMA control: move on without reading.
+const CTL_SKIP: u32 = 1 << 2;
+/// DMA control: select the item whose key is in the upper half first.
+const CTL_SELECT: u32 = 1 << 3;
+/// DMA control: write to the item.
+const CTL_WRITE: u32 = 1 << 4;
+
+/// Bytes of an entry of the file directory: size, key, 16 reserved bits, name.
+const DIR_ENTRY: usize = 64;
 
 /// What an item holds.
 #[derive(Clone, Debug)]
-enum Content<'m> {
-    Inline(heapless::Vec<u8, INLINE_MAX>),
-    /// Lent by the host.
+pub enum Content<'m> {
+    /// A few bytes, kept in the device.
+    Inline {
+        /// The bytes, then zeros.
+        bytes: [u8; INLINE_MAX],
+        /// How many of them count.
+        length: u8,
+    },
+    /// Bytes that the host lends.
     Lent(&'m [u8]),
 }
 
 impl Content<'_> {
+    /// Content of the device's own. What is beyond [`INLINE_MAX`] bytes is left out: only for
+    /// content that is bounded by its making.
+    pub fn inline(from: &[u8]) -> Self {
+        let length = from.len().min(INLINE_MAX);
+        debug_assert!(length == from.len(), "longer than {INLINE_MAX} bytes");
+        let mut bytes = [0; INLINE_MAX];
+        bytes[..length].copy_from_slice(&from[..length]);
+        let length = length as u8;
+        Self::Inline { bytes, length }
+    }
+
     fn bytes(&self) -> &[u8] {
         match self {
-            Self::Inline(bytes) => bytes,
+            Self::Inline { bytes, length } => bytes.get(..(*length).into()).unwrap_or(bytes),
             Self::Lent(bytes) => bytes,
         }
     }
 }
 
+/// Why an item could not be added.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FwCfgError {
+    /// The machine has [`ITEMS_MAX`] numbered items.
+    ItemsFull,
+    /// The machine has [`FILES_MAX`] files.
+    FilesFull,
+    /// The key or the name is taken, or the key belongs to the device itself or to a file.
+    Taken,
+    /// The file's name is empty, has a zero in it, or is longer than [`NAME_MAX`] bytes.
+    Name,
+    /// The item has 4 GiB or more.
+    Size,
+}
+
+impl fmt::Display for FwCfgError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ItemsFull => write!(f, "more than {ITEMS_MAX} fw_cfg items"),
+            Self::FilesFull => write!(f, "more than {FILES_MAX} fw_cfg files"),
+            Self::Taken => f.write_str("this fw_cfg item exists already"),
+            Self::Name => write!(f, "a fw_cfg file name has 1 to {NAME_MAX} bytes"),
+            Self::Size => f.write_str("a fw_cfg item must be smaller than 4 GiB"),
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
-struct File<'m> {
-    name: &'static str,
+struct Item<'m> {
+    key: u16,
     content: Content<'m>,
 }
 
-/// An item could not be added: the table is full, or the content is longer than it may be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ItemError;
-
-/// The guest-visible state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct State {
-    selector: u16,
-    offset: u32,
-    dma_address: u64,
+#[derive(Clone, Debug)]
+struct File<'m> {
+    name: heapless::String<NAME_MAX>,
+    content: Content<'m>,
 }
 
-impl Default for State {
-    fn default() -> Self {
-        Self {
-            selector: key::SIGNATURE,
-            offset: 0,
-            dma_address: 0,
-        }
-    }
-}
-
-/// The device with its items.
+/// The device and what the machine has put into it.
 #[derive(Clone, Debug)]
 pub struct FwCfg<'m> {
-    items: heapless::Vec<(u16, Content<'m>), ITEMS_MAX>,
-    /// Sorted by name; their numbers follow from their places.
+    dma_enabled: bool,
+    items: heapless::Vec<Item<'m>, ITEMS_MAX>,
+    /// Ascending by name; the key of a file is [`keys::FILE_FIRST`] plus its index.
     files: heapless::Vec<File<'m>, FILES_MAX>,
-    state: State,
+    registers: Registers,
 }
 
-/// Saved form, version 1. Items are made anew from the configuration.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Saved {
-    selector: u16,
+/// What the guest changes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Registers {
+    /// The selected key, without the write-channel bit.
+    key: u16,
+    /// The next byte of the selected item, at most its length.
     offset: u32,
-    dma_address: u64,
+    /// The upper half of the DMA address.
+    dma_high: u32,
+}
+
+/// Saved form of [`FwCfg`]: its registers. Items come from the machine's configuration.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SavedFwCfg {
+    key: u16,
+    offset: u32,
+    dma_high: u32,
+}
+
+/// The selected item's bytes.
+enum Selected<'a> {
+    Bytes(&'a [u8]),
+    Directory,
 }
 
 impl<'m> FwCfg<'m> {
-    /// The device with the items that it always has.
-    pub fn new() -> Self {
-        let mut fw_cfg = Self {
-            items: heapless::Vec::new(),
+    /// A device with its own items alone: signature, id and the empty file directory.
+    pub fn new(dma_enabled: bool) -> Self {
+        let features = keys::ID_TRADITIONAL | if dma_enabled { keys::ID_DMA } else { 0 };
+        let own = [
+            (keys::SIGNATURE, Content::inline(b"QEMU")),
+            (keys::ID, Content::inline(&features.to_le_bytes())),
+        ];
+        Self {
+            dma_enabled,
+            items: own
+                .map(|(key, content)| Item { key, content })
+                .into_iter()
+                .collect(),
             files: heapless::Vec::new(),
-            state: State::default(),
-        };
-        // There is room in a new table.
-        let _ = fw_cfg.add(key::SIGNATURE, &SIGNATURE);
-        let _ = fw_cfg.add(key::ID, &INTERFACES.to_le_bytes());
-        fw_cfg
+            registers: Registers::default(),
+        }
     }
 
-    /// Forgets selection and DMA address.
+    /// Selects the signature, as after power-on. Items stay.
     pub fn reset(&mut self, _cx: &mut Context<'_>) {
-        self.state = State::default();
+        self.registers = Registers::default();
     }
 
-    /// Adds an item with a copy of `bytes`, at most 64; integers are little-endian.
-    pub fn add(&mut self, key: u16, bytes: &[u8]) -> Result<(), ItemError> {
-        let content = Content::Inline(bytes.try_into().map_err(|_| ItemError)?);
-        self.items.push((key, content)).map_err(|_| ItemError)
-    }
-
-    /// Adds an item whose content the host lends.
-    pub fn lend(&mut self, key: u16, bytes: &'m [u8]) -> Result<(), ItemError> {
-        u32::try_from(bytes.len()).map_err(|_| ItemError)?;
-        self.items
-            .push((key, Content::Lent(bytes)))
-            .map_err(|_| ItemError)
-    }
-
-    /// Adds a file with a copy of `bytes`, at most 64. All are added before the guest runs.
-    pub fn add_file(&mut self, name: &'static str, bytes: &[u8]) -> Result<(), ItemError> {
-        if name.len() >= FILE_NAME_MAX {
-            return Err(ItemError);
+    /// Adds a numbered item. Only before the guest runs.
+    pub fn add(&mut self, key: u16, content: Content<'m>) -> Result<(), FwCfgError> {
+        let own = key == keys::FILE_DIR || key & keys::WRITE_CHANNEL != 0;
+        let file = (keys::FILE_FIRST..keys::FILE_FIRST + FILES_MAX as u16).contains(&key);
+        if own || file || self.items.iter().any(|item| item.key == key) {
+            return Err(FwCfgError::Taken);
         }
-        let content = Content::Inline(bytes.try_into().map_err(|_| ItemError)?);
-        let at = self.files.partition_point(|file| file.name < name);
+        check_size(&content)?;
+        let item = Item { key, content };
+        self.items.push(item).map_err(|_| FwCfgError::ItemsFull)
+    }
+
+    /// Adds a numbered item of 16 bits.
+    pub fn add_u16(&mut self, key: u16, value: u16) -> Result<(), FwCfgError> {
+        self.add(key, Content::inline(&value.to_le_bytes()))
+    }
+
+    /// Adds a numbered item of 32 bits.
+    pub fn add_u32(&mut self, key: u16, value: u32) -> Result<(), FwCfgError> {
+        self.add(key, Content::inline(&value.to_le_bytes()))
+    }
+
+    /// Adds a numbered item of 64 bits.
+    pub fn add_u64(&mut self, key: u16, value: u64) -> Result<(), FwCfgError> {
+        self.add(key, Content::inline(&value.to_le_bytes()))
+    }
+
+    /// Adds a numbered item that the host lends: a kernel, a command line.
+    pub fn add_bytes(&mut self, key: u16, bytes: &'m [u8]) -> Result<(), FwCfgError> {
+        self.add(key, Content::Lent(bytes))
+    }
+
+    /// Adds a file, in its place by name: keys of later files move up. Only before the guest runs.
+    pub fn add_file(&mut self, name: &str, content: Content<'m>) -> Result<(), FwCfgError> {
+        if name.is_empty() || name.contains('\0') {
+            return Err(FwCfgError::Name);
+        }
+        check_size(&content)?;
+        let index = match self
+            .files
+            .binary_search_by(|file| file.name.as_str().cmp(name))
+        {
+            Ok(_) => return Err(FwCfgError::Taken),
+            Err(index) => index,
+        };
+        let name = name.try_into().map_err(|_| FwCfgError::Name)?;
+        let file = File { name, content };
         self.files
-            .insert(at, File { name, content })
-            .map_err(|_| ItemError)
+            .insert(index, file)
+            .map_err(|_| FwCfgError::FilesFull)
     }
 
-    /// Copies from the selected item, zeros behind its end, and advances.
-    pub fn read_data(&mut self, to: &mut [u8]) {
-        let offset = self.state.offset;
-        let mut chunk = Chunk { offset, to };
-        match self.state.selector {
-            key::FILE_DIR => self.read_directory(&mut chunk),
-            selector => chunk.fill(self.content(selector)),
+    /// The key of a file, once all are there.
+    pub fn file_key(&self, name: &str) -> Option<u16> {
+        let index = self.files.iter().position(|file| file.name == name)?;
+        Some(keys::FILE_FIRST + index as u16)
+    }
+
+    /// Reads on in the selected item: what as many byte reads of the data register would give. The
+    /// way for string input.
+    pub fn read_data(&mut self, buffer: &mut [u8]) {
+        let left = self.left();
+        let length = buffer.len().min(left as usize);
+        let (data, rest) = buffer.split_at_mut(length);
+        let offset = self.registers.offset as usize;
+        match self.selected(self.registers.key) {
+            Some(Selected::Bytes(bytes)) => {
+                data.copy_from_slice(bytes.get(offset..offset + length).unwrap_or(&[]));
+            }
+            Some(Selected::Directory) => {
+                for (i, byte) in data.iter_mut().enumerate() {
+                    *byte = self.directory_byte(offset + i);
+                }
+            }
+            None => {}
         }
-        self.state.offset = offset.saturating_add(to.len() as u32);
+        rest.fill(0);
+        self.registers.offset += length as u32;
     }
 
-    fn content(&self, selector: u16) -> &[u8] {
-        let file = selector.checked_sub(key::FILE_FIRST).map(usize::from);
-        if let Some(file) = file.and_then(|index| self.files.get(index)) {
-            return file.content.bytes();
+    fn selected(&self, key: u16) -> Option<Selected<'_>> {
+        if key == keys::FILE_DIR {
+            return Some(Selected::Directory);
         }
-        let item = self.items.iter().find(|(key, _)| *key == selector);
-        item.map_or(&[], |(_, content)| content.bytes())
+        let file = key.checked_sub(keys::FILE_FIRST);
+        let file = file.and_then(|index| self.files.get(usize::from(index)));
+        let content = match file {
+            Some(file) => &file.content,
+            None => &self.items.iter().find(|item| item.key == key)?.content,
+        };
+        Some(Selected::Bytes(content.bytes()))
     }
 
-    fn read_directory(&self, chunk: &mut Chunk<'_>) {
-        let count = (self.files.len() as u32).to_be_bytes();
-        chunk.to.fill(0);
-        chunk.put(0, &count);
-        for (index, file) in self.files.iter().enumerate() {
-            let mut entry = [0; FILE_ENTRY];
-            let size = file.content.bytes().len() as u32;
-            entry[..4].copy_from_slice(&size.to_be_bytes());
-            let key = key::FILE_FIRST + index as u16;
-            entry[4..6].copy_from_slice(&key.to_be_bytes());
-            entry[8..8 + file.name.len()].copy_from_slice(file.name.as_bytes());
-            chunk.put(count.len() + index * FILE_ENTRY, &entry);
+    /// Bytes of an item; 0 where there is none.
+    fn length(&self, key: u16) -> u32 {
+        match self.selected(key) {
+            Some(Selected::Bytes(bytes)) => bytes.len() as u32,
+            Some(Selected::Directory) => (4 + DIR_ENTRY * self.files.len()) as u32,
+            None => 0,
         }
     }
 
-    fn select(&mut self, selector: u16) {
-        self.state.selector = selector & !WRITE_CHANNEL;
-        self.state.offset = 0;
+    /// Bytes of the selected item that have not been read yet.
+    fn left(&self) -> u32 {
+        let Registers { key, offset, .. } = self.registers;
+        self.length(key).saturating_sub(offset)
     }
 
-    /// Carries out the access whose structure lies at the DMA address, and writes the outcome
-    /// back to its control field. The structure and what it points to are the guest's.
-    fn dma(&mut self, cx: &mut Context<'_>) {
-        let at = core::mem::take(&mut self.state.dma_address);
-        let mut access = [0; DMA_ACCESS];
-        if cx.ram.read(at, &mut access).is_err() {
-            let _ = cx.ram.write(at, &DMA_ERROR.to_be_bytes());
+    /// The directory: a count, then size, key, 16 reserved bits and name of each file.
+    fn directory_byte(&self, offset: usize) -> u8 {
+        let Some(at) = offset.checked_sub(4) else {
+            return (self.files.len() as u32).to_be_bytes()[offset];
+        };
+        let (index, at) = (at / DIR_ENTRY, at % DIR_ENTRY);
+        let Some(file) = self.files.get(index) else {
+            return 0;
+        };
+        let size = file.content.bytes().len() as u32;
+        let key = keys::FILE_FIRST + index as u16;
+        match at {
+            0..4 => size.to_be_bytes()[at],
+            4..6 => key.to_be_bytes()[at - 4],
+            6..8 => 0,
+            _ => file.name.as_bytes().get(at - 8).copied().unwrap_or(0),
+        }
+    }
+
+    fn select(&mut self, key: u16) {
+        self.registers.key = key & !keys::WRITE_CHANNEL;
+        self.registers.offset = 0;
+    }
+
+    /// Runs the transfer whose description is at `gpa`: control, length (32 bits each) and address
+    /// (64 bits), big-endian. Control is written back as 0, or as the error bit alone.
+    fn transfer(&mut self, cx: &mut Context<'_>, gpa: u64) {
+        let mut request = [0; 16];
+        if cx.ram.read(gpa, &mut request).is_err() {
+            // Best effort: there is no other way to tell.
+            let _ = cx.ram.write(gpa, &CTL_ERROR.to_be_bytes());
             return;
         }
-        let [c0, c1, c2, c3, l0, l1, l2, l3, address @ ..] = access;
-        let control = u32::from_be_bytes([c0, c1, c2, c3]);
-        let length = u32::from_be_bytes([l0, l1, l2, l3]);
-        let address = u64::from_be_bytes(address);
-        if control & DMA_SELECT != 0 {
+        let request = u128::from_be_bytes(request);
+        let (control, length, address) = (
+            (request >> 96) as u32,
+            (request >> 64) as u32,
+            request as u64,
+        );
+        if control & CTL_SELECT != 0 {
             self.select((control >> 16) as u16);
         }
-        let failed = if control & DMA_READ != 0 {
-            self.dma_read(cx.ram, address, length).is_err()
-        } else if control & DMA_WRITE != 0 {
-            true
+        let failed = if control & CTL_READ != 0 {
+            self.transfer_in(cx, address, length)
+        } else if control & CTL_WRITE != 0 {
+            self.registers.offset += length.min(self.left());
+            length != 0 // all items are read-only
         } else {
-            if control & DMA_SKIP != 0 {
-                self.state.offset = self.state.offset.saturating_add(length);
+            if control & CTL_SKIP != 0 {
+                self.registers.offset += length.min(self.left());
             }
             false
         };
-        let outcome = if failed { DMA_ERROR } else { 0 };
-        let _ = cx.ram.write(at, &outcome.to_be_bytes());
+        let answer = if failed { CTL_ERROR } else { 0 };
+        // The request was in RAM a moment ago; should it be gone, nobody waits for the answer.
+        let _ = cx.ram.write(gpa, &answer.to_be_bytes());
     }
 
-    fn dma_read(
-        &mut self,
-        ram: &dyn GuestRam,
-        mut gpa: u64,
-        mut length: u32,
-    ) -> Result<(), crate::memory::RamError> {
-        let mut chunk = [0; 512];
-        while length > 0 {
-            // The content itself goes straight to the guest; what is made up goes by chunks.
-            let from = self.state.offset as usize;
-            let content = self.content(self.state.selector);
-            let part = match content.get(from..) {
-                Some(rest @ [_, ..]) => &rest[..rest.len().min(length as usize)],
-                _ => {
-                    let part = chunk.len().min(length as usize);
-                    let offset = self.state.offset;
-                    self.read_data(&mut chunk[..part]);
-                    self.state.offset = offset;
-                    &chunk[..part]
-                }
-            };
-            ram.write(gpa, part)?;
-            let done = part.len() as u32;
-            self.state.offset = self.state.offset.saturating_add(done);
-            gpa = gpa.wrapping_add(done.into());
-            length -= done;
+    /// Copies `length` bytes of the selected item to `gpa`, zeros after its end. Returns whether
+    /// that met an address without RAM.
+    fn transfer_in(&mut self, cx: &mut Context<'_>, gpa: u64, length: u32) -> bool {
+        let Registers { key, offset, .. } = self.registers;
+        let now = length.min(self.left());
+        if let Some(Selected::Bytes(bytes)) = self.selected(key) {
+            let from = offset as usize;
+            let bytes = bytes.get(from..from + now as usize).unwrap_or(&[]);
+            let failed = cx.ram.write(gpa, bytes).is_err();
+            self.registers.offset += now;
+            return failed || zeros(cx, gpa.wrapping_add(now.into()), length - now);
         }
-        Ok(())
-    }
-}
-
-/// A part of an item that is being read: `to` holds its bytes from `offset` on.
-struct Chunk<'a> {
-    offset: u32,
-    to: &'a mut [u8],
-}
-
-impl Chunk<'_> {
-    /// Fills the part from the whole item.
-    fn fill(&mut self, item: &[u8]) {
-        let rest = item.get(self.offset as usize..).unwrap_or(&[]);
-        let length = rest.len().min(self.to.len());
-        self.to[..length].copy_from_slice(&rest[..length]);
-        self.to[length..].fill(0);
-    }
-
-    /// Puts what falls into the part of `bytes`, which stand at `at` in the item.
-    fn put(&mut self, at: usize, bytes: &[u8]) {
-        let offset = self.offset as usize;
-        for (i, byte) in bytes.iter().enumerate() {
-            let place = (at + i).checked_sub(offset);
-            if let Some(room) = place.and_then(|place| self.to.get_mut(place)) {
-                *room = *byte;
+        let mut gpa = gpa;
+        let mut left = now;
+        while left > 0 {
+            let mut entry = [0; DIR_ENTRY];
+            let part = left.min(DIR_ENTRY as u32);
+            let entry = &mut entry[..part as usize];
+            self.read_data(entry);
+            if cx.ram.write(gpa, entry).is_err() {
+                return true;
             }
+            gpa = gpa.wrapping_add(part.into());
+            left -= part;
+        }
+        zeros(cx, gpa, length - now)
+    }
+
+    /// One byte of an access that is not a whole register.
+    fn byte(&mut self, offset: u16) -> u8 {
+        match offset {
+            SELECTOR | DATA => {
+                let mut byte = [0];
+                self.read_data(&mut byte);
+                byte[0]
+            }
+            DMA_HIGH..PORTS if self.dma_enabled => DMA_SIGNATURE[usize::from(offset - DMA_HIGH)],
+            _ => 0xff,
         }
     }
 }
 
-impl Default for FwCfg<'_> {
-    fn default() -> Self {
-        Self::new()
+fn check_size(content: &Content<'_>) -> Result<(), FwCfgError> {
+    match u32::try_from(content.bytes().len()) {
+        Ok(_) => Ok(()),
+        Err(_) => Err(FwCfgError::Size),
     }
+}
+
+/// Writes zeros to RAM, up to the first address without. Returns whether there was one.
+fn zeros(cx: &mut Context<'_>, mut gpa: u64, mut length: u32) -> bool {
+    const ZEROS: [u8; 4096] = [0; 4096];
+    while length > 0 {
+        let part = length.min(ZEROS.len() as u32);
+        if cx.ram.write(gpa, &ZEROS[..part as usize]).is_err() {
+            return true;
+        }
+        gpa = gpa.wrapping_add(part.into());
+        length -= part;
+    }
+    false
 }
 
 impl PortDevice for FwCfg<'_> {
     const WIDEST: Width = Width::Dword;
 
+    /// The selector can not be read: a wide access there gives 0, and bytes read the data register.
     fn pio_read(&mut self, _cx: &mut Context<'_>, offset: u16, width: Width) -> u32 {
-        match (offset, width) {
-            // The selector can not be read back: a byte read there is one of the data register, as on QEMU.
-            (0 | 1, Width::Byte) => {
-                let mut byte = [0];
-                self.read_data(&mut byte);
-                byte[0].into()
-            }
-            (4..12, _) => {
-                // Big-endian: the first port has the highest byte.
-                let bytes = DMA_SIGNATURE.to_be_bytes();
-                let from = usize::from(offset) - 4;
-                let bytes = &bytes[from..(from + width as usize).min(8)];
-                bytes
-                    .iter()
-                    .rev()
-                    .fold(0, |value, byte| value << 8 | u32::from(*byte))
-            }
-            // Nobody's ports between the two halves.
-            (2..4, _) => u32::MAX,
-            _ => 0,
+        if offset == SELECTOR && width != Width::Byte {
+            return 0;
         }
+        (0..u16::from(width.bytes().min(4))).fold(0, |value, i| {
+            value | u32::from(self.byte(offset.saturating_add(i))) << (8 * i)
+        })
     }
 
+    /// Counts are a word to the selector and a double word to either half of the DMA address; all
+    /// else is dropped.
     fn pio_write(&mut self, cx: &mut Context<'_>, offset: u16, width: Width, value: u32) {
         match (offset, width) {
-            (0, Width::Word) => self.select(value as u16),
-            (4, Width::Dword) => {
-                self.state.dma_address = u64::from(value.swap_bytes()) << 32;
+            (SELECTOR, Width::Word) => self.select(value as u16),
+            (DMA_HIGH, Width::Dword) if self.dma_enabled => {
+                self.registers.dma_high = value.swap_bytes();
             }
-            // Writing the low half starts the access.
-            (8, Width::Dword) => {
-                self.state.dma_address |= u64::from(value.swap_bytes());
-                self.dma(cx);
+            (DMA_LOW, Width::Dword) if self.dma_enabled => {
+                let high = core::mem::take(&mut self.registers.dma_high);
+                let gpa = u64::from(high) << 32 | u64::from(value.swap_bytes());
+                self.transfer(cx, gpa);
             }
-            // The data register takes nothing since there is the DMA interface.
             _ => {}
         }
     }
 }
 
 impl SavedState for FwCfg<'_> {
-    const NAME: &'static str = "fw_cfg";
+    const NAME: &'static str = "fw_cfg_io";
     const VERSION: u16 = 1;
-    type Saved = Saved;
+    type Saved = SavedFwCfg;
 
-    fn save(&self) -> Saved {
-        let State {
-            selector,
+    fn save(&self) -> SavedFwCfg {
+        let Registers {
+            key,
             offset,
-            dma_address,
-        } = self.state;
-        Saved {
-            selector,
+            dma_high,
+        } = self.registers;
+        SavedFwCfg {
+            key,
             offset,
-            dma_address,
+            dma_high,
         }
     }
 
-    fn load(&mut self, saved: Saved, _cx: &mut Context<'_>) -> Result<(), StateError> {
-        let Saved {
-            selector,
+    fn load(&mut self, saved: SavedFwCfg, _cx: &mut Context<'_>) -> Result<(), StateError> {
+        let SavedFwCfg {
+            key,
             offset,
-            dma_address,
+            dma_high,
         } = saved;
-        if selector & WRITE_CHANNEL != 0 && selector != key::INVALID {
-            return Err(StateError::Invalid("selector"));
+        if key & keys::WRITE_CHANNEL != 0 {
+            return Err(StateError::Invalid("key"));
         }
-        self.state = State {
-            selector,
+        if offset > self.length(key) {
+            return Err(StateError::Invalid("offset"));
+        }
+        self.registers = Registers {
+            key,
             offset,
-            dma_address,
+            dma_high,
         };
         Ok(())
     }
@@ -427,105 +515,269 @@ impl SavedState for FwCfg<'_> {
 mod tests {
     use super::*;
     use crate::devices::testing::Bench;
+    use crate::memory::GuestRam;
+    use crate::state::lifecycle_tests;
 
-    crate::state::lifecycle_tests!(FwCfg<'static>, FwCfg::new(), |device, bench| {
-        device.pio_write(&mut bench.context(), 0, Width::Word, key::ID.into());
-        bench.inb(device, 1);
+    lifecycle_tests!(FwCfg<'static>, FwCfg::new(true), |device, bench| {
+        select(device, bench, keys::ID);
+        assert_eq!(bench.inb(device, DATA), 3);
+        device.pio_write(&mut bench.context(), DMA_HIGH, Width::Dword, 0x0100_0000);
     });
 
-    fn select(bench: &mut Bench, device: &mut FwCfg<'_>, key: u16) {
-        device.pio_write(&mut bench.context(), 0, Width::Word, key.into());
+    fn select(device: &mut FwCfg<'_>, bench: &mut Bench, key: u16) {
+        device.pio_write(&mut bench.context(), SELECTOR, Width::Word, key.into());
     }
 
-    fn dma(bench: &mut Bench, device: &mut FwCfg<'_>, control: u32, length: u32, gpa: u64) -> u32 {
-        bench.ram.write(0x100, &control.to_be_bytes()).unwrap();
-        bench.ram.write(0x104, &length.to_be_bytes()).unwrap();
-        bench.ram.write(0x108, &gpa.to_be_bytes()).unwrap();
-        device.pio_write(&mut bench.context(), 4, Width::Dword, 0);
-        device.pio_write(&mut bench.context(), 8, Width::Dword, 0x100u32.swap_bytes());
-        let mut outcome = [0; 4];
-        bench.ram.read(0x100, &mut outcome).unwrap();
-        u32::from_be_bytes(outcome)
+    fn item<const N: usize>(device: &mut FwCfg<'_>, bench: &mut Bench, key: u16) -> [u8; N] {
+        select(device, bench, key);
+        core::array::from_fn(|_| bench.inb(device, DATA))
+    }
+
+    /// Where the tests put the description of a transfer, and the transfer itself.
+    const REQUEST: u64 = 0x1000;
+    const BUFFER: u64 = 0x2000;
+
+    /// Runs one transfer and returns control as it is afterwards.
+    fn dma(device: &mut FwCfg<'_>, bench: &mut Bench, control: u32, length: u32, to: u64) -> u32 {
+        let request = u128::from(control) << 96 | u128::from(length) << 64 | u128::from(to);
+        bench.ram.write(REQUEST, &request.to_be_bytes()).unwrap();
+        let low = (REQUEST as u32).swap_bytes();
+        device.pio_write(&mut bench.context(), DMA_LOW, Width::Dword, low);
+        let mut control = [0; 4];
+        bench.ram.read(REQUEST, &mut control).unwrap();
+        u32::from_be_bytes(control)
+    }
+
+    fn buffer(bench: &Bench) -> [u8; 8] {
+        let mut bytes = [0; 8];
+        bench.ram.read(BUFFER, &mut bytes).unwrap();
+        bytes
     }
 
     #[test]
-    fn signature_and_what_lies_behind() {
-        let (mut bench, mut device) = (Bench::new(), FwCfg::new());
-        assert_eq!(bench.inb(&mut device, 1), b'Q', "selected from the start");
-        select(&mut bench, &mut device, key::SIGNATURE);
-        let read: [u8; 6] = core::array::from_fn(|_| bench.inb(&mut device, 1));
-        assert_eq!(&read, b"QEMU\0\0");
-        let high = device.pio_read(&mut bench.context(), 4, Width::Dword);
-        assert_eq!(high.to_le_bytes(), *b"QEMU");
-        let low = device.pio_read(&mut bench.context(), 8, Width::Dword);
-        assert_eq!(low.to_le_bytes(), *b" CFG");
+    fn signature_and_id() {
+        let (mut device, mut bench) = (FwCfg::new(true), Bench::new());
+        let (d, b) = (&mut device, &mut bench);
+        assert_eq!(b.inb(d, DATA), b'Q', "selected after power-on");
+        assert_eq!(item(d, b, keys::SIGNATURE), *b"QEMU\0\0");
+        assert_eq!(item(d, b, keys::SIGNATURE | keys::WRITE_CHANNEL), *b"QEMU");
+        assert_eq!(item(d, b, keys::ID), [3, 0, 0, 0, 0]);
+        assert_eq!(item(d, b, keys::ARCH_LOCAL), [0; 4], "no alias of key 0");
+        let mut plain = FwCfg::new(false);
+        assert_eq!(item(&mut plain, b, keys::ID), [1, 0, 0, 0]);
+        assert_eq!(
+            plain.pio_read(&mut b.context(), DMA_HIGH, Width::Dword),
+            u32::MAX
+        );
+    }
+
+    /// Observed with QEMU 7.2.
+    #[test]
+    fn widths() {
+        let (mut device, mut bench) = (FwCfg::new(true), Bench::new());
+        let (d, cx) = (&mut device, &mut bench.context());
+        for (offset, width, expected) in [
+            (SELECTOR, Width::Byte, 0x51),
+            (SELECTOR, Width::Word, 0),
+            (SELECTOR, Width::Dword, 0),
+            (DATA, Width::Word, 0xff45),
+            (DATA, Width::Dword, 0x51ff_ff4d),
+            (2, Width::Byte, 0xff),
+            (3, Width::Byte, 0xff),
+            (DMA_HIGH, Width::Dword, 0x554d_4551),
+            (DMA_LOW, Width::Dword, 0x4746_4320),
+            (DMA_HIGH, Width::Byte, 0x51),
+            (DMA_HIGH + 2, Width::Word, 0x554d),
+        ] {
+            let value = d.pio_read(cx, offset, width);
+            assert_eq!(value, expected, "{offset} {width:?}");
+        }
+        d.pio_write(cx, SELECTOR, Width::Word, keys::ID.into());
+        d.pio_write(cx, SELECTOR, Width::Byte, 0);
+        d.pio_write(cx, SELECTOR, Width::Dword, 0);
+        d.pio_write(cx, DATA, Width::Byte, 0xff);
+        d.pio_write(cx, DATA, Width::Word, 0);
+        assert_eq!(d.pio_read(cx, DATA, Width::Byte), 3);
     }
 
     #[test]
     fn directory_is_sorted() {
-        let (mut bench, mut device) = (Bench::new(), FwCfg::new());
-        device.add_file("etc/two", &[1, 2]).unwrap();
-        device.add_file("etc/one", &[3]).unwrap();
-        select(&mut bench, &mut device, key::FILE_DIR);
-        let mut directory = [0; 4 + 3 * FILE_ENTRY];
-        device.read_data(&mut directory);
-        assert_eq!(directory[..4], [0, 0, 0, 2]);
-        assert_eq!(directory[4..12], [0, 0, 0, 1, 0, 0x20, 0, 0]);
-        assert_eq!(&directory[12..20], b"etc/one\0");
-        assert_eq!(directory[68..76], [0, 0, 0, 2, 0, 0x21, 0, 0]);
-        assert!(
-            directory[4 + 2 * FILE_ENTRY..]
-                .iter()
-                .all(|byte| *byte == 0)
-        );
-        select(&mut bench, &mut device, 0x21);
-        assert_eq!(bench.inb(&mut device, 1), 1);
-        assert_eq!(bench.inb(&mut device, 1), 2);
-    }
-
-    #[test]
-    fn dma_reads_skips_and_selects() {
-        static KERNEL: [u8; 2000] = [7; 2000];
-        let (mut bench, mut device) = (Bench::new(), FwCfg::new());
-        device.lend(key::KERNEL_DATA, &KERNEL).unwrap();
-        let select = DMA_SELECT | u32::from(key::KERNEL_DATA) << 16;
-        assert_eq!(dma(&mut bench, &mut device, select | DMA_SKIP, 1990, 0), 0);
-        bench.ram.write(0x200, &[0xee; 20]).unwrap();
-        assert_eq!(dma(&mut bench, &mut device, DMA_READ, 16, 0x200), 0);
-        let mut read = [0; 20];
-        bench.ram.read(0x200, &mut read).unwrap();
-        assert_eq!(read[..10], [7; 10]);
-        assert_eq!(read[10..16], [0; 6]);
-        assert_eq!(read[16..], [0xee; 4]);
-    }
-
-    #[test]
-    fn dma_errors() {
-        let (mut bench, mut device) = (Bench::new(), FwCfg::new());
-        let select = DMA_SELECT | u32::from(key::ID) << 16;
-        assert_eq!(
-            dma(&mut bench, &mut device, select | DMA_WRITE, 4, 0x200),
-            DMA_ERROR
-        );
-        assert_eq!(
-            dma(&mut bench, &mut device, select | DMA_READ, 4, u64::MAX - 1),
-            DMA_ERROR
-        );
-        assert_eq!(
-            dma(&mut bench, &mut device, select | DMA_READ, u32::MAX, 0x200),
-            DMA_ERROR
-        );
-        // A structure that is not in RAM.
-        device.pio_write(&mut bench.context(), 8, Width::Dword, 0xffff_ffff);
-    }
-
-    #[test]
-    fn limits() {
-        let mut device = FwCfg::new();
-        assert_eq!(device.add(1000, &[0; 65]), Err(ItemError));
-        for i in 0..FILES_MAX {
-            assert_eq!(device.add_file("f", &[i as u8]), Ok(()));
+        let (mut device, mut bench) = (FwCfg::new(true), Bench::new());
+        let d = &mut device;
+        d.add_file("etc/b", Content::Lent(b"bb")).unwrap();
+        d.add_file("bootorder", Content::Lent(&[])).unwrap();
+        d.add_file("etc/a", Content::inline(b"a")).unwrap();
+        assert_eq!(d.file_key("etc/a"), Some(0x21));
+        assert_eq!(d.file_key("etc/c"), None);
+        let bytes: [u8; 4 + 4 * 64] = item(d, &mut bench, keys::FILE_DIR);
+        let mut expected = [0; 4 + 4 * 64];
+        expected[3] = 3;
+        for (i, (size, name)) in [(0, "bootorder"), (1, "etc/a"), (2, "etc/b")]
+            .into_iter()
+            .enumerate()
+        {
+            let entry = &mut expected[4 + 64 * i..];
+            entry[3] = size;
+            entry[5] = 0x20 + i as u8;
+            entry[8..8 + name.len()].copy_from_slice(name.as_bytes());
         }
-        assert_eq!(device.add_file("g", &[]), Err(ItemError));
+        assert_eq!(bytes, expected);
+        assert_eq!(item(d, &mut bench, 0x22), *b"bb\0");
+        // The same through DMA.
+        let control = u32::from(keys::FILE_DIR) << 16 | CTL_SELECT | CTL_READ;
+        assert_eq!(dma(d, &mut bench, control, 260, BUFFER), 0);
+        let mut copy = [0xff; 260];
+        bench.ram.read(BUFFER, &mut copy).unwrap();
+        assert_eq!(copy, expected);
+    }
+
+    #[test]
+    fn items_are_added_once_and_up_to_the_limit() {
+        let mut device = FwCfg::new(true);
+        let d = &mut device;
+        d.add_u16(keys::NB_CPUS, 4).unwrap();
+        d.add_u32(keys::IRQ0_OVERRIDE, 1).unwrap();
+        d.add_u64(keys::RAM_SIZE, 5 << 30).unwrap();
+        d.add_bytes(keys::KERNEL_DATA, b"kernel").unwrap();
+        for key in [
+            keys::NB_CPUS,
+            keys::SIGNATURE,
+            keys::FILE_DIR,
+            keys::FILE_FIRST,
+            0x3f,
+            0x4005,
+        ] {
+            assert_eq!(d.add_u16(key, 1), Err(FwCfgError::Taken), "{key:#x}");
+        }
+        let mut bench = Bench::new();
+        assert_eq!(item(d, &mut bench, keys::NB_CPUS), [4, 0, 0]);
+        assert_eq!(
+            item(d, &mut bench, keys::RAM_SIZE),
+            [0, 0, 0, 0x40, 1, 0, 0, 0]
+        );
+        assert_eq!(item(d, &mut bench, keys::IRQ0_OVERRIDE), [1, 0, 0, 0]);
+        assert_eq!(item(d, &mut bench, keys::KERNEL_DATA), *b"kernel\0");
+        while d.items.len() < ITEMS_MAX {
+            d.add_u16(0x100 + d.items.len() as u16, 0).unwrap();
+        }
+        assert_eq!(d.add_u16(0x200, 0), Err(FwCfgError::ItemsFull));
+        let text = Content::Lent(b"x");
+        for name in ["", "a\0b", &"n".repeat(56)] {
+            assert_eq!(d.add_file(name, text.clone()), Err(FwCfgError::Name));
+        }
+        d.add_file(&"n".repeat(55), text.clone()).unwrap();
+        let again = d.add_file(&"n".repeat(55), text.clone());
+        assert_eq!(again, Err(FwCfgError::Taken));
+        for i in 1..FILES_MAX {
+            d.add_file(&std::format!("opt/{i}"), text.clone()).unwrap();
+        }
+        assert_eq!(d.add_file("opt/z", text), Err(FwCfgError::FilesFull));
+    }
+
+    #[test]
+    fn string_input_goes_on_where_bytes_stopped() {
+        let (mut device, mut bench) = (FwCfg::new(true), Bench::new());
+        device.add_bytes(keys::KERNEL_DATA, b"thimble").unwrap();
+        assert_eq!(item(&mut device, &mut bench, keys::KERNEL_DATA), *b"th");
+        let mut bytes = [0xff; 3];
+        device.read_data(&mut bytes);
+        assert_eq!(&bytes, b"imb");
+        let mut bytes = [0xff; 4];
+        device.read_data(&mut bytes);
+        assert_eq!(&bytes, b"le\0\0");
+        select(&mut device, &mut bench, 0x7fff);
+        device.read_data(&mut bytes);
+        assert_eq!(bytes, [0; 4]);
+    }
+
+    /// Observed with QEMU 7.2, transfer by transfer.
+    #[test]
+    fn transfers() {
+        let (mut device, mut bench) = (FwCfg::new(true), Bench::new());
+        let (d, b) = (&mut device, &mut bench);
+        assert_eq!(dma(d, b, CTL_SELECT | CTL_READ, 4, BUFFER), 0);
+        assert_eq!(buffer(b), *b"QEMU\0\0\0\0");
+        b.ram.write(BUFFER, &[0xaa; 8]).unwrap();
+        assert_eq!(dma(d, b, CTL_READ, 8, BUFFER), 0, "zeros past the end");
+        assert_eq!(buffer(b), [0; 8]);
+        assert_eq!(dma(d, b, CTL_SELECT | CTL_SKIP, 2, BUFFER), 0);
+        assert_eq!(b.inb(d, DATA), b'M');
+        assert_eq!(dma(d, b, CTL_SELECT | CTL_WRITE, 4, BUFFER), CTL_ERROR);
+        assert_eq!(dma(d, b, CTL_SELECT | CTL_WRITE, 0, BUFFER), 0);
+        for also in [CTL_WRITE, CTL_SKIP] {
+            b.ram.write(BUFFER, &[0xaa; 8]).unwrap();
+            assert_eq!(dma(d, b, CTL_SELECT | CTL_READ | also, 6, BUFFER), 0);
+            assert_eq!(buffer(b), *b"QEMU\0\0\xaa\xaa", "reading goes first");
+        }
+        assert_eq!(dma(d, b, 0, 4, BUFFER), 0);
+        assert_eq!(dma(d, b, CTL_ERROR, 4, BUFFER), 0);
+        // No such item: zeros, skipping is nothing, writing an error.
+        let none = 0x30 << 16 | CTL_SELECT;
+        assert_eq!(dma(d, b, none | CTL_READ, 4, BUFFER), 0);
+        assert_eq!(buffer(b), *b"\0\0\0\0\0\0\xaa\xaa");
+        assert_eq!(dma(d, b, none | CTL_SKIP, 4, BUFFER), 0);
+        assert_eq!(dma(d, b, none | CTL_WRITE, 4, BUFFER), CTL_ERROR);
+    }
+
+    /// Observed with QEMU 7.2; the RAM here ends at 10000h.
+    #[test]
+    fn transfers_to_bad_addresses() {
+        let (mut device, mut bench) = (FwCfg::new(true), Bench::new());
+        let (d, b) = (&mut device, &mut bench);
+        let read = CTL_SELECT | CTL_READ;
+        assert_eq!(dma(d, b, read, 4, 0xfff0_0000_0000_0000), CTL_ERROR);
+        assert_eq!(dma(d, b, read, 4, u64::MAX), CTL_ERROR);
+        assert_eq!(dma(d, b, read, 4, 0xfffe), CTL_ERROR);
+        let mut end = [0; 2];
+        b.ram.read(0xfffe, &mut end).unwrap();
+        assert_eq!(&end, b"QE");
+        assert_eq!(b.inb(d, DATA), 0, "the item counts as read");
+        assert_eq!(dma(d, b, read, u32::MAX, 0xf000), CTL_ERROR);
+        let files = u32::from(keys::FILE_DIR) << 16;
+        assert_eq!(dma(d, b, files | read, 4, 0x1_0000), CTL_ERROR);
+        assert_eq!(dma(d, b, files | read, u32::MAX, 0xf000), CTL_ERROR);
+        // A description that is not in RAM, wholly or in part.
+        for low in [0x2_0000u32, 0xfff8] {
+            d.pio_write(&mut b.context(), DMA_LOW, Width::Dword, low.swap_bytes());
+        }
+        let mut control = [0; 4];
+        b.ram.read(0xfff8, &mut control).unwrap();
+        assert_eq!(control, CTL_ERROR.to_be_bytes());
+    }
+
+    /// Observed with QEMU 7.2.
+    #[test]
+    fn dma_register() {
+        let (mut device, mut bench) = (FwCfg::new(true), Bench::new());
+        let request = 10u128 << 96 | 4 << 64 | u128::from(BUFFER);
+        bench.ram.write(REQUEST, &request.to_be_bytes()).unwrap();
+        let done = |bench: &Bench| buffer(bench) != [0; 8];
+        let write = |device: &mut FwCfg<'_>, bench: &mut Bench, offset, width, value| {
+            device.pio_write(&mut bench.context(), offset, width, value);
+        };
+        write(&mut device, &mut bench, DMA_LOW + 2, Width::Word, 0x10);
+        write(&mut device, &mut bench, DMA_LOW + 2, Width::Byte, 0x10);
+        write(&mut device, &mut bench, DMA_HIGH, Width::Dword, 0x0100_0000);
+        write(&mut device, &mut bench, DMA_LOW, Width::Dword, 0x0010_0000);
+        assert!(!done(&bench), "narrow, or above RAM");
+        // The upper half lasts for one transfer.
+        write(&mut device, &mut bench, DMA_LOW, Width::Dword, 0x0010_0000);
+        assert!(done(&bench));
+    }
+
+    #[test]
+    fn refuses_impossible_state() {
+        let (mut device, mut bench) = (FwCfg::new(true), Bench::new());
+        let saved = |key, offset| SavedFwCfg {
+            key,
+            offset,
+            dma_high: 0,
+        };
+        for (key, offset, field) in [(0, 5, "offset"), (0x7, 1, "offset"), (0x4000, 0, "key")] {
+            let result = device.load(saved(key, offset), &mut bench.context());
+            assert_eq!(result, Err(StateError::Invalid(field)));
+        }
+        device.load(saved(0, 4), &mut bench.context()).unwrap();
+        assert_eq!(bench.inb(&mut device, DATA), 0);
     }
 }

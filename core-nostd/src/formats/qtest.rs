@@ -246,7 +246,7 @@ pub fn decode(
         }
         Encoding::Base64 => {
             let digits = text.trim_end_matches('=');
-            if text.len() % 4 != 0
+            if !text.len().is_multiple_of(4)
                 || text.len() - digits.len() > 2
                 || !digits.bytes().all(|c| sextet(c).is_some())
             {

@@ -3,7 +3,7 @@
 use core::fmt;
 
 use super::{
-    Board, Config, DEBUG_EXIT_MAX, DEBUGCON_MAX, Host, Irqchip, Machine, Port, PortsFull,
+    Board, Config, DEBUG_EXIT_MAX, DEBUGCON_MAX, Host, Irqchip, Machine, PciSlot, Port, PortsFull,
     RamLayout, SERIAL_MAX,
 };
 use crate::devices::class::{DeviceClass, PropertyValues};
@@ -16,12 +16,13 @@ use crate::devices::post::{self, Post};
 use crate::devices::rtc::{self, Rtc, RtcBase, RtcWiring};
 use crate::devices::serial::{self, Serial, SerialWiring};
 use crate::devices::{ConsoleId, Context, Effects, PortDevice, Width};
-use crate::firmware::fw_cfg::{self, FwCfg, ItemError, key};
+use crate::firmware::{Content, FwCfg};
+use crate::firmware::{FwCfgError, MachineFacts, fw_cfg, keys};
 use crate::irq::{IrqLine, Lines, Pic, pic};
 use crate::memory::{Backing, MapFull, MemoryMap, Region};
-use crate::pci::i440fx::{self, I440Fx};
-use crate::pci::piix3::{self, Piix3};
-use crate::pci::{ConfigAddress, ConfigMechanism1, PciFunction};
+use crate::pci::{
+    ConfigMechanism1, I440fx, PciFunction, Piix3, SlotError, Slots, i440fx, mechanism, piix3,
+};
 use crate::time::{TimerId, Timers};
 
 use super::config::HIGH_RAM_BASE;
@@ -33,6 +34,7 @@ pub static CLASSES: &[&DeviceClass] = &[
     &debugcon::CLASS,
     &fw_cfg::CLASS,
     &i440fx::CLASS,
+    &mechanism::CLASS,
     &i8042::CLASS,
     &pic::CLASS,
     &piix3::CLASS,
@@ -72,15 +74,9 @@ const ISA_IRQS: u64 = 16;
 /// Consoles behind those of the serial ports.
 const DEBUGCON_CONSOLES: u8 = SERIAL_MAX as u8;
 
-/// CONFIG_ADDRESS and CONFIG_DATA.
-const PCI_ADDRESS: u16 = 0xcf8;
-const PCI_DATA: u16 = 0xcfc;
-/// The reset control register lies in the middle of CONFIG_ADDRESS.
-const RESET_CONTROL: u16 = 0xcf9;
-
-/// Places in the bus: the host bridge and the ISA bridge.
-const HOST_BRIDGE: (u8, u8, u8) = (0, 0, 0);
-const ISA_BRIDGE: (u8, u8, u8) = (0, 1, 0);
+/// Bytes below 1 MiB where the end of the firmware image shows through, without a chipset that
+/// rules it.
+const ROM_ALIAS: u64 = 0x2_0000;
 
 /// CMOS bytes by which firmware without fw_cfg learns of the machine.
 mod cmos {
@@ -128,9 +124,15 @@ impl From<MapFull> for BuildError {
     }
 }
 
-impl From<ItemError> for BuildError {
-    fn from(_: ItemError) -> Self {
+impl From<FwCfgError> for BuildError {
+    fn from(_: FwCfgError) -> Self {
         Self::Full("fw_cfg items")
+    }
+}
+
+impl From<SlotError> for BuildError {
+    fn from(_: SlotError) -> Self {
+        Self::Full("PCI functions")
     }
 }
 
@@ -180,7 +182,7 @@ impl<'m> Machine<'m> {
     /// Builds a board and puts it into its state after power-on.
     pub fn new(config: Config<'m>) -> Result<Self, BuildError> {
         let rom = config.rom.len() as u64;
-        if rom % 0x1000 != 0 || rom > 16 << 20 {
+        if !rom.is_multiple_of(0x1000) || rom > 16 << 20 {
             return Err(BuildError::Invalid("length of the firmware image"));
         }
         let pit = PitWiring {
@@ -218,20 +220,24 @@ impl<'m> Machine<'m> {
             i8042: I8042::new(i8042),
             port92: Port92::new(),
             post: Post::new(),
-            fw_cfg: FwCfg::new(),
-            pci: ConfigMechanism1::default(),
-            i440fx: I440Fx::new(config.ram_size),
+            fw_cfg: FwCfg::new(true),
+            pci: ConfigMechanism1::new(),
+            slots: Slots::new(),
+            i440fx: I440fx::new(config.ram_size),
             piix3: Piix3::new(),
             serials: [const { None }; SERIAL_MAX],
             debugcons: heapless::Vec::new(),
             debug_exits: heapless::Vec::new(),
         };
         machine.map_ports()?;
+        if machine.board == Board::Pc {
+            machine.slots.insert(i440fx::ADDRESS, PciSlot::HostBridge)?;
+            machine.slots.insert(piix3::ADDRESS, PciSlot::IsaBridge)?;
+        }
         machine.describe(&config)?;
         machine.map = machine.build_map()?;
         machine.power_on(0);
-        // The levels that lines have from the start are no changes: nobody is to hear of them with the first access.
-        while machine.lines.take_change().is_some() {}
+        machine.settle_lines();
         Ok(machine)
     }
 
@@ -249,59 +255,40 @@ impl<'m> Machine<'m> {
         }
         ports.add(0x70, 2, Port::Rtc)?;
         ports.add(post::PORT, 1, Port::Post)?;
-        ports.add(fw_cfg::PORT, fw_cfg::PORTS, Port::FwCfg)?;
+        ports.add(fw_cfg::BASE, fw_cfg::PORTS, Port::FwCfg)?;
         if self.board == Board::Pc {
             ports.add(i8042::DATA_PORT, 1, Port::KeyboardData)?;
             ports.add(i8042::COMMAND_PORT, 1, Port::KeyboardCommand)?;
             ports.add(port92::PORT, 1, Port::Port92)?;
-            ports.add(PCI_ADDRESS, 4, Port::PciAddress)?;
-            ports.add(PCI_DATA, 4, Port::PciData)?;
+            ports.add(mechanism::CONFADD, 4, Port::PciAddress)?;
+            ports.add(mechanism::CONFDATA, 4, Port::PciData)?;
         }
         Ok(())
     }
 
     /// Tells firmware what there is, through fw_cfg and CMOS.
-    fn describe(&mut self, config: &Config<'m>) -> Result<(), ItemError> {
-        let fw = &mut self.fw_cfg;
-        fw.add(key::UUID, &config.uuid)?;
-        fw.add(key::RAM_SIZE, &config.ram_size.to_le_bytes())?;
-        fw.add(key::NOGRAPHIC, &u16::from(!config.graphics).to_le_bytes())?;
-        fw.add(key::NB_CPUS, &config.cpus.to_le_bytes())?;
-        fw.add(key::MAX_CPUS, &config.max_cpus.to_le_bytes())?;
-        fw.add(key::BOOT_MENU, &0u16.to_le_bytes())?;
-        fw.add(key::IRQ0_OVERRIDE, &1u32.to_le_bytes())?;
+    fn describe(&mut self, config: &Config<'m>) -> Result<(), FwCfgError> {
+        let (low_ram, high_ram) = (self.layout.low, self.layout.high);
+        let fw_cfg = &mut self.fw_cfg;
+        fw_cfg.add_machine(&MachineFacts {
+            uuid: config.uuid,
+            low_ram,
+            high_ram,
+            cpus: config.cpus,
+            apic_ids: config.max_cpus,
+            nographic: !config.graphics,
+            boot_menu: false,
+        })?;
         if !config.kernel.is_empty() {
-            fw.add(
-                key::KERNEL_SIZE,
-                &(config.kernel.len() as u32).to_le_bytes(),
-            )?;
-            fw.lend(key::KERNEL_DATA, config.kernel)?;
-            fw.add(
-                key::INITRD_SIZE,
-                &(config.initrd.len() as u32).to_le_bytes(),
-            )?;
-            fw.lend(key::INITRD_DATA, config.initrd)?;
+            fw_cfg.add_u32(keys::KERNEL_SIZE, config.kernel.len() as u32)?;
+            fw_cfg.add(keys::KERNEL_DATA, Content::Lent(config.kernel))?;
+            fw_cfg.add_u32(keys::INITRD_SIZE, config.initrd.len() as u32)?;
+            fw_cfg.add(keys::INITRD_DATA, Content::Lent(config.initrd))?;
             // Behind the end items read as zeros, so that the final NUL is there.
-            fw.add(
-                key::CMDLINE_SIZE,
-                &(config.cmdline.len() as u32 + 1).to_le_bytes(),
-            )?;
-            fw.lend(key::CMDLINE_DATA, config.cmdline)?;
+            fw_cfg.add_u32(keys::CMDLINE_SIZE, config.cmdline.len() as u32 + 1)?;
+            fw_cfg.add(keys::CMDLINE_DATA, Content::Lent(config.cmdline))?;
         }
-        let (low, high) = (self.layout.low, self.layout.high);
-        let mut e820 = heapless::Vec::<u8, 40>::new();
-        for (base, length) in [(0, low), (HIGH_RAM_BASE, high)] {
-            if length > 0 {
-                const RAM: u32 = 1;
-                let (base, length) = (base.to_le_bytes(), length.to_le_bytes());
-                let room = [&base[..], &length, &RAM.to_le_bytes()];
-                room.iter()
-                    .try_for_each(|b| e820.extend_from_slice(b))
-                    .map_err(|_| ItemError)?;
-            }
-        }
-        fw.add_file("etc/e820", &e820)?;
-        self.describe_in_cmos(low, high, config.cpus);
+        self.describe_in_cmos(low_ram, high_ram, config.cpus);
         Ok(())
     }
 
@@ -328,7 +315,7 @@ impl<'m> Machine<'m> {
     fn build_map(&self) -> Result<MemoryMap, MapFull> {
         let (low, high, rom) = (self.layout.low, self.layout.high, self.rom.len() as u64);
         match self.board {
-            Board::Pc => self.i440fx.memory_map(low, high, rom),
+            Board::Pc => Ok(i440fx::memory_map(low, high, rom, &self.i440fx.shadow())),
             Board::Microvm => microvm_map(low, high, rom),
             Board::None => Ok(MemoryMap::new()),
         }
@@ -431,13 +418,21 @@ impl<'m> Machine<'m> {
         self.power_on(now);
         host.memory_remapped();
         self.drain(host, now, None);
-        // Again, since the PIT's output has come by.
-        self.pic.reset(context!(self, now));
-        self.drain(host, now, None);
+    }
+
+    /// The levels that the lines have from the start are no changes: nobody is to hear of them with the first access.
+    fn settle_lines(&mut self) {
+        while let Some(change) = self.lines.take_change() {
+            let number = change.line.number();
+            if self.irqchip == Irqchip::Machine && number < 16 {
+                self.pic.set_irq(number, change.level);
+            }
+        }
     }
 
     fn power_on(&mut self, now: u64) {
-        // Lines fall with their drivers, or rise as the PIT's; then the PICs are reset, and forget what they have seen.
+        // Lines fall with their drivers; controllers forget what they have seen.
+        self.pic.reset(context!(self, now));
         if self.irqchip == Irqchip::Machine && self.board != Board::None {
             self.pit.reset(context!(self, now));
         }
@@ -446,14 +441,13 @@ impl<'m> Machine<'m> {
         self.port92.reset(context!(self, now));
         self.post.reset(context!(self, now));
         self.fw_cfg.reset(context!(self, now));
-        self.pci = ConfigMechanism1::default();
+        self.pci.reset(context!(self, now));
         self.i440fx.reset(context!(self, now));
         self.piix3.reset(context!(self, now));
         for serial in self.serials.iter_mut().flatten() {
             serial.reset(context!(self, now));
         }
         self.remap();
-        self.pic.reset(context!(self, now));
         // What the resets themselves asked for is done.
         while self.effects.take().is_some() {}
     }
@@ -498,7 +492,7 @@ impl<'m> Machine<'m> {
             Port::Port92 => self.port92.pio_read(cx, offset, width),
             Port::Post => self.post.pio_read(cx, offset, width),
             Port::FwCfg => self.fw_cfg.pio_read(cx, offset, width),
-            Port::PciAddress => self.pci_address_read(offset, width),
+            Port::PciAddress => self.pci_address_read(now, offset, width),
             Port::PciData => self.pci_read(offset, width),
             Port::Serial(index) => match &mut self.serials[usize::from(index)] {
                 Some(serial) => serial.pio_read(cx, offset, width),
@@ -562,51 +556,47 @@ impl<'m> Machine<'m> {
         }
     }
 
-    /// Reads CONFIG_ADDRESS, but for a byte read at CF9h: the reset control register lies there.
-    fn pci_address_read(&self, offset: u16, width: Width) -> u32 {
-        if (PCI_ADDRESS + offset, width) == (RESET_CONTROL, Width::Byte) {
-            return self.piix3.reset_control().into();
+    /// CONFADD, but for bytes at CF9h: the reset control register lies there.
+    fn pci_address_read(&mut self, now: u64, offset: u16, width: Width) -> u32 {
+        match (mechanism::CONFADD + offset, width) {
+            (piix3::RCR, Width::Byte) => self.piix3.pio_read(context!(self, now), 0, width),
+            _ => self.pci.address_read(width),
         }
-        self.pci.address() >> (8 * offset)
     }
 
     fn pci_address_write(&mut self, now: u64, offset: u16, width: Width, value: u32) {
-        match (PCI_ADDRESS + offset, width) {
-            (PCI_ADDRESS, Width::Dword) => self.pci.set_address(value),
-            (RESET_CONTROL, Width::Byte) => {
-                self.piix3
-                    .set_reset_control(context!(self, now), value as u8);
+        match (mechanism::CONFADD + offset, width) {
+            (piix3::RCR, Width::Byte) => {
+                self.piix3.pio_write(context!(self, now), 0, width, value);
             }
-            _ => {}
+            _ => self.pci.address_write(offset, width, value),
         }
     }
 
     fn pci_read(&self, offset: u16, width: Width) -> u32 {
-        let Some(at) = self.pci.target(offset) else {
+        let Some(target) = self.pci.target(offset) else {
             return u32::MAX;
         };
-        match place(at) {
-            HOST_BRIDGE => self.i440fx.config_read(at.register, width),
-            ISA_BRIDGE => self.piix3.config_read(at.register, width),
-            _ => u32::MAX,
+        match self.slots.get(target.address) {
+            Some(PciSlot::HostBridge) => self.i440fx.config_read(target.register, width),
+            Some(PciSlot::IsaBridge) => self.piix3.config_read(target.register, width),
+            None => u32::MAX,
         }
     }
 
     fn pci_write(&mut self, now: u64, offset: u16, width: Width, value: u32) {
-        let Some(at) = self.pci.target(offset) else {
+        let Some(target) = self.pci.target(offset) else {
             return;
         };
         let cx = context!(self, now);
-        match place(at) {
-            HOST_BRIDGE => self.i440fx.config_write(cx, at.register, width, value),
-            ISA_BRIDGE => self.piix3.config_write(cx, at.register, width, value),
-            _ => {}
+        match self.slots.get(target.address) {
+            Some(PciSlot::HostBridge) => {
+                self.i440fx.config_write(cx, target.register, width, value)
+            }
+            Some(PciSlot::IsaBridge) => self.piix3.config_write(cx, target.register, width, value),
+            None => {}
         }
     }
-}
-
-fn place(at: ConfigAddress) -> (u8, u8, u8) {
-    (at.bus, at.device, at.function)
 }
 
 /// The property `iobase` of an ISA device; all ones, and none, stand for `default`.
@@ -622,7 +612,7 @@ fn port_of(values: &PropertyValues, default: u16) -> Result<u16, DeviceError> {
 /// 4 GiB.
 fn microvm_map(low: u64, high: u64, rom: u64) -> Result<MemoryMap, MapFull> {
     const MIB: u64 = 1 << 20;
-    let alias = rom.min(i440fx::ROM_ALIAS);
+    let alias = rom.min(ROM_ALIAS);
     let ram = |gpa: u64, end: u64| Region {
         gpa,
         length: end.saturating_sub(gpa),

@@ -23,6 +23,7 @@ mod host;
 mod ports;
 pub mod qtest;
 mod run_state;
+mod state;
 
 use crate::devices::debug_exit::DebugExit;
 use crate::devices::debugcon::Debugcon;
@@ -33,13 +34,11 @@ use crate::devices::post::Post;
 use crate::devices::rtc::Rtc;
 use crate::devices::serial::Serial;
 use crate::devices::{ConsoleId, Context, Effect, Effects, Width};
-use crate::firmware::fw_cfg::FwCfg;
+use crate::firmware::FwCfg;
 use crate::irq::pic::Pic;
 use crate::irq::{IrqLine, Lines};
 use crate::memory::{Backing, GuestRam, MemoryMap};
-use crate::pci::ConfigMechanism1;
-use crate::pci::i440fx::I440Fx;
-use crate::pci::piix3::Piix3;
+use crate::pci::{ConfigMechanism1, I440fx, Piix3, Slots};
 use crate::time::Timers;
 
 pub use board::{BuildError, CLASSES, DeviceError};
@@ -48,6 +47,7 @@ pub use host::Host;
 pub use ports::PortsFull;
 use ports::{PortMap, piece};
 pub use run_state::RunState;
+pub use state::STATE_MAX;
 
 /// Serial ports that a board has at most.
 pub const SERIAL_MAX: usize = 4;
@@ -78,6 +78,13 @@ enum Port {
     DebugExit(u8),
 }
 
+/// What stands at an address of the PCI bus.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum PciSlot {
+    HostBridge,
+    IsaBridge,
+}
+
 /// A board with its devices.
 pub struct Machine<'m> {
     board: Board,
@@ -102,7 +109,8 @@ pub struct Machine<'m> {
     post: Post,
     fw_cfg: FwCfg<'m>,
     pci: ConfigMechanism1,
-    i440fx: I440Fx,
+    slots: Slots<PciSlot>,
+    i440fx: I440fx,
     piix3: Piix3,
     serials: [Option<Serial>; SERIAL_MAX],
     debugcons: heapless::Vec<Debugcon, DEBUGCON_MAX>,
@@ -341,3 +349,6 @@ impl Machine<'_> {
         serial.sent(context!(self, now), taken);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,121 +1,80 @@
-//! Intel 82371SB (PIIX3), function 0: the PCI-to-ISA bridge, with its reset control register.
+//! The 82371SB (PIIX3), function 0: PCI-to-ISA bridge with PIRQ routing and reset control.
 //!
-//! After the datasheet, Intel order number 290550. What counts here is PIRQ routing (section
-//! 2.2.8) and the reset control register at port CF9h (2.5.5); the rest keeps what is written.
-//! ELCR belongs to the interrupt controllers, the IDE and USB functions are not here.
+//! Follows Intel 290550 (82371FB and 82371SB). The edge/level registers (ELCR, section 2.5.5) are
+//! in the interrupt controller's model. The bridge's other registers (I/O recovery, chip selects,
+//! DMA types, SMI, serial IRQ …) hold what is written and do nothing, and 40h to FFh are writable
+//! throughout, as in QEMU's bridge. Its header type says that more functions follow: IDE, USB and
+//! power management are models of their own.
 
 use serde::{Deserialize, Serialize};
 
-use super::{ConfigSpace, Identity, PciFunction, SavedSpace};
+use super::config::{ConfigSpace, Identity, PciFunction, SavedConfig, reg};
+use super::mechanism::Address;
 use crate::devices::class::DeviceClass;
-use crate::devices::{Context, Effect, PowerRequest, ShutdownCause, Width};
+use crate::devices::{Context, Effect, PortDevice, PowerRequest, ShutdownCause, Width};
 use crate::state::{SavedState, StateError};
 
-/// The class, as the object model knows it.
+/// The ISA bridge. QEMU's properties of this class are those of any PCI device and do nothing for
+/// a fixed one, so that none is offered.
 pub static CLASS: DeviceClass = DeviceClass {
     name: "PIIX3",
     parent: "pci-piix3",
     bus: Some("PCI"),
-    doc: "ISA bridge",
+    doc: "ISA bridge 82371SB",
     user_creatable: false,
     properties: &[],
 };
 
-/// Multi-function, because IDE sits beside it.
-const IDENTITY: Identity = Identity {
-    vendor: 0x8086,
-    device: 0x7000,
-    revision: 0x00,
-    class: 0x06_0100,
-    header: 0x80,
-};
+/// Where the ISA bridge stands on the PC board.
+pub const ADDRESS: Address = Address::new(0, 1, 0);
 
-/// Status after reset: DEVSEL# timing medium.
-const STATUS: u16 = 0x0200;
+/// The port of the reset control register (290550, section 2.5.6).
+pub const RCR: u16 = 0xcf9;
 
-/// PIRQRC[A:D]: which interrupt each PCI interrupt pin is routed to.
-const PIRQRC: u8 = 0x60;
-/// PIRQRC: not routed.
-const PIRQ_DISABLED: u8 = 0x80;
-/// PIRQRC: the interrupt.
-const PIRQ_MASK: u8 = 0x0f;
+/// RCR, SRST: a reset by RCPU is a hard one. Readable; both kinds reset the whole machine here.
+const RCR_SRST: u8 = 1 << 1;
+/// RCR, RCPU: reset now.
+const RCR_RCPU: u8 = 1 << 2;
 
-/// Registers with other values than 0 after reset, as QEMU's PIIX3 shows them.
-const RESET_VALUES: [(u8, u8); 13] = [
-    (0x4c, 0x4d),
-    (0x4e, 0x03),
-    (PIRQRC, PIRQ_DISABLED),
-    (PIRQRC + 1, PIRQ_DISABLED),
-    (PIRQRC + 2, PIRQ_DISABLED),
-    (PIRQRC + 3, PIRQ_DISABLED),
-    (0x69, 0x02),
-    (0x70, 0x80),
-    (0x76, 0x0c),
+/// PIRQ route control A; B, C and D follow (290550, section 2.2.5).
+const PIRQRCA: u8 = 0x60;
+
+/// Interrupt inputs of the bridge: PIRQA# to PIRQD#.
+pub const PIRQS: u8 = 4;
+
+/// Status, DEVSEL# timing: medium.
+const STATUS_DEVSEL_MEDIUM: u16 = 1 << 9;
+
+/// What registers from 40h on hold after a reset, where that is not 0 (290550, section 2.2).
+const DEFAULTS: [(u8, u8); 13] = [
+    (0x4c, 0x4d), // ISA I/O recovery timer
+    (0x4e, 0x03), // X-bus chip select
+    (PIRQRCA, 0x80),
+    (PIRQRCA + 1, 0x80),
+    (PIRQRCA + 2, 0x80),
+    (PIRQRCA + 3, 0x80),
+    (0x69, 0x02), // top of memory
+    (0x70, 0x80), // motherboard IRQ route control
+    (0x76, 0x0c), // motherboard DMA control
     (0x77, 0x0c),
-    (0x78, 0x02),
-    (0xa0, 0x08),
-    (0xa8, 0x0f),
+    (0x78, 0x02), // programmable chip select
+    (0xa0, 0x08), // SMI control
+    (0xa8, 0x0f), // fast-off timer
 ];
-
-/// Reset control: the next reset is a hard one.
-const RCR_HARD: u8 = 1 << 1;
-/// Reset control: a 0 to 1 transition resets the processor.
-const RCR_RESET: u8 = 1 << 2;
 
 /// The ISA bridge.
 #[derive(Clone, Debug)]
 pub struct Piix3 {
-    space: ConfigSpace,
-    reset_control: u8,
+    config: ConfigSpace,
+    /// RCR: SRST only.
+    rcr: u8,
 }
 
-/// Saved form, version 1.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Saved {
-    space: SavedSpace,
-    reset_control: u8,
-}
-
-impl Piix3 {
-    /// The bridge after power-on.
-    pub fn new() -> Self {
-        let mut space = ConfigSpace::new(IDENTITY);
-        space.put(super::register::STATUS, &STATUS.to_le_bytes());
-        for (at, value) in RESET_VALUES {
-            space.put(at.into(), &[value]);
-        }
-        Self {
-            space,
-            reset_control: 0,
-        }
-    }
-
-    /// Puts all registers back.
-    pub fn reset(&mut self, _cx: &mut Context<'_>) {
-        *self = Self::new();
-    }
-
-    /// Which interrupt a PCI interrupt pin (0 for INTA# at device 0, and so on) is routed to.
-    pub fn pirq_route(&self, pin: u8) -> Option<u8> {
-        let route = self.space.byte(PIRQRC + pin % 4);
-        (route & PIRQ_DISABLED == 0).then_some(route & PIRQ_MASK)
-    }
-
-    /// The guest reads the reset control register, port CF9h.
-    pub fn reset_control(&self) -> u8 {
-        self.reset_control
-    }
-
-    /// The guest writes the reset control register. A soft reset resets the machine, too: there
-    /// is no state that would survive it and not a hard one.
-    pub fn set_reset_control(&mut self, cx: &mut Context<'_>, value: u8) {
-        self.reset_control = value & RCR_HARD;
-        if value & RCR_RESET != 0 {
-            cx.effects.push(Effect::Power(PowerRequest::Reset(
-                ShutdownCause::GuestReset,
-            )));
-        }
-    }
+/// Saved form of [`Piix3`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SavedPiix3 {
+    config: SavedConfig,
+    rcr: u8,
 }
 
 impl Default for Piix3 {
@@ -124,45 +83,103 @@ impl Default for Piix3 {
     }
 }
 
-impl PciFunction for Piix3 {
-    fn config_read(&self, at: u8, width: Width) -> u32 {
-        self.space.read(at, width)
+impl Piix3 {
+    /// The bridge as after power-on.
+    pub fn new() -> Self {
+        let mut config = ConfigSpace::new(Identity {
+            vendor: 0x8086,
+            device: 0x7000,
+            revision: 0,
+            class: 0x06_0100,
+            subsystem_vendor: 0x1af4,
+            subsystem: 0x1100,
+            multifunction: true,
+            interrupt_pin: 0,
+        });
+        config.preset(reg::STATUS, &STATUS_DEVSEL_MEDIUM.to_le_bytes());
+        config.allow_from(0x40);
+        for (offset, value) in DEFAULTS {
+            config.preset(offset, &[value]);
+        }
+        Self { config, rcr: 0 }
     }
 
-    fn config_write(&mut self, _cx: &mut Context<'_>, at: u8, width: Width, value: u32) {
-        self.space.write(at, width, value);
+    /// All registers go to their defaults.
+    pub fn reset(&mut self, _cx: &mut Context<'_>) {
+        self.config.reset();
+        self.rcr = 0;
+    }
+
+    /// The ISA interrupt, 0 to 15, that PIRQ `pin`, 0 to 3, is routed to; `None` if it is routed
+    /// nowhere. A value with a reserved bit set routes nowhere, as in QEMU's bridge.
+    pub fn pirq_route(&self, pin: u8) -> Option<u8> {
+        if pin >= PIRQS {
+            return None;
+        }
+        let route = self.config.byte(PIRQRCA + pin);
+        (route < 16).then_some(route)
+    }
+
+    /// Routes of all four. The board compares them before and after an access: a line that is high
+    /// moves with its route.
+    pub fn pirq_routes(&self) -> [Option<u8>; PIRQS as usize] {
+        core::array::from_fn(|pin| self.pirq_route(pin as u8))
+    }
+}
+
+/// Which PIRQ, 0 to 3, interrupt pin `pin` of a PCI slot, 0 for INTA# to 3 for INTD#, is wired to
+/// on the PC board: slot 1's INTA# ends in PIRQA#, and each further slot begins one further.
+pub const fn pirq_of(address: Address, pin: u8) -> u8 {
+    address.device().wrapping_add(3).wrapping_add(pin) % PIRQS
+}
+
+impl PciFunction for Piix3 {
+    fn config_read(&self, offset: u8, width: Width) -> u32 {
+        self.config.read(offset, width)
+    }
+
+    fn config_write(&mut self, _cx: &mut Context<'_>, offset: u8, width: Width, value: u32) {
+        self.config.write(offset, width, value);
+    }
+}
+
+/// The reset control register, one byte at [`RCR`].
+impl PortDevice for Piix3 {
+    fn pio_read(&mut self, _cx: &mut Context<'_>, _offset: u16, _width: Width) -> u32 {
+        self.rcr.into()
+    }
+
+    fn pio_write(&mut self, cx: &mut Context<'_>, _offset: u16, _width: Width, value: u32) {
+        let value = value as u8;
+        if value & RCR_RCPU != 0 {
+            let reset = PowerRequest::Reset(ShutdownCause::GuestReset);
+            cx.effects.push(Effect::Power(reset));
+        } else {
+            self.rcr = value & RCR_SRST;
+        }
     }
 }
 
 impl SavedState for Piix3 {
-    const NAME: &'static str = CLASS.name;
+    const NAME: &'static str = "PIIX3";
     const VERSION: u16 = 1;
-    type Saved = Saved;
+    type Saved = SavedPiix3;
 
-    fn save(&self) -> Saved {
-        let Self {
-            space,
-            reset_control,
-        } = self;
-        Saved {
-            space: SavedSpace::new(space),
-            reset_control: *reset_control,
+    fn save(&self) -> SavedPiix3 {
+        let Self { config, rcr } = self;
+        SavedPiix3 {
+            config: config.save(),
+            rcr: *rcr,
         }
     }
 
-    fn load(&mut self, saved: Saved, _cx: &mut Context<'_>) -> Result<(), StateError> {
-        let Saved {
-            space,
-            reset_control,
-        } = saved;
-        if !self.space.can_become(space.bytes()) {
-            return Err(StateError::Invalid("space"));
+    fn load(&mut self, saved: SavedPiix3, _cx: &mut Context<'_>) -> Result<(), StateError> {
+        let SavedPiix3 { config, rcr } = saved;
+        if rcr & !RCR_SRST != 0 {
+            return Err(StateError::Invalid("rcr"));
         }
-        if reset_control & !RCR_HARD != 0 {
-            return Err(StateError::Invalid("reset_control"));
-        }
-        self.space.put(0, space.bytes());
-        self.reset_control = reset_control;
+        self.config.load(config)?;
+        self.rcr = rcr;
         Ok(())
     }
 }
@@ -171,40 +188,99 @@ impl SavedState for Piix3 {
 mod tests {
     use super::*;
     use crate::devices::testing::Bench;
+    use crate::state::lifecycle_tests;
 
-    crate::state::lifecycle_tests!(Piix3, Piix3::new(), |device, bench| {
-        device.config_write(&mut bench.context(), PIRQRC, Width::Byte, 0x0b);
-        device.set_reset_control(&mut bench.context(), RCR_HARD);
+    lifecycle_tests!(Piix3, Piix3::new(), |device, bench| {
+        device.config_write(&mut bench.context(), PIRQRCA, Width::Dword, 0x0b0b_0a0a);
+        bench.out(device, 0, 2);
     });
 
+    /// Observed with QEMU 7.2: `-M pc`.
     #[test]
-    fn routes() {
-        let mut bench = Bench::new();
-        let mut bridge = Piix3::new();
-        assert_eq!(bridge.pirq_route(0), None);
-        bridge.config_write(&mut bench.context(), PIRQRC, Width::Dword, 0x0a0a_0b0b);
-        assert_eq!(bridge.pirq_route(1), Some(11));
-        assert_eq!(bridge.pirq_route(6), Some(10));
+    fn registers_after_power_on() {
+        let device = Piix3::new();
+        let set = [
+            (0x00, 0x7000_8086),
+            (0x04, 0x0200_0000),
+            (0x08, 0x0601_0000),
+            (0x0c, 0x0080_0000),
+            (0x2c, 0x1100_1af4),
+            (0x4c, 0x0003_004d),
+            (0x60, 0x8080_8080),
+            (0x68, 0x0000_0200),
+            (0x70, 0x0000_0080),
+            (0x74, 0x0c0c_0000),
+            (0x78, 0x0000_0002),
+            (0xa0, 0x0000_0008),
+            (0xa8, 0x0000_000f),
+        ];
+        for offset in (0..=252).step_by(4) {
+            let expected = set.iter().find(|(at, _)| *at == offset);
+            let expected = expected.map_or(0, |(_, value)| *value);
+            let value = device.config_read(offset, Width::Dword);
+            assert_eq!(value, expected, "{offset:#x}");
+        }
+    }
+
+    /// Observed with QEMU 7.2: all ones written to all registers.
+    #[test]
+    fn registers_after_all_ones() {
+        let (mut device, mut bench) = (Piix3::new(), Bench::new());
+        for offset in (0..=252).step_by(4) {
+            device.config_write(&mut bench.context(), offset, Width::Dword, u32::MAX);
+            let expected = match offset {
+                0x00 => 0x7000_8086,
+                0x04 => 0x0200_0507,
+                0x08 => 0x0601_0000,
+                0x0c => 0x0080_00ff,
+                0x2c => 0x1100_1af4,
+                0x3c => 0xff,
+                0x40.. => u32::MAX,
+                _ => 0,
+            };
+            let value = device.config_read(offset, Width::Dword);
+            assert_eq!(value, expected, "{offset:#x}");
+        }
     }
 
     #[test]
-    fn reset_control_register() {
-        let mut bench = Bench::new();
-        let mut bridge = Piix3::new();
-        bridge.set_reset_control(&mut bench.context(), 0x02);
-        assert_eq!((bridge.reset_control(), bench.effects.take()), (2, None));
-        bridge.set_reset_control(&mut bench.context(), 0x06);
-        let reset = Effect::Power(PowerRequest::Reset(ShutdownCause::GuestReset));
-        assert_eq!(bench.effects.take(), Some(reset));
-        assert_eq!(bridge.reset_control(), 2);
+    fn routes_pirqs() {
+        let (mut device, mut bench) = (Piix3::new(), Bench::new());
+        assert_eq!(device.pirq_routes(), [None; 4]);
+        device.config_write(&mut bench.context(), PIRQRCA, Width::Dword, 0x8b1b_0a0b);
+        assert_eq!(device.pirq_routes(), [Some(11), Some(10), None, None]);
+        assert_eq!(device.pirq_route(4), None);
+        assert_eq!(device.pirq_route(255), None);
     }
 
     #[test]
-    fn identity() {
-        let bridge = Piix3::new();
-        assert_eq!(bridge.config_read(0, Width::Dword), 0x7000_8086);
-        assert_eq!(bridge.config_read(4, Width::Dword), 0x0200_0000);
-        assert_eq!(bridge.config_read(0x0c, Width::Dword), 0x0080_0000);
-        assert_eq!(bridge.config_read(0x74, Width::Dword), 0x0c0c_0000);
+    fn slots_take_turns() {
+        assert_eq!(pirq_of(Address::new(0, 1, 3), 3), 3);
+        assert_eq!(pirq_of(Address::new(0, 3, 0), 0), 2);
+        assert_eq!(pirq_of(Address::new(0, 4, 0), 1), 0);
+        assert_eq!(pirq_of(Address::new(0, 0, 0), 0), 3);
+    }
+
+    /// Observed with QEMU 7.2.
+    #[test]
+    fn reset_control() {
+        let (mut device, mut bench) = (Piix3::new(), Bench::new());
+        for (written, read) in [(1, 0), (2, 2), (8, 0), (0xf9, 0), (0xfb, 2), (0, 0)] {
+            bench.out(&mut device, 0, written);
+            assert_eq!(bench.inb(&mut device, 0), read, "{written:#x}");
+        }
+        assert_eq!(bench.effects.take(), None);
+        bench.out(&mut device, 0, 6);
+        let reset = PowerRequest::Reset(ShutdownCause::GuestReset);
+        assert_eq!(bench.effects.take(), Some(Effect::Power(reset)));
+    }
+
+    #[test]
+    fn refuses_impossible_state() {
+        let (mut device, mut bench) = (Piix3::new(), Bench::new());
+        let mut saved = device.save();
+        saved.rcr = 4;
+        let result = device.load(saved, &mut bench.context());
+        assert_eq!(result, Err(StateError::Invalid("rcr")));
     }
 }

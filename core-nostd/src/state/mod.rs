@@ -39,6 +39,25 @@ pub trait SavedState {
     fn load(&mut self, saved: Self::Saved, cx: &mut Context<'_>) -> Result<(), StateError>;
 }
 
+/// A device that may be absent: the section of one that is there.
+impl<D: SavedState> SavedState for Option<D> {
+    const NAME: &'static str = D::NAME;
+    const VERSION: u16 = D::VERSION;
+    type Saved = Option<D::Saved>;
+
+    fn save(&self) -> Self::Saved {
+        self.as_ref().map(D::save)
+    }
+
+    fn load(&mut self, saved: Self::Saved, cx: &mut Context<'_>) -> Result<(), StateError> {
+        match (self, saved) {
+            (Some(device), Some(saved)) => device.load(saved, cx),
+            (None, None) => Ok(()),
+            _ => Err(StateError::Invalid("presence")),
+        }
+    }
+}
+
 /// Why state could not be written or read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StateError {

@@ -339,6 +339,28 @@ impl Vm {
             .map_err(KvmError::call("setting the clock"))
     }
 
+    /// Lets guests idle on the processor itself, by HLT, MWAIT and PAUSE, instead of leaving the
+    /// guest for it (`-overcommit cpu-pm=on`). Only before processors are made.
+    ///
+    /// # Errors
+    /// If the kernel can't do it.
+    pub fn leave_idle_to_guest(&self) -> Result<(), KvmError> {
+        let possible = self
+            .kvm
+            .check_extension_raw(kvm_bindings::KVM_CAP_X86_DISABLE_EXITS.into());
+        if possible <= 0 {
+            return Err(KvmError::Lacks("leaving idle processors in the guest"));
+        }
+        let mut cap = kvm_bindings::kvm_enable_cap {
+            cap: kvm_bindings::KVM_CAP_X86_DISABLE_EXITS,
+            ..Default::default()
+        };
+        cap.args[0] = possible as u64;
+        self.fd
+            .enable_cap(&cap)
+            .map_err(KvmError::call("leaving idle processors in the guest"))
+    }
+
     /// Numbers of the model-specific registers that a saved state holds, asked for once.
     pub(crate) fn msr_indices(&self) -> Result<&[u32], KvmError> {
         if let Some(list) = self.msrs.get() {

@@ -144,10 +144,6 @@ pub(super) fn parse_uuid(text: &str) -> Result<[u8; 16], Reason> {
 /// What `-d` writes to the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LogItems {
-    /// What the guest does that makes no sense.
-    pub guest_errors: bool,
-    /// What the guest asks for that is not modelled.
-    pub unimp: bool,
     /// Resets.
     pub cpu_reset: bool,
 }
@@ -155,21 +151,9 @@ pub struct LogItems {
 /// An item of `-d`: name, help text, and where it is noted.
 type LogItem = (&'static str, &'static str, fn(&mut LogItems) -> &mut bool);
 
-static LOG_ITEMS: &[LogItem] = &[
-    (
-        "guest_errors",
-        "what the guest does that makes no sense",
-        |items| &mut items.guest_errors,
-    ),
-    (
-        "unimp",
-        "what the guest asks for that is not modelled",
-        |items| &mut items.unimp,
-    ),
-    ("cpu_reset", "resets of the processors", |items| {
-        &mut items.cpu_reset
-    }),
-];
+static LOG_ITEMS: &[LogItem] = &[("cpu_reset", "resets of the processors", |items| {
+    &mut items.cpu_reset
+})];
 
 /// The text of `-d help`.
 pub(super) fn log_help() -> String {

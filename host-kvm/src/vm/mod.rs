@@ -9,6 +9,8 @@ mod clock;
 mod save;
 
 use std::collections::VecDeque;
+use std::fs::File;
+use std::io::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -189,6 +191,8 @@ pub struct Settings {
     pub name: Option<String>,
     /// `-uuid`.
     pub uuid: [u8; 16],
+    /// Where the state of processors goes when they are reset.
+    pub reset_log: Option<File>,
     /// What the real-time clock is ahead of the host's, in seconds, if it goes on while the VM is
     /// stopped.
     pub rtc_follows_host: Option<i64>,
@@ -201,15 +205,18 @@ pub fn since_epoch() -> Duration {
         .unwrap_or_default()
 }
 
+/// What has happened, oldest first.
+pub type Events = VecDeque<(Event, Timestamp)>;
+
 /// The VM, as the main thread drives it.
 pub struct Vm {
     shared: Arc<Shared>,
     vcpus: Option<Vcpus>,
     settings: Settings,
     run_state: RunState,
-    events: VecDeque<(Event, Timestamp)>,
+    events: Events,
     /// Events that the executing session has been told of, and the others not yet.
-    told: Vec<(Event, Timestamp)>,
+    told: Events,
     exit: Option<i32>,
 }
 
@@ -224,8 +231,8 @@ impl Vm {
             vcpus,
             settings,
             run_state: RunState::Prelaunch,
-            events: VecDeque::new(),
-            told: Vec::new(),
+            events: Events::new(),
+            told: Events::new(),
             exit: None,
         }
     }
@@ -295,6 +302,7 @@ impl Vm {
             return self.shut_down(cause);
         }
         self.pause();
+        self.log_reset();
         if let Some(kvm) = self.shared.kvm()
             && let Err(error) = kvm.reset_irqchip()
         {
@@ -314,6 +322,18 @@ impl Vm {
             self.resume();
         } else {
             self.run_state = RunState::Prelaunch;
+        }
+    }
+
+    fn log_reset(&mut self) {
+        let (Some(log), Some(vcpus)) = (&mut self.settings.reset_log, &self.vcpus) else {
+            return;
+        };
+        for index in 0..vcpus.count() {
+            if let Ok(dump) = vcpus.dump(index) {
+                // A log that can't be written must not stop the VM.
+                let _ = writeln!(log, "CPU Reset (CPU {index})\n{dump}");
+            }
         }
     }
 
@@ -362,7 +382,7 @@ impl Vm {
 
     /// Events that some sessions have not been told of: those that the executing session knows,
     /// and then the rest.
-    pub fn take_events(&mut self) -> (Vec<(Event, Timestamp)>, VecDeque<(Event, Timestamp)>) {
+    pub fn take_events(&mut self) -> (Events, Events) {
         (
             std::mem::take(&mut self.told),
             std::mem::take(&mut self.events),
@@ -426,7 +446,7 @@ impl Owner for Vm {
 
     fn take_event(&mut self) -> Option<(Event, Timestamp)> {
         let event = self.events.pop_front()?;
-        self.told.push(event);
+        self.told.push_back(event);
         Some(event)
     }
 }

@@ -16,7 +16,7 @@ const CHUNK: usize = 64 << 10;
 
 /// Writes `size` bytes of guest physical memory to a file. If that fails, a regular file is
 /// removed again.
-pub fn physical_memory(
+pub(super) fn physical_memory(
     shared: &Shared,
     address: u64,
     size: u64,

@@ -48,7 +48,7 @@ impl Sink for Queue {
 }
 
 impl Out for Queue {
-    fn pending(&self) -> bool {
+    fn pending(&mut self) -> bool {
         self.stuck && !self.bytes.is_empty()
     }
 

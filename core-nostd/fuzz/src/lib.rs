@@ -1,0 +1,169 @@
+//! The chassis that fuzz targets drive: a whole machine with every device, and a host in memory
+//! that checks what the machine tells it.
+
+use std::sync::OnceLock;
+
+use thimble_core::devices::class::PropertyValues;
+use thimble_core::devices::{ConsoleId, PowerRequest, Width, debug_exit, debugcon, serial};
+use thimble_core::machine::{Board, Config, Host, Irqchip, Machine, STATE_MAX};
+use thimble_core::memory::ArrayRam;
+
+/// Bytes of guest RAM.
+const RAM: usize = 2 << 20;
+/// The firmware image.
+static ROM: [u8; 0x2_0000] = [0xf4; 0x2_0000];
+/// Nanoseconds that one step of time takes at most: ten seconds.
+const STEP_MAX: u64 = 10_000_000_000;
+
+/// A host that keeps nothing, and takes console bytes as it is told.
+#[derive(Default)]
+pub struct Sink {
+    /// Whether consoles take bytes.
+    pub stalled: bool,
+    /// What the guest asked for last.
+    pub power: Option<PowerRequest>,
+    levels: u64,
+}
+
+impl Host for Sink {
+    fn console_write(&mut self, _console: ConsoleId, bytes: &[u8]) -> usize {
+        assert!(!bytes.is_empty());
+        if self.stalled { 0 } else { bytes.len() }
+    }
+
+    fn set_gsi(&mut self, gsi: u8, level: bool) {
+        let bit = 1u64.checked_shl(gsi.into()).expect("a line of the board");
+        self.levels = if level { self.levels | bit } else { self.levels & !bit };
+    }
+
+    fn set_intr(&mut self, _level: bool) {}
+
+    fn power(&mut self, request: PowerRequest) {
+        self.power = Some(request);
+    }
+
+    fn memory_remapped(&mut self) {}
+
+    fn set_a20(&mut self, _enabled: bool) {}
+}
+
+/// Takes values from the fuzzer's bytes; zeros when they are used up.
+pub struct Source<'a>(pub &'a [u8]);
+
+impl Source<'_> {
+    /// Whether bytes are left.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The next byte.
+    pub fn byte(&mut self) -> u8 {
+        self.number(1) as u8
+    }
+
+    /// The next bytes as a number.
+    pub fn number(&mut self, bytes: usize) -> u64 {
+        let (now, later) = self.0.split_at(bytes.min(self.0.len()));
+        self.0 = later;
+        now.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte))
+    }
+}
+
+fn ram() -> &'static ArrayRam<RAM> {
+    static ARRAY: ArrayRam<RAM> = ArrayRam::new();
+    &ARRAY
+}
+
+/// A machine with every device.
+pub fn machine(board: Board, irqchip: Irqchip) -> Machine<'static> {
+    static KERNEL: OnceLock<Vec<u8>> = OnceLock::new();
+    let config = Config {
+        board,
+        irqchip,
+        ram: ram(),
+        ram_size: RAM as u64,
+        rom: &ROM,
+        cpus: 1,
+        max_cpus: 2,
+        rtc_base: 1_600_000_000,
+        uuid: [7; 16],
+        graphics: true,
+        kernel: KERNEL.get_or_init(|| (0..=255).collect()),
+        initrd: b"initrd",
+        cmdline: b"quiet",
+    };
+    let mut machine = Machine::new(config).expect("the board fits its tables");
+    for class in [&serial::CLASS, &serial::CLASS, &debugcon::CLASS, &debug_exit::CLASS] {
+        machine.plug(&PropertyValues::new(class)).expect("there is room for two of each");
+    }
+    machine
+}
+
+/// Drives a machine through whatever the bytes say: accesses of all widths to all ports and
+/// memory, time, console input, resets, and saved state of its own and of nobody's.
+pub fn storm(bytes: &[u8]) {
+    let mut source = Source(bytes);
+    let irqchip = if source.byte() & 1 == 0 { Irqchip::Machine } else { Irqchip::Host };
+    let mut machine = machine(Board::Pc, irqchip);
+    let mut host = Sink::default();
+    let mut now = 0u64;
+    let mut state = vec![0; STATE_MAX];
+    while !source.is_empty() {
+        let operation = source.byte();
+        let width = [Width::Byte, Width::Word, Width::Dword, Width::Byte][usize::from(operation >> 6)];
+        match operation & 0x0f {
+            0..=4 => {
+                let port = source.number(2) as u16 & 0x0fff;
+                let value = source.number(width as usize) as u32;
+                machine.pio_write(&mut host, now, port, width, value);
+            }
+            5..=7 => {
+                let port = source.number(2) as u16;
+                machine.pio_read(&mut host, now, port, width);
+            }
+            8 => {
+                let gpa = source.number(4) ^ (source.number(1) << 32);
+                let value = source.number(8).to_le_bytes();
+                machine.physical_write(&mut host, now, gpa, &value[..width as usize]);
+            }
+            9 => {
+                let gpa = source.number(4) ^ (source.number(1) << 32);
+                machine.physical_read(&mut host, now, gpa, &mut [0; 8][..width as usize]);
+            }
+            10 => {
+                now = now.saturating_add(source.number(5) % STEP_MAX);
+                machine.advance(&mut host, now);
+            }
+            11 => {
+                if let Some(deadline) = machine.next_deadline() {
+                    now = now.max(deadline);
+                    machine.advance(&mut host, now);
+                }
+            }
+            12 => {
+                let text = source.number(8).to_le_bytes();
+                let console = ConsoleId(source.byte());
+                let taken = machine.console_receive(&mut host, now, console, &text);
+                assert!(taken <= text.len());
+            }
+            13 => {
+                host.stalled = source.byte() & 1 != 0;
+                for console in 0..8 {
+                    machine.console_writable(&mut host, now, ConsoleId(console));
+                }
+            }
+            14 => {
+                let length = machine.save(&mut state).expect("the state fits");
+                let at = source.number(2) as usize;
+                // Mostly its own state, sometimes with one wrong byte.
+                if let Some(byte) = state[..length].get_mut(at) {
+                    *byte ^= source.byte();
+                }
+                if machine.load(&mut host, now, &state[..length]).is_err() {
+                    machine.reset(&mut host, now);
+                }
+            }
+            _ => machine.reset(&mut host, now),
+        }
+    }
+}

@@ -1,0 +1,292 @@
+//! Tests of the machine as a whole, with a host in memory.
+
+use super::*;
+use crate::devices::class::PropertyValues;
+use crate::devices::{PowerRequest, ShutdownCause, debug_exit, debugcon, serial};
+use crate::memory::ArrayRam;
+use core::sync::atomic::{AtomicUsize, Ordering};
+use std::string::String;
+use std::vec::Vec;
+
+const RAM: usize = 2 << 20;
+static ROM: [u8; 0x1_0000] = {
+    let mut rom = [0x90; 0x1_0000];
+    rom[0xfff0] = 0xea;
+    rom
+};
+
+/// RAM for each machine of these tests: too large for a test's stack.
+static RAMS: [ArrayRam<RAM>; 24] = [const { ArrayRam::new() }; 24];
+static NEXT_RAM: AtomicUsize = AtomicUsize::new(0);
+
+#[derive(Default)]
+struct Recorder {
+    console: Vec<(u8, u8)>,
+    /// Bytes that consoles take; `None`: all.
+    room: Option<usize>,
+    power: Vec<PowerRequest>,
+    gsis: Vec<(u8, bool)>,
+    intr: bool,
+    remaps: usize,
+}
+
+impl Host for Recorder {
+    fn console_write(&mut self, console: ConsoleId, bytes: &[u8]) -> usize {
+        let taken = bytes.len().min(self.room.unwrap_or(usize::MAX));
+        self.console
+            .extend(bytes[..taken].iter().map(|byte| (console.0, *byte)));
+        taken
+    }
+
+    fn set_gsi(&mut self, gsi: u8, level: bool) {
+        self.gsis.push((gsi, level));
+    }
+
+    fn set_intr(&mut self, level: bool) {
+        self.intr = level;
+    }
+
+    fn power(&mut self, request: PowerRequest) {
+        self.power.push(request);
+    }
+
+    fn memory_remapped(&mut self) {
+        self.remaps += 1;
+    }
+
+    fn set_a20(&mut self, _enabled: bool) {}
+}
+
+fn machine(board: Board, irqchip: Irqchip) -> Machine<'static> {
+    let ram = &RAMS[NEXT_RAM.fetch_add(1, Ordering::Relaxed)];
+    let config = Config {
+        board,
+        irqchip,
+        ram,
+        ram_size: RAM as u64,
+        rom: &ROM,
+        cpus: 1,
+        max_cpus: 1,
+        rtc_base: 0,
+        uuid: [0; 16],
+        graphics: false,
+        kernel: b"kernel",
+        initrd: &[],
+        cmdline: b"quiet",
+    };
+    let mut machine = Machine::new(config).unwrap();
+    machine.plug(&PropertyValues::new(&serial::CLASS)).unwrap();
+    machine
+        .plug(&PropertyValues::new(&debugcon::CLASS))
+        .unwrap();
+    machine
+        .plug(&PropertyValues::new(&debug_exit::CLASS))
+        .unwrap();
+    machine
+}
+
+#[test]
+fn serial_output_reaches_the_host() {
+    let (mut machine, mut host) = (machine(Board::Pc, Irqchip::Host), Recorder::default());
+    machine.pio_write(&mut host, 0, 0x3f8, Width::Byte, 0x41);
+    machine.pio_write(&mut host, 0, 0xe9, Width::Byte, 0x42);
+    assert_eq!(host.console, [(0, 0x41), (4, 0x42)]);
+    assert_eq!(machine.pio_read(&mut host, 0, 0x3fd, Width::Byte), 0x60);
+}
+
+#[test]
+fn a_full_console_holds_the_transmitter() {
+    let (mut machine, mut host) = (machine(Board::Pc, Irqchip::Host), Recorder::default());
+    host.room = Some(0);
+    machine.pio_write(&mut host, 0, 0x3f8, Width::Byte, 0x41);
+    assert_eq!(machine.pio_read(&mut host, 0, 0x3fd, Width::Byte), 0);
+    host.room = None;
+    machine.console_writable(&mut host, 0, ConsoleId(0));
+    assert_eq!(host.console, [(0, 0x41)]);
+    assert_eq!(machine.pio_read(&mut host, 0, 0x3fd, Width::Byte), 0x60);
+}
+
+#[test]
+fn input_raises_the_interrupt() {
+    let (mut machine, mut host) = (machine(Board::Pc, Irqchip::Host), Recorder::default());
+    machine.pio_write(&mut host, 0, 0x3f9, Width::Byte, 1);
+    assert_eq!(
+        machine.console_receive(&mut host, 0, ConsoleId(0), b"ab"),
+        1
+    );
+    assert_eq!(host.gsis, [(4, true)]);
+    assert_eq!(
+        machine.pio_read(&mut host, 0, 0x3f8, Width::Byte),
+        u32::from(b'a')
+    );
+    assert_eq!(host.gsis, [(4, true), (4, false)]);
+}
+
+#[test]
+fn own_controllers_drive_intr() {
+    let (mut machine, mut host) = (machine(Board::Pc, Irqchip::Machine), Recorder::default());
+    for (port, value) in [
+        (0x20, 0x11),
+        (0x21, 0x20),
+        (0x21, 4),
+        (0x21, 1),
+        (0x21, 0xef),
+    ] {
+        machine.pio_write(&mut host, 0, port, Width::Byte, value);
+    }
+    machine.pio_write(&mut host, 0, 0x3f9, Width::Byte, 1);
+    machine.console_receive(&mut host, 0, ConsoleId(0), b"a");
+    assert!(host.intr);
+    machine.pio_read(&mut host, 0, 0x3f8, Width::Byte);
+    machine.pio_write(&mut host, 0, 0x20, Width::Byte, 0x0c);
+    machine.pio_read(&mut host, 0, 0x20, Width::Byte);
+}
+
+#[test]
+fn wide_accesses_are_split() {
+    let (mut machine, mut host) = (machine(Board::Pc, Irqchip::Host), Recorder::default());
+    // Scratch register 3FFh, then 400h, where nothing is.
+    machine.pio_write(&mut host, 0, 0x3ff, Width::Word, 0x1234);
+    assert_eq!(machine.pio_read(&mut host, 0, 0x3ff, Width::Word), 0xff34);
+    assert_eq!(
+        machine.pio_read(&mut host, 0, 0xffff, Width::Dword),
+        0xffff_ffff
+    );
+}
+
+#[test]
+fn pam_registers_remap_memory() {
+    let (mut machine, mut host) = (machine(Board::Pc, Irqchip::Host), Recorder::default());
+    let mut byte = [0];
+    machine.physical_read(&mut host, 0, 0xf_fff0, &mut byte);
+    assert_eq!(byte, [0xea]);
+    machine.pio_write(&mut host, 0, 0xcf8, Width::Dword, 0x8000_0058);
+    machine.pio_write(&mut host, 0, 0xcfd, Width::Byte, 0x30);
+    assert_eq!(host.remaps, 1);
+    machine.physical_write(&mut host, 0, 0xf_fff0, &[0x12]);
+    machine.physical_read(&mut host, 0, 0xf_fff0, &mut byte);
+    assert_eq!(byte, [0x12]);
+    machine.reset(&mut host, 0);
+    machine.physical_read(&mut host, 0, 0xf_fff0, &mut byte);
+    assert_eq!(byte, [0xea], "the ROM is back");
+}
+
+#[test]
+fn physical_accesses_cross_regions() {
+    let (mut machine, mut host) = (machine(Board::Pc, Irqchip::Host), Recorder::default());
+    let end = RAM as u64 - 2;
+    machine.physical_write(&mut host, 0, end, &[1, 2, 3, 4]);
+    let mut bytes = [9; 4];
+    machine.physical_read(&mut host, 0, end, &mut bytes);
+    assert_eq!(bytes, [1, 2, 0, 0]);
+    machine.physical_read(&mut host, 0, u64::MAX - 1, &mut bytes);
+    machine.physical_read(&mut host, 0, (1 << 32) - 2, &mut bytes);
+    assert_eq!(bytes, [0x90, 0x90, 0, 0]);
+}
+
+#[test]
+fn resets_and_exits() {
+    let (mut machine, mut host) = (machine(Board::Pc, Irqchip::Host), Recorder::default());
+    machine.pio_write(&mut host, 0, 0xcf9, Width::Byte, 0x06);
+    machine.pio_write(&mut host, 0, 0x64, Width::Byte, 0xfe);
+    machine.pio_write(&mut host, 0, 0x501, Width::Byte, 0x10);
+    let reset = PowerRequest::Reset(ShutdownCause::GuestReset);
+    assert_eq!(host.power, [reset, reset, PowerRequest::Exit(33)]);
+}
+
+#[test]
+fn devices_are_checked() {
+    let mut machine = machine(Board::Pc, Irqchip::Host);
+    let mut serial = PropertyValues::new(&serial::CLASS);
+    serial.set("index", "0").unwrap();
+    let error = machine.plug(&serial).unwrap_err();
+    assert_eq!(error, DeviceError::IndexTaken(0));
+    serial.set("index", "4").unwrap();
+    assert_eq!(machine.plug(&serial), Err(DeviceError::Property("index")));
+    let mut exit = PropertyValues::new(&debug_exit::CLASS);
+    exit.set("iobase", "0x10000").unwrap();
+    assert_eq!(machine.plug(&exit), Err(DeviceError::Property("iobase")));
+}
+
+#[test]
+fn state_moves_between_machines() {
+    let mut host = Recorder::default();
+    for irqchip in [Irqchip::Machine, Irqchip::Host] {
+        for board in [Board::Pc, Board::Microvm, Board::None] {
+            if board == Board::None {
+                continue;
+            }
+            let mut first = machine(board, irqchip);
+            for port in (0x20..0x500u16).chain(0xcf8..0xd00) {
+                if ![0x64, 0x92, 0xcf9].contains(&port) {
+                    first.pio_write(&mut host, 5, port, Width::Byte, u32::from(port) * 7);
+                }
+            }
+            let mut saved = std::vec![0; STATE_MAX];
+            let length = first.save(&mut saved).unwrap();
+            let mut second = machine(board, irqchip);
+            second.load(&mut host, 5, &saved[..length]).unwrap();
+            let mut again = std::vec![0; STATE_MAX];
+            let again_length = second.save(&mut again).unwrap();
+            assert_eq!(saved[..length], again[..again_length]);
+            assert_eq!(first.memory_map(), second.memory_map());
+            assert_eq!(first.next_deadline(), second.next_deadline());
+            assert!(second.load(&mut host, 5, &saved[..length - 1]).is_err());
+            assert!(second.load(&mut host, 5, &saved[..length + 1]).is_err());
+        }
+    }
+}
+
+#[test]
+fn qtest_answers() {
+    let (mut machine, mut host) = (machine(Board::Pc, Irqchip::Machine), Recorder::default());
+    let mut buffer = [0; 256];
+    let mut qtest = super::qtest::Qtest::new(&mut buffer);
+    let mut clock = 0;
+    let mut ask = |line: &str| {
+        let mut out = String::new();
+        let line = std::format!("{line}\n");
+        let taken = qtest.feed(
+            &mut machine,
+            &mut host,
+            &mut clock,
+            line.as_bytes(),
+            &mut out,
+        );
+        assert_eq!(taken, line.len());
+        out
+    };
+    assert_eq!(ask("inb 0x3fd"), "OK 0x0060\n");
+    assert_eq!(ask("writeq 0x1000 0x1122334455667788"), "OK\n");
+    assert_eq!(ask("readl 0x1000"), "OK 0x0000000055667788\n");
+    assert_eq!(ask("read 0x1000 3"), "OK 0x887766\n");
+    assert_eq!(ask("b64read 0x1000 4"), "OK iHdmVQ==\n");
+    assert_eq!(ask("write 0x1000 3 0x0102"), "OK\n");
+    assert_eq!(ask("readl 0x1000"), "OK 0x0000000055000201\n");
+    assert_eq!(ask("memset 0x1000 2 0xee"), "OK\n");
+    assert_eq!(ask("readw 0x1000"), "OK 0x000000000000eeee\n");
+    assert_eq!(ask("irq_intercept_in nope"), "FAIL Unknown device\n");
+    assert_eq!(ask("irq_intercept_in ioapic"), "OK\n");
+    assert_eq!(
+        ask("set_irq_in ioapic unnamed-gpio-in 5 1"),
+        "IRQ raise 5\nOK\n"
+    );
+    assert_eq!(
+        ask("set_irq_in ioapic unnamed-gpio-in 24 1"),
+        "FAIL Invalid number '24'\n"
+    );
+    assert_eq!(
+        ask("irq_intercept_out isa-i8259"),
+        "FAIL IRQ intercept already enabled\n"
+    );
+    assert_eq!(ask("clock_step 100"), "OK 100\n");
+    assert_eq!(ask("clock_set 50"), "OK 100\n");
+    assert_eq!(ask("endianness"), "OK little\n");
+    assert_eq!(ask("outb 1"), "FAIL Missing value\n");
+    assert_eq!(
+        ask(&"x".repeat(300)),
+        "FAIL Line longer than 1048576 bytes\n"
+    );
+    // Must end: a million timers at most, and then the rest at once.
+    assert!(ask("clock_set 0xffffffffffffffff").ends_with("OK 18446744073709551615\n"));
+}
