@@ -47,8 +47,8 @@ impl Image {
     pub fn rom(&self) -> PathBuf {
         let workspace = crate::workspace_dir();
         let target = workspace.join("target/images");
-        let used = builder::build(self.name, workspace, &target)
-            .unwrap_or_else(|error| panic!("{error}"));
+        let used =
+            builder::build(self.name, workspace, &target).unwrap_or_else(|error| panic!("{error}"));
         let rom = target.join(format!("{}.rom", self.name));
         std::fs::write(&rom, builder::pad(&used)).expect("a file in target/images");
         rom
