@@ -237,7 +237,8 @@ impl<'m> Machine<'m> {
         machine.describe(&config)?;
         machine.map = machine.build_map()?;
         machine.power_on(0);
-        machine.settle_lines();
+        // The levels that lines have from the start are no changes: nobody is to hear of them with the first access.
+        while machine.lines.take_change().is_some() {}
         Ok(machine)
     }
 
@@ -418,21 +419,13 @@ impl<'m> Machine<'m> {
         self.power_on(now);
         host.memory_remapped();
         self.drain(host, now, None);
-    }
-
-    /// The levels that the lines have from the start are no changes: nobody is to hear of them with the first access.
-    fn settle_lines(&mut self) {
-        while let Some(change) = self.lines.take_change() {
-            let number = change.line.number();
-            if self.irqchip == Irqchip::Machine && number < 16 {
-                self.pic.set_irq(number, change.level);
-            }
-        }
+        // Again, since the PIT's output has come by.
+        self.pic.reset(context!(self, now));
+        self.drain(host, now, None);
     }
 
     fn power_on(&mut self, now: u64) {
-        // Lines fall with their drivers; controllers forget what they have seen.
-        self.pic.reset(context!(self, now));
+        // Lines fall with their drivers, or rise as the PIT's; then the PICs are reset, and forget what they have seen.
         if self.irqchip == Irqchip::Machine && self.board != Board::None {
             self.pit.reset(context!(self, now));
         }
@@ -448,6 +441,7 @@ impl<'m> Machine<'m> {
             serial.reset(context!(self, now));
         }
         self.remap();
+        self.pic.reset(context!(self, now));
         // What the resets themselves asked for is done.
         while self.effects.take().is_some() {}
     }

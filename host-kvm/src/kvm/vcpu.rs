@@ -254,6 +254,14 @@ impl Vcpus {
                 vcpu: Mutex::new(Vcpu { fd, run }),
             });
         }
+        if let (Irqchip::On, [_, .., last]) = (vm.irqchip(), cpus.as_slice()) {
+            // The kernel made its map of local APICs while the last processor was not on its list
+            // yet: without this, interrupts by number do not reach that one.
+            let fd = &lock(&last.vcpu).fd;
+            fd.get_lapic()
+                .and_then(|lapic| fd.set_lapic(&lapic))
+                .map_err(KvmError::call("setting the local APIC"))?;
+        }
         let threads = (0..count).map(|_| ThreadControl {
             id: None,
             parked: true,

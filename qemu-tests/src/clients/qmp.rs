@@ -124,6 +124,25 @@ impl QmpClient {
         self.stream.write_all(bytes)
     }
 
+    /// Sends the same bytes again and again, without reading, until the server takes no more; returns how often.
+    ///
+    /// # Panics
+    ///
+    /// If the server takes 100 MB.
+    pub fn flood(&mut self, bytes: &[u8]) -> usize {
+        let timeout = Some(Duration::from_millis(300));
+        self.stream.set_write_timeout(timeout).expect("a socket");
+        (0..)
+            .find(|sent| {
+                assert!(
+                    sent * bytes.len() < 100_000_000,
+                    "the server takes everything"
+                );
+                self.stream.write_all(bytes).is_err()
+            })
+            .unwrap_or_default()
+    }
+
     /// The next message, whether reply or event. Events kept by [`Self::execute`] are not repeated.
     ///
     /// # Errors

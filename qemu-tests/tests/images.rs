@@ -1,0 +1,85 @@
+//! The firmware test images in both emulators: what they print on the debug console, and how they end.
+//!
+//! Images print what they observe and no verdicts, so that QEMU's output is the expectation.
+
+use std::time::Duration;
+
+use qemu_tests::images::{self, Image};
+use qemu_tests::{Comparison, Emulator, packages, skip, skip_part};
+
+/// How long an image may run. QEMU's software CPU shares the machine with the other tests.
+const PATIENCE: Duration = Duration::from_secs(40);
+
+/// The lines of the debug console, and the exit status.
+fn run(emulator: Emulator, image: &Image) -> (Vec<String>, String) {
+    let launcher = emulator.launcher().args(match emulator {
+        Emulator::Qemu => ["-accel", "tcg"],
+        Emulator::Thimble => ["-accel", "kvm"],
+    });
+    let mut launcher = launcher
+        .args(["-nodefaults", "-no-user-config", "-display", "none"])
+        .args(["-M", "pc", "-m", "64"])
+        .args(["-debugcon", "file:{dir}/console"])
+        .args(["-global", "isa-debugcon.iobase=0x402"])
+        .args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4"])
+        .args(["-bios", image.rom().to_str().expect("a plain path")])
+        .args(image.options);
+    if !image.reboots {
+        launcher = launcher.args(["-no-reboot"]);
+    }
+    let instance = launcher.start();
+    let status = instance.wait(PATIENCE);
+    let console = std::fs::read(instance.dir().join("console")).expect("the console's file");
+    let text = String::from_utf8_lossy(&console);
+    let status = match status.code() {
+        // 33 is the images' own; any other end is worth the whole report.
+        Some(33) => "33".to_string(),
+        _ => format!("{status}: {}", instance.stderr()),
+    };
+    (text.lines().map(String::from).collect(), status)
+}
+
+#[test]
+fn images_print_the_same() {
+    if packages::qemu().is_none() {
+        return skip("qemu-system-x86 is missing");
+    }
+    if !packages::kvm_usable() {
+        return skip("/dev/kvm can't be used");
+    }
+    let mut failures = Vec::new();
+    let mut count = 0;
+    for image in images::all() {
+        count += 1;
+        let ran = std::panic::catch_unwind(|| compare(&image));
+        if ran.is_err() {
+            failures.push(image.name);
+        }
+    }
+    assert!(count > 0, "there are no images");
+    assert!(failures.is_empty(), "differences in {failures:?}");
+}
+
+fn compare(image: &Image) {
+    let qemu = run(Emulator::Qemu, image);
+    let thimble = run(Emulator::Thimble, image);
+    if image.ring0 && thimble.1 != "33" {
+        return skip_part(&format!(
+            "{}: this KVM can't run its ring-0 code",
+            image.name
+        ));
+    }
+    assert!(!qemu.0.is_empty(), "{}: QEMU printed nothing", image.name);
+    let mut comparison = Comparison::new(&image.test_name());
+    let lines = qemu.0.len().max(thimble.0.len());
+    for number in 0..lines {
+        let line = |lines: &[String]| lines.get(number).cloned().unwrap_or("<nothing>".into());
+        comparison.add(
+            &format!("line {}", number + 1),
+            &line(&qemu.0),
+            &line(&thimble.0),
+        );
+    }
+    comparison.add("exit status", &qemu.1, &thimble.1);
+    comparison.finish();
+}
