@@ -174,7 +174,7 @@ mod tests {
         assert_eq!(owner(method), "thimble_host");
         let v0 = "_RNvNtNtCsfEOYDRpO4Ta_11miniz_oxide7inflate4core10decompress";
         assert_eq!(owner(v0), "miniz_oxide");
-        let of_a_trait = "_ZN54_$LT$$RF$T$u20$as$u20$core..fmt..Debug$GT$3fmt17h0123456789abcdefE";
+        let of_a_trait = "_ZN42_$LT$$RF$T$u20$as$u20$core..fmt..Debug$GT$3fmt17h0123456789abcdefE";
         assert_eq!(owner(of_a_trait), "core");
     }
 
