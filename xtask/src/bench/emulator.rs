@@ -10,6 +10,13 @@ use std::time::{Duration, Instant};
 /// Nothing that is measured here takes longer.
 const DEADLINE: Duration = Duration::from_secs(30);
 
+/// Pause between two tries to connect. The kernel's timers add some 50 µs.
+const RETRY: Duration = Duration::from_micros(10);
+
+/// How long the machine is left alone after a run: the kernel takes a while to tear a virtual machine down, and
+/// the next start would pay for it.
+const SETTLE: Duration = Duration::from_millis(50);
+
 /// What a failure is told with.
 type Result<T> = std::result::Result<T, String>;
 
@@ -109,21 +116,19 @@ impl Running {
     }
 
     /// Connects to its QMP socket as soon as there is one, and negotiates.
+    ///
+    /// A socket stands long before its owner serves it, so that the interval of the tries does not show: the
+    /// connection waits there. Tries without any pause would: they keep a processor busy that the start needs.
     pub(super) fn qmp(&mut self, socket: &Path) -> Result<Qmp> {
-        let mut tries = 0_u32;
         let stream = loop {
             match UnixStream::connect(socket) {
                 Ok(stream) => break stream,
                 Err(error) => {
-                    tries = tries.wrapping_add(1);
-                    // Each try takes microseconds; the rest is looked at now and then.
-                    if tries.is_multiple_of(4096) {
-                        let ended = self.child.try_wait().map_err(text)?;
-                        if ended.is_some() || self.spawned.elapsed() > DEADLINE {
-                            return Err(format!("{}: {error}", socket.display()));
-                        }
+                    let ended = self.child.try_wait().map_err(text)?;
+                    if ended.is_some() || self.spawned.elapsed() > DEADLINE {
+                        return Err(format!("{}: {error}", socket.display()));
                     }
-                    std::thread::yield_now();
+                    std::thread::sleep(RETRY);
                 }
             }
         };
@@ -152,6 +157,7 @@ impl Drop for Running {
         // Either fails for one that has ended, which is what is wanted.
         let _ = self.child.kill();
         let _ = self.child.wait();
+        std::thread::sleep(SETTLE);
     }
 }
 

@@ -286,8 +286,10 @@ pub(super) fn exit(bench: &Bench) -> Rows {
         yardsticks.push(yardstick);
         Ok(cost - yardstick)
     })?;
+    println!("  the bare loop: {} an exit", spread(&yardsticks));
+    println!("  above it: Thimble {}", spread(&results.thimble));
+    println!("  above it: QEMU {}", spread(&results.qemu));
     let medians = results.medians();
-    println!("  the bare loop: {} an exit", time(median(&mut yardsticks)));
     let mut row = row(
         "port-I/O exit above a bare `KVM_RUN` loop",
         &medians,
@@ -356,6 +358,16 @@ pub(super) fn process(bench: &Bench) -> Rows {
         None,
     ));
     Ok(rows)
+}
+
+/// Median and quartiles of times.
+fn spread(values: &[f64]) -> String {
+    let mut values = values.to_vec();
+    let middle = median(&mut values);
+    let quarter = |quarter: usize| values.get(values.len() * quarter / 4).copied();
+    let (low, high) = (quarter(1), quarter(3));
+    let show = |value: Option<f64>| time(value.unwrap_or(f64::NAN));
+    format!("{} (quartiles {}, {})", time(middle), show(low), show(high))
 }
 
 fn row(
