@@ -43,3 +43,11 @@ pub(crate) fn succeed(command: &mut Command) -> Outcome {
         false => Err(format!("{command:?}: {status}")),
     }
 }
+
+/// A program on the search path.
+pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path)
+        .map(|folder| folder.join(name))
+        .find(|candidate| candidate.is_file())
+}

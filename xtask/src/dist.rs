@@ -1,45 +1,56 @@
 //! The smallest static binary.
 
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::{Outcome, build};
 
 /// Builds `target/dist/thimble`, and prints its size beside that of an empty static Rust program.
 pub(crate) fn dist() -> Outcome {
-    build::cargo(&[
-        "build",
-        "--profile",
-        "dist",
-        "-p",
-        "thimble-host",
-        "--locked",
-    ])?;
-    let empty = build::target().join("dist/empty");
-    let source = empty.with_extension("rs");
-    std::fs::write(&source, "fn main() {}\n").map_err(|error| error.to_string())?;
-    let mut rustc = Command::new("rustc");
-    rustc.args([
-        "--edition=2024",
-        "-Clto=fat",
-        "-Ccodegen-units=1",
-        "-Cpanic=abort",
-    ]);
-    rustc.args([
-        "-Copt-level=z",
-        "-Cstrip=symbols",
-        "-Ctarget-feature=+crt-static",
-    ]);
-    rustc.args(["-Crelocation-model=static", "-o"]);
-    build::succeed(rustc.arg(&empty).arg(&source))?;
-    let thimble = build::target().join("dist/thimble");
-    let size = |path| {
+    let (thimble, empty) = (thimble()?, empty()?);
+    let size = |path: &Path| {
         std::fs::metadata(path)
             .map(|data| data.len())
-            .map_err(|e| format!("{e}"))
+            .map_err(|error| format!("{}: {error}", path.display()))
     };
     let (thimble_size, empty_size) = (size(&thimble)?, size(&empty)?);
     println!("{}: {thimble_size} bytes", thimble.display());
     println!("an empty static program: {empty_size} bytes");
     println!("above that: {}", thimble_size.saturating_sub(empty_size));
     Ok(())
+}
+
+/// Builds the binary that is handed out.
+pub(crate) fn thimble() -> Result<PathBuf, String> {
+    build::cargo(&[
+        "build",
+        "-q",
+        "--profile",
+        "dist",
+        "-p",
+        "thimble-host",
+        "--locked",
+    ])?;
+    Ok(build::target().join("dist/thimble"))
+}
+
+/// Builds an empty program with the same options.
+pub(crate) fn empty() -> Result<PathBuf, String> {
+    let path = build::target().join("dist/empty");
+    compile_empty(&path, "symbols")?;
+    Ok(path)
+}
+
+/// Compiles an empty program as the profile `dist` and `.cargo/rustc-static` do the binary; `strip` as rustc has it.
+pub(crate) fn compile_empty(path: &Path, strip: &str) -> Outcome {
+    let source = path.with_extension("rs");
+    std::fs::write(&source, "fn main() {}\n")
+        .map_err(|error| format!("{}: {error}", source.display()))?;
+    let mut rustc = Command::new("rustc");
+    rustc
+        .args(["--edition=2024", "-Clto=fat", "-Ccodegen-units=1"])
+        .args(["-Cpanic=abort", "-Copt-level=z"])
+        .args(["-Ctarget-feature=+crt-static", "-Crelocation-model=static"])
+        .arg(format!("-Cstrip={strip}"));
+    build::succeed(rustc.arg("-o").arg(path).arg(&source))
 }

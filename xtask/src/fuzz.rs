@@ -1,34 +1,81 @@
-//! Fuzz targets, with cargo-fuzz on a nightly toolchain.
+//! Fuzz targets, with cargo-fuzz on a nightly toolchain. They lie in `core-nostd/fuzz`.
 
-use std::process::Command;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
 
 use crate::{Outcome, build};
 
 /// The names of all targets, or why they can't run here.
 pub(crate) fn targets() -> Result<Vec<String>, String> {
-    let folder = build::root().join("core-nostd/fuzz");
-    if !folder.is_dir() {
-        return Err("core-nostd/fuzz is missing".to_string());
-    }
-    let output = Command::new("cargo")
-        .args(["+nightly", "fuzz", "list", "--fuzz-dir"])
-        .arg(&folder)
-        .current_dir(build::root().join("core-nostd"))
+    ready()?;
+    let output = cargo_fuzz("list")
         .output()
         .map_err(|error| error.to_string())?;
     if !output.status.success() {
-        return Err("cargo-fuzz or a nightly toolchain is missing".to_string());
+        return Err(String::from_utf8_lossy(&output.stderr).trim().to_string());
     }
     let names = String::from_utf8_lossy(&output.stdout);
     Ok(names.lines().map(|name| name.trim().to_string()).collect())
 }
 
-/// Runs one target for so many seconds.
+/// Runs one target for so many seconds, on what earlier runs found and on the seeds that lie beside the targets.
 pub(crate) fn one(target: &str, seconds: u32) -> Outcome {
+    let known = targets()?;
+    if !known.iter().any(|name| name == target) {
+        let known = known.join(", ");
+        return Err(format!("there is no fuzz target '{target}': {known}"));
+    }
+    let corpus = folder().join("corpus").join(target);
+    std::fs::create_dir_all(&corpus).map_err(|error| format!("{}: {error}", corpus.display()))?;
+    let mut command = cargo_fuzz("run");
+    command.arg(target).arg(&corpus);
+    let seeds = folder().join("seeds").join(target);
+    if seeds.is_dir() {
+        command.arg(&seeds);
+    }
+    command
+        .arg("--")
+        .arg(format!("-max_total_time={seconds}"))
+        .arg("-print_final_stats=1");
+    let dictionary = folder().join(format!("{target}.dict"));
+    if dictionary.is_file() {
+        command.arg(format!("-dict={}", dictionary.display()));
+    }
+    build::succeed(&mut command)
+}
+
+fn folder() -> PathBuf {
+    build::root().join("core-nostd/fuzz")
+}
+
+fn cargo_fuzz(task: &str) -> Command {
     let mut command = Command::new("cargo");
     command
-        .args(["+nightly", "fuzz", "run", target, "--"])
-        .arg(format!("-max_total_time={seconds}"))
+        .args(["+nightly", "fuzz", task])
         .current_dir(build::root().join("core-nostd"));
-    build::succeed(&mut command)
+    // The toolchain that runs xtask names itself to its children.
+    for variable in ["CARGO", "RUSTC", "RUSTUP_TOOLCHAIN"] {
+        command.env_remove(variable);
+    }
+    command
+}
+
+/// Gets what is missing: the nightly toolchain, and cargo-fuzz.
+fn ready() -> Outcome {
+    let works = |args: &[&str]| {
+        let mut command = Command::new("cargo");
+        command.args(args).env_remove("RUSTUP_TOOLCHAIN");
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        command.status().is_ok_and(|status| status.success())
+    };
+    if !works(&["+nightly", "--version"]) {
+        let mut rustup = Command::new("rustup");
+        rustup.args(["toolchain", "install", "nightly", "--profile", "minimal"]);
+        build::succeed(&mut rustup).map_err(|error| format!("no nightly toolchain: {error}"))?;
+    }
+    if !works(&["fuzz", "--version"]) {
+        build::cargo(&["install", "cargo-fuzz", "--locked"])
+            .map_err(|error| format!("no cargo-fuzz: {error}"))?;
+    }
+    Ok(())
 }

@@ -1,94 +1,59 @@
-//! Firmware images: each binary of `firmware/` becomes a flat ROM of 64 KiB.
+//! Firmware images, as `firmware/builder.rs` describes them.
 
-use std::path::{Path, PathBuf};
+// xtask does not look at every property of an image.
+#[allow(dead_code)]
+#[path = "../../firmware/builder.rs"]
+mod builder;
+
+use std::fs;
+use std::path::PathBuf;
 
 use crate::build;
 
-/// Where a ROM is linked: just below 1 MiB, where every pc shows it.
-const ROM_BASE: u64 = 0xf_0000;
-const ROM_SIZE: usize = 0x1_0000;
-
-/// Builds all images into `target/firmware`, and returns their paths.
+/// Builds all images into `target/firmware`, and returns the paths of the ROMs.
+///
+/// Test images become `NAME.rom` there, with their options in `NAME.args` and what they need of the processor in
+/// `NAME.needs`; the others, which say nothing to compare, become `other/NAME.rom`.
 pub(crate) fn build_all() -> Result<Vec<PathBuf>, String> {
     let folder = build::target().join("firmware");
-    let show = |path: &Path, error: std::io::Error| format!("{}: {error}", path.display());
-    std::fs::create_dir_all(&folder).map_err(|error| show(&folder, error))?;
-    let sources = build::root().join("firmware/src/bin");
-    let mut roms = Vec::new();
-    for entry in std::fs::read_dir(&sources).map_err(|error| show(&sources, error))? {
-        let path = entry.map_err(|error| show(&sources, error))?.path();
-        if path.extension().is_none_or(|end| end != "rs") {
-            continue;
+    let other = folder.join("other");
+    let show = |error: std::io::Error| format!("{}: {error}", folder.display());
+    fs::create_dir_all(&other).map_err(show)?;
+    // An image that no longer exists must not be run.
+    for folder in [&folder, &other] {
+        for entry in fs::read_dir(folder).map_err(show)? {
+            let path = entry.map_err(show)?.path();
+            let end = path.extension().and_then(|end| end.to_str());
+            if matches!(end, Some("rom" | "args" | "needs")) {
+                fs::remove_file(&path).map_err(show)?;
+            }
         }
-        let name = path.file_stem().unwrap_or_default().to_string_lossy();
-        // Flags after `--` reach the image alone, so that no second target folder is needed.
-        build::cargo(&[
-            "rustc",
-            "-q",
-            "-p",
-            "thimble-firmware",
-            "--bin",
-            &name,
-            "--profile",
-            "firmware",
-            "--",
-            "-C",
-            "relocation-model=static",
-            "-C",
-            "no-redzone=yes",
-        ])?;
-        let elf = folder.join(&*name);
-        let bytes = std::fs::read(&elf).map_err(|error| show(&elf, error))?;
-        let flat = flatten(&bytes).ok_or_else(|| format!("{name}: not an image of this ROM"))?;
-        let rom = folder.join(format!("{name}.rom"));
-        std::fs::write(&rom, flat).map_err(|error| show(&rom, error))?;
+    }
+    let mut roms = Vec::new();
+    for image in builder::IMAGES {
+        let used = builder::build(image.name, build::root(), &folder)?;
+        let place = if image.test { &folder } else { &other };
+        let rom = place.join(format!("{}.rom", image.name));
+        fs::write(&rom, builder::pad(&used)).map_err(show)?;
+        if !image.options.is_empty() {
+            fs::write(rom.with_extension("args"), image.options.join(" ")).map_err(show)?;
+        }
+        if image.ring0 {
+            fs::write(rom.with_extension("needs"), "ring0").map_err(show)?;
+        }
         roms.push(rom);
     }
-    roms.sort();
     Ok(roms)
 }
 
-/// Copies the loadable segments of an ELF64 file to where their physical addresses lie in the ROM.
-fn flatten(elf: &[u8]) -> Option<Vec<u8>> {
-    if !elf.starts_with(b"\x7fELF\x02\x01") {
-        return None;
-    }
-    let number = |at: usize, size: usize| {
-        let mut bytes = [0; 8];
-        bytes[..size].copy_from_slice(elf.get(at..at.checked_add(size)?)?);
-        Some(u64::from_le_bytes(bytes))
-    };
-    let headers = usize::try_from(number(0x20, 8)?).ok()?;
-    let size = usize::try_from(number(0x36, 2)?).ok()?;
-    let count = usize::try_from(number(0x38, 2)?).ok()?;
-    let mut rom = vec![0xff; ROM_SIZE];
-    for index in 0..count {
-        let header = headers.checked_add(index * size)?;
-        // Bounds the offsets within the header, too.
-        elf.get(header..header.checked_add(0x38)?)?;
-        let in_file = usize::try_from(number(header + 0x20, 8)?).ok()?;
-        if number(header, 4)? != 1 || in_file == 0 {
-            continue;
-        }
-        let from = usize::try_from(number(header + 8, 8)?).ok()?;
-        let to = usize::try_from(number(header + 0x18, 8)?.checked_sub(ROM_BASE)?).ok()?;
-        let bytes = elf.get(from..from.checked_add(in_file)?)?;
-        rom.get_mut(to..to.checked_add(in_file)?)?
-            .copy_from_slice(bytes);
-    }
-    Some(rom)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_no_elf_file_is_refused() {
-        assert_eq!(flatten(b""), None);
-        assert_eq!(flatten(&[0xff; 256]), None);
-        let mut wild = vec![0xff; 256];
-        wild[..6].copy_from_slice(b"\x7fELF\x02\x01");
-        assert_eq!(flatten(&wild), None);
-    }
+/// The images that the binary carries: their names and the bytes that are stored.
+pub(crate) fn embedded() -> Result<Vec<(String, Vec<u8>)>, String> {
+    let folder = build::target().join("firmware");
+    let images = builder::IMAGES.iter().filter(|image| image.embedded);
+    images
+        .map(|image| {
+            let used = builder::build(image.name, build::root(), &folder)?;
+            Ok((image.name.to_string(), used))
+        })
+        .collect()
 }

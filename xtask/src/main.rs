@@ -1,10 +1,12 @@
-//! The project's tasks: `cargo xtask run | test | images | dist | fuzz | sabotage`.
+//! The project's tasks: `cargo xtask run | test | images | dist | size | bench | fuzz | sabotage`.
 
+mod bench;
 mod build;
 mod dist;
 mod fuzz;
 mod images;
 mod sabotage;
+mod size;
 mod test;
 
 use std::process::{Command, ExitCode};
@@ -18,6 +20,9 @@ usage: cargo xtask TASK
   test [--long]              runs every test; the last line counts passed, failed and skipped
   images                     builds the firmware images into target/firmware
   dist                       builds the smallest static binary into target/dist
+  size                       what takes the bytes of that binary, a crate a line
+  bench [--runs N] [--only NAME] [--binary FILE]
+                             measures it, or FILE, against QEMU, and prints a table
   fuzz TARGET [--seconds N]  runs one fuzz target
   sabotage                   checks that the QMP tests notice each command that does nothing";
 
@@ -31,6 +36,8 @@ fn main() -> ExitCode {
         ["test", "--long"] => test::all(true),
         ["images"] => images::build_all().map(drop),
         ["dist"] => dist::dist(),
+        ["size"] => size::size(),
+        ["bench", rest @ ..] => bench::bench(rest),
         ["fuzz", target] => fuzz::one(target, 60),
         ["fuzz", target, "--seconds", seconds] => match seconds.parse() {
             Ok(seconds) => fuzz::one(target, seconds),
@@ -48,18 +55,18 @@ fn main() -> ExitCode {
     }
 }
 
-/// Builds, then runs thimble on this terminal.
+/// Builds, then runs thimble on this terminal, and ends with its exit status.
 fn run(args: &[&str]) -> Outcome {
-    build::cargo(&["build", "--release", "--locked"])?;
+    build::cargo(&["build", "-q", "--release", "--locked"])?;
+    let demo = ["-bios", "demo.rom", "-nographic", "-no-reboot"];
     let mut command = Command::new(build::thimble());
-    if args.is_empty() {
-        images::build_all()?;
-        command
-            .arg("-bios")
-            .arg(build::target().join("firmware/demo.rom"))
-            .args(["-nographic", "-no-reboot"]);
-    } else {
-        command.args(args);
+    command.args(if args.is_empty() { &demo } else { args });
+    let status = command
+        .status()
+        .map_err(|error| format!("{command:?}: {error}"))?;
+    match status.code() {
+        Some(0) => Ok(()),
+        Some(code) => std::process::exit(code),
+        None => Err(format!("thimble: {status}")),
     }
-    build::succeed(&mut command)
 }

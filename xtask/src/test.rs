@@ -6,6 +6,8 @@ use crate::{Outcome, build, fuzz, images};
 
 /// How long each fuzz target runs in a usual test run, in seconds, and in a long one.
 const FUZZ_SECONDS: (u32, u32) = (20, 300);
+/// How long all targets of a usual run may take together, in seconds.
+const FUZZ_BUDGET: u32 = 300;
 
 #[derive(Default)]
 struct Counts {
@@ -58,8 +60,12 @@ pub(crate) fn all(long: bool) -> Outcome {
             .skipped
             .push(format!("SKIPPED: fuzz targets: {reason}")),
         Ok(targets) => {
+            let share = FUZZ_BUDGET / targets.len().max(1) as u32;
+            let seconds = match long {
+                true => FUZZ_SECONDS.1,
+                false => FUZZ_SECONDS.0.min(share).max(1),
+            };
             for target in targets {
-                let seconds = if long { FUZZ_SECONDS.1 } else { FUZZ_SECONDS.0 };
                 counts.step(&format!("fuzz {target}"), fuzz::one(&target, seconds));
             }
         }
