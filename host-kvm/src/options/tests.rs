@@ -58,7 +58,7 @@ fn a_whole_command_line() {
          -qmp unix:/q,server,nowait -serial stdio -serial none -debugcon file:/d \
          -device isa-serial,id=s,iobase=0x2f8 -global isa-serial.iobase=0x3e8 \
          -rtc base=2000-01-01,clock=vm -uuid 00112233-4455-6677-8899-aabbccddeeff \
-         -msg timestamp=on -overcommit mem-lock=on -pidfile /p -d unimp -D /l -L /a -echr 0x14",
+         -msg timestamp=on -overcommit mem-lock=on -pidfile /p -d cpu_reset -D /l -L /a -echr 0x14",
     )
     .unwrap();
     assert_eq!(options.memory, 64 << 20);
@@ -251,7 +251,7 @@ fn help_texts() {
         ("-device help", "name \"isa-serial\", bus ISA"),
         ("-device isa-serial,help", "iobase=<uint16>"),
         ("-chardev help", "socket"),
-        ("-d help", "guest_errors"),
+        ("-d help", "cpu_reset"),
         ("-L /x -L help", "/x\n"),
     ] {
         let text = run(line).unwrap_err();
