@@ -60,6 +60,13 @@ fn images_print_the_same() {
     assert!(failures.is_empty(), "differences in {failures:?}");
 }
 
+/// Whether the image for exceptions ran where `int n` is an invalid instruction: some hosts that are guests themselves.
+fn lacks_software_interrupts(lines: &[String]) -> bool {
+    lines
+        .iter()
+        .any(|line| line.starts_with("int without gate: vector 6 "))
+}
+
 fn compare(image: &Image) {
     let qemu = run(Emulator::Qemu, image);
     let thimble = run(Emulator::Thimble, image);
@@ -72,8 +79,15 @@ fn compare(image: &Image) {
     assert!(!qemu.0.is_empty(), "{}: QEMU printed nothing", image.name);
     let mut comparison = Comparison::new(&image.test_name());
     let lines = qemu.0.len().max(thimble.0.len());
+    let no_gates = lacks_software_interrupts(&thimble.0);
     for number in 0..lines {
         let line = |lines: &[String]| lines.get(number).cloned().unwrap_or("<nothing>".into());
+        let told = line(&qemu.0);
+        let affected = ["int ", "count 6 ", "count 13 "];
+        if no_gates && affected.iter().any(|start| told.starts_with(start)) {
+            skip_part(&format!("this KVM has no `int n`: {}: {told}", image.name));
+            continue;
+        }
         comparison.add(
             &format!("line {}", number + 1),
             &line(&qemu.0),

@@ -1,7 +1,7 @@
 //! The yardstick for exits: the least that a user of KVM can do, `KVM_RUN` in a loop that looks at the port and
 //! goes on.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use kvm_bindings::{
     KVM_MAX_CPUID_ENTRIES, KVM_MEM_READONLY, KVM_PIT_SPEAKER_DUMMY, kvm_pit_config,
@@ -9,14 +9,14 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{Kvm, VcpuExit};
 
-use super::roms::{EXIT_PORT, SIZE};
+use super::roms::{MARK_PORT, SIZE};
 
 /// A ROM as the kernel wants it: in whole pages.
 #[repr(align(4096))]
 struct Pages([u8; SIZE]);
 
-/// Runs a ROM of [`SIZE`] bytes until it writes to [`EXIT_PORT`]; tells how long that took from the first `KVM_RUN` on.
-pub(super) fn run(rom: &[u8]) -> Result<Duration, String> {
+/// Runs a ROM of [`SIZE`] bytes until it has written to [`MARK_PORT`] so many times; tells when it did.
+pub(super) fn run(rom: &[u8], marks: usize) -> Result<Vec<Instant>, String> {
     let mut pages = Box::new(Pages([0; SIZE]));
     pages.0.copy_from_slice(rom);
     let call = |error: kvm_ioctls::Error| format!("the bare KVM_RUN loop: {error}");
@@ -44,14 +44,15 @@ pub(super) fn run(rom: &[u8]) -> Result<Duration, String> {
         .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
         .map_err(call)?;
     vcpu.set_cpuid2(&cpuid).map_err(call)?;
-    let start = Instant::now();
-    loop {
+    let mut times = Vec::with_capacity(marks);
+    while times.len() < marks {
         match vcpu.run() {
-            Ok(VcpuExit::IoOut(EXIT_PORT, _)) => return Ok(start.elapsed()),
+            Ok(VcpuExit::IoOut(MARK_PORT, _)) => times.push(Instant::now()),
             Ok(VcpuExit::IoOut(..)) => {}
             Ok(other) => return Err(format!("the bare KVM_RUN loop: unexpected {other:?}")),
             Err(error) if error.errno() == 4 => {} // EINTR
             Err(error) => return Err(call(error)),
         }
     }
+    Ok(times)
 }

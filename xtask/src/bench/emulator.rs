@@ -106,8 +106,8 @@ impl Running {
         self.child.id()
     }
 
-    /// Waits for a byte on its standard output.
-    pub(super) fn first_byte(&mut self) -> Result<Instant> {
+    /// Waits for the next byte on its standard output.
+    pub(super) fn next_byte(&mut self) -> Result<Instant> {
         let mut byte = [0];
         match self.out.read_exact(&mut byte) {
             Ok(()) => Ok(Instant::now()),
