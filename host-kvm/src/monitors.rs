@@ -121,19 +121,21 @@ impl Monitors {
         }
     }
 
-    /// Executes the commands that have come in.
-    pub fn serve(&mut self, vm: &mut Vm) {
+    /// Executes the commands that have come in, and tells whether there were any.
+    pub fn serve(&mut self, vm: &mut Vm) -> bool {
+        let mut served = false;
         for index in 0..self.0.len() {
-            self.serve_one(index, vm);
+            served |= self.serve_one(index, vm);
             self.tell(vm, Some(index));
         }
         self.tell(vm, None);
+        served
     }
 
-    fn serve_one(&mut self, index: usize, vm: &mut Vm) {
+    fn serve_one(&mut self, index: usize, vm: &mut Vm) -> bool {
         let monitor = &mut self.0[index];
         if !monitor.opened && monitor.input.is_empty() {
-            return;
+            return false;
         }
         let shared = vm.shared().clone();
         let mut out = Output {
@@ -144,8 +146,9 @@ impl Monitors {
         if std::mem::take(&mut monitor.opened) {
             let _ = monitor.session.open(&mut out);
         }
+        let mut taken = 0;
         if !monitor.input.is_empty() && vm.exit_status().is_none() {
-            let taken = monitor.session.feed(&monitor.input, vm, &mut out);
+            taken = monitor.session.feed(&monitor.input, vm, &mut out);
             monitor.input.drain(..taken);
             if monitor.input.is_empty() {
                 shared.lock().chardevs.pause_input(monitor.chardev, false);
@@ -155,6 +158,7 @@ impl Monitors {
         if monitor.session.broken() {
             hang_up(&mut shared.lock().chardevs, monitor.chardev);
         }
+        taken > 0
     }
 
     /// Tells sessions of what has happened: of what the executing one knows already, the others.

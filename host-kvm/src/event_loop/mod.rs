@@ -15,7 +15,7 @@ use crate::kvm;
 use crate::monitors::Monitors;
 use crate::qtest::QtestServer;
 use crate::report;
-use crate::vm::{Bridge, CONSOLES_MAX, Clock, Guarded, Pending, Vm};
+use crate::vm::{Bridge, CONSOLES_MAX, Clock, Guarded, Pending, Vm, monotonic};
 use poller::{Interest, Poller, Waker};
 
 /// Tokens of the main thread's own descriptors; character devices have [`CHARDEVS`] and above.
@@ -27,6 +27,12 @@ pub const CHARDEVS: u64 = 1 << 32;
 
 /// Nanoseconds that output may take to leave when the process ends.
 const LAST_WORDS: u64 = 200_000_000;
+
+/// Nanoseconds for which the loop looks for the next command without sleeping.
+const EXPECTANT: u64 = 50_000;
+
+/// What one wait reports.
+type Events = heapless::Vec<poller::Event, { poller::EVENTS_MAX }>;
 
 /// SIGTERM, SIGINT and SIGHUP as a descriptor. They are blocked for all threads made from now on.
 ///
@@ -80,13 +86,14 @@ impl EventLoop {
             ));
             return 1;
         }
+        let several_cpus = std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() > 1);
         let status = loop {
             self.vm.settle();
-            self.monitors.serve(&mut self.vm);
+            let served = self.monitors.serve(&mut self.vm);
             if let Some(status) = self.vm.exit_status() {
                 break status;
             }
-            let events = match self.poller.wait(None) {
+            let events = match self.wait(served && several_cpus) {
                 Ok(events) => events,
                 Err(error) => {
                     report(format_args!(
@@ -101,6 +108,7 @@ impl EventLoop {
                     WAKER => self.waker.drain(),
                     TIMER => {
                         let _ = read(shared.timer(), &mut [0; 8]);
+                        shared.lock().timer_at = 0;
                         shared.call(|machine, bridge, now| machine.advance(bridge, now));
                     }
                     SIGNALS => self.signal(),
@@ -113,6 +121,21 @@ impl EventLoop {
         status
     }
 
+    /// Waits for events. Who has just answered a command expects the next one at once: a sleep
+    /// and a wake-up would cost several times what the command does.
+    fn wait(&self, expectant: bool) -> std::io::Result<Events> {
+        if expectant {
+            let end = monotonic() + EXPECTANT;
+            while monotonic() < end {
+                let events = self.poller.wait(Some(0))?;
+                if !events.is_empty() {
+                    return Ok(events);
+                }
+            }
+        }
+        self.poller.wait(None)
+    }
+
     fn chardev_ready(&mut self, token: u64, readiness: poller::Readiness) {
         let shared = self.vm.shared().clone();
         let mut guarded = shared.lock();
@@ -123,6 +146,7 @@ impl EventLoop {
             clock,
             pending,
             input_waits,
+            timer_at: _,
         } = &mut *guarded;
         let mut users = Users {
             machine,
@@ -139,7 +163,7 @@ impl EventLoop {
         if users.quit {
             self.vm.end(0);
         }
-        shared.arm_timer(&guarded);
+        shared.arm_timer(&mut guarded);
     }
 
     fn signal(&mut self) {

@@ -1,7 +1,7 @@
 //! Between the machine and the process: what the machine asks of its [`Host`], and what
 //! processors hand in.
 
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use thimble_core::devices::{ConsoleId, PowerRequest, ShutdownCause, Width};
 use thimble_core::machine::Host;
@@ -88,21 +88,18 @@ impl Host for Bridge<'_> {
 }
 
 /// Takes the exits of the KVM processors.
-pub struct Exits(Weak<Shared>);
+pub struct Exits(Arc<Shared>);
 
 impl Exits {
     /// For the processors of this VM.
     pub fn new(shared: &Arc<Shared>) -> Self {
-        Self(Arc::downgrade(shared))
+        Self(shared.clone())
     }
 
     /// Runs `access` under the machine's lock, and settles what it has caused before the guest
     /// goes on.
-    fn with<R>(
-        &self,
-        access: impl FnOnce(&mut Guarded, Option<&kvm::Vm>) -> (R, bool),
-    ) -> Option<R> {
-        let shared = self.0.upgrade()?;
+    fn with<R>(&self, access: impl FnOnce(&mut Guarded, Option<&kvm::Vm>) -> (R, bool)) -> R {
+        let shared = &*self.0;
         let mut guarded = shared.lock();
         let before = guarded.machine.next_deadline();
         let (result, remapped) = access(&mut guarded, shared.kvm());
@@ -114,9 +111,9 @@ impl Exits {
             shared.request_pause();
             shared.wake();
         } else if guarded.machine.next_deadline() != before {
-            shared.arm_timer(&guarded);
+            shared.arm_timer(&mut guarded);
         }
-        Some(result)
+        result
     }
 
     fn note(&self, stop: VcpuStop) {

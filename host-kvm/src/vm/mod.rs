@@ -43,6 +43,8 @@ pub struct Guarded {
     pub pending: Pending,
     /// Some console did not take all its input.
     pub input_waits: bool,
+    /// What the timerfd is set to, in nanoseconds of the monotonic clock; 0: it is not.
+    pub timer_at: u64,
 }
 
 impl Guarded {
@@ -137,7 +139,7 @@ impl Shared {
         if remapped {
             self.apply_map(&guarded);
         }
-        self.arm_timer(&guarded);
+        self.arm_timer(&mut guarded);
         result
     }
 
@@ -150,11 +152,14 @@ impl Shared {
     }
 
     /// Lets the timerfd expire when the machine's next timer does.
-    pub fn arm_timer(&self, guarded: &Guarded) {
+    pub fn arm_timer(&self, guarded: &mut Guarded) {
         let deadline = guarded.machine.next_deadline();
         let deadline = deadline.and_then(|deadline| guarded.clock.host_time(deadline));
         // An expiry of 0 would disarm the timer; so does this where there is no deadline.
         let at = deadline.map_or(0, |deadline| deadline.max(1));
+        if std::mem::replace(&mut guarded.timer_at, at) == at {
+            return;
+        }
         let zero = Timespec {
             tv_sec: 0,
             tv_nsec: 0,
@@ -269,7 +274,7 @@ impl Vm {
                 .set_rtc_base(now, host + ahead - (now / SECOND) as i64);
         }
         guarded.clock.start();
-        self.shared.arm_timer(&guarded);
+        self.shared.arm_timer(&mut guarded);
         drop(guarded);
         if let Some(vcpus) = &self.vcpus {
             vcpus.resume();
@@ -282,7 +287,7 @@ impl Vm {
         }
         let mut guarded = self.shared.lock();
         guarded.clock.stop();
-        self.shared.arm_timer(&guarded);
+        self.shared.arm_timer(&mut guarded);
     }
 
     /// Stops the guest, if it runs, and enters `state`.
