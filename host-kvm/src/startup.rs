@@ -463,6 +463,13 @@ fn plug_devices(
         plug(&format!("-debugcon chardev:{id}"), &properties, Some(id))?;
     }
     for device in &options.devices {
+        if device.properties.class().name == debugcon::CLASS.name
+            && device.properties.text("chardev").is_none()
+        {
+            // As QEMU: a console into nothing is a mistake. A serial port without a line is not.
+            let reason = "Can't create debugcon device, empty char device";
+            return Err(OptionError::new(&device.origin, reason));
+        }
         plug(
             &device.origin,
             &device.properties,
