@@ -83,7 +83,7 @@ const CASES: &[Case] = &[
     case(&["-device", "isa-debug-exit,iobase=zz"], "iobase"),
     case(&["-device", "isa-debug-exit,iobase=0x10000"], "iobase"),
     case(&["-device", "isa-debugcon,chardev=nosuch"], "not found"),
-    case(&["-device", "isa-debugcon"], "chardev"),
+    case(&["-device", "isa-debugcon"], "empty char device"),
     case(&["-device", ""], ""),
     case(&["-device", "i440FX"], "not pluggable"),
     case(&["-global", "nonsense"], "Invalid parameter"),
@@ -172,7 +172,7 @@ const CASES: &[Case] = &[
     case(&["-msg", "nosuch=on"], "nosuch"),
     case(&["-overcommit", "mem-lock=maybe"], "'on' or 'off'"),
     case(&["-d", "nosuch"], "nosuch"),
-    case(&["-D", "{dir}/no/such", "-d", "cpu_reset"], "No such file"),
+    case(&["-d", "cpu_reset", "-D", "{dir}/no/such"], "No such file"),
 ];
 
 /// The values of an ELF64 file's fields that cases spoil.

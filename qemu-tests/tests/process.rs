@@ -140,7 +140,8 @@ fn a_daemon_stands_when_its_caller_returns() {
     let pid = daemon.pid().expect("the pid file");
     assert_ne!(pid, caller.pid());
     let socket = caller.dir().join("qmp.sock");
-    let mut client = QmpClient::connect(&socket, Duration::ZERO).expect("a socket that listens");
+    drop(std::os::unix::net::UnixStream::connect(&socket).expect("a socket that listens"));
+    let mut client = QmpClient::connect(&socket, SOON).expect("a socket that listens");
     client.negotiate();
     assert_eq!(status(&mut client), "prelaunch");
     let cwd = std::fs::read_link(format!("/proc/{}/cwd", pid.as_raw_nonzero()));
@@ -253,20 +254,21 @@ fn a_guests_reset_does_what_the_options_say() {
     }
 }
 
-/// Loads an empty table of interrupts, so that the invalid instruction behind it has no way out.
-const TRIPLE_FAULT: &[u8] = &[
-    0x2e, 0x0f, 0x01, 0x1e, 0x20, 0x00, // lidt cs:[0x20]
-    0x0f, 0x0b, // ud2
-    0xeb, 0xfe, // jmp here
-    0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
-];
-
+/// The image for resets, whose fifth and last is a triple fault.
 #[test]
-fn a_triple_fault_resets() {
+fn every_kind_of_reset_is_told() {
     if !packages::kvm_usable() {
         return skip("/dev/kvm can't be used");
     }
-    let thimble = guest(TRIPLE_FAULT).args(["-S"]).start();
+    let image = qemu_tests::images::all().find(|image| image.name == "resets");
+    let rom = image.expect("the image").rom();
+    let thimble = Emulator::Thimble
+        .launcher()
+        .args(["-accel", "kvm", "-S", "-nodefaults", "-display", "none"])
+        .args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4"])
+        .args(["-bios", rom.to_str().expect("a plain path")])
+        .with_qmp()
+        .start();
     let mut client = negotiated(&thimble);
     assert_eq!(client.execute("cont", json!({})), Ok(json!({})));
     for _ in 0..5 {
@@ -276,7 +278,7 @@ fn a_triple_fault_resets() {
             json!({"guest": true, "reason": "guest-reset"})
         );
     }
-    assert_eq!(status(&mut client), "running");
+    assert_eq!(thimble.wait(SOON).code(), Some(33), "{}", thimble.report());
 }
 
 /// Jumps to where no memory is, which no KVM can run; the second time round it counts instead.
@@ -440,7 +442,7 @@ const GARBAGE: &[u8] = &[
     0x0f, 0x22, 0xc0, // mov cr0, eax
     0xbb, 0x08, 0x00, // mov bx, 8
     0x8e, 0xdb, // mov ds, bx
-    // The loop, at 14h.
+    // The loop.
     0x66, 0x69, 0x3e, 0x00, 0x05, 0x6d, 0x4e, 0xc6, 0x41, // imul edi, [0x500], 0x41c64e6d
     0x66, 0x81, 0xc7, 0x39, 0x30, 0x00, 0x00, // add edi, 0x3039
     0x66, 0x89, 0x3e, 0x00, 0x05, // mov [0x500], edi
@@ -453,7 +455,8 @@ const GARBAGE: &[u8] = &[
     0x66, 0xef, 0x66, 0xed, // out dx, eax; in eax, dx
     0x67, 0x66, 0x89, 0x07, // mov [edi], eax
     0x67, 0x66, 0x8b, 0x07, // mov eax, [edi]
-    0xeb, 0xc6, // jmp to the loop
+    0xeb, 0xc9, // jmp to the loop
+    0xf4, 0xf4, 0xf4, 0xf4, 0xf4, 0xf4, 0xf4, 0xf4, 0xf4, 0xf4, 0xf4, 0xf4, 0xf4, 0xf4, 0xf4, 0xf4,
     0xf4, 0xf4, 0xf4, 0xf4, 0xf4, // to 60h:
     0x17, 0x00, 0x68, 0x00, 0xff, 0xff, 0, 0, // the limit and base of the table at ffff0068h
     0, 0, 0, 0, 0, 0, 0, 0, // its entry 0
