@@ -56,6 +56,8 @@ pub fn main() -> ExitCode {
 }
 
 fn run() -> Result<i32, OptionError> {
+    #[cfg(feature = "sabotage")]
+    sabotage();
     let options = match options::parse(std::env::args_os().skip(1), CLASSES)? {
         Parsed::Run(options) => options,
         Parsed::Print(text) => {
@@ -120,6 +122,15 @@ fn check_globals(options: &Options) -> Result<(), OptionError> {
         }
     }
     Ok(())
+}
+
+/// Lets the command that THIMBLE_SABOTAGE names do nothing: for `cargo xtask sabotage`.
+#[cfg(feature = "sabotage")]
+fn sabotage() {
+    let command = std::env::var("THIMBLE_SABOTAGE").ok();
+    if let Some(index) = command.and_then(|name| thimble_monitor::command_index(&name)) {
+        thimble_monitor::SABOTAGED.store(index, std::sync::atomic::Ordering::Relaxed);
+    }
 }
 
 /// Makes an error of an option from one of the system's.
