@@ -465,7 +465,7 @@ fn unreadable_files_are_refused() {
     std::fs::create_dir_all(&dir).expect("a directory");
     let file = dir.join("rom");
     std::fs::write(&file, [0xf4; 65536]).expect("a file");
-    std::fs::set_permissions(&file, PermissionsExt::from_mode(0)).expect("a file");
+    std::fs::set_permissions(&file, PermissionsExt::from_mode(0o000)).expect("a file");
     // Root reads everything, so somebody else has to try; whose /dev/kvm may be closed, too, hence qtest.
     let mut command = match rustix::process::geteuid().is_root() {
         true => {
