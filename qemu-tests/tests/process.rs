@@ -303,6 +303,8 @@ fn what_kvm_cannot_run_stops_the_vm_only() {
     wait_until("the guest stops", || {
         status(&mut client) == "internal-error"
     });
+    // The dump comes by a thread that reads standard error.
+    wait_until("the register dump", || thimble.stderr().contains("CR0"));
     let text = thimble.stderr();
     for name in ["KVM", "RIP", "CS", "CR0"] {
         let found = text.to_uppercase().contains(name);
