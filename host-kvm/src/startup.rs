@@ -60,6 +60,8 @@ fn run() -> Result<i32, OptionError> {
     // heap for each would cost address space, memory and time.
     // SAFETY: only sets a parameter of the allocator, before there are threads.
     unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
+    #[cfg(feature = "sabotage")]
+    sabotage();
     let options = match options::parse(std::env::args_os().skip(1), CLASSES)? {
         Parsed::Run(options) => options,
         Parsed::Print(text) => {
@@ -124,6 +126,15 @@ fn check_globals(options: &Options) -> Result<(), OptionError> {
         }
     }
     Ok(())
+}
+
+/// Lets the command that THIMBLE_SABOTAGE names do nothing: for `cargo xtask sabotage`.
+#[cfg(feature = "sabotage")]
+fn sabotage() {
+    let command = std::env::var("THIMBLE_SABOTAGE").ok();
+    if let Some(index) = command.and_then(|name| thimble_monitor::command_index(&name)) {
+        thimble_monitor::SABOTAGED.store(index, std::sync::atomic::Ordering::Relaxed);
+    }
 }
 
 /// Makes an error of an option from one of the system's.
@@ -468,6 +479,13 @@ fn plug_devices(
         plug(&format!("-debugcon chardev:{id}"), &properties, Some(id))?;
     }
     for device in &options.devices {
+        if device.properties.class().name == debugcon::CLASS.name
+            && device.properties.text("chardev").is_none()
+        {
+            // As QEMU: a console into nothing is a mistake. A serial port without a line is not.
+            let reason = "Can't create debugcon device, empty char device";
+            return Err(OptionError::new(&device.origin, reason));
+        }
         plug(
             &device.origin,
             &device.properties,

@@ -204,7 +204,17 @@ fn a_session_runs_the_same() {
         };
         let instance = launcher
             .args(accelerator)
-            .args(["-S", "-M", "pc", "-m", "16", "-bios", "{dir}/spin.rom"])
+            .args([
+                "-S",
+                "-M",
+                "pc",
+                "-m",
+                "16",
+                "-name",
+                "guest",
+                "-bios",
+                "{dir}/spin.rom",
+            ])
             .with_qmp()
             .start();
         let mut client = instance.qmp();

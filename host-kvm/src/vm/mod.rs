@@ -188,9 +188,9 @@ impl Shared {
 
 /// How the VM behaves on power events, and what it is called.
 pub struct Settings {
-    /// `-no-reboot`: a reset by the guest ends the process.
+    /// `-no-reboot`: a reset ends the process.
     pub no_reboot: bool,
-    /// `-no-shutdown`: a shutdown by the guest stops the VM only.
+    /// `-no-shutdown`: a shutdown stops the VM only, unless it comes from `quit` or a signal.
     pub no_shutdown: bool,
     /// `-name`.
     pub name: Option<String>,
@@ -303,7 +303,8 @@ impl Vm {
 
     /// Resets the machine, whatever it is doing.
     fn reset(&mut self, cause: ShutdownCause) {
-        if self.settings.no_reboot && cause.by_guest() {
+        // Whoever asks for it, as with QEMU.
+        if self.settings.no_reboot {
             return self.shut_down(cause);
         }
         self.pause();
@@ -345,7 +346,11 @@ impl Vm {
     /// Powers the machine off.
     pub fn shut_down(&mut self, cause: ShutdownCause) {
         self.event(Event::Shutdown(cause));
-        if self.settings.no_shutdown && cause.by_guest() {
+        let insists = matches!(
+            cause,
+            ShutdownCause::HostQmpQuit | ShutdownCause::HostSignal
+        );
+        if self.settings.no_shutdown && !insists {
             self.halt(RunState::Shutdown);
         } else {
             self.end(0);
