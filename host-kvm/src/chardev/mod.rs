@@ -29,6 +29,7 @@ use rustix::net::{
     self, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, SocketFlags, sockopt,
 };
 
+use crate::error_text;
 use crate::event_loop::poller::{Interest, Poller, Readiness, Waker};
 use crate::terminal::{self, RawMode};
 use escape::{Command, Escape};
@@ -203,7 +204,7 @@ impl Chardevs {
                     return Err("cannot use stdio by multiple character devices".to_owned());
                 }
                 slot.open_stdio(signal.unwrap_or(!spec.mux))
-                    .map_err(|error| format!("cannot use stdio: {}", socket::reason(&error)))?;
+                    .map_err(|error| format!("cannot use stdio: {}", error_text(&error)))?;
             }
             Backend::File {
                 path,
@@ -222,7 +223,7 @@ impl Chardevs {
     }
 
     fn open_socket(&self, id: ChardevId, slot: &mut Slot, spec: &SocketSpec) -> Result<(), String> {
-        let system = |error: io::Error| socket::reason(&error);
+        let system = |error: io::Error| error_text(&error);
         if spec.server {
             let listener = socket::listen(spec)?;
             if spec.wait {
@@ -731,7 +732,7 @@ impl Slot {
 
     fn open_file(&mut self, path: &str, input: Option<&str>, append: bool) -> Result<(), String> {
         let failed = |path: &str, error: &io::Error| {
-            format!("Could not open '{path}': {}", socket::reason(error))
+            format!("Could not open '{path}': {}", error_text(error))
         };
         let mut options = File::options();
         options
@@ -803,7 +804,7 @@ impl Slot {
                         eprintln!(
                             "thimble: warning: chardev {}: output is lost: {}",
                             self.label,
-                            socket::reason(&error.into())
+                            error_text(&error.into())
                         );
                     }
                     return bytes.len();

@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 
 use super::spec::{Address, SocketSpec};
+use crate::error_text;
 
 /// Clients that may wait while one is served.
 const BACKLOG: i32 = 8;
@@ -43,16 +44,7 @@ pub(super) struct Listener {
 }
 
 fn failed(what: &str, address: &Address, error: impl Into<io::Error>) -> String {
-    format!("Failed to {what} {address}: {}", reason(&error.into()))
-}
-
-/// The system's sentence for an error, without the number that std appends.
-pub(super) fn reason(error: &io::Error) -> String {
-    let text = error.to_string();
-    match text.find(" (os error") {
-        Some(end) => text[..end].to_owned(),
-        None => text,
-    }
+    format!("Failed to {what} {address}: {}", error_text(&error.into()))
 }
 
 fn stream(family: AddressFamily, flags: SocketFlags) -> Result<OwnedFd, Errno> {
@@ -220,7 +212,7 @@ fn inherit(number: i32) -> Result<OwnedFd, String> {
         _ => return Err(format!("File descriptor '{number}' is in use already")),
     }
     rustix::io::fcntl_setfd(borrowed, rustix::io::FdFlags::CLOEXEC)
-        .map_err(|error| format!("File descriptor '{number}': {}", reason(&error.into())))?;
+        .map_err(|error| format!("File descriptor '{number}': {}", error_text(&error.into())))?;
     // SAFETY: the number is open and, not being close-on-exec until now, has no owner here.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }

@@ -530,12 +530,6 @@ impl Builder {
     /// What standard input and output can be used for.
     fn terminal(&mut self) -> Result<(), OptionError> {
         if self.options.daemonize {
-            if self.options.nographic {
-                return Err(OptionError::new(
-                    "-nographic",
-                    "cannot be used with -daemonize",
-                ));
-            }
             for chardev in &self.options.chardevs {
                 if matches!(chardev.spec.backend, Backend::Stdio { .. }) {
                     return Err(OptionError::new(

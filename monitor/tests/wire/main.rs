@@ -492,28 +492,3 @@ fn events_wait_for_negotiation() {
         .unwrap();
     assert_eq!(parsed(&client.take())[0]["event"], "POWERDOWN");
 }
-
-/// Prints how long a command takes: `cargo test --release -p thimble-monitor -- --ignored --nocapture`.
-#[test]
-#[ignore = "a measurement"]
-fn time_of_a_command() {
-    let mut client = Client::new();
-    let rounds = 200_000;
-    let start = std::time::Instant::now();
-    for _ in 0..rounds {
-        let input = b"{\"execute\":\"query-status\"}";
-        client.session.feed(input, &mut client.vm, &mut client.out);
-        client.out.bytes.clear();
-    }
-    println!("query-status: {:?} each", start.elapsed() / rounds);
-    let long = [b"{'id':'".as_slice(), &[b'a'; 60_000], b"'}"].concat();
-    let start = std::time::Instant::now();
-    for _ in 0..1000 {
-        client.session.feed(&long, &mut client.vm, &mut client.out);
-        client.out.bytes.clear();
-    }
-    println!(
-        "60 kB string parsed and echoed: {:?} each",
-        start.elapsed() / 1000
-    );
-}
