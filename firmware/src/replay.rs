@@ -12,7 +12,7 @@ use thimble_core::machine::qtest::Qtest;
 use thimble_core::machine::{
     Board, CLASSES, Config, Host, Irqchip, Machine, RunState, SERIAL_MAX, STATE_MAX,
 };
-use thimble_core::memory::ArrayRam;
+use thimble_core::memory::{ArrayRam, GuestRam};
 use thimble_monitor::{Event, KvmInfo, Owner, QmpError, Session, ShutdownCause, Timestamp};
 
 /// Bytes of guest RAM.
@@ -150,6 +150,10 @@ const CHECKSUM_START: u32 = 0x811c_9dc5;
 /// # Errors
 /// The output's.
 pub fn replay(memory: &mut Memory, out: &mut impl Write) -> fmt::Result {
+    for gpa in (0..RAM as u64).step_by(ROM.len()) {
+        // Addresses within RAM can't fail.
+        let _ = memory.ram.write(gpa, &[0; ROM.len()]);
+    }
     boards(memory, out)?;
     for (name, script) in SCRIPTS {
         writeln!(out, "== qtest {name}")?;
@@ -500,7 +504,8 @@ fn play_case(memory: &mut Memory, case: &str, out: &mut impl Write) -> fmt::Resu
         };
         connection.send(&[byte], out)?;
     }
-    Ok(())
+    // Ends a number or a word.
+    connection.send(b"\n", out)
 }
 
 /// A session from the greeting to `quit`, in pieces of all lengths.

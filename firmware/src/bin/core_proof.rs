@@ -41,22 +41,28 @@ impl fmt::Write for Output {
     }
 }
 
-fn tell(info: StartInfo, out: &mut Output) -> fmt::Result {
-    let mut line = [0; COMMAND_LINE_MAX];
+/// Prints what the loader told, and returns whether the replay is wanted: a command line that starts with `tell` asks for
+/// nothing more.
+fn tell(info: StartInfo, out: &mut Output) -> Result<bool, fmt::Error> {
+    let mut buffer = [0; COMMAND_LINE_MAX];
+    let line = info.command_line(&mut buffer);
     writeln!(out, "start information: {}", info.is_valid())?;
-    let line = info.command_line(&mut line).escape_ascii();
-    writeln!(out, "command line: {line}")?;
+    writeln!(out, "command line: {}", line.escape_ascii())?;
     match info.initrd() {
-        Some((size, sum)) => writeln!(out, "initrd: {size} bytes, sum {sum:#x}"),
-        None => writeln!(out, "initrd: none"),
+        Some((size, sum)) => writeln!(out, "initrd: {size} bytes, sum {sum:#x}")?,
+        None => writeln!(out, "initrd: none")?,
     }
+    Ok(!line.starts_with(b"tell"))
 }
 
 fn main(info: StartInfo) -> ! {
     let mut out = Output(heapless::Vec::new());
     // SAFETY: there is one processor and this function, which runs once.
     let memory = unsafe { &mut *(&raw mut MEMORY) };
-    let outcome = tell(info, &mut out).and_then(|()| replay(memory, &mut out));
+    let outcome = tell(info, &mut out).and_then(|wanted| match wanted {
+        true => replay(memory, &mut out),
+        false => Ok(()),
+    });
     out.flush();
     power::end(match outcome {
         Ok(()) => power::DONE,
