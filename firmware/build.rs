@@ -1,15 +1,19 @@
-//! Links every image with our own script, without a C library or start files.
+//! Links every image with our own scripts, without a C library or start files.
+
+/// Images that are kernels: `builder.rs` says the same.
+const KERNELS: &[&str] = &["core_proof"];
 
 fn main() {
     let root = std::env::var("CARGO_MANIFEST_DIR").expect("cargo sets it");
+    println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=rom.ld");
-    println!("cargo:rerun-if-changed=src/asm");
+    println!("cargo:rerun-if-changed=kernel.ld");
+    println!("cargo:rerun-if-changed=src/bin");
     for argument in [
         "-nostdlib",
         "-nostartfiles",
         "-static",
         "-no-pie",
-        &format!("-Wl,-T,{root}/rom.ld"),
         "-Wl,--build-id=none",
         "-Wl,-z,norelro",
         "-Wl,-z,max-page-size=4096",
@@ -17,5 +21,15 @@ fn main() {
         "-Wl,--gc-sections",
     ] {
         println!("cargo:rustc-link-arg-bins={argument}");
+    }
+    let images = std::fs::read_dir(format!("{root}/src/bin")).expect("the folder of images");
+    for image in images {
+        let path = image.expect("an entry").path();
+        let name = path.file_stem().expect("a file").to_string_lossy();
+        let script = match KERNELS.contains(&&*name) {
+            true => "kernel.ld",
+            false => "rom.ld",
+        };
+        println!("cargo:rustc-link-arg-bin={name}=-Wl,-T,{root}/{script}");
     }
 }

@@ -4,7 +4,7 @@
 //! `target/firmware/NAME.rom`), as a library crate could not be a build script's dependency and a guest program at once.
 //! The including crate depends on `object`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use object::elf::{FileHeader64, PT_LOAD};
@@ -81,11 +81,52 @@ pub(crate) const IMAGES: &[Image] = &[
     },
 ];
 
+/// An image that `-kernel` loads: an ELF file with a PVH note. It is built only where it is asked for, and `firmware/build.rs` links it
+/// with a script of its own.
+pub(crate) struct Kernel {
+    /// Name of the program in `src/bin`.
+    pub(crate) name: &'static str,
+    /// The crate's feature that it needs.
+    feature: &'static str,
+}
+
+/// The proof that the core needs neither std nor a heap.
+pub(crate) const CORE_PROOF: Kernel = Kernel {
+    name: "core_proof",
+    feature: "core-proof",
+};
+
 /// Builds one image with cargo and returns its used bytes, which belong at the end of the ROM.
 ///
 /// # Errors
 /// A sentence; the compiler's own messages go to stderr.
 pub(crate) fn build(name: &str, workspace: &Path, target_dir: &Path) -> Result<Vec<u8>, String> {
+    let path = link(name, &[], workspace, target_dir)?;
+    let elf =
+        std::fs::read(&path).map_err(|error| format!("can't read {}: {error}", path.display()))?;
+    flatten(&elf).map_err(|error| format!("{}: {error}", path.display()))
+}
+
+/// Builds a kernel with cargo and returns the path of its file.
+///
+/// # Errors
+/// As for [`build`].
+pub(crate) fn build_kernel(
+    kernel: &Kernel,
+    workspace: &Path,
+    target_dir: &Path,
+) -> Result<PathBuf, String> {
+    let features = ["--features", kernel.feature];
+    link(kernel.name, &features, workspace, target_dir)
+}
+
+/// Builds a program for bare metal, and returns the path of its ELF file.
+fn link(
+    name: &str,
+    features: &[&str],
+    workspace: &Path,
+    target_dir: &Path,
+) -> Result<PathBuf, String> {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(workspace);
     // An outer cargo's choices (clippy as the compiler, coverage flags) are not the image's.
@@ -125,6 +166,7 @@ pub(crate) fn build(name: &str, workspace: &Path, target_dir: &Path) -> Result<V
             "--target",
             TARGET,
         ])
+        .args(features)
         .args(["--bin", name, "--target-dir"])
         .arg(target_dir)
         .args([
@@ -139,10 +181,7 @@ pub(crate) fn build(name: &str, workspace: &Path, target_dir: &Path) -> Result<V
     if !status.success() {
         return Err(format!("cargo can't build the image {name}"));
     }
-    let path = target_dir.join(TARGET).join("firmware").join(name);
-    let elf =
-        std::fs::read(&path).map_err(|error| format!("can't read {}: {error}", path.display()))?;
-    flatten(&elf).map_err(|error| format!("{}: {error}", path.display()))
+    Ok(target_dir.join(TARGET).join("firmware").join(name))
 }
 
 /// Turns an image's ELF file into the bytes of its ROM, from the first used byte to the end.

@@ -1,7 +1,7 @@
 //! What images share: port I/O, the console, fw_cfg, exceptions, ways to end, and the loader of kernel files.
 //!
 //! Images run their Rust in ring 3 of long mode with IOPL 3, over an identity map of the low 4 GiB. Ring 0 is
-//! assembly (`asm/start.s`), reached by exceptions and by the service calls in [`trap`].
+//! assembly (`asm/ring0.s`), reached by exceptions and by the service calls in [`trap`].
 #![no_std]
 
 pub mod console;
@@ -9,19 +9,52 @@ pub mod fw_cfg;
 pub mod io;
 pub mod loader;
 pub mod power;
+#[cfg(feature = "core-proof")]
+pub mod replay;
+pub mod start_info;
 pub mod trap;
 
-/// Makes a function the image's main function: `image!(main)`.
+/// Makes a function the main function of a ROM: `image!(main)`.
 #[macro_export]
 macro_rules! image {
     ($main:path) => {
         #[path = "../runtime.rs"]
         mod runtime;
 
+        core::arch::global_asm!(
+            ".set CODE_BASE, 0xF0000; .set TABLES, 0",
+            include_str!("../asm/ring0.s"),
+            include_str!("../asm/start.s"),
+            options(att_syntax)
+        );
+
         #[unsafe(no_mangle)]
         extern "C" fn image_main() -> ! {
             let main: fn() -> ! = $main;
             main()
+        }
+    };
+}
+
+/// Makes a function the main function of a kernel that is entered by PVH: `kernel!(main)`. It gets what the loader tells.
+#[macro_export]
+macro_rules! kernel {
+    ($main:path) => {
+        #[path = "../runtime.rs"]
+        mod runtime;
+
+        core::arch::global_asm!(
+            ".set CODE_BASE, 0x110000; .set TABLES, 0x100000",
+            include_str!("../asm/ring0.s"),
+            include_str!("../asm/pvh.s"),
+            options(att_syntax)
+        );
+
+        #[unsafe(no_mangle)]
+        extern "C" fn image_main(start_info: u64) -> ! {
+            let main: fn($crate::start_info::StartInfo) -> ! = $main;
+            // SAFETY: the entry hands over the address that PVH's loader gave.
+            main(unsafe { $crate::start_info::StartInfo::at(start_info) })
         }
     };
 }

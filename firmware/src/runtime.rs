@@ -1,7 +1,5 @@
-//! What every image with Rust in it links once: the start-up assembly, the panic handler and the memory functions that
-//! the compiler calls. Included by each image as a module, because a library would drag it into host tests.
-
-core::arch::global_asm!(include_str!("asm/start.s"), options(att_syntax));
+//! What every image with Rust in it links once, besides its start-up assembly: the panic handler and the memory functions
+//! that the compiler calls. Included by each image as a module, because a library would drag it into host tests.
 
 #[panic_handler]
 fn panic(info: &core::panic::PanicInfo) -> ! {
