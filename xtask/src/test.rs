@@ -67,6 +67,12 @@ pub(crate) fn all(long: bool) -> Outcome {
             };
             for target in targets {
                 counts.step(&format!("fuzz {target}"), fuzz::one(&target, seconds));
+                if long {
+                    counts.step(
+                        &format!("fuzz {target} --self-test"),
+                        fuzz::self_test(&target),
+                    );
+                }
             }
         }
     }
