@@ -261,6 +261,7 @@ idt:
     .set v, v + 1
 .endr
 idt_end:
+.noaltmacro
 
 .section .bss.trap, "aw", @nobits
 .balign 8
