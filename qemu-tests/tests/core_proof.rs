@@ -8,6 +8,11 @@
 #[path = "../../firmware/builder.rs"]
 mod builder;
 
+// Not from the crate thimble-firmware: see its feature `core-proof`.
+#[allow(unreachable_pub)]
+#[path = "../../firmware/src/replay.rs"]
+mod replay;
+
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -15,7 +20,7 @@ use std::time::Duration;
 use object::read::elf::ElfFile64;
 use object::{Endianness, Object, ObjectSymbol};
 use qemu_tests::{Emulator, packages, skip, workspace_dir};
-use thimble_firmware::replay::{Memory, replay};
+use replay::{Memory, replay};
 
 /// How long a kernel may run: each byte of its text is a way out of the guest.
 const PATIENCE: Duration = Duration::from_secs(50);
