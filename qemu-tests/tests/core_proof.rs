@@ -221,6 +221,9 @@ fn multiboot_kernels_are_told_command_line_and_modules() {
 }
 
 /// What of std, of the crate alloc or of a C library's heap is in a linked program; and what it lacks.
+///
+/// This is the second check. The first is that the image links at all: the compiler refuses std beside the image's own panic
+/// handler, and the crate alloc without an allocator.
 fn foreign(elf: &[u8]) -> Vec<String> {
     const HEAP: &[&str] = &[
         "malloc",
