@@ -168,6 +168,10 @@ pub(super) fn memory(bench: &Bench) -> Rows {
         "{\"arguments\":{}}",
         "{\"execute\":3}",
     ];
+    // Pages of a file that was just built count as dirty until they are on the disk.
+    fs::File::open(&bench.thimble.program)
+        .and_then(|file| file.sync_all())
+        .map_err(|error| format!("{}: {error}", bench.thimble.program.display()))?;
     let stopped = Stopped::new(bench)?;
     bench.announce(
         "private dirty memory less guest RAM after 10,000 mixed commands",
