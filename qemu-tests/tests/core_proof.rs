@@ -8,6 +8,11 @@
 #[path = "../../firmware/builder.rs"]
 mod builder;
 
+// Not from the crate thimble-firmware: see its feature `core-proof`.
+#[allow(unreachable_pub)]
+#[path = "../../firmware/src/replay.rs"]
+mod replay;
+
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -15,7 +20,7 @@ use std::time::Duration;
 use object::read::elf::ElfFile64;
 use object::{Endianness, Object, ObjectSymbol};
 use qemu_tests::{Emulator, packages, skip, workspace_dir};
-use thimble_firmware::replay::{Memory, replay};
+use replay::{Memory, replay};
 
 /// How long a kernel may run: each byte of its text is a way out of the guest.
 const PATIENCE: Duration = Duration::from_secs(50);
@@ -216,6 +221,9 @@ fn multiboot_kernels_are_told_command_line_and_modules() {
 }
 
 /// What of std, of the crate alloc or of a C library's heap is in a linked program; and what it lacks.
+///
+/// This is the second check. The first is that the image links at all: the compiler refuses std beside the image's own panic
+/// handler, and the crate alloc without an allocator.
 fn foreign(elf: &[u8]) -> Vec<String> {
     const HEAP: &[&str] = &[
         "malloc",

@@ -5,7 +5,7 @@
 # instruction emulator, and it keeps to integer instructions for the same reason.
 #
 # Two names are set in front of this file. CODE_BASE is a multiple of 64 KiB, and all ring-0 code lies in the 64 KiB from there on.
-# TABLES is where RAM of zeros is: from there 01000 PML4, 02000 PDPT, 03000 first PD, 04000-07fff the four PDs, 08000 GDT, 08080 TSS
+# TABLES is where free RAM is: from there 01000 PML4, 02000 PDPT, 03000 first PD, 04000-07fff the four PDs, 08000 GDT, 08080 TSS
 # with its I/O bitmap, below 0a900 the stack of service calls, below 0b000 that of exceptions. Both lie below 2 MiB.
 # The linker script says where .bss and the ring-3 stack are.
 #
@@ -24,7 +24,7 @@
 .set SERVICE_MARK, 0x63727673
 
 # From real mode or from protected mode without paging, with flat data segments from address 0 on: fills the tables for the first
-# 2 MiB, loads `gdtr`, and goes to start64. ring 3 maps the rest at its own speed.
+# 2 MiB, loads `gdtr`, and goes to start64. Ring 3 maps the rest at its own speed.
 .macro enter_long_mode gdtr:vararg
     movl $(PDPT + 0x27), PML4
     movl $(PD_FIRST + 0x27), PDPT
@@ -261,6 +261,7 @@ idt:
     .set v, v + 1
 .endr
 idt_end:
+.noaltmacro
 
 .section .bss.trap, "aw", @nobits
 .balign 8

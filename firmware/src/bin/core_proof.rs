@@ -57,8 +57,9 @@ fn tell(info: StartInfo, out: &mut Output) -> Result<bool, fmt::Error> {
 
 fn main(info: StartInfo) -> ! {
     let mut out = Output(heapless::Vec::new());
+    let memory = &raw mut MEMORY;
     // SAFETY: there is one processor and this function, which runs once.
-    let memory = unsafe { &mut *(&raw mut MEMORY) };
+    let memory = unsafe { &mut *memory };
     let outcome = tell(info, &mut out).and_then(|wanted| match wanted {
         true => replay(memory, &mut out),
         false => Ok(()),
