@@ -124,9 +124,11 @@ fn guest(code: &[u8], start: &[u8], cpus: u32, irqchip: Irqchip) -> Option<Guest
     ram.write(0x1000, start).unwrap();
     let rom = Arc::new(Rom::new(&image).unwrap());
     let spec = CpuSpec::parse("qemu64").unwrap();
+    // With four, APIC ids have a gap: 0, 1, 2, 4.
+    let cores = if cpus == 4 { 3 } else { 1 };
     let topology = Topology {
-        sockets: cpus,
-        cores: 1,
+        sockets: cpus.div_ceil(cores),
+        cores,
         threads: 1,
     };
     let (cpuid, _) = CpuidTable::new(&kvm, &spec, topology).unwrap();
@@ -151,7 +153,11 @@ fn guest(code: &[u8], start: &[u8], cpus: u32, irqchip: Irqchip) -> Option<Guest
 
 impl Guest {
     fn next(&self) -> Event {
-        self.events.recv_timeout(PATIENCE).expect("an exit")
+        self.events.recv_timeout(PATIENCE).unwrap_or_else(|_| {
+            self.vcpus.pause();
+            let dump = self.vcpus.dump(0).unwrap();
+            panic!("the guest stands still:\n{dump}")
+        })
     }
 
     fn expect_out(&self, port: u16, data: &[u8]) {
@@ -319,14 +325,15 @@ fn an_access_is_complete_before_parking() {
 
 #[test]
 fn triple_fault_stops_and_reset_runs_again() {
-    // out 80h, al; lidt of an empty table; ud2.
+    // In protected mode, because a kernel that emulates real mode refuses UD2 and INT there.
     let code = [
-        0xe6, 0x80, 0x2e, 0x0f, 0x01, 0x1e, 9, 0, 0x90, 0, 0, 0, 0, 0, 0, 0x0f, 0x0b,
+        0xe6, 0x80, // out 80h, al
+        0xeb, 6, 0, 0, 0, 0, 0, 0, // over an empty table at 4
+        0x2e, 0x0f, 0x01, 0x1e, 4, 0, // lidt cs:[4]
+        0x0f, 0x20, 0xc0, 0x0c, 1, 0x0f, 0x22, 0xc0, // cr0 |= PE
+        0xb8, 0xf8, 0xff, 0x8e, 0xd8, // ds = fff8h: beyond the GDT
+        0xe6, 0x81, 0xf4,
     ];
-    let mut code = code.to_vec();
-    // Jump over the table.
-    code.splice(8..9, [0xeb, 6]);
-    code[6] = 10;
     let Some(guest) = guest(&code, &[], 1, Irqchip::On) else {
         return;
     };
@@ -474,8 +481,8 @@ const START_OTHERS: [u8; 77] = {
     code[73] = 0;
     code[74] = 0x0f;
     code[75] = 0;
-    // The descriptor at 61: base 0, limit 4 GiB, data.
-    let descriptor = [0xff, 0xff, 0, 0, 0, 0x92, 0xcf, 0];
+    // The descriptor at 61: base 0, limit 4 GiB, data, accessed (the ROM can not note it).
+    let descriptor = [0xff, 0xff, 0, 0, 0, 0x93, 0xcf, 0];
     let mut i = 0;
     while i < 8 {
         code[61 + i] = descriptor[i];
