@@ -18,8 +18,33 @@ pub(crate) fn targets() -> Result<Vec<String>, String> {
     Ok(names.lines().map(|name| name.trim().to_string()).collect())
 }
 
+/// Seconds in which a target must find its planted panic.
+const SELF_TEST: u32 = 180;
+/// What the planted panic says.
+const PLANTED: &str = "the planted panic";
+
 /// Runs one target for so many seconds, on what earlier runs found and on the seeds that lie beside the targets.
 pub(crate) fn one(target: &str, seconds: u32) -> Outcome {
+    build::succeed(&mut run(target, seconds, &[])?)
+}
+
+/// Plants a panic in a target and expects the fuzzer to find it.
+pub(crate) fn self_test(target: &str) -> Outcome {
+    let output = run(target, SELF_TEST, &["--features", "planted"])?
+        .stderr(Stdio::piped())
+        .output()
+        .map_err(|error| error.to_string())?;
+    let text = String::from_utf8_lossy(&output.stderr);
+    if output.status.success() || !text.contains(PLANTED) {
+        return Err(format!(
+            "the planted panic was not found in {SELF_TEST} seconds"
+        ));
+    }
+    println!("fuzz {target}: found the planted panic");
+    Ok(())
+}
+
+fn run(target: &str, seconds: u32, options: &[&str]) -> Result<Command, String> {
     let known = targets()?;
     if !known.iter().any(|name| name == target) {
         let known = known.join(", ");
@@ -28,7 +53,7 @@ pub(crate) fn one(target: &str, seconds: u32) -> Outcome {
     let corpus = folder().join("corpus").join(target);
     std::fs::create_dir_all(&corpus).map_err(|error| format!("{}: {error}", corpus.display()))?;
     let mut command = cargo_fuzz("run");
-    command.arg(target).arg(&corpus);
+    command.args(options).arg(target).arg(&corpus);
     let seeds = folder().join("seeds").join(target);
     if seeds.is_dir() {
         command.arg(&seeds);
@@ -41,7 +66,7 @@ pub(crate) fn one(target: &str, seconds: u32) -> Outcome {
     if dictionary.is_file() {
         command.arg(format!("-dict={}", dictionary.display()));
     }
-    build::succeed(&mut command)
+    Ok(command)
 }
 
 fn folder() -> PathBuf {

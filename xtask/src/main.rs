@@ -24,6 +24,7 @@ usage: cargo xtask TASK
   bench [--runs N] [--only NAME] [--binary FILE]
                              measures it, or FILE, against QEMU, and prints a table
   fuzz TARGET [--seconds N]  runs one fuzz target
+  fuzz TARGET --self-test    plants a panic in it, which the fuzzer must find
   sabotage                   checks that the QMP tests notice each command that does nothing";
 
 fn main() -> ExitCode {
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         ["size"] => size::size(),
         ["bench", rest @ ..] => bench::bench(rest),
         ["fuzz", target] => fuzz::one(target, 60),
+        ["fuzz", target, "--self-test"] => fuzz::self_test(target),
         ["fuzz", target, "--seconds", seconds] => match seconds.parse() {
             Ok(seconds) => fuzz::one(target, seconds),
             Err(_) => Err(format!("--seconds: '{seconds}' is no number")),

@@ -22,12 +22,24 @@ pub(crate) fn all(long: bool) -> Outcome {
     let skips = build::target().join("skips.txt");
     std::fs::create_dir_all(build::target()).map_err(|error| error.to_string())?;
     std::fs::write(&skips, "").map_err(|error| error.to_string())?;
-    let steps: [&[&str]; 4] = [
+    let steps: [&[&str]; 5] = [
         &["fmt", "--all", "--check"],
         &[
             "clippy",
             "--workspace",
             "--all-targets",
+            "--",
+            "-D",
+            "warnings",
+        ],
+        // A feature of its own, because serde would get std from the tools of the workspace.
+        &[
+            "clippy",
+            "-p",
+            "thimble-firmware",
+            "--features",
+            "core-proof",
+            "--bins",
             "--",
             "-D",
             "warnings",
@@ -67,6 +79,12 @@ pub(crate) fn all(long: bool) -> Outcome {
             };
             for target in targets {
                 counts.step(&format!("fuzz {target}"), fuzz::one(&target, seconds));
+                if long {
+                    counts.step(
+                        &format!("fuzz {target} --self-test"),
+                        fuzz::self_test(&target),
+                    );
+                }
             }
         }
     }

@@ -10,6 +10,7 @@ use std::cell::RefCell;
 use libfuzzer_sys::fuzz_target;
 use thimble_core::machine::RunState;
 use thimble_core::qmp::{Parser, Sink, SinkFull};
+use thimble_fuzz::plant;
 use thimble_monitor::{Event, KvmInfo, Out, Owner, QmpError, Session, ShutdownCause, Timestamp};
 
 /// A zeroed `T` that lives to the end of the process.
@@ -74,7 +75,9 @@ impl Owner for Vm {
         self.state = RunState::Shutdown;
     }
 
-    fn pmemsave(&mut self, _: u64, _: u64, filename: &[u8]) -> Result<(), QmpError> {
+    fn pmemsave(&mut self, address: u64, size: u64, filename: &[u8]) -> Result<(), QmpError> {
+        // Arguments of all types have arrived.
+        plant(address != size);
         let name = String::from_utf8_lossy(filename);
         Err(QmpError::generic(format_args!("Could not open '{name}'")))
     }

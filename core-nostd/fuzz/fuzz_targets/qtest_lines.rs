@@ -5,7 +5,7 @@
 use libfuzzer_sys::fuzz_target;
 use thimble_core::machine::qtest::Qtest;
 use thimble_core::machine::{Board, Irqchip};
-use thimble_fuzz::{Sink, machine};
+use thimble_fuzz::{Sink, machine, plant};
 
 /// Bytes of one answer that a test can ask for are many; requests for more are passed over here.
 const OUT_MAX: usize = 1 << 16;
@@ -22,6 +22,8 @@ fuzz_target!(|bytes: &[u8]| {
         assert!(taken > 0);
         let answered = out.lines().filter(|line| !line.starts_with("IRQ ")).count();
         assert_eq!(answered, usize::from(rest[..taken].ends_with(b"\n")));
+        // A test has written memory and read it back.
+        plant(out.starts_with("OK 0x12"));
         if out.len() > OUT_MAX {
             return;
         }

@@ -8,12 +8,23 @@ use thimble_core::devices::{ConsoleId, PowerRequest, Width, debug_exit, debugcon
 use thimble_core::machine::{Board, Config, Host, Irqchip, Machine, STATE_MAX};
 use thimble_core::memory::ArrayRam;
 
+/// Panics where `reached` tells that input got deep into the module, if the feature `planted` is
+/// on: `cargo xtask fuzz TARGET --self-test` expects the fuzzer to find it.
+pub fn plant(reached: bool) {
+    assert!(!(cfg!(feature = "planted") && reached), "the planted panic");
+}
+
 /// Bytes of guest RAM.
 const RAM: usize = 2 << 20;
 /// The firmware image.
 static ROM: [u8; 0x2_0000] = [0xf4; 0x2_0000];
 /// Nanoseconds that one step of time takes at most: ten seconds.
 const STEP_MAX: u64 = 10_000_000_000;
+
+/// The first serial port's line status register, and its bit that a byte was received.
+const LINE_STATUS: u16 = 0x3fd;
+/// See [`LINE_STATUS`].
+const DATA_READY: u32 = 1;
 
 /// A host that keeps nothing, and takes console bytes as it is told.
 #[derive(Default)]
@@ -119,7 +130,9 @@ pub fn storm(bytes: &[u8]) {
             }
             5..=7 => {
                 let port = source.number(2) as u16;
-                machine.pio_read(&mut host, now, port, width);
+                let value = machine.pio_read(&mut host, now, port, width);
+                // A serial port in loopback has received what it sent.
+                plant(port == LINE_STATUS && width == Width::Byte && value & DATA_READY != 0);
             }
             8 => {
                 let gpa = source.number(4) ^ (source.number(1) << 32);
