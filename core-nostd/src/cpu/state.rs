@@ -352,7 +352,8 @@ impl LocalApicState {
             irr: [0; 8],
             esr: 0,
             icr: [0; 2],
-            lvt_cmci: Self::LVT_MASKED,
+            // The version register counts six entries: this one is not among them.
+            lvt_cmci: 0,
             lvt_timer: Self::LVT_MASKED,
             lvt_thermal: Self::LVT_MASKED,
             lvt_pmc: Self::LVT_MASKED,

@@ -95,6 +95,16 @@ impl Topology {
         (threads, threads + bits(self.cores))
     }
 
+    /// A processor's APIC id: numbers of package, core and thread in bit fields that are wide
+    /// enough. It is the index where all counts are powers of two.
+    pub fn apic_id(self, index: u32) -> u32 {
+        let (threads, cores) = (self.threads.max(1), self.cores.max(1));
+        let (thread_bits, package_bits) = self.shifts();
+        let (thread, core) = (index % threads, index / threads % cores);
+        let package = index / threads / cores;
+        thread | (core << thread_bits) | (package << package_bits)
+    }
+
     /// Logical processors in a package.
     fn in_package(self) -> u32 {
         self.cores * self.threads
@@ -273,8 +283,14 @@ impl CpuidTable {
             .map_or(0, |entry| entry.eax)
     }
 
-    /// The leaves of one processor, by its index, which is its APIC id.
+    /// The APIC id of a processor, by its index: its number in KVM.
+    pub fn apic_id(&self, index: u32) -> u32 {
+        self.topology.apic_id(index)
+    }
+
+    /// The leaves of one processor, by its index.
     pub fn for_cpu(&self, index: u32) -> Result<CpuId, KvmError> {
+        let apic_id = self.apic_id(index);
         let mut entries = self.entries.clone();
         let (thread_bits, package_bits) = self.topology.shifts();
         let count = self.topology.in_package();
@@ -286,7 +302,7 @@ impl CpuidTable {
         for entry in &mut entries {
             match entry.function {
                 1 => {
-                    entry.ebx = entry.ebx & 0xff00 | index << 24 | count.min(255) << 16;
+                    entry.ebx = entry.ebx & 0xff00 | apic_id << 24 | count.min(255) << 16;
                     entry.edx = if count > 1 {
                         entry.edx | HTT_BIT
                     } else {
@@ -308,10 +324,10 @@ impl CpuidTable {
                         entry.ecx & !0xf0ff | package_bits << 12 | count.saturating_sub(1).min(255);
                 }
                 0x8000_001e => {
-                    entry.eax = index;
-                    entry.ebx =
-                        index >> thread_bits & 0xff | self.topology.threads.saturating_sub(1) << 8;
-                    entry.ecx = index >> package_bits & 0xff;
+                    entry.eax = apic_id;
+                    entry.ebx = apic_id >> thread_bits & 0xff
+                        | self.topology.threads.saturating_sub(1) << 8;
+                    entry.ecx = apic_id >> package_bits & 0xff;
                 }
                 _ => {}
             }
@@ -332,7 +348,7 @@ impl CpuidTable {
                     eax: shift,
                     ebx: processors,
                     ecx: kind << 8 | level as u32,
-                    edx: index,
+                    edx: apic_id,
                     ..Default::default()
                 });
             }
@@ -456,6 +472,23 @@ mod tests {
             let error = CpuSpec::parse(text).unwrap_err().to_string();
             assert!(error.contains(culprit), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn apic_ids_leave_gaps() {
+        let ids = |cores, threads| {
+            let topology = Topology {
+                sockets: 2,
+                cores,
+                threads,
+            };
+            [0, 1, 2, 3, 4, 5].map(|index| topology.apic_id(index))
+        };
+        assert_eq!(ids(1, 1), [0, 1, 2, 3, 4, 5]);
+        assert_eq!(ids(2, 2), [0, 1, 2, 3, 4, 5]);
+        assert_eq!(ids(3, 1), [0, 1, 2, 4, 5, 6]);
+        assert_eq!(ids(3, 2), [0, 1, 2, 3, 4, 5]);
+        assert_eq!(ids(1, 3), [0, 1, 2, 4, 5, 6]);
     }
 
     #[test]

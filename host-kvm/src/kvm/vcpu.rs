@@ -216,6 +216,7 @@ pub struct Vcpus {
     shared: Arc<Shared>,
     joins: Vec<JoinHandle<()>>,
     signature: u32,
+    apic_ids: Vec<u8>,
 }
 
 impl Vcpus {
@@ -234,12 +235,20 @@ impl Vcpus {
         if count == 0 || count > most {
             return Err(KvmError::TooManyCpus { asked: count, most });
         }
+        // FFh is the broadcast.
+        let apic_ids: Vec<u32> = (0..count).map(|index| cpuid.apic_id(index)).collect();
+        if apic_ids.iter().any(|id| *id >= 0xff) {
+            return Err(KvmError::TooManyCpus {
+                asked: count,
+                most: apic_ids.iter().take_while(|id| **id < 0xff).count() as u32,
+            });
+        }
         install_kick_handler()?;
         let mut cpus = Vec::with_capacity(count as usize);
         for index in 0..count {
             let mut fd = vm
                 .fd()
-                .create_vcpu(index.into())
+                .create_vcpu(cpuid.apic_id(index).into())
                 .map_err(KvmError::call("creating a processor"))?;
             fd.set_cpuid2(&cpuid.for_cpu(index)?)
                 .map_err(KvmError::call("setting CPUID"))?;
@@ -281,6 +290,7 @@ impl Vcpus {
             shared,
             joins: Vec::with_capacity(count as usize),
             signature: cpuid.signature(),
+            apic_ids: apic_ids.into_iter().map(|id| id as u8).collect(),
         };
         let _mask = OnlyKick::new();
         for index in 0..count {
@@ -347,8 +357,8 @@ impl Vcpus {
     /// waiting to be started. They must be paused. The in-kernel controllers are reset by
     /// [`Vm::reset_irqchip`].
     pub fn reset(&self) -> Result<(), KvmError> {
-        for index in 0..self.count() {
-            let state = CpuState::power_on(index as u8, index == 0, self.signature);
+        for (index, apic_id) in (0..).zip(&self.apic_ids) {
+            let state = CpuState::power_on(*apic_id, index == 0, self.signature);
             self.set_state(index, &state)?;
         }
         Ok(())

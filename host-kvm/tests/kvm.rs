@@ -1,0 +1,613 @@
+//! The KVM layer by itself: tiny real-mode guests, written as bytes, and a handler that notes
+//! what they do. Without a usable /dev/kvm each test says so on stderr and passes.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use thimble_core::cpu::{Activity, gpr};
+use thimble_core::memory::{Backing, GuestRam, MemoryMap, Region};
+use thimble_host::kvm::{
+    CpuSpec, CpuidTable, ExitHandler, Irqchip, Topology, VcpuStop, Vcpus, Vm, open,
+};
+use thimble_host::memory::{Ram, Rom};
+
+/// Longer than anything here takes on the slowest machine.
+const PATIENCE: Duration = Duration::from_secs(20);
+const RAM_BYTES: u64 = 1 << 20;
+/// The ROM ends below 4 GiB and is seen below 1 MiB as well.
+const ROM_BYTES: usize = 0x1_0000;
+const ROM_LOW: u64 = 0xf_0000;
+const ROM_HIGH: u64 = 0xffff_0000;
+
+/// What a guest did.
+#[derive(Debug, PartialEq, Eq)]
+enum Event {
+    Out(u32, u16, u8, Vec<u8>),
+    MmioWrite(u64, Vec<u8>),
+    Stopped(u32, VcpuStop),
+    Halted(u32),
+}
+
+/// Notes all exits; port 10h is counted only, and takes the lock that `machine` stands for.
+struct Notes {
+    events: Mutex<Sender<Event>>,
+    count: AtomicU64,
+    machine: Mutex<()>,
+    waiting: AtomicBool,
+}
+
+impl Notes {
+    fn push(&self, event: Event) {
+        let _ = self.events.lock().unwrap().send(event);
+    }
+}
+
+impl ExitHandler for Notes {
+    fn pio_in(&self, _cpu: u32, port: u16, _width: u8, data: &mut [u8]) {
+        data.fill(port as u8);
+    }
+
+    fn pio_out(&self, cpu: u32, port: u16, width: u8, data: &[u8]) {
+        if port == 0x10 {
+            self.waiting.store(true, Ordering::SeqCst);
+            let _machine = self.machine.lock().unwrap();
+            self.count.fetch_add(1, Ordering::SeqCst);
+        } else {
+            self.push(Event::Out(cpu, port, width, data.to_vec()));
+        }
+    }
+
+    fn mmio_read(&self, _cpu: u32, gpa: u64, data: &mut [u8]) {
+        data.fill((gpa >> 12) as u8);
+    }
+
+    fn mmio_write(&self, _cpu: u32, gpa: u64, data: &[u8]) {
+        self.push(Event::MmioWrite(gpa, data.to_vec()));
+    }
+
+    fn halted(&self, cpu: u32) {
+        self.push(Event::Halted(cpu));
+    }
+
+    fn stopped(&self, cpu: u32, stop: VcpuStop) {
+        self.push(Event::Stopped(cpu, stop));
+    }
+}
+
+struct Guest {
+    vcpus: Vcpus,
+    vm: Arc<Vm>,
+    ram: Arc<Ram>,
+    notes: Arc<Notes>,
+    events: Receiver<Event>,
+}
+
+fn region(gpa: u64, length: u64, read: Backing, write_ram: bool) -> Region {
+    Region {
+        gpa,
+        length,
+        read,
+        write_ram,
+    }
+}
+
+/// RAM up to A0000h, a hole, one page at C0000h as given, and the ROM twice.
+fn map_with(page: Option<(Backing, bool)>) -> MemoryMap {
+    let mut map = MemoryMap::new();
+    let rom = Backing::Rom { offset: 0 };
+    map.push(region(0, 0xa_0000, Backing::Ram, true)).unwrap();
+    if let Some((read, write_ram)) = page {
+        map.push(region(0xc_0000, 0x1000, read, write_ram)).unwrap();
+    }
+    let length = ROM_BYTES as u64;
+    map.push(region(ROM_LOW, length, rom, false)).unwrap();
+    map.push(region(ROM_HIGH, length, rom, false)).unwrap();
+    map
+}
+
+/// A paused machine whose first processor will run `code` at F000:0000, and the ones that it
+/// starts `start` at 0000:1000 (vector 1).
+fn guest(code: &[u8], start: &[u8], cpus: u32, irqchip: Irqchip) -> Option<Guest> {
+    let kvm = match open() {
+        Ok(kvm) => kvm,
+        Err(error) => {
+            eprintln!("SKIPPED: {error}");
+            return None;
+        }
+    };
+    let mut image = vec![0xf4; ROM_BYTES];
+    image[..code.len()].copy_from_slice(code);
+    image[0xfff0..0xfff5].copy_from_slice(&[0xea, 0, 0, 0, 0xf0]);
+    let ram = Arc::new(Ram::new(&[(0, RAM_BYTES)]).unwrap());
+    ram.write(0x1000, start).unwrap();
+    let rom = Arc::new(Rom::new(&image).unwrap());
+    let spec = CpuSpec::parse("qemu64").unwrap();
+    // With four, APIC ids have a gap: 0, 1, 2, 4.
+    let cores = if cpus == 4 { 3 } else { 1 };
+    let topology = Topology {
+        sockets: cpus.div_ceil(cores),
+        cores,
+        threads: 1,
+    };
+    let (cpuid, _) = CpuidTable::new(&kvm, &spec, topology).unwrap();
+    let vm = Vm::new(kvm, irqchip, Arc::clone(&ram), Some(rom), &map_with(None)).unwrap();
+    let vm = Arc::new(vm);
+    let (sender, events) = channel();
+    let notes = Arc::new(Notes {
+        events: Mutex::new(sender),
+        count: AtomicU64::new(0),
+        machine: Mutex::new(()),
+        waiting: AtomicBool::new(false),
+    });
+    let vcpus = Vcpus::new(Arc::clone(&vm), cpus, &cpuid, Arc::clone(&notes)).unwrap();
+    Some(Guest {
+        vcpus,
+        vm,
+        ram,
+        notes,
+        events,
+    })
+}
+
+impl Guest {
+    fn next(&self) -> Event {
+        self.events.recv_timeout(PATIENCE).unwrap_or_else(|_| {
+            self.vcpus.pause();
+            let dump = self.vcpus.dump(0).unwrap();
+            panic!("the guest stands still:\n{dump}")
+        })
+    }
+
+    fn expect_out(&self, port: u16, data: &[u8]) {
+        match self.next() {
+            Event::Out(_, at, _, bytes) => assert_eq!((at, &bytes[..]), (port, data)),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn wait_count(&self, at_least: u64) {
+        let start = Instant::now();
+        while self.notes.count.load(Ordering::SeqCst) < at_least {
+            assert!(start.elapsed() < PATIENCE, "the guest stands still");
+            std::thread::yield_now();
+        }
+    }
+}
+
+/// `out dx, al` in a loop, to the port that is counted.
+const COUNT_LOOP: [u8; 4] = [0xe6, 0x10, 0xeb, 0xfc];
+
+#[test]
+fn ports_of_all_widths_and_strings() {
+    let code = [
+        0xb0, 0x42, 0xe6, 0x80, // mov al, 42h; out 80h, al
+        0xb8, 0x34, 0x12, 0xe7, 0x80, // mov ax, 1234h; out 80h, ax
+        0x66, 0xb8, 0x78, 0x56, 0x34, 0x12, 0x66, 0xe7, 0x80, // the same with eax
+        0xe4, 0x71, 0xe6, 0x80, // in al, 71h; out 80h, al
+        0x31, 0xff, 0x8e, 0xc7, 0xb9, 3, 0, 0xba, 0x55,
+        0, // xor di, di; es = 0; cx = 3; dx = 55h
+        0xfc, 0xf3, 0x6c, // cld; rep insb
+        0x8e, 0xdf, 0x66, 0xa1, 0, 0, 0x66, 0xe7, 0x80, // the bytes read, back out
+    ];
+    // DS takes DI's value, 3, after the string: read from 0 again through a null DS.
+    let mut fixed = code.to_vec();
+    let at = code.len() - 9;
+    fixed.splice(at..at + 2, [0x31, 0xff, 0x8e, 0xdf]);
+    fixed.push(0xf4);
+    let Some(guest) = guest(&fixed, &[], 1, Irqchip::On) else {
+        return;
+    };
+    guest.vcpus.resume();
+    for (width, data) in [
+        (1, vec![0x42]),
+        (2, vec![0x34, 0x12]),
+        (4, vec![0x78, 0x56, 0x34, 0x12]),
+        (1, vec![0x71]),
+        (4, vec![0x55, 0x55, 0x55, 0]),
+    ] {
+        assert_eq!(guest.next(), Event::Out(0, 0x80, width, data));
+    }
+}
+
+#[test]
+fn mmio_reads_and_writes() {
+    let code = [
+        0xb8, 0x00, 0xb8, 0x8e, 0xd8, // ds = b800h
+        0xa0, 0x00, 0x10, 0xe6, 0x80, // al = [1000h]; out 80h, al
+        0x66, 0xb8, 4, 3, 2, 1, 0x66, 0xa3, 0x10, 0, // [10h] = 1020304h
+        0xb8, 0x00, 0xf0, 0x8e, 0xd8, // ds = f000h: the ROM
+        0xc6, 0x06, 0, 0, 0x77, // [0] = 77h
+        0xa0, 0, 0, 0xe6, 0x80, 0xf4, // al = [0]; out 80h, al
+    ];
+    let Some(guest) = guest(&code, &[], 1, Irqchip::On) else {
+        return;
+    };
+    guest.vcpus.resume();
+    guest.expect_out(0x80, &[0xb9]);
+    assert_eq!(guest.next(), Event::MmioWrite(0xb_8010, vec![4, 3, 2, 1]));
+    assert_eq!(guest.next(), Event::MmioWrite(ROM_LOW, vec![0x77]));
+    guest.expect_out(0x80, &[0xb8]);
+}
+
+#[test]
+fn pause_and_resume_a_thousand_times() {
+    for code in [&[0xeb, 0xfe][..], &[0xfa, 0xf4], &COUNT_LOOP] {
+        let Some(guest) = guest(code, &[], 2, Irqchip::On) else {
+            return;
+        };
+        let mut longest = Duration::ZERO;
+        for turn in 0..1000u32 {
+            guest.vcpus.resume();
+            // Different instants: before the thread wakes, on its way in, and inside.
+            for _ in 0..turn % 50 * 20 {
+                std::hint::spin_loop();
+            }
+            let start = Instant::now();
+            guest.vcpus.pause();
+            longest = longest.max(start.elapsed());
+            assert!(guest.vcpus.is_paused());
+            let count = guest.notes.count.load(Ordering::SeqCst);
+            if turn % 100 == 0 {
+                std::thread::sleep(Duration::from_millis(1));
+                assert_eq!(count, guest.notes.count.load(Ordering::SeqCst));
+                assert_eq!(
+                    guest.vcpus.state(1).unwrap().activity,
+                    Activity::WaitForInit
+                );
+            }
+        }
+        assert!(longest < Duration::from_secs(2), "{longest:?}");
+    }
+}
+
+#[test]
+fn pause_from_many_threads() {
+    let Some(guest) = guest(&COUNT_LOOP, &[], 1, Irqchip::On) else {
+        return;
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                for _ in 0..300 {
+                    guest.vcpus.pause();
+                    guest.vcpus.resume();
+                }
+            });
+        }
+    });
+    let count = guest.notes.count.load(Ordering::SeqCst);
+    guest.wait_count(count + 100);
+}
+
+#[test]
+fn request_under_the_machines_lock() {
+    let Some(guest) = guest(&COUNT_LOOP, &[], 1, Irqchip::On) else {
+        return;
+    };
+    guest.vcpus.resume();
+    guest.wait_count(10);
+    let machine = guest.notes.machine.lock().unwrap();
+    guest.notes.waiting.store(false, Ordering::SeqCst);
+    // The processor now waits for the lock inside its handler, or soon will.
+    let count = guest.notes.count.load(Ordering::SeqCst);
+    guest.vcpus.request_pause();
+    assert_eq!(guest.notes.count.load(Ordering::SeqCst), count);
+    drop(machine);
+    guest.vcpus.wait_paused();
+    assert!(guest.vcpus.is_paused());
+    // The access under way was finished: RIP is at the jump or back at the OUT, never half.
+    let state = guest.vcpus.state(0).unwrap();
+    assert!(state.rip == 0 || state.rip == 2, "{:#x}", state.rip);
+}
+
+#[test]
+fn an_access_is_complete_before_parking() {
+    // in al, 71h; out 10h, al; jmp: AL must hold what was read wherever RIP is past the IN.
+    let code = [0xb0, 0, 0xe4, 0x71, 0xe6, 0x10, 0xeb, 0xf8];
+    let Some(guest) = guest(&code, &[], 1, Irqchip::On) else {
+        return;
+    };
+    for _ in 0..300 {
+        guest.vcpus.resume();
+        std::thread::yield_now();
+        guest.vcpus.pause();
+        let state = guest.vcpus.state(0).unwrap();
+        let al = state.gpr[gpr::RAX] & 0xff;
+        match (state.cs.selector, state.rip) {
+            (0xf000, 4 | 6) => assert_eq!(al, 0x71),
+            (0xf000, 2) => assert_eq!(al, 0),
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn triple_fault_stops_and_reset_runs_again() {
+    // In protected mode, because a kernel that emulates real mode refuses UD2 and INT there.
+    let code = [
+        0xe6, 0x80, // out 80h, al
+        0xeb, 6, 0, 0, 0, 0, 0, 0, // over an empty table at 4
+        0x2e, 0x0f, 0x01, 0x1e, 4, 0, // lidt cs:[4]
+        0x0f, 0x20, 0xc0, 0x0c, 1, 0x0f, 0x22, 0xc0, // cr0 |= PE
+        0xb8, 0xf8, 0xff, 0x8e, 0xd8, // ds = fff8h: beyond the GDT
+        0xe6, 0x81, 0xf4,
+    ];
+    let Some(guest) = guest(&code, &[], 1, Irqchip::On) else {
+        return;
+    };
+    guest.vcpus.resume();
+    for _ in 0..20 {
+        guest.expect_out(0x80, &[0]);
+        assert_eq!(guest.next(), Event::Stopped(0, VcpuStop::TripleFault));
+        guest.vcpus.pause();
+        guest.vcpus.resume();
+        // It stays where it is until it is reset.
+        assert!(guest.events.recv_timeout(Duration::from_millis(2)).is_err());
+        guest.vcpus.pause();
+        guest.vm.reset_irqchip().unwrap();
+        guest.vcpus.reset().unwrap();
+        guest.vcpus.resume();
+    }
+}
+
+#[test]
+fn what_the_kernel_can_not_run_is_dumped() {
+    // A jump to where nothing is mapped: code can not be fetched through the bus.
+    let code = [0xb8, 0x34, 0x12, 0xea, 0, 0, 0, 0xb0];
+    let Some(guest) = guest(&code, &[], 1, Irqchip::On) else {
+        return;
+    };
+    guest.vcpus.resume();
+    match guest.next() {
+        Event::Stopped(0, VcpuStop::InternalError { suberror, dump }) => {
+            assert_eq!(suberror, 1, "{dump}");
+            for part in ["RAX=0000000000001234", "CS =b000", "CR0=", "Code="] {
+                assert!(dump.contains(part), "no {part} in\n{dump}");
+            }
+        }
+        other => panic!("{other:?}"),
+    }
+    guest.vcpus.pause();
+    guest.vcpus.reset().unwrap();
+    guest.vcpus.resume();
+    assert!(matches!(guest.next(), Event::Stopped(0, _)));
+}
+
+#[test]
+fn remap_while_running() {
+    // Sends the byte at C0000h over and over.
+    let code = [
+        0xb8, 0x00, 0xc0, 0x8e, 0xd8, // ds = c000h
+        0xa0, 0, 0, 0xe6, 0x80, 0xeb, 0xf9, // al = [0]; out 80h, al; again
+    ];
+    let Some(guest) = guest(&code, &[], 1, Irqchip::On) else {
+        return;
+    };
+    guest.ram.write(0xc_0000, &[0x11]).unwrap();
+    guest.vcpus.resume();
+    let until = |value: u8| {
+        let start = Instant::now();
+        loop {
+            match guest.next() {
+                Event::Out(0, 0x80, 1, data) if data == [value] => return,
+                Event::Out(..) => assert!(start.elapsed() < PATIENCE),
+                other => panic!("{other:?}"),
+            }
+        }
+    };
+    until(0xc0);
+    for _ in 0..50 {
+        let ram = map_with(Some((Backing::Ram, true)));
+        guest.vm.apply_map(&ram).unwrap();
+        until(0x11);
+        let rom = map_with(Some((Backing::Rom { offset: 0x1000 }, true)));
+        guest.vm.apply_map(&rom).unwrap();
+        until(0xf4);
+        guest.vm.apply_map(&map_with(None)).unwrap();
+        until(0xc0);
+    }
+}
+
+#[test]
+fn read_only_ram() {
+    // [C0000h] = 99h, and what is there afterwards.
+    let code = [
+        0xb8, 0x00, 0xc0, 0x8e, 0xd8, 0xc6, 0x06, 0, 0, 0x99, 0xa0, 0, 0, 0xe6, 0x80, 0xf4,
+    ];
+    let Some(guest) = guest(&code, &[], 1, Irqchip::On) else {
+        return;
+    };
+    guest.ram.write(0xc_0000, &[0x11]).unwrap();
+    let map = map_with(Some((Backing::Ram, false)));
+    guest.vm.apply_map(&map).unwrap();
+    guest.vcpus.resume();
+    assert_eq!(guest.next(), Event::MmioWrite(0xc_0000, vec![0x99]));
+    guest.expect_out(0x80, &[0x11]);
+}
+
+#[test]
+fn bad_maps_are_refused() {
+    let Some(guest) = guest(&[0xf4], &[], 1, Irqchip::On) else {
+        return;
+    };
+    for (gpa, length, read) in [
+        (0x800, 0x1000, Backing::Ram),
+        (0, 0x1800, Backing::Ram),
+        (0, 2 * RAM_BYTES, Backing::Ram),
+        (0, 0x1000, Backing::Rom { offset: 0x10_0000 }),
+        (0, 0x1000, Backing::Rom { offset: u64::MAX }),
+        (0xffff_ffff_ffff_f000, 0x1000, Backing::Ram),
+    ] {
+        let mut map = MemoryMap::new();
+        let entry = Region {
+            gpa,
+            length,
+            read,
+            write_ram: false,
+        };
+        if map.push(entry).is_ok() {
+            assert!(guest.vm.apply_map(&map).is_err(), "{gpa:#x} {length:#x}");
+        }
+    }
+}
+
+/// Reaches the local APIC through a flat DS, then INIT and start-up (vector 1) to all others.
+const START_OTHERS: [u8; 77] = {
+    let mut code = [0x90; 77];
+    let part: [u8; 60] = [
+        0xfa, // cli
+        0x2e, 0x66, 0x0f, 0x01, 0x16, 70, 0, // lgdt cs:[70]
+        0x0f, 0x20, 0xc0, 0x0c, 1, 0x0f, 0x22, 0xc0, // cr0 |= PE
+        0xba, 8, 0, 0x8e, 0xda, // ds = 8: 4 GiB
+        0x24, 0xfe, 0x0f, 0x22, 0xc0, // cr0 &= ~PE
+        0x66, 0xbb, 0x00, 0x03, 0xe0, 0xfe, // ebx = fee00300h
+        0x66, 0x67, 0xc7, 0x03, 0x00, 0x45, 0x0c, 0x00, // [ebx] = INIT, all but self
+        0x66, 0x67, 0xc7, 0x03, 0x01, 0x46, 0x0c, 0x00, // [ebx] = SIPI, vector 1
+        0xb0, 1, 0xe6, 0x80, // out 80h, 1
+        0xeb, 0xfe, // jmp $
+        0x90, 0x90, 0x90, 0x90, 0x90, 0x90, // unused
+    ];
+    let mut i = 0;
+    while i < part.len() {
+        code[i] = part[i];
+        i += 1;
+    }
+    // The pseudo descriptor at 70: limit 15, base F0000h + 61 - 8 (the null entry is not read).
+    code[70] = 15;
+    code[71] = 0;
+    code[72] = 53;
+    code[73] = 0;
+    code[74] = 0x0f;
+    code[75] = 0;
+    // The descriptor at 61: base 0, limit 4 GiB, data, accessed (the ROM can not note it).
+    let descriptor = [0xff, 0xff, 0, 0, 0, 0x93, 0xcf, 0];
+    let mut i = 0;
+    while i < 8 {
+        code[61 + i] = descriptor[i];
+        i += 1;
+    }
+    code
+};
+
+#[test]
+fn all_processors_start_and_start_again_after_a_reset() {
+    for cpus in [1, 2, 3, 4] {
+        // mov al, 2; out 80h, al; hlt
+        let Some(guest) = guest(
+            &START_OTHERS,
+            &[0xb0, 2, 0xe6, 0x80, 0xfa, 0xf4],
+            cpus,
+            Irqchip::On,
+        ) else {
+            return;
+        };
+        for _ in 0..3 {
+            guest.vcpus.resume();
+            let mut seen: Vec<u32> = (0..cpus)
+                .map(|_| match guest.next() {
+                    Event::Out(cpu, 0x80, 1, _) => cpu,
+                    other => panic!("{other:?}"),
+                })
+                .collect();
+            seen.sort_unstable();
+            assert_eq!(seen, (0..cpus).collect::<Vec<_>>());
+            guest.vcpus.pause();
+            guest.vm.reset_irqchip().unwrap();
+            guest.vcpus.reset().unwrap();
+        }
+    }
+}
+
+#[test]
+fn state_goes_in_and_comes_out() {
+    let Some(guest) = guest(&[0xeb, 0xfe], &[], 1, Irqchip::On) else {
+        return;
+    };
+    let mut state = guest.vcpus.state(0).unwrap();
+    assert_eq!(state.validate(), Ok(()));
+    state.gpr = std::array::from_fn(|i| 0x1111 * i as u64);
+    state.rip = 0x1234;
+    state.cs.selector = 0x100;
+    state.cs.base = 0x1000;
+    state.fpu.fcw = 0x27f;
+    state.fpu.st[3] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10];
+    state.fpu.ftw = 0xff;
+    state.fpu.xmm[15] = 0x0123_4567_89ab_cdef_0011_2233_4455_6677;
+    state.fpu.mxcsr = 0x1fa0;
+    state.dr[2] = 0x7777;
+    state.msrs.lstar = 0xffff_ffff_8000_1234;
+    state.msrs.star = 0x0023_0010_0000_0000;
+    state.msrs.sysenter_cs = 8;
+    state.apic.as_mut().unwrap().svr = 0x1ff;
+    state.apic.as_mut().unwrap().lvt_error = 0x1_00fe;
+    state.activity = Activity::Halted;
+    guest.vcpus.set_state(0, &state).unwrap();
+    let mut back = guest.vcpus.state(0).unwrap();
+    // These two move on by themselves.
+    back.msrs.tsc = state.msrs.tsc;
+    back.msrs.other = state.msrs.other.clone();
+    back.extended.xstate_bv = state.extended.xstate_bv;
+    assert_eq!(back, state);
+}
+
+#[test]
+fn a_reset_processor_is_as_a_new_one() {
+    let Some(guest) = guest(&COUNT_LOOP, &[], 2, Irqchip::On) else {
+        return;
+    };
+    for cpu in 0..2 {
+        let new = guest.vcpus.state(cpu).unwrap();
+        guest.vcpus.resume();
+        let count = guest.notes.count.load(Ordering::SeqCst);
+        guest.wait_count(count + 5);
+        guest.vcpus.pause();
+        guest.vm.reset_irqchip().unwrap();
+        guest.vcpus.reset().unwrap();
+        let reset = guest.vcpus.state(cpu).unwrap();
+        assert_eq!((reset.cs, reset.ss, reset.tr), (new.cs, new.ss, new.tr));
+        assert_eq!((reset.rip, reset.rflags), (new.rip, new.rflags));
+        assert_eq!(
+            (reset.cr0, reset.cr4, reset.efer),
+            (new.cr0, new.cr4, new.efer)
+        );
+        assert_eq!((reset.apic, reset.apic_base), (new.apic, new.apic_base));
+        assert_eq!((reset.activity, reset.events), (new.activity, new.events));
+        assert_eq!(
+            (reset.dr6, reset.dr7, reset.xcr0),
+            (new.dr6, new.dr7, new.xcr0)
+        );
+        assert_eq!(reset.msrs.pat, new.msrs.pat);
+    }
+}
+
+#[test]
+fn without_interrupt_controllers_hlt_is_reported() {
+    let Some(guest) = guest(&[0xf4], &[], 1, Irqchip::None) else {
+        return;
+    };
+    guest.vcpus.resume();
+    assert_eq!(guest.next(), Event::Halted(0));
+    guest.vcpus.pause();
+    guest.vcpus.reset().unwrap();
+    guest.vcpus.resume();
+    assert_eq!(guest.next(), Event::Halted(0));
+}
+
+#[test]
+fn threads_end_from_every_state() {
+    for code in [&[0xeb, 0xfe][..], &[0xfa, 0xf4], &COUNT_LOOP, &[0x0f, 0x0b]] {
+        for run in [false, true] {
+            let Some(mut guest) = guest(code, &[], 3, Irqchip::On) else {
+                return;
+            };
+            if run {
+                guest.vcpus.resume();
+            }
+            let start = Instant::now();
+            guest.vcpus.shutdown();
+            assert!(start.elapsed() < Duration::from_secs(2));
+        }
+    }
+}
