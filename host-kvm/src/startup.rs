@@ -239,6 +239,7 @@ fn build(options: &Options) -> Result<EventLoop, OptionError> {
         clock: Clock::Stopped { now: 0 },
         pending: Pending::default(),
         input_waits: false,
+        lost: 0,
         timer_at: 0,
     };
     let shared = Shared::new(guarded, kvm.clone(), waker.clone(), timer);

@@ -9,6 +9,11 @@ pub trait Host {
     /// offered again after `Machine::console_writable`.
     fn console_write(&mut self, console: ConsoleId, bytes: &[u8]) -> usize;
 
+    /// A byte for a console without flow control was lost, because the console did not take it.
+    fn console_lost(&mut self, console: ConsoleId) {
+        let _ = console;
+    }
+
     /// Drives an input of interrupt controllers outside the machine (`kernel-irqchip=on`).
     fn set_gsi(&mut self, gsi: u8, level: bool);
 

@@ -308,7 +308,9 @@ impl Machine<'_> {
             match effect {
                 Effect::Console(console, byte) => {
                     // Without flow control there is nobody to offer it to again.
-                    let _ = host.console_write(console, &[byte]);
+                    if host.console_write(console, &[byte]) == 0 {
+                        host.console_lost(console);
+                    }
                 }
                 Effect::Power(request) => host.power(request),
                 Effect::A20(enabled) => host.set_a20(enabled),

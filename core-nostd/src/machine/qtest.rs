@@ -128,6 +128,10 @@ impl<H: Host, W: Write> Host for Reporter<'_, H, W> {
         self.host.console_write(console, bytes)
     }
 
+    fn console_lost(&mut self, console: ConsoleId) {
+        self.host.console_lost(console);
+    }
+
     fn set_gsi(&mut self, gsi: u8, level: bool) {
         if self.intercept == Some(Intercept::IoApicInputs) && gsi < IO_APIC_INPUTS {
             self.report(gsi, level);

@@ -25,6 +25,7 @@ struct Recorder {
     /// Bytes that consoles take; `None`: all.
     room: Option<usize>,
     power: Vec<PowerRequest>,
+    lost: usize,
     gsis: Vec<(u8, bool)>,
     intr: bool,
     remaps: usize,
@@ -36,6 +37,10 @@ impl Host for Recorder {
         self.console
             .extend(bytes[..taken].iter().map(|byte| (console.0, *byte)));
         taken
+    }
+
+    fn console_lost(&mut self, _console: ConsoleId) {
+        self.lost += 1;
     }
 
     fn set_gsi(&mut self, gsi: u8, level: bool) {
@@ -104,6 +109,16 @@ fn a_full_console_holds_the_transmitter() {
     machine.console_writable(&mut host, 0, ConsoleId(0));
     assert_eq!(host.console, [(0, 0x41)]);
     assert_eq!(machine.pio_read(&mut host, 0, 0x3fd, Width::Byte), 0x60);
+}
+
+#[test]
+fn lost_debug_output_is_told() {
+    let (mut machine, mut host) = (machine(Board::Pc, Irqchip::Host), Recorder::default());
+    machine.pio_write(&mut host, 0, 0xe9, Width::Byte, 0x41);
+    assert_eq!(host.lost, 0);
+    host.room = Some(0);
+    machine.pio_write(&mut host, 0, 0xe9, Width::Byte, 0x42);
+    assert_eq!((host.console, host.lost), (std::vec![(4, 0x41)], 1));
 }
 
 #[test]

@@ -146,6 +146,7 @@ impl EventLoop {
             clock,
             pending,
             input_waits,
+            lost,
             timer_at: _,
         } = &mut *guarded;
         let mut users = Users {
@@ -154,6 +155,7 @@ impl EventLoop {
             clock,
             pending,
             input_waits,
+            lost,
             kvm: shared.kvm(),
             monitors: &mut self.monitors,
             qtest: &mut self.qtest,
@@ -189,6 +191,7 @@ struct Users<'a> {
     clock: &'a mut Clock,
     pending: &'a mut Pending,
     input_waits: &'a mut bool,
+    lost: &'a mut u16,
     kvm: Option<&'a kvm::Vm>,
     monitors: &'a mut Monitors,
     qtest: &'a mut Option<QtestServer>,
@@ -226,6 +229,7 @@ impl Users<'_> {
             consoles: self.consoles,
             kvm: self.kvm,
             pending: self.pending,
+            lost: self.lost,
             remapped: false,
         };
         let result = call(self.machine, &mut bridge, self.clock, self.qtest.as_mut());

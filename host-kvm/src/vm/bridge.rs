@@ -9,6 +9,7 @@ use thimble_core::machine::Host;
 use super::{Guarded, Shared};
 use crate::chardev::{ChardevId, Chardevs};
 use crate::kvm::{self, ExitHandler, SystemEvent, VcpuStop};
+use crate::report;
 
 /// Consoles that a machine has at most.
 pub const CONSOLES_MAX: usize = 16;
@@ -54,6 +55,8 @@ pub struct Bridge<'a> {
     pub kvm: Option<&'a kvm::Vm>,
     /// Takes power requests.
     pub pending: &'a mut Pending,
+    /// Consoles, a bit each, whose lost output has been reported.
+    pub lost: &'a mut u16,
     /// Set when memory slots must follow a new map.
     pub remapped: bool,
 }
@@ -63,6 +66,18 @@ impl Host for Bridge<'_> {
         // Bytes for a console that nothing is attached to are gone, as on a port without a cable.
         let chardev = self.consoles.get(usize::from(console.0)).copied().flatten();
         chardev.map_or(bytes.len(), |chardev| self.chardevs.write(chardev, bytes))
+    }
+
+    fn console_lost(&mut self, console: ConsoleId) {
+        let bit = 1 << (usize::from(console.0) % CONSOLES_MAX);
+        if *self.lost & bit == 0 {
+            *self.lost |= bit;
+            let chardev = self.consoles.get(usize::from(console.0)).copied().flatten();
+            let name = chardev.map_or("", |chardev| self.chardevs.label(chardev));
+            report(format_args!(
+                "chardev {name}: output is lost: its reader is too slow"
+            ));
+        }
     }
 
     fn set_gsi(&mut self, gsi: u8, level: bool) {

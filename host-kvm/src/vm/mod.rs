@@ -43,6 +43,8 @@ pub struct Guarded {
     pub pending: Pending,
     /// Some console did not take all its input.
     pub input_waits: bool,
+    /// Consoles, a bit each, whose lost output has been reported.
+    pub lost: u16,
     /// What the timerfd is set to, in nanoseconds of the monotonic clock; 0: it is not.
     pub timer_at: u64,
 }
@@ -60,6 +62,7 @@ impl Guarded {
             consoles: &self.consoles,
             kvm,
             pending: &mut self.pending,
+            lost: &mut self.lost,
             remapped: false,
         };
         let result = call(&mut self.machine, &mut bridge);
