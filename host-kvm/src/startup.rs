@@ -147,7 +147,7 @@ enum Accelerator {
     Kvm(kvm::Kvm),
     /// A device test does, over its connection.
     Qtest,
-    /// Nothing: the board has no processors.
+    /// KVM would, but the board has no processors.
     None,
 }
 
@@ -159,6 +159,8 @@ fn build(options: &Options) -> Result<EventLoop, OptionError> {
         MachineKind::None => Board::None,
     };
     let accelerator = choose_accelerator(options, board)?;
+
+    let kvm_enabled = !matches!(accelerator, Accelerator::Qtest);
 
     let layout = RamLayout::new(board, options.memory);
     let ranges = [(0, layout.low), (HIGH_RAM_BASE, layout.high)];
@@ -256,6 +258,7 @@ fn build(options: &Options) -> Result<EventLoop, OptionError> {
         no_shutdown: options.no_shutdown,
         name: options.name.clone(),
         uuid: options.uuid.unwrap_or_default(),
+        kvm: kvm_enabled,
         reset_log: reset_log(options)?,
         rtc_follows_host: (options.rtc.clock == RtcClock::Host)
             .then(|| rtc_base(options.rtc.base) - seconds_since_epoch()),

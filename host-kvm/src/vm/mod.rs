@@ -199,6 +199,8 @@ pub struct Settings {
     pub name: Option<String>,
     /// `-uuid`.
     pub uuid: [u8; 16],
+    /// Whether the accelerator is KVM.
+    pub kvm: bool,
     /// Where the state of processors goes when they are reset.
     pub reset_log: Option<File>,
     /// What the real-time clock is ahead of the host's, in seconds, if it goes on while the VM is
@@ -452,7 +454,7 @@ impl Owner for Vm {
 
     fn kvm(&self) -> KvmInfo {
         KvmInfo {
-            enabled: self.shared.kvm.is_some(),
+            enabled: self.settings.kvm,
             present: true,
         }
     }
