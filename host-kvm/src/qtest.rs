@@ -73,7 +73,10 @@ impl QtestServer {
             let taken = self
                 .qtest
                 .feed(machine, bridge, &mut now, input, &mut self.out);
-            if matches!(bridge.pending.power, Some(PowerRequest::Exit(_))) {
+            if matches!(
+                bridge.bridge_state.pending.power,
+                Some(PowerRequest::Exit(_))
+            ) {
                 // The process ends in the middle of this request, and nobody gets an answer.
                 self.out.clear();
                 return bytes.len();

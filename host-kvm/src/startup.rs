@@ -29,7 +29,9 @@ use crate::options::{
     self, Accel, KernelIrqchip, MachineKind, OptionError, Options, Parsed, RtcBase, RtcClock,
 };
 use crate::qtest::{self, QtestServer};
-use crate::vm::{CONSOLES_MAX, Clock, Exits, Guarded, Pending, Settings, Shared, Vm, since_epoch};
+use crate::vm::{
+    BridgeState, CONSOLES_MAX, Clock, Exits, Guarded, Settings, Shared, Vm, since_epoch,
+};
 use crate::{error_text, firmware_images, report};
 
 /// Firmware where `-bios` names none.
@@ -205,8 +207,8 @@ fn build(options: &Options) -> Result<EventLoop, OptionError> {
     // After the sockets: a server that waits for its client can be interrupted.
     let signals = event_loop::signals().map_err(&internal)?;
 
-    let mut consoles = [None; CONSOLES_MAX];
-    plug_devices(options, &mut machine, &chardevs, &mut consoles)?;
+    let mut bridge_state = BridgeState::default();
+    plug_devices(options, &mut machine, &chardevs, &mut bridge_state.consoles)?;
     let mut monitors = Monitors::default();
     for monitor in &options.qmp {
         monitors.add(chardev(&chardevs, &monitor.chardev)?);
@@ -237,11 +239,9 @@ fn build(options: &Options) -> Result<EventLoop, OptionError> {
     let guarded = Guarded {
         machine,
         chardevs,
-        consoles,
+        bridge_state,
         clock: Clock::Stopped { now: 0 },
-        pending: Pending::default(),
         input_waits: false,
-        lost: 0,
         timer_at: 0,
     };
     let shared = Shared::new(guarded, kvm.clone(), waker.clone(), timer);

@@ -182,8 +182,9 @@ impl Machine<'_> {
                     let bytes = usize::try_from(offset)
                         .ok()
                         .and_then(|from| self.rom.get(from..));
-                    let bytes = bytes.and_then(|bytes| bytes.get(..length));
-                    part.copy_from_slice(bytes.unwrap_or(&[]));
+                    if let Some(bytes) = bytes.and_then(|bytes| bytes.get(..length)) {
+                        part.copy_from_slice(bytes);
+                    }
                 }
                 Backing::Bus => {}
             }

@@ -15,7 +15,7 @@ use crate::kvm;
 use crate::monitors::Monitors;
 use crate::qtest::QtestServer;
 use crate::report;
-use crate::vm::{Bridge, CONSOLES_MAX, Clock, Guarded, Pending, Vm, monotonic};
+use crate::vm::{Bridge, BridgeState, Clock, Guarded, Vm, monotonic};
 use poller::{Interest, Poller, Waker};
 
 /// Tokens of the main thread's own descriptors; character devices have [`CHARDEVS`] and above.
@@ -142,20 +142,16 @@ impl EventLoop {
         let Guarded {
             machine,
             chardevs,
-            consoles,
+            bridge_state,
             clock,
-            pending,
             input_waits,
-            lost,
             timer_at: _,
         } = &mut *guarded;
         let mut users = Users {
             machine,
-            consoles,
+            bridge_state,
             clock,
-            pending,
             input_waits,
-            lost,
             kvm: shared.kvm(),
             monitors: &mut self.monitors,
             qtest: &mut self.qtest,
@@ -187,11 +183,9 @@ impl EventLoop {
 /// Who uses character devices, for the length of one report of the poller.
 struct Users<'a> {
     machine: &'a mut Machine<'static>,
-    consoles: &'a [Option<ChardevId>; CONSOLES_MAX],
+    bridge_state: &'a mut BridgeState,
     clock: &'a mut Clock,
-    pending: &'a mut Pending,
     input_waits: &'a mut bool,
-    lost: &'a mut u16,
     kvm: Option<&'a kvm::Vm>,
     monitors: &'a mut Monitors,
     qtest: &'a mut Option<QtestServer>,
@@ -201,6 +195,7 @@ struct Users<'a> {
 impl Users<'_> {
     fn console(&self, chardev: ChardevId) -> Option<ConsoleId> {
         let index = self
+            .bridge_state
             .consoles
             .iter()
             .position(|console| *console == Some(chardev))?;
@@ -224,22 +219,14 @@ impl Users<'_> {
             Option<&mut QtestServer>,
         ) -> R,
     ) -> R {
-        let mut bridge = Bridge {
+        let (clock, qtest) = (&mut *self.clock, self.qtest.as_mut());
+        Bridge::call(
+            self.machine,
             chardevs,
-            consoles: self.consoles,
-            kvm: self.kvm,
-            pending: self.pending,
-            lost: self.lost,
-            remapped: false,
-        };
-        let result = call(self.machine, &mut bridge, self.clock, self.qtest.as_mut());
-        if bridge.remapped
-            && let Some(kvm) = self.kvm
-            && let Err(error) = kvm.apply_map(self.machine.memory_map())
-        {
-            report(format_args!("remapping memory: {error}"));
-        }
-        result
+            self.bridge_state,
+            self.kvm,
+            |machine, bridge| call(machine, bridge, clock, qtest),
+        )
     }
 }
 

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use thimble_core::devices::{ConsoleId, PowerRequest, ShutdownCause, Width};
-use thimble_core::machine::Host;
+use thimble_core::machine::{Host, Machine};
 
 use super::{Guarded, Shared};
 use crate::chardev::{ChardevId, Chardevs};
@@ -45,34 +45,77 @@ impl Pending {
     }
 }
 
+/// What a [`Bridge`] keeps between two calls.
+#[derive(Default)]
+pub struct BridgeState {
+    /// Which device each console of the machine is.
+    pub consoles: [Option<ChardevId>; CONSOLES_MAX],
+    /// What waits for the main thread.
+    pub pending: Pending,
+    /// Consoles, a bit each, whose lost output has been reported.
+    lost: u16,
+}
+
 /// The machine's [`Host`], for the length of one call under the machine's lock.
 pub struct Bridge<'a> {
     /// Where console bytes go.
     pub chardevs: &'a mut Chardevs,
-    /// Which device each console is.
-    pub consoles: &'a [Option<ChardevId>; CONSOLES_MAX],
+    /// What lasts beyond the call.
+    pub bridge_state: &'a mut BridgeState,
     /// Takes interrupt lines, where the kernel models the controllers.
-    pub kvm: Option<&'a kvm::Vm>,
-    /// Takes power requests.
-    pub pending: &'a mut Pending,
-    /// Consoles, a bit each, whose lost output has been reported.
-    pub lost: &'a mut u16,
-    /// Set when memory slots must follow a new map.
-    pub remapped: bool,
+    kvm: Option<&'a kvm::Vm>,
+    /// Memory slots must follow a new map.
+    remapped: bool,
+}
+
+impl Bridge<'_> {
+    /// Calls the machine, and lets memory slots follow if its map has changed.
+    pub fn call<R>(
+        machine: &mut Machine<'static>,
+        chardevs: &mut Chardevs,
+        bridge_state: &mut BridgeState,
+        kvm: Option<&kvm::Vm>,
+        call: impl FnOnce(&mut Machine<'static>, &mut Bridge<'_>) -> R,
+    ) -> R {
+        let mut bridge = Bridge {
+            chardevs,
+            bridge_state,
+            kvm,
+            remapped: false,
+        };
+        let result = call(machine, &mut bridge);
+        if bridge.remapped
+            && let Some(kvm) = kvm
+            && let Err(error) = kvm.apply_map(machine.memory_map())
+        {
+            report(format_args!("remapping memory: {error}"));
+        }
+        result
+    }
 }
 
 impl Host for Bridge<'_> {
     fn console_write(&mut self, console: ConsoleId, bytes: &[u8]) -> usize {
         // Bytes for a console that nothing is attached to are gone, as on a port without a cable.
-        let chardev = self.consoles.get(usize::from(console.0)).copied().flatten();
+        let chardev = self
+            .bridge_state
+            .consoles
+            .get(usize::from(console.0))
+            .copied()
+            .flatten();
         chardev.map_or(bytes.len(), |chardev| self.chardevs.write(chardev, bytes))
     }
 
     fn console_lost(&mut self, console: ConsoleId) {
         let bit = 1 << (usize::from(console.0) % CONSOLES_MAX);
-        if *self.lost & bit == 0 {
-            *self.lost |= bit;
-            let chardev = self.consoles.get(usize::from(console.0)).copied().flatten();
+        if self.bridge_state.lost & bit == 0 {
+            self.bridge_state.lost |= bit;
+            let chardev = self
+                .bridge_state
+                .consoles
+                .get(usize::from(console.0))
+                .copied()
+                .flatten();
             let name = chardev.map_or("", |chardev| self.chardevs.label(chardev));
             report(format_args!(
                 "chardev {name}: output is lost: its reader is too slow"
@@ -91,7 +134,7 @@ impl Host for Bridge<'_> {
     fn set_intr(&mut self, _level: bool) {}
 
     fn power(&mut self, request: PowerRequest) {
-        self.pending.request(request);
+        self.bridge_state.pending.request(request);
     }
 
     fn memory_remapped(&mut self) {
@@ -113,15 +156,12 @@ impl Exits {
 
     /// Runs `access` under the machine's lock, and settles what it has caused before the guest
     /// goes on.
-    fn with<R>(&self, access: impl FnOnce(&mut Guarded, Option<&kvm::Vm>) -> (R, bool)) -> R {
+    fn with<R>(&self, access: impl FnOnce(&mut Guarded, Option<&kvm::Vm>) -> R) -> R {
         let shared = &*self.0;
         let mut guarded = shared.lock();
         let before = guarded.machine.next_deadline();
-        let (result, remapped) = access(&mut guarded, shared.kvm());
-        if remapped {
-            shared.apply_map(&guarded);
-        }
-        if !guarded.pending.is_empty() {
+        let result = access(&mut guarded, shared.kvm());
+        if !guarded.bridge_state.pending.is_empty() {
             // The guest stops at the very access that asked for it.
             shared.request_pause();
             shared.wake();
@@ -132,19 +172,22 @@ impl Exits {
     }
 
     fn note(&self, stop: VcpuStop) {
-        self.with(|guarded, _| {
-            match stop {
-                VcpuStop::TripleFault | VcpuStop::SystemEvent(SystemEvent::Reset) => {
-                    let cause = ShutdownCause::GuestReset;
-                    guarded.pending.request(PowerRequest::Reset(cause));
-                }
-                VcpuStop::SystemEvent(SystemEvent::Shutdown) => {
-                    let cause = ShutdownCause::GuestShutdown;
-                    guarded.pending.request(PowerRequest::Shutdown(cause));
-                }
-                other => guarded.pending.stop = Some(other),
+        self.with(|guarded, _| match stop {
+            VcpuStop::TripleFault | VcpuStop::SystemEvent(SystemEvent::Reset) => {
+                let cause = ShutdownCause::GuestReset;
+                guarded
+                    .bridge_state
+                    .pending
+                    .request(PowerRequest::Reset(cause));
             }
-            ((), false)
+            VcpuStop::SystemEvent(SystemEvent::Shutdown) => {
+                let cause = ShutdownCause::GuestShutdown;
+                guarded
+                    .bridge_state
+                    .pending
+                    .request(PowerRequest::Shutdown(cause));
+            }
+            other => guarded.bridge_state.pending.stop = Some(other),
         });
     }
 }

@@ -22,11 +22,11 @@ use thimble_core::machine::{Machine, RunState};
 use thimble_core::time::SECOND;
 use thimble_monitor::{Event, KvmInfo, Owner, QmpError, Timestamp};
 
-use crate::chardev::{ChardevId, Chardevs};
+use crate::chardev::Chardevs;
 use crate::event_loop::poller::Waker;
 use crate::kvm::{self, Pauser, VcpuStop, Vcpus};
 
-pub use bridge::{Bridge, CONSOLES_MAX, Exits, Pending};
+pub use bridge::{Bridge, BridgeState, CONSOLES_MAX, Exits, Pending};
 pub use clock::{Clock, monotonic};
 
 /// What the machine's lock guards.
@@ -35,48 +35,35 @@ pub struct Guarded {
     pub machine: Box<Machine<'static>>,
     /// All byte streams to the outside.
     pub chardevs: Chardevs,
-    /// Which device each console of the machine is.
-    pub consoles: [Option<ChardevId>; CONSOLES_MAX],
+    /// What the bridge between both keeps from call to call.
+    pub bridge_state: BridgeState,
     /// The virtual clock.
     pub clock: Clock,
-    /// What waits for the main thread.
-    pub pending: Pending,
     /// Some console did not take all its input.
     pub input_waits: bool,
-    /// Consoles, a bit each, whose lost output has been reported.
-    pub lost: u16,
     /// What the timerfd is set to, in nanoseconds of the monotonic clock; 0: it is not.
     pub timer_at: u64,
 }
 
 impl Guarded {
-    /// Calls the machine with a [`Bridge`] to the host; the second result tells whether memory
-    /// slots must follow.
+    /// Calls the machine with a [`Bridge`] to the host.
     pub fn machine_call<R>(
         &mut self,
         kvm: Option<&kvm::Vm>,
         call: impl FnOnce(&mut Machine<'static>, &mut Bridge<'_>) -> R,
-    ) -> (R, bool) {
-        let mut bridge = Bridge {
-            chardevs: &mut self.chardevs,
-            consoles: &self.consoles,
-            kvm,
-            pending: &mut self.pending,
-            lost: &mut self.lost,
-            remapped: false,
-        };
-        let result = call(&mut self.machine, &mut bridge);
-        let remapped = bridge.remapped;
+    ) -> R {
+        let (machine, chardevs) = (&mut *self.machine, &mut self.chardevs);
+        let result = Bridge::call(machine, chardevs, &mut self.bridge_state, kvm, call);
         if self.input_waits {
             self.offer_input();
         }
-        (result, remapped)
+        result
     }
 
     /// Lets the input of consoles go on that have room again.
     fn offer_input(&mut self) {
         self.input_waits = false;
-        for (console, chardev) in self.consoles.iter().enumerate() {
+        for (console, chardev) in self.bridge_state.consoles.iter().enumerate() {
             let Some(chardev) = *chardev else { continue };
             let console = thimble_core::devices::ConsoleId(console as u8);
             if self.machine.console_room(console) > 0 {
@@ -137,21 +124,9 @@ impl Shared {
     ) -> R {
         let mut guarded = self.lock();
         let now = guarded.clock.now();
-        let (result, remapped) =
-            guarded.machine_call(self.kvm(), |machine, bridge| call(machine, bridge, now));
-        if remapped {
-            self.apply_map(&guarded);
-        }
+        let result = guarded.machine_call(self.kvm(), |machine, bridge| call(machine, bridge, now));
         self.arm_timer(&mut guarded);
         result
-    }
-
-    fn apply_map(&self, guarded: &Guarded) {
-        if let Some(kvm) = self.kvm()
-            && let Err(error) = kvm.apply_map(guarded.machine.memory_map())
-        {
-            crate::report(format_args!("remapping memory: {error}"));
-        }
     }
 
     /// Lets the timerfd expire when the machine's next timer does.
@@ -323,7 +298,7 @@ impl Vm {
             .call(|machine, bridge, now| machine.reset(bridge, now));
         {
             // What the guest asked for before the reset is void.
-            self.shared.lock().pending = Pending::default();
+            self.shared.lock().bridge_state.pending = Pending::default();
         }
         if let Some(Err(error)) = self.vcpus.as_ref().map(Vcpus::reset) {
             crate::report(format_args!("resetting the processors: {error}"));
@@ -364,7 +339,7 @@ impl Vm {
 
     /// Does what the guest has asked for since the last call.
     pub fn settle(&mut self) {
-        let pending = std::mem::take(&mut self.shared.lock().pending);
+        let pending = std::mem::take(&mut self.shared.lock().bridge_state.pending);
         if let Some(stop) = pending.stop {
             self.stopped(&stop);
         }
