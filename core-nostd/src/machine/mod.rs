@@ -237,6 +237,11 @@ impl Machine<'_> {
         )
     }
 
+    /// Which board it is.
+    pub fn board(&self) -> Board {
+        self.board
+    }
+
     /// The memory map as it is now.
     pub fn memory_map(&self) -> &MemoryMap {
         &self.map
