@@ -243,7 +243,7 @@ mod tests {
             // The flags of PAE's pointers and the page sizes of long mode's top are reserved.
             if name == "PAE" {
                 for pointer in 0..4 {
-                    let table = TABLES + 0x1000 * (1 + pointer) | 1;
+                    let table = (TABLES + 0x1000 * (1 + pointer)) | 1;
                     ram.write(TABLES + 8 * pointer, &table.to_le_bytes())
                         .unwrap();
                 }
