@@ -7,7 +7,7 @@
 use core::fmt::{self, Write};
 
 use thimble_core::devices::class::PropertyValues;
-use thimble_core::devices::{ConsoleId, PowerRequest, Width};
+use thimble_core::devices::{ConsoleId, GuestEvent, PowerRequest, Width};
 use thimble_core::machine::qtest::Qtest;
 use thimble_core::machine::{
     Board, CLASSES, Config, Host, Irqchip, Machine, RunState, SERIAL_MAX, STATE_MAX,
@@ -44,7 +44,7 @@ macro_rules! scripts {
 const SCRIPTS: &[(&str, &str)] = scripts!(
     "protocol" "widths" "pic" "pit" "rtc" "serial" "i8042" "i8042-mouse" "i8042-queues" "port92" "post" "fw-cfg"
     "fw-cfg-edges" "pci" "pci-config" "i440fx" "pam" "smram" "piix3" "piix3-writes" "debugcon" "debugcon-readback"
-    "debug-exit"
+    "ib700" "pvpanic" "debug-exit"
 );
 
 /// QMP cases, in the spelling of `qemu-tests/tests/qmp.rs`.
@@ -125,6 +125,10 @@ impl Host for Calls {
     fn power(&mut self, request: PowerRequest) {
         self.note(format_args!("{request:?}"));
         self.exited |= matches!(request, PowerRequest::Exit(_));
+    }
+
+    fn guest_event(&mut self, event: GuestEvent) {
+        self.note(format_args!("{event:?}"));
     }
 
     fn memory_remapped(&mut self) {

@@ -254,17 +254,20 @@ fn build(options: &Options) -> Result<EventLoop, OptionError> {
         None => None,
     };
     let settings = Settings {
-        no_reboot: options.no_reboot,
-        no_shutdown: options.no_shutdown,
+        actions: options.actions,
+        preconfig: options.preconfig,
+        autostart: !options.paused && qtest.is_none(),
         name: options.name.clone(),
         uuid: options.uuid.unwrap_or_default(),
         kvm: kvm_enabled,
         reset_log: reset_log(options)?,
-        rtc_follows_host: (options.rtc.clock == RtcClock::Host)
-            .then(|| rtc_base(options.rtc.base) - seconds_since_epoch()),
+        rtc_ahead: rtc_base(options.rtc.base) - seconds_since_epoch(),
+        rtc_follows_host: options.rtc.clock == RtcClock::Host,
+        rtc_path: rtc_path(options.smp.cpus),
     };
+    let waits = settings.preconfig || !settings.autostart;
     let mut vm = Vm::new(shared, vcpus, settings);
-    if !options.paused && qtest.is_none() {
+    if !waits {
         vm.start();
     }
     Ok(EventLoop {
@@ -531,6 +534,12 @@ fn reset_log(options: &Options) -> Result<Option<File>, OptionError> {
 
 fn seconds_since_epoch() -> i64 {
     since_epoch().as_secs() as i64
+}
+
+/// Path of the real-time clock in the object tree: on boards with the PC's chipset it follows the
+/// processors and eight other devices.
+fn rtc_path(cpus: u32) -> &'static str {
+    format!("/machine/unattached/device[{}]", cpus + 8).leak()
 }
 
 /// What the real-time clock shows at the start, in seconds since 1970.

@@ -17,6 +17,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use thimble_core::devices::class::{DeviceClass, PropertyValues};
+use thimble_core::machine::actions::Actions;
 
 use crate::chardev::spec::ChardevSpec;
 
@@ -88,10 +89,10 @@ pub struct Options {
     pub globals: Vec<Global>,
     /// Do not start the guest.
     pub paused: bool,
-    /// Exit instead of resetting.
-    pub no_reboot: bool,
-    /// Stop instead of exiting at shutdown.
-    pub no_shutdown: bool,
+    /// Wait for a client's word before anything else.
+    pub preconfig: bool,
+    /// What is done about resets, power-offs, panics and expired watchdogs.
+    pub actions: Actions,
     /// No display, the serial port on the terminal.
     pub nographic: bool,
     /// No default devices.
@@ -150,8 +151,8 @@ impl Default for Options {
             devices: Vec::new(),
             globals: Vec::new(),
             paused: false,
-            no_reboot: false,
-            no_shutdown: false,
+            preconfig: false,
+            actions: Actions::default(),
             nographic: false,
             nodefaults: false,
             name: None,

@@ -64,7 +64,9 @@ fn a_whole_command_line() {
     assert_eq!(options.memory, 64 << 20);
     assert_eq!(options.machine.accels, [Accel::Kvm, Accel::Tcg]);
     assert_eq!((options.smp.cpus, options.smp.cores), (2, 2));
-    assert!(options.paused && options.no_reboot && options.no_shutdown && options.nodefaults);
+    assert!(options.paused && options.nodefaults && !options.preconfig);
+    assert_eq!(options.actions.reboot, RebootAction::Shutdown);
+    assert_eq!(options.actions.shutdown, ShutdownAction::Pause);
     assert_eq!(options.name.as_deref(), Some("g"));
     assert_eq!(options.cpu.as_deref(), Some("qemu64,+x"));
     let qmp: Vec<_> = options.qmp.iter().map(|q| q.chardev.as_str()).collect();
