@@ -52,7 +52,7 @@ fn greetings_and_replies_are_of_the_crates_types() {
         let client = instance.qmp();
         let greeting: QapiCapabilities =
             serde_json::from_value(client.greeting().clone()).expect("a greeting");
-        assert!(greeting.supports_oob());
+        assert_eq!(greeting.QMP.capabilities.len(), 1);
         assert_eq!(greeting.QMP.version.qemu.major, 7);
         drop(client);
 

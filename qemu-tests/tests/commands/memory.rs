@@ -205,8 +205,11 @@ fn virtual_addresses_are_those_of_the_chosen_processor() {
         // The second one waits for its start-up: paging is off, and nobody has written there.
         assert_eq!(read(Some(1)), r"\x00".repeat(32));
         let expected = "GenericError: Parameter 'cpu-index' expects a CPU number";
-        for cpu in [2, -1, 1 << 40, i64::MIN, i64::MAX] {
-            assert_eq!(read(Some(cpu)), expected, "{emulator:?} {cpu}");
+        for cpu in [2, -1, 255, 1 << 40, i64::MIN, i64::MAX] {
+            // QEMU looks at the lowest 32 bits only.
+            if emulator == Emulator::Thimble || i32::try_from(cpu).is_ok() {
+                assert_eq!(read(Some(cpu)), expected, "{emulator:?} {cpu}");
+            }
         }
     }
 }

@@ -56,7 +56,7 @@ fn a_reset_starts_the_guest_again() {
         ask(&mut client, "system_reset");
         client.wait_event("RESET", SOON);
         assert_eq!(doubleword(&instance, &mut client, 0x504), 4);
-        assert_eq!(status(&mut client), "paused");
+        assert_eq!(status(&mut client), "prelaunch");
         ask(&mut client, "cont");
         wait_console(&instance, "SSSSS");
     }
@@ -200,8 +200,7 @@ fn outcome(instance: &Instance, client: &mut QmpClient, at_most: usize) -> Value
     if ended {
         return json!([seen, instance.wait(SOON).code()]);
     }
-    let mut client = negotiated(instance);
-    let state = status(&mut client);
+    let state = status(client);
     instance.signal(Signal::KILL);
     json!([seen, state])
 }

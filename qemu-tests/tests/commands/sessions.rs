@@ -148,7 +148,7 @@ fn a_refused_yank_drops_nothing() {
             ),
             (
                 json!({"type": "nosuch"}),
-                "GenericError: Parameter 'instances[1].type' does not accept value 'nosuch'",
+                "GenericError: Parameter 'type' does not accept value 'nosuch'",
             ),
         ] {
             let arguments = yank(json!([ours, other]));
