@@ -9,6 +9,7 @@ pub mod class;
 pub mod debug_exit;
 pub mod debugcon;
 pub mod i8042;
+pub mod kernel;
 pub mod pit;
 pub mod port92;
 pub mod post;

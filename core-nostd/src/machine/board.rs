@@ -10,6 +10,7 @@ use crate::devices::class::{DeviceClass, PropertyValues};
 use crate::devices::debug_exit::{self, DebugExit};
 use crate::devices::debugcon::{self, Debugcon};
 use crate::devices::i8042::{self, I8042, I8042Wiring};
+use crate::devices::kernel;
 use crate::devices::pit::{self, Pit, PitWiring};
 use crate::devices::port92::{self, Port92};
 use crate::devices::post::{self, Post};
@@ -36,6 +37,10 @@ pub static CLASSES: &[&DeviceClass] = &[
     &i440fx::CLASS,
     &mechanism::CLASS,
     &i8042::CLASS,
+    &kernel::APIC_CLASS,
+    &kernel::IOAPIC_CLASS,
+    &kernel::PIC_CLASS,
+    &kernel::PIT_CLASS,
     &pic::CLASS,
     &piix3::CLASS,
     &pit::CLASS,
@@ -66,7 +71,7 @@ mod timer {
 }
 
 /// Ports and interrupts of the serial ports by index, as on every PC.
-const SERIALS: [(u16, u8); SERIAL_MAX] = [(0x3f8, 4), (0x2f8, 3), (0x3e8, 4), (0x2e8, 3)];
+pub(super) const SERIALS: [(u16, u8); SERIAL_MAX] = [(0x3f8, 4), (0x2f8, 3), (0x3e8, 4), (0x2e8, 3)];
 
 /// Interrupts of ISA devices.
 const ISA_IRQS: u64 = 16;
@@ -151,6 +156,10 @@ pub enum DeviceError {
     Ports(PortsFull),
     /// Devices of this class belong to boards.
     NotPluggable,
+    /// Another device has the id.
+    IdTaken,
+    /// The id is longer than [`super::ID_MAX`] bytes.
+    IdLong,
 }
 
 impl fmt::Display for DeviceError {
@@ -162,6 +171,8 @@ impl fmt::Display for DeviceError {
             Self::IndexTaken(index) => write!(f, "serial port {index} exists already"),
             Self::Ports(full) => write!(f, "{full}"),
             Self::NotPluggable => f.write_str("it is part of the board, not pluggable"),
+            Self::IdTaken => f.write_str("another device has this id"),
+            Self::IdLong => write!(f, "the id is longer than {} bytes", super::ID_MAX),
         }
     }
 }
@@ -228,6 +239,7 @@ impl<'m> Machine<'m> {
             serials: [const { None }; SERIAL_MAX],
             debugcons: heapless::Vec::new(),
             debug_exits: heapless::Vec::new(),
+            plugged: heapless::Vec::new(),
         };
         machine.map_ports()?;
         if machine.board == Board::Pc {
@@ -330,9 +342,11 @@ impl<'m> Machine<'m> {
         }
     }
 
-    /// Plugs a device into the board, before the guest runs. Devices that write to a console give
-    /// its id.
-    pub fn plug(&mut self, values: &PropertyValues) -> Result<Option<ConsoleId>, DeviceError> {
+    /// Makes a device part of the board: what [`Machine::plug_at`] does, but for the record.
+    pub(super) fn add_device(
+        &mut self,
+        values: &PropertyValues,
+    ) -> Result<Option<ConsoleId>, DeviceError> {
         let class = values.class();
         if !class.user_creatable {
             return Err(DeviceError::NotPluggable);

@@ -20,6 +20,7 @@ macro_rules! context {
 mod board;
 mod config;
 mod host;
+mod plugged;
 mod ports;
 pub mod qtest;
 mod run_state;
@@ -44,6 +45,7 @@ use crate::time::Timers;
 pub use board::{BuildError, CLASSES, DeviceError};
 pub use config::{Board, Config, HIGH_RAM_BASE, Irqchip, RamLayout};
 pub use host::Host;
+pub use plugged::{ID_MAX, PLUGGED_MAX, Place, Plugged};
 pub use ports::PortsFull;
 use ports::{PortMap, piece};
 pub use run_state::RunState;
@@ -115,6 +117,7 @@ pub struct Machine<'m> {
     serials: [Option<Serial>; SERIAL_MAX],
     debugcons: heapless::Vec<Debugcon, DEBUGCON_MAX>,
     debug_exits: heapless::Vec<DebugExit, DEBUG_EXIT_MAX>,
+    plugged: heapless::Vec<Plugged, PLUGGED_MAX>,
 }
 
 impl Machine<'_> {
