@@ -71,7 +71,8 @@ mod timer {
 }
 
 /// Ports and interrupts of the serial ports by index, as on every PC.
-pub(super) const SERIALS: [(u16, u8); SERIAL_MAX] = [(0x3f8, 4), (0x2f8, 3), (0x3e8, 4), (0x2e8, 3)];
+pub(super) const SERIALS: [(u16, u8); SERIAL_MAX] =
+    [(0x3f8, 4), (0x2f8, 3), (0x3e8, 4), (0x2e8, 3)];
 
 /// Interrupts of ISA devices.
 const ISA_IRQS: u64 = 16;

@@ -6,9 +6,7 @@
 
 use super::board::SERIALS;
 use super::{Board, DeviceError, Irqchip, Machine, RamLayout};
-use crate::devices::class::{
-    DeviceClass, PROPERTIES_MAX, PropertyKind, PropertyValues, Value,
-};
+use crate::devices::class::{DeviceClass, PROPERTIES_MAX, PropertyKind, PropertyValues, Value};
 use crate::devices::{ConsoleId, serial};
 
 /// Devices that can be plugged in at most.

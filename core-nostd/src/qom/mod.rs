@@ -71,7 +71,7 @@ pub enum QomValue<'a> {
 }
 
 /// Why there is nothing to show.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum QomError<'a> {
     /// No object has this path.
     NoObject(&'a str),
@@ -84,12 +84,13 @@ pub enum QomError<'a> {
     /// The type is abstract or not a device's.
     NotDevice,
     /// The object, of the type named first, has no such property.
-    NoProperty(&'a str, &'a str),
-    /// The object's path is longer than [`PATH_MAX`] bytes.
+    NoProperty(TypeName, &'a str),
+    /// The path is made of more names than are followed, or the result of more than [`PATH_MAX`]
+    /// bytes.
     LongPath,
 }
 
-impl<'a> QomError<'a> {
+impl QomError<'_> {
     /// Whether QMP's error class is DeviceNotFound; else it is GenericError.
     pub const fn is_device_not_found(&self) -> bool {
         matches!(
@@ -99,8 +100,8 @@ impl<'a> QomError<'a> {
     }
 
     /// The sentence, in pieces to be joined: they quote input of any length.
-    pub const fn pieces(&self) -> [&'a str; 5] {
-        match *self {
+    pub fn pieces(&self) -> [&str; 5] {
+        match self {
             Self::NoObject(name) | Self::NoDevice(name) => {
                 ["Device '", name, "' not found", "", ""]
             }
@@ -114,14 +115,22 @@ impl<'a> QomError<'a> {
                 "",
             ],
             Self::NoProperty(name, property) => ["Property '", name, ".", property, "' not found"],
-            Self::LongPath => ["The object's path is longer than 1024 bytes", "", "", "", ""],
+            Self::LongPath => [
+                "The path is longer than 64 names or 1024 bytes",
+                "",
+                "",
+                "",
+                "",
+            ],
         }
     }
 }
 
 impl fmt::Display for QomError<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.pieces().iter().try_for_each(|piece| f.write_str(piece))
+        self.pieces()
+            .iter()
+            .try_for_each(|piece| f.write_str(piece))
     }
 }
 

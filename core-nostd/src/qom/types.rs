@@ -74,14 +74,26 @@ static BUS: &[TypeProperty] = &[property("realized", "bool", "whether it is in u
 /// Properties of all machines.
 static MACHINE: &[TypeProperty] = &[
     property("append", "string", "kernel command line"),
-    property("dump-guest-core", "bool", "guest RAM is part of a core dump"),
+    property(
+        "dump-guest-core",
+        "bool",
+        "guest RAM is part of a core dump",
+    ),
     property("firmware", "string", "firmware image"),
-    property("graphics", "bool", "firmware may expect a graphical console"),
+    property(
+        "graphics",
+        "bool",
+        "firmware may expect a graphical console",
+    ),
     property("initrd", "string", "initial RAM disk"),
     property("kernel", "string", "kernel image"),
     property("mem-merge", "bool", "equal pages may be merged"),
     property("memory", "MemorySizeConfiguration", "guest RAM"),
-    property("smp", "SMPConfiguration", "processors and how they are arranged"),
+    property(
+        "smp",
+        "SMPConfiguration",
+        "processors and how they are arranged",
+    ),
     property("usb", "bool", "USB controller"),
 ];
 
@@ -101,7 +113,11 @@ static PC_MACHINE: &[TypeProperty] = &[
 ];
 
 static MICROVM_MACHINE: &[TypeProperty] = &[
-    property("auto-kernel-cmdline", "bool", "devices are added to the command line"),
+    property(
+        "auto-kernel-cmdline",
+        "bool",
+        "devices are added to the command line",
+    ),
     property("ioapic2", "OnOffAuto", "second I/O APIC"),
     property("isa-serial", "bool", "a serial port"),
     property("pcie", "OnOffAuto", "PCI Express"),
@@ -131,8 +147,16 @@ static KVM: &[TypeProperty] = &[property(
 )];
 
 static PCI_DEVICE: &[TypeProperty] = &[
-    property("addr", "int32", "device and function: device * 8 + function"),
-    property("multifunction", "bool", "whether other functions may follow"),
+    property(
+        "addr",
+        "int32",
+        "device and function: device * 8 + function",
+    ),
+    property(
+        "multifunction",
+        "bool",
+        "whether other functions may follow",
+    ),
 ];
 
 static QTEST: &[TypeProperty] = &[
@@ -144,8 +168,16 @@ static SOCKET: &[TypeProperty] = &[property("connected", "bool", "whether a peer
 
 /// What every device has; `device-list-properties` leaves these out.
 static DEVICE: &[TypeProperty] = &[
-    property("hotpluggable", "bool", "whether it could come and go with the machine running"),
-    property("hotplugged", "bool", "whether it came with the machine running"),
+    property(
+        "hotpluggable",
+        "bool",
+        "whether it could come and go with the machine running",
+    ),
+    property(
+        "hotplugged",
+        "bool",
+        "whether it came with the machine running",
+    ),
     property("parent_bus", "link<bus>", "the bus it is on"),
     property("realized", "bool", "whether it is in use"),
 ];
@@ -231,6 +263,14 @@ impl Type {
         matches!(self, Self::Plain(plain) if plain.is_abstract)
     }
 
+    /// The properties that a type which is no device's adds to those of its parent.
+    pub(super) fn plain_properties(self) -> &'static [TypeProperty] {
+        match self {
+            Self::Plain(plain) => plain.properties,
+            Self::Device(_) | Self::Cpu(_) => &[],
+        }
+    }
+
     /// The type and its ancestors, `object` last.
     pub(super) fn line(self) -> heapless::Vec<Self, DEPTH_MAX> {
         let mut line = heapless::Vec::new();
@@ -267,11 +307,7 @@ pub fn implements(name: &str, ancestor: &str) -> bool {
 
 /// Visits the types that are or descend from `ancestor`, abstract ones only if asked for: the
 /// result of `qom-list-types`.
-pub fn types(
-    ancestor: Option<&str>,
-    with_abstract: bool,
-    visit: &mut dyn FnMut(TypeInfo<'_>),
-) {
+pub fn types(ancestor: Option<&str>, with_abstract: bool, visit: &mut dyn FnMut(TypeInfo<'_>)) {
     let mut offer = |name: &str, this: Type| {
         if (this.is_abstract() && !with_abstract)
             || ancestor.is_some_and(|ancestor| !implements(name, ancestor))
@@ -333,7 +369,8 @@ pub fn device_properties<'n>(
         return Err(QomError::NotDevice);
     }
     for ancestor in this.line().iter().rev() {
-        let common = matches!(ancestor, Type::Plain(plain) if matches!(plain.name, "object" | "device"));
+        let common =
+            matches!(ancestor, Type::Plain(plain) if matches!(plain.name, "object" | "device"));
         if !common {
             own_properties(*ancestor, true, visit);
         }
