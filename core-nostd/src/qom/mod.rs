@@ -9,16 +9,17 @@
 //! Paths and names come from clients and may be anything. The work for one is bounded by its
 //! length times the number of objects.
 
+mod processor;
 mod properties;
 mod tree;
 mod types;
 
 use core::fmt;
 
-use crate::cpu::features::FeatureSet;
 use crate::devices::ConsoleId;
 use crate::machine::Machine;
 
+pub use processor::{MODEL_NAME_MAX, Processor};
 pub use tree::{PATH_MAX, Path};
 pub use types::{TYPE_NAME_MAX, TypeName, device_properties, implements, type_properties, types};
 
@@ -139,11 +140,8 @@ pub trait Outside {
     /// What the command line said of the machine.
     fn settings(&self) -> Settings<'_>;
 
-    /// Processors that exist; 0 where none do, whatever the machine was told.
-    fn processors(&self) -> u16;
-
-    /// What CPUID shows of each processor; not called where there is none.
-    fn processor(&self) -> Option<Processor<'_>>;
+    /// What CPUID shows of each processor; of no use on a board without processors.
+    fn processor(&self) -> &Processor;
 
     /// Visits the character devices, always in the same order.
     fn chardevs(&self, visit: &mut dyn FnMut(Chardev<'_>));
@@ -187,29 +185,6 @@ pub struct Settings<'a> {
     pub cores: u32,
     /// Threads of a core.
     pub threads: u32,
-}
-
-/// What CPUID shows of a processor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Processor<'a> {
-    /// The model of `-cpu`, without features: `qemu64`.
-    pub name: &'a str,
-    /// Leaf 0: EBX, EDX, ECX.
-    pub vendor: &'a str,
-    /// Family with the extended family added.
-    pub family: u32,
-    /// Model, 8 bits.
-    pub model: u32,
-    /// Stepping, 4 bits.
-    pub stepping: u32,
-    /// Highest basic leaf.
-    pub level: u32,
-    /// Highest extended leaf; 0: none.
-    pub xlevel: u32,
-    /// Brand string.
-    pub brand: &'a str,
-    /// Feature bits.
-    pub features: FeatureSet,
 }
 
 /// A character device.

@@ -223,9 +223,7 @@ impl Tree<'_> {
     }
 
     fn processor_values(&self, index: u32, visit: &mut dyn FnMut(&str, &str, QomValue<'_>)) {
-        let Some(cpu) = self.outside.processor() else {
-            return;
-        };
+        let cpu = self.outside.processor();
         let place = self.topology(index);
         let int = |number: u32| QomValue::Int(number.into());
         let uint = |number: u32| QomValue::Uint(number.into());
@@ -234,11 +232,11 @@ impl Tree<'_> {
         visit("family", "int", int(cpu.family));
         visit("level", "uint32", uint(cpu.level));
         visit("model", "int", int(cpu.model));
-        visit("model-id", "string", QomValue::Str(cpu.brand));
+        visit("model-id", "string", QomValue::Str(&cpu.brand));
         visit("socket-id", "int32", int(place.socket));
         visit("stepping", "int", int(cpu.stepping));
         visit("thread-id", "int32", int(place.thread));
-        visit("vendor", "string", QomValue::Str(cpu.vendor));
+        visit("vendor", "string", QomValue::Str(&cpu.vendor));
         visit("xlevel", "uint32", uint(cpu.xlevel));
         types::feature_names(&mut |name, bits| {
             let mut pairs = bits.iter().zip(&cpu.features);

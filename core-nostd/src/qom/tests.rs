@@ -21,8 +21,17 @@ static ROM: [u8; 0x1000] = [0xf4; 0x1000];
 
 /// A host with three character devices.
 struct Host {
-    processors: u16,
+    processor: Processor,
     qtest: bool,
+}
+
+impl Host {
+    fn new(qtest: bool) -> Self {
+        Self {
+            processor: Processor::from_model(models::find("qemu64").unwrap()),
+            qtest,
+        }
+    }
 }
 
 impl Outside for Host {
@@ -40,23 +49,8 @@ impl Outside for Host {
         }
     }
 
-    fn processors(&self) -> u16 {
-        self.processors
-    }
-
-    fn processor(&self) -> Option<Processor<'_>> {
-        let model = models::find("qemu64")?;
-        Some(Processor {
-            name: model.name,
-            vendor: model.vendor,
-            family: model.family,
-            model: model.model,
-            stepping: model.stepping,
-            level: model.level,
-            xlevel: model.xlevel,
-            brand: model.brand,
-            features: model.features,
-        })
+    fn processor(&self) -> &Processor {
+        &self.processor
     }
 
     fn chardevs(&self, visit: &mut dyn FnMut(Chardev<'_>)) {
@@ -119,8 +113,8 @@ fn each_tree(test: impl Fn(Tree<'_>)) {
     for board in [Board::Pc, Board::Microvm, Board::None] {
         for irqchip in [Irqchip::Machine, Irqchip::Host] {
             let machine = machine(board, irqchip);
-            for (processors, qtest) in [(3, false), (0, true)] {
-                let outside = &Host { processors, qtest };
+            for qtest in [false, true] {
+                let outside = &Host::new(qtest);
                 test(Tree {
                     machine: &machine,
                     outside,
@@ -132,10 +126,7 @@ fn each_tree(test: impl Fn(Tree<'_>)) {
 
 fn on_pc(test: impl Fn(Tree<'_>)) {
     let machine = machine(Board::Pc, Irqchip::Machine);
-    let outside = &Host {
-        processors: 3,
-        qtest: false,
-    };
+    let outside = &Host::new(false);
     test(Tree {
         machine: &machine,
         outside,

@@ -136,8 +136,7 @@ impl Tree<'_> {
                 .chardev(index)
                 .map_or("container", ChardevKind::type_name),
             Node::Cpu(_) => {
-                let model = self.outside.processor().map_or("", |cpu| cpu.name);
-                return types::cpu_type(model);
+                return types::cpu_type(&self.outside.processor().name);
             }
             Node::Machine => match self.board() {
                 Board::Pc => "pc-i440fx-7.2-machine",
@@ -179,9 +178,8 @@ impl Tree<'_> {
             number += 1;
         };
         let cpus = self.outside.settings().cpus.min(u32::from(u16::MAX)) as u16;
-        let exist = self.outside.processors();
         for index in 0..cpus.max(1) {
-            next(Some(Node::Cpu(index)).filter(|_| index < exist), None);
+            next(Some(Node::Cpu(index)), None);
             if index == 0 {
                 // What speeds up task priority for old guests.
                 next(None, Some(Bus::System));
