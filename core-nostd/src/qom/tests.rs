@@ -507,6 +507,8 @@ fn ids_are_checked() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
     #[test]
     fn any_path_has_an_answer(path in "(/|[a-z0-9.]{0,3}|device\\[[0-9]{0,2}\\]|machine|isa\\.0|child\\[1\\]|parent_bus|unattached|\\PC){0,12}", property in "\\PC{0,12}") {
         on_pc(|tree| {
