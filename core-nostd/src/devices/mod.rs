@@ -9,10 +9,12 @@ pub mod class;
 pub mod debug_exit;
 pub mod debugcon;
 pub mod i8042;
+pub mod ib700;
 pub mod kernel;
 pub mod pit;
 pub mod port92;
 pub mod post;
+pub mod pvpanic;
 pub mod rtc;
 pub mod serial;
 
@@ -105,11 +107,21 @@ pub enum ShutdownCause {
     GuestShutdown,
     /// The guest asked for a reset.
     GuestReset,
-    /// The guest panicked: triple faults count where they end the VM.
+    /// The guest panicked.
     GuestPanic,
 }
 
 impl ShutdownCause {
+    /// All causes.
+    pub const ALL: &[Self] = &[
+        Self::HostQmpQuit,
+        Self::HostQmpSystemReset,
+        Self::HostSignal,
+        Self::GuestShutdown,
+        Self::GuestReset,
+        Self::GuestPanic,
+    ];
+
     /// QMP's name for the cause.
     pub const fn name(self) -> &'static str {
         match self {
@@ -142,6 +154,22 @@ pub enum PowerRequest {
     Exit(i32),
 }
 
+/// What a guest tells the host by a device, for the host's settings to decide about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GuestEvent {
+    /// Its kernel has panicked.
+    Panicked,
+    /// Its kernel has panicked, and a crash kernel takes over.
+    CrashLoaded,
+    /// It left its watchdog alone for too long.
+    WatchdogExpired,
+    /// It set its clock.
+    RtcChanged {
+        /// What the clock is now ahead of the one that it was started with, in seconds.
+        offset: i64,
+    },
+}
+
 /// What a device asks for outside of lines and timers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
@@ -149,6 +177,8 @@ pub enum Effect {
     Console(ConsoleId, u8),
     /// Reset, shutdown or exit.
     Power(PowerRequest),
+    /// What the guest tells.
+    Guest(GuestEvent),
     /// The A20 gate: whether address bit 20 passes.
     A20(bool),
     /// Which memory is mapped where has changed.
@@ -165,7 +195,7 @@ impl Effects {
         Self(heapless::Deque::new())
     }
 
-    /// Queues an effect. An access to one register queues at most two; the machine drains after
+    /// Queues an effect. An access to one register queues at most four; the machine drains after
     /// each, so there is room always: should a model break that rule the newest is dropped.
     pub fn push(&mut self, effect: Effect) {
         let full = self.0.push_back(effect).is_err();

@@ -17,6 +17,7 @@ macro_rules! context {
     };
 }
 
+pub mod actions;
 mod board;
 mod config;
 mod host;
@@ -29,9 +30,11 @@ mod state;
 use crate::devices::debug_exit::DebugExit;
 use crate::devices::debugcon::Debugcon;
 use crate::devices::i8042::I8042;
+use crate::devices::ib700::Ib700;
 use crate::devices::pit::Pit;
 use crate::devices::port92::Port92;
 use crate::devices::post::Post;
+use crate::devices::pvpanic::Pvpanic;
 use crate::devices::rtc::Rtc;
 use crate::devices::serial::Serial;
 use crate::devices::{ConsoleId, Context, Effect, Effects, Width};
@@ -78,6 +81,8 @@ enum Port {
     Serial(u8),
     Debugcon(u8),
     DebugExit(u8),
+    Watchdog,
+    Pvpanic,
 }
 
 /// What stands at an address of the PCI bus.
@@ -117,10 +122,17 @@ pub struct Machine<'m> {
     serials: [Option<Serial>; SERIAL_MAX],
     debugcons: heapless::Vec<Debugcon, DEBUGCON_MAX>,
     debug_exits: heapless::Vec<DebugExit, DEBUG_EXIT_MAX>,
+    watchdog: Option<Ib700>,
+    pvpanic: Option<Pvpanic>,
     plugged: heapless::Vec<Plugged, PLUGGED_MAX>,
 }
 
-impl Machine<'_> {
+impl<'m> Machine<'m> {
+    /// Guest RAM, whatever is mapped over it.
+    pub fn ram(&self) -> &'m dyn GuestRam {
+        self.ram
+    }
+
     /// A processor reads a port. What no device answers reads as ones.
     pub fn pio_read<H: Host>(&mut self, host: &mut H, now: u64, port: u16, width: Width) -> u32 {
         let (mut value, mut done) = (0, 0);
@@ -231,13 +243,20 @@ impl Machine<'_> {
             }
             None => {
                 let next = self.map.regions().iter().find(|region| region.gpa > gpa);
-                (Backing::Bus, next.map_or(u64::MAX, |next| next.gpa - gpa))
+                // Behind the last address comes the first one.
+                let last = (u64::MAX - gpa).saturating_add(1);
+                (Backing::Bus, next.map_or(last, |next| next.gpa - gpa))
             }
         };
         (
             backing,
             usize::try_from(end).unwrap_or(usize::MAX).min(length),
         )
+    }
+
+    /// Which board it is.
+    pub fn board(&self) -> Board {
+        self.board
     }
 
     /// The memory map as it is now.
@@ -317,6 +336,7 @@ impl Machine<'_> {
                     }
                 }
                 Effect::Power(request) => host.power(request),
+                Effect::Guest(event) => host.guest_event(event),
                 Effect::A20(enabled) => host.set_a20(enabled),
                 Effect::RemapMemory => {
                     self.remap();

@@ -5,7 +5,7 @@
 //! the object tree and `-device` see of them.
 
 use super::board::SERIALS;
-use super::{Board, DeviceError, Irqchip, Machine, RamLayout};
+use super::{DeviceError, Irqchip, Machine};
 use crate::devices::class::{DeviceClass, PROPERTIES_MAX, PropertyKind, PropertyValues, Value};
 use crate::devices::{ConsoleId, serial};
 
@@ -161,18 +161,8 @@ impl Machine<'_> {
         &self.plugged
     }
 
-    /// The board.
-    pub fn board(&self) -> Board {
-        self.board
-    }
-
     /// Who models the interrupt controllers.
     pub fn irqchip(&self) -> Irqchip {
         self.irqchip
-    }
-
-    /// Where RAM lies.
-    pub fn ram_layout(&self) -> RamLayout {
-        self.layout
     }
 }
