@@ -508,12 +508,25 @@ impl Tree<'_> {
         Ok(path)
     }
 
-    /// Writes the path of a processor: `qom-path` of `query-cpus-fast`.
+    /// Writes the path of a processor, `qom-path` of `query-cpus-fast`; `index` is below the number
+    /// of processors.
     ///
     /// # Errors
     /// The writer's.
     pub fn cpu_path(&self, index: u16, out: &mut dyn Write) -> fmt::Result {
         self.write_path(Node::Cpu(index), out)
+    }
+
+    /// Writes the path of the real-time clock, `qom-path` of `RTC_CHANGE`; nothing on a board
+    /// without one.
+    ///
+    /// # Errors
+    /// The writer's.
+    pub fn rtc_path(&self, out: &mut dyn Write) -> fmt::Result {
+        match self.board() {
+            Board::None => Ok(()),
+            Board::Pc | Board::Microvm => self.write_path(Node::Rtc, out),
+        }
     }
 }
 
