@@ -289,3 +289,49 @@ fn bucket(name: &[u8]) -> u32 {
     });
     hash.wrapping_mul(11) % 7
 }
+
+#[cfg(test)]
+#[allow(unreachable_pub)]
+mod tests {
+    use std::boxed::Box;
+    use std::string::String;
+
+    use thimble_core::qmp::Parser;
+
+    use super::super::tables::*;
+    use super::*;
+
+    include!(concat!(env!("OUT_DIR"), "/checks.rs"));
+
+    /// What the check says of a command's arguments.
+    fn answer(parser: &mut Parser, command: &str, arguments: &str) -> String {
+        parser.reset();
+        let progress = parser.push(arguments.as_bytes());
+        assert_eq!(progress.message, Some(Ok(())), "{arguments}");
+        let index = SCHEMA.command(command.as_bytes()).expect(command);
+        let kind = SCHEMA.commands[index].arguments;
+        match check(&SCHEMA, kind, Some(parser.message())) {
+            Ok(()) => "ok".into(),
+            Err(fail) => {
+                let (_, pieces) = fail.parts();
+                String::from_utf8(pieces.concat()).expect("text")
+            }
+        }
+    }
+
+    #[test]
+    fn says_what_was_observed() {
+        let mut parser = Box::new(Parser::new());
+        let mut count = 0;
+        for line in include_str!("../../tests/checks.list").lines() {
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            let (command, rest) = line.split_once(' ').expect("a command");
+            let (arguments, expected) = rest.rsplit_once(" => ").expect("an answer");
+            assert_eq!(answer(&mut parser, command, arguments), expected, "{line}");
+            count += 1;
+        }
+        assert!(count > 70);
+    }
+}
