@@ -40,6 +40,20 @@ impl<'m> FromValue<'m> for i64 {
     }
 }
 
+/// Integers of the narrower types, which the check has found to be in range.
+macro_rules! integers {
+    ($($kind:ty)*) => {
+        $(impl<'m> FromValue<'m> for $kind {
+            fn from_value(value: Option<Value<'m>>) -> Self {
+                let number = value.and_then(|value| value.int().or(value.uint().map(|n| n as i64)));
+                number.unwrap_or_default() as Self
+            }
+        })*
+    };
+}
+
+integers!(i8 i16 i32 u8 u16 u32 u64);
+
 /// A list of arguments, read one by one.
 pub struct List<'m, T> {
     elements: Option<Elements<'m>>,
