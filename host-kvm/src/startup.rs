@@ -26,7 +26,7 @@ use crate::memory::{Ram, Rom};
 use crate::messages;
 use crate::monitors::Monitors;
 use crate::options::{
-    self, Accel, KernelIrqchip, MachineKind, OptionError, Options, Parsed, RtcBase, RtcClock,
+    self, Accel, KernelIrqchip, MachineKind, OptionError, Options, Parsed, RtcBase,
 };
 use crate::qtest::{self, QtestServer};
 use crate::vm::{
@@ -177,6 +177,7 @@ fn build(options: &Options) -> Result<EventLoop, OptionError> {
     }
     let rom = Arc::new(Rom::new(&firmware(options)?).map_err(&internal)?);
 
+    let rtc_start = rtc_base(options.rtc.base);
     let config = Config {
         board,
         irqchip: match accelerator {
@@ -188,7 +189,7 @@ fn build(options: &Options) -> Result<EventLoop, OptionError> {
         rom: leak(&rom).bytes(),
         cpus: options.smp.cpus as u16,
         max_cpus: options.smp.max_cpus as u16,
-        rtc_base: rtc_base(options.rtc.base),
+        rtc_base: rtc_start,
         uuid: options.uuid.unwrap_or_default(),
         kernel: file("-kernel", options.kernel.as_deref(), options.memory)?,
         initrd: file("-initrd", options.initrd.as_deref(), options.memory)?,
@@ -261,8 +262,8 @@ fn build(options: &Options) -> Result<EventLoop, OptionError> {
         uuid: options.uuid.unwrap_or_default(),
         kvm: kvm_enabled,
         reset_log: reset_log(options)?,
-        rtc_ahead: rtc_base(options.rtc.base) - seconds_since_epoch(),
-        rtc_follows_host: options.rtc.clock == RtcClock::Host,
+        rtc_start,
+        rtc_clock: options.rtc.clock,
         rtc_path: rtc_path(options.smp.cpus),
     };
     let waits = settings.preconfig || !settings.autostart;
