@@ -263,6 +263,31 @@ fn a_crash_kernel_is_left_to_run() {
     compare(&code, &PVPANIC, &["-action panic=none"], "GUEST_PANICKED");
 }
 
+/// Reports 200 panics that a crash kernel takes care of, as fast as it can.
+const REPORTS: &[u8] = &[
+    0xb9, 0xc8, 0x00, // mov cx, 200
+    0xba, 0x05, 0x05, // mov dx, 0x505
+    0xb0, 0x02, // mov al, 2
+    0xee, // out dx, al
+    0xe2, 0xfd, // loop to the out
+];
+
+#[test]
+fn no_report_is_lost_and_the_guest_goes_on_after_each() {
+    if !possible() {
+        return;
+    }
+    let told = ask_both(|emulator| {
+        let instance = stopped(emulator, &guest(REPORTS), &PVPANIC);
+        let mut client = negotiated(&instance);
+        assert_eq!(client.execute("cont", json!({})), Ok(json!({})));
+        let (seen, _) = events(&mut client, "GUEST_CRASHLOADED");
+        let reports = seen.iter().filter(|event| event[0] == "GUEST_CRASHLOADED");
+        (reports.count(), counts(&instance, &mut client))
+    });
+    assert_eq!(told, [(200, true); 2]);
+}
+
 #[test]
 fn a_shutdown_action_applies_to_stopped_guests_too() {
     if !possible() {
