@@ -524,3 +524,6 @@ impl Vm {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
