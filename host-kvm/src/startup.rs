@@ -9,8 +9,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use rustix::time::{TimerfdClockId, TimerfdFlags, timerfd_create};
-use thimble_core::devices::class::PropertyValues;
-use thimble_core::devices::{debugcon, serial};
+use thimble_core::devices::class::{DeviceClass, PropertyValues};
+use thimble_core::devices::{debugcon, i8042, rtc, serial};
 use thimble_core::machine::{
     Board, CLASSES, Config, HIGH_RAM_BASE, Irqchip, Machine, RamLayout, SERIAL_MAX,
 };
@@ -115,7 +115,11 @@ fn run() -> Result<i32, OptionError> {
 
 /// Refuses `-global` for what is fixed on the boards.
 fn check_globals(options: &Options) -> Result<(), OptionError> {
-    for class in CLASSES.iter().filter(|class| !class.user_creatable) {
+    // These two are listed as pluggable, but every board has its own, at the usual place.
+    let fixed = |class: &&&DeviceClass| {
+        !class.user_creatable || [rtc::CLASS.name, i8042::CLASS.name].contains(&class.name)
+    };
+    for class in CLASSES.iter().filter(fixed) {
         let (given, fixed) = (options.defaults_of(class), PropertyValues::new(class));
         for property in class.properties {
             if given.get(property.name) != fixed.get(property.name) {
