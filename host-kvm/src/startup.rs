@@ -268,7 +268,7 @@ fn build(options: &Options) -> Result<EventLoop, OptionError> {
         reset_log: reset_log(options)?,
         rtc_start,
         rtc_clock: options.rtc.clock,
-        rtc_path: rtc_path(options.smp.cpus),
+        rtc_path: rtc_path(board, options.smp.cpus, vcpus.is_some()),
     };
     let waits = settings.preconfig || !settings.autostart;
     let mut vm = Vm::new(shared, vcpus, settings);
@@ -541,10 +541,15 @@ fn seconds_since_epoch() -> i64 {
     since_epoch().as_secs() as i64
 }
 
-/// Path of the real-time clock in the object tree: on boards with the PC's chipset it follows the
-/// processors and eight other devices.
-fn rtc_path(cpus: u32) -> &'static str {
-    format!("/machine/unattached/device[{}]", cpus + 8).leak()
+/// Path of the real-time clock in the object tree, where devices are numbered as QEMU creates
+/// them: behind the processors, a paravirtual clock with KVM, and other devices of the board.
+fn rtc_path(board: Board, cpus: u32, kvm: bool) -> &'static str {
+    let others = match board {
+        Board::Pc => 8,
+        Board::Microvm | Board::None => 31,
+    };
+    let number = cpus + u32::from(kvm) + others;
+    format!("/machine/unattached/device[{number}]").leak()
 }
 
 /// What the real-time clock shows at the start, in seconds since 1970.

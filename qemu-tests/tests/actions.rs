@@ -560,6 +560,33 @@ fn a_guest_that_sets_its_clock_is_told_of() {
 }
 
 #[test]
+fn the_clock_is_named_by_its_path() {
+    if packages::qemu().is_none() {
+        return skip("qemu-system-x86 is missing");
+    }
+    for processors in ["1", "3"] {
+        let paths = ask_both(|emulator| {
+            let instance = emulator
+                .launcher()
+                .args(emulator.passive_args())
+                .args(["-M", "pc", "-smp", processors])
+                .with_qmp()
+                .with_qtest()
+                .start();
+            let mut client = negotiated(&instance);
+            let mut qtest = instance.qtest();
+            for (port, value) in SETS_CLOCK {
+                let request = format!("outb {port:#x} {value:#x}");
+                assert_eq!(qtest.request(&request).expect("an answer"), "OK");
+            }
+            client.wait_event("RTC_CHANGE", SOON)["data"]["qom-path"].clone()
+        });
+        assert!(paths[0].is_string());
+        assert_eq!(paths[0], paths[1]);
+    }
+}
+
+#[test]
 fn preconfig_waits_for_a_client() {
     if !possible() {
         return;
