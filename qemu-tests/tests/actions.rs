@@ -134,11 +134,31 @@ fn events(client: &mut QmpClient, main: &str) -> (Vec<Value>, bool) {
     }
 }
 
-/// Everything that a client sees of a guest, up to `main` and on: events; then the status, whether the guest runs,
-/// what `cont` says, and the same again after it and after a reset; or the exit status of the process.
-fn story(emulator: Emulator, code: &[u8], options: &[&str], main: &str) -> Value {
+/// Events until none comes for so long; and whether the connection has ended with them.
+fn events_within(client: &mut QmpClient, quiet: Duration) -> (Vec<Value>, bool) {
+    let mut seen = Vec::new();
+    loop {
+        match client.event(quiet) {
+            Ok(event) => seen.push(bare(&event)),
+            Err(error) => return (seen, connection_closed(&error)),
+        }
+    }
+}
+
+/// Everything that a client sees of a guest after `commands`, up to `main` and on: events; then the status, whether
+/// the guest runs, what `cont` says, and the same again after it and after a reset; or the exit status of the process.
+fn story(
+    emulator: Emulator,
+    code: &[u8],
+    options: &[&str],
+    commands: &[(&str, Value)],
+    main: &str,
+) -> Value {
     let instance = stopped(emulator, code, options);
     let mut client = negotiated(&instance);
+    for (command, arguments) in commands {
+        assert_eq!(client.execute(command, arguments.clone()), Ok(json!({})));
+    }
     assert_eq!(client.execute("cont", json!({})), Ok(json!({})));
     let (mut told, ended) = events(&mut client, main);
     if ended {
@@ -155,9 +175,7 @@ fn story(emulator: Emulator, code: &[u8], options: &[&str], main: &str) -> Value
         });
         later.push(status_after(&mut client));
     }
-    while let Ok(event) = client.event(Duration::from_millis(50)) {
-        told.push(bare(&event));
-    }
+    told.extend(events_within(&mut client, Duration::from_millis(50)).0);
     assert_eq!(client.execute("quit", json!({})), Ok(json!({})));
     let code = instance.wait(SOON).code();
     json!({"events": told, "later": later, "exit": code})
@@ -169,7 +187,7 @@ fn compare(code: &[u8], device: &[&str], settings: &[&str], main: &str) {
     for setting in settings {
         let mut options = device.to_vec();
         options.extend(setting.split_whitespace());
-        let [qemu, thimble] = ask_both(|emulator| story(emulator, code, &options, main));
+        let [qemu, thimble] = ask_both(|emulator| story(emulator, code, &options, &[], main));
         if qemu != thimble {
             failures.push(format!("{setting}:\nqemu    {qemu}\nthimble {thimble}"));
         }
@@ -202,6 +220,93 @@ fn every_watchdog_action_does_what_it_says() {
         &settings,
         "WATCHDOG",
     );
+}
+
+/// Compares the story of one ROM under several settings that a client makes.
+fn compare_set(code: &[u8], device: &[&str], settings: &[(&str, Value)], main: &str) {
+    let mut failures = Vec::new();
+    for setting in settings {
+        let commands = std::slice::from_ref(setting);
+        let [qemu, thimble] = ask_both(|emulator| story(emulator, code, device, commands, main));
+        if qemu != thimble {
+            failures.push(format!("{setting:?}:\nqemu    {qemu}\nthimble {thimble}"));
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+#[test]
+#[ignore = "the commands are not in the schema yet"]
+fn clients_set_the_watchdog_action() {
+    if !possible() {
+        return;
+    }
+    let settings = [
+        ("watchdog-set-action", json!({"action": "pause"})),
+        ("watchdog-set-action", json!({"action": "poweroff"})),
+        ("watchdog-set-action", json!({"action": "none"})),
+        ("set-action", json!({"watchdog": "shutdown"})),
+        ("set-action", json!({"watchdog": "debug"})),
+        ("set-action", json!({"reboot": "shutdown"})),
+    ];
+    compare_set(
+        &guest(&outs(&[(0x443, 0x0f)])),
+        &IB700,
+        &settings,
+        "WATCHDOG",
+    );
+}
+
+#[test]
+#[ignore = "the commands are not in the schema yet"]
+fn clients_set_the_panic_action() {
+    if !possible() {
+        return;
+    }
+    let settings = [
+        ("set-action", json!({})),
+        ("set-action", json!({"panic": "pause"})),
+        ("set-action", json!({"panic": "exit-failure"})),
+        ("set-action", json!({"panic": "none"})),
+        ("set-action", json!({"shutdown": "pause"})),
+        (
+            "set-action",
+            json!({"shutdown": "pause", "panic": "exit-failure"}),
+        ),
+    ];
+    compare_set(
+        &guest(&outs(&[(0x505, 1)])),
+        &PVPANIC,
+        &settings,
+        "GUEST_PANICKED",
+    );
+}
+
+#[test]
+#[ignore = "the commands are not in the schema yet"]
+fn clients_are_told_what_no_action_is() {
+    if packages::qemu().is_none() {
+        return skip("qemu-system-x86 is missing");
+    }
+    let requests = [
+        ("set-action", json!({"panic": "debug"})),
+        ("set-action", json!({"reboot": "pause"})),
+        ("set-action", json!({"shutdown": 1})),
+        ("set-action", json!({"watchdog": ""})),
+        ("set-action", json!({"nosuch": "reset"})),
+        ("watchdog-set-action", json!({})),
+        ("watchdog-set-action", json!({"action": "nosuch"})),
+        ("x-exit-preconfig", json!({})),
+    ];
+    let [qemu, thimble] = ask_both(|emulator| {
+        let launcher = emulator.launcher().args(emulator.passive_args());
+        let instance = launcher.with_qmp().start();
+        let mut client = negotiated(&instance);
+        let ask = |(command, arguments): &(&str, Value)| client.execute(command, arguments.clone());
+        requests.iter().map(ask).collect::<Vec<_>>()
+    });
+    assert!(qemu.iter().all(Result::is_err), "{qemu:?}");
+    assert_eq!(qemu, thimble);
 }
 
 #[test]
@@ -299,9 +404,7 @@ fn a_shutdown_action_applies_to_stopped_guests_too() {
         let mut seen = Vec::new();
         for command in ["system_reset", "cont", "stop", "system_reset"] {
             assert_eq!(client.execute(command, json!({})), Ok(json!({})));
-            while let Ok(event) = client.event(QUIET) {
-                seen.push(bare(&event));
-            }
+            seen.extend(events_within(&mut client, QUIET).0);
             seen.push(status(&mut client));
         }
         seen
@@ -586,6 +689,21 @@ fn the_clock_is_named_by_its_path() {
     }
 }
 
+/// A run that waits for `x-exit-preconfig`.
+fn preconfigured(emulator: Emulator, options: &[&str]) -> (Instance, QmpClient) {
+    // Without the -S of the other tests.
+    let launcher = emulator.launcher();
+    std::fs::write(launcher.dir().join("test.rom"), [0xf4; 0x1_0000]).expect("a file");
+    let instance = launcher
+        .args(["-nodefaults", "-display", "none", "-M", "pc"])
+        .args(["-bios", "{dir}/test.rom"])
+        .args(options)
+        .with_qmp()
+        .start();
+    let client = negotiated(&instance);
+    (instance, client)
+}
+
 #[test]
 fn preconfig_waits_for_a_client() {
     if !possible() {
@@ -593,20 +711,50 @@ fn preconfig_waits_for_a_client() {
     }
     for options in [&["--preconfig"][..], &["-preconfig", "-no-shutdown"]] {
         let [qemu, thimble] = ask_both(|emulator| {
-            // Without the -S of the other tests.
-            let launcher = emulator.launcher();
-            std::fs::write(launcher.dir().join("test.rom"), [0xf4; 0x1_0000]).expect("a file");
-            let instance = launcher
-                .args(["-nodefaults", "-display", "none", "-M", "pc"])
-                .args(["-bios", "{dir}/test.rom"])
-                .args(options)
-                .with_qmp()
-                .start();
-            let mut client = negotiated(&instance);
+            let (instance, mut client) = preconfigured(emulator, options);
             let early = client.event(QUIET).map(|event| bare(&event)).ok();
             let status = status(&mut client);
             let reply = client.execute("quit", json!({}));
             (early, status, reply, instance.wait(SOON).code())
+        });
+        assert_eq!(qemu, thimble, "{options:?}");
+    }
+}
+
+#[test]
+#[ignore = "the commands are not in the schema yet"]
+fn preconfig_ends_when_a_client_says_so() {
+    if !possible() {
+        return;
+    }
+    let commands = [
+        ("cont", json!({})),
+        ("stop", json!({})),
+        ("system_reset", json!({})),
+        ("watchdog-set-action", json!({"action": "none"})),
+        ("set-action", json!({"panic": "none"})),
+        ("query-status", json!({})),
+        ("x-exit-preconfig", json!({})),
+        ("query-status", json!({})),
+        ("x-exit-preconfig", json!({})),
+        ("stop", json!({})),
+        ("x-exit-preconfig", json!({})),
+        ("cont", json!({})),
+        ("query-status", json!({})),
+    ];
+    for options in [&["--preconfig"][..], &["--preconfig", "-S"]] {
+        let [qemu, thimble] = ask_both(|emulator| {
+            let (_instance, mut client) = preconfigured(emulator, options);
+            let mut seen = Vec::new();
+            for (command, arguments) in &commands {
+                let reply = match client.execute(command, arguments.clone()) {
+                    Ok(value) => value,
+                    Err(error) => json!(error.to_string()),
+                };
+                let (told, _) = events_within(&mut client, QUIET / 4);
+                seen.push(json!([command, reply, told]));
+            }
+            seen
         });
         assert_eq!(qemu, thimble, "{options:?}");
     }
