@@ -9,39 +9,15 @@ use std::cell::RefCell;
 
 use libfuzzer_sys::fuzz_target;
 use thimble_core::machine::RunState;
-use thimble_core::qmp::{Parser, Sink, SinkFull};
-use thimble_fuzz::plant;
-use thimble_monitor::{Event, KvmInfo, Out, Owner, QmpError, Session, ShutdownCause, Timestamp};
+use thimble_core::qmp::Parser;
+use thimble_fuzz::{Output, plant};
+use thimble_monitor::{Event, KvmInfo, Owner, QmpError, Session, ShutdownCause, Timestamp};
 
 /// A zeroed `T` that lives to the end of the process.
 fn zeroed<T>() -> Box<T> {
     // SAFETY: used for sessions and parsers only, which are valid when zero; memory that could
     // not be had is a crash of the fuzzer.
     unsafe { Box::from_raw(alloc_zeroed(Layout::new::<T>()).cast()) }
-}
-
-#[derive(Default)]
-struct Queue(Vec<u8>);
-
-impl Sink for Queue {
-    fn put(&mut self, bytes: &[u8]) -> Result<(), SinkFull> {
-        self.0.extend_from_slice(bytes);
-        Ok(())
-    }
-}
-
-impl Out for Queue {
-    fn pending(&mut self) -> bool {
-        false
-    }
-
-    fn mark(&self) -> usize {
-        self.0.len()
-    }
-
-    fn truncate(&mut self, mark: usize) {
-        self.0.truncate(mark);
-    }
 }
 
 struct Vm {
@@ -107,7 +83,7 @@ thread_local! {
 }
 
 fn run(session: &mut Session, parts: [&[u8]; 2]) -> Vec<u8> {
-    let mut out = Queue::default();
+    let mut out = Output::default();
     let mut vm = Vm {
         state: RunState::Prelaunch,
         event: None,
