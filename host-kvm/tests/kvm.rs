@@ -611,3 +611,176 @@ fn threads_end_from_every_state() {
         }
     }
 }
+
+/// At F000:0000: sets vector 2 to F000:0040, says that it is ready, and does what `idle` says.
+/// The handler says so at port 81h.
+fn nmi_code(idle: &[u8]) -> Vec<u8> {
+    let mut code = vec![
+        0xfa, 0x31, 0xc0, 0x8e, 0xd8, 0x8e, 0xd0, // cli; ds = ss = 0
+        0xbc, 0x00, 0x80, // sp = 8000h
+        0xc7, 0x06, 8, 0, 0x40, 0, 0xc7, 0x06, 10, 0, 0x00, 0xf0, // [8] = f000:0040
+        0xe6, 0x80, // out 80h, al
+    ];
+    code.extend_from_slice(idle);
+    code.resize(0x40, 0x90);
+    code.extend_from_slice(&[0xb0, 0x4e, 0xe6, 0x81, 0xcf]); // out 81h, 4eh; iret
+    code
+}
+
+/// Where `idle` is in [`nmi_code`].
+const IDLE: u64 = ROM_LOW + 24;
+
+#[test]
+fn an_nmi_comes_through_lint1() {
+    const NMI: u32 = 0x400;
+    // jmp $, and hlt; jmp to it.
+    for idle in [&[0xeb, 0xfe][..], &[0xf4, 0xeb, 0xfd]] {
+        for (lint1, enabled, taken) in [
+            (NMI, true, true),
+            (NMI | 0x8000, true, true),
+            (0x1_0000 | NMI, true, false),
+            (0x31, true, false),
+            (0x700, true, false),
+            (0x1_0000, false, false),
+        ] {
+            let Some(guest) = guest(&nmi_code(idle), &[], 2, Irqchip::On) else {
+                return;
+            };
+            let mut state = guest.vcpus.state(0).unwrap();
+            let apic = state.apic.as_mut().unwrap();
+            apic.lvt_lint1 = lint1;
+            apic.svr = 0xff | u32::from(enabled) << 8;
+            guest.vcpus.set_state(0, &state).unwrap();
+            guest.vcpus.resume();
+            guest.expect_out(0x80, &[0]);
+            // Three in a row: each is taken once the one before is done with.
+            for _ in 0..3 {
+                assert_eq!(guest.vcpus.inject_nmi().unwrap(), u32::from(taken));
+                if taken {
+                    guest.expect_out(0x81, &[0x4e]);
+                } else {
+                    assert!(
+                        guest.events.recv_timeout(Duration::from_millis(5)).is_err(),
+                        "{lint1:#x}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn an_nmi_waits_for_a_paused_processor() {
+    let Some(guest) = guest(&nmi_code(&[0xeb, 0xfe]), &[], 1, Irqchip::On) else {
+        return;
+    };
+    guest.vcpus.resume();
+    guest.expect_out(0x80, &[0]);
+    guest.vcpus.pause();
+    let mut state = guest.vcpus.state(0).unwrap();
+    // Switched off as a whole, the local APIC leaves its pins to the processor.
+    state.apic_base &= !(1 << 11);
+    guest.vcpus.set_state(0, &state).unwrap();
+    assert_eq!(guest.vcpus.inject_nmi().unwrap(), 1);
+    let waits = guest.vcpus.state(0).unwrap().events;
+    assert!(waits.nmi_pending || waits.nmi_injected);
+    guest.vcpus.resume();
+    guest.expect_out(0x81, &[0x4e]);
+}
+
+#[test]
+fn a_glance_at_running_processors() {
+    // jmp $, and hlt with the interrupts off.
+    for (idle, halted, at) in [(&[0xeb, 0xfe][..], false, IDLE), (&[0xf4], true, IDLE + 1)] {
+        let Some(guest) = guest(&nmi_code(idle), &[], 2, Irqchip::On) else {
+            return;
+        };
+        let first = guest.vcpus.glance(0).unwrap();
+        assert_eq!((first.halted, first.pc), (false, 0xffff_fff0));
+        guest.vcpus.resume();
+        guest.expect_out(0x80, &[0]);
+        let start = Instant::now();
+        loop {
+            let seen = guest.vcpus.glance(0).unwrap();
+            if (seen.halted, seen.pc) == (halted, at) {
+                break;
+            }
+            assert!(start.elapsed() < PATIENCE, "{seen:x?}");
+        }
+        // One that was never started.
+        assert!(guest.vcpus.glance(1).unwrap().halted);
+        assert!(guest.vcpus.glance(2).is_err());
+        let paging = guest.vcpus.paging(0).unwrap();
+        assert_eq!(paging.mode(), thimble_core::cpu::PagingMode::Off);
+        assert!(guest.vcpus.paging(2).is_err());
+        guest.vcpus.pause();
+        assert_eq!(guest.vcpus.glance(0).unwrap().pc, at);
+        assert_eq!(guest.vcpus.paging(0).unwrap(), paging);
+    }
+}
+
+#[test]
+fn a_halt_without_interrupt_controllers_is_seen() {
+    let Some(guest) = guest(&[0xf4], &[], 1, Irqchip::None) else {
+        return;
+    };
+    assert!(!guest.vcpus.glance(0).unwrap().halted);
+    guest.vcpus.resume();
+    assert_eq!(guest.next(), Event::Halted(0));
+    assert!(guest.vcpus.glance(0).unwrap().halted);
+    guest.vcpus.pause();
+    guest.vcpus.reset().unwrap();
+    assert!(!guest.vcpus.glance(0).unwrap().halted);
+}
+
+#[test]
+fn glances_disturb_nobody_and_lose_nothing() {
+    let Some(guest) = guest(&COUNT_LOOP, &[], 2, Irqchip::On) else {
+        return;
+    };
+    guest.vcpus.resume();
+    let mut count = 0;
+    for _ in 0..500 {
+        let seen = guest.vcpus.glance(0).unwrap();
+        // The write under way is finished first: never within an instruction.
+        assert!(
+            [0xffff_fff0, ROM_LOW, ROM_LOW + 2].contains(&seen.pc) && !seen.halted,
+            "{seen:x?}"
+        );
+        assert!(!guest.vcpus.is_paused());
+        count += 1;
+        guest.wait_count(count);
+    }
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let vcpus = &guest.vcpus;
+            scope.spawn(move || {
+                for _ in 0..200 {
+                    match thread {
+                        0 => {
+                            vcpus.pause();
+                            vcpus.resume();
+                        }
+                        1 => drop(vcpus.glance(1).unwrap()),
+                        _ => drop(vcpus.glance(0).unwrap()),
+                    }
+                }
+            });
+        }
+    });
+    let count = guest.notes.count.load(Ordering::SeqCst);
+    guest.wait_count(count + 100);
+}
+
+#[test]
+fn threads_have_the_kernels_numbers() {
+    let Some(guest) = guest(&COUNT_LOOP, &[], 3, Irqchip::On) else {
+        return;
+    };
+    for cpu in 0..3 {
+        let id = guest.vcpus.thread_id(cpu).unwrap();
+        let name = std::fs::read_to_string(format!("/proc/self/task/{id}/comm")).unwrap();
+        assert_eq!(name, format!("CPU {cpu}/KVM\n"));
+    }
+    assert!(guest.vcpus.thread_id(3).is_err());
+}

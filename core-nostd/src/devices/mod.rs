@@ -109,6 +109,16 @@ pub enum ShutdownCause {
 }
 
 impl ShutdownCause {
+    /// All causes.
+    pub const ALL: &[Self] = &[
+        Self::HostQmpQuit,
+        Self::HostQmpSystemReset,
+        Self::HostSignal,
+        Self::GuestShutdown,
+        Self::GuestReset,
+        Self::GuestPanic,
+    ];
+
     /// QMP's name for the cause.
     pub const fn name(self) -> &'static str {
         match self {

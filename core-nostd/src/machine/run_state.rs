@@ -18,6 +18,20 @@ pub enum RunState {
 }
 
 impl RunState {
+    /// All states, in the order of their names.
+    pub const ALL: &[Self] = &[
+        Self::InternalError,
+        Self::Paused,
+        Self::Prelaunch,
+        Self::Running,
+        Self::Shutdown,
+    ];
+
+    /// Whether only a reset leads out of it.
+    pub const fn needs_reset(self) -> bool {
+        matches!(self, Self::InternalError | Self::Shutdown)
+    }
+
     /// QMP's name.
     pub const fn name(self) -> &'static str {
         match self {

@@ -3,12 +3,14 @@
 mod cpuid;
 mod dump;
 mod error;
+mod inspect;
 mod state;
 mod vcpu;
 mod vm;
 
 pub use cpuid::{CpuError, CpuSpec, CpuidTable, Topology, cpu_help};
 pub use error::KvmError;
+pub use inspect::Glance;
 pub use kvm_ioctls::Kvm;
 pub use vcpu::{ExitHandler, Pauser, SystemEvent, VcpuStop, Vcpus};
 pub use vm::{Irqchip, Vm, open};

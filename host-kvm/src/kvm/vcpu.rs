@@ -42,6 +42,8 @@ const KVM_RUN: libc::Ioctl = 0xae80;
 /// What takes a thread out of the guest. Its handler does nothing.
 const KICK: libc::c_int = libc::SIGUSR1;
 
+const NO_SUCH_CPU: KvmError = KvmError::Unsupported("a processor of this number");
+
 /// What exits are handed to. Called on the vCPU's thread.
 pub trait ExitHandler: Send + Sync {
     /// Reads from a port: fills `data`, which is one element of `width` bytes (1, 2 or 4), or
@@ -171,6 +173,20 @@ struct Cpu {
     vcpu: Mutex<Vcpu>,
 }
 
+impl Cpu {
+    /// Takes the thread out of the guest, if it is there. `thread` is from under the lock.
+    fn kick(&self, thread: &ThreadControl) {
+        if thread.parked {
+            return;
+        }
+        self.immediate_exit.set(1);
+        if let Some(id) = thread.id {
+            // SAFETY: a thread takes its id out under the lock before it ends.
+            unsafe { libc::pthread_kill(id, KICK) };
+        }
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Wanted {
     Run,
@@ -182,10 +198,16 @@ enum Wanted {
 struct ThreadControl {
     /// For the kick; `None` before the thread has started and after it has ended.
     id: Option<libc::pthread_t>,
+    /// The kernel's number of it; `None` before it has started.
+    tid: Option<rustix::thread::Pid>,
     /// Out of the guest, out of handlers, and its vCPU is unlocked.
     parked: bool,
     /// Can not go on before a reset.
     stopped: bool,
+    /// Stopped by a HLT that nothing ends.
+    halted: bool,
+    /// It parks, whatever is wanted of all, while someone uses its vCPU.
+    visited: bool,
 }
 
 struct Control {
@@ -273,8 +295,11 @@ impl Vcpus {
         }
         let threads = (0..count).map(|_| ThreadControl {
             id: None,
+            tid: None,
             parked: true,
             stopped: false,
+            halted: false,
+            visited: false,
         });
         let shared = Arc::new(Shared {
             vm,
@@ -378,6 +403,7 @@ impl Vcpus {
         drop(vcpu);
         if let Some(thread) = lock(&self.shared.control).threads.get_mut(index as usize) {
             thread.stopped = false;
+            thread.halted = false;
         }
         Ok(())
     }
@@ -389,8 +415,7 @@ impl Vcpus {
     }
 
     fn parked(&self, index: u32) -> Result<MutexGuard<'_, Vcpu>, KvmError> {
-        let cpu = self.shared.cpus.get(index as usize);
-        let cpu = cpu.ok_or(KvmError::Unsupported("a processor of this number"))?;
+        let cpu = self.shared.cpus.get(index as usize).ok_or(NO_SUCH_CPU)?;
         match cpu.vcpu.try_lock() {
             Ok(vcpu) => Ok(vcpu),
             Err(std::sync::TryLockError::Poisoned(poisoned)) => Ok(poisoned.into_inner()),
@@ -398,6 +423,47 @@ impl Vcpus {
                 Err(KvmError::Unsupported("touching a processor that runs"))
             }
         }
+    }
+
+    /// The kernel's number of the thread that runs a processor, as gettid(2) gives it. Waits for
+    /// the thread to start, if it has not yet.
+    pub fn thread_id(&self, index: u32) -> Result<u32, KvmError> {
+        let mut control = lock(&self.shared.control);
+        loop {
+            let thread = control.threads.get(index as usize).ok_or(NO_SUCH_CPU)?;
+            if let Some(tid) = thread.tid {
+                return Ok(tid.as_raw_nonzero().get() as u32);
+            }
+            control = wait(&self.shared.parked, control);
+        }
+    }
+
+    /// Uses one processor's vCPU, which leaves the guest for that long; the others run on. Tells
+    /// `visit` whether the processor is in a HLT that nothing ends.
+    ///
+    /// Waits: not under a lock that a handler takes, and not from a handler.
+    pub(super) fn visit<R>(
+        &self,
+        index: u32,
+        visit: impl FnOnce(&Vm, &VcpuFd, bool) -> Result<R, KvmError>,
+    ) -> Result<R, KvmError> {
+        let (shared, at) = (&*self.shared, index as usize);
+        let cpu = shared.cpus.get(at).ok_or(NO_SUCH_CPU)?;
+        let mut control = lock(&shared.control);
+        while control.threads[at].visited {
+            control = wait(&shared.changed, control);
+        }
+        control.threads[at].visited = true;
+        cpu.kick(&control.threads[at]);
+        while !control.threads[at].parked {
+            control = wait(&shared.parked, control);
+        }
+        let halted = control.threads[at].halted;
+        drop(control);
+        let result = visit(&shared.vm, &lock(&cpu.vcpu).fd, halted);
+        lock(&shared.control).threads[at].visited = false;
+        shared.changed.notify_all();
+        result
     }
 
     /// Ends all threads and waits for them. Not under a lock that a handler takes, and not from
@@ -436,14 +502,7 @@ impl Shared {
             control.wanted = wanted;
         }
         for (thread, cpu) in control.threads.iter().zip(&self.cpus) {
-            if thread.parked {
-                continue;
-            }
-            cpu.immediate_exit.set(1);
-            if let Some(id) = thread.id {
-                // SAFETY: a thread takes its id out under this lock before it ends.
-                unsafe { libc::pthread_kill(id, KICK) };
-            }
+            cpu.kick(thread);
         }
         // Parked threads that are to end.
         self.changed.notify_all();
@@ -462,11 +521,17 @@ fn run_thread<H: ExitHandler>(shared: &Shared, index: u32, handler: &H) {
     let cpu = &shared.cpus[at];
     let mut has_run = false;
     loop {
-        let mut waited = false;
+        let mut paused = false;
         {
             let mut control = lock(&shared.control);
             // SAFETY: always allowed.
             control.threads[at].id = Some(unsafe { libc::pthread_self() });
+            if control.threads[at].tid.is_none() {
+                // Not by libc: the standard library knows its gettid as a weak symbol, and a static
+                // program has none of it then.
+                control.threads[at].tid = Some(rustix::thread::gettid());
+                shared.parked.notify_all();
+            }
             loop {
                 let wanted = control.wanted;
                 let thread = &mut control.threads[at];
@@ -477,11 +542,11 @@ fn run_thread<H: ExitHandler>(shared: &Shared, index: u32, handler: &H) {
                         shared.parked.notify_all();
                         return;
                     }
-                    Wanted::Run if !thread.stopped => break,
+                    Wanted::Run if !thread.stopped && !thread.visited => break,
                     Wanted::Run | Wanted::Pause => {
                         thread.parked = true;
                         shared.parked.notify_all();
-                        waited = true;
+                        paused |= wanted == Wanted::Pause;
                         control = wait(&shared.changed, control);
                     }
                 }
@@ -492,7 +557,7 @@ fn run_thread<H: ExitHandler>(shared: &Shared, index: u32, handler: &H) {
         }
         let left = {
             let mut vcpu = lock(&cpu.vcpu);
-            if waited && has_run {
+            if paused && has_run {
                 // Tells a guest that uses the paravirtual clock not to mistake the pause for a
                 // lock-up; fails harmlessly for others.
                 let _ = vcpu.fd.kvmclock_ctrl();
@@ -503,7 +568,11 @@ fn run_thread<H: ExitHandler>(shared: &Shared, index: u32, handler: &H) {
         if matches!(left, Left::Interrupted) {
             continue;
         }
-        lock(&shared.control).threads[at].stopped = true;
+        {
+            let thread = &mut lock(&shared.control).threads[at];
+            thread.stopped = true;
+            thread.halted = matches!(left, Left::Halted);
+        }
         match left {
             Left::Stopped(stop) => handler.stopped(index, stop),
             _ => handler.halted(index),

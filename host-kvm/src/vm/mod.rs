@@ -29,6 +29,7 @@ use crate::kvm::{self, Pauser, VcpuStop, Vcpus};
 
 pub use bridge::{Bridge, BridgeState, CONSOLES_MAX, Exits, Pending};
 pub use clock::{Clock, monotonic};
+pub use save::{JobId, Outcome, SAVE_JOBS_MAX, SaveJobs, Space};
 
 /// What the machine's lock guards.
 pub struct Guarded {
