@@ -3,6 +3,7 @@
 
 pub mod json;
 pub mod reference;
+pub mod schema;
 
 use std::sync::OnceLock;
 
