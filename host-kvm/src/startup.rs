@@ -1,6 +1,7 @@
 //! From the command line to a running event loop: everything that can fail at the start fails
 //! here, with one line that names the option.
 
+use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::Read as _;
 use std::os::unix::fs::OpenOptionsExt;
@@ -16,6 +17,7 @@ use thimble_core::machine::{
 };
 use thimble_firmware::loader;
 use thimble_monitor::MONITOR_OUT_MAX;
+use thimble_monitor::schema::EventText;
 
 use crate::chardev::{ChardevId, Chardevs};
 use crate::daemonize::{self, PidFile};
@@ -134,7 +136,7 @@ fn check_globals(options: &Options) -> Result<(), OptionError> {
 #[cfg(feature = "sabotage")]
 fn sabotage() {
     let command = std::env::var("THIMBLE_SABOTAGE").ok();
-    if let Some(index) = command.and_then(|name| thimble_monitor::command_index(&name)) {
+    if let Some(index) = command.and_then(|name| thimble_monitor::SCHEMA.command(name.as_bytes())) {
         thimble_monitor::SABOTAGED.store(index, std::sync::atomic::Ordering::Relaxed);
     }
 }
@@ -254,17 +256,26 @@ fn build(options: &Options) -> Result<EventLoop, OptionError> {
         None => None,
     };
     let settings = Settings {
-        no_reboot: options.no_reboot,
-        no_shutdown: options.no_shutdown,
+        actions: options.actions,
+        preconfig: options.preconfig,
+        autostart: !options.paused && qtest.is_none(),
         name: options.name.clone(),
         uuid: options.uuid.unwrap_or_default(),
         kvm: kvm_enabled,
+        cpus: if board == Board::None {
+            0
+        } else {
+            options.smp.cpus
+        },
+        topology: topology(options),
         reset_log: reset_log(options)?,
-        rtc_follows_host: (options.rtc.clock == RtcClock::Host)
-            .then(|| rtc_base(options.rtc.base) - seconds_since_epoch()),
+        rtc_ahead: rtc_base(options.rtc.base) - seconds_since_epoch(),
+        rtc_follows_host: options.rtc.clock == RtcClock::Host,
+        rtc_path: rtc_path(options.smp.cpus),
     };
+    let waits = settings.preconfig || !settings.autostart;
     let mut vm = Vm::new(shared, vcpus, settings);
-    if !options.paused && qtest.is_none() {
+    if !waits {
         vm.start();
     }
     Ok(EventLoop {
@@ -319,6 +330,15 @@ fn choose_accelerator(options: &Options, board: Board) -> Result<Accelerator, Op
     Err(reason.unwrap_or_else(|| OptionError::new("-accel", "no accelerator was named")))
 }
 
+fn topology(options: &Options) -> Topology {
+    let smp = &options.smp;
+    Topology {
+        sockets: smp.sockets,
+        cores: smp.cores,
+        threads: smp.threads,
+    }
+}
+
 fn processors(
     options: &Options,
     kvm: Arc<kvm::Vm>,
@@ -328,20 +348,17 @@ fn processors(
     let origin = format!("-cpu {model}");
     let refused = |error: kvm::CpuError| OptionError::new(&origin, &error.to_string());
     let spec = CpuSpec::parse(model).map_err(refused)?;
-    let smp = &options.smp;
-    let topology = Topology {
-        sockets: smp.sockets,
-        cores: smp.cores,
-        threads: smp.threads,
-    };
-    let (table, warnings) = CpuidTable::new(kvm.kvm(), &spec, topology).map_err(refused)?;
+    let (table, warnings) =
+        CpuidTable::new(kvm.kvm(), &spec, topology(options)).map_err(refused)?;
     // Nobody asked for the default model's features.
     for warning in warnings.iter().filter(|_| options.cpu.is_some()) {
         report(format_args!("warning: {warning}"));
     }
     let handler = Arc::new(Exits::new(shared));
-    let vcpus = Vcpus::new(kvm, smp.cpus, &table, handler);
-    vcpus.map_err(|error| OptionError::new(&format!("-smp {}", smp.cpus), &error.to_string()))
+    let vcpus = Vcpus::new(kvm, options.smp.cpus, &table, handler);
+    vcpus.map_err(|error| {
+        OptionError::new(&format!("-smp {}", options.smp.cpus), &error.to_string())
+    })
 }
 
 /// The firmware image, at its full length.
@@ -531,6 +548,15 @@ fn reset_log(options: &Options) -> Result<Option<File>, OptionError> {
 
 fn seconds_since_epoch() -> i64 {
     since_epoch().as_secs() as i64
+}
+
+/// Path of the real-time clock in the object tree: on boards with the PC's chipset it follows the
+/// processors and eight other devices.
+fn rtc_path(cpus: u32) -> EventText {
+    let mut path = EventText::new();
+    // A number always fits.
+    let _ = write!(path, "/machine/unattached/device[{}]", cpus + 8);
+    path
 }
 
 /// What the real-time clock shows at the start, in seconds since 1970.

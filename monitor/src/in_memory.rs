@@ -3,13 +3,14 @@
 use core::num::NonZeroU64;
 
 use thimble_core::devices::ShutdownCause;
+use thimble_core::machine::actions::{ActionChanges, Actions};
 use thimble_core::machine::{Host, Machine, RunState};
 
 use crate::schema::SysEmuTarget;
 use crate::schema::results::{
     CommandLineOptionInfo, CpuInfoFast, CpuInstanceProperties, MachineInfo,
 };
-use crate::{Actions, CpuState, Event, JobId, KvmInfo, Owner, QmpError, Space, Timestamp};
+use crate::{CpuState, Event, JobId, KvmInfo, Owner, QmpError, Space, Timestamp};
 
 /// Events that wait to be told at most.
 const EVENTS_MAX: usize = 16;
@@ -151,14 +152,8 @@ impl<H: Host> Owner for InMemory<'_, H> {
         Ok(())
     }
 
-    fn set_actions(&mut self, actions: Actions) {
-        let old = self.actions;
-        self.actions = Actions {
-            reboot: actions.reboot.or(old.reboot),
-            shutdown: actions.shutdown.or(old.shutdown),
-            panic: actions.panic.or(old.panic),
-            watchdog: actions.watchdog.or(old.watchdog),
-        };
+    fn set_actions(&mut self, changes: ActionChanges) {
+        self.actions.change(changes);
     }
 
     fn save_memory(

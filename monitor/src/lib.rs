@@ -24,7 +24,7 @@ use core::sync::atomic::AtomicUsize;
 pub use error::{DESC_MAX, ErrorClass, QmpError};
 pub use event::{Event, RateLimits, Timestamp};
 pub use in_memory::InMemory;
-pub use owner::{Actions, CpuState, JobId, KvmInfo, Owner, Space};
+pub use owner::{CpuState, JobId, KvmInfo, Owner, Space};
 pub use schema::SCHEMA;
 pub use session::{MONITOR_OUT_MAX, MONITOR_QUEUE_MAX, Out, Session};
 pub use thimble_core::devices::ShutdownCause;

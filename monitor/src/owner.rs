@@ -3,9 +3,9 @@
 use core::num::NonZeroU64;
 
 use thimble_core::machine::RunState;
+use thimble_core::machine::actions::ActionChanges;
 
 use crate::schema::results::{CommandLineOptionInfo, CpuInfoFast, MachineInfo};
-use crate::schema::{PanicAction, RebootAction, ShutdownAction, WatchdogAction};
 use crate::{Event, QmpError, Timestamp};
 
 /// Whether KVM is used: QMP's KvmInfo.
@@ -38,19 +38,6 @@ pub struct CpuState {
     pub thread_id: i32,
 }
 
-/// What is to happen from now on; `None` leaves it as it is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Actions {
-    /// When the guest resets the machine.
-    pub reboot: Option<RebootAction>,
-    /// When it shuts the machine down.
-    pub shutdown: Option<ShutdownAction>,
-    /// When it panics.
-    pub panic: Option<PanicAction>,
-    /// When a watchdog expires.
-    pub watchdog: Option<WatchdogAction>,
-}
-
 /// The machine's owner: the process, or memory in tests. Methods must not block.
 ///
 /// A method that causes events reports them through [`Owner::take_event`]; the session that
@@ -79,7 +66,7 @@ pub trait Owner {
     fn inject_nmi(&mut self) -> Result<(), QmpError>;
 
     /// Sets what happens on power events.
-    fn set_actions(&mut self, actions: Actions);
+    fn set_actions(&mut self, changes: ActionChanges);
 
     /// Writes `size` bytes of guest memory from `address` on to a file, which is removed again on error.
     /// `filename` is a path in the file system's bytes, without zero bytes.

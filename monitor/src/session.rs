@@ -173,6 +173,11 @@ impl Session {
         self.pending
     }
 
+    /// Whether there is something to execute that needs no more input: [`Session::feed`] does it.
+    pub fn lags(&self) -> bool {
+        self.pending.is_none() && !self.waiting.is_empty()
+    }
+
     /// Answers the command that went on in the background, and then those that waited for it.
     pub fn complete<O: Owner, T: Out>(
         &mut self,

@@ -8,7 +8,9 @@ pub mod schema;
 use std::sync::OnceLock;
 
 use thimble_core::devices::class::PropertyValues;
-use thimble_core::devices::{ConsoleId, PowerRequest, Width, debug_exit, debugcon, serial};
+use thimble_core::devices::{
+    ConsoleId, GuestEvent, PowerRequest, Width, debug_exit, debugcon, ib700, pvpanic, serial,
+};
 use thimble_core::machine::{Board, Config, Host, Irqchip, Machine, STATE_MAX};
 use thimble_core::memory::ArrayRam;
 use thimble_core::qmp;
@@ -62,6 +64,8 @@ impl Host for Sink {
     fn power(&mut self, request: PowerRequest) {
         self.power = Some(request);
     }
+
+    fn guest_event(&mut self, _event: GuestEvent) {}
 
     fn memory_remapped(&mut self) {}
 
@@ -141,15 +145,18 @@ pub fn machine(board: Board, irqchip: Irqchip) -> Machine<'static> {
         cmdline: b"quiet",
     };
     let mut machine = Machine::new(config).expect("the board fits its tables");
-    for class in [
+    let classes = [
         &serial::CLASS,
         &serial::CLASS,
         &debugcon::CLASS,
         &debug_exit::CLASS,
-    ] {
+        &ib700::CLASS,
+        &pvpanic::CLASS,
+    ];
+    for class in classes {
         machine
             .plug(&PropertyValues::new(class))
-            .expect("there is room for two of each");
+            .expect("there is room for these");
     }
     machine
 }

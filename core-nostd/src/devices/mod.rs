@@ -9,9 +9,11 @@ pub mod class;
 pub mod debug_exit;
 pub mod debugcon;
 pub mod i8042;
+pub mod ib700;
 pub mod pit;
 pub mod port92;
 pub mod post;
+pub mod pvpanic;
 pub mod rtc;
 pub mod serial;
 
@@ -104,7 +106,7 @@ pub enum ShutdownCause {
     GuestShutdown,
     /// The guest asked for a reset.
     GuestReset,
-    /// The guest panicked: triple faults count where they end the VM.
+    /// The guest panicked.
     GuestPanic,
 }
 
@@ -151,6 +153,22 @@ pub enum PowerRequest {
     Exit(i32),
 }
 
+/// What a guest tells the host by a device, for the host's settings to decide about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GuestEvent {
+    /// Its kernel has panicked.
+    Panicked,
+    /// Its kernel has panicked, and a crash kernel takes over.
+    CrashLoaded,
+    /// It left its watchdog alone for too long.
+    WatchdogExpired,
+    /// It set its clock.
+    RtcChanged {
+        /// What the clock is now ahead of the one that it was started with, in seconds.
+        offset: i64,
+    },
+}
+
 /// What a device asks for outside of lines and timers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
@@ -158,6 +176,8 @@ pub enum Effect {
     Console(ConsoleId, u8),
     /// Reset, shutdown or exit.
     Power(PowerRequest),
+    /// What the guest tells.
+    Guest(GuestEvent),
     /// The A20 gate: whether address bit 20 passes.
     A20(bool),
     /// Which memory is mapped where has changed.
@@ -174,7 +194,7 @@ impl Effects {
         Self(heapless::Deque::new())
     }
 
-    /// Queues an effect. An access to one register queues at most two; the machine drains after
+    /// Queues an effect. An access to one register queues at most four; the machine drains after
     /// each, so there is room always: should a model break that rule the newest is dropped.
     pub fn push(&mut self, effect: Effect) {
         let full = self.0.push_back(effect).is_err();

@@ -3,7 +3,8 @@
 //! Follows Motorola's MC146818A datasheet; the century byte at 32h (and at 37h, as on the PS/2)
 //! is the PC's convention. The device has no clock: the time of day is a base, plus the virtual
 //! time, plus an offset that the guest sets. Flags are computed from the time when they are
-//! looked at, so nothing runs each second, and a late host skips periods.
+//! looked at, so nothing runs each second, and a late host skips periods. The host is told whenever
+//! the guest sets the time: it may want to start the clock with the same offset again.
 //!
 //! Deliberate differences: the day of the week follows from the date; daylight saving (DSE), the
 //! square wave (SQWE) and the time bases other than 32.768 kHz are kept as bits without effect.
@@ -12,7 +13,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::class::{DeviceClass, Property, PropertyKind, Value};
-use super::{Context, PortDevice, Width};
+use super::{Context, Effect, GuestEvent, PortDevice, Width};
 use crate::irq::IrqLine;
 use crate::state::{SavedState, StateError};
 use crate::time::{SECOND, TimerId};
@@ -317,8 +318,8 @@ impl Rtc {
         }
     }
 
-    /// Takes the time from the registers, however odd their values.
-    fn take(&mut self, now: u64) {
+    /// Takes the time from the registers, however odd their values, and tells the host.
+    fn take(&mut self, cx: &mut Context<'_>) {
         let cmos = &self.state.cmos;
         let year = self.decode(cmos[CENTURY]) * 100 + self.decode(cmos[YEAR]);
         let month = self.decode(cmos[MONTH]).clamp(1, 12);
@@ -329,7 +330,10 @@ impl Rtc {
             + self.decode(cmos[SECONDS]);
         self.state.offset = seconds
             .saturating_sub(self.base.seconds)
-            .saturating_sub(self.ticked(now));
+            .saturating_sub(self.ticked(cx.now));
+        cx.effects.push(Effect::Guest(GuestEvent::RtcChanged {
+            offset: self.state.offset,
+        }));
     }
 
     /// Nanoseconds between periodic flags, as a fraction: cycles of 32.768 kHz.
@@ -437,7 +441,8 @@ impl Rtc {
         }
     }
 
-    fn write_data(&mut self, now: u64, value: u8) {
+    fn write_data(&mut self, cx: &mut Context<'_>, value: u8) {
+        let now = cx.now;
         let index = self.selected();
         self.show(now);
         let ran = self.running();
@@ -445,7 +450,7 @@ impl Rtc {
             SECONDS | MINUTES | HOURS | DAY_OF_WEEK | DAY_OF_MONTH | MONTH | YEAR | CENTURY => {
                 self.state.cmos[index] = value;
                 if ran {
-                    self.take(now);
+                    self.take(cx);
                 }
             }
             REGISTER_A => {
@@ -457,7 +462,7 @@ impl Rtc {
                     self.state.phase = (half + SECOND - now % SECOND) % SECOND;
                 }
                 if !ran && self.running() {
-                    self.take(now);
+                    self.take(cx);
                 }
             }
             REGISTER_B => {
@@ -469,7 +474,7 @@ impl Rtc {
                 let starts = self.state.cmos[REGISTER_B] & B_SET != 0 && value & B_SET == 0;
                 self.state.cmos[REGISTER_B] = value;
                 if starts && self.running() {
-                    self.take(now);
+                    self.take(cx);
                 }
             }
             REGISTER_C | REGISTER_D => {}
@@ -506,7 +511,7 @@ impl PortDevice for Rtc {
             return;
         }
         self.sync(cx);
-        self.write_data(cx.now, value);
+        self.write_data(cx, value);
         self.drive(cx);
     }
 }
@@ -642,6 +647,11 @@ mod tests {
         }
         set(&mut rtc, &mut bench, 0x0b, 0x04);
         assert_eq!(rtc.offset_seconds(), 2 + 11 * 3600);
+        let told = Effect::Guest(GuestEvent::RtcChanged {
+            offset: 2 + 11 * 3600,
+        });
+        assert_eq!(bench.effects.take(), Some(told));
+        assert_eq!(bench.effects.take(), None, "nothing while SET is on");
         set(&mut rtc, &mut bench, 4, 0x8c);
         bench.now = SECOND;
         assert_eq!(date(&mut rtc, &mut bench), [20, 20, 3, 1, 1, 0x8c, 0, 1]);
@@ -727,6 +737,32 @@ mod tests {
     }
 
     #[test]
+    fn the_host_hears_of_each_setting_of_the_running_clock() {
+        let (mut rtc, mut bench) = (rtc(), Bench::new());
+        for (index, value, told) in [
+            (0x06, 0x03, true),
+            (0x32, 0x20, true),
+            (0x37, 0x20, true),
+            (0x0a, 0x76, false),
+            (0x00, 0x30, false),
+            (0x0a, 0x26, true),
+            (0x01, 0x05, false),
+            (0x0b, 0x82, false),
+            (0x02, 0x10, false),
+            (0x0a, 0x76, false),
+            (0x0b, 0x02, false),
+            (0x0a, 0x26, true),
+            (0x0b, 0x02, false),
+            (0x0d, 0x00, false),
+            (0x40, 0x00, false),
+        ] {
+            set(&mut rtc, &mut bench, index, value);
+            let event = bench.effects.take();
+            assert_eq!(event.is_some(), told, "{index:#x} {value:#x}: {event:?}");
+        }
+    }
+
+    #[test]
     fn board_fills_ram_only() {
         let mut rtc = rtc();
         rtc.set_cmos(0x34, 0xab);
@@ -750,6 +786,7 @@ mod tests {
                 set(&mut rtc, &mut bench, index, value);
                 get(&mut rtc, &mut bench, index);
                 rtc.timer(&mut bench.context(), TimerId::new(1));
+                while bench.effects.take().is_some() {}
             }
         }
     }

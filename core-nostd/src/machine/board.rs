@@ -10,9 +10,11 @@ use crate::devices::class::{DeviceClass, PropertyValues};
 use crate::devices::debug_exit::{self, DebugExit};
 use crate::devices::debugcon::{self, Debugcon};
 use crate::devices::i8042::{self, I8042, I8042Wiring};
+use crate::devices::ib700::{self, Ib700};
 use crate::devices::pit::{self, Pit, PitWiring};
 use crate::devices::port92::{self, Port92};
 use crate::devices::post::{self, Post};
+use crate::devices::pvpanic::{self, Pvpanic};
 use crate::devices::rtc::{self, Rtc, RtcBase, RtcWiring};
 use crate::devices::serial::{self, Serial, SerialWiring};
 use crate::devices::{ConsoleId, Context, Effects, PortDevice, Width};
@@ -36,11 +38,13 @@ pub static CLASSES: &[&DeviceClass] = &[
     &i440fx::CLASS,
     &mechanism::CLASS,
     &i8042::CLASS,
+    &ib700::CLASS,
     &pic::CLASS,
     &piix3::CLASS,
     &pit::CLASS,
     &pit::PCSPK_CLASS,
     &port92::CLASS,
+    &pvpanic::CLASS,
     &rtc::CLASS,
     &serial::CLASS,
 ];
@@ -61,6 +65,7 @@ mod timer {
 
     pub(super) const PIT: TimerId = TimerId::new(0);
     pub(super) const RTC: TimerId = TimerId::new(1);
+    pub(super) const WATCHDOG: TimerId = TimerId::new(2);
     /// The first serial port's; the others follow.
     pub(super) const SERIAL: u8 = 4;
 }
@@ -149,6 +154,8 @@ pub enum DeviceError {
     IndexTaken(u64),
     /// A fixed table of the board is full.
     Ports(PortsFull),
+    /// It tells firmware of itself in a file of fw_cfg, named, which exists already or has no room.
+    FwCfgFile(&'static str),
     /// Devices of this class belong to boards.
     NotPluggable,
 }
@@ -161,6 +168,7 @@ impl fmt::Display for DeviceError {
             Self::Property(name) => write!(f, "property '{name}' has an impossible value"),
             Self::IndexTaken(index) => write!(f, "serial port {index} exists already"),
             Self::Ports(full) => write!(f, "{full}"),
+            Self::FwCfgFile(name) => write!(f, "duplicate fw_cfg file name: {name}"),
             Self::NotPluggable => f.write_str("it is part of the board, not pluggable"),
         }
     }
@@ -173,6 +181,7 @@ impl Port {
             Self::FwCfg => FwCfg::WIDEST,
             Self::PciAddress | Self::PciData => Width::Dword,
             Self::DebugExit(_) => DebugExit::WIDEST,
+            Self::Pvpanic => Pvpanic::WIDEST,
             _ => Width::Byte,
         }
     }
@@ -228,6 +237,8 @@ impl<'m> Machine<'m> {
             serials: [const { None }; SERIAL_MAX],
             debugcons: heapless::Vec::new(),
             debug_exits: heapless::Vec::new(),
+            watchdog: None,
+            pvpanic: None,
         };
         machine.map_ports()?;
         if machine.board == Board::Pc {
@@ -344,6 +355,8 @@ impl<'m> Machine<'m> {
             name if name == serial::CLASS.name => self.plug_serial(values).map(Some),
             name if name == debugcon::CLASS.name => self.plug_debugcon(values).map(Some),
             name if name == debug_exit::CLASS.name => self.plug_debug_exit(values).map(|()| None),
+            name if name == ib700::CLASS.name => self.plug_watchdog().map(|()| None),
+            name if name == pvpanic::CLASS.name => self.plug_pvpanic(values).map(|()| None),
             _ => Err(DeviceError::NotPluggable),
         }
     }
@@ -414,6 +427,33 @@ impl<'m> Machine<'m> {
             .map_err(DeviceError::Ports)
     }
 
+    fn plug_watchdog(&mut self) -> Result<(), DeviceError> {
+        if self.watchdog.is_some() {
+            // Its ports can't be moved.
+            return Err(DeviceError::TooMany(1));
+        }
+        self.ports
+            .add(ib700::BASE, ib700::PORTS, Port::Watchdog)
+            .map_err(DeviceError::Ports)?;
+        self.watchdog = Some(Ib700::new(timer::WATCHDOG));
+        Ok(())
+    }
+
+    fn plug_pvpanic(&mut self, values: &PropertyValues) -> Result<(), DeviceError> {
+        // Both have defaults and are checked against their types.
+        let port = values.uint("ioport").unwrap_or(pvpanic::IOPORT.into()) as u16;
+        let events = values.uint("events").unwrap_or(pvpanic::EVENTS.into()) as u8;
+        let file = Content::inline(&port.to_le_bytes());
+        self.fw_cfg
+            .add_file(pvpanic::FW_CFG_FILE, file)
+            .map_err(|_| DeviceError::FwCfgFile(pvpanic::FW_CFG_FILE))?;
+        self.ports
+            .add(port, 1, Port::Pvpanic)
+            .map_err(DeviceError::Ports)?;
+        self.pvpanic = Some(Pvpanic::new(events));
+        Ok(())
+    }
+
     /// Resets every device. The host resets processors and in-kernel controllers itself.
     pub fn reset<H: Host>(&mut self, host: &mut H, now: u64) {
         self.power_on(now);
@@ -440,6 +480,9 @@ impl<'m> Machine<'m> {
         for serial in self.serials.iter_mut().flatten() {
             serial.reset(context!(self, now));
         }
+        if let Some(watchdog) = &mut self.watchdog {
+            watchdog.reset(context!(self, now));
+        }
         self.remap();
         self.pic.reset(context!(self, now));
         // What the resets themselves asked for is done.
@@ -462,6 +505,10 @@ impl<'m> Machine<'m> {
             timer::RTC => {
                 self.rtc.timer(context!(self, now), id);
                 Some(Port::Rtc)
+            }
+            timer::WATCHDOG => {
+                self.watchdog.as_mut()?.timer(context!(self, now), id);
+                Some(Port::Watchdog)
             }
             _ => {
                 let index = id.slot().checked_sub(timer::SERIAL)?;
@@ -498,6 +545,14 @@ impl<'m> Machine<'m> {
             },
             Port::DebugExit(index) => match self.debug_exits.get_mut(usize::from(index)) {
                 Some(exit) => exit.pio_read(cx, offset, width),
+                None => u32::MAX,
+            },
+            Port::Watchdog => match &mut self.watchdog {
+                Some(watchdog) => watchdog.pio_read(cx, offset, width),
+                None => u32::MAX,
+            },
+            Port::Pvpanic => match &mut self.pvpanic {
+                Some(pvpanic) => pvpanic.pio_read(cx, offset, width),
                 None => u32::MAX,
             },
         }
@@ -545,6 +600,16 @@ impl<'m> Machine<'m> {
             Port::DebugExit(index) => {
                 if let Some(exit) = self.debug_exits.get_mut(usize::from(index)) {
                     exit.pio_write(cx, offset, width, value);
+                }
+            }
+            Port::Watchdog => {
+                if let Some(watchdog) = &mut self.watchdog {
+                    watchdog.pio_write(cx, offset, width, value);
+                }
+            }
+            Port::Pvpanic => {
+                if let Some(pvpanic) = &mut self.pvpanic {
+                    pvpanic.pio_write(cx, offset, width, value);
                 }
             }
         }

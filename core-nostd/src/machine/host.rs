@@ -1,6 +1,6 @@
 //! What the machine asks of the process around it.
 
-use crate::devices::{ConsoleId, PowerRequest};
+use crate::devices::{ConsoleId, GuestEvent, PowerRequest};
 
 /// The one way out of the machine. Methods must not block. Fuzzers and tests implement it in
 /// memory.
@@ -23,6 +23,9 @@ pub trait Host {
 
     /// Asks for a reset, a shutdown or the end of the process.
     fn power(&mut self, request: PowerRequest);
+
+    /// Takes what the guest tells of itself; the host's settings say what is done about it.
+    fn guest_event(&mut self, event: GuestEvent);
 
     /// The memory map has changed: `Machine::memory_map` tells the new one. The host applies it
     /// before the guest runs on.

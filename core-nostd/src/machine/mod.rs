@@ -17,6 +17,7 @@ macro_rules! context {
     };
 }
 
+pub mod actions;
 mod board;
 mod config;
 mod host;
@@ -28,9 +29,11 @@ mod state;
 use crate::devices::debug_exit::DebugExit;
 use crate::devices::debugcon::Debugcon;
 use crate::devices::i8042::I8042;
+use crate::devices::ib700::Ib700;
 use crate::devices::pit::Pit;
 use crate::devices::port92::Port92;
 use crate::devices::post::Post;
+use crate::devices::pvpanic::Pvpanic;
 use crate::devices::rtc::Rtc;
 use crate::devices::serial::Serial;
 use crate::devices::{ConsoleId, Context, Effect, Effects, Width};
@@ -76,6 +79,8 @@ enum Port {
     Serial(u8),
     Debugcon(u8),
     DebugExit(u8),
+    Watchdog,
+    Pvpanic,
 }
 
 /// What stands at an address of the PCI bus.
@@ -115,6 +120,8 @@ pub struct Machine<'m> {
     serials: [Option<Serial>; SERIAL_MAX],
     debugcons: heapless::Vec<Debugcon, DEBUGCON_MAX>,
     debug_exits: heapless::Vec<DebugExit, DEBUG_EXIT_MAX>,
+    watchdog: Option<Ib700>,
+    pvpanic: Option<Pvpanic>,
 }
 
 impl<'m> Machine<'m> {
@@ -326,6 +333,7 @@ impl<'m> Machine<'m> {
                     }
                 }
                 Effect::Power(request) => host.power(request),
+                Effect::Guest(event) => host.guest_event(event),
                 Effect::A20(enabled) => host.set_a20(enabled),
                 Effect::RemapMemory => {
                     self.remap();

@@ -6,7 +6,7 @@
 use core::fmt::{self, Write};
 
 use super::{Host, Machine};
-use crate::devices::{ConsoleId, PowerRequest};
+use crate::devices::{ConsoleId, GuestEvent, PowerRequest};
 use crate::formats::qtest::{
     Encoding, LineBuffer, Request, RequestError, decode, encode_base64, parse,
 };
@@ -148,6 +148,10 @@ impl<H: Host, W: Write> Host for Reporter<'_, H, W> {
 
     fn power(&mut self, request: PowerRequest) {
         self.host.power(request);
+    }
+
+    fn guest_event(&mut self, event: GuestEvent) {
+        self.host.guest_event(event);
     }
 
     fn memory_remapped(&mut self) {

@@ -5,7 +5,7 @@ use core::fmt;
 /// What the VM is doing: QMP's RunState, as far as states are reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RunState {
-    /// Built, and waiting for `cont` because of `-S`.
+    /// Built, and waiting for `cont` because of `-S`, or for `x-exit-preconfig`.
     Prelaunch,
     /// The guest runs.
     Running,
@@ -15,22 +15,23 @@ pub enum RunState {
     Shutdown,
     /// A processor met what the accelerator can not run.
     InternalError,
+    /// The guest panicked, and the panic action paused it.
+    GuestPanicked,
+    /// A watchdog expired, and the watchdog action paused the guest.
+    Watchdog,
 }
 
 impl RunState {
     /// All states, in the order of their names.
     pub const ALL: &[Self] = &[
+        Self::GuestPanicked,
         Self::InternalError,
         Self::Paused,
         Self::Prelaunch,
         Self::Running,
         Self::Shutdown,
+        Self::Watchdog,
     ];
-
-    /// Whether only a reset leads out of it.
-    pub const fn needs_reset(self) -> bool {
-        matches!(self, Self::InternalError | Self::Shutdown)
-    }
 
     /// QMP's name.
     pub const fn name(self) -> &'static str {
@@ -40,7 +41,14 @@ impl RunState {
             Self::Paused => "paused",
             Self::Shutdown => "shutdown",
             Self::InternalError => "internal-error",
+            Self::GuestPanicked => "guest-panicked",
+            Self::Watchdog => "watchdog",
         }
+    }
+
+    /// Whether the guest can only run on after a reset.
+    pub const fn needs_reset(self) -> bool {
+        matches!(self, Self::Shutdown | Self::InternalError)
     }
 }
 

@@ -33,6 +33,9 @@ macro_rules! each_device {
                     $call!($machine.serials[index]);
                 }
             }
+            if $machine.watchdog.is_some() {
+                $call!($machine.watchdog);
+            }
             for index in 0..$machine.debugcons.len() {
                 $call!($machine.debugcons[index]);
             }

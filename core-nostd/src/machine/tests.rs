@@ -2,8 +2,11 @@
 
 use super::*;
 use crate::devices::class::PropertyValues;
-use crate::devices::{PowerRequest, ShutdownCause, debug_exit, debugcon, serial};
+use crate::devices::{
+    GuestEvent, PowerRequest, ShutdownCause, debug_exit, debugcon, ib700, pvpanic, serial,
+};
 use crate::memory::ArrayRam;
+use crate::time::SECOND;
 use core::sync::atomic::{AtomicUsize, Ordering};
 use std::string::String;
 use std::vec::Vec;
@@ -25,6 +28,7 @@ struct Recorder {
     /// Bytes that consoles take; `None`: all.
     room: Option<usize>,
     power: Vec<PowerRequest>,
+    events: Vec<GuestEvent>,
     lost: usize,
     gsis: Vec<(u8, bool)>,
     intr: bool,
@@ -53,6 +57,10 @@ impl Host for Recorder {
 
     fn power(&mut self, request: PowerRequest) {
         self.power.push(request);
+    }
+
+    fn guest_event(&mut self, event: GuestEvent) {
+        self.events.push(event);
     }
 
     fn memory_remapped(&mut self) {
@@ -213,6 +221,52 @@ fn resets_and_exits() {
 }
 
 #[test]
+fn a_watchdog_expires_and_is_reset_with_the_machine() {
+    let (mut machine, mut host) = (machine(Board::Pc, Irqchip::Host), Recorder::default());
+    machine.plug(&PropertyValues::new(&ib700::CLASS)).unwrap();
+    machine.pio_write(&mut host, 0, 0x443, Width::Byte, 0x0e);
+    assert_eq!(machine.next_deadline(), Some(2 * SECOND));
+    machine.advance(&mut host, 2 * SECOND);
+    assert_eq!(host.events, [GuestEvent::WatchdogExpired]);
+    machine.pio_write(&mut host, 0, 0x443, Width::Byte, 0x0e);
+    machine.reset(&mut host, 0);
+    assert_eq!(machine.next_deadline(), None);
+    let again = machine.plug(&PropertyValues::new(&ib700::CLASS));
+    assert_eq!(again, Err(DeviceError::TooMany(1)));
+}
+
+#[test]
+fn a_panic_device_answers_at_its_port_and_is_told_to_firmware() {
+    let (mut machine, mut host) = (machine(Board::Pc, Irqchip::Host), Recorder::default());
+    let mut values = PropertyValues::new(&pvpanic::CLASS);
+    values.set("ioport", "0x1234").unwrap();
+    values.set("events", "1").unwrap();
+    machine.plug(&values).unwrap();
+    assert_eq!(machine.pio_read(&mut host, 0, 0x1234, Width::Byte), 1);
+    machine.pio_write(&mut host, 0, 0x1234, Width::Byte, 2);
+    machine.pio_write(&mut host, 0, 0x1234, Width::Byte, 1);
+    assert_eq!(host.events, [GuestEvent::CrashLoaded, GuestEvent::Panicked]);
+    let key = machine.fw_cfg.file_key(pvpanic::FW_CFG_FILE).unwrap();
+    machine.pio_write(&mut host, 0, 0x510, Width::Word, key.into());
+    let mut byte = || machine.pio_read(&mut host, 0, 0x511, Width::Byte);
+    assert_eq!([byte(), byte(), byte()], [0x34, 0x12, 0]);
+    let again = machine.plug(&values);
+    assert_eq!(again, Err(DeviceError::FwCfgFile(pvpanic::FW_CFG_FILE)));
+}
+
+#[test]
+fn a_guest_that_sets_its_clock_is_heard() {
+    let (mut machine, mut host) = (machine(Board::Pc, Irqchip::Host), Recorder::default());
+    // Minute 1 of 1970 in place of minute 0, and one second later second 0.
+    for (at, index, value) in [(0, 0x02, 0x01), (SECOND, 0x00, 0x00)] {
+        machine.pio_write(&mut host, at, 0x70, Width::Byte, index);
+        machine.pio_write(&mut host, at, 0x71, Width::Byte, value);
+    }
+    let told = [60, 59].map(|offset| GuestEvent::RtcChanged { offset });
+    assert_eq!(host.events, told);
+}
+
+#[test]
 fn devices_are_checked() {
     let mut machine = machine(Board::Pc, Irqchip::Host);
     let mut serial = PropertyValues::new(&serial::CLASS);
@@ -234,7 +288,12 @@ fn state_moves_between_machines() {
             if board == Board::None {
                 continue;
             }
-            let mut first = machine(board, irqchip);
+            let with_watchdog = || {
+                let mut machine = machine(board, irqchip);
+                machine.plug(&PropertyValues::new(&ib700::CLASS)).unwrap();
+                machine
+            };
+            let mut first = with_watchdog();
             for port in (0x20..0x500u16).chain(0xcf8..0xd00) {
                 if ![0x64, 0x92, 0xcf9].contains(&port) {
                     first.pio_write(&mut host, 5, port, Width::Byte, u32::from(port) * 7);
@@ -242,7 +301,7 @@ fn state_moves_between_machines() {
             }
             let mut saved = std::vec![0; STATE_MAX];
             let length = first.save(&mut saved).unwrap();
-            let mut second = machine(board, irqchip);
+            let mut second = with_watchdog();
             second.load(&mut host, 5, &saved[..length]).unwrap();
             let mut again = std::vec![0; STATE_MAX];
             let again_length = second.save(&mut again).unwrap();

@@ -342,6 +342,11 @@ impl Chardevs {
         self.watch(id);
     }
 
+    /// Whether a device is a socket, with or without a connection.
+    pub fn is_socket(&self, id: ChardevId) -> bool {
+        matches!(self.slots[usize::from(id.0)].backend, Backend::Socket(_))
+    }
+
     /// Closes the connection of a device, with what waits for it, when the loop comes by; a
     /// server then listens again.
     pub fn hang_up(&mut self, id: ChardevId) {

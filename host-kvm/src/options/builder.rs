@@ -1,6 +1,9 @@
 //! From arguments to [`Options`]: one method an option, then what only the whole tells.
 
 use thimble_core::devices::class::DeviceClass;
+use thimble_core::machine::actions::{
+    ActionChanges, PanicAction, RebootAction, ShutdownAction, WatchdogAction,
+};
 
 use super::device::{self, Classes, DeviceText};
 use super::machine::{self, ACCEL_HELP, MachineOptions};
@@ -97,7 +100,7 @@ pub(super) fn parse(
     builder.finish()
 }
 
-static NAME: OptsTable = OptsTable {
+pub(super) static NAME: OptsTable = OptsTable {
     name: "name",
     implied: Some("guest"),
     options: &[
@@ -107,7 +110,7 @@ static NAME: OptsTable = OptsTable {
     ],
 };
 
-static OVERCOMMIT: OptsTable = OptsTable {
+pub(super) static OVERCOMMIT: OptsTable = OptsTable {
     name: "overcommit",
     implied: None,
     options: &[
@@ -116,7 +119,7 @@ static OVERCOMMIT: OptsTable = OptsTable {
     ],
 };
 
-static MSG: OptsTable = OptsTable {
+pub(super) static MSG: OptsTable = OptsTable {
     name: "msg",
     implied: None,
     options: &[
@@ -125,7 +128,34 @@ static MSG: OptsTable = OptsTable {
     ],
 };
 
-static MON: OptsTable = OptsTable {
+pub(super) static ACTION: OptsTable = OptsTable {
+    name: "action",
+    implied: None,
+    options: &[
+        SubOption::new(
+            "panic",
+            Kind::Word(PanicAction::NAMES),
+            "what a panic of the guest does",
+        ),
+        SubOption::new(
+            "reboot",
+            Kind::Word(RebootAction::NAMES),
+            "what a reset does",
+        ),
+        SubOption::new(
+            "shutdown",
+            Kind::Word(ShutdownAction::NAMES),
+            "what a power-off does",
+        ),
+        SubOption::new(
+            "watchdog",
+            Kind::Word(WatchdogAction::NAMES),
+            "what a watchdog does that the guest left alone",
+        ),
+    ],
+};
+
+pub(super) static MON: OptsTable = OptsTable {
     name: "mon",
     implied: Some("chardev"),
     options: &[
@@ -144,7 +174,7 @@ static MON: OptsTable = OptsTable {
     ],
 };
 
-static DISPLAY: OptsTable = OptsTable {
+pub(super) static DISPLAY: OptsTable = OptsTable {
     name: "display",
     implied: Some("type"),
     options: &[SubOption::new(
@@ -429,6 +459,28 @@ impl Builder {
         let options = &mut self.options;
         options.msg_timestamp = given.bool("timestamp").unwrap_or(options.msg_timestamp);
         options.msg_guest_name = given.bool("guest-name").unwrap_or(options.msg_guest_name);
+        Ok(())
+    }
+
+    pub(super) fn action(&mut self, value: &str) -> Done {
+        if OptsTable::wants_help(value) {
+            return self.print(ACTION.help());
+        }
+        let given = ACTION.parse(value)?;
+        // The table lets no other names through.
+        self.options.actions.change(ActionChanges {
+            reboot: given.text("reboot").and_then(RebootAction::from_name),
+            shutdown: given.text("shutdown").and_then(ShutdownAction::from_name),
+            panic: given.text("panic").and_then(PanicAction::from_name),
+            watchdog: given.text("watchdog").and_then(WatchdogAction::from_name),
+        });
+        Ok(())
+    }
+
+    pub(super) fn watchdog_action(&mut self, value: &str) -> Done {
+        let action = WatchdogAction::from_name(value)
+            .ok_or_else(|| format!("expects one of {}", WatchdogAction::NAMES.join(", ")))?;
+        self.options.actions.watchdog = action;
         Ok(())
     }
 

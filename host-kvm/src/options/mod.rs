@@ -7,6 +7,7 @@
 
 mod builder;
 mod device;
+mod introspect;
 mod machine;
 pub mod opts;
 mod table;
@@ -17,12 +18,15 @@ use std::fmt;
 use std::path::PathBuf;
 
 use thimble_core::devices::class::{DeviceClass, PropertyValues};
+use thimble_core::machine::actions::Actions;
 
 use crate::chardev::spec::ChardevSpec;
 
 pub use device::{DeviceOption, Global};
+pub use introspect::visit_options;
 pub use machine::{
     Accel, CPUS_MAX, KernelIrqchip, MEMORY_DEFAULT, MEMORY_MAX, MachineKind, MachineOptions, Smp,
+    visit_machines,
 };
 pub use values::{LogItems, Rtc, RtcBase, RtcClock};
 
@@ -88,10 +92,10 @@ pub struct Options {
     pub globals: Vec<Global>,
     /// Do not start the guest.
     pub paused: bool,
-    /// Exit instead of resetting.
-    pub no_reboot: bool,
-    /// Stop instead of exiting at shutdown.
-    pub no_shutdown: bool,
+    /// Wait for a client's word before anything else.
+    pub preconfig: bool,
+    /// What is done about resets, power-offs, panics and expired watchdogs.
+    pub actions: Actions,
     /// No display, the serial port on the terminal.
     pub nographic: bool,
     /// No default devices.
@@ -150,8 +154,8 @@ impl Default for Options {
             devices: Vec::new(),
             globals: Vec::new(),
             paused: false,
-            no_reboot: false,
-            no_shutdown: false,
+            preconfig: false,
+            actions: Actions::default(),
             nographic: false,
             nodefaults: false,
             name: None,

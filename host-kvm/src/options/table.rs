@@ -223,14 +223,31 @@ pub(super) static OPTIONS: &[OptionRow] = &[
         "do not start the guest",
     ),
     flag(
+        &["preconfig"],
+        |b| b.set(|o| o.preconfig = true),
+        "wait for the QMP command x-exit-preconfig before anything else",
+    ),
+    flag(
         &["no-reboot"],
-        |b| b.set(|o| o.no_reboot = true),
-        "exit instead of resetting",
+        |b| b.action("reboot=shutdown"),
+        "the same as -action reboot=shutdown: exit instead of resetting",
     ),
     flag(
         &["no-shutdown"],
-        |b| b.set(|o| o.no_shutdown = true),
-        "stop instead of exiting at shutdown",
+        |b| b.action("shutdown=pause"),
+        "the same as -action shutdown=pause: stop instead of exiting at shutdown",
+    ),
+    value(
+        &["action"],
+        "EVENT=ACTION[,...]",
+        Builder::action,
+        "what a reset, shutdown, panic or late watchdog does ('help' lists the actions)",
+    ),
+    value(
+        &["watchdog-action"],
+        "ACTION",
+        Builder::watchdog_action,
+        "the same as -action watchdog=ACTION",
     ),
     value(
         &["name"],
@@ -285,7 +302,6 @@ pub(super) static OPTIONS: &[OptionRow] = &[
 /// QEMU's other options: refused by name.
 pub(super) static ABSENT: &[&str] = &[
     "acpitable",
-    "action",
     "add-fd",
     "async-teardown",
     "audio",
@@ -329,7 +345,6 @@ pub(super) static ABSENT: &[&str] = &[
     "pflash",
     "plugin",
     "portrait",
-    "preconfig",
     "qmp-pretty",
     "readconfig",
     "rotate",
@@ -354,7 +369,6 @@ pub(super) static ABSENT: &[&str] = &[
     "virtfs",
     "vnc",
     "watchdog",
-    "watchdog-action",
     "win2k-hack",
     "xen-attach",
     "xen-domid",

@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 use thimble_core::devices::class::{Property, PropertyKind, Value};
+use thimble_core::machine::actions::{PanicAction, RebootAction, ShutdownAction, WatchdogAction};
 
 use super::*;
 use crate::chardev::spec::Backend;
@@ -64,7 +65,9 @@ fn a_whole_command_line() {
     assert_eq!(options.memory, 64 << 20);
     assert_eq!(options.machine.accels, [Accel::Kvm, Accel::Tcg]);
     assert_eq!((options.smp.cpus, options.smp.cores), (2, 2));
-    assert!(options.paused && options.no_reboot && options.no_shutdown && options.nodefaults);
+    assert!(options.paused && options.nodefaults && !options.preconfig);
+    assert_eq!(options.actions.reboot, RebootAction::Shutdown);
+    assert_eq!(options.actions.shutdown, ShutdownAction::Pause);
     assert_eq!(options.name.as_deref(), Some("g"));
     assert_eq!(options.cpu.as_deref(), Some("qemu64,+x"));
     let qmp: Vec<_> = options.qmp.iter().map(|q| q.chardev.as_str()).collect();
@@ -159,6 +162,15 @@ fn errors_name_the_option() {
         ("-msg timestamp=x", "expects 'on' or 'off'"),
         ("-overcommit foo=1", "Invalid parameter 'foo'"),
         ("-echr foo", "code of a key"),
+        ("-action foo=reset", "Invalid parameter 'foo'"),
+        ("-action reset", "Invalid parameter 'reset'"),
+        ("-action reboot=foo", "expects one of reset, shutdown"),
+        ("-action panic=debug", "exit-failure, none"),
+        ("-action shutdown=", "expects one of poweroff, pause"),
+        ("-action", "requires an argument"),
+        ("-watchdog-action foo", "inject-nmi"),
+        ("-watchdog-action help", "expects one of"),
+        ("-watchdog ib700", "not available"),
         ("-d foo", "no log item 'foo'"),
         ("-display gtk", "no display"),
         ("-vga std", "no VGA"),
@@ -197,6 +209,32 @@ fn errors_name_the_option() {
         assert!(error.contains(part), "{line}: {error}");
         assert!(!error.contains('\n'), "{line}: {error}");
     }
+}
+
+/// Short and long forms set the same, and the last one counts.
+#[test]
+fn actions_add_up() {
+    let actions = |line: &str| run(line).unwrap().actions;
+    assert_eq!(actions(""), Actions::default());
+    let all = actions("-action reboot=shutdown,panic=exit-failure -action watchdog=inject-nmi");
+    assert_eq!(all.reboot, RebootAction::Shutdown);
+    assert_eq!(all.shutdown, ShutdownAction::Poweroff);
+    assert_eq!(all.panic, PanicAction::ExitFailure);
+    assert_eq!(all.watchdog, WatchdogAction::InjectNmi);
+    assert_eq!(actions("-no-reboot"), actions("-action reboot=shutdown"));
+    assert_eq!(actions("-no-shutdown"), actions("-action shutdown=pause"));
+    assert_eq!(
+        actions("-watchdog-action debug"),
+        actions("-action watchdog=debug")
+    );
+    for line in [
+        "-no-reboot -action reboot=reset",
+        "-action reboot=shutdown,reboot=reset",
+        "-action watchdog=none -watchdog-action reset",
+    ] {
+        assert_eq!(actions(line), Actions::default(), "{line}");
+    }
+    assert!(run("--preconfig").unwrap().preconfig && run("-preconfig -S").unwrap().paused);
 }
 
 /// Errors that take two options: the second one is named.
@@ -252,6 +290,7 @@ fn help_texts() {
         ("-device isa-serial,help", "iobase=<uint16>"),
         ("-chardev help", "socket"),
         ("-d help", "cpu_reset"),
+        ("-action help", "panic=pause|shutdown|exit-failure|none"),
         ("-L /x -L help", "/x\n"),
     ] {
         let text = run(line).unwrap_err();

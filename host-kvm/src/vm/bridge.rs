@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use thimble_core::devices::{ConsoleId, PowerRequest, ShutdownCause, Width};
+use thimble_core::devices::{ConsoleId, GuestEvent, PowerRequest, ShutdownCause, Width};
 use thimble_core::machine::{Host, Machine};
 
 use super::{Guarded, Shared};
@@ -14,6 +14,10 @@ use crate::report;
 /// Consoles that a machine has at most.
 pub const CONSOLES_MAX: usize = 16;
 
+/// Kinds of [`GuestEvent`]: so many wait at most, since one that comes again before the main
+/// thread has looked says nothing new.
+const EVENT_KINDS: usize = 4;
+
 /// What happened inside the guest and waits for the main thread.
 #[derive(Default)]
 pub struct Pending {
@@ -21,6 +25,8 @@ pub struct Pending {
     pub power: Option<PowerRequest>,
     /// A processor can not go on.
     pub stop: Option<VcpuStop>,
+    /// What the guest has told, oldest first.
+    pub events: heapless::Vec<GuestEvent, EVENT_KINDS>,
 }
 
 impl Pending {
@@ -40,8 +46,25 @@ impl Pending {
         }
     }
 
+    /// Notes what the guest tells. The newer of two events of one kind counts.
+    pub fn tell(&mut self, event: GuestEvent) {
+        let kind = std::mem::discriminant(&event);
+        let same = |old: &&mut GuestEvent| std::mem::discriminant(*old) == kind;
+        match self.events.iter_mut().find(same) {
+            Some(old) => *old = event,
+            // There is room for one of each kind.
+            None => drop(self.events.push(event)),
+        }
+    }
+
     fn is_empty(&self) -> bool {
-        self.power.is_none() && self.stop.is_none()
+        self.power.is_none() && self.stop.is_none() && self.events.is_empty()
+    }
+
+    /// Whether the guest may not go on before the main thread has looked.
+    pub fn holds_guest(&self) -> bool {
+        let grave = |event: &GuestEvent| !matches!(event, GuestEvent::RtcChanged { .. });
+        self.power.is_some() || self.stop.is_some() || self.events.iter().any(grave)
     }
 }
 
@@ -137,6 +160,10 @@ impl Host for Bridge<'_> {
         self.bridge_state.pending.request(request);
     }
 
+    fn guest_event(&mut self, event: GuestEvent) {
+        self.bridge_state.pending.tell(event);
+    }
+
     fn memory_remapped(&mut self) {
         self.remapped = true;
     }
@@ -161,11 +188,15 @@ impl Exits {
         let mut guarded = shared.lock();
         let before = guarded.machine.next_deadline();
         let result = access(&mut guarded, shared.kvm());
-        if !guarded.bridge_state.pending.is_empty() {
-            // The guest stops at the very access that asked for it.
-            shared.request_pause();
+        let pending = &guarded.bridge_state.pending;
+        if !pending.is_empty() {
+            if pending.holds_guest() {
+                // It stops at the very access that asked for it.
+                shared.request_pause();
+            }
             shared.wake();
-        } else if guarded.machine.next_deadline() != before {
+        }
+        if guarded.machine.next_deadline() != before {
             shared.arm_timer(&mut guarded);
         }
         result
@@ -186,6 +217,9 @@ impl Exits {
                     .bridge_state
                     .pending
                     .request(PowerRequest::Shutdown(cause));
+            }
+            VcpuStop::SystemEvent(SystemEvent::Crash) => {
+                guarded.bridge_state.pending.tell(GuestEvent::Panicked);
             }
             other => guarded.bridge_state.pending.stop = Some(other),
         });

@@ -18,18 +18,22 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rustix::fd::OwnedFd;
 use rustix::time::{Itimerspec, TimerfdTimerFlags, Timespec, timerfd_settime};
 
-use thimble_core::devices::{PowerRequest, ShutdownCause};
+use thimble_core::devices::{GuestEvent, PowerRequest, ShutdownCause};
+use thimble_core::machine::actions::{
+    Actions, GuestPanicAction, PanicAction, RebootAction, ShutdownAction, WatchdogAction,
+};
 use thimble_core::machine::{Machine, RunState};
 use thimble_core::time::SECOND;
-use thimble_monitor::{Event, Timestamp};
+use thimble_monitor::schema::EventText;
+use thimble_monitor::{Event, JobId, QmpError, RateLimits, Timestamp};
 
 use crate::chardev::Chardevs;
 use crate::event_loop::poller::Waker;
-use crate::kvm::{self, Pauser, VcpuStop, Vcpus};
+use crate::kvm::{self, KvmError, Pauser, Topology, VcpuStop, Vcpus};
 
 pub use bridge::{Bridge, BridgeState, CONSOLES_MAX, Exits, Pending};
 pub use clock::{Clock, monotonic};
-pub use save::{JobId, Outcome, SAVE_JOBS_MAX, SaveJobs, Space};
+pub use save::{Outcome, SAVE_JOBS_MAX, SaveJobs, Space};
 
 /// What the machine's lock guards.
 pub struct Guarded {
@@ -168,21 +172,30 @@ impl Shared {
 
 /// How the VM behaves on power events, and what it is called.
 pub struct Settings {
-    /// `-no-reboot`: a reset ends the process.
-    pub no_reboot: bool,
-    /// `-no-shutdown`: a shutdown stops the VM only, unless it comes from `quit` or a signal.
-    pub no_shutdown: bool,
+    /// `-action`, `-no-reboot`, `-no-shutdown`, `-watchdog-action`.
+    pub actions: Actions,
+    /// `--preconfig`: the VM waits for `x-exit-preconfig` before anything else.
+    pub preconfig: bool,
+    /// The guest starts by itself: there is no `-S`.
+    pub autostart: bool,
     /// `-name`.
     pub name: Option<String>,
     /// `-uuid`.
     pub uuid: [u8; 16],
     /// Whether the accelerator is KVM.
     pub kvm: bool,
+    /// How many processors there are.
+    pub cpus: u32,
+    /// Where they are.
+    pub topology: Topology,
     /// Where the state of processors goes when they are reset.
     pub reset_log: Option<File>,
-    /// What the real-time clock is ahead of the host's, in seconds, if it goes on while the VM is
-    /// stopped.
-    pub rtc_follows_host: Option<i64>,
+    /// What the real-time clock is ahead of the host's at the start, in seconds.
+    pub rtc_ahead: i64,
+    /// It goes on while the VM is stopped.
+    pub rtc_follows_host: bool,
+    /// Its path in the object tree.
+    pub rtc_path: EventText,
 }
 
 /// The host's time since 1970-01-01 00:00 UTC.
@@ -204,7 +217,15 @@ pub struct Vm {
     events: Events,
     /// Events that the executing session has been told of, and the others not yet.
     told: Events,
+    /// Events that may not be told too often.
+    rate_limits: RateLimits,
+    /// Memory on its way to files.
+    saves: SaveJobs,
+    /// `migrate-set-capabilities`: whether migration is told by events.
+    migration_events: bool,
     exit: Option<i32>,
+    /// The host's time when the VM was made.
+    made_at: Duration,
 }
 
 impl Vm {
@@ -220,7 +241,11 @@ impl Vm {
             run_state: RunState::Prelaunch,
             events: Events::new(),
             told: Events::new(),
+            rate_limits: RateLimits::default(),
+            saves: SaveJobs::default(),
+            migration_events: false,
             exit: None,
+            made_at: since_epoch(),
         }
     }
 
@@ -248,12 +273,9 @@ impl Vm {
 
     fn resume(&self) {
         let mut guarded = self.shared.lock();
-        if let Some(ahead) = self.settings.rtc_follows_host {
+        if self.settings.rtc_follows_host {
             let now = guarded.clock.now();
-            let host = since_epoch().as_secs() as i64;
-            guarded
-                .machine
-                .set_rtc_base(now, host + ahead - (now / SECOND) as i64);
+            guarded.machine.set_rtc_base(now, self.rtc_base_at(now));
         }
         guarded.clock.start();
         self.shared.arm_timer(&mut guarded);
@@ -261,6 +283,13 @@ impl Vm {
         if let Some(vcpus) = &self.vcpus {
             vcpus.resume();
         }
+    }
+
+    /// What a clock that follows the host's showed when the virtual clock, which reads `now`, read
+    /// 0: in seconds since 1970.
+    fn rtc_base_at(&self, now: u64) -> i64 {
+        let host = since_epoch().as_secs() as i64;
+        host + self.settings.rtc_ahead - (now / SECOND) as i64
     }
 
     fn pause(&self) {
@@ -278,15 +307,13 @@ impl Vm {
             self.pause();
             self.run_state = state;
             self.event(Event::Stop);
-        } else {
-            self.run_state = state;
         }
     }
 
     /// Resets the machine, whatever it is doing.
     fn reset(&mut self, cause: ShutdownCause) {
         // Whoever asks for it, as with QEMU.
-        if self.settings.no_reboot {
+        if self.settings.actions.reboot == RebootAction::Shutdown {
             return self.shut_down(cause);
         }
         self.pause();
@@ -299,13 +326,18 @@ impl Vm {
         self.shared
             .call(|machine, bridge, now| machine.reset(bridge, now));
         {
-            // What the guest asked for before the reset is void.
-            self.shared.lock().bridge_state.pending = Pending::default();
+            // What the guest asked for before the reset is void; what it told was told.
+            let pending = &mut self.shared.lock().bridge_state.pending;
+            pending.power = None;
+            pending.stop = None;
         }
         if let Some(Err(error)) = self.vcpus.as_ref().map(Vcpus::reset) {
             crate::report(format_args!("resetting the processors: {error}"));
         }
-        self.event(Event::Reset(cause));
+        self.event(Event::Reset {
+            guest: cause.by_guest(),
+            reason: cause,
+        });
         if self.run_state == RunState::Running {
             self.resume();
         } else {
@@ -327,21 +359,101 @@ impl Vm {
 
     /// Powers the machine off.
     pub fn shut_down(&mut self, cause: ShutdownCause) {
-        self.event(Event::Shutdown(cause));
+        self.event(Event::Shutdown {
+            guest: cause.by_guest(),
+            reason: cause,
+        });
         let insists = matches!(
             cause,
             ShutdownCause::HostQmpQuit | ShutdownCause::HostSignal
         );
-        if self.settings.no_shutdown && !insists {
+        let actions = self.settings.actions;
+        if actions.shutdown == ShutdownAction::Pause && !insists {
             self.halt(RunState::Shutdown);
         } else {
-            self.end(0);
+            let failed =
+                cause == ShutdownCause::GuestPanic && actions.panic == PanicAction::ExitFailure;
+            self.end(failed.into());
+        }
+    }
+
+    /// Sends all processors an NMI, as far as their interrupt controllers let it through.
+    ///
+    /// # Errors
+    /// Whatever the accelerator says.
+    pub fn inject_nmi(&self) -> Result<(), KvmError> {
+        match &self.vcpus {
+            Some(vcpus) => vcpus.inject_nmi().map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// Does what the settings say about an event.
+    fn guest_event(&mut self, event: GuestEvent) {
+        match event {
+            GuestEvent::Panicked => {
+                let action = self.settings.actions.on_panic();
+                self.event(Event::GuestPanicked { action });
+                match action {
+                    GuestPanicAction::Pause => self.halt(RunState::GuestPanicked),
+                    GuestPanicAction::Poweroff => self.shut_down(ShutdownCause::GuestPanic),
+                    GuestPanicAction::Run => {}
+                }
+            }
+            // Its crash kernel is to run, whatever the setting for panics.
+            GuestEvent::CrashLoaded => self.event(Event::GuestCrashloaded {
+                action: GuestPanicAction::Run,
+            }),
+            GuestEvent::WatchdogExpired => self.watchdog_expired(),
+            GuestEvent::RtcChanged { offset } => {
+                let qom_path = self.settings.rtc_path.clone();
+                let offset = offset.saturating_sub(self.rtc_lag());
+                self.event(Event::RtcChange { offset, qom_path });
+            }
+        }
+    }
+
+    /// What the real-time clock has lost against the host's since the start, in seconds: clients
+    /// are told offsets from a clock that never stood still.
+    fn rtc_lag(&self) -> i64 {
+        if self.settings.rtc_follows_host {
+            return 0;
+        }
+        let ran = Duration::from_nanos(self.shared.lock().clock.now());
+        let passed = since_epoch().as_secs_f64() - self.made_at.as_secs_f64();
+        (passed - ran.as_secs_f64()) as i64
+    }
+
+    fn watchdog_expired(&mut self) {
+        let action = self.settings.actions.watchdog;
+        self.event(Event::Watchdog { action });
+        match action {
+            WatchdogAction::Reset => self.reset(ShutdownCause::GuestReset),
+            // No board has a power button that the guest could notice yet, as with guests whose
+            // power management is off.
+            WatchdogAction::Shutdown => self.event(Event::Powerdown),
+            WatchdogAction::Poweroff => {
+                self.pause();
+                self.end(0);
+            }
+            WatchdogAction::Pause => self.halt(RunState::Watchdog),
+            WatchdogAction::Debug => crate::report(format_args!("watchdog: timer fired")),
+            WatchdogAction::None => {}
+            WatchdogAction::InjectNmi => {
+                if let Err(error) = self.inject_nmi() {
+                    crate::report(format_args!("watchdog: {error}"));
+                }
+            }
         }
     }
 
     /// Does what the guest has asked for since the last call.
     pub fn settle(&mut self) {
         let pending = std::mem::take(&mut self.shared.lock().bridge_state.pending);
+        let held = pending.holds_guest();
+        for event in pending.events {
+            self.guest_event(event);
+        }
         if let Some(stop) = pending.stop {
             self.stopped(&stop);
         }
@@ -352,7 +464,22 @@ impl Vm {
                 self.pause();
                 self.end(status);
             }
+            None if held => self.go_on(),
             None => {}
+        }
+    }
+
+    /// Lets a guest go on that was held to be looked at, if it is still to run.
+    fn go_on(&self) {
+        if self.run_state != RunState::Running {
+            return;
+        }
+        let guarded = self.shared.lock();
+        // Under the lock, so that whoever asks for another hold does so after this.
+        if let Some(vcpus) = &self.vcpus
+            && !guarded.bridge_state.pending.holds_guest()
+        {
+            vcpus.resume();
         }
     }
 
@@ -361,6 +488,8 @@ impl Vm {
     fn stopped(&mut self, stop: &VcpuStop) {
         crate::report(format_args!("{stop}"));
         self.halt(RunState::InternalError);
+        // Even where a client had stopped the VM in the meantime.
+        self.run_state = RunState::InternalError;
     }
 
     fn event(&mut self, event: Event) {
@@ -369,7 +498,30 @@ impl Vm {
             seconds: since.as_secs() as i64,
             microseconds: since.subsec_micros(),
         };
-        self.events.push_back((event, time));
+        self.events
+            .extend(self.rate_limits.admit(event, time, monotonic()));
+    }
+
+    /// Lets events happen that were held back until now.
+    pub fn release_events(&mut self) {
+        while let Some(event) = self.rate_limits.expired(monotonic()) {
+            self.events.push_back(event);
+        }
+    }
+
+    /// When [`Vm::release_events`] has something to do next, on the monotonic clock.
+    pub fn event_deadline(&self) -> Option<u64> {
+        self.rate_limits.next_deadline()
+    }
+
+    /// Memory that has been written to a file, or not.
+    pub fn saved(&mut self) -> Option<(JobId, Result<(), QmpError>)> {
+        self.saves.finished()
+    }
+
+    /// Gives up what goes on in the background, without a trace.
+    pub fn cancel_jobs(&mut self) {
+        self.saves.cancel();
     }
 
     /// Events that some sessions have not been told of: those that the executing session knows,

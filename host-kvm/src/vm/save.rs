@@ -16,6 +16,7 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::fs::{self, File, Metadata};
 use std::io;
+use std::num::NonZeroU64;
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
@@ -27,7 +28,7 @@ use std::time::{Duration, Instant};
 
 use thimble_core::cpu::PagingRegisters;
 use thimble_core::memory::{Backing, Block, GuestRam, MemoryMap, RamError};
-use thimble_monitor::QmpError;
+use thimble_monitor::{JobId, QmpError};
 
 use super::Shared;
 use crate::error_text;
@@ -57,10 +58,6 @@ pub enum Space {
     Virtual(PagingRegisters),
 }
 
-/// Names a job, never twice in a process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct JobId(pub u64);
-
 /// How a job has ended.
 pub type Outcome = (JobId, Result<(), QmpError>);
 
@@ -68,7 +65,7 @@ pub type Outcome = (JobId, Result<(), QmpError>);
 /// was woken.
 #[derive(Default)]
 pub struct SaveJobs {
-    last: u64,
+    last: Option<JobId>,
     jobs: Vec<(JobId, Arc<Progress>)>,
     outcomes: Arc<Mutex<VecDeque<Outcome>>>,
 }
@@ -95,7 +92,9 @@ impl SaveJobs {
         }
         let task = Task::new(shared, space, address, size, filename);
         let progress = task.progress.clone();
-        let id = JobId(self.last + 1);
+        let id = self.last.map_or(JobId(NonZeroU64::MIN), |JobId(last)| {
+            JobId(last.saturating_add(1))
+        });
         let outcomes = self.outcomes.clone();
         let work = move || {
             block_signals();
@@ -113,7 +112,7 @@ impl SaveJobs {
                     "Could not start a thread that writes memory: {reason}"
                 ))
             })?;
-        self.last = id.0;
+        self.last = Some(id);
         self.jobs.push((id, progress));
         Ok(id)
     }
@@ -136,16 +135,6 @@ impl SaveJobs {
             job.wait_created(deadline);
         }
     }
-}
-
-/// Writes guest physical memory to a file, and returns when that is done.
-pub(super) fn physical_memory(
-    shared: &Arc<Shared>,
-    address: u64,
-    size: u64,
-    filename: &[u8],
-) -> Result<(), QmpError> {
-    Task::new(shared, Space::Physical, address, size, filename).run()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -1,9 +1,11 @@
 //! What the virtual machine is doing, and what changes that.
 
+use thimble_core::machine::actions::ActionChanges;
+
 use super::Context;
+use crate::Owner;
 use crate::error::Fail;
 use crate::schema::{RunState, arguments, results};
-use crate::{Actions, Owner};
 
 pub(crate) fn query_status<O: Owner>(
     context: &mut Context<'_, O>,
@@ -60,9 +62,9 @@ pub(crate) fn watchdog_set_action<O: Owner>(
     context: &mut Context<'_, O>,
     arguments: arguments::WatchdogSetAction,
 ) -> Result<(), Fail<'static>> {
-    context.owner.set_actions(Actions {
+    context.owner.set_actions(ActionChanges {
         watchdog: Some(arguments.action),
-        ..Actions::default()
+        ..ActionChanges::default()
     });
     Ok(())
 }
@@ -71,7 +73,7 @@ pub(crate) fn set_action<O: Owner>(
     context: &mut Context<'_, O>,
     arguments: arguments::SetAction,
 ) -> Result<(), Fail<'static>> {
-    context.owner.set_actions(Actions {
+    context.owner.set_actions(ActionChanges {
         reboot: arguments.reboot,
         shutdown: arguments.shutdown,
         panic: arguments.panic,

@@ -6,7 +6,7 @@ use std::alloc::{Layout, alloc_zeroed, handle_alloc_error};
 
 use cases::CASES;
 use serde_json::Value;
-use thimble_core::devices::{ConsoleId, PowerRequest};
+use thimble_core::devices::{ConsoleId, GuestEvent, PowerRequest};
 use thimble_core::machine::{Board, Config, Host, Irqchip, Machine, RunState};
 use thimble_core::memory::ArrayRam;
 use thimble_core::qmp::{
@@ -99,6 +99,7 @@ impl Host for Deaf {
     fn power(&mut self, _request: PowerRequest) {}
     fn memory_remapped(&mut self) {}
     fn set_a20(&mut self, _enabled: bool) {}
+    fn guest_event(&mut self, _event: GuestEvent) {}
 }
 
 const HELLO: &[u8] = b"{\"execute\":\"qmp_capabilities\"}";
