@@ -10,6 +10,9 @@ fn main() {
         &schema.rust().unwrap_or_else(|e| panic!("{e}")),
     );
     write(&out.join("reference.md"), &schema.page());
+    // For tests of the argument check.
+    let checks = compile(Path::new("tests/checks.json"));
+    write(&out.join("checks.rs"), &checks.tables());
 }
 
 fn compile(path: &Path) -> thimble_qapi::Schema {

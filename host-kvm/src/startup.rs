@@ -1,7 +1,6 @@
 //! From the command line to a running event loop: everything that can fail at the start fails
 //! here, with one line that names the option.
 
-use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::Read as _;
 use std::os::unix::fs::OpenOptionsExt;
@@ -13,8 +12,9 @@ use rustix::time::{TimerfdClockId, TimerfdFlags, timerfd_create};
 use thimble_core::devices::class::PropertyValues;
 use thimble_core::devices::{debugcon, serial};
 use thimble_core::machine::{
-    Board, CLASSES, Config, HIGH_RAM_BASE, Irqchip, Machine, RamLayout, SERIAL_MAX,
+    Board, CLASSES, Config, HIGH_RAM_BASE, Irqchip, Machine, Place, RamLayout, SERIAL_MAX,
 };
+use thimble_core::qom::{Processor, Tree};
 use thimble_firmware::loader;
 use thimble_monitor::MONITOR_OUT_MAX;
 use thimble_monitor::schema::EventText;
@@ -32,7 +32,8 @@ use crate::options::{
 };
 use crate::qtest::{self, QtestServer};
 use crate::vm::{
-    BridgeState, CONSOLES_MAX, Clock, Exits, Guarded, Settings, Shared, Vm, since_epoch,
+    BridgeState, CONSOLES_MAX, Clock, DEFAULT_CPU, Exits, Guarded, ObjectFacts, Settings, Shared,
+    Vm, since_epoch,
 };
 use crate::{error_text, firmware_images, report};
 
@@ -251,10 +252,15 @@ fn build(options: &Options) -> Result<EventLoop, OptionError> {
         kvm.leave_idle_to_guest()
             .map_err(|error| OptionError::new("-overcommit cpu-pm=on", &error.to_string()))?;
     }
-    let vcpus = match kvm {
-        Some(kvm) => Some(processors(options, kvm, &shared)?),
-        None => None,
+    let (vcpus, processor) = match kvm {
+        Some(kvm) => {
+            let (vcpus, processor) = processors(options, kvm, &shared)?;
+            (Some(vcpus), Some(processor))
+        }
+        None => (None, None),
     };
+    let firmware = options.bios.as_deref().unwrap_or(DEFAULT_FIRMWARE);
+    let objects = ObjectFacts::new(options, firmware, processor);
     let settings = Settings {
         actions: options.actions,
         preconfig: options.preconfig,
@@ -271,7 +277,8 @@ fn build(options: &Options) -> Result<EventLoop, OptionError> {
         reset_log: reset_log(options)?,
         rtc_ahead: rtc_base(options.rtc.base) - seconds_since_epoch(),
         rtc_follows_host: options.rtc.clock == RtcClock::Host,
-        rtc_path: rtc_path(options.smp.cpus),
+        rtc_path: shared.lock().objects(&objects, |tree| rtc_path(&tree)),
+        objects,
     };
     let waits = settings.preconfig || !settings.autostart;
     let mut vm = Vm::new(shared, vcpus, settings);
@@ -343,8 +350,8 @@ fn processors(
     options: &Options,
     kvm: Arc<kvm::Vm>,
     shared: &Arc<Shared>,
-) -> Result<Vcpus, OptionError> {
-    let model = options.cpu.as_deref().unwrap_or("qemu64");
+) -> Result<(Vcpus, Processor), OptionError> {
+    let model = options.cpu.as_deref().unwrap_or(DEFAULT_CPU);
     let origin = format!("-cpu {model}");
     let refused = |error: kvm::CpuError| OptionError::new(&origin, &error.to_string());
     let spec = CpuSpec::parse(model).map_err(refused)?;
@@ -356,9 +363,12 @@ fn processors(
     }
     let handler = Arc::new(Exits::new(shared));
     let vcpus = Vcpus::new(kvm, options.smp.cpus, &table, handler);
-    vcpus.map_err(|error| {
+    let vcpus = vcpus.map_err(|error| {
         OptionError::new(&format!("-smp {}", options.smp.cpus), &error.to_string())
-    })
+    })?;
+    let name = model.split(',').next().unwrap_or_default();
+    let cpuid = |leaf, subleaf| table.registers(leaf, subleaf);
+    Ok((vcpus, Processor::from_cpuid(name, &cpuid)))
 }
 
 /// The firmware image, at its full length.
@@ -479,25 +489,33 @@ fn plug_devices(
     chardevs: &Chardevs,
     consoles: &mut [Option<ChardevId>; CONSOLES_MAX],
 ) -> Result<(), OptionError> {
-    let mut plug = |origin: &str, properties: &PropertyValues, id: Option<&str>| {
-        let id = id.map(|id| chardev(chardevs, id)).transpose()?;
-        match machine.plug(properties) {
-            Ok(Some(console)) => consoles[usize::from(console.0)] = id,
-            Ok(None) => {}
-            Err(error) => return Err(OptionError::new(origin, &error.to_string())),
-        }
-        Ok(())
-    };
+    let mut plug =
+        |origin: &str, properties: &PropertyValues, place: Place<'_>, id: Option<&str>| {
+            let id = id.map(|id| chardev(chardevs, id)).transpose()?;
+            match machine.plug_at(properties, place) {
+                Ok(Some(console)) => consoles[usize::from(console.0)] = id,
+                Ok(None) => {}
+                Err(error) => return Err(OptionError::new(origin, &error.to_string())),
+            }
+            Ok(())
+        };
     for (index, id) in options.serials.iter().enumerate().take(SERIAL_MAX) {
         let Some(id) = id else { continue };
         let mut properties = options.defaults_of(&serial::CLASS);
         // The class has this property, and a port's number is in its range.
         let _ = properties.set("index", &index.to_string());
-        plug(&format!("-serial chardev:{id}"), &properties, Some(id))?;
+        let origin = format!("-serial chardev:{id}");
+        plug(&origin, &properties, Place::Board, Some(id))?;
     }
-    for id in options.debugcons.iter().flatten() {
+    for (index, id) in options.debugcons.iter().flatten().enumerate() {
         let properties = options.defaults_of(&debugcon::CLASS);
-        plug(&format!("-debugcon chardev:{id}"), &properties, Some(id))?;
+        let origin = format!("-debugcon chardev:{id}");
+        // As QEMU, which takes this option once.
+        let place = match index {
+            0 => Place::Id("debugcon"),
+            _ => Place::Anonymous,
+        };
+        plug(&origin, &properties, place, Some(id))?;
     }
     for device in &options.devices {
         if device.properties.class().name == debugcon::CLASS.name
@@ -510,6 +528,7 @@ fn plug_devices(
         plug(
             &device.origin,
             &device.properties,
+            device.id.as_deref().map_or(Place::Anonymous, Place::Id),
             device.properties.text("chardev"),
         )?;
     }
@@ -550,12 +569,11 @@ fn seconds_since_epoch() -> i64 {
     since_epoch().as_secs() as i64
 }
 
-/// Path of the real-time clock in the object tree: on boards with the PC's chipset it follows the
-/// processors and eight other devices.
-fn rtc_path(cpus: u32) -> EventText {
+/// Path of the real-time clock in the object tree; empty on a board without one.
+fn rtc_path(tree: &Tree<'_>) -> EventText {
     let mut path = EventText::new();
-    // A number always fits.
-    let _ = write!(path, "/machine/unattached/device[{}]", cpus + 8);
+    // The paths of a board's devices fit.
+    let _ = tree.rtc_path(&mut path);
     path
 }
 

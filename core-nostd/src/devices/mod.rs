@@ -10,6 +10,7 @@ pub mod debug_exit;
 pub mod debugcon;
 pub mod i8042;
 pub mod ib700;
+pub mod kernel;
 pub mod pit;
 pub mod port92;
 pub mod post;

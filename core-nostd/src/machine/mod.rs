@@ -21,6 +21,7 @@ pub mod actions;
 mod board;
 mod config;
 mod host;
+mod plugged;
 mod ports;
 pub mod qtest;
 mod run_state;
@@ -47,6 +48,7 @@ use crate::time::Timers;
 pub use board::{BuildError, CLASSES, DeviceError};
 pub use config::{Board, Config, HIGH_RAM_BASE, Irqchip, RamLayout};
 pub use host::Host;
+pub use plugged::{ID_MAX, PLUGGED_MAX, Place, Plugged};
 pub use ports::PortsFull;
 use ports::{PortMap, piece};
 pub use run_state::RunState;
@@ -122,6 +124,7 @@ pub struct Machine<'m> {
     debug_exits: heapless::Vec<DebugExit, DEBUG_EXIT_MAX>,
     watchdog: Option<Ib700>,
     pvpanic: Option<Pvpanic>,
+    plugged: heapless::Vec<Plugged, PLUGGED_MAX>,
 }
 
 impl<'m> Machine<'m> {

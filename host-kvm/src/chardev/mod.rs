@@ -266,6 +266,11 @@ impl Chardevs {
         &self.slots[usize::from(id.0)].label
     }
 
+    /// What the device is connected to.
+    pub fn backend(&self, id: ChardevId) -> &Backend {
+        &self.slots[usize::from(id.0)].backend
+    }
+
     /// What the device is connected to, as query-chardev tells it.
     pub fn describe(&self, id: ChardevId) -> String {
         let slot = &self.slots[usize::from(id.0)];

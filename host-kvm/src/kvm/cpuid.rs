@@ -306,6 +306,15 @@ impl CpuidTable {
             .map_or(0, |entry| entry.eax)
     }
 
+    /// EAX, EBX, ECX and EDX of a leaf, but for what differs between processors; zeros for one that
+    /// is not there.
+    pub fn registers(&self, leaf: u32, subleaf: u32) -> [u32; 4] {
+        self.entries
+            .iter()
+            .find(|entry| (entry.function, entry.index) == (leaf, subleaf))
+            .map_or([0; 4], |e| [e.eax, e.ebx, e.ecx, e.edx])
+    }
+
     /// The APIC id of a processor, by its index: its number in KVM.
     pub fn apic_id(&self, index: u32) -> u32 {
         self.topology.apic_id(index)

@@ -6,6 +6,7 @@
 
 mod bridge;
 mod clock;
+mod objects;
 mod owner;
 mod save;
 
@@ -33,6 +34,7 @@ use crate::kvm::{self, KvmError, Pauser, Topology, VcpuStop, Vcpus};
 
 pub use bridge::{Bridge, BridgeState, CONSOLES_MAX, Exits, Pending};
 pub use clock::{Clock, monotonic};
+pub use objects::{DEFAULT_CPU, ObjectFacts};
 pub use save::{Outcome, SAVE_JOBS_MAX, SaveJobs, Space};
 
 /// What the machine's lock guards.
@@ -196,6 +198,8 @@ pub struct Settings {
     pub rtc_follows_host: bool,
     /// Its path in the object tree.
     pub rtc_path: EventText,
+    /// What the object tree shows of the process.
+    pub objects: ObjectFacts,
 }
 
 /// The host's time since 1970-01-01 00:00 UTC.

@@ -34,6 +34,11 @@ impl Schema {
         rust::source(self)
     }
 
+    /// Rust source: the tables alone.
+    pub fn tables(&self) -> String {
+        rust::tables(self)
+    }
+
     /// Every name that a client writes: commands, members, values.
     pub fn dictionary(&self) -> BTreeSet<&str> {
         let mut words = BTreeSet::new();

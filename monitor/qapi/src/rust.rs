@@ -9,9 +9,7 @@ use crate::{Builtin, Command, Default, Error, Member, Schema, Type, TypeId, Valu
 
 /// The whole source file.
 pub(crate) fn source(schema: &Schema) -> Result<String, Error> {
-    let mut tables = Tables::default();
-    tables.fill(schema);
-    let mut out = tables.print();
+    let mut out = tables(schema);
     let types = Types::of(schema);
     types.enums(&mut out);
     types.module(&mut out, Role::Arguments);
@@ -19,6 +17,13 @@ pub(crate) fn source(schema: &Schema) -> Result<String, Error> {
     types.events(&mut out);
     types.commands(&mut out);
     Ok(out)
+}
+
+/// The tables alone.
+pub(crate) fn tables(schema: &Schema) -> String {
+    let mut tables = Tables::default();
+    tables.fill(schema);
+    tables.print()
 }
 
 /// Rows of the tables, as `monitor/src/schema/tables.rs` declares them.
@@ -885,8 +890,8 @@ fn camel(name: &str) -> String {
 
 /// `cpu-index` to `cpu_index`.
 fn snake(name: &str) -> String {
-    const KEYWORDS: [&str; 8] = [
-        "type", "static", "in", "final", "virtual", "match", "loop", "override",
+    const KEYWORDS: [&str; 9] = [
+        "abstract", "type", "static", "in", "final", "virtual", "match", "loop", "override",
     ];
     let snake = name.replace(['-', '.'], "_").to_lowercase();
     match KEYWORDS.contains(&&*snake) {

@@ -25,23 +25,33 @@ enum Step {
     Element(usize),
 }
 
+/// How elements of lists are written in paths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Paths {
+    /// `list[0]`
+    Json,
+    /// `list.0`
+    Keyval,
+}
+
 impl Path<'_> {
     /// The path as text; what does not fit is left out.
-    fn text(&self) -> PathText {
+    fn text(&self, paths: Paths) -> PathText {
         let mut text = PathText::new();
-        self.write(&mut text);
+        self.write(paths, &mut text);
         text
     }
 
-    fn write(&self, text: &mut PathText) {
+    fn write(&self, paths: Paths, text: &mut PathText) {
         if let Some(outer) = self.outer {
-            outer.write(text);
+            outer.write(paths, text);
         }
         let dot = if text.is_empty() { "" } else { "." };
         // An error is the cut.
-        let _ = match self.step {
-            Step::Member(name) => write!(text, "{dot}{name}"),
-            Step::Element(index) => write!(text, "[{index}]"),
+        let _ = match (self.step, paths) {
+            (Step::Member(name), _) => write!(text, "{dot}{name}"),
+            (Step::Element(index), Paths::Json) => write!(text, "[{index}]"),
+            (Step::Element(index), Paths::Keyval) => write!(text, ".{index}"),
         };
     }
 
@@ -60,19 +70,22 @@ pub(crate) fn check<'m>(
     kind: TypeId,
     given: Option<Value<'m>>,
 ) -> Result<(), Fail<'m>> {
-    Checker { tables }.object(kind, given, None)
+    check_with(tables, kind, given, Paths::Json)
+}
+
+/// The same, with paths written in one of two ways.
+pub(super) fn check_with<'m>(
+    tables: &Tables,
+    kind: TypeId,
+    given: Option<Value<'m>>,
+    paths: Paths,
+) -> Result<(), Fail<'m>> {
+    Checker { tables, paths }.object(kind, given, None)
 }
 
 struct Checker<'t> {
     tables: &'t Tables,
-}
-
-fn wrong_type<'m>(path: &Path<'_>, expected: &'static str) -> Fail<'m> {
-    Fail::at(
-        "Invalid parameter type for '",
-        path.text(),
-        &[b"', expected: ", expected.as_bytes()],
-    )
+    paths: Paths,
 }
 
 fn out_of_range<'m>(path: &Path<'_>, expected: &'static str) -> Fail<'m> {
@@ -85,12 +98,20 @@ fn out_of_range<'m>(path: &Path<'_>, expected: &'static str) -> Fail<'m> {
 }
 
 impl Checker<'_> {
+    fn wrong_type<'m>(&self, path: &Path<'_>, expected: &'static str) -> Fail<'m> {
+        Fail::at(
+            "Invalid parameter type for '",
+            path.text(self.paths),
+            &[b"', expected: ", expected.as_bytes()],
+        )
+    }
+
     fn value<'m>(&self, kind: TypeId, value: Value<'m>, path: &Path<'_>) -> Result<(), Fail<'m>> {
         match self.tables.kind(kind) {
-            TypeRow::Builtin(builtin) => scalar(builtin, value, path),
+            TypeRow::Builtin(builtin) => self.scalar(builtin, value, path),
             TypeRow::Enum { values, .. } => {
                 let Some(text) = value.bytes() else {
-                    return Err(wrong_type(path, "string"));
+                    return Err(self.wrong_type(path, "string"));
                 };
                 let known = self.tables.values(values);
                 if known
@@ -109,7 +130,7 @@ impl Checker<'_> {
             }
             TypeRow::Array(element) => {
                 if value.kind() != Kind::Array {
-                    return Err(wrong_type(path, "array"));
+                    return Err(self.wrong_type(path, "array"));
                 }
                 for (index, value) in value.elements().enumerate() {
                     let path = Path {
@@ -122,7 +143,7 @@ impl Checker<'_> {
             }
             TypeRow::Object { .. } => {
                 if value.kind() != Kind::Object {
-                    return Err(wrong_type(path, "object"));
+                    return Err(self.wrong_type(path, "object"));
                 }
                 self.object(kind, Some(value), Some(path))
             }
@@ -205,13 +226,64 @@ impl Checker<'_> {
         let Some(name) = unexpected else {
             return Ok(());
         };
-        let path = path.map_or(PathText::new(), Path::text);
+        let path = path.map_or(PathText::new(), |path| path.text(self.paths));
         let dot: &[u8] = if path.is_empty() { b"" } else { b"." };
         Err(Fail::at(
             "Parameter '",
             path,
             &[dot, name, b"' is unexpected"],
         ))
+    }
+
+    fn scalar<'m>(
+        &self,
+        builtin: Builtin,
+        value: Value<'m>,
+        path: &Path<'_>,
+    ) -> Result<(), Fail<'m>> {
+        let signed = |fits: fn(i64) -> bool, name| match value.kind() {
+            Kind::Integer if fits(value.int().unwrap_or_default()) => Ok(()),
+            Kind::Integer => Err(out_of_range(path, name)),
+            _ => Err(self.wrong_type(path, "integer")),
+        };
+        // Negative numbers count as the two's complement that they are.
+        let unsigned = |most: u64, name| match value.kind() {
+            Kind::Integer | Kind::Unsigned => {
+                let number = value.uint().unwrap_or(u64::MAX);
+                match number <= most {
+                    true => Ok(()),
+                    false => Err(out_of_range(path, name)),
+                }
+            }
+            _ => Err(Fail::at(
+                "Parameter '",
+                path.text(self.paths),
+                &[b"' expects uint64"],
+            )),
+        };
+        let plain = |fits: bool, name| match fits {
+            true => Ok(()),
+            false => Err(self.wrong_type(path, name)),
+        };
+        let kind = value.kind();
+        match builtin {
+            Builtin::Str => plain(kind == Kind::String, "string"),
+            Builtin::Bool => plain(matches!(kind, Kind::True | Kind::False), "boolean"),
+            Builtin::Null => plain(kind == Kind::Null, "null"),
+            Builtin::Number => plain(
+                matches!(kind, Kind::Integer | Kind::Unsigned | Kind::Float),
+                "number",
+            ),
+            Builtin::Any => Ok(()),
+            Builtin::Int | Builtin::Int64 => plain(kind == Kind::Integer, "integer"),
+            Builtin::Int8 => signed(|n| i8::try_from(n).is_ok(), "int8_t"),
+            Builtin::Int16 => signed(|n| i16::try_from(n).is_ok(), "int16_t"),
+            Builtin::Int32 => signed(|n| i32::try_from(n).is_ok(), "int32_t"),
+            Builtin::Uint8 => unsigned(u8::MAX.into(), "uint8_t"),
+            Builtin::Uint16 => unsigned(u16::MAX.into(), "uint16_t"),
+            Builtin::Uint32 => unsigned(u32::MAX.into(), "uint32_t"),
+            Builtin::Uint64 | Builtin::Size => unsigned(u64::MAX, "uint64"),
+        }
     }
 
     fn members<'m>(
@@ -230,53 +302,15 @@ impl Checker<'_> {
                 Some(value) => self.value(member.kind, value, &path)?,
                 None if member.optional => {}
                 None => {
-                    return Err(Fail::at("Parameter '", path.text(), &[b"' is missing"]));
+                    return Err(Fail::at(
+                        "Parameter '",
+                        path.text(self.paths),
+                        &[b"' is missing"],
+                    ));
                 }
             }
         }
         Ok(())
-    }
-}
-
-fn scalar<'m>(builtin: Builtin, value: Value<'m>, path: &Path<'_>) -> Result<(), Fail<'m>> {
-    let signed = |fits: fn(i64) -> bool, name| match value.kind() {
-        Kind::Integer if fits(value.int().unwrap_or_default()) => Ok(()),
-        Kind::Integer => Err(out_of_range(path, name)),
-        _ => Err(wrong_type(path, "integer")),
-    };
-    // Negative numbers count as the two's complement that they are.
-    let unsigned = |most: u64, name| match value.kind() {
-        Kind::Integer | Kind::Unsigned => {
-            let number = value.uint().unwrap_or(u64::MAX);
-            match number <= most {
-                true => Ok(()),
-                false => Err(out_of_range(path, name)),
-            }
-        }
-        _ => Err(Fail::at("Parameter '", path.text(), &[b"' expects uint64"])),
-    };
-    let plain = |fits: bool, name| match fits {
-        true => Ok(()),
-        false => Err(wrong_type(path, name)),
-    };
-    let kind = value.kind();
-    match builtin {
-        Builtin::Str => plain(kind == Kind::String, "string"),
-        Builtin::Bool => plain(matches!(kind, Kind::True | Kind::False), "boolean"),
-        Builtin::Null => plain(kind == Kind::Null, "null"),
-        Builtin::Number => plain(
-            matches!(kind, Kind::Integer | Kind::Unsigned | Kind::Float),
-            "number",
-        ),
-        Builtin::Any => Ok(()),
-        Builtin::Int | Builtin::Int64 => plain(kind == Kind::Integer, "integer"),
-        Builtin::Int8 => signed(|n| i8::try_from(n).is_ok(), "int8_t"),
-        Builtin::Int16 => signed(|n| i16::try_from(n).is_ok(), "int16_t"),
-        Builtin::Int32 => signed(|n| i32::try_from(n).is_ok(), "int32_t"),
-        Builtin::Uint8 => unsigned(u8::MAX.into(), "uint8_t"),
-        Builtin::Uint16 => unsigned(u16::MAX.into(), "uint16_t"),
-        Builtin::Uint32 => unsigned(u32::MAX.into(), "uint32_t"),
-        Builtin::Uint64 | Builtin::Size => unsigned(u64::MAX, "uint64"),
     }
 }
 
@@ -288,4 +322,50 @@ fn bucket(name: &[u8]) -> u32 {
             .wrapping_add_signed(i32::from(byte as i8))
     });
     hash.wrapping_mul(11) % 7
+}
+
+#[cfg(test)]
+#[allow(unreachable_pub)]
+mod tests {
+    use std::boxed::Box;
+    use std::string::String;
+
+    use thimble_core::qmp::Parser;
+
+    use super::super::tables::*;
+    use super::*;
+
+    include!(concat!(env!("OUT_DIR"), "/checks.rs"));
+
+    /// What the check says of a command's arguments.
+    fn answer(parser: &mut Parser, command: &str, arguments: &str) -> String {
+        parser.reset();
+        let progress = parser.push(arguments.as_bytes());
+        assert_eq!(progress.message, Some(Ok(())), "{arguments}");
+        let index = SCHEMA.command(command.as_bytes()).expect(command);
+        let kind = SCHEMA.commands[index].arguments;
+        match check(&SCHEMA, kind, Some(parser.message())) {
+            Ok(()) => "ok".into(),
+            Err(fail) => {
+                let (_, pieces) = fail.parts();
+                String::from_utf8(pieces.concat()).expect("text")
+            }
+        }
+    }
+
+    #[test]
+    fn says_what_was_observed() {
+        let mut parser = Box::new(Parser::new());
+        let mut count = 0;
+        for line in include_str!("../../tests/checks.list").lines() {
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            let (command, rest) = line.split_once(' ').expect("a command");
+            let (arguments, expected) = rest.rsplit_once(" => ").expect("an answer");
+            assert_eq!(answer(&mut parser, command, arguments), expected, "{line}");
+            count += 1;
+        }
+        assert!(count > 70);
+    }
 }

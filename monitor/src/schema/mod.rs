@@ -1,6 +1,7 @@
 //! The schema: what `monitor/schema/` declares, as tables, as types, and as the check of arguments.
 
 mod check;
+mod option;
 mod tables;
 mod values;
 
@@ -13,6 +14,7 @@ use crate::reply::Reply;
 use values::{FromValue, member};
 
 pub(crate) use check::check;
+pub use option::{OptionError, OptionType, read_option};
 pub use tables::{
     Builtin, CommandRow, EventRow, MemberRow, NO_TAG, Name, Rows, Tables, TypeId, TypeRow,
     ValueRow, VariantRow,
