@@ -18,5 +18,6 @@ pub mod machine;
 pub mod memory;
 pub mod pci;
 pub mod qmp;
+pub mod qom;
 pub mod state;
 pub mod time;

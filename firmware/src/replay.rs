@@ -10,10 +10,10 @@ use thimble_core::devices::class::PropertyValues;
 use thimble_core::devices::{ConsoleId, GuestEvent, PowerRequest, Width};
 use thimble_core::machine::qtest::Qtest;
 use thimble_core::machine::{
-    Board, CLASSES, Config, Host, Irqchip, Machine, RunState, SERIAL_MAX, STATE_MAX,
+    Board, CLASSES, Config, Host, Irqchip, Machine, SERIAL_MAX, STATE_MAX,
 };
 use thimble_core::memory::{ArrayRam, GuestRam};
-use thimble_monitor::{Event, KvmInfo, Owner, QmpError, Session, ShutdownCause, Timestamp};
+use thimble_monitor::{Event, InMemory, QmpError, Session, Timestamp};
 
 /// Bytes of guest RAM.
 const RAM: usize = 2 << 20;
@@ -331,106 +331,39 @@ fn consoles(memory: &mut Memory, out: &mut impl Write) -> fmt::Result {
     Ok(())
 }
 
-/// A machine with a run state: what QMP commands act on.
-struct Vm<'m> {
-    machine: Machine<'m>,
-    calls: Calls,
-    state: RunState,
-    events: heapless::Deque<Event, 8>,
-    told: i64,
+/// What QMP commands act on.
+type Vm<'m> = InMemory<'m, Calls>;
+
+fn vm(machine: Machine<'_>) -> Vm<'_> {
+    let mut vm = InMemory::new(machine, Calls::default());
+    vm.name = Some("guest");
+    vm.uuid = [0x5a; 16];
+    vm
 }
 
-impl<'m> Vm<'m> {
-    fn new(machine: Machine<'m>) -> Self {
-        Self {
-            machine,
-            calls: Calls::default(),
-            state: RunState::Prelaunch,
-            events: heapless::Deque::new(),
-            told: 0,
-        }
+/// Does what was to be done in the background: prints what would be written to the file.
+fn save_memory(vm: &mut Vm<'_>) -> Option<Result<(), QmpError>> {
+    let (_, saved) = vm.saving.take()?;
+    if saved.size > RAM as u64 {
+        let size = saved.size;
+        return Some(Err(QmpError::generic(format_args!(
+            "{size} bytes are too many"
+        ))));
     }
-
-    fn report(&mut self, event: Event) {
-        if self.events.push_back(event).is_err() {
-            self.calls.note(format_args!("an event was lost"));
-        }
+    let mut sum = CHECKSUM_START;
+    for at in 0..saved.size {
+        let mut byte = [0];
+        let gpa = saved.address.wrapping_add(at);
+        vm.machine.physical_read(&mut vm.host, 0, gpa, &mut byte);
+        sum = checksum(&byte, sum);
     }
-}
-
-impl Owner for Vm<'_> {
-    fn run_state(&self) -> RunState {
-        self.state
-    }
-
-    fn stop(&mut self) -> Result<(), QmpError> {
-        if self.state == RunState::Running {
-            self.state = RunState::Paused;
-            self.report(Event::Stop);
-        }
-        Ok(())
-    }
-
-    fn cont(&mut self) -> Result<(), QmpError> {
-        if self.state != RunState::Running {
-            self.state = RunState::Running;
-            self.report(Event::Resume);
-        }
-        Ok(())
-    }
-
-    fn system_reset(&mut self) -> Result<(), QmpError> {
-        self.machine.reset(&mut self.calls, 0);
-        self.report(Event::Reset(ShutdownCause::HostQmpSystemReset));
-        Ok(())
-    }
-
-    fn quit(&mut self) {
-        self.report(Event::Shutdown(ShutdownCause::HostQmpQuit));
-    }
-
-    fn pmemsave(&mut self, address: u64, size: u64, filename: &[u8]) -> Result<(), QmpError> {
-        if size > RAM as u64 {
-            return Err(QmpError::generic(format_args!("{size} bytes are too many")));
-        }
-        let mut sum = CHECKSUM_START;
-        for at in 0..size {
-            let mut byte = [0];
-            let gpa = address.wrapping_add(at);
-            self.machine
-                .physical_read(&mut self.calls, 0, gpa, &mut byte);
-            sum = checksum(&byte, sum);
-        }
-        let name = filename.escape_ascii();
-        self.calls
-            .note(format_args!("file {name}: {size} bytes, {sum:08x}"));
-        Ok(())
-    }
-
-    fn name(&self) -> Option<&str> {
-        Some("guest")
-    }
-
-    fn uuid(&self) -> [u8; 16] {
-        [0x5a; 16]
-    }
-
-    fn kvm(&self) -> KvmInfo {
-        KvmInfo {
-            enabled: false,
-            present: false,
-        }
-    }
-
-    fn take_event(&mut self) -> Option<(Event, Timestamp)> {
-        let event = self.events.pop_front()?;
-        self.told += 1;
-        let time = Timestamp {
-            seconds: self.told,
-            microseconds: 0,
-        };
-        Some((event, time))
-    }
+    vm.host.note(format_args!(
+        "{:?} to file {}: {} bytes, {sum:08x}",
+        saved.space,
+        saved.filename.escape_ascii(),
+        saved.size
+    ));
+    Some(Ok(()))
 }
 
 /// One connection to the monitor.
@@ -448,7 +381,7 @@ impl<'a, 'm> Connection<'a, 'm> {
     ) -> Self {
         // A greeting that does not fit breaks the session, which is printed.
         let _ = session.open(replies);
-        let vm = Vm::new(machine);
+        let vm = vm(machine);
         Self {
             session,
             replies,
@@ -464,7 +397,7 @@ impl<'a, 'm> Connection<'a, 'm> {
                 write!(out, "{}", chunk.invalid().escape_ascii())?;
             }
             self.replies.clear();
-            self.vm.calls.print(out)?;
+            self.vm.host.print(out)?;
             if self.session.broken() {
                 return writeln!(out, "broken");
             }
@@ -472,6 +405,9 @@ impl<'a, 'm> Connection<'a, 'm> {
                 return Ok(());
             }
             let taken = self.session.feed(bytes, &mut self.vm, self.replies);
+            if let Some(result) = save_memory(&mut self.vm) {
+                self.session.complete(result, &mut self.vm, self.replies);
+            }
             bytes = bytes.get(taken..).unwrap_or(&[]);
         }
     }

@@ -124,6 +124,17 @@ impl Monitors {
     /// Executes the commands that have come in, and tells whether there were any.
     pub fn serve(&mut self, vm: &mut Vm) -> bool {
         let mut served = false;
+        while let Some((job, result)) = vm.saved() {
+            // Its connection may be gone.
+            let mut monitors = self.0.iter();
+            if let Some(index) = monitors.position(|m| m.session.pending() == Some(job)) {
+                self.with_output(index, vm, |session, vm, out| {
+                    session.complete(result, vm, out);
+                });
+                self.tell(vm, Some(index));
+                served = true;
+            }
+        }
         for index in 0..self.0.len() {
             served |= self.serve_one(index, vm);
             self.tell(vm, Some(index));
@@ -132,31 +143,47 @@ impl Monitors {
         served
     }
 
-    fn serve_one(&mut self, index: usize, vm: &mut Vm) -> bool {
+    /// Lends a session its device's output, and sends what it has written.
+    fn with_output<R>(
+        &mut self,
+        index: usize,
+        vm: &mut Vm,
+        call: impl FnOnce(&mut Session, &mut Vm, &mut Output<'_>) -> R,
+    ) -> R {
         let monitor = &mut self.0[index];
-        if !monitor.opened && monitor.input.is_empty() {
-            return false;
-        }
         let shared = vm.shared().clone();
         let mut out = Output {
             shared: &shared,
             chardev: monitor.chardev,
             bytes: Vec::new(),
         };
-        if std::mem::take(&mut monitor.opened) {
-            let _ = monitor.session.open(&mut out);
-        }
-        let mut taken = 0;
-        if !monitor.input.is_empty() && vm.exit_status().is_none() {
-            taken = monitor.session.feed(&monitor.input, vm, &mut out);
-            monitor.input.drain(..taken);
-            if monitor.input.is_empty() {
-                shared.lock().chardevs.pause_input(monitor.chardev, false);
-            }
-        }
+        let result = call(&mut monitor.session, vm, &mut out);
         out.flush();
         if monitor.session.broken() {
             hang_up(&mut shared.lock().chardevs, monitor.chardev);
+        }
+        result
+    }
+
+    fn serve_one(&mut self, index: usize, vm: &mut Vm) -> bool {
+        let monitor = &mut self.0[index];
+        if std::mem::take(&mut monitor.opened) {
+            // A greeting that does not fit breaks the session.
+            let _ = self.with_output(index, vm, |session, _, out| session.open(out));
+        }
+        let monitor = &mut self.0[index];
+        let idle = monitor.input.is_empty() && !monitor.session.lags();
+        if idle || vm.exit_status().is_some() {
+            return false;
+        }
+        let mut input = std::mem::take(&mut monitor.input);
+        let taken = self.with_output(index, vm, |session, vm, out| session.feed(&input, vm, out));
+        input.drain(..taken);
+        let monitor = &mut self.0[index];
+        monitor.input = input;
+        if monitor.input.is_empty() {
+            let mut guarded = vm.shared().lock();
+            guarded.chardevs.pause_input(monitor.chardev, false);
         }
         taken > 0
     }

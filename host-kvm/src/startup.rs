@@ -12,10 +12,12 @@ use rustix::time::{TimerfdClockId, TimerfdFlags, timerfd_create};
 use thimble_core::devices::class::{DeviceClass, PropertyValues};
 use thimble_core::devices::{debugcon, i8042, rtc, serial};
 use thimble_core::machine::{
-    Board, CLASSES, Config, HIGH_RAM_BASE, Irqchip, Machine, RamLayout, SERIAL_MAX,
+    Board, CLASSES, Config, HIGH_RAM_BASE, Irqchip, Machine, Place, RamLayout, SERIAL_MAX,
 };
+use thimble_core::qom::{Processor, Tree};
 use thimble_firmware::loader;
 use thimble_monitor::MONITOR_OUT_MAX;
+use thimble_monitor::schema::EventText;
 
 use crate::chardev::{ChardevId, Chardevs};
 use crate::daemonize::{self, PidFile};
@@ -30,7 +32,8 @@ use crate::options::{
 };
 use crate::qtest::{self, QtestServer};
 use crate::vm::{
-    BridgeState, CONSOLES_MAX, Clock, Exits, Guarded, Settings, Shared, Vm, since_epoch,
+    BridgeState, CONSOLES_MAX, Clock, DEFAULT_CPU, Exits, Guarded, ObjectFacts, Settings, Shared,
+    Vm, since_epoch,
 };
 use crate::{error_text, firmware_images, report};
 
@@ -138,7 +141,7 @@ fn check_globals(options: &Options) -> Result<(), OptionError> {
 #[cfg(feature = "sabotage")]
 fn sabotage() {
     let command = std::env::var("THIMBLE_SABOTAGE").ok();
-    if let Some(index) = command.and_then(|name| thimble_monitor::command_index(&name)) {
+    if let Some(index) = command.and_then(|name| thimble_monitor::SCHEMA.command(name.as_bytes())) {
         thimble_monitor::SABOTAGED.store(index, std::sync::atomic::Ordering::Relaxed);
     }
 }
@@ -254,10 +257,15 @@ fn build(options: &Options) -> Result<EventLoop, OptionError> {
         kvm.leave_idle_to_guest()
             .map_err(|error| OptionError::new("-overcommit cpu-pm=on", &error.to_string()))?;
     }
-    let vcpus = match kvm {
-        Some(kvm) => Some(processors(options, kvm, &shared)?),
-        None => None,
+    let (vcpus, processor) = match kvm {
+        Some(kvm) => {
+            let (vcpus, processor) = processors(options, kvm, &shared)?;
+            (Some(vcpus), Some(processor))
+        }
+        None => (None, None),
     };
+    let firmware = options.bios.as_deref().unwrap_or(DEFAULT_FIRMWARE);
+    let objects = ObjectFacts::new(options, firmware, processor);
     let settings = Settings {
         actions: options.actions,
         preconfig: options.preconfig,
@@ -265,10 +273,17 @@ fn build(options: &Options) -> Result<EventLoop, OptionError> {
         name: options.name.clone(),
         uuid: options.uuid.unwrap_or_default(),
         kvm: kvm_enabled,
+        cpus: if board == Board::None {
+            0
+        } else {
+            options.smp.cpus
+        },
+        topology: topology(options),
         reset_log: reset_log(options)?,
         rtc_start,
         rtc_clock: options.rtc.clock,
-        rtc_path: rtc_path(board, options.smp.cpus, vcpus.is_some()),
+        rtc_path: shared.lock().objects(&objects, |tree| rtc_path(&tree)),
+        objects,
     };
     let waits = settings.preconfig || !settings.autostart;
     let mut vm = Vm::new(shared, vcpus, settings);
@@ -327,29 +342,38 @@ fn choose_accelerator(options: &Options, board: Board) -> Result<Accelerator, Op
     Err(reason.unwrap_or_else(|| OptionError::new("-accel", "no accelerator was named")))
 }
 
+fn topology(options: &Options) -> Topology {
+    let smp = &options.smp;
+    Topology {
+        sockets: smp.sockets,
+        cores: smp.cores,
+        threads: smp.threads,
+    }
+}
+
 fn processors(
     options: &Options,
     kvm: Arc<kvm::Vm>,
     shared: &Arc<Shared>,
-) -> Result<Vcpus, OptionError> {
-    let model = options.cpu.as_deref().unwrap_or("qemu64");
+) -> Result<(Vcpus, Processor), OptionError> {
+    let model = options.cpu.as_deref().unwrap_or(DEFAULT_CPU);
     let origin = format!("-cpu {model}");
     let refused = |error: kvm::CpuError| OptionError::new(&origin, &error.to_string());
     let spec = CpuSpec::parse(model).map_err(refused)?;
-    let smp = &options.smp;
-    let topology = Topology {
-        sockets: smp.sockets,
-        cores: smp.cores,
-        threads: smp.threads,
-    };
-    let (table, warnings) = CpuidTable::new(kvm.kvm(), &spec, topology).map_err(refused)?;
+    let (table, warnings) =
+        CpuidTable::new(kvm.kvm(), &spec, topology(options)).map_err(refused)?;
     // Nobody asked for the default model's features.
     for warning in warnings.iter().filter(|_| options.cpu.is_some()) {
         report(format_args!("warning: {warning}"));
     }
     let handler = Arc::new(Exits::new(shared));
-    let vcpus = Vcpus::new(kvm, smp.cpus, &table, handler);
-    vcpus.map_err(|error| OptionError::new(&format!("-smp {}", smp.cpus), &error.to_string()))
+    let vcpus = Vcpus::new(kvm, options.smp.cpus, &table, handler);
+    let vcpus = vcpus.map_err(|error| {
+        OptionError::new(&format!("-smp {}", options.smp.cpus), &error.to_string())
+    })?;
+    let name = model.split(',').next().unwrap_or_default();
+    let cpuid = |leaf, subleaf| table.registers(leaf, subleaf);
+    Ok((vcpus, Processor::from_cpuid(name, &cpuid)))
 }
 
 /// The firmware image, at its full length.
@@ -470,25 +494,33 @@ fn plug_devices(
     chardevs: &Chardevs,
     consoles: &mut [Option<ChardevId>; CONSOLES_MAX],
 ) -> Result<(), OptionError> {
-    let mut plug = |origin: &str, properties: &PropertyValues, id: Option<&str>| {
-        let id = id.map(|id| chardev(chardevs, id)).transpose()?;
-        match machine.plug(properties) {
-            Ok(Some(console)) => consoles[usize::from(console.0)] = id,
-            Ok(None) => {}
-            Err(error) => return Err(OptionError::new(origin, &error.to_string())),
-        }
-        Ok(())
-    };
+    let mut plug =
+        |origin: &str, properties: &PropertyValues, place: Place<'_>, id: Option<&str>| {
+            let id = id.map(|id| chardev(chardevs, id)).transpose()?;
+            match machine.plug_at(properties, place) {
+                Ok(Some(console)) => consoles[usize::from(console.0)] = id,
+                Ok(None) => {}
+                Err(error) => return Err(OptionError::new(origin, &error.to_string())),
+            }
+            Ok(())
+        };
     for (index, id) in options.serials.iter().enumerate().take(SERIAL_MAX) {
         let Some(id) = id else { continue };
         let mut properties = options.defaults_of(&serial::CLASS);
         // The class has this property, and a port's number is in its range.
         let _ = properties.set("index", &index.to_string());
-        plug(&format!("-serial chardev:{id}"), &properties, Some(id))?;
+        let origin = format!("-serial chardev:{id}");
+        plug(&origin, &properties, Place::Board, Some(id))?;
     }
-    for id in options.debugcons.iter().flatten() {
+    for (index, id) in options.debugcons.iter().flatten().enumerate() {
         let properties = options.defaults_of(&debugcon::CLASS);
-        plug(&format!("-debugcon chardev:{id}"), &properties, Some(id))?;
+        let origin = format!("-debugcon chardev:{id}");
+        // As QEMU, which takes this option once.
+        let place = match index {
+            0 => Place::Id("debugcon"),
+            _ => Place::Anonymous,
+        };
+        plug(&origin, &properties, place, Some(id))?;
     }
     for device in &options.devices {
         if device.properties.class().name == debugcon::CLASS.name
@@ -501,6 +533,7 @@ fn plug_devices(
         plug(
             &device.origin,
             &device.properties,
+            device.id.as_deref().map_or(Place::Anonymous, Place::Id),
             device.properties.text("chardev"),
         )?;
     }
@@ -541,15 +574,12 @@ fn seconds_since_epoch() -> i64 {
     since_epoch().as_secs() as i64
 }
 
-/// Path of the real-time clock in the object tree, where devices are numbered as QEMU creates
-/// them: behind the processors, a paravirtual clock with KVM, and other devices of the board.
-fn rtc_path(board: Board, cpus: u32, kvm: bool) -> &'static str {
-    let others = match board {
-        Board::Pc => 8,
-        Board::Microvm | Board::None => 31,
-    };
-    let number = cpus + u32::from(kvm) + others;
-    format!("/machine/unattached/device[{number}]").leak()
+/// Path of the real-time clock in the object tree; empty on a board without one.
+fn rtc_path(tree: &Tree<'_>) -> EventText {
+    let mut path = EventText::new();
+    // The paths of a board's devices fit.
+    let _ = tree.rtc_path(&mut path);
+    path
 }
 
 /// What the real-time clock shows at the start, in seconds since 1970.

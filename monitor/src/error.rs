@@ -72,13 +72,21 @@ impl fmt::Display for QmpError {
     }
 }
 
+/// Where an argument is: the path to it, of which the schema bounds the names and the tokens of a message the numbers.
+pub(crate) type PathText = heapless::String<256>;
+
+/// Pieces of an error's text at most.
+pub(crate) const PIECES_MAX: usize = 5;
+
 /// Why a command is answered with an error. Texts are pieces to be joined, so that they may quote
 /// input of any length.
 #[derive(Debug)]
 // There is no heap to box the owner's error.
 #[allow(clippy::large_enum_variant)]
 pub(crate) enum Fail<'t> {
-    Text(ErrorClass, [&'t [u8]; 5]),
+    Text(ErrorClass, [&'t [u8]; PIECES_MAX]),
+    /// A GenericError about an argument: what comes before its path, the path, and what comes after.
+    At(&'static str, PathText, [&'t [u8]; PIECES_MAX - 2]),
     Owner(QmpError),
     Sink(SinkFull),
 }
@@ -89,14 +97,41 @@ impl<'t> Fail<'t> {
         Self::class(ErrorClass::Generic, pieces)
     }
 
-    /// An error of up to five pieces.
+    /// An error of up to [`PIECES_MAX`] pieces.
     pub(crate) fn class(class: ErrorClass, pieces: &[&'t [u8]]) -> Self {
-        let mut text: [&[u8]; 5] = [&[]; 5];
-        for (to, from) in text.iter_mut().zip(pieces) {
-            *to = from;
-        }
-        Self::Text(class, text)
+        Self::Text(class, joined(pieces))
     }
+
+    /// A GenericError about the argument at a path.
+    pub(crate) fn at(before: &'static str, path: PathText, after: &[&'t [u8]]) -> Self {
+        Self::At(before, path, joined(after))
+    }
+
+    /// The class and the text's pieces.
+    pub(crate) fn parts(&self) -> (ErrorClass, [&[u8]; PIECES_MAX]) {
+        match self {
+            Self::Text(class, pieces) => (*class, *pieces),
+            Self::At(before, path, [a, b, c]) => (
+                ErrorClass::Generic,
+                [before.as_bytes(), path.as_bytes(), a, b, c],
+            ),
+            Self::Owner(error) => (error.class, joined(&[error.desc.as_bytes()])),
+            Self::Sink(SinkFull) => (
+                ErrorClass::Generic,
+                joined(&[b"The reply is larger than the output limit (4194304 bytes)"]),
+            ),
+        }
+    }
+}
+
+const _: () = assert!(crate::MONITOR_OUT_MAX == 4_194_304);
+
+fn joined<'t, const N: usize>(pieces: &[&'t [u8]]) -> [&'t [u8]; N] {
+    let mut text: [&[u8]; N] = [&[]; N];
+    for (to, from) in text.iter_mut().zip(pieces) {
+        *to = from;
+    }
+    text
 }
 
 impl From<SinkFull> for Fail<'_> {

@@ -1,26 +1,34 @@
 //! QMP sessions and command handlers: bytes in, bytes out, no std, no heap.
 //!
 //! A [`Session`] is one connection's state. It executes commands on an [`Owner`], which is whatever
-//! owns the machine, and writes replies into an [`Out`] that its caller lends.
+//! owns the machine, and writes replies into an [`Out`] that its caller lends. What commands, events and
+//! types there are, the [`schema`] says, and the files of `monitor/schema/` alone.
 #![no_std]
 #![forbid(unsafe_code)]
 
 #[cfg(test)]
 extern crate std;
 
-mod command;
 mod error;
 mod event;
 mod handlers;
+mod in_memory;
 mod owner;
 mod reply;
+pub mod schema;
 mod session;
 
 #[cfg(feature = "sabotage")]
-pub use command::SABOTAGED;
-pub use command::{COMMANDS, Command, command_index};
+use core::sync::atomic::AtomicUsize;
+
 pub use error::{DESC_MAX, ErrorClass, QmpError};
-pub use event::{Event, Timestamp};
-pub use owner::{KvmInfo, Owner};
-pub use session::{MONITOR_OUT_MAX, Out, Session};
+pub use event::{Event, RateLimits, Timestamp};
+pub use in_memory::InMemory;
+pub use owner::{CpuState, JobId, KvmInfo, Owner, Space};
+pub use schema::SCHEMA;
+pub use session::{MONITOR_OUT_MAX, MONITOR_QUEUE_MAX, Out, Session};
 pub use thimble_core::devices::ShutdownCause;
+
+/// The number of the command that answers an empty success instead of acting; `usize::MAX` for none.
+#[cfg(feature = "sabotage")]
+pub static SABOTAGED: AtomicUsize = AtomicUsize::new(usize::MAX);

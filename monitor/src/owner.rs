@@ -1,16 +1,41 @@
 //! What commands ask of the machine's owner.
 
-use thimble_core::machine::RunState;
+use core::num::NonZeroU64;
 
+use thimble_core::machine::RunState;
+use thimble_core::machine::actions::ActionChanges;
+
+use crate::schema::results::{CommandLineOptionInfo, CpuInfoFast, MachineInfo};
 use crate::{Event, QmpError, Timestamp};
 
 /// Whether KVM is used: QMP's KvmInfo.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct KvmInfo {
-    /// The VM runs on KVM.
-    pub enabled: bool,
-    /// KVM is compiled in.
-    pub present: bool,
+pub use crate::schema::results::KvmInfo;
+
+/// A command that goes on in the background. The owner tells its end by `Session::complete`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct JobId(pub NonZeroU64);
+
+/// Which guest memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Space {
+    /// By physical addresses.
+    Physical,
+    /// By linear addresses, as this processor translates them.
+    Linear {
+        /// The processor's index.
+        cpu: u32,
+    },
+}
+
+/// What a processor is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CpuState {
+    /// Whether it waits for an interrupt.
+    pub halted: bool,
+    /// The linear address of its next instruction.
+    pub pc: u64,
+    /// The host's id of its thread.
+    pub thread_id: i32,
 }
 
 /// The machine's owner: the process, or memory in tests. Methods must not block.
@@ -31,12 +56,27 @@ pub trait Owner {
     /// Resets the VM.
     fn system_reset(&mut self) -> Result<(), QmpError>;
 
+    /// Presses the button that wakes a sleeping guest up. Called only if [`Owner::can_sleep`] and the guest sleeps.
+    fn can_sleep(&self) -> bool;
+
     /// Ends the process once replies are written.
     fn quit(&mut self);
 
-    /// Writes guest physical memory to a file, which is removed again on error.
+    /// Sends a non-maskable interrupt to all processors.
+    fn inject_nmi(&mut self) -> Result<(), QmpError>;
+
+    /// Sets what happens on power events.
+    fn set_actions(&mut self, changes: ActionChanges);
+
+    /// Writes `size` bytes of guest memory from `address` on to a file, which is removed again on error.
     /// `filename` is a path in the file system's bytes, without zero bytes.
-    fn pmemsave(&mut self, address: u64, size: u64, filename: &[u8]) -> Result<(), QmpError>;
+    fn save_memory(
+        &mut self,
+        space: Space,
+        address: u64,
+        size: u64,
+        filename: &[u8],
+    ) -> Result<JobId, QmpError>;
 
     /// The VM's name, if it was given one.
     fn name(&self) -> Option<&str>;
@@ -48,9 +88,34 @@ pub trait Owner {
     fn kvm(&self) -> KvmInfo;
 
     /// Whether the machine is not built yet (`--preconfig`).
-    fn preconfig(&self) -> bool {
-        false
-    }
+    fn preconfig(&self) -> bool;
+
+    /// Ends that state. Called only in it.
+    fn exit_preconfig(&mut self) -> Result<(), QmpError>;
+
+    /// How many processors there are.
+    fn cpus(&self) -> u32;
+
+    /// Tells of a processor without disturbing it; `index` is below [`Owner::cpus`].
+    fn visit_cpu(&self, index: u32, visit: &mut dyn FnMut(&CpuInfoFast<'_>));
+
+    /// What a processor is doing; `index` is below [`Owner::cpus`].
+    fn cpu_state(&mut self, index: u32) -> Result<CpuState, QmpError>;
+
+    /// Tells of every board that there is.
+    fn visit_machines(&self, visit: &mut dyn FnMut(&MachineInfo<'_>));
+
+    /// Tells of every option of the command line.
+    fn visit_options(&self, visit: &mut dyn FnMut(&CommandLineOptionInfo<'_>));
+
+    /// Whether migration is told by events.
+    fn migration_events(&mut self) -> &mut bool;
+
+    /// Tells the id of every character device with a connection that [`Owner::yank`] can shut down.
+    fn visit_yankable(&self, visit: &mut dyn FnMut(&str));
+
+    /// Shuts down the connection of a character device; false if there is no such device.
+    fn yank(&mut self, id: &[u8]) -> bool;
 
     /// The next event that the command just executed has caused, oldest first.
     fn take_event(&mut self) -> Option<(Event, Timestamp)>;

@@ -3,8 +3,8 @@
 use serde::Serialize;
 use thimble_core::qmp::{Sink, SinkFull, Writer};
 
-/// Bytes of a result that [`Reply::typed`] writes at most.
-const TYPED_MAX: usize = 512;
+/// Bytes of one value that serde writes at most: a result, or an element of a list. What is longer is streamed.
+const VALUE_MAX: usize = 4096;
 
 /// Where a handler writes its result: at most one value. Without one the result is `{}`.
 pub(crate) struct Reply<'s, S: Sink> {
@@ -27,18 +27,21 @@ impl<'s, S: Sink> Reply<'s, S> {
         self.sink.put(b"{\"return\": ")
     }
 
-    /// A result of small and bounded size.
-    pub(crate) fn typed<T: Serialize>(&mut self, value: &T) -> Result<(), SinkFull> {
-        let mut buffer = [0; TYPED_MAX];
-        let length = serde_json_core::to_slice(value, &mut buffer).map_err(|_| SinkFull)?;
+    /// A whole result.
+    pub(crate) fn value<T: Serialize>(&mut self, value: &T) -> Result<(), SinkFull> {
         self.begin()?;
-        self.sink.put(&buffer[..length])
+        put(self.sink, value)
     }
 
-    /// A result that is streamed.
-    pub(crate) fn writer(&mut self) -> Result<Writer<'_, S>, SinkFull> {
+    /// A result that is a list, element by element.
+    pub(crate) fn list(&mut self) -> Result<ListReply<'_, S>, SinkFull> {
         self.begin()?;
-        Ok(Writer::new(self.sink))
+        let mut writer = Writer::new(self.sink);
+        writer.begin_array()?;
+        Ok(ListReply {
+            writer,
+            full: Ok(()),
+        })
     }
 
     /// A result that is JSON already.
@@ -56,4 +59,48 @@ impl<'s, S: Sink> Reply<'s, S> {
         }
         Ok(())
     }
+}
+
+/// A list being written. An element that does not fit fails the reply at its end.
+pub(crate) struct ListReply<'s, S: Sink> {
+    writer: Writer<'s, S>,
+    full: Result<(), SinkFull>,
+}
+
+impl<S: Sink> ListReply<'_, S> {
+    /// Adds an element.
+    pub(crate) fn push<T: Serialize>(&mut self, value: &T) {
+        self.stream(|writer| {
+            let mut buffer = [0; VALUE_MAX];
+            writer.raw(text(value, &mut buffer)?)
+        });
+    }
+
+    /// Adds an element that is written piece by piece.
+    pub(crate) fn stream(
+        &mut self,
+        element: impl FnOnce(&mut Writer<'_, S>) -> Result<(), SinkFull>,
+    ) {
+        if self.full.is_ok() {
+            self.full = element(&mut self.writer);
+        }
+    }
+
+    pub(crate) fn end(mut self) -> Result<(), SinkFull> {
+        self.full?;
+        self.writer.end_array()
+    }
+}
+
+fn text<'b, T: Serialize>(
+    value: &T,
+    buffer: &'b mut [u8; VALUE_MAX],
+) -> Result<&'b [u8], SinkFull> {
+    let length = serde_json_core::to_slice(value, buffer).map_err(|_| SinkFull)?;
+    Ok(&buffer[..length])
+}
+
+/// Writes a value as JSON.
+pub(crate) fn put<S: Sink, T: Serialize>(sink: &mut S, value: &T) -> Result<(), SinkFull> {
+    sink.put(text(value, &mut [0; VALUE_MAX])?)
 }

@@ -2,19 +2,18 @@
 //!
 //! The wire is QEMU 7.2's, as observed: greeting, negotiation, commands in and out of band, `id` of
 //! any type echoed, events before the reply of the command that caused them, `\r\n` after each
-//! line. Out-of-band commands need no second queue, because commands are executed as they arrive
-//! and none blocks.
+//! line. Commands are executed as they arrive; only one that goes on in the background makes others
+//! wait, and those that come out of band do not.
 
-#[cfg(feature = "sabotage")]
-use core::sync::atomic::Ordering;
+use thimble_core::qmp::{
+    Kept, Kind, ParseError, Parser, Sink, SinkFull, Value, Writer, write_escaped, write_value,
+};
 
-use thimble_core::qmp::{Kind, Parser, Sink, SinkFull, Value, Writer, write_escaped, write_value};
-
-use crate::command::{self, COMMANDS};
 use crate::error::Fail;
-use crate::handlers::{self, Args, Handler, VERSION};
-use crate::reply::Reply;
-use crate::{ErrorClass, Event, Owner, Timestamp};
+use crate::handlers::{Context, Outcome, VERSION};
+use crate::reply::{self, Reply};
+use crate::schema::{self, SCHEMA};
+use crate::{ErrorClass, Event, JobId, Owner, QmpError, Timestamp};
 
 /// Bytes that an [`Out`] holds at most.
 pub const MONITOR_OUT_MAX: usize = 4 * 1024 * 1024;
@@ -45,11 +44,31 @@ impl<const N: usize> Out for heapless::Vec<u8, N> {
     }
 }
 
-/// What the client has agreed to.
+/// What the client has agreed to, and chosen.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Negotiation {
     pub(crate) complete: bool,
     pub(crate) oob: bool,
+    /// The processor that commands mean where they are not told one.
+    pub(crate) cpu: u32,
+}
+
+impl Negotiation {
+    const START: Self = Self {
+        complete: false,
+        oob: false,
+        cpu: 0,
+    };
+}
+
+/// Commands of a connection that wait behind one that goes on in the background; behind them, nothing is read.
+pub const MONITOR_QUEUE_MAX: usize = 8;
+
+/// A message that waits.
+#[derive(Clone, Copy, Debug)]
+struct Waiting {
+    message: Kept,
+    fault: Option<ParseError>,
 }
 
 /// One connection. All zero bytes are a valid session; [`Session::open`] starts it.
@@ -61,6 +80,11 @@ pub(crate) struct Negotiation {
 pub struct Session {
     negotiation: Negotiation,
     broken: bool,
+    /// The command that goes on in the background. Its message is `commanded`.
+    pending: Option<JobId>,
+    commanded: Kept,
+    /// What came after it, in order.
+    waiting: heapless::Vec<Waiting, MONITOR_QUEUE_MAX>,
     parser: Parser,
 }
 
@@ -68,54 +92,132 @@ impl Session {
     /// A fresh session. Large: meant to initialise a `static`.
     pub const fn new() -> Self {
         Self {
-            negotiation: Negotiation {
-                complete: false,
-                oob: false,
-            },
+            negotiation: Negotiation::START,
             broken: false,
+            pending: None,
+            commanded: Kept::START,
+            waiting: heapless::Vec::new(),
             parser: Parser::new(),
         }
     }
 
     /// Starts a connection: forgets the one before and writes the greeting.
     pub fn open<T: Out>(&mut self, out: &mut T) -> Result<(), SinkFull> {
-        self.negotiation.complete = false;
-        self.negotiation.oob = false;
+        self.negotiation = Negotiation::START;
         self.broken = false;
+        self.pending = None;
+        self.waiting.clear();
         self.parser.reset();
-        let mut version = [0; 256];
-        let length = serde_json_core::to_slice(&VERSION, &mut version).map_err(|_| SinkFull)?;
-        let parts: [&[u8]; 3] = [
-            b"{\"QMP\": {\"version\": ",
-            &version[..length],
-            b", \"capabilities\": [\"oob\"]}}\r\n",
-        ];
-        let result = parts.into_iter().try_for_each(|part| out.put(part));
+        let result = out
+            .put(b"{\"QMP\": {\"version\": ")
+            .and_then(|()| reply::put(out, &VERSION))
+            .and_then(|()| out.put(b", \"capabilities\": [\"oob\"]}}\r\n"));
         self.broken = result.is_err();
         result
     }
 
     /// Takes input and executes the commands in it, and returns how many bytes it took. It takes
     /// none while `out` has output pending, so that a client that does not read is not served.
+    ///
+    /// While a command goes on in the background, only those are executed that come out of band; others wait, up to
+    /// [`MONITOR_QUEUE_MAX`]. Without out-of-band commands there is nothing to look for, and the input waits.
     pub fn feed<O: Owner, T: Out>(&mut self, bytes: &[u8], owner: &mut O, out: &mut T) -> usize {
+        self.catch_up(owner, out);
         let mut used = 0;
         while let Some(input @ [_, ..]) = bytes.get(used..) {
-            if out.pending() || self.broken {
+            let idle = self.pending.is_none() && self.waiting.is_empty();
+            let queues = self.negotiation.oob && !self.waiting.is_full();
+            if out.pending() || self.broken || !(idle || queues) {
                 break;
             }
             let progress = self.parser.push(input);
             used += progress.consumed;
-            let written = match progress.message {
-                None => break,
-                Some(Err(error)) => {
-                    let pieces = error.pieces(self.parser.text());
-                    answer(Err(Fail::generic(&pieces)), None, out.mark(), out)
-                }
-                Some(Ok(())) => execute(self.parser.message(), &mut self.negotiation, owner, out),
+            let Some(message) = progress.message else {
+                break;
             };
-            self.broken = written.is_err();
+            if idle || (message.is_ok() && is_oob(self.parser.message())) {
+                self.message(message, owner, out);
+            } else {
+                let fault = message.err();
+                let message = self.parser.keep();
+                // There is room, as was looked above.
+                let _ = self.waiting.push(Waiting { message, fault });
+            }
         }
         used
+    }
+
+    /// Executes the message that the parser has just completed.
+    fn message<O: Owner, T: Out>(
+        &mut self,
+        message: Result<(), ParseError>,
+        owner: &mut O,
+        out: &mut T,
+    ) {
+        let done = match message {
+            Err(error) => refuse(error, self.parser.text(), out),
+            Ok(()) => execute(self.parser.message(), &mut self.negotiation, owner, out),
+        };
+        match done {
+            Ok(Outcome::Done) => {}
+            Ok(Outcome::Pending(job)) => {
+                self.commanded = self.parser.keep();
+                self.pending = Some(job);
+            }
+            Err(SinkFull) => self.broken = true,
+        }
+    }
+
+    /// The command that goes on in the background.
+    pub fn pending(&self) -> Option<JobId> {
+        self.pending
+    }
+
+    /// Whether there is something to execute that needs no more input: [`Session::feed`] does it.
+    pub fn lags(&self) -> bool {
+        self.pending.is_none() && !self.waiting.is_empty()
+    }
+
+    /// Answers the command that went on in the background, and then those that waited for it.
+    pub fn complete<O: Owner, T: Out>(
+        &mut self,
+        result: Result<(), QmpError>,
+        owner: &mut O,
+        out: &mut T,
+    ) {
+        if self.pending.take().is_none() {
+            return;
+        }
+        let id = self.parser.kept(self.commanded).get(b"id");
+        let tell = self.negotiation.complete;
+        let result = result.map(|()| Outcome::Done).map_err(Fail::Owner);
+        let written = finish(result, id, tell, out.mark(), owner, out);
+        self.broken |= written.is_err();
+        self.catch_up(owner, out);
+    }
+
+    /// Executes what waits, as far as nothing holds it up.
+    fn catch_up<O: Owner, T: Out>(&mut self, owner: &mut O, out: &mut T) {
+        while self.pending.is_none() && !self.broken && !out.pending() {
+            if self.waiting.is_empty() {
+                self.parser.release();
+                break;
+            }
+            let Waiting { message, fault } = self.waiting.remove(0);
+            let value = self.parser.kept(message);
+            let done = match fault {
+                Some(error) => refuse(error, self.parser.kept_text(message), out),
+                None => execute(value, &mut self.negotiation, owner, out),
+            };
+            match done {
+                Ok(Outcome::Done) => {}
+                Ok(Outcome::Pending(job)) => {
+                    self.commanded = message;
+                    self.pending = Some(job);
+                }
+                Err(SinkFull) => self.broken = true,
+            }
+        }
     }
 
     /// Tells the client of an event, if it has negotiated. An event that does not fit breaks the
@@ -160,13 +262,25 @@ struct Request<'m> {
     arguments: Option<Value<'m>>,
 }
 
-/// Executes one message and writes events and reply.
+/// Whether a message asks to be executed out of band.
+fn is_oob(message: Value<'_>) -> bool {
+    message.get(b"exec-oob").is_some()
+}
+
+/// Answers what is no message.
+fn refuse<T: Out>(error: ParseError, text: &[u8], out: &mut T) -> Result<Outcome, SinkFull> {
+    let pieces = error.pieces(text);
+    answer(Err(Fail::generic(&pieces)), None, out.mark(), out)?;
+    Ok(Outcome::Done)
+}
+
+/// Executes one message and writes events and, unless it goes on, its reply.
 fn execute<O: Owner, T: Out>(
     message: Value<'_>,
     negotiation: &mut Negotiation,
     owner: &mut O,
     out: &mut T,
-) -> Result<(), SinkFull> {
+) -> Result<Outcome, SinkFull> {
     let id = message.get(b"id");
     let mark = out.mark();
     let mut reply = Reply::new(out);
@@ -174,15 +288,32 @@ fn execute<O: Owner, T: Out>(
     let result = dispatch(message, negotiation, owner, &mut reply);
     // Events come before the reply of the command that caused them, unless that is streaming out.
     if reply.begun() && result.is_ok() {
-        let result = result.and_then(|()| Ok(reply.end()?));
+        let result = reply.end().map_err(Fail::from);
         answer(result, id, mark, out)?;
-        return put_events(owner, tell, out);
+        put_events(owner, tell, out)?;
+        return Ok(Outcome::Done);
     }
+    finish(result, id, tell, mark, owner, out)
+}
+
+/// Writes events and the reply of a command without result.
+fn finish<O: Owner, T: Out>(
+    result: Result<Outcome, Fail<'_>>,
+    id: Option<Value<'_>>,
+    tell: bool,
+    mark: usize,
+    owner: &mut O,
+    out: &mut T,
+) -> Result<Outcome, SinkFull> {
     out.truncate(mark);
     put_events(owner, tell, out)?;
+    if let Ok(pending @ Outcome::Pending(_)) = result {
+        return Ok(pending);
+    }
     let mark = out.mark();
-    let result = result.and_then(|()| Ok(Reply::new(out).end()?));
-    answer(result, id, mark, out)
+    let result = result.and_then(|_| Ok(Reply::new(out).end()?));
+    answer(result, id, mark, out)?;
+    Ok(Outcome::Done)
 }
 
 fn put_events<O: Owner, T: Out>(owner: &mut O, tell: bool, out: &mut T) -> Result<(), SinkFull> {
@@ -206,24 +337,9 @@ fn answer<T: Out>(
         Err(fail) => fail,
     };
     out.truncate(mark);
-    let (class, pieces): (_, [&[u8]; 5]) = match &fail {
-        Fail::Text(class, pieces) => (*class, *pieces),
-        Fail::Owner(error) => (error.class, [error.desc.as_bytes(), b"", b"", b"", b""]),
-        Fail::Sink(SinkFull) => (
-            ErrorClass::Generic,
-            [
-                b"The reply is larger than the output limit (4194304 bytes)",
-                b"",
-                b"",
-                b"",
-                b"",
-            ],
-        ),
-    };
+    let (class, pieces) = fail.parts();
     put_error(id, class, &pieces, out).inspect_err(|SinkFull| out.truncate(mark))
 }
-
-const _: () = assert!(MONITOR_OUT_MAX == 4_194_304);
 
 fn put_end<T: Out>(id: Option<Value<'_>>, out: &mut T) -> Result<(), SinkFull> {
     if let Some(id) = id {
@@ -262,11 +378,12 @@ fn dispatch<'m, O: Owner, T: Out>(
     negotiation: &mut Negotiation,
     owner: &mut O,
     reply: &mut Reply<'_, T>,
-) -> Result<(), Fail<'m>> {
+) -> Result<Outcome, Fail<'m>> {
     let request = request(message, negotiation.oob)?;
-    let found = COMMANDS.iter().enumerate().find(|(_, command)| {
-        command.name.as_bytes() == request.name
-            && (negotiation.complete || command.handler == Handler::QmpCapabilities)
+    let found = SCHEMA.command(request.name).and_then(|index| {
+        let command = SCHEMA.commands.get(index)?;
+        let negotiates = request.name == b"qmp_capabilities";
+        (negotiation.complete || negotiates).then_some((index, command))
     });
     let Some((index, command)) = found else {
         return Err(if negotiation.complete {
@@ -281,29 +398,32 @@ fn dispatch<'m, O: Owner, T: Out>(
             )
         });
     };
-    let name = command.name.as_bytes();
     if request.oob && !command.allow_oob {
         return Err(Fail::generic(&[
             b"The command ",
-            name,
+            request.name,
             b" does not support OOB",
         ]));
     }
     if owner.preconfig() && !command.allow_preconfig {
         return Err(Fail::generic(&[
             b"The command '",
-            name,
+            request.name,
             b"' is permitted only after machine initialization has completed",
         ]));
     }
-    command::check(command.args, request.arguments)?;
+    schema::check(&SCHEMA, command.arguments, request.arguments)?;
     #[cfg(feature = "sabotage")]
-    if command::SABOTAGED.load(Ordering::Relaxed) == index {
-        return Ok(reply.raw(command.empty)?);
+    if crate::SABOTAGED.load(core::sync::atomic::Ordering::Relaxed) == index {
+        reply.raw(schema::EMPTY_RESULTS[index])?;
+        return Ok(Outcome::Done);
     }
-    let _ = index;
-    let args = Args(request.arguments);
-    handlers::run(command.handler, args, negotiation, owner, reply)
+    let mut context = Context {
+        owner,
+        session: negotiation,
+        text: heapless::String::new(),
+    };
+    schema::execute(index, request.arguments, &mut context, reply)
 }
 
 /// Checks a message's members, in the order in which QEMU's dictionary keeps them.

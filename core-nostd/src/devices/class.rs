@@ -54,6 +54,8 @@ pub enum PropertyKind {
     Uint32,
     /// 64 bits.
     Uint64,
+    /// 32 bits with a sign.
+    Int32,
     /// The id of a character device, at most [`TEXT_MAX`] bytes.
     Chardev,
     /// Text of at most [`TEXT_MAX`] bytes.
@@ -69,6 +71,7 @@ impl PropertyKind {
             Self::Uint16 => "uint16",
             Self::Uint32 => "uint32",
             Self::Uint64 => "uint64",
+            Self::Int32 => "int32",
             Self::Chardev | Self::Text => "str",
         }
     }
@@ -81,8 +84,10 @@ pub enum Value {
     Unset,
     /// For [`PropertyKind::Bool`].
     Bool(bool),
-    /// For the integer kinds.
+    /// For the integer kinds without a sign.
     Uint(u64),
+    /// For [`PropertyKind::Int32`].
+    Int(i64),
     /// For the text kinds.
     Text(heapless::String<TEXT_MAX>),
 }
@@ -199,14 +204,28 @@ fn parse(kind: PropertyKind, text: &str) -> Result<Value, PropertyError> {
         PropertyKind::Uint16 => u16::MAX.into(),
         PropertyKind::Uint32 => u32::MAX.into(),
         PropertyKind::Uint64 => u64::MAX,
+        PropertyKind::Int32 => {
+            let (negative, text) = match text.strip_prefix('-') {
+                Some(text) => (true, text),
+                None => (false, text),
+            };
+            let magnitude = parse_uint(kind, text, i32::MAX as u64 + u64::from(negative))?;
+            let value = magnitude as i64;
+            return Ok(Value::Int(if negative { -value } else { value }));
+        }
     };
+    parse_uint(kind, text, most).map(Value::Uint)
+}
+
+/// A number from 0 to `most`.
+fn parse_uint(kind: PropertyKind, text: &str, most: u64) -> Result<u64, PropertyError> {
     let hexadecimal = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X"));
     let (digits, radix) = hexadecimal.map_or((text, 10), |digits| (digits, 16));
     if !digits.starts_with(|c: char| c.is_digit(radix)) {
         return Err(PropertyError::Type(kind));
     }
     match u64::from_str_radix(digits, radix) {
-        Ok(value) if value <= most => Ok(Value::Uint(value)),
+        Ok(value) if value <= most => Ok(value),
         Ok(_) => Err(PropertyError::Range(kind)),
         Err(error) if *error.kind() == core::num::IntErrorKind::PosOverflow => {
             Err(PropertyError::Range(kind))
@@ -238,6 +257,12 @@ mod tests {
                 default: Value::Bool(false),
                 doc: "",
             },
+            Property {
+                name: "shift",
+                kind: PropertyKind::Int32,
+                default: Value::Int(-1),
+                doc: "",
+            },
         ],
     };
 
@@ -262,5 +287,27 @@ mod tests {
             );
         }
         assert_eq!(values.uint("base"), Some(0x402));
+    }
+
+    #[test]
+    fn numbers_with_a_sign() {
+        let mut values = PropertyValues::new(&CLASS);
+        for (text, value) in [
+            ("-2147483648", i64::from(i32::MIN)),
+            ("0x7fffffff", i64::from(i32::MAX)),
+            ("-0x10", -16),
+            ("0", 0),
+        ] {
+            values.set("shift", text).unwrap();
+            assert_eq!(values.get("shift"), &Value::Int(value), "{text}");
+        }
+        for (text, error) in [
+            ("-2147483649", PropertyError::Range(PropertyKind::Int32)),
+            ("2147483648", PropertyError::Range(PropertyKind::Int32)),
+            ("--1", PropertyError::Type(PropertyKind::Int32)),
+            ("-", PropertyError::Type(PropertyKind::Int32)),
+        ] {
+            assert_eq!(values.set("shift", text), Err(error), "{text}");
+        }
     }
 }

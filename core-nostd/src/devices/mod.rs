@@ -10,6 +10,7 @@ pub mod debug_exit;
 pub mod debugcon;
 pub mod i8042;
 pub mod ib700;
+pub mod kernel;
 pub mod pit;
 pub mod port92;
 pub mod post;
@@ -111,6 +112,16 @@ pub enum ShutdownCause {
 }
 
 impl ShutdownCause {
+    /// All causes.
+    pub const ALL: &[Self] = &[
+        Self::HostQmpQuit,
+        Self::HostQmpSystemReset,
+        Self::HostSignal,
+        Self::GuestShutdown,
+        Self::GuestReset,
+        Self::GuestPanic,
+    ];
+
     /// QMP's name for the cause.
     pub const fn name(self) -> &'static str {
         match self {

@@ -28,8 +28,8 @@ pub static CLASS: DeviceClass = DeviceClass {
     properties: &[
         Property {
             name: "base_year",
-            kind: PropertyKind::Uint32,
-            default: Value::Uint(1980),
+            kind: PropertyKind::Int32,
+            default: Value::Int(1980),
             doc: "year that the registers count from",
         },
         Property {

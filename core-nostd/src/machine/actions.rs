@@ -15,6 +15,9 @@ macro_rules! named {
         }
 
         impl $name {
+            /// All values.
+            pub const ALL: &'static [Self] = &[$(Self::$value),*];
+
             /// All names, in the order of the values.
             pub const NAMES: &'static [&'static str] = &[$($text),*];
 

@@ -11,6 +11,7 @@ use crate::devices::debug_exit::{self, DebugExit};
 use crate::devices::debugcon::{self, Debugcon};
 use crate::devices::i8042::{self, I8042, I8042Wiring};
 use crate::devices::ib700::{self, Ib700};
+use crate::devices::kernel;
 use crate::devices::pit::{self, Pit, PitWiring};
 use crate::devices::port92::{self, Port92};
 use crate::devices::post::{self, Post};
@@ -39,6 +40,10 @@ pub static CLASSES: &[&DeviceClass] = &[
     &mechanism::CLASS,
     &i8042::CLASS,
     &ib700::CLASS,
+    &kernel::APIC_CLASS,
+    &kernel::IOAPIC_CLASS,
+    &kernel::PIC_CLASS,
+    &kernel::PIT_CLASS,
     &pic::CLASS,
     &piix3::CLASS,
     &pit::CLASS,
@@ -71,7 +76,8 @@ mod timer {
 }
 
 /// Ports and interrupts of the serial ports by index, as on every PC.
-const SERIALS: [(u16, u8); SERIAL_MAX] = [(0x3f8, 4), (0x2f8, 3), (0x3e8, 4), (0x2e8, 3)];
+pub(super) const SERIALS: [(u16, u8); SERIAL_MAX] =
+    [(0x3f8, 4), (0x2f8, 3), (0x3e8, 4), (0x2e8, 3)];
 
 /// Interrupts of ISA devices.
 const ISA_IRQS: u64 = 16;
@@ -158,6 +164,10 @@ pub enum DeviceError {
     FwCfgFile(&'static str),
     /// Devices of this class belong to boards.
     NotPluggable,
+    /// Another device has the id.
+    IdTaken,
+    /// The id is longer than [`super::ID_MAX`] bytes.
+    IdLong,
 }
 
 impl fmt::Display for DeviceError {
@@ -170,6 +180,8 @@ impl fmt::Display for DeviceError {
             Self::Ports(full) => write!(f, "{full}"),
             Self::FwCfgFile(name) => write!(f, "duplicate fw_cfg file name: {name}"),
             Self::NotPluggable => f.write_str("it is part of the board, not pluggable"),
+            Self::IdTaken => f.write_str("another device has this id"),
+            Self::IdLong => write!(f, "the id is longer than {} bytes", super::ID_MAX),
         }
     }
 }
@@ -239,6 +251,7 @@ impl<'m> Machine<'m> {
             debug_exits: heapless::Vec::new(),
             watchdog: None,
             pvpanic: None,
+            plugged: heapless::Vec::new(),
         };
         machine.map_ports()?;
         if machine.board == Board::Pc {
@@ -341,9 +354,11 @@ impl<'m> Machine<'m> {
         }
     }
 
-    /// Plugs a device into the board, before the guest runs. Devices that write to a console give
-    /// its id.
-    pub fn plug(&mut self, values: &PropertyValues) -> Result<Option<ConsoleId>, DeviceError> {
+    /// Makes a device part of the board: what [`Machine::plug_at`] does, but for the record.
+    pub(super) fn add_device(
+        &mut self,
+        values: &PropertyValues,
+    ) -> Result<Option<ConsoleId>, DeviceError> {
         let class = values.class();
         if !class.user_creatable {
             return Err(DeviceError::NotPluggable);

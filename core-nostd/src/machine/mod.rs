@@ -21,6 +21,7 @@ pub mod actions;
 mod board;
 mod config;
 mod host;
+mod plugged;
 mod ports;
 pub mod qtest;
 mod run_state;
@@ -47,6 +48,7 @@ use crate::time::Timers;
 pub use board::{BuildError, CLASSES, DeviceError};
 pub use config::{Board, Config, HIGH_RAM_BASE, Irqchip, RamLayout};
 pub use host::Host;
+pub use plugged::{ID_MAX, PLUGGED_MAX, Place, Plugged};
 pub use ports::PortsFull;
 use ports::{PortMap, piece};
 pub use run_state::RunState;
@@ -122,9 +124,15 @@ pub struct Machine<'m> {
     debug_exits: heapless::Vec<DebugExit, DEBUG_EXIT_MAX>,
     watchdog: Option<Ib700>,
     pvpanic: Option<Pvpanic>,
+    plugged: heapless::Vec<Plugged, PLUGGED_MAX>,
 }
 
-impl Machine<'_> {
+impl<'m> Machine<'m> {
+    /// Guest RAM, whatever is mapped over it.
+    pub fn ram(&self) -> &'m dyn GuestRam {
+        self.ram
+    }
+
     /// A processor reads a port. What no device answers reads as ones.
     pub fn pio_read<H: Host>(&mut self, host: &mut H, now: u64, port: u16, width: Width) -> u32 {
         let (mut value, mut done) = (0, 0);
@@ -235,13 +243,20 @@ impl Machine<'_> {
             }
             None => {
                 let next = self.map.regions().iter().find(|region| region.gpa > gpa);
-                (Backing::Bus, next.map_or(u64::MAX, |next| next.gpa - gpa))
+                // Behind the last address comes the first one.
+                let last = (u64::MAX - gpa).saturating_add(1);
+                (Backing::Bus, next.map_or(last, |next| next.gpa - gpa))
             }
         };
         (
             backing,
             usize::try_from(end).unwrap_or(usize::MAX).min(length),
         )
+    }
+
+    /// Which board it is.
+    pub fn board(&self) -> Board {
+        self.board
     }
 
     /// The memory map as it is now.

@@ -22,6 +22,17 @@ pub enum RunState {
 }
 
 impl RunState {
+    /// All states, in the order of their names.
+    pub const ALL: &[Self] = &[
+        Self::GuestPanicked,
+        Self::InternalError,
+        Self::Paused,
+        Self::Prelaunch,
+        Self::Running,
+        Self::Shutdown,
+        Self::Watchdog,
+    ];
+
     /// QMP's name.
     pub const fn name(self) -> &'static str {
         match self {

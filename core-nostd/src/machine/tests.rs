@@ -202,7 +202,10 @@ fn physical_accesses_cross_regions() {
     let mut bytes = [9; 4];
     machine.physical_read(&mut host, 0, end, &mut bytes);
     assert_eq!(bytes, [1, 2, 0, 0]);
+    // Behind the last address comes the first one.
+    machine.physical_write(&mut host, 0, u64::MAX - 1, &[5, 6, 7, 8]);
     machine.physical_read(&mut host, 0, u64::MAX - 1, &mut bytes);
+    assert_eq!(bytes, [0, 0, 7, 8]);
     machine.physical_read(&mut host, 0, (1 << 32) - 2, &mut bytes);
     assert_eq!(bytes, [0x90, 0x90, 0, 0]);
 }

@@ -5,6 +5,9 @@
 //! fixed tape; `parser` then checks the grammar on that tape. After a byte that fits no token,
 //! everything is skipped up to a structural character, a control character other than tab, or
 //! 0xFE/0xFF, which is also how a client forces the lexer into a known state.
+//!
+//! A message can be kept while later ones are parsed behind it in the same buffers; when they are full, input has to
+//! wait until what was kept is released.
 
 use super::parser::{self, ParseError, Span};
 use super::value::{Kind, Node, Value};
@@ -71,6 +74,18 @@ pub struct Progress {
     pub message: Option<Result<(), ParseError>>,
 }
 
+/// A message that a parser keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kept {
+    text: u32,
+    tape: u32,
+}
+
+impl Kept {
+    /// The first message that a fresh parser keeps.
+    pub const START: Self = Self { text: 0, tape: 0 };
+}
+
 /// The parser of one connection. All zero bytes are a valid, fresh parser.
 #[derive(Debug)]
 #[repr(C)]
@@ -82,6 +97,10 @@ pub struct Parser {
     complete: bool,
     braces: i32,
     brackets: i32,
+    /// Where the message begins in `text`, behind those that are kept. Offsets in it count from there.
+    text_base: u32,
+    /// Where it begins in `tape`.
+    tape_base: u32,
     text_length: u32,
     token_start: u32,
     tokens: u32,
@@ -98,6 +117,8 @@ impl Parser {
             complete: false,
             braces: 0,
             brackets: 0,
+            text_base: 0,
+            tape_base: 0,
             text_length: 0,
             token_start: 0,
             tokens: 0,
@@ -110,6 +131,8 @@ impl Parser {
     pub fn reset(&mut self) {
         self.state = State::Start;
         self.skipping = false;
+        self.text_base = 0;
+        self.tape_base = 0;
         self.clear();
     }
 
@@ -132,8 +155,11 @@ impl Parser {
         }
         let mut consumed = 0;
         while let Some(&byte) = input.get(consumed) {
+            if self.waits() {
+                break;
+            }
             if let State::DoubleQuoted | State::SingleQuoted = self.state {
-                let run = plain_run(&input[consumed..], self.state);
+                let run = plain_run(&input[consumed..], self.state).min(self.room());
                 if run > 0 {
                     let message = self.store(&input[consumed..consumed + run]);
                     consumed += run;
@@ -188,19 +214,73 @@ impl Parser {
 
     /// The message that [`Parser::push`] returned last.
     pub fn message(&self) -> Value<'_> {
-        Value::root(&self.text, &self.tape)
+        self.kept(self.at())
     }
 
-    /// Token text, for [`ParseError::pieces`].
+    /// Token text of the message returned last, for [`ParseError::pieces`].
     pub fn text(&self) -> &[u8] {
-        &self.text
+        self.kept_text(self.at())
+    }
+
+    fn at(&self) -> Kept {
+        Kept {
+            text: self.text_base,
+            tape: self.tape_base,
+        }
+    }
+
+    /// Keeps the message that [`Parser::push`] returned last until [`Parser::release`].
+    pub fn keep(&mut self) -> Kept {
+        let kept = self.at();
+        if self.complete && !self.skipping {
+            self.text_base += self.text_length;
+            self.tape_base += self.tokens;
+            self.complete = false;
+            self.clear();
+        }
+        kept
+    }
+
+    /// A message that is kept.
+    pub fn kept(&self, kept: Kept) -> Value<'_> {
+        let tape = self.tape.get(kept.tape as usize..).unwrap_or_default();
+        Value::root(self.kept_text(kept), tape)
+    }
+
+    /// Its token text, for [`ParseError::pieces`].
+    pub fn kept_text(&self, kept: Kept) -> &[u8] {
+        self.text.get(kept.text as usize..).unwrap_or_default()
+    }
+
+    /// Gives up all messages that are kept.
+    pub fn release(&mut self) {
+        let (text, tape) = (self.text_base as usize, self.tape_base as usize);
+        self.text
+            .copy_within(text..text + self.text_length as usize, 0);
+        self.tape.copy_within(tape..tape + self.tokens as usize, 0);
+        self.text_base = 0;
+        self.tape_base = 0;
+    }
+
+    /// Bytes that fit before the message would have to wait.
+    fn room(&self) -> usize {
+        if self.text_base == 0 {
+            return usize::MAX;
+        }
+        QMP_MESSAGE_MAX - (self.text_base + self.text_length) as usize
+    }
+
+    /// Whether the rest of a message must wait for the release of others: one byte adds a byte and two tokens at most.
+    fn waits(&self) -> bool {
+        let full = (self.tape_base + self.tokens) as usize + 2 > QMP_TOKENS_MAX;
+        self.room() == 0 || (self.tape_base > 0 && full)
     }
 
     fn store(&mut self, bytes: &[u8]) -> Option<Result<(), ParseError>> {
         if self.skipping {
             return None;
         }
-        let at = self.text_length as usize;
+        let at = (self.text_base + self.text_length) as usize;
         match self.text.get_mut(at..at + bytes.len()) {
             Some(room) => {
                 room.copy_from_slice(bytes);
@@ -225,7 +305,8 @@ impl Parser {
         }
         // A token that fills the buffer is told without the byte at fault.
         let start = self.token_start;
-        if let Some(room) = self.text.get_mut(self.text_length as usize) {
+        let end = (self.text_base + self.text_length) as usize;
+        if let Some(room) = self.text.get_mut(end) {
             *room = byte;
             self.text_length += 1;
         }
@@ -255,7 +336,8 @@ impl Parser {
             return Some(Err(ParseError::Nesting));
         }
         let start = self.token_start;
-        let Some(node) = self.tape.get_mut(self.tokens as usize) else {
+        let end = (self.tape_base + self.tokens) as usize;
+        let Some(node) = self.tape.get_mut(end) else {
             let answer = self.skip(ParseError::TokenCount);
             if !open {
                 self.skipping = false;
@@ -269,8 +351,8 @@ impl Parser {
             return None;
         }
         Some(parser::check(
-            &mut self.text,
-            &mut self.tape[..self.tokens as usize],
+            &mut self.text[self.text_base as usize..],
+            &mut self.tape[self.tape_base as usize..=end],
         ))
     }
 }

@@ -11,7 +11,7 @@ mod value;
 mod writer;
 
 pub use lexer::{
-    Parser, Progress, QMP_MESSAGE_MAX, QMP_NESTING_MAX, QMP_TOKENS_MAX, SIZE_LIMIT_TEXT,
+    Kept, Parser, Progress, QMP_MESSAGE_MAX, QMP_NESTING_MAX, QMP_TOKENS_MAX, SIZE_LIMIT_TEXT,
     TOKENS_LIMIT_TEXT,
 };
 pub use parser::ParseError;

@@ -91,6 +91,11 @@ impl<'s, S: Sink> Writer<'s, S> {
         self.sink.put(b"\"")
     }
 
+    /// A value that is JSON already.
+    pub fn raw(&mut self, json: &[u8]) -> Result<(), SinkFull> {
+        self.item(json)
+    }
+
     /// A string.
     pub fn str(&mut self, text: &str) -> Result<(), SinkFull> {
         self.bytes(text.as_bytes())

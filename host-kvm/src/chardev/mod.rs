@@ -266,6 +266,11 @@ impl Chardevs {
         &self.slots[usize::from(id.0)].label
     }
 
+    /// What the device is connected to.
+    pub fn backend(&self, id: ChardevId) -> &Backend {
+        &self.slots[usize::from(id.0)].backend
+    }
+
     /// What the device is connected to, as query-chardev tells it.
     pub fn describe(&self, id: ChardevId) -> String {
         let slot = &self.slots[usize::from(id.0)];
@@ -340,6 +345,11 @@ impl Chardevs {
             self.waker.wake();
         }
         self.watch(id);
+    }
+
+    /// Whether a device is a socket, with or without a connection.
+    pub fn is_socket(&self, id: ChardevId) -> bool {
+        matches!(self.slots[usize::from(id.0)].backend, Backend::Socket(_))
     }
 
     /// Closes the connection of a device, with what waits for it, when the loop comes by; a

@@ -89,6 +89,7 @@ impl EventLoop {
         let several_cpus = std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() > 1);
         let status = loop {
             self.vm.settle();
+            self.vm.release_events();
             let served = self.monitors.serve(&mut self.vm);
             if let Some(status) = self.vm.exit_status() {
                 break status;
@@ -116,6 +117,7 @@ impl EventLoop {
                 }
             }
         };
+        self.vm.cancel_jobs();
         self.vm.shut_processors();
         shared.lock().chardevs.flush(LAST_WORDS);
         status
@@ -133,7 +135,9 @@ impl EventLoop {
                 }
             }
         }
-        self.poller.wait(None)
+        let until = self.vm.event_deadline();
+        self.poller
+            .wait(until.map(|until| until.saturating_sub(monotonic())))
     }
 
     fn chardev_ready(&mut self, token: u64, readiness: poller::Readiness) {

@@ -87,6 +87,17 @@ pub struct Topology {
     pub threads: u32,
 }
 
+/// Where a processor is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Its package.
+    pub socket: u32,
+    /// Its core in the package.
+    pub core: u32,
+    /// Its thread in the core.
+    pub thread: u32,
+}
+
 impl Topology {
     /// Bits of an APIC id that number threads, and threads and cores.
     fn shifts(self) -> (u32, u32) {
@@ -98,11 +109,23 @@ impl Topology {
     /// A processor's APIC id: numbers of package, core and thread in bit fields that are wide
     /// enough. It is the index where all counts are powers of two.
     pub fn apic_id(self, index: u32) -> u32 {
-        let (threads, cores) = (self.threads.max(1), self.cores.max(1));
         let (thread_bits, package_bits) = self.shifts();
-        let (thread, core) = (index % threads, index / threads % cores);
-        let package = index / threads / cores;
-        thread | (core << thread_bits) | (package << package_bits)
+        let Place {
+            socket,
+            core,
+            thread,
+        } = self.place(index);
+        thread | (core << thread_bits) | (socket << package_bits)
+    }
+
+    /// Where a processor is.
+    pub fn place(self, index: u32) -> Place {
+        let (threads, cores) = (self.threads.max(1), self.cores.max(1));
+        Place {
+            socket: index / threads / cores,
+            core: index / threads % cores,
+            thread: index % threads,
+        }
     }
 
     /// Logical processors in a package.
@@ -281,6 +304,15 @@ impl CpuidTable {
             .iter()
             .find(|entry| entry.function == 1)
             .map_or(0, |entry| entry.eax)
+    }
+
+    /// EAX, EBX, ECX and EDX of a leaf, but for what differs between processors; zeros for one that
+    /// is not there.
+    pub fn registers(&self, leaf: u32, subleaf: u32) -> [u32; 4] {
+        self.entries
+            .iter()
+            .find(|entry| (entry.function, entry.index) == (leaf, subleaf))
+            .map_or([0; 4], |e| [e.eax, e.ebx, e.ecx, e.edx])
     }
 
     /// The APIC id of a processor, by its index: its number in KVM.

@@ -135,3 +135,166 @@ fn lvt_lint1(apic: &kvm_lapic_state) -> u32 {
         .rev()
         .fold(0, |v, byte| v << 8 | u32::from(*byte as u8))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use thimble_core::memory::{Backing, GuestRam, MemoryMap, Region};
+
+    use super::*;
+    use crate::kvm::{CpuSpec, CpuidTable, ExitHandler, Topology, VcpuStop, open};
+    use crate::memory::Ram;
+
+    const RAM: u64 = 1 << 20;
+    /// Page tables are here, and nothing else.
+    const TABLES: u64 = 0x1000;
+    const TABLES_END: u64 = 0x1_0000;
+
+    const GIB: u64 = 1 << 30;
+
+    struct Nobody;
+
+    impl ExitHandler for Nobody {
+        fn pio_in(&self, _cpu: u32, _port: u16, _width: u8, _data: &mut [u8]) {}
+        fn pio_out(&self, _cpu: u32, _port: u16, _width: u8, _data: &[u8]) {}
+        fn mmio_read(&self, _cpu: u32, _gpa: u64, _data: &mut [u8]) {}
+        fn mmio_write(&self, _cpu: u32, _gpa: u64, _data: &[u8]) {}
+        fn stopped(&self, _cpu: u32, _stop: VcpuStop) {}
+    }
+
+    fn processor() -> Option<(Arc<Ram>, Vcpus)> {
+        let kvm = match open() {
+            Ok(kvm) => kvm,
+            Err(error) => {
+                eprintln!("SKIPPED: {error}");
+                return None;
+            }
+        };
+        let ram = Arc::new(Ram::new(&[(0, RAM)]).unwrap());
+        let mut map = MemoryMap::new();
+        map.push(Region {
+            gpa: 0,
+            length: RAM,
+            read: Backing::Ram,
+            write_ram: true,
+        })
+        .unwrap();
+        let one = Topology {
+            sockets: 1,
+            cores: 1,
+            threads: 1,
+        };
+        let spec = CpuSpec::parse("max").unwrap();
+        let (cpuid, _) = CpuidTable::new(&kvm, &spec, one).unwrap();
+        let vm = Vm::new(kvm, Irqchip::On, ram.clone(), None, &map).unwrap();
+        let vcpus = Vcpus::new(Arc::new(vm), 1, &cpuid, Arc::new(Nobody)).unwrap();
+        Some((ram, vcpus))
+    }
+
+    /// Numbers that look random and are the same in every run.
+    struct Numbers(u64);
+
+    impl Numbers {
+        fn below(&mut self, end: u64) -> u64 {
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            (self.0 >> 11) % end
+        }
+    }
+
+    /// An entry that has no reserved bit of any mode, and mostly names a table.
+    fn entry(numbers: &mut Numbers, wide: bool) -> u64 {
+        let present = u64::from(numbers.below(8) != 0);
+        let flags = present | numbers.below(32) << 1;
+        if numbers.below(4) != 0 {
+            let table = TABLES + numbers.below((TABLES_END - TABLES) >> 12) * 0x1000;
+            return table | flags;
+        }
+        // A large page, of 1 GiB where that exists; bits 16 to 13 count with PSE-36 only.
+        let most = if wide { 1 << 36 } else { 1 << 32 };
+        let high = if wide { 0 } else { numbers.below(16) << 13 };
+        numbers.below(most) & !0x3fff_ffff | high | 1 << 7 | flags
+    }
+
+    #[test]
+    fn translates_as_the_kernel_does() {
+        const PG_PE: u64 = 1 << 31 | 1;
+        const PSE: u64 = 1 << 4;
+        const PAE: u64 = 1 << 5;
+        const LONG: u64 = 1 << 8 | 1 << 10;
+        let Some((ram, vcpus)) = processor() else {
+            return;
+        };
+        let mut numbers = Numbers(0x7468_696d_626c_6521);
+        for (name, cr4, efer, bits) in [
+            ("32 bits", 0, 0, 32),
+            ("PSE", PSE, 0, 32),
+            ("PAE", PAE, 0, 32),
+            ("long", PAE, LONG, 48),
+        ] {
+            let wide = cr4 & PAE != 0;
+            for at in (TABLES..TABLES_END).step_by(if wide { 8 } else { 4 }) {
+                let bytes = entry(&mut numbers, wide).to_le_bytes();
+                let size = if wide { 8 } else { 4 };
+                ram.write(at, &bytes[..size]).unwrap();
+            }
+            // The flags of PAE's pointers and the page sizes of long mode's top are reserved.
+            if name == "PAE" {
+                for pointer in 0..4 {
+                    let table = (TABLES + 0x1000 * (1 + pointer)) | 1;
+                    ram.write(TABLES + 8 * pointer, &table.to_le_bytes())
+                        .unwrap();
+                }
+            }
+            let mut state = vcpus.state(0).unwrap();
+            state.cr0 = PG_PE | 0x30;
+            state.cr3 = TABLES;
+            state.cr4 = cr4;
+            state.efer = efer;
+            state.cs.long = false;
+            vcpus.set_state(0, &state).unwrap();
+            let paging = vcpus.paging(0).unwrap();
+            if paging != PagingRegisters::from(&state) {
+                eprintln!("SKIPPED: {name}: this kernel has no such paging: {paging:x?}");
+                continue;
+            }
+            let (mut mapped, mut not) = (0, 0);
+            for _ in 0..4000 {
+                let linear = numbers.below(1 << bits);
+                let linear = ((linear << (64 - bits)) as i64 >> (64 - bits)) as u64;
+                let linear = if bits == 32 {
+                    linear & 0xffff_ffff
+                } else {
+                    linear
+                };
+                let ours = paging.translate(linear, |gpa, to| ram.read(gpa, to));
+                let kernels = vcpus
+                    .visit(0, |_, fd, _| {
+                        Ok(fd
+                            .translate_gva(linear)
+                            .ok()
+                            .filter(|found| found.valid != 0)
+                            .map(|found| found.physical_address))
+                    })
+                    .unwrap();
+                let start = paging.translate(linear & !(GIB - 1), |gpa, to| ram.read(gpa, to));
+                if kernels.is_none() && start.is_ok_and(|found| found.length == GIB) {
+                    // Not every processor has pages of that size.
+                    continue;
+                }
+                assert_eq!(
+                    ours.ok().map(|found| found.gpa),
+                    kernels,
+                    "{name}: {linear:#x}: {ours:x?}"
+                );
+                match kernels {
+                    Some(_) => mapped += 1,
+                    None => not += 1,
+                }
+            }
+            assert!(mapped > 100 && not > 100, "{name}: {mapped} and {not}");
+        }
+    }
+}

@@ -198,8 +198,8 @@ enum Wanted {
 struct ThreadControl {
     /// For the kick; `None` before the thread has started and after it has ended.
     id: Option<libc::pthread_t>,
-    /// The kernel's number of it; 0 before it has started.
-    tid: libc::pid_t,
+    /// The kernel's number of it; `None` before it has started.
+    tid: Option<rustix::thread::Pid>,
     /// Out of the guest, out of handlers, and its vCPU is unlocked.
     parked: bool,
     /// Can not go on before a reset.
@@ -295,7 +295,7 @@ impl Vcpus {
         }
         let threads = (0..count).map(|_| ThreadControl {
             id: None,
-            tid: 0,
+            tid: None,
             parked: true,
             stopped: false,
             halted: false,
@@ -431,8 +431,8 @@ impl Vcpus {
         let mut control = lock(&self.shared.control);
         loop {
             let thread = control.threads.get(index as usize).ok_or(NO_SUCH_CPU)?;
-            if thread.tid != 0 {
-                return Ok(thread.tid as u32);
+            if let Some(tid) = thread.tid {
+                return Ok(tid.as_raw_nonzero().get() as u32);
             }
             control = wait(&self.shared.parked, control);
         }
@@ -526,9 +526,10 @@ fn run_thread<H: ExitHandler>(shared: &Shared, index: u32, handler: &H) {
             let mut control = lock(&shared.control);
             // SAFETY: always allowed.
             control.threads[at].id = Some(unsafe { libc::pthread_self() });
-            if control.threads[at].tid == 0 {
-                // SAFETY: always allowed.
-                control.threads[at].tid = unsafe { libc::gettid() };
+            if control.threads[at].tid.is_none() {
+                // Not by libc: the standard library knows its gettid as a weak symbol, and a static
+                // program has none of it then.
+                control.threads[at].tid = Some(rustix::thread::gettid());
                 shared.parked.notify_all();
             }
             loop {

@@ -100,7 +100,7 @@ pub(super) fn parse(
     builder.finish()
 }
 
-static NAME: OptsTable = OptsTable {
+pub(super) static NAME: OptsTable = OptsTable {
     name: "name",
     implied: Some("guest"),
     options: &[
@@ -110,7 +110,7 @@ static NAME: OptsTable = OptsTable {
     ],
 };
 
-static OVERCOMMIT: OptsTable = OptsTable {
+pub(super) static OVERCOMMIT: OptsTable = OptsTable {
     name: "overcommit",
     implied: None,
     options: &[
@@ -119,7 +119,7 @@ static OVERCOMMIT: OptsTable = OptsTable {
     ],
 };
 
-static MSG: OptsTable = OptsTable {
+pub(super) static MSG: OptsTable = OptsTable {
     name: "msg",
     implied: None,
     options: &[
@@ -128,7 +128,7 @@ static MSG: OptsTable = OptsTable {
     ],
 };
 
-static ACTION: OptsTable = OptsTable {
+pub(super) static ACTION: OptsTable = OptsTable {
     name: "action",
     implied: None,
     options: &[
@@ -155,7 +155,7 @@ static ACTION: OptsTable = OptsTable {
     ],
 };
 
-static MON: OptsTable = OptsTable {
+pub(super) static MON: OptsTable = OptsTable {
     name: "mon",
     implied: Some("chardev"),
     options: &[
@@ -174,7 +174,7 @@ static MON: OptsTable = OptsTable {
     ],
 };
 
-static DISPLAY: OptsTable = OptsTable {
+pub(super) static DISPLAY: OptsTable = OptsTable {
     name: "display",
     implied: Some("type"),
     options: &[SubOption::new(

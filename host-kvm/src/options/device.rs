@@ -59,6 +59,9 @@ pub(super) fn describe(class: &DeviceClass) -> String {
             Value::Uint(number) => {
                 let _ = write!(text, " (default: {number})");
             }
+            Value::Int(number) => {
+                let _ = write!(text, " (default: {number})");
+            }
             Value::Text(value) => {
                 let _ = write!(text, " (default: \"{value}\")");
             }

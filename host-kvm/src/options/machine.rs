@@ -1,5 +1,7 @@
 //! The board, the accelerators, memory and processors: `-machine -accel -m -smp`.
 
+use thimble_monitor::schema::results::MachineInfo;
+
 use super::opts::{Kind, Opts, OptsTable, Reason, SubOption};
 
 /// Which board.
@@ -13,9 +15,10 @@ pub enum MachineKind {
     None,
 }
 
-/// A name that `-machine` takes.
+/// A board that `-machine` names.
 struct MachineName {
     name: &'static str,
+    alias: Option<&'static str>,
     kind: MachineKind,
     doc: &'static str,
 }
@@ -23,26 +26,45 @@ struct MachineName {
 /// The table of boards; the first is the default.
 static MACHINES: &[MachineName] = &[
     MachineName {
-        name: "pc",
-        kind: MachineKind::Pc,
-        doc: "Standard PC (i440FX + PIIX) (alias of pc-i440fx-7.2) (default)",
-    },
-    MachineName {
         name: "pc-i440fx-7.2",
+        alias: Some("pc"),
         kind: MachineKind::Pc,
         doc: "Standard PC (i440FX + PIIX)",
     },
     MachineName {
         name: "microvm",
+        alias: None,
         kind: MachineKind::Microvm,
         doc: "small machine without PCI",
     },
     MachineName {
         name: "none",
+        alias: None,
         kind: MachineKind::None,
         doc: "empty machine",
     },
 ];
+
+/// The type of processors without `-cpu`.
+const DEFAULT_CPU_TYPE: &str = "qemu64-x86_64-cpu";
+
+/// Tells of every board.
+pub fn visit_machines(visit: &mut dyn FnMut(&MachineInfo<'_>)) {
+    for (index, machine) in MACHINES.iter().enumerate() {
+        let has_cpus = machine.kind != MachineKind::None;
+        visit(&MachineInfo {
+            name: machine.name,
+            alias: machine.alias,
+            is_default: (index == 0).then_some(true),
+            cpu_max: if has_cpus { CPUS_MAX.into() } else { 1 },
+            hotpluggable_cpus: false,
+            numa_mem_supported: false,
+            deprecated: false,
+            default_cpu_type: has_cpus.then_some(DEFAULT_CPU_TYPE),
+            default_ram_id: None,
+        });
+    }
+}
 
 /// Who models interrupt controllers and timers under KVM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,7 +147,7 @@ impl Default for MachineOptions {
 const IRQCHIP: Kind = Kind::Word(&["on", "off", "split"]);
 const NOT_MODELLED: &str = "it is not modelled";
 
-static MACHINE: OptsTable = OptsTable {
+pub(super) static MACHINE: OptsTable = OptsTable {
     name: "machine",
     implied: Some("type"),
     options: &[
@@ -231,8 +253,15 @@ impl MachineOptions {
             return MACHINE.help();
         }
         let mut list = String::from("Supported machines are:\n");
-        for MachineName { name, doc, .. } in MACHINES {
-            list.push_str(&format!("{name:<20} {doc}\n"));
+        for (index, machine) in MACHINES.iter().enumerate() {
+            let MachineName { name, doc, .. } = machine;
+            let default = if index == 0 { " (default)" } else { "" };
+            if let Some(alias) = machine.alias {
+                list.push_str(&format!("{alias:<20} {doc} (alias of {name}){default}\n"));
+                list.push_str(&format!("{name:<20} {doc}\n"));
+            } else {
+                list.push_str(&format!("{name:<20} {doc}{default}\n"));
+            }
         }
         list
     }
@@ -242,16 +271,12 @@ impl MachineOptions {
         if let Some(name) = given.text("type") {
             let found = MACHINES
                 .iter()
-                .find(|machine| machine.name == name)
+                .find(|machine| machine.name == name || machine.alias == Some(name))
                 .ok_or_else(|| {
                     format!("unsupported machine type '{name}' ('-machine help' lists them)")
                 })?;
             self.kind = found.kind;
-            self.name = if found.name == "pc" {
-                "pc-i440fx-7.2"
-            } else {
-                found.name
-            };
+            self.name = found.name;
         }
         if let Some(accels) = given.text("accel") {
             self.accels = accels
@@ -309,7 +334,7 @@ impl MachineOptions {
 /// The text of `-accel help`.
 pub(super) const ACCEL_HELP: &str = "Accelerators supported:\nkvm\ntcg\nqtest\n";
 
-static ACCEL: OptsTable = OptsTable {
+pub(super) static ACCEL: OptsTable = OptsTable {
     name: "accel",
     implied: Some("accel"),
     options: &[
@@ -347,7 +372,7 @@ pub const MEMORY_DEFAULT: u64 = 128 << 20;
 /// The most guest RAM, in bytes: what fits below 2^40 with room for devices.
 pub const MEMORY_MAX: u64 = 1 << 39;
 
-static MEMORY: OptsTable = OptsTable {
+pub(super) static MEMORY: OptsTable = OptsTable {
     name: "memory",
     implied: Some("size"),
     options: &[
@@ -412,7 +437,7 @@ impl Default for Smp {
     }
 }
 
-static SMP: OptsTable = OptsTable {
+pub(super) static SMP: OptsTable = OptsTable {
     name: "smp",
     implied: Some("cpus"),
     options: &[

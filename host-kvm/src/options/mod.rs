@@ -7,6 +7,7 @@
 
 mod builder;
 mod device;
+mod introspect;
 mod machine;
 pub mod opts;
 mod table;
@@ -22,8 +23,10 @@ use thimble_core::machine::actions::Actions;
 use crate::chardev::spec::ChardevSpec;
 
 pub use device::{DeviceOption, Global};
+pub use introspect::visit_options;
 pub use machine::{
     Accel, CPUS_MAX, KernelIrqchip, MEMORY_DEFAULT, MEMORY_MAX, MachineKind, MachineOptions, Smp,
+    visit_machines,
 };
 pub use values::{LogItems, Rtc, RtcBase, RtcClock};
 

@@ -35,7 +35,7 @@ pub struct Rtc {
     pub clock: RtcClock,
 }
 
-static RTC: OptsTable = OptsTable {
+pub(super) static RTC: OptsTable = OptsTable {
     name: "rtc",
     implied: None,
     options: &[

@@ -6,6 +6,7 @@
 
 mod bridge;
 mod clock;
+mod objects;
 mod owner;
 mod save;
 
@@ -20,20 +21,22 @@ use rustix::time::{Itimerspec, TimerfdTimerFlags, Timespec, timerfd_settime};
 
 use thimble_core::devices::{GuestEvent, PowerRequest, ShutdownCause};
 use thimble_core::machine::actions::{
-    ActionChanges, Actions, GuestPanicAction, PanicAction, RebootAction, ShutdownAction,
-    WatchdogAction,
+    Actions, GuestPanicAction, PanicAction, RebootAction, ShutdownAction, WatchdogAction,
 };
 use thimble_core::machine::{Machine, RunState};
 use thimble_core::time::SECOND;
-use thimble_monitor::{Event, Timestamp};
+use thimble_monitor::schema::EventText;
+use thimble_monitor::{Event, JobId, QmpError, RateLimits, Timestamp};
 
 use crate::chardev::Chardevs;
 use crate::event_loop::poller::Waker;
-use crate::kvm::{self, KvmError, Pauser, VcpuStop, Vcpus};
+use crate::kvm::{self, KvmError, Pauser, Topology, VcpuStop, Vcpus};
 use crate::options::RtcClock;
 
 pub use bridge::{Bridge, BridgeState, CONSOLES_MAX, Exits, Pending};
 pub use clock::{Clock, monotonic};
+pub use objects::{DEFAULT_CPU, ObjectFacts};
+pub use save::{Outcome, SAVE_JOBS_MAX, SaveJobs, Space};
 
 /// What the machine's lock guards.
 pub struct Guarded {
@@ -184,6 +187,10 @@ pub struct Settings {
     pub uuid: [u8; 16],
     /// Whether the accelerator is KVM.
     pub kvm: bool,
+    /// How many processors there are.
+    pub cpus: u32,
+    /// Where they are.
+    pub topology: Topology,
     /// Where the state of processors goes when they are reset.
     pub reset_log: Option<File>,
     /// What the real-time clock shows at the start, in seconds since 1970.
@@ -191,7 +198,9 @@ pub struct Settings {
     /// What makes it go.
     pub rtc_clock: RtcClock,
     /// Its path in the object tree.
-    pub rtc_path: &'static str,
+    pub rtc_path: EventText,
+    /// What the object tree shows of the process.
+    pub objects: ObjectFacts,
 }
 
 /// The host's time since 1970-01-01 00:00 UTC.
@@ -213,6 +222,12 @@ pub struct Vm {
     events: Events,
     /// Events that the executing session has been told of, and the others not yet.
     told: Events,
+    /// Events that may not be told too often.
+    rate_limits: RateLimits,
+    /// Memory on its way to files.
+    saves: SaveJobs,
+    /// `migrate-set-capabilities`: whether migration is told by events.
+    migration_events: bool,
     exit: Option<i32>,
     /// The host's time when the VM was made.
     made_at: Duration,
@@ -233,6 +248,9 @@ impl Vm {
             run_state: RunState::Prelaunch,
             events: Events::new(),
             told: Events::new(),
+            rate_limits: RateLimits::default(),
+            saves: SaveJobs::default(),
+            migration_events: false,
             exit: None,
             made_at: since_epoch(),
             made_at_monotonic: monotonic(),
@@ -329,7 +347,10 @@ impl Vm {
         if let Some(Err(error)) = self.vcpus.as_ref().map(Vcpus::reset) {
             crate::report(format_args!("resetting the processors: {error}"));
         }
-        self.event(Event::Reset(cause));
+        self.event(Event::Reset {
+            guest: cause.by_guest(),
+            reason: cause,
+        });
         if self.run_state == RunState::Running {
             self.resume();
         } else {
@@ -351,7 +372,10 @@ impl Vm {
 
     /// Powers the machine off.
     pub fn shut_down(&mut self, cause: ShutdownCause) {
-        self.event(Event::Shutdown(cause));
+        self.event(Event::Shutdown {
+            guest: cause.by_guest(),
+            reason: cause,
+        });
         let insists = matches!(
             cause,
             ShutdownCause::HostQmpQuit | ShutdownCause::HostSignal
@@ -363,28 +387,6 @@ impl Vm {
             let failed =
                 cause == ShutdownCause::GuestPanic && actions.panic == PanicAction::ExitFailure;
             self.end(failed.into());
-        }
-    }
-
-    /// Sets what is done about resets, power-offs, panics and expired watchdogs.
-    pub fn set_actions(&mut self, changes: ActionChanges) {
-        self.settings.actions.change(changes);
-    }
-
-    /// Sets what is done about an expired watchdog.
-    pub fn set_watchdog_action(&mut self, action: WatchdogAction) {
-        self.settings.actions.watchdog = action;
-    }
-
-    /// Whether the VM waits for [`Vm::exit_preconfig`].
-    pub fn preconfig(&self) -> bool {
-        self.settings.preconfig
-    }
-
-    /// Ends the wait, and lets the guest run unless it was started stopped.
-    pub fn exit_preconfig(&mut self) {
-        if std::mem::take(&mut self.settings.preconfig) && self.settings.autostart {
-            self.start();
         }
     }
 
@@ -404,7 +406,7 @@ impl Vm {
         match event {
             GuestEvent::Panicked => {
                 let action = self.settings.actions.on_panic();
-                self.event(Event::GuestPanicked(action));
+                self.event(Event::GuestPanicked { action });
                 match action {
                     GuestPanicAction::Pause => self.halt(RunState::GuestPanicked),
                     GuestPanicAction::Poweroff => self.shut_down(ShutdownCause::GuestPanic),
@@ -412,7 +414,9 @@ impl Vm {
                 }
             }
             // Its crash kernel is to run, whatever the setting for panics.
-            GuestEvent::CrashLoaded => self.event(Event::GuestCrashLoaded(GuestPanicAction::Run)),
+            GuestEvent::CrashLoaded => self.event(Event::GuestCrashloaded {
+                action: GuestPanicAction::Run,
+            }),
             GuestEvent::WatchdogExpired => self.watchdog_expired(),
             GuestEvent::RtcChanged { offset } => {
                 // Clients are told offsets from a clock that never stood still.
@@ -425,7 +429,7 @@ impl Vm {
                 };
                 self.event(Event::RtcChange {
                     offset: offset.saturating_sub(behind),
-                    qom_path: self.settings.rtc_path,
+                    qom_path: self.settings.rtc_path.clone(),
                 });
             }
         }
@@ -433,7 +437,7 @@ impl Vm {
 
     fn watchdog_expired(&mut self) {
         let action = self.settings.actions.watchdog;
-        self.event(Event::Watchdog(action));
+        self.event(Event::Watchdog { action });
         match action {
             WatchdogAction::Reset => self.reset(ShutdownCause::GuestReset),
             // No board has a power button that the guest could notice yet, as with guests whose
@@ -505,7 +509,30 @@ impl Vm {
             seconds: since.as_secs() as i64,
             microseconds: since.subsec_micros(),
         };
-        self.events.push_back((event, time));
+        self.events
+            .extend(self.rate_limits.admit(event, time, monotonic()));
+    }
+
+    /// Lets events happen that were held back until now.
+    pub fn release_events(&mut self) {
+        while let Some(event) = self.rate_limits.expired(monotonic()) {
+            self.events.push_back(event);
+        }
+    }
+
+    /// When [`Vm::release_events`] has something to do next, on the monotonic clock.
+    pub fn event_deadline(&self) -> Option<u64> {
+        self.rate_limits.next_deadline()
+    }
+
+    /// Memory that has been written to a file, or not.
+    pub fn saved(&mut self) -> Option<(JobId, Result<(), QmpError>)> {
+        self.saves.finished()
+    }
+
+    /// Gives up what goes on in the background, without a trace.
+    pub fn cancel_jobs(&mut self) {
+        self.saves.cancel();
     }
 
     /// Events that some sessions have not been told of: those that the executing session knows,

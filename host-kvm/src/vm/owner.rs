@@ -1,10 +1,34 @@
 //! What QMP commands do to the VM.
 
+use std::fmt::Write as _;
+
 use thimble_core::devices::ShutdownCause;
 use thimble_core::machine::RunState;
-use thimble_monitor::{Event, KvmInfo, Owner, QmpError, Timestamp};
+use thimble_core::machine::actions::ActionChanges;
+use thimble_monitor::schema::SysEmuTarget;
+use thimble_monitor::schema::results::{
+    CommandLineOptionInfo, CpuInfoFast, CpuInstanceProperties, MachineInfo,
+};
+use thimble_monitor::{CpuState, Event, JobId, KvmInfo, Owner, QmpError, Space, Timestamp};
 
 use super::{Vm, save};
+use crate::kvm::{KvmError, Vcpus};
+use crate::options;
+
+/// Where processors start (Intel SDM volume 3, "First Instruction Executed").
+const RESET_VECTOR: u64 = 0xffff_fff0;
+
+fn refused(error: KvmError) -> QmpError {
+    QmpError::generic(format_args!("{error}"))
+}
+
+impl Vm {
+    /// The host's number of a processor's thread. Where no accelerator runs it, that is the main one.
+    fn cpu_thread(&self, vcpus: Option<&Vcpus>, index: u32) -> i64 {
+        let thread = vcpus.and_then(|vcpus| vcpus.thread_id(index).ok());
+        thread.unwrap_or_else(std::process::id).into()
+    }
+}
 
 impl Owner for Vm {
     fn run_state(&self) -> RunState {
@@ -30,12 +54,40 @@ impl Owner for Vm {
         Ok(())
     }
 
+    // No board has power management yet.
+    fn can_sleep(&self) -> bool {
+        false
+    }
+
     fn quit(&mut self) {
         self.shut_down(ShutdownCause::HostQmpQuit);
     }
 
-    fn pmemsave(&mut self, address: u64, size: u64, filename: &[u8]) -> Result<(), QmpError> {
-        save::physical_memory(&self.shared, address, size, filename)
+    fn inject_nmi(&mut self) -> Result<(), QmpError> {
+        Self::inject_nmi(self).map_err(refused)
+    }
+
+    fn set_actions(&mut self, changes: ActionChanges) {
+        self.settings.actions.change(changes);
+    }
+
+    fn save_memory(
+        &mut self,
+        space: Space,
+        address: u64,
+        size: u64,
+        filename: &[u8],
+    ) -> Result<JobId, QmpError> {
+        let space = match space {
+            Space::Physical => save::Space::Physical,
+            Space::Linear { cpu } => {
+                let registers = self.vcpus.as_ref().map(|vcpus| vcpus.paging(cpu));
+                // A processor that nobody runs is as after a reset: without paging.
+                save::Space::Virtual(registers.transpose().map_err(refused)?.unwrap_or_default())
+            }
+        };
+        let shared = &self.shared;
+        self.saves.start(shared, space, address, size, filename)
     }
 
     fn name(&self) -> Option<&str> {
@@ -53,9 +105,93 @@ impl Owner for Vm {
         }
     }
 
+    fn preconfig(&self) -> bool {
+        self.settings.preconfig
+    }
+
+    fn exit_preconfig(&mut self) -> Result<(), QmpError> {
+        self.settings.preconfig = false;
+        if self.settings.autostart {
+            self.start();
+        }
+        Ok(())
+    }
+
+    fn cpus(&self) -> u32 {
+        self.settings.cpus
+    }
+
+    fn visit_cpu(&self, index: u32, visit: &mut dyn FnMut(&CpuInfoFast<'_>)) {
+        let mut qom_path = String::new();
+        // Writing to a string does not fail.
+        let _ = write!(qom_path, "/machine/unattached/device[{index}]");
+        let place = self.settings.topology.place(index);
+        visit(&CpuInfoFast {
+            cpu_index: index.into(),
+            qom_path: &qom_path,
+            thread_id: self.cpu_thread(self.vcpus.as_ref(), index),
+            props: Some(CpuInstanceProperties {
+                node_id: None,
+                socket_id: Some(place.socket.into()),
+                die_id: None,
+                core_id: Some(place.core.into()),
+                thread_id: Some(place.thread.into()),
+            }),
+            target: SysEmuTarget::X8664,
+        });
+    }
+
+    fn cpu_state(&mut self, index: u32) -> Result<CpuState, QmpError> {
+        let vcpus = self.vcpus.as_ref();
+        let thread_id = self.cpu_thread(vcpus, index) as i32;
+        let (halted, pc) = match vcpus.map(|vcpus| vcpus.glance(index)) {
+            Some(glance) => {
+                let glance = glance.map_err(refused)?;
+                (glance.halted, glance.pc)
+            }
+            // As after a reset: all but the first wait to be started.
+            None => (index > 0, RESET_VECTOR),
+        };
+        Ok(CpuState {
+            halted,
+            pc,
+            thread_id,
+        })
+    }
+
+    fn visit_machines(&self, visit: &mut dyn FnMut(&MachineInfo<'_>)) {
+        options::visit_machines(visit);
+    }
+
+    fn visit_options(&self, visit: &mut dyn FnMut(&CommandLineOptionInfo<'_>)) {
+        options::visit_options(visit);
+    }
+
+    fn migration_events(&mut self) -> &mut bool {
+        &mut self.migration_events
+    }
+
+    fn visit_yankable(&self, visit: &mut dyn FnMut(&str)) {
+        let chardevs = &self.shared.lock().chardevs;
+        for id in chardevs.ids().filter(|id| chardevs.is_socket(*id)) {
+            visit(chardevs.label(id));
+        }
+    }
+
+    fn yank(&mut self, id: &[u8]) -> bool {
+        let chardevs = &mut self.shared.lock().chardevs;
+        let mut ids = chardevs.ids();
+        let found =
+            ids.find(|found| chardevs.is_socket(*found) && chardevs.label(*found).as_bytes() == id);
+        if let Some(found) = found {
+            chardevs.hang_up(found);
+        }
+        found.is_some()
+    }
+
     fn take_event(&mut self) -> Option<(Event, Timestamp)> {
         let event = self.events.pop_front()?;
-        self.told.push_back(event);
+        self.told.push_back(event.clone());
         Some(event)
     }
 }

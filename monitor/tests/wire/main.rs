@@ -6,13 +6,13 @@ use std::alloc::{Layout, alloc_zeroed, handle_alloc_error};
 
 use cases::CASES;
 use serde_json::Value;
-use thimble_core::machine::RunState;
+use thimble_core::devices::{ConsoleId, GuestEvent, PowerRequest};
+use thimble_core::machine::{Board, Config, Host, Irqchip, Machine, RunState};
+use thimble_core::memory::ArrayRam;
 use thimble_core::qmp::{
     QMP_MESSAGE_MAX, QMP_TOKENS_MAX, SIZE_LIMIT_TEXT, Sink, SinkFull, TOKENS_LIMIT_TEXT,
 };
-use thimble_monitor::{
-    COMMANDS, Event, KvmInfo, Out, Owner, QmpError, Session, ShutdownCause, Timestamp,
-};
+use thimble_monitor::{Event, InMemory, Out, QmpError, SCHEMA, Session, Space, Timestamp};
 
 /// A session in zeroed memory, as hosts place it.
 fn session() -> Box<Session> {
@@ -61,100 +61,45 @@ impl Out for Queue {
     }
 }
 
-struct Vm {
-    state: RunState,
-    name: Option<&'static str>,
-    preconfig: bool,
-    saved: Vec<(u64, u64, Vec<u8>)>,
-    fail: Option<&'static str>,
-    events: Vec<Event>,
-    calls: Vec<&'static str>,
+/// A machine in memory, which lasts as long as the test process.
+fn vm() -> Vm {
+    let ram: &'static ArrayRam<4096> = Box::leak(Box::new(ArrayRam::new()));
+    let config = Config {
+        board: Board::Pc,
+        irqchip: Irqchip::Machine,
+        ram,
+        ram_size: 4096,
+        rom: &[0; 4096],
+        cpus: 2,
+        max_cpus: 2,
+        rtc_base: 0,
+        uuid: [0; 16],
+        kernel: &[],
+        initrd: &[],
+        cmdline: &[],
+        graphics: false,
+    };
+    let mut vm = InMemory::new(Machine::new(config).unwrap(), Deaf);
+    vm.cpus = 2;
+    vm.kvm.present = true;
+    vm
 }
 
-impl Vm {
-    fn new() -> Self {
-        Self {
-            state: RunState::Prelaunch,
-            name: None,
-            preconfig: false,
-            saved: Vec::new(),
-            fail: None,
-            events: Vec::new(),
-            calls: Vec::new(),
-        }
-    }
-}
+type Vm = InMemory<'static, Deaf>;
 
-impl Owner for Vm {
-    fn run_state(&self) -> RunState {
-        self.state
-    }
+/// A host that takes everything.
+struct Deaf;
 
-    fn stop(&mut self) -> Result<(), QmpError> {
-        self.calls.push("stop");
-        if self.state == RunState::Running {
-            self.state = RunState::Paused;
-            self.events.push(Event::Stop);
-        }
-        Ok(())
+impl Host for Deaf {
+    fn console_write(&mut self, _console: ConsoleId, bytes: &[u8]) -> usize {
+        bytes.len()
     }
-
-    fn cont(&mut self) -> Result<(), QmpError> {
-        self.calls.push("cont");
-        if self.state != RunState::Running {
-            self.state = RunState::Running;
-            self.events.push(Event::Resume);
-        }
-        Ok(())
-    }
-
-    fn system_reset(&mut self) -> Result<(), QmpError> {
-        self.calls.push("system_reset");
-        self.events
-            .push(Event::Reset(ShutdownCause::HostQmpSystemReset));
-        Ok(())
-    }
-
-    fn quit(&mut self) {
-        self.calls.push("quit");
-        self.events
-            .push(Event::Shutdown(ShutdownCause::HostQmpQuit));
-    }
-
-    fn pmemsave(&mut self, address: u64, size: u64, filename: &[u8]) -> Result<(), QmpError> {
-        self.saved.push((address, size, filename.to_vec()));
-        match self.fail {
-            Some(text) => Err(QmpError::generic(format_args!("{text}"))),
-            None => Ok(()),
-        }
-    }
-
-    fn name(&self) -> Option<&str> {
-        self.name
-    }
-
-    fn uuid(&self) -> [u8; 16] {
-        [0; 16]
-    }
-
-    fn kvm(&self) -> KvmInfo {
-        KvmInfo {
-            enabled: false,
-            present: true,
-        }
-    }
-
-    fn preconfig(&self) -> bool {
-        self.preconfig
-    }
-
-    fn take_event(&mut self) -> Option<(Event, Timestamp)> {
-        let time = Timestamp {
-            seconds: 7,
-            microseconds: 8,
-        };
-        (!self.events.is_empty()).then(|| (self.events.remove(0), time))
-    }
+    fn set_gsi(&mut self, _gsi: u8, _level: bool) {}
+    fn set_intr(&mut self, _level: bool) {}
+    fn power(&mut self, _request: PowerRequest) {}
+    fn memory_remapped(&mut self) {}
+    fn set_a20(&mut self, _enabled: bool) {}
+    fn guest_event(&mut self, _event: GuestEvent) {}
 }
 
 const HELLO: &[u8] = b"{\"execute\":\"qmp_capabilities\"}";
@@ -169,7 +114,7 @@ impl Client {
     fn raw() -> Self {
         let mut client = Self {
             session: session(),
-            vm: Vm::new(),
+            vm: vm(),
             out: Queue::default(),
         };
         client.session.open(&mut client.out).unwrap();
@@ -186,6 +131,19 @@ impl Client {
     fn lines(&mut self, input: &[u8]) -> Vec<String> {
         let used = self.session.feed(input, &mut self.vm, &mut self.out);
         assert_eq!(used, input.len());
+        self.take()
+    }
+
+    /// As [`Client::lines`], and what goes on in the background ends at once.
+    fn play(&mut self, input: &[u8]) -> Vec<String> {
+        let mut used = 0;
+        while used < input.len() {
+            let rest = &input[used..];
+            used += self.session.feed(rest, &mut self.vm, &mut self.out);
+            if self.vm.saving.take().is_some() {
+                self.session.complete(Ok(()), &mut self.vm, &mut self.out);
+            }
+        }
         self.take()
     }
 
@@ -214,7 +172,7 @@ fn answers_as_observed() {
     let mut client = Client::new();
     let mut wrong = 0;
     for (input, expected) in CASES {
-        let lines = client.lines(input);
+        let lines = client.play(input);
         if parsed(&lines) != parsed(expected) {
             wrong += 1;
             println!(
@@ -222,7 +180,7 @@ fn answers_as_observed() {
                 input.escape_ascii()
             );
         }
-        client.lines(b"\xff\n");
+        client.play(b"\xff\n");
     }
     assert_eq!(wrong, 0, "of {}", CASES.len());
     assert!(CASES.len() > 300);
@@ -232,16 +190,16 @@ fn answers_as_observed() {
 fn splitting_changes_nothing() {
     let mut client = Client::new();
     for (input, _) in CASES {
-        client.lines(b"\xff\n");
-        let whole = client.lines(input);
+        client.play(b"\xff\n");
+        let whole = client.play(input);
         for at in 0..input.len() {
-            client.lines(b"\xff\n");
-            let mut parts = client.lines(&input[..at]);
-            parts.extend(client.lines(&input[at..]));
+            client.play(b"\xff\n");
+            let mut parts = client.play(&input[..at]);
+            parts.extend(client.play(&input[at..]));
             assert_eq!(parts, whole, "{} at {at}", input.escape_ascii());
         }
-        client.lines(b"\xff\n");
-        let bytes: Vec<_> = input.iter().flat_map(|&b| client.lines(&[b])).collect();
+        client.play(b"\xff\n");
+        let bytes: Vec<_> = input.iter().flat_map(|&b| client.play(&[b])).collect();
         assert_eq!(bytes, whole, "{}", input.escape_ascii());
     }
 }
@@ -296,8 +254,11 @@ fn greets_and_negotiates() {
 #[test]
 fn events_come_before_replies() {
     let mut client = Client::new();
-    let stamp = "\"timestamp\": {\"seconds\": 7, \"microseconds\": 8}";
-    let line = |rest: &str| format!("{{{stamp}, {rest}}}");
+    let mut count = 0;
+    let mut line = |rest: &str| {
+        count += 1;
+        format!("{{\"timestamp\": {{\"seconds\": {count}, \"microseconds\": 0}}, {rest}}}")
+    };
     let done = String::from("{\"return\": {}}");
     let resume = line("\"event\": \"RESUME\"");
     assert_eq!(client.lines(b"{'execute':'cont'}"), [resume, done.clone()]);
@@ -316,19 +277,17 @@ fn events_come_before_replies() {
     );
     let quit = [shutdown, "{\"return\": {}, \"id\": 7}".into()];
     assert_eq!(client.lines(b"{'execute':'quit','id':7}"), quit);
-    assert_eq!(
-        client.vm.calls,
-        ["cont", "cont", "stop", "system_reset", "quit"]
-    );
+    assert_eq!(client.vm.done, Vm::QUIT);
     #[cfg(feature = "sabotage")]
     {
         use std::sync::atomic::Ordering;
-        use thimble_monitor::{SABOTAGED, command_index};
+        use thimble_monitor::SABOTAGED;
 
         // `quit` is executed in no other test of this process.
-        SABOTAGED.store(command_index("quit").unwrap(), Ordering::Relaxed);
+        client.vm.done = 0;
+        SABOTAGED.store(SCHEMA.command(b"quit").unwrap(), Ordering::Relaxed);
         assert_eq!(client.lines(b"{'execute':'quit'}"), ["{\"return\": {}}"]);
-        assert_eq!(client.vm.calls.len(), 5);
+        assert_eq!(client.vm.done, 0);
         SABOTAGED.store(usize::MAX, Ordering::Relaxed);
         assert_eq!(client.lines(b"{'execute':'quit'}").len(), 2);
     }
@@ -345,7 +304,7 @@ fn queries_tell_the_owners_state() {
         (RunState::Running, true),
         (RunState::InternalError, false),
     ] {
-        client.vm.state = state;
+        client.vm.run_state = state;
         let expected = serde_json::json!({
             "running": running, "singlestep": false, "status": state.name()
         });
@@ -361,20 +320,202 @@ fn queries_tell_the_owners_state() {
     let commands = parsed(&client.lines(b"{'execute':'query-commands'}"));
     assert_eq!(
         commands[0]["return"].as_array().unwrap().len(),
-        COMMANDS.len()
+        SCHEMA.commands.len()
     );
 }
 
+/// Ends what goes on in the background, and returns what the client is told.
+fn end(client: &mut Client, result: Result<(), QmpError>) -> Vec<String> {
+    let (job, _) = client.vm.saving.take().unwrap();
+    assert_eq!(client.session.pending(), Some(job));
+    client
+        .session
+        .complete(result, &mut client.vm, &mut client.out);
+    client.take()
+}
+
+const PMEMSAVE: &[u8] =
+    b"{'execute':'pmemsave','arguments':{'val':-1,'size':2,'filename':'\\u00e4'},'id':[7]}";
+
 #[test]
-fn pmemsave_passes_its_arguments_and_errors() {
+fn memory_is_saved_in_the_background() {
     let mut client = Client::new();
-    client.vm.fail = Some("Could not open 'x'");
-    let input = b"{'execute':'pmemsave','arguments':{'val':-1,'size':2,'filename':'\\u00e4'}}";
-    assert_eq!(client.error(input), "Could not open 'x'");
-    assert_eq!(client.vm.saved, [(u64::MAX, 2, "\u{e4}".into())]);
+    assert_eq!(client.lines(PMEMSAVE), [""; 0]);
+    let (_, saved) = client.vm.saving.clone().unwrap();
+    assert_eq!((saved.space, saved.address), (Space::Physical, u64::MAX));
+    assert_eq!((saved.size, &*saved.filename), (2, "\u{e4}".as_bytes()));
+    // Nothing else is looked at meanwhile; events are told.
+    let query = b"{'execute':'query-name','id':8}";
+    let used = client.session.feed(query, &mut client.vm, &mut client.out);
+    assert_eq!(used, 0);
+    let time = Timestamp::default();
+    let told = client.session.event(&Event::Stop, time, &mut client.out);
+    assert_eq!((told, client.take().len()), (Ok(()), 1));
+    assert_eq!(end(&mut client, Ok(())), ["{\"return\": {}, \"id\": [7]}"]);
+    assert_eq!(client.lines(query), ["{\"return\": {}, \"id\": 8}"]);
+    client.lines(PMEMSAVE);
+    let error = QmpError::generic(format_args!("Could not open 'x'"));
+    let answer = parsed(&end(&mut client, Err(error)));
+    assert_eq!(answer[0]["error"]["desc"], "Could not open 'x'");
+    assert_eq!(answer[0]["id"][0], 7);
     let input = b"{'execute':'pmemsave','arguments':{'val':0,'size':-2,'filename':'a'}}";
     assert!(client.error(input).contains("'size'"));
-    assert_eq!(client.vm.saved.len(), 1);
+    assert!(client.vm.saving.is_none());
+}
+
+#[test]
+fn memory_is_saved_by_the_chosen_processor() {
+    let mut client = Client::new();
+    let memsave = |more: &str| {
+        format!("{{'execute':'memsave','arguments':{{'val':1,'size':2,'filename':'f'{more}}}}}")
+            .into_bytes()
+    };
+    for (command, more, cpu) in [
+        ("", "", 0),
+        ("", ",'cpu-index':1", 1),
+        ("", ",'cpu':1", 1),
+        ("", ",'cpu':1,'cpu-index':1", 1),
+        ("{'execute':'cpu','arguments':{'index':1}}", "", 1),
+        ("", ",'cpu-index':0", 0),
+    ] {
+        client.lines(command.as_bytes());
+        client.lines(&memsave(more));
+        let (_, saved) = client.vm.saving.clone().unwrap();
+        assert_eq!(saved.space, Space::Linear { cpu });
+        end(&mut client, Ok(()));
+    }
+    for (more, error) in [
+        (
+            ",'cpu-index':2",
+            "Parameter 'cpu-index' expects a CPU number",
+        ),
+        (
+            ",'cpu-index':-1",
+            "Parameter 'cpu-index' expects a CPU number",
+        ),
+        (",'cpu':2", "Parameter 'cpu' expects a CPU number"),
+        (
+            ",'cpu':1,'cpu-index':0",
+            "Parameters 'cpu-index' and 'cpu' name different CPUs",
+        ),
+    ] {
+        assert_eq!(client.error(&memsave(more)), error);
+    }
+    let error = client.error(b"{'execute':'cpu','arguments':{'index':2}}");
+    assert_eq!(error, "Parameter 'index' expects a CPU number");
+    let cpus = parsed(&client.lines(b"{'execute':'query-cpus'}"));
+    assert_eq!(cpus[0]["return"][0]["current"], false);
+    assert_eq!(cpus[0]["return"][1]["current"], true);
+    // A new connection begins with the first.
+    client.session.open(&mut client.out).unwrap();
+    client.take();
+    client.lines(HELLO);
+    let cpus = parsed(&client.lines(b"{'execute':'query-cpus'}"));
+    assert_eq!(cpus[0]["return"][0]["current"], true);
+}
+
+const HELLO_OOB: &[u8] = b"{'execute':'qmp_capabilities','arguments':{'enable':['oob']}}";
+
+#[test]
+fn out_of_band_commands_overtake() {
+    let mut client = Client::raw();
+    client.lines(HELLO_OOB);
+    let ids = |lines: Vec<String>| -> Vec<Value> {
+        parsed(&lines)
+            .iter()
+            .map(|line| line["id"].clone())
+            .collect()
+    };
+    assert_eq!(client.lines(PMEMSAVE), [""; 0]);
+    // Seven wait, errors too, and keep their order.
+    for id in 1..=5 {
+        let input = format!("{{'execute':'query-name','id':{id}}}");
+        assert_eq!(client.lines(input.as_bytes()), [""; 0]);
+    }
+    assert_eq!(client.lines(b"{'execute':'query-name','id':6,}"), [""; 0]);
+    assert_eq!(client.lines(b"{'execute':'nope','id':7}"), [""; 0]);
+    let yank = b"{'exec-oob':'query-yank','id':'first'}";
+    assert_eq!(ids(client.lines(yank)), ["first"]);
+    assert_eq!(
+        ids(client.lines(b"{'exec-oob':'stop','id':'bad'}")),
+        ["bad"]
+    );
+    assert_eq!(client.lines(PMEMSAVE), [""; 0]);
+    // The queue is full now.
+    assert_eq!(
+        client.session.feed(yank, &mut client.vm, &mut client.out),
+        0
+    );
+    let lines = end(&mut client, Ok(()));
+    assert_eq!(lines.len(), 8);
+    assert!(lines[6].contains("JSON parse error"), "{lines:?}");
+    assert_eq!(
+        ids(lines),
+        [
+            serde_json::json!([7]),
+            1.into(),
+            2.into(),
+            3.into(),
+            4.into(),
+            5.into(),
+            Value::Null,
+            7.into()
+        ]
+    );
+    // The last one that waited goes on in turn.
+    assert_eq!(ids(client.lines(yank)), ["first"]);
+    assert_eq!(ids(end(&mut client, Ok(()))), [serde_json::json!([7])]);
+    assert_eq!(ids(client.lines(b"{'execute':'query-name','id':9}")), [9]);
+}
+
+/// What waits and what comes share the parser's memory; a message that does not fit beside others waits, however it is cut.
+#[test]
+fn messages_that_wait_may_be_long() {
+    for cut in [1, 1000, 50_000, 69_999] {
+        let mut client = Client::raw();
+        client.lines(HELLO_OOB);
+        client.lines(PMEMSAVE);
+        let long = |id: u8, length: usize| {
+            let id = "x".repeat(length) + &id.to_string();
+            format!("{{'execute':'query-name','id':'{id}'}}").into_bytes()
+        };
+        assert_eq!(client.lines(&long(1, 70_000)), [""; 0]);
+        let input = long(2, 70_000);
+        let mut taken = 0;
+        for part in [cut, input.len()] {
+            let end = taken
+                + client
+                    .session
+                    .feed(&input[taken..part], &mut client.vm, &mut client.out);
+            assert_eq!(
+                client
+                    .session
+                    .feed(&input[end..part], &mut client.vm, &mut client.out),
+                0
+            );
+            taken = end;
+            if taken < part {
+                break;
+            }
+        }
+        assert!((50_000..70_000).contains(&taken), "{taken}");
+        assert_eq!(end(&mut client, Ok(())).len(), 2);
+        let lines = client.lines(&input[taken..]);
+        assert!(lines[0].ends_with("x2\"}"), "{}", lines.len());
+        assert_eq!(client.lines(b"{'execute':'query-name','id':9}").len(), 1);
+        // Many tokens likewise.
+        client.lines(PMEMSAVE);
+        let list = |n: usize| {
+            let list = "1,".repeat(n);
+            format!("{{'execute':'query-name','id':[{list}1]}}").into_bytes()
+        };
+        assert_eq!(client.lines(&list(3000)), [""; 0]);
+        let input = list(3000);
+        let taken = client.session.feed(&input, &mut client.vm, &mut client.out);
+        assert!(taken < input.len());
+        assert_eq!(end(&mut client, Ok(())).len(), 2);
+        assert_eq!(client.lines(&input[taken..]).len(), 1);
+    }
 }
 
 #[test]

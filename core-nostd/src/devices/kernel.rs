@@ -1,0 +1,65 @@
+//! The devices that the host's kernel models with `kernel-irqchip=on`: their classes only.
+//!
+//! The guest sees the same hardware as with the machine's own models: two 8259A, an 8254, an
+//! I/O APIC and a local APIC for each processor. Names follow QEMU's, which users and management
+//! tools look for.
+
+use super::class::{DeviceClass, Property, PropertyKind, Value};
+
+/// Class of the two 8259A.
+pub static PIC_CLASS: DeviceClass = DeviceClass {
+    name: "kvm-i8259",
+    parent: "pic-common",
+    bus: Some("ISA"),
+    doc: "Intel 8259A interrupt controller, in the kernel",
+    user_creatable: false,
+    properties: crate::irq::pic::CLASS.properties,
+};
+
+/// Class of the 8254.
+pub static PIT_CLASS: DeviceClass = DeviceClass {
+    name: "kvm-pit",
+    parent: "pit-common",
+    bus: Some("ISA"),
+    doc: "Intel 8254 interval timer, in the kernel",
+    user_creatable: false,
+    properties: super::pit::CLASS.properties,
+};
+
+/// Class of the 82093AA.
+pub static IOAPIC_CLASS: DeviceClass = DeviceClass {
+    name: "kvm-ioapic",
+    parent: "ioapic-common",
+    bus: Some("System"),
+    doc: "Intel 82093AA I/O APIC, in the kernel",
+    user_creatable: false,
+    properties: &[Property {
+        name: "gsi_base",
+        kind: PropertyKind::Uint32,
+        default: Value::Uint(0),
+        doc: "global system interrupt of the first input",
+    }],
+};
+
+/// Class of a processor's local APIC.
+pub static APIC_CLASS: DeviceClass = DeviceClass {
+    name: "kvm-apic",
+    parent: "apic-common",
+    bus: None,
+    doc: "local APIC, in the kernel",
+    user_creatable: false,
+    properties: &[
+        Property {
+            name: "id",
+            kind: PropertyKind::Uint32,
+            default: Value::Unset,
+            doc: "APIC id",
+        },
+        Property {
+            name: "version",
+            kind: PropertyKind::Uint8,
+            default: Value::Uint(0x14),
+            doc: "low byte of the version register",
+        },
+    ],
+};

@@ -1,0 +1,293 @@
+//! The properties of objects and their values.
+
+use core::fmt::Write as _;
+
+use super::tree::{Edge, Name, Node};
+use super::types::{self, Type};
+use super::{ChardevKind, PropertyInfo, QomError, QomValue, Settings, Tree};
+use crate::devices::class::{PropertyKind, Value};
+use crate::machine::Board;
+use crate::pci::{i440fx, piix3};
+
+/// Ports and edge/level masks of the two 8259A, as on every PC: `iobase`, `elcr_addr`,
+/// `elcr_mask`.
+const PICS: [(u64, u64, u64); 2] = [(0x20, 0x4d0, 0xf8), (0xa0, 0x4d1, 0xde)];
+
+/// First port of the 8254.
+const PIT_BASE: u64 = 0x40;
+
+impl Tree<'_> {
+    /// Visits the properties of the object at `path`: the result of `qom-list`.
+    ///
+    /// # Errors
+    /// [`QomError::NoObject`], [`QomError::Ambiguous`].
+    pub fn list<'p>(
+        &self,
+        path: &'p str,
+        visit: &mut dyn FnMut(PropertyInfo<'_>),
+    ) -> Result<(), QomError<'p>> {
+        let node = self.find(path)?;
+        let mut info = |name: &str, kind: &str| {
+            visit(PropertyInfo {
+                name,
+                kind,
+                description: None,
+                default: None,
+            });
+        };
+        self.edges(node, &mut |name, edge, to| {
+            info(name, &self.edge_kind(edge, to));
+        });
+        self.values(node, &mut |name, kind, _| info(name, kind));
+        Ok(())
+    }
+
+    /// Hands the value of a property of the object at `path` to `take`: the result of `qom-get`.
+    ///
+    /// # Errors
+    /// [`QomError::NoObject`] also for an ambiguous path, [`QomError::NoProperty`],
+    /// [`QomError::LongPath`].
+    pub fn get<'p>(
+        &self,
+        path: &'p str,
+        property: &'p str,
+        take: &mut dyn FnMut(QomValue<'_>),
+    ) -> Result<(), QomError<'p>> {
+        let node = self.find(path).map_err(|_| QomError::NoObject(path))?;
+        let mut linked = None;
+        self.edges(node, &mut |name, _, to| {
+            if name == property {
+                linked = Some(to);
+            }
+        });
+        if let Some(linked) = linked {
+            take(QomValue::Str(&self.path(linked)?));
+            return Ok(());
+        }
+        let mut found = false;
+        self.values(node, &mut |name, _, value| {
+            if name == property && !found {
+                found = true;
+                take(value);
+            }
+        });
+        if found {
+            Ok(())
+        } else {
+            Err(QomError::NoProperty(self.type_name(node), property))
+        }
+    }
+
+    /// The type of a property that names another object.
+    fn edge_kind(&self, edge: Edge, to: Node) -> Name {
+        let mut kind = Name::new();
+        // The longest type's name fits with what goes around it.
+        let _ = match edge {
+            Edge::Child => write!(kind, "child<{}>", self.type_name(to)),
+            Edge::Link(Some(wanted)) => write!(kind, "link<{wanted}>"),
+            Edge::Link(None) => write!(kind, "link<{}>", self.type_name(to)),
+        };
+        kind
+    }
+
+    /// Visits the properties of an object that name no other one.
+    fn values(&self, node: Node, visit: &mut dyn FnMut(&str, &str, QomValue<'_>)) {
+        visit("type", "string", QomValue::Str(&self.type_name(node)));
+        match node {
+            Node::Machine => return self.machine_values(visit),
+            Node::SystemBus => visit("realized", "bool", QomValue::Bool(false)),
+            Node::PciBus => visit("realized", "bool", QomValue::Bool(true)),
+            Node::IsaBus => {
+                // What QEMU says of microvm's bus, which no device carries.
+                let realized = self.machine.board() == Board::Pc;
+                visit("realized", "bool", QomValue::Bool(realized));
+            }
+            Node::Chardev(index) => {
+                if let Some(ChardevKind::Socket { connected }) = self.chardev(index) {
+                    visit("connected", "bool", QomValue::Bool(connected));
+                }
+            }
+            Node::Qtest => {
+                if let Some((chardev, log)) = self.outside.qtest() {
+                    visit("chardev", "string", QomValue::Str(chardev));
+                    visit("log", "string", QomValue::Str(log));
+                }
+            }
+            _ => {}
+        }
+        let is_processor = matches!(node, Node::Cpu(_) | Node::Lapic(_));
+        if is_processor || self.class(node).is_some() || node == Node::IsaBridge {
+            visit("hotpluggable", "bool", QomValue::Bool(is_processor));
+            visit("hotplugged", "bool", QomValue::Bool(false));
+            visit("realized", "bool", QomValue::Bool(true));
+            if self.parent_bus(node).is_none() {
+                visit("parent_bus", "link<bus>", QomValue::Str(""));
+            }
+        }
+        if let Node::Cpu(index) = node {
+            self.processor_values(index.into(), visit);
+        }
+        let pci = match node {
+            Node::HostBridge => Some((i440fx::ADDRESS, false)),
+            Node::IsaBridge if self.machine.board() == Board::Pc => Some((piix3::ADDRESS, true)),
+            _ => None,
+        };
+        if let Some((address, multifunction)) = pci {
+            let devfn = i64::from(address.device()) * 8 + i64::from(address.function());
+            visit("addr", "int32", QomValue::Int(devfn));
+            visit("multifunction", "bool", QomValue::Bool(multifunction));
+        }
+        self.class_values(node, visit);
+    }
+
+    /// The properties that a device's class describes.
+    fn class_values(&self, node: Node, visit: &mut dyn FnMut(&str, &str, QomValue<'_>)) {
+        let Some(class) = self.class(node) else {
+            return;
+        };
+        for property in class.properties {
+            let (name, kind) = (property.name, property.kind);
+            let value = match node {
+                Node::Plugged(index) => {
+                    let plugged = self.machine.plugged().get(usize::from(index));
+                    if kind == PropertyKind::Chardev {
+                        let console = plugged.and_then(|plugged| plugged.console());
+                        let id = console.and_then(|console| self.outside.console(console));
+                        visit(name, kind.name(), QomValue::Str(id.unwrap_or("")));
+                        continue;
+                    }
+                    plugged.map_or(Value::Unset, |plugged| plugged.value(name))
+                }
+                _ => self
+                    .board_value(node, name)
+                    .unwrap_or_else(|| property.default.clone()),
+            };
+            let value = match &value {
+                Value::Unset => QomValue::Str(""),
+                Value::Bool(on) => QomValue::Bool(*on),
+                Value::Uint(number) => QomValue::Uint(*number),
+                Value::Int(number) => QomValue::Int(*number),
+                Value::Text(text) => QomValue::Str(text),
+            };
+            visit(name, kind.name(), value);
+        }
+    }
+
+    /// What the board has set on one of its devices, where that is not the class's default.
+    fn board_value(&self, node: Node, name: &str) -> Option<Value> {
+        let value = match (node, name) {
+            (Node::Pic(index), "master") => return Some(Value::Bool(index == 0)),
+            (Node::Pic(index), _) => {
+                let (base, elcr, mask) = PICS.get(usize::from(index))?;
+                match name {
+                    "iobase" => *base,
+                    "elcr_addr" => *elcr,
+                    "elcr_mask" => *mask,
+                    _ => return None,
+                }
+            }
+            (Node::Pit, "iobase") => PIT_BASE,
+            // The years of the registers are those of a century that CMOS tells.
+            (Node::Rtc, "base_year") => return Some(Value::Int(0)),
+            (Node::Lapic(index), "id") => self.topology(index.into()).apic_id.into(),
+            _ => return None,
+        };
+        Some(Value::Uint(value))
+    }
+
+    fn machine_values(&self, visit: &mut dyn FnMut(&str, &str, QomValue<'_>)) {
+        let settings = self.outside.settings();
+        let board = self.type_name(Node::Machine);
+        let uint = |number: u32| QomValue::Uint(number.into());
+        let smp = [
+            ("cores", uint(settings.cores)),
+            ("threads", uint(settings.threads)),
+            ("cpus", uint(settings.cpus)),
+            ("sockets", uint(settings.sockets)),
+            ("dies", uint(1)),
+            ("clusters", uint(1)),
+            ("maxcpus", uint(settings.max_cpus)),
+        ];
+        let memory = [("size", QomValue::Uint(settings.memory))];
+        let line = Type::find(&board).map(Type::line).unwrap_or_default();
+        for property in line.iter().rev().flat_map(|this| this.plain_properties()) {
+            let value = match property.name {
+                // Every object has shown it already.
+                "type" => continue,
+                "memory" => QomValue::Members(&memory),
+                "smp" => QomValue::Members(&smp),
+                name => machine_value(&settings, name),
+            };
+            visit(property.name, property.kind, value);
+        }
+    }
+
+    fn processor_values(&self, index: u32, visit: &mut dyn FnMut(&str, &str, QomValue<'_>)) {
+        let cpu = self.outside.processor();
+        let place = self.topology(index);
+        let int = |number: u32| QomValue::Int(number.into());
+        let uint = |number: u32| QomValue::Uint(number.into());
+        visit("apic-id", "uint32", uint(place.apic_id));
+        visit("core-id", "int32", int(place.core));
+        visit("family", "int", int(cpu.family));
+        visit("level", "uint32", uint(cpu.level));
+        visit("model", "int", int(cpu.model));
+        visit("model-id", "string", QomValue::Str(&cpu.brand));
+        visit("socket-id", "int32", int(place.socket));
+        visit("stepping", "int", int(cpu.stepping));
+        visit("thread-id", "int32", int(place.thread));
+        visit("vendor", "string", QomValue::Str(&cpu.vendor));
+        visit("xlevel", "uint32", uint(cpu.xlevel));
+        types::feature_names(&mut |name, bits| {
+            let mut pairs = bits.iter().zip(&cpu.features);
+            let on = pairs.all(|(bits, have)| bits & have == *bits);
+            visit(name, "bool", QomValue::Bool(on));
+        });
+    }
+
+    fn topology(&self, index: u32) -> Topology {
+        let settings = self.outside.settings();
+        let (threads, cores) = (settings.threads.max(1), settings.cores.max(1));
+        let (thread, core) = (index % threads, index / threads % cores);
+        let socket = index / threads / cores;
+        let thread_bits = threads.next_power_of_two().trailing_zeros();
+        let core_bits = cores.next_power_of_two().trailing_zeros();
+        Topology {
+            thread,
+            core,
+            socket,
+            apic_id: socket << ((thread_bits + core_bits) & 31)
+                | core << (thread_bits & 31)
+                | thread,
+        }
+    }
+}
+
+/// Where a processor is. Fields of the APIC id take a power of two each, so that ids may leave
+/// gaps.
+struct Topology {
+    thread: u32,
+    core: u32,
+    socket: u32,
+    apic_id: u32,
+}
+
+/// A property of a machine that is neither a structure nor another object.
+fn machine_value<'s>(settings: &Settings<'s>, name: &str) -> QomValue<'s> {
+    match name {
+        "append" => QomValue::Str(settings.append),
+        "dump-guest-core" => QomValue::Bool(settings.dump_guest_core),
+        "firmware" => QomValue::Str(settings.firmware),
+        "graphics" => QomValue::Bool(settings.graphics),
+        "initrd" => QomValue::Str(settings.initrd),
+        "isa-serial" => QomValue::Bool(settings.isa_serial),
+        "kernel" => QomValue::Str(settings.kernel),
+        "mem-merge" => QomValue::Bool(settings.mem_merge),
+        // Parts of the board, always there.
+        "i8042" => QomValue::Bool(true),
+        "pic" | "pit" | "rtc" => QomValue::Str("on"),
+        // What is not modelled.
+        "acpi" | "ioapic2" | "pcie" | "smm" | "vmport" => QomValue::Str("off"),
+        _ => QomValue::Bool(false),
+    }
+}

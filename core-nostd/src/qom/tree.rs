@@ -1,0 +1,538 @@
+//! Objects, what is below them and what they link to, and paths.
+//!
+//! Paths are QEMU's. The devices of a board lie in `/machine/unattached`, numbered in the order in
+//! which QEMU creates them; the numbers of devices that are not modelled stay free, so that a path
+//! means the same device under both.
+
+use core::fmt::{self, Write};
+
+use super::types::{self, TypeName};
+use super::{ChardevKind, QomError, Tree};
+use crate::devices::class::DeviceClass;
+use crate::devices::{i8042, kernel, pit, port92, rtc};
+use crate::firmware::fw_cfg;
+use crate::irq::pic;
+use crate::machine::{Board, Irqchip, Place};
+use crate::pci::{i440fx, mechanism, piix3};
+
+/// Bytes of the path of an object at most.
+pub const PATH_MAX: usize = 1024;
+
+/// The path of an object.
+pub type Path = heapless::String<PATH_MAX>;
+
+/// From the root to an object at most: `/machine/unattached/device[3]/isa.0` is the deepest.
+const DEPTH_MAX: usize = 8;
+
+/// Names that a path is made of at most: links can lead round and round.
+const PARTS_MAX: usize = 64;
+
+/// A short name of an object below another one, or of a link.
+pub(super) type Name = heapless::String<96>;
+
+/// An object of the tree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Node {
+    Root,
+    Objects,
+    Chardevs,
+    /// By position.
+    Chardev(u16),
+    Machine,
+    Unattached,
+    Peripheral,
+    PeripheralAnon,
+    SystemBus,
+    Qtest,
+    Cpu(u16),
+    Lapic(u16),
+    FwCfg,
+    PciHost,
+    PciBus,
+    IoApic,
+    HostBridge,
+    /// The device that the ISA bus hangs on: PIIX3 on a PC.
+    IsaBridge,
+    IsaBus,
+    /// 0: master, 1: slave.
+    Pic(u8),
+    Pit,
+    Speaker,
+    Rtc,
+    I8042,
+    Port92,
+    /// By position in the machine's list.
+    Plugged(u8),
+}
+
+/// What a name stands for in an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Edge {
+    /// An object below.
+    Child,
+    /// An object elsewhere; the type that the link asks for, or the object's own.
+    Link(Option<&'static str>),
+}
+
+/// A bus, for counting what is on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Bus {
+    System,
+    Pci,
+    Isa,
+}
+
+/// A device of the board, in the order of creation.
+#[derive(Clone, Copy, Debug)]
+struct BoardDevice {
+    /// N of `device[N]`.
+    number: usize,
+    /// Nothing where QEMU has a device that is not modelled.
+    node: Option<Node>,
+    bus: Option<Bus>,
+}
+
+/// Virtio transports that QEMU's microvm has before its other devices.
+const MICROVM_TRANSPORTS: usize = 24;
+
+impl Tree<'_> {
+    fn board(&self) -> Board {
+        self.machine.board()
+    }
+
+    pub(super) fn in_kernel(&self) -> bool {
+        self.machine.irqchip() == Irqchip::Host && self.board() != Board::None
+    }
+
+    /// The class of a device; `None` for a processor and for what is not a device.
+    pub(super) fn class(&self, node: Node) -> Option<&'static DeviceClass> {
+        let in_kernel = self.in_kernel();
+        Some(match node {
+            Node::Lapic(_) => &kernel::APIC_CLASS,
+            Node::FwCfg => &fw_cfg::CLASS,
+            Node::PciHost => &mechanism::CLASS,
+            Node::IoApic => &kernel::IOAPIC_CLASS,
+            Node::HostBridge => &i440fx::CLASS,
+            Node::IsaBridge if self.board() == Board::Pc => &piix3::CLASS,
+            Node::Pic(_) if in_kernel => &kernel::PIC_CLASS,
+            Node::Pic(_) => &pic::CLASS,
+            Node::Pit if in_kernel => &kernel::PIT_CLASS,
+            Node::Pit => &pit::CLASS,
+            Node::Speaker => &pit::PCSPK_CLASS,
+            Node::Rtc => &rtc::CLASS,
+            Node::I8042 => &i8042::CLASS,
+            Node::Port92 => &port92::CLASS,
+            Node::Plugged(index) => {
+                return Some(self.machine.plugged().get(usize::from(index))?.class());
+            }
+            _ => return None,
+        })
+    }
+
+    /// The name of an object's type.
+    pub(super) fn type_name(&self, node: Node) -> TypeName {
+        let plain = match node {
+            Node::Chardev(index) => self
+                .chardev(index)
+                .map_or("container", ChardevKind::type_name),
+            Node::Cpu(_) => {
+                return types::cpu_type(&self.outside.processor().name);
+            }
+            Node::Machine => match self.board() {
+                Board::Pc => "pc-i440fx-7.2-machine",
+                Board::Microvm => "microvm-machine",
+                Board::None => "none-machine",
+            },
+            Node::SystemBus => "System",
+            Node::PciBus => "PCI",
+            Node::IsaBus => "ISA",
+            Node::Qtest => "qtest",
+            Node::IsaBridge if self.board() == Board::Microvm => "isabus-bridge",
+            _ => self.class(node).map_or("container", |class| class.name),
+        };
+        let mut name = TypeName::new();
+        // All of them fit.
+        let _ = name.push_str(plain);
+        name
+    }
+
+    pub(super) fn chardev(&self, wanted: u16) -> Option<ChardevKind> {
+        let (mut index, mut found) = (0, None);
+        self.outside.chardevs(&mut |chardev| {
+            if index == usize::from(wanted) {
+                found = Some(chardev.kind);
+            }
+            index += 1;
+        });
+        found
+    }
+
+    /// Visits the devices of the board, with gaps where QEMU has what is not modelled.
+    fn board_devices(&self, visit: &mut dyn FnMut(BoardDevice)) {
+        if self.board() == Board::None {
+            return;
+        }
+        let mut number = 0;
+        let mut next = |node: Option<Node>, bus: Option<Bus>| {
+            visit(BoardDevice { number, node, bus });
+            number += 1;
+        };
+        let cpus = self.outside.settings().cpus.min(u32::from(u16::MAX)) as u16;
+        for index in 0..cpus.max(1) {
+            next(Some(Node::Cpu(index)), None);
+            if index == 0 {
+                // What speeds up task priority for old guests.
+                next(None, Some(Bus::System));
+            }
+        }
+        let isa = |node| (Some(node), Some(Bus::Isa));
+        let gap = |bus| (None, Some(bus));
+        let devices: &[(Option<Node>, Option<Bus>)] = match self.board() {
+            Board::Pc => &[
+                (Some(Node::HostBridge), Some(Bus::Pci)),
+                (Some(Node::IsaBridge), Some(Bus::Pci)),
+                // Two DMA controllers.
+                gap(Bus::Isa),
+                gap(Bus::Isa),
+                isa(Node::Pic(0)),
+                isa(Node::Pic(1)),
+                // HPET.
+                gap(Bus::System),
+                isa(Node::Rtc),
+                isa(Node::Pit),
+                isa(Node::Speaker),
+            ],
+            _ => &[(Some(Node::IsaBridge), Some(Bus::System))],
+        };
+        if self.board() == Board::Pc && self.in_kernel() {
+            // The paravirtual clock.
+            next(None, Some(Bus::System));
+        }
+        for (node, bus) in devices {
+            next(*node, *bus);
+        }
+        if self.board() == Board::Microvm {
+            // A second I/O APIC, the paravirtual clock, virtio transports and ACPI's event device.
+            for _ in 0..1 + usize::from(self.in_kernel()) + MICROVM_TRANSPORTS + 1 {
+                next(None, Some(Bus::System));
+            }
+            for node in [Node::Pic(0), Node::Pic(1), Node::Pit, Node::Rtc] {
+                next(Some(node), Some(Bus::Isa));
+            }
+        }
+        for (index, plugged) in self.machine.plugged().iter().enumerate() {
+            if plugged.place() == Place::Board {
+                next(Some(Node::Plugged(index as u8)), Some(Bus::Isa));
+            }
+        }
+        if self.board() == Board::Pc {
+            // The floppy controller; then, behind the keyboard controller, two of VMware's ports.
+            for (node, bus) in [
+                gap(Bus::Isa),
+                isa(Node::I8042),
+                gap(Bus::Isa),
+                gap(Bus::Isa),
+                isa(Node::Port92),
+            ] {
+                next(node, bus);
+            }
+        }
+    }
+
+    /// Visits the devices on a bus, with their positions on it.
+    fn on_bus(&self, bus: Bus, visit: &mut dyn FnMut(usize, Node)) {
+        match (bus, self.board()) {
+            (_, Board::None) => {}
+            (Bus::System, board) => {
+                let kernel = usize::from(self.in_kernel());
+                let (first, devices): (usize, &[(usize, Node)]) = match board {
+                    // Behind two paravirtual devices, or one.
+                    Board::Pc => (
+                        1 + kernel,
+                        &[(0, Node::FwCfg), (1, Node::PciHost), (2, Node::IoApic)],
+                    ),
+                    _ => (
+                        0,
+                        &[(0, Node::FwCfg), (2, Node::IsaBridge), (3, Node::IoApic)],
+                    ),
+                };
+                for (position, node) in devices {
+                    if *node != Node::IoApic || self.in_kernel() {
+                        visit(first + position, *node);
+                    }
+                }
+            }
+            (bus, _) => {
+                let mut position = 0;
+                self.board_devices(&mut |device| {
+                    if device.bus == Some(bus) {
+                        if let Some(node) = device.node {
+                            visit(position, node);
+                        }
+                        position += 1;
+                    }
+                });
+                let plugged = self.machine.plugged().iter().enumerate();
+                for (index, plugged) in plugged {
+                    if bus == Bus::Isa
+                        && plugged.class().bus == Some("ISA")
+                        && plugged.place() != Place::Board
+                    {
+                        visit(position, Node::Plugged(index as u8));
+                        position += 1;
+                    }
+                }
+            }
+        }
+    }
+
+    /// The bus that a device is on.
+    pub(super) fn parent_bus(&self, node: Node) -> Option<Node> {
+        match node {
+            Node::FwCfg | Node::PciHost | Node::IoApic => Some(Node::SystemBus),
+            Node::IsaBridge if self.board() == Board::Microvm => Some(Node::SystemBus),
+            Node::HostBridge | Node::IsaBridge => Some(Node::PciBus),
+            Node::Pic(_) | Node::Pit | Node::Speaker | Node::Rtc | Node::I8042 | Node::Port92 => {
+                Some(Node::IsaBus)
+            }
+            Node::Plugged(_) if self.class(node)?.bus == Some("ISA") => Some(Node::IsaBus),
+            _ => None,
+        }
+    }
+
+    /// Visits the objects right below one.
+    pub(super) fn children(&self, node: Node, visit: &mut dyn FnMut(&str, Node)) {
+        let board = self.board();
+        match node {
+            Node::Root => {
+                visit("chardevs", Node::Chardevs);
+                visit("machine", Node::Machine);
+                if board != Board::None {
+                    visit("objects", Node::Objects);
+                }
+            }
+            Node::Chardevs => {
+                let mut index: u16 = 0;
+                self.outside.chardevs(&mut |chardev| {
+                    visit(chardev.id, Node::Chardev(index));
+                    index = index.saturating_add(1);
+                });
+            }
+            Node::Machine => {
+                if board != Board::None {
+                    visit("fw_cfg", Node::FwCfg);
+                }
+                if board == Board::Pc {
+                    visit("i440fx", Node::PciHost);
+                }
+                if board == Board::Microvm && self.in_kernel() {
+                    visit("ioapic", Node::IoApic);
+                }
+                visit("peripheral", Node::Peripheral);
+                visit("peripheral-anon", Node::PeripheralAnon);
+                if self.outside.qtest().is_some() {
+                    visit("qtest", Node::Qtest);
+                }
+                visit("unattached", Node::Unattached);
+            }
+            Node::Unattached => {
+                self.board_devices(&mut |device| {
+                    if let Some(node) = device.node {
+                        visit(&numbered("device", device.number), node);
+                    }
+                });
+                visit("sysbus", Node::SystemBus);
+            }
+            Node::Peripheral | Node::PeripheralAnon => {
+                let mut number = 0;
+                for (index, plugged) in self.machine.plugged().iter().enumerate() {
+                    let child = Node::Plugged(index as u8);
+                    match plugged.place() {
+                        Place::Id(id) if node == Node::Peripheral => visit(id, child),
+                        Place::Anonymous if node == Node::PeripheralAnon => {
+                            visit(&numbered("device", number), child);
+                            number += 1;
+                        }
+                        _ => {}
+                    }
+                }
+            }
+            Node::PciHost => {
+                if self.in_kernel() {
+                    visit("ioapic", Node::IoApic);
+                }
+                visit("pci.0", Node::PciBus);
+            }
+            Node::IsaBridge => visit("isa.0", Node::IsaBus),
+            Node::Cpu(index) if self.in_kernel() => visit("lapic", Node::Lapic(index)),
+            _ => {}
+        }
+    }
+
+    /// Visits what an object names: the objects right below it and those it links to.
+    pub(super) fn edges(&self, node: Node, visit: &mut dyn FnMut(&str, Edge, Node)) {
+        self.children(node, &mut |name, child| visit(name, Edge::Child, child));
+        let bus = match node {
+            Node::SystemBus => Some(Bus::System),
+            Node::PciBus => Some(Bus::Pci),
+            Node::IsaBus => Some(Bus::Isa),
+            _ => None,
+        };
+        if let Some(bus) = bus {
+            self.on_bus(bus, &mut |position, device| {
+                visit(&numbered("child", position), Edge::Link(None), device);
+            });
+        }
+        if let Some(bus) = self.parent_bus(node) {
+            visit("parent_bus", Edge::Link(Some("bus")), bus);
+        }
+        if node == Node::Machine && self.board() == Board::Pc {
+            visit("rtc_state", Edge::Link(Some("isa-device")), Node::Rtc);
+        }
+    }
+
+    /// The object that `name` stands for in another one.
+    fn step(&self, node: Node, name: &str) -> Option<Node> {
+        let mut found = None;
+        self.edges(node, &mut |edge, _, to| {
+            if edge == name {
+                found = Some(to);
+            }
+        });
+        found
+    }
+
+    /// Follows a path from an object on; empty parts stand for the object itself.
+    fn walk<'p>(&self, from: Node, path: &'p str) -> Result<Node, QomError<'p>> {
+        let parts = path.split('/').filter(|part| !part.is_empty());
+        let mut node = from;
+        for (index, part) in parts.enumerate() {
+            if index == PARTS_MAX {
+                return Err(QomError::LongPath);
+            }
+            node = self.step(node, part).ok_or(QomError::NoObject(path))?;
+        }
+        Ok(node)
+    }
+
+    /// The object of a path: from the root on, or without a slash in front from wherever it leads
+    /// to exactly one.
+    pub(super) fn find<'p>(&self, path: &'p str) -> Result<Node, QomError<'p>> {
+        if path.starts_with('/') {
+            return self.walk(Node::Root, path);
+        }
+        let mut result = Err(QomError::NoObject(path));
+        self.each(Node::Root, DEPTH_MAX, &mut |node| {
+            result = match &result {
+                Err(QomError::NoObject(_)) => self.walk(node, path),
+                Ok(_) if self.walk(node, path).is_ok() => Err(QomError::Ambiguous(path)),
+                _ => return,
+            };
+        });
+        result
+    }
+
+    /// Visits an object and all below it, at most `depth` deep.
+    pub(super) fn each(&self, node: Node, depth: usize, visit: &mut dyn FnMut(Node)) {
+        visit(node);
+        if let Some(depth) = depth.checked_sub(1) {
+            self.children(node, &mut |_, child| self.each(child, depth, visit));
+        }
+    }
+
+    fn parent(&self, node: Node) -> Option<Node> {
+        Some(match node {
+            Node::Root => return None,
+            Node::Objects | Node::Chardevs | Node::Machine => Node::Root,
+            Node::Chardev(_) => Node::Chardevs,
+            Node::Unattached
+            | Node::Peripheral
+            | Node::PeripheralAnon
+            | Node::Qtest
+            | Node::FwCfg
+            | Node::PciHost => Node::Machine,
+            Node::PciBus => Node::PciHost,
+            Node::IoApic if self.board() == Board::Pc => Node::PciHost,
+            Node::IoApic => Node::Machine,
+            Node::Lapic(index) => Node::Cpu(index),
+            Node::IsaBus => Node::IsaBridge,
+            Node::Plugged(index) => {
+                let plugged = self.machine.plugged().get(usize::from(index))?;
+                match plugged.place() {
+                    Place::Board => Node::Unattached,
+                    Place::Anonymous => Node::PeripheralAnon,
+                    Place::Id(_) => Node::Peripheral,
+                }
+            }
+            Node::SystemBus
+            | Node::Cpu(_)
+            | Node::HostBridge
+            | Node::IsaBridge
+            | Node::Pic(_)
+            | Node::Pit
+            | Node::Speaker
+            | Node::Rtc
+            | Node::I8042
+            | Node::Port92 => Node::Unattached,
+        })
+    }
+
+    /// Writes the path of an object.
+    pub(super) fn write_path(&self, node: Node, out: &mut dyn Write) -> fmt::Result {
+        let mut line: heapless::Vec<Node, DEPTH_MAX> = heapless::Vec::new();
+        let mut next = Some(node);
+        while let Some(this) = next {
+            line.push(this).map_err(|_| fmt::Error)?;
+            next = self.parent(this);
+        }
+        if line.len() == 1 {
+            return out.write_char('/');
+        }
+        for pair in line.windows(2).rev() {
+            let (mut written, child, parent) = (Ok(()), pair[0], pair[1]);
+            self.children(parent, &mut |name, other| {
+                if other == child && written.is_ok() {
+                    written = write!(out, "/{name}");
+                }
+            });
+            written?;
+        }
+        Ok(())
+    }
+
+    /// The path of an object.
+    pub(super) fn path(&self, node: Node) -> Result<Path, QomError<'static>> {
+        let mut path = Path::new();
+        self.write_path(node, &mut path)
+            .map_err(|_| QomError::LongPath)?;
+        Ok(path)
+    }
+
+    /// Writes the path of a processor, `qom-path` of `query-cpus-fast`; `index` is below the number
+    /// of processors.
+    ///
+    /// # Errors
+    /// The writer's.
+    pub fn cpu_path(&self, index: u16, out: &mut dyn Write) -> fmt::Result {
+        self.write_path(Node::Cpu(index), out)
+    }
+
+    /// Writes the path of the real-time clock, `qom-path` of `RTC_CHANGE`; nothing on a board
+    /// without one.
+    ///
+    /// # Errors
+    /// The writer's.
+    pub fn rtc_path(&self, out: &mut dyn Write) -> fmt::Result {
+        match self.board() {
+            Board::None => Ok(()),
+            Board::Pc | Board::Microvm => self.write_path(Node::Rtc, out),
+        }
+    }
+}
+
+fn numbered(what: &str, number: usize) -> Name {
+    let mut name = Name::new();
+    // A word and a number fit.
+    let _ = write!(name, "{what}[{number}]");
+    name
+}

@@ -1,0 +1,443 @@
+//! The types of objects: names, parents and properties.
+//!
+//! Device types are the device classes, processor types the processor models; only what is
+//! neither is listed here. Names and parents are those of QEMU 7.2, as `qom-list-types` shows
+//! them. A type is here only if objects of it exist, or something that exists descends from it.
+
+use super::{PropertyInfo, QomError, QomValue, TypeInfo};
+use crate::cpu::{features, models};
+use crate::devices::class::{DeviceClass, Property, Value};
+use crate::machine::CLASSES;
+
+/// Bytes of a type's name at most.
+pub const TYPE_NAME_MAX: usize = 64;
+
+/// The name of a type that is put together.
+pub type TypeName = heapless::String<TYPE_NAME_MAX>;
+
+/// What the names of processor types end with, behind the model's.
+const CPU_SUFFIX: &str = "-x86_64-cpu";
+
+/// Models that are made from what the accelerator can show, and the types they descend from.
+const HOST_MODELS: [(&str, &str); 2] = [("host", "max-x86_64-cpu"), ("max", "x86_64-cpu")];
+
+/// From a type to `object` at most, itself included.
+const DEPTH_MAX: usize = 8;
+
+/// A property that all objects of a type have.
+pub(super) struct TypeProperty {
+    pub(super) name: &'static str,
+    pub(super) kind: &'static str,
+    doc: &'static str,
+}
+
+const fn property(name: &'static str, kind: &'static str, doc: &'static str) -> TypeProperty {
+    TypeProperty { name, kind, doc }
+}
+
+/// A type that is neither a device class nor a processor model.
+pub(super) struct PlainType {
+    name: &'static str,
+    parent: Option<&'static str>,
+    is_abstract: bool,
+    properties: &'static [TypeProperty],
+}
+
+const fn base(
+    name: &'static str,
+    parent: &'static str,
+    properties: &'static [TypeProperty],
+) -> PlainType {
+    PlainType {
+        name,
+        parent: Some(parent),
+        is_abstract: true,
+        properties,
+    }
+}
+
+const fn concrete(
+    name: &'static str,
+    parent: &'static str,
+    properties: &'static [TypeProperty],
+) -> PlainType {
+    PlainType {
+        name,
+        parent: Some(parent),
+        is_abstract: false,
+        properties,
+    }
+}
+
+static BUS: &[TypeProperty] = &[property("realized", "bool", "whether it is in use")];
+
+/// Properties of all machines.
+static MACHINE: &[TypeProperty] = &[
+    property("append", "string", "kernel command line"),
+    property(
+        "dump-guest-core",
+        "bool",
+        "guest RAM is part of a core dump",
+    ),
+    property("firmware", "string", "firmware image"),
+    property(
+        "graphics",
+        "bool",
+        "firmware may expect a graphical console",
+    ),
+    property("initrd", "string", "initial RAM disk"),
+    property("kernel", "string", "kernel image"),
+    property("mem-merge", "bool", "equal pages may be merged"),
+    property("memory", "MemorySizeConfiguration", "guest RAM"),
+    property(
+        "smp",
+        "SMPConfiguration",
+        "processors and how they are arranged",
+    ),
+    property("usb", "bool", "USB controller"),
+];
+
+static X86_MACHINE: &[TypeProperty] = &[
+    property("acpi", "OnOffAuto", "ACPI"),
+    property("pic", "OnOffAuto", "8259 PICs"),
+    property("pit", "OnOffAuto", "8254 PIT"),
+    property("smm", "OnOffAuto", "system management mode"),
+];
+
+static PC_MACHINE: &[TypeProperty] = &[
+    property("hpet", "bool", "HPET"),
+    property("i8042", "bool", "keyboard controller"),
+    property("sata", "bool", "SATA"),
+    property("smbus", "bool", "SMBus"),
+    property("vmport", "OnOffAuto", "VMware's port"),
+];
+
+static MICROVM_MACHINE: &[TypeProperty] = &[
+    property(
+        "auto-kernel-cmdline",
+        "bool",
+        "devices are added to the command line",
+    ),
+    property("ioapic2", "OnOffAuto", "second I/O APIC"),
+    property("isa-serial", "bool", "a serial port"),
+    property("pcie", "OnOffAuto", "PCI Express"),
+    property("rtc", "OnOffAuto", "real-time clock"),
+    property("x-option-roms", "bool", "option ROMs"),
+];
+
+/// Properties of all processors, beside the feature bits.
+static CPU: &[TypeProperty] = &[
+    property("apic-id", "uint32", "initial APIC id"),
+    property("core-id", "int32", "core within the socket"),
+    property("family", "int", "CPUID family, the extended one added"),
+    property("level", "uint32", "highest basic CPUID leaf"),
+    property("model", "int", "CPUID model"),
+    property("model-id", "string", "CPUID brand string"),
+    property("socket-id", "int32", "socket"),
+    property("stepping", "int", "CPUID stepping"),
+    property("thread-id", "int32", "thread within the core"),
+    property("vendor", "string", "CPUID vendor"),
+    property("xlevel", "uint32", "highest extended CPUID leaf"),
+];
+
+static KVM: &[TypeProperty] = &[property(
+    "kernel-irqchip",
+    "on|off|split",
+    "interrupt controllers in the kernel",
+)];
+
+static PCI_DEVICE: &[TypeProperty] = &[
+    property(
+        "addr",
+        "int32",
+        "device and function: device * 8 + function",
+    ),
+    property(
+        "multifunction",
+        "bool",
+        "whether other functions may follow",
+    ),
+];
+
+static QTEST: &[TypeProperty] = &[
+    property("chardev", "string", "character device of the protocol"),
+    property("log", "string", "file that the protocol is logged to"),
+];
+
+static SOCKET: &[TypeProperty] = &[property("connected", "bool", "whether a peer is there")];
+
+/// What every device has; `device-list-properties` leaves these out.
+static DEVICE: &[TypeProperty] = &[
+    property(
+        "hotpluggable",
+        "bool",
+        "whether it could come and go with the machine running",
+    ),
+    property(
+        "hotplugged",
+        "bool",
+        "whether it came with the machine running",
+    ),
+    property("parent_bus", "link<bus>", "the bus it is on"),
+    property("realized", "bool", "whether it is in use"),
+];
+
+static TYPES: &[PlainType] = &[
+    PlainType {
+        name: "object",
+        parent: None,
+        is_abstract: true,
+        properties: &[property("type", "string", "")],
+    },
+    // Not abstract in QEMU either.
+    concrete("accel", "object", &[]),
+    concrete("kvm-accel", "accel", KVM),
+    concrete("qtest-accel", "accel", &[]),
+    base("bus", "object", &[]),
+    concrete("ISA", "bus", BUS),
+    concrete("PCI", "bus", BUS),
+    concrete("System", "bus", BUS),
+    base("chardev", "object", &[]),
+    base("chardev-fd", "chardev", &[]),
+    concrete("chardev-file", "chardev-fd", &[]),
+    concrete("chardev-null", "chardev", &[]),
+    concrete("chardev-socket", "chardev", SOCKET),
+    concrete("chardev-stdio", "chardev-fd", &[]),
+    concrete("container", "object", &[]),
+    base("device", "object", DEVICE),
+    base("apic-common", "device", &[]),
+    base("cpu", "device", &[]),
+    base("x86_64-cpu", "cpu", CPU),
+    base("isa-device", "device", &[]),
+    base("pic-common", "isa-device", &[]),
+    base("pit-common", "isa-device", &[]),
+    base("pci-device", "device", PCI_DEVICE),
+    base("pci-piix3", "pci-device", &[]),
+    base("sys-bus-device", "device", &[]),
+    base("fw_cfg", "sys-bus-device", &[]),
+    base("ioapic-common", "sys-bus-device", &[]),
+    concrete("isabus-bridge", "sys-bus-device", &[]),
+    base("pci-host-bridge", "sys-bus-device", &[]),
+    base("machine", "object", MACHINE),
+    concrete("none-machine", "machine", &[]),
+    base("x86-machine", "machine", X86_MACHINE),
+    base("generic-pc-machine", "x86-machine", PC_MACHINE),
+    concrete("pc-i440fx-7.2-machine", "generic-pc-machine", &[]),
+    concrete("microvm-machine", "x86-machine", MICROVM_MACHINE),
+    concrete("qtest", "object", QTEST),
+];
+
+/// A type, wherever it is described.
+#[derive(Clone, Copy)]
+pub(super) enum Type {
+    Plain(&'static PlainType),
+    Device(&'static DeviceClass),
+    /// The parent of a processor type.
+    Cpu(&'static str),
+}
+
+impl Type {
+    pub(super) fn find(name: &str) -> Option<Self> {
+        if let Some(plain) = TYPES.iter().find(|plain| plain.name == name) {
+            return Some(Self::Plain(plain));
+        }
+        if let Some(class) = CLASSES.iter().find(|class| class.name == name) {
+            return Some(Self::Device(class));
+        }
+        let model = name.strip_suffix(CPU_SUFFIX)?;
+        if let Some((_, parent)) = HOST_MODELS.iter().find(|(host, _)| *host == model) {
+            return Some(Self::Cpu(parent));
+        }
+        models::find(model).map(|_| Self::Cpu("x86_64-cpu"))
+    }
+
+    fn parent(self) -> Option<&'static str> {
+        match self {
+            Self::Plain(plain) => plain.parent,
+            Self::Device(class) => Some(class.parent),
+            Self::Cpu(parent) => Some(parent),
+        }
+    }
+
+    fn is_abstract(self) -> bool {
+        matches!(self, Self::Plain(plain) if plain.is_abstract)
+    }
+
+    /// The properties that a type which is no device's adds to those of its parent.
+    pub(super) fn plain_properties(self) -> &'static [TypeProperty] {
+        match self {
+            Self::Plain(plain) => plain.properties,
+            Self::Device(_) | Self::Cpu(_) => &[],
+        }
+    }
+
+    /// The type and its ancestors, `object` last.
+    pub(super) fn line(self) -> heapless::Vec<Self, DEPTH_MAX> {
+        let mut line = heapless::Vec::new();
+        let mut next = Some(self);
+        while let Some(this) = next {
+            if line.push(this).is_err() {
+                break;
+            }
+            next = this.parent().and_then(Self::find);
+        }
+        line
+    }
+}
+
+/// The name of the type of a processor model's processors.
+pub(super) fn cpu_type(model: &str) -> TypeName {
+    let mut name = TypeName::new();
+    // Models with longer names do not exist.
+    let _ = name.push_str(model);
+    let _ = name.push_str(CPU_SUFFIX);
+    name
+}
+
+/// Whether a type is another one or descends from it. A type that does not exist does neither.
+pub fn implements(name: &str, ancestor: &str) -> bool {
+    let Some(first) = Type::find(name) else {
+        return false;
+    };
+    name == ancestor || {
+        let line = first.line();
+        line.iter().any(|this| this.parent() == Some(ancestor))
+    }
+}
+
+/// Visits the types that are or descend from `ancestor`, abstract ones only if asked for: the
+/// result of `qom-list-types`.
+pub fn types(ancestor: Option<&str>, with_abstract: bool, visit: &mut dyn FnMut(TypeInfo<'_>)) {
+    let mut offer = |name: &str, this: Type| {
+        if (this.is_abstract() && !with_abstract)
+            || ancestor.is_some_and(|ancestor| !implements(name, ancestor))
+        {
+            return;
+        }
+        visit(TypeInfo {
+            name,
+            parent: this.parent(),
+            is_abstract: this.is_abstract(),
+        });
+    };
+    for plain in TYPES {
+        offer(plain.name, Type::Plain(plain));
+    }
+    for class in CLASSES {
+        offer(class.name, Type::Device(class));
+    }
+    for model in &models::MODELS {
+        let mut name = TypeName::new();
+        for version in ["", "-v1"] {
+            name.clear();
+            let _ = name.push_str(model.name);
+            let _ = name.push_str(version);
+            offer(&cpu_type(&name), Type::Cpu("x86_64-cpu"));
+        }
+    }
+    for (model, parent) in HOST_MODELS {
+        offer(&cpu_type(model), Type::Cpu(parent));
+    }
+}
+
+/// Visits the properties that objects of a type have: the result of `qom-list-properties`.
+///
+/// # Errors
+/// [`QomError::NoClass`].
+pub fn type_properties<'n>(
+    name: &'n str,
+    visit: &mut dyn FnMut(PropertyInfo<'_>),
+) -> Result<(), QomError<'n>> {
+    let this = Type::find(name).ok_or(QomError::NoClass(name))?;
+    for ancestor in this.line().iter().rev() {
+        own_properties(*ancestor, false, visit);
+    }
+    Ok(())
+}
+
+/// Visits the properties that `-device` takes for a type, or that belong to its devices alone: the
+/// result of `device-list-properties`.
+///
+/// # Errors
+/// [`QomError::NoDevice`], or [`QomError::NotDevice`] for an abstract type, too.
+pub fn device_properties<'n>(
+    name: &'n str,
+    visit: &mut dyn FnMut(PropertyInfo<'_>),
+) -> Result<(), QomError<'n>> {
+    let this = Type::find(name).ok_or(QomError::NoDevice(name))?;
+    if this.is_abstract() || !implements(name, "device") {
+        return Err(QomError::NotDevice);
+    }
+    for ancestor in this.line().iter().rev() {
+        let common =
+            matches!(ancestor, Type::Plain(plain) if matches!(plain.name, "object" | "device"));
+        if !common {
+            own_properties(*ancestor, true, visit);
+        }
+    }
+    Ok(())
+}
+
+/// The properties that a type adds to those of its parent.
+fn own_properties(this: Type, with_defaults: bool, visit: &mut dyn FnMut(PropertyInfo<'_>)) {
+    match this {
+        Type::Plain(plain) => {
+            for property in plain.properties {
+                visit(PropertyInfo {
+                    name: property.name,
+                    kind: property.kind,
+                    description: Some(property.doc).filter(|doc| !doc.is_empty()),
+                    default: None,
+                });
+            }
+            if plain.name == "x86_64-cpu" {
+                feature_names(&mut |name, _| {
+                    visit(PropertyInfo {
+                        name,
+                        kind: "bool",
+                        description: None,
+                        default: None,
+                    });
+                });
+            }
+        }
+        Type::Device(class) => {
+            for property in class.properties {
+                visit(PropertyInfo {
+                    name: property.name,
+                    kind: property.kind.name(),
+                    description: Some(property.doc),
+                    default: default_of(property).filter(|_| with_defaults),
+                });
+            }
+        }
+        Type::Cpu(_) => {}
+    }
+}
+
+fn default_of(property: &Property) -> Option<QomValue<'_>> {
+    match &property.default {
+        Value::Unset => None,
+        Value::Bool(on) => Some(QomValue::Bool(*on)),
+        Value::Uint(number) => Some(QomValue::Uint(*number)),
+        Value::Int(number) => Some(QomValue::Int(*number)),
+        Value::Text(text) => Some(QomValue::Str(text)),
+    }
+}
+
+/// Visits each name of a CPUID feature once, with all bits that it stands for.
+pub(super) fn feature_names(visit: &mut dyn FnMut(&'static str, features::FeatureSet)) {
+    for word in 0..features::WORDS {
+        for bit in 0..32 {
+            let name = features::name(word, bit);
+            let Some(set) = features::find(name) else {
+                continue;
+            };
+            // A name of several bits comes with the first of them.
+            let first = set.iter().position(|bits| *bits != 0);
+            if first == Some(word) && set[word].trailing_zeros() == bit {
+                visit(name, set);
+            }
+        }
+    }
+}

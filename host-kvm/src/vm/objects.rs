@@ -1,0 +1,137 @@
+//! What the object tree shows of the process: command line, character devices, processors.
+
+use thimble_core::cpu::models;
+use thimble_core::devices::ConsoleId;
+use thimble_core::qom::{Chardev, ChardevKind, Outside, Processor, Settings, Tree};
+
+use super::{BridgeState, Guarded};
+use crate::chardev::Chardevs;
+use crate::chardev::spec::Backend;
+use crate::options::Options;
+
+/// The model of processors that `-cpu` says nothing of.
+pub const DEFAULT_CPU: &str = "qemu64";
+
+/// What stays the same as long as the process lives.
+#[derive(Clone, Debug)]
+pub struct ObjectFacts {
+    append: String,
+    firmware: String,
+    initrd: String,
+    kernel: String,
+    dump_guest_core: bool,
+    graphics: bool,
+    isa_serial: bool,
+    mem_merge: bool,
+    memory: u64,
+    smp: crate::options::Smp,
+    processor: Processor,
+    qtest: Option<(String, String)>,
+}
+
+impl ObjectFacts {
+    /// What the command line says, with the name of the firmware that is used. `processor` is what
+    /// the accelerator shows; without one it is the model as it is described.
+    pub fn new(options: &Options, firmware: &str, processor: Option<Processor>) -> Self {
+        let text = |option: &Option<String>| option.clone().unwrap_or_default();
+        let machine = &options.machine;
+        let log = options.qtest_log.as_deref().filter(|log| *log != "none");
+        let processor = processor.unwrap_or_else(|| {
+            let model = options.cpu.as_deref().unwrap_or(DEFAULT_CPU);
+            let model = model.split(',').next().and_then(models::find);
+            let model = model.or_else(|| models::find(DEFAULT_CPU));
+            Processor::from_model(model.unwrap_or(&models::MODELS[0]))
+        });
+        Self {
+            append: text(&options.append),
+            firmware: firmware.to_owned(),
+            initrd: text(&options.initrd),
+            kernel: text(&options.kernel),
+            dump_guest_core: machine.dump_guest_core,
+            graphics: machine.graphics && !options.nographic,
+            isa_serial: machine.isa_serial,
+            mem_merge: machine.mem_merge,
+            memory: options.memory,
+            smp: options.smp,
+            processor,
+            qtest: options
+                .qtest
+                .clone()
+                .map(|chardev| (chardev, log.unwrap_or_default().to_owned())),
+        }
+    }
+}
+
+/// The host's part of the tree, while the machine is locked.
+struct Objects<'g> {
+    facts: &'g ObjectFacts,
+    chardevs: &'g Chardevs,
+    bridge: &'g BridgeState,
+}
+
+impl Outside for Objects<'_> {
+    fn settings(&self) -> Settings<'_> {
+        let facts = self.facts;
+        Settings {
+            append: &facts.append,
+            firmware: &facts.firmware,
+            initrd: &facts.initrd,
+            kernel: &facts.kernel,
+            dump_guest_core: facts.dump_guest_core,
+            graphics: facts.graphics,
+            isa_serial: facts.isa_serial,
+            mem_merge: facts.mem_merge,
+            memory: facts.memory,
+            cpus: facts.smp.cpus,
+            max_cpus: facts.smp.max_cpus,
+            sockets: facts.smp.sockets,
+            cores: facts.smp.cores,
+            threads: facts.smp.threads,
+        }
+    }
+
+    fn processor(&self) -> &Processor {
+        &self.facts.processor
+    }
+
+    fn chardevs(&self, visit: &mut dyn FnMut(Chardev<'_>)) {
+        for id in self.chardevs.ids() {
+            let kind = match self.chardevs.backend(id) {
+                Backend::File { .. } => ChardevKind::File,
+                Backend::Null => ChardevKind::Null,
+                Backend::Socket(_) => ChardevKind::Socket {
+                    connected: self.chardevs.is_open(id),
+                },
+                Backend::Stdio { .. } => ChardevKind::Stdio,
+            };
+            visit(Chardev {
+                id: self.chardevs.label(id),
+                kind,
+            });
+        }
+    }
+
+    fn console(&self, console: ConsoleId) -> Option<&str> {
+        let chardev = self.bridge.consoles.get(usize::from(console.0))?;
+        chardev.map(|id| self.chardevs.label(id))
+    }
+
+    fn qtest(&self) -> Option<(&str, &str)> {
+        let (chardev, log) = self.facts.qtest.as_ref()?;
+        Some((chardev, log))
+    }
+}
+
+impl Guarded {
+    /// Shows the tree of objects.
+    pub fn objects<R>(&self, facts: &ObjectFacts, look: impl FnOnce(Tree<'_>) -> R) -> R {
+        look(Tree {
+            machine: &self.machine,
+            outside: &Objects {
+                facts,
+                chardevs: &self.chardevs,
+                bridge: &self.bridge_state,
+            },
+        })
+    }
+}

@@ -1,0 +1,36 @@
+//! The command handlers: small functions from checked arguments to a result, a file for each part of the schema.
+
+mod control;
+mod introspect;
+mod machine;
+mod memory;
+mod migration;
+mod run_state;
+mod yank;
+
+use crate::session::Negotiation;
+use crate::{JobId, Owner};
+
+pub(crate) use control::*;
+pub(crate) use introspect::*;
+pub(crate) use machine::*;
+pub(crate) use memory::*;
+pub(crate) use migration::*;
+pub(crate) use run_state::*;
+pub(crate) use yank::*;
+
+/// What a handler acts on.
+pub(crate) struct Context<'c, O: Owner> {
+    pub(crate) owner: &'c mut O,
+    pub(crate) session: &'c mut Negotiation,
+    /// Where a handler forms a text that its result borrows. Empty at first.
+    pub(crate) text: heapless::String<64>,
+}
+
+/// How far a command has come when its handler returns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Done,
+    /// It goes on in the background.
+    Pending(JobId),
+}
