@@ -427,10 +427,9 @@ impl Vm {
                     }
                     RtcClock::Host | RtcClock::Rt => 0,
                 };
-                self.event(Event::RtcChange {
-                    offset: offset.saturating_sub(behind),
-                    qom_path: self.settings.rtc_path.clone(),
-                });
+                let offset = offset.saturating_sub(behind);
+                let qom_path = self.settings.rtc_path.clone();
+                self.event(Event::RtcChange { offset, qom_path });
             }
         }
     }
