@@ -7,6 +7,10 @@ use thimble_core::machine::actions::{
 
 use super::device::{self, Classes, DeviceText};
 use super::machine::{self, ACCEL_HELP, MachineOptions};
+use thimble_core::qmp::Parser;
+use thimble_monitor::schema::arguments::Audiodev;
+use thimble_monitor::schema::{AudiodevDriver, read_option};
+
 use super::opts::{self, Kind, OptsTable, Reason, SubOption};
 use super::table::{self, ABSENT, Action, OPTIONS};
 use super::values;
@@ -298,6 +302,21 @@ impl Builder {
         }
         self.devices.push((taken, self.origin.clone()));
         Ok(())
+    }
+
+    /// There are no sound cards that could refer to it, so that it stands is all.
+    pub(super) fn audiodev(&mut self, value: &str) -> Done {
+        if value == "help" {
+            let mut text = String::from("Available audio drivers:\n");
+            for driver in AudiodevDriver::ALL {
+                text.push_str(driver.name());
+                text.push('\n');
+            }
+            return self.print(text);
+        }
+        let mut parser = Box::new(Parser::new());
+        let audiodev = read_option::<Audiodev<'_>>(&mut parser, value);
+        audiodev.map(drop).map_err(|error| error.to_string())
     }
 
     pub(super) fn global(&mut self, value: &str) -> Done {
