@@ -17,7 +17,7 @@ const RUNS: usize = 3;
 const STUCK: Duration = Duration::from_millis(500);
 
 /// An emulator that takes the flood slowly is watched no longer.
-const LONGEST: Duration = Duration::from_secs(30);
+const LONGEST: Duration = Duration::from_secs(10);
 
 /// Resident memory may grow so much: a few pages that were not touched before.
 const GROWTH_MAX: f64 = 64.0 * 1024.0;
