@@ -146,3 +146,18 @@ pub(super) fn memory(bench: &Bench) -> Result<Vec<Row>, String> {
     }
     Ok(rows)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn floods_are_what_they_are_said_to_be() {
+        let [commands, string] = floods();
+        let mut texts = serde_json::Deserializer::from_str(&commands.again)
+            .into_iter::<serde_json::Value>()
+            .map(Result::unwrap);
+        assert!(texts.all(|command| command["execute"] == "query-status"));
+        assert!(!string.again.contains('"'));
+    }
+}
