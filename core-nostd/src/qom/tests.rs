@@ -444,6 +444,31 @@ fn devices_show_their_own_properties_and_defaults() {
 }
 
 #[test]
+fn inherited_properties_have_defaults() {
+    let default_of = |name: &str, wanted: &str| {
+        let mut found = None;
+        device_properties(name, &mut |property| {
+            if property.name == wanted {
+                found = Some(format!("{:?}", property.default));
+            }
+        })
+        .unwrap();
+        found.unwrap()
+    };
+    assert_eq!(default_of("PIIX3", "addr"), "Some(Int(-1))");
+    assert_eq!(default_of("qemu64-x86_64-cpu", "core-id"), "Some(Int(-1))");
+    assert_eq!(default_of("host-x86_64-cpu", "lm"), "None");
+}
+
+#[test]
+fn models_that_are_versions_have_none() {
+    assert!(implements("Haswell-v1-x86_64-cpu", "x86_64-cpu"));
+    assert!(implements("Haswell-noTSX-x86_64-cpu", "x86_64-cpu"));
+    assert!(!implements("Haswell-noTSX-v1-x86_64-cpu", "object"));
+    assert!(!implements("qemu64-v1-v1-x86_64-cpu", "object"));
+}
+
+#[test]
 fn values_are_what_the_board_decided() {
     on_pc(|tree| {
         let slave = "/machine/unattached/device[9]";
