@@ -3,7 +3,7 @@
 
 use super::types::Type;
 use super::*;
-use crate::cpu::models;
+use crate::cpu::{features, models};
 use crate::devices::class::PropertyValues;
 use crate::devices::{debug_exit, debugcon, serial};
 use crate::machine::{Board, CLASSES, Config, Irqchip, Machine, Place};
@@ -458,6 +458,21 @@ fn inherited_properties_have_defaults() {
     assert_eq!(default_of("PIIX3", "addr"), "Some(Int(-1))");
     assert_eq!(default_of("qemu64-x86_64-cpu", "core-id"), "Some(Int(-1))");
     assert_eq!(default_of("host-x86_64-cpu", "lm"), "None");
+}
+
+#[test]
+fn features_are_those_of_the_command_line() {
+    let mut all = [0; features::WORDS];
+    super::types::feature_names(&mut |name, word, bits| {
+        let mut set = [0; features::WORDS];
+        set[word] = bits;
+        assert_eq!(features::find(name), Some(set), "{name}");
+        all[word] |= bits;
+    });
+    for name in features::names() {
+        let set = features::find(name).unwrap();
+        assert!(set.iter().zip(all).all(|(bits, all)| bits & !all == 0));
+    }
 }
 
 #[test]

@@ -422,7 +422,7 @@ fn own_properties(this: Type, with_defaults: bool, visit: &mut dyn FnMut(Propert
                 });
             }
             if plain.name == "x86_64-cpu" {
-                feature_names(&mut |name, _| {
+                feature_names(&mut |name, _, _| {
                     visit(PropertyInfo {
                         name,
                         kind: "bool",
@@ -456,18 +456,17 @@ fn default_of(property: &Property) -> Option<QomValue<'_>> {
     }
 }
 
-/// Visits each name of a CPUID feature once, with all bits that it stands for.
-pub(super) fn feature_names(visit: &mut dyn FnMut(&'static str, features::FeatureSet)) {
+/// Visits each name of a CPUID feature once, with the word and the bits that it stands for: several
+/// bits of one name are in the same word.
+pub(super) fn feature_names(visit: &mut dyn FnMut(&'static str, usize, u32)) {
     for word in 0..features::WORDS {
         for bit in 0..32 {
             let name = features::name(word, bit);
-            let Some(set) = features::find(name) else {
-                continue;
-            };
-            // A name of several bits comes with the first of them.
-            let first = set.iter().position(|bits| *bits != 0);
-            if first == Some(word) && set[word].trailing_zeros() == bit {
-                visit(name, set);
+            let bits = (0..32)
+                .filter(|other| features::name(word, *other) == name)
+                .fold(0u32, |bits, other| bits | 1 << other);
+            if !name.is_empty() && bits.trailing_zeros() == bit {
+                visit(name, word, bits);
             }
         }
     }
