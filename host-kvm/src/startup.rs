@@ -9,8 +9,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use rustix::time::{TimerfdClockId, TimerfdFlags, timerfd_create};
-use thimble_core::devices::class::PropertyValues;
-use thimble_core::devices::{debugcon, serial};
+use thimble_core::devices::class::{DeviceClass, PropertyValues};
+use thimble_core::devices::{debugcon, i8042, rtc, serial};
 use thimble_core::machine::{
     Board, CLASSES, Config, HIGH_RAM_BASE, Irqchip, Machine, Place, RamLayout, SERIAL_MAX,
 };
@@ -28,7 +28,7 @@ use crate::memory::{Ram, Rom};
 use crate::messages;
 use crate::monitors::Monitors;
 use crate::options::{
-    self, Accel, KernelIrqchip, MachineKind, OptionError, Options, Parsed, RtcBase, RtcClock,
+    self, Accel, KernelIrqchip, MachineKind, OptionError, Options, Parsed, RtcBase,
 };
 use crate::qtest::{self, QtestServer};
 use crate::vm::{
@@ -118,7 +118,11 @@ fn run() -> Result<i32, OptionError> {
 
 /// Refuses `-global` for what is fixed on the boards.
 fn check_globals(options: &Options) -> Result<(), OptionError> {
-    for class in CLASSES.iter().filter(|class| !class.user_creatable) {
+    // These two are listed as pluggable, but every board has its own, at the usual place.
+    let fixed = |class: &&&DeviceClass| {
+        !class.user_creatable || [rtc::CLASS.name, i8042::CLASS.name].contains(&class.name)
+    };
+    for class in CLASSES.iter().filter(fixed) {
         let (given, fixed) = (options.defaults_of(class), PropertyValues::new(class));
         for property in class.properties {
             if given.get(property.name) != fixed.get(property.name) {
@@ -180,6 +184,7 @@ fn build(options: &Options) -> Result<EventLoop, OptionError> {
     }
     let rom = Arc::new(Rom::new(&firmware(options)?).map_err(&internal)?);
 
+    let rtc_start = rtc_base(options.rtc.base);
     let config = Config {
         board,
         irqchip: match accelerator {
@@ -191,7 +196,7 @@ fn build(options: &Options) -> Result<EventLoop, OptionError> {
         rom: leak(&rom).bytes(),
         cpus: options.smp.cpus as u16,
         max_cpus: options.smp.max_cpus as u16,
-        rtc_base: rtc_base(options.rtc.base),
+        rtc_base: rtc_start,
         uuid: options.uuid.unwrap_or_default(),
         kernel: file("-kernel", options.kernel.as_deref(), options.memory)?,
         initrd: file("-initrd", options.initrd.as_deref(), options.memory)?,
@@ -275,8 +280,8 @@ fn build(options: &Options) -> Result<EventLoop, OptionError> {
         },
         topology: topology(options),
         reset_log: reset_log(options)?,
-        rtc_ahead: rtc_base(options.rtc.base) - seconds_since_epoch(),
-        rtc_follows_host: options.rtc.clock == RtcClock::Host,
+        rtc_start,
+        rtc_clock: options.rtc.clock,
         rtc_path: shared.lock().objects(&objects, |tree| rtc_path(&tree)),
         objects,
     };

@@ -2,9 +2,11 @@
 
 use core::num::NonZeroU64;
 
-use thimble_core::devices::ShutdownCause;
+use thimble_core::cpu::models;
+use thimble_core::devices::{ConsoleId, ShutdownCause};
 use thimble_core::machine::actions::{ActionChanges, Actions};
 use thimble_core::machine::{Host, Machine, RunState};
+use thimble_core::qom::{Chardev, Outside, Processor, Settings, Tree};
 
 use crate::schema::SysEmuTarget;
 use crate::schema::results::{
@@ -47,6 +49,8 @@ pub struct InMemory<'m, H: Host> {
     pub uuid: [u8; 16],
     /// What `query-kvm` tells.
     pub kvm: KvmInfo,
+    /// What the object tree shows of processors.
+    pub processor: Processor,
     /// How many processors it is said to have.
     pub cpus: u32,
     /// What was last set.
@@ -87,6 +91,7 @@ impl<'m, H: Host> InMemory<'m, H> {
                 enabled: false,
                 present: false,
             },
+            processor: Processor::from_model(&models::MODELS[0]),
             cpus: 1,
             actions: Actions::default(),
             saving: None,
@@ -104,6 +109,29 @@ impl<'m, H: Host> InMemory<'m, H> {
         if self.events.push_back(event).is_err() {
             self.lost += 1;
         }
+    }
+}
+
+/// Around the machine there is nothing.
+struct Nothing<'p>(&'p Processor);
+
+impl Outside for Nothing<'_> {
+    fn settings(&self) -> Settings<'_> {
+        Settings::default()
+    }
+
+    fn processor(&self) -> &Processor {
+        self.0
+    }
+
+    fn chardevs(&self, _visit: &mut dyn FnMut(Chardev<'_>)) {}
+
+    fn console(&self, _console: ConsoleId) -> Option<&str> {
+        None
+    }
+
+    fn qtest(&self) -> Option<(&str, &str)> {
+        None
     }
 }
 
@@ -227,6 +255,13 @@ impl<H: Host> Owner for InMemory<'_, H> {
             pc: 0xffff_fff0,
             thread_id: 0,
         })
+    }
+
+    fn visit_objects(&self, look: &mut dyn FnMut(Tree<'_>)) {
+        look(Tree {
+            machine: &self.machine,
+            outside: &Nothing(&self.processor),
+        });
     }
 
     fn visit_machines(&self, visit: &mut dyn FnMut(&MachineInfo<'_>)) {

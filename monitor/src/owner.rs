@@ -4,6 +4,7 @@ use core::num::NonZeroU64;
 
 use thimble_core::machine::RunState;
 use thimble_core::machine::actions::ActionChanges;
+use thimble_core::qom::Tree;
 
 use crate::schema::results::{CommandLineOptionInfo, CpuInfoFast, MachineInfo};
 use crate::{Event, QmpError, Timestamp};
@@ -101,6 +102,9 @@ pub trait Owner {
 
     /// What a processor is doing; `index` is below [`Owner::cpus`].
     fn cpu_state(&mut self, index: u32) -> Result<CpuState, QmpError>;
+
+    /// Shows the tree of objects.
+    fn visit_objects(&self, look: &mut dyn FnMut(Tree<'_>));
 
     /// Tells of every board that there is.
     fn visit_machines(&self, visit: &mut dyn FnMut(&MachineInfo<'_>));

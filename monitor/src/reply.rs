@@ -1,7 +1,7 @@
 //! A command's result on its way out.
 
 use serde::Serialize;
-use thimble_core::qmp::{Sink, SinkFull, Writer};
+use thimble_core::qmp::{Sink, SinkFull, Writer, write_json};
 
 /// Bytes of one value that serde writes at most: a result, or an element of a list. What is longer is streamed.
 const VALUE_MAX: usize = 4096;
@@ -102,5 +102,5 @@ fn text<'b, T: Serialize>(
 
 /// Writes a value as JSON.
 pub(crate) fn put<S: Sink, T: Serialize>(sink: &mut S, value: &T) -> Result<(), SinkFull> {
-    sink.put(text(value, &mut [0; VALUE_MAX])?)
+    write_json(sink, text(value, &mut [0; VALUE_MAX])?)
 }

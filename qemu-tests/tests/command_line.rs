@@ -88,6 +88,7 @@ const CASES: &[Case] = &[
     case(&["-device", "i440FX"], "not pluggable"),
     case(&["-global", "nonsense"], "Invalid parameter"),
     case(&["-global", "isa-debugcon.nosuch=1"], "not found"),
+    case(&["-global", "mc146818rtc.iobase=0x72"], "fixed"),
     case(&["-M", "nosuch"], "unsupported machine type"),
     case(&["-M", "pc,nosuch=on"], "Invalid parameter"),
     case(&["-accel", "nosuch"], "invalid accelerator"),

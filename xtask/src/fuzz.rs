@@ -1,7 +1,10 @@
 //! Fuzz targets, with cargo-fuzz on a nightly toolchain. They lie in `core-nostd/fuzz`.
 
+use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+
+use thimble_qapi::Schema;
 
 use crate::{Outcome, build};
 
@@ -51,7 +54,7 @@ fn run(target: &str, seconds: u32, options: &[&str]) -> Result<Command, String> 
         return Err(format!("there is no fuzz target '{target}': {known}"));
     }
     let corpus = folder().join("corpus").join(target);
-    std::fs::create_dir_all(&corpus).map_err(|error| format!("{}: {error}", corpus.display()))?;
+    fs::create_dir_all(&corpus).map_err(|error| format!("{}: {error}", corpus.display()))?;
     let mut command = cargo_fuzz("run");
     command.args(options).arg(target).arg(&corpus);
     let seeds = folder().join("seeds").join(target);
@@ -62,11 +65,41 @@ fn run(target: &str, seconds: u32, options: &[&str]) -> Result<Command, String> 
         .arg("--")
         .arg(format!("-max_total_time={seconds}"))
         .arg("-print_final_stats=1");
-    let dictionary = folder().join(format!("{target}.dict"));
-    if dictionary.is_file() {
+    if let Some(dictionary) = dictionary(target)? {
         command.arg(format!("-dict={}", dictionary.display()));
     }
     Ok(command)
+}
+
+/// Targets whose input is QMP's text.
+const QMP_TEXT: [&str; 2] = ["qmp_session", "qmp_differential"];
+
+/// The dictionary of a target: the file beside the targets or, for [`QMP_TEXT`], JSON's words and the schema's.
+fn dictionary(target: &str) -> Result<Option<PathBuf>, String> {
+    if !QMP_TEXT.contains(&target) {
+        let own = folder().join(format!("{target}.dict"));
+        return Ok(own.is_file().then_some(own));
+    }
+    let json = folder().join("json.dict");
+    let mut words =
+        fs::read_to_string(&json).map_err(|error| format!("{}: {error}", json.display()))?;
+    let schema = Schema::read(&build::root().join("monitor/schema/qmp.json"))
+        .map_err(|error| error.to_string())?;
+    for word in schema.dictionary() {
+        words += &entry(word);
+    }
+    let made = build::target().join("fuzz");
+    let path = made.join(format!("{target}.dict"));
+    fs::create_dir_all(&made)
+        .and_then(|()| fs::write(&path, words))
+        .map_err(|error| format!("{}: {error}", path.display()))?;
+    Ok(Some(path))
+}
+
+/// A word as libFuzzer's dictionaries have it: as a JSON string, in quotes once more.
+fn entry(word: &str) -> String {
+    let word = word.replace('\\', "\\\\").replace('"', "\\\"");
+    format!("\"\\\"{word}\\\"\"\n")
 }
 
 fn folder() -> PathBuf {
@@ -103,4 +136,28 @@ fn ready() -> Outcome {
             .map_err(|error| format!("no cargo-fuzz: {error}"))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_quoted_twice() {
+        assert_eq!(entry("query-status"), "\"\\\"query-status\\\"\"\n");
+        assert_eq!(entry("a\"b"), "\"\\\"a\\\"b\\\"\"\n");
+    }
+
+    #[test]
+    fn the_dictionary_has_what_the_schema_has() {
+        let path = dictionary("qmp_session").unwrap().unwrap();
+        let words = fs::read_to_string(path).unwrap();
+        for word in ["query-status", "enable", "oob", "filename"] {
+            assert!(
+                words.lines().any(|line| line == entry(word).trim_end()),
+                "{word}"
+            );
+        }
+        assert_eq!(dictionary("machine_storm").unwrap(), None);
+    }
 }

@@ -1,12 +1,20 @@
 //! The chassis that fuzz targets drive: a whole machine with every device, and a host in memory
 //! that checks what the machine tells it.
 
+pub mod json;
+pub mod reference;
+pub mod schema;
+
 use std::sync::OnceLock;
 
 use thimble_core::devices::class::PropertyValues;
-use thimble_core::devices::{ConsoleId, GuestEvent, PowerRequest, Width, debug_exit, debugcon, ib700, pvpanic, serial};
+use thimble_core::devices::{
+    ConsoleId, GuestEvent, PowerRequest, Width, debug_exit, debugcon, ib700, pvpanic, serial,
+};
 use thimble_core::machine::{Board, Config, Host, Irqchip, Machine, STATE_MAX};
 use thimble_core::memory::ArrayRam;
+use thimble_core::qmp;
+use thimble_monitor::Out;
 
 /// Panics where `reached` tells that input got deep into the module, if the feature `planted` is
 /// on: `cargo xtask fuzz TARGET --self-test` expects the fuzzer to find it.
@@ -44,7 +52,11 @@ impl Host for Sink {
 
     fn set_gsi(&mut self, gsi: u8, level: bool) {
         let bit = 1u64.checked_shl(gsi.into()).expect("a line of the board");
-        self.levels = if level { self.levels | bit } else { self.levels & !bit };
+        self.levels = if level {
+            self.levels | bit
+        } else {
+            self.levels & !bit
+        };
     }
 
     fn set_intr(&mut self, _level: bool) {}
@@ -58,6 +70,31 @@ impl Host for Sink {
     fn memory_remapped(&mut self) {}
 
     fn set_a20(&mut self, _enabled: bool) {}
+}
+
+/// Output without end.
+#[derive(Debug, Default)]
+pub struct Output(pub Vec<u8>);
+
+impl qmp::Sink for Output {
+    fn put(&mut self, bytes: &[u8]) -> Result<(), qmp::SinkFull> {
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
+}
+
+impl Out for Output {
+    fn pending(&mut self) -> bool {
+        false
+    }
+
+    fn mark(&self) -> usize {
+        self.0.len()
+    }
+
+    fn truncate(&mut self, mark: usize) {
+        self.0.truncate(mark);
+    }
 }
 
 /// Takes values from the fuzzer's bytes; zeros when they are used up.
@@ -78,7 +115,9 @@ impl Source<'_> {
     pub fn number(&mut self, bytes: usize) -> u64 {
         let (now, later) = self.0.split_at(bytes.min(self.0.len()));
         self.0 = later;
-        now.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte))
+        now.iter()
+            .rev()
+            .fold(0, |value, byte| value << 8 | u64::from(*byte))
     }
 }
 
@@ -106,10 +145,18 @@ pub fn machine(board: Board, irqchip: Irqchip) -> Machine<'static> {
         cmdline: b"quiet",
     };
     let mut machine = Machine::new(config).expect("the board fits its tables");
-    let classes =
-        [&serial::CLASS, &serial::CLASS, &debugcon::CLASS, &debug_exit::CLASS, &ib700::CLASS, &pvpanic::CLASS];
+    let classes = [
+        &serial::CLASS,
+        &serial::CLASS,
+        &debugcon::CLASS,
+        &debug_exit::CLASS,
+        &ib700::CLASS,
+        &pvpanic::CLASS,
+    ];
     for class in classes {
-        machine.plug(&PropertyValues::new(class)).expect("there is room for these");
+        machine
+            .plug(&PropertyValues::new(class))
+            .expect("there is room for these");
     }
     machine
 }
@@ -118,14 +165,19 @@ pub fn machine(board: Board, irqchip: Irqchip) -> Machine<'static> {
 /// memory, time, console input, resets, and saved state of its own and of nobody's.
 pub fn storm(bytes: &[u8]) {
     let mut source = Source(bytes);
-    let irqchip = if source.byte() & 1 == 0 { Irqchip::Machine } else { Irqchip::Host };
+    let irqchip = if source.byte() & 1 == 0 {
+        Irqchip::Machine
+    } else {
+        Irqchip::Host
+    };
     let mut machine = machine(Board::Pc, irqchip);
     let mut host = Sink::default();
     let mut now = 0u64;
     let mut state = vec![0; STATE_MAX];
     while !source.is_empty() {
         let operation = source.byte();
-        let width = [Width::Byte, Width::Word, Width::Dword, Width::Byte][usize::from(operation >> 6)];
+        let width =
+            [Width::Byte, Width::Word, Width::Dword, Width::Byte][usize::from(operation >> 6)];
         match operation & 0x0f {
             0..=4 => {
                 let port = source.number(2) as u16 & 0x0fff;

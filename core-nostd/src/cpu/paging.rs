@@ -533,4 +533,32 @@ mod tests {
         guest.put(0x1000, 0x1ff, 0x1001);
         assert_eq!(guest.ask(u64::MAX), Ok((0x1fff, 1)));
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_tables_give_an_address_or_a_reason(
+            cr0: u64,
+            cr3: u64,
+            cr4: u64,
+            efer: u64,
+            linear: u64,
+            entries: [u64; 5],
+        ) {
+            let registers = PagingRegisters { cr0: cr0 | PG, cr3, cr4, efer };
+            let mut reads = 0;
+            let found = registers.translate(linear, |gpa, to| {
+                let bytes = entries[reads].to_le_bytes();
+                to.copy_from_slice(&bytes[..to.len()]);
+                assert!(gpa < 1 << 52 && gpa % to.len() as u64 == 0);
+                reads += 1;
+                Ok(())
+            });
+            if let Ok(found) = found {
+                let last = found.gpa + (found.length - 1);
+                assert!(found.length >= 1 && found.length <= GIB && last < 1 << 52);
+                assert_eq!((last + 1) % 0x1000, 0);
+                assert_eq!(found.gpa % 0x1000, linear % 0x1000);
+            }
+        }
+    }
 }

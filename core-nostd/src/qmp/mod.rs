@@ -16,7 +16,7 @@ pub use lexer::{
 };
 pub use parser::ParseError;
 pub use value::{Elements, Kind, Members, Value};
-pub use writer::{Sink, SinkFull, Writer, write_escaped, write_value};
+pub use writer::{Sink, SinkFull, Writer, write_escaped, write_json, write_value};
 
 #[cfg(test)]
 mod tests;

@@ -9,7 +9,7 @@ use std::vec::Vec;
 use proptest::prelude::*;
 use serde_json::Value as Reference;
 
-use super::{ParseError, Parser, Sink, SinkFull, Writer, write_value};
+use super::{ParseError, Parser, Sink, SinkFull, Writer, write_json, write_value};
 
 struct Bytes(Vec<u8>);
 
@@ -143,4 +143,15 @@ fn a_zero_character_is_no_text() {
     assert_eq!(parser.push(b"'a\\u0000'").message, Some(Ok(())));
     assert_eq!(parser.message().bytes(), Some(b"a\xc0\x80".as_slice()));
     assert_eq!(parser.message().str(), None);
+}
+
+#[test]
+fn json_becomes_ascii() {
+    let mut out = Bytes(Vec::new());
+    write_json(
+        &mut out,
+        "{\"caf\u{e9}\": \"\u{1f600}\\n\u{7f}\"}".as_bytes(),
+    )
+    .unwrap();
+    assert_eq!(out.0, br#"{"caf\u00E9": "\uD83D\uDE00\n\u007F"}"#);
 }

@@ -91,9 +91,10 @@ impl<'s, S: Sink> Writer<'s, S> {
         self.sink.put(b"\"")
     }
 
-    /// A value that is JSON already.
+    /// A value that is JSON already; characters that are not printable ASCII are escaped.
     pub fn raw(&mut self, json: &[u8]) -> Result<(), SinkFull> {
-        self.item(json)
+        self.item(b"")?;
+        write_json(self.sink, json)
     }
 
     /// A string.
@@ -186,16 +187,39 @@ pub fn write_escaped<S: Sink>(sink: &mut S, mut bytes: &[u8]) -> Result<(), Sink
             Some(0x0a) => sink.put(b"\\n")?,
             Some(0x0d) => sink.put(b"\\r")?,
             Some(0x09) => sink.put(b"\\t")?,
-            Some(code) if code > 0xffff => {
-                let pair = code - 0x1_0000;
-                unit(sink, 0xd800 | pair >> 10)?;
-                unit(sink, 0xdc00 | pair & 0x3ff)?;
-            }
-            Some(code) => unit(sink, code)?,
-            None => unit(sink, 0xfffd)?,
+            code => character(sink, code)?,
         }
     }
     Ok(())
+}
+
+/// Writes what is JSON already, with the characters in its strings escaped that are not printable ASCII.
+pub fn write_json<S: Sink>(sink: &mut S, mut json: &[u8]) -> Result<(), SinkFull> {
+    while !json.is_empty() {
+        let plain = json.iter().position(|&b| b >= 0x7f).unwrap_or(json.len());
+        let (run, rest) = json.split_at(plain);
+        sink.put(run)?;
+        if rest.is_empty() {
+            break;
+        }
+        let (code, length) = unicode::decode(rest);
+        json = rest.get(length..).unwrap_or_default();
+        character(sink, code)?;
+    }
+    Ok(())
+}
+
+/// A character by its UTF-16 units; U+FFFD for none.
+fn character<S: Sink>(sink: &mut S, code: Option<u32>) -> Result<(), SinkFull> {
+    match code {
+        Some(code) if code > 0xffff => {
+            let pair = code - 0x1_0000;
+            unit(sink, 0xd800 | pair >> 10)?;
+            unit(sink, 0xdc00 | pair & 0x3ff)
+        }
+        Some(code) => unit(sink, code),
+        None => unit(sink, 0xfffd),
+    }
 }
 
 fn unit<S: Sink>(sink: &mut S, unit: u32) -> Result<(), SinkFull> {

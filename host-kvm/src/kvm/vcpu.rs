@@ -6,11 +6,14 @@
 //! thread's next or current `KVM_RUN` first completes the port or memory access that is under
 //! way and then returns EINTR: no request is lost, and a parked vCPU's state is whole.
 //!
+//! One processor alone is taken out in the same way for a question ([`Vcpus::glance`] and others):
+//! its thread parks while another one uses its vCPU.
+//!
 //! **Locks.** A handler may wait for the machine's lock. So whoever holds that lock must not
 //! wait for processors: [`Vcpus::request_pause`] never waits and may be called under any lock and
-//! from a handler; [`Vcpus::wait_paused`], [`Vcpus::pause`] and [`Vcpus::shutdown`] wait, and
-//! must be called without the machine's lock and never from a handler. A handler that has been
-//! told of a pause by its own machine still finishes its access.
+//! from a handler; [`Vcpus::wait_paused`], [`Vcpus::pause`], [`Vcpus::shutdown`] and questions to
+//! one processor wait, and must be called without the machine's lock and never from a handler. A
+//! handler that has been told of a pause by its own machine still finishes its access.
 //!
 //! Not here: single-stepping, and HLT that ends in an interrupt without in-kernel controllers.
 

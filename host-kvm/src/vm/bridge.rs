@@ -219,6 +219,7 @@ impl Exits {
                     .request(PowerRequest::Shutdown(cause));
             }
             VcpuStop::SystemEvent(SystemEvent::Crash) => {
+                // Whatever is done about it, this processor has said its last word.
                 guarded.bridge_state.pending.tell(GuestEvent::Panicked);
             }
             other => guarded.bridge_state.pending.stop = Some(other),
@@ -279,5 +280,58 @@ impl ExitHandler for Exits {
 
     fn stopped(&self, _cpu: u32, stop: VcpuStop) {
         self.note(stop);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_gravest_request_waits() {
+        let mut pending = Pending::default();
+        let reset = PowerRequest::Reset(ShutdownCause::GuestReset);
+        let shutdown = PowerRequest::Shutdown(ShutdownCause::GuestShutdown);
+        pending.request(shutdown);
+        pending.request(reset);
+        assert_eq!(pending.power, Some(shutdown));
+        pending.request(PowerRequest::Exit(3));
+        assert_eq!(pending.power, Some(PowerRequest::Exit(3)));
+    }
+
+    #[test]
+    fn events_wait_in_order_and_once_a_kind() {
+        let mut pending = Pending::default();
+        let clock = |offset| GuestEvent::RtcChanged { offset };
+        for event in [
+            clock(1),
+            GuestEvent::CrashLoaded,
+            clock(2),
+            GuestEvent::Panicked,
+            GuestEvent::CrashLoaded,
+            GuestEvent::WatchdogExpired,
+            GuestEvent::Panicked,
+        ] {
+            pending.tell(event);
+        }
+        assert_eq!(
+            pending.events,
+            [
+                clock(2),
+                GuestEvent::CrashLoaded,
+                GuestEvent::Panicked,
+                GuestEvent::WatchdogExpired
+            ]
+        );
+    }
+
+    #[test]
+    fn only_the_clock_does_not_hold_the_guest() {
+        let mut pending = Pending::default();
+        assert!(pending.is_empty());
+        pending.tell(GuestEvent::RtcChanged { offset: 1 });
+        assert!(!pending.is_empty() && !pending.holds_guest());
+        pending.tell(GuestEvent::CrashLoaded);
+        assert!(pending.holds_guest());
     }
 }

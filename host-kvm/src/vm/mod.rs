@@ -31,6 +31,7 @@ use thimble_monitor::{Event, JobId, QmpError, RateLimits, Timestamp};
 use crate::chardev::Chardevs;
 use crate::event_loop::poller::Waker;
 use crate::kvm::{self, KvmError, Pauser, Topology, VcpuStop, Vcpus};
+use crate::options::RtcClock;
 
 pub use bridge::{Bridge, BridgeState, CONSOLES_MAX, Exits, Pending};
 pub use clock::{Clock, monotonic};
@@ -192,10 +193,10 @@ pub struct Settings {
     pub topology: Topology,
     /// Where the state of processors goes when they are reset.
     pub reset_log: Option<File>,
-    /// What the real-time clock is ahead of the host's at the start, in seconds.
-    pub rtc_ahead: i64,
-    /// It goes on while the VM is stopped.
-    pub rtc_follows_host: bool,
+    /// What the real-time clock shows at the start, in seconds since 1970.
+    pub rtc_start: i64,
+    /// What makes it go.
+    pub rtc_clock: RtcClock,
     /// Its path in the object tree.
     pub rtc_path: EventText,
     /// What the object tree shows of the process.
@@ -230,6 +231,8 @@ pub struct Vm {
     exit: Option<i32>,
     /// The host's time when the VM was made.
     made_at: Duration,
+    /// The same on the host's monotonic clock, in nanoseconds.
+    made_at_monotonic: u64,
 }
 
 impl Vm {
@@ -250,6 +253,7 @@ impl Vm {
             migration_events: false,
             exit: None,
             made_at: since_epoch(),
+            made_at_monotonic: monotonic(),
         }
     }
 
@@ -277,9 +281,10 @@ impl Vm {
 
     fn resume(&self) {
         let mut guarded = self.shared.lock();
-        if self.settings.rtc_follows_host {
+        if self.settings.rtc_clock != RtcClock::Vm {
             let now = guarded.clock.now();
-            guarded.machine.set_rtc_base(now, self.rtc_base_at(now));
+            let base = self.settings.rtc_start + self.behind(self.settings.rtc_clock, now);
+            guarded.machine.set_rtc_base(now, base);
         }
         guarded.clock.start();
         self.shared.arm_timer(&mut guarded);
@@ -289,11 +294,15 @@ impl Vm {
         }
     }
 
-    /// What a clock that follows the host's showed when the virtual clock, which reads `now`, read
-    /// 0: in seconds since 1970.
-    fn rtc_base_at(&self, now: u64) -> i64 {
-        let host = since_epoch().as_secs() as i64;
-        host + self.settings.rtc_ahead - (now / SECOND) as i64
+    /// Whole seconds that the virtual clock, which reads `now`, is behind another since the VM was
+    /// made: it stood still while the VM was stopped.
+    fn behind(&self, clock: RtcClock, now: u64) -> i64 {
+        let passed = match clock {
+            RtcClock::Host => since_epoch().as_nanos() as i128 - self.made_at.as_nanos() as i128,
+            RtcClock::Rt => i128::from(monotonic()) - i128::from(self.made_at_monotonic),
+            RtcClock::Vm => now.into(),
+        };
+        ((passed - i128::from(now)) / i128::from(SECOND)) as i64
     }
 
     fn pause(&self) {
@@ -410,22 +419,19 @@ impl Vm {
             }),
             GuestEvent::WatchdogExpired => self.watchdog_expired(),
             GuestEvent::RtcChanged { offset } => {
+                // Clients are told offsets from a clock that never stood still.
+                let behind = match self.settings.rtc_clock {
+                    RtcClock::Vm => {
+                        let now = self.shared.lock().clock.now();
+                        self.behind(RtcClock::Host, now)
+                    }
+                    RtcClock::Host | RtcClock::Rt => 0,
+                };
+                let offset = offset.saturating_sub(behind);
                 let qom_path = self.settings.rtc_path.clone();
-                let offset = offset.saturating_sub(self.rtc_lag());
                 self.event(Event::RtcChange { offset, qom_path });
             }
         }
-    }
-
-    /// What the real-time clock has lost against the host's since the start, in seconds: clients
-    /// are told offsets from a clock that never stood still.
-    fn rtc_lag(&self) -> i64 {
-        if self.settings.rtc_follows_host {
-            return 0;
-        }
-        let ran = Duration::from_nanos(self.shared.lock().clock.now());
-        let passed = since_epoch().as_secs_f64() - self.made_at.as_secs_f64();
-        (passed - ran.as_secs_f64()) as i64
     }
 
     fn watchdog_expired(&mut self) {
@@ -544,3 +550,6 @@ impl Vm {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

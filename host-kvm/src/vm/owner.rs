@@ -1,10 +1,9 @@
 //! What QMP commands do to the VM.
 
-use std::fmt::Write as _;
-
 use thimble_core::devices::ShutdownCause;
 use thimble_core::machine::RunState;
 use thimble_core::machine::actions::ActionChanges;
+use thimble_core::qom::Tree;
 use thimble_monitor::schema::SysEmuTarget;
 use thimble_monitor::schema::results::{
     CommandLineOptionInfo, CpuInfoFast, CpuInstanceProperties, MachineInfo,
@@ -123,8 +122,10 @@ impl Owner for Vm {
 
     fn visit_cpu(&self, index: u32, visit: &mut dyn FnMut(&CpuInfoFast<'_>)) {
         let mut qom_path = String::new();
-        // Writing to a string does not fail.
-        let _ = write!(qom_path, "/machine/unattached/device[{index}]");
+        self.visit_objects(&mut |tree| {
+            // Writing to a string does not fail.
+            let _ = tree.cpu_path(index as u16, &mut qom_path);
+        });
         let place = self.settings.topology.place(index);
         visit(&CpuInfoFast {
             cpu_index: index.into(),
@@ -157,6 +158,10 @@ impl Owner for Vm {
             pc,
             thread_id,
         })
+    }
+
+    fn visit_objects(&self, look: &mut dyn FnMut(Tree<'_>)) {
+        self.shared.lock().objects(&self.settings.objects, look);
     }
 
     fn visit_machines(&self, visit: &mut dyn FnMut(&MachineInfo<'_>)) {

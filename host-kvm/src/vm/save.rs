@@ -72,7 +72,8 @@ pub struct SaveJobs {
 
 impl SaveJobs {
     /// Starts to write `size` bytes from `address` on to a file. Addresses wrap at 2^64.
-    /// `filename` is a path in the file system's bytes, without zero bytes.
+    /// `filename` is a path in the file system's bytes, without zero bytes. Takes the machine's
+    /// lock for a moment.
     ///
     /// # Errors
     /// If there are [`SAVE_JOBS_MAX`] jobs already, or no thread can be started. All else, such as
@@ -124,8 +125,8 @@ impl SaveJobs {
         Some(outcome)
     }
 
-    /// Gives all jobs up and removes what they have written. Waits for a file that is just being
-    /// created, for [`LAST_OPENS`] in all, but for nothing else.
+    /// Gives all jobs up and removes what they have written, because the process ends. Waits for
+    /// files that are just being created, for a second in all, but for nothing else.
     pub fn cancel(&mut self) {
         for (_, job) in &self.jobs {
             job.cancel();
@@ -596,10 +597,6 @@ mod tests {
         bytes
     }
 
-    fn virtual_space(registers: PagingRegisters) -> Space {
-        Space::Virtual(registers)
-    }
-
     #[test]
     fn physical_memory_of_all_kinds() {
         let (shared, directory) = (machine(), Directory::new());
@@ -652,7 +649,7 @@ mod tests {
             put(0x4000 + 8 * page as u64, at | 1);
         }
         put(0x4000 + 8 * 511, 0x9_0001);
-        let space = virtual_space(PagingRegisters {
+        let space = Space::Virtual(PagingRegisters {
             cr0: 1 << 31 | 1,
             cr3: 0x1000,
             cr4: 1 << 5,
@@ -724,7 +721,7 @@ mod tests {
     fn linear_memory_without_paging() {
         let (shared, directory) = (machine(), Directory::new());
         let path = directory.path("memory");
-        let space = virtual_space(PagingRegisters::default());
+        let space = Space::Virtual(PagingRegisters::default());
         for (address, size) in [(0, MIB), ((1 << 32) - 16, 16), (RAM - 1, 1)] {
             assert_eq!(save(&shared, space, address, size, &path), Ok(()));
             assert!(fs::read(&path).unwrap() == expected(&shared, address, size));
@@ -767,7 +764,7 @@ mod tests {
         let (shared, directory) = (machine(), Directory::new());
         let (file, link) = (directory.path("file"), directory.path("link"));
         let fail = |path: &Path| {
-            let space = virtual_space(PagingRegisters::default());
+            let space = Space::Virtual(PagingRegisters::default());
             assert!(save(&shared, space, RAM - 0x1000, 0x2000, path).is_err());
         };
         fs::write(&file, vec![7; 0x10_0000]).unwrap();
@@ -831,7 +828,7 @@ mod tests {
     #[test]
     fn what_is_given_up_leaves_no_file() {
         let (shared, directory) = (machine(), Directory::new());
-        let space = virtual_space(PagingRegisters {
+        let space = Space::Virtual(PagingRegisters {
             cr0: 1 << 31 | 1,
             cr3: 0x1000,
             cr4: 1 << 5,

@@ -890,8 +890,8 @@ fn camel(name: &str) -> String {
 
 /// `cpu-index` to `cpu_index`.
 fn snake(name: &str) -> String {
-    const KEYWORDS: [&str; 8] = [
-        "type", "static", "in", "final", "virtual", "match", "loop", "override",
+    const KEYWORDS: [&str; 9] = [
+        "abstract", "type", "static", "in", "final", "virtual", "match", "loop", "override",
     ];
     let snake = name.replace(['-', '.'], "_").to_lowercase();
     match KEYWORDS.contains(&&*snake) {

@@ -5,6 +5,7 @@ mod introspect;
 mod machine;
 mod memory;
 mod migration;
+mod qom;
 mod run_state;
 mod yank;
 
@@ -16,6 +17,7 @@ pub(crate) use introspect::*;
 pub(crate) use machine::*;
 pub(crate) use memory::*;
 pub(crate) use migration::*;
+pub(crate) use qom::*;
 pub(crate) use run_state::*;
 pub(crate) use yank::*;
 

@@ -5,6 +5,7 @@ use core::marker::PhantomData;
 
 use serde::{Serialize, Serializer};
 use thimble_core::qmp::{Elements, Value};
+use thimble_core::qom::QomValue;
 
 /// Reads an argument that the check has let through. What is not there, or not of the type, reads as zero.
 pub(crate) trait FromValue<'m>: Sized {
@@ -96,27 +97,18 @@ impl<'m, T: FromValue<'m>> Iterator for List<'m, T> {
 
 /// A result of any type.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Any<'a> {
-    /// `null`
-    Null,
-    /// `true` or `false`
-    Bool(bool),
-    /// A signed integer.
-    Int(i64),
-    /// An unsigned integer.
-    Uint(u64),
-    /// A string.
-    Str(&'a str),
-}
+pub struct Any<'a>(pub QomValue<'a>);
 
 impl Serialize for Any<'_> {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        match *self {
-            Self::Null => to.serialize_unit(),
-            Self::Bool(value) => to.serialize_bool(value),
-            Self::Int(value) => to.serialize_i64(value),
-            Self::Uint(value) => to.serialize_u64(value),
-            Self::Str(value) => to.serialize_str(value),
+        match self.0 {
+            QomValue::Bool(value) => to.serialize_bool(value),
+            QomValue::Int(value) => to.serialize_i64(value),
+            QomValue::Uint(value) => to.serialize_u64(value),
+            QomValue::Str(value) => to.serialize_str(value),
+            QomValue::Members(members) => {
+                to.collect_map(members.iter().map(|(name, value)| (*name, Any(*value))))
+            }
         }
     }
 }

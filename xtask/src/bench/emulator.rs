@@ -106,6 +106,15 @@ impl Running {
         self.child.id()
     }
 
+    /// A number in its `/proc/PID/status`, by the name at the line's start with its colon.
+    pub(super) fn status(&self, key: &str) -> Result<f64> {
+        let path = format!("/proc/{}/status", self.id());
+        let status = std::fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix(key));
+        line.and_then(|line| line.split_whitespace().next()?.parse().ok())
+            .ok_or_else(|| format!("{path}: no {key}"))
+    }
+
     /// Waits for the next byte on its standard output.
     pub(super) fn next_byte(&mut self) -> Result<Instant> {
         let mut byte = [0];
@@ -185,6 +194,11 @@ impl Qmp {
             .get_mut()
             .write_all(command.as_bytes())
             .map_err(text)
+    }
+
+    /// The socket, for who talks on it without [`Qmp::command`].
+    pub(super) fn stream(&mut self) -> &mut BufReader<UnixStream> {
+        &mut self.stream
     }
 
     fn read_line(&mut self) -> Result<()> {

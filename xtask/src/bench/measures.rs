@@ -8,12 +8,11 @@ use std::time::{Duration, Instant};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use super::emulator::{Emulator, RAM_MIB, Running};
-use super::{Bench, Pair, Row, bare, bytes, median, roms, time};
+use super::{Bench, Pair, QUERY_STATUS, Row, bare, bytes, median, roms, row, time};
 use crate::{build, dist};
 
 type Rows = Result<Vec<Row>, String>;
 
-const QUERY_STATUS: &str = "{\"execute\":\"query-status\"}";
 const CONT: &str = "{\"execute\":\"cont\"}";
 
 /// Round trips in all, and commands before memory is looked at.
@@ -77,13 +76,7 @@ pub(super) fn start(bench: &Bench) -> Rows {
         let written = running.next_byte()?;
         Ok((ns(started), ns(written - asked)))
     })?;
-    let part = |pick: fn(&(f64, f64)) -> f64| {
-        Pair {
-            thimble: results.thimble.iter().map(pick).collect::<Vec<_>>(),
-            qemu: results.qemu.iter().map(pick).collect(),
-        }
-        .medians()
-    };
+    let part = |pick: fn(&(f64, f64)) -> f64| results.map(pick).medians();
     let (started, continued) = (part(|run| run.0), part(|run| run.1));
     Ok(vec![
         row(
@@ -322,14 +315,10 @@ pub(super) fn process(bench: &Bench) -> Rows {
         let mut running = stopped.spawn(emulator)?;
         let mut qmp = running.qmp(&stopped.socket)?;
         qmp.command(QUERY_STATUS)?;
-        let path = format!("/proc/{}/status", running.id());
-        let status = fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))?;
-        let number = |key: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(key));
-            line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok())
-                .ok_or_else(|| format!("{path}: no {key}"))
-        };
-        Ok((number("Threads:")?, number("VmRSS:")? * 1024.0))
+        Ok((
+            running.status("Threads:")?,
+            running.status("VmRSS:")? * 1024.0,
+        ))
     })?;
     let first = |pick: fn(&(f64, f64)) -> f64| Pair {
         thimble: results.thimble.first().map_or(f64::NAN, pick),
@@ -381,21 +370,6 @@ fn spread(values: &[f64]) -> String {
     let (low, high) = (quarter(1), quarter(3));
     let show = |value: Option<f64>| time(value.unwrap_or(f64::NAN));
     format!("{} (quartiles {}, {})", time(middle), show(low), show(high))
-}
-
-fn row(
-    measure: &str,
-    values: &Pair<f64>,
-    show: impl Fn(f64) -> String,
-    target: Option<(&'static str, bool)>,
-) -> Row {
-    Row {
-        measure: measure.to_string(),
-        thimble: show(values.thimble),
-        qemu: show(values.qemu),
-        ratio: Some(values.ratio()),
-        target,
-    }
 }
 
 #[cfg(test)]

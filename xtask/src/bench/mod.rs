@@ -4,8 +4,11 @@
 
 mod bare;
 mod emulator;
+mod flood;
 mod measures;
+mod parser;
 mod roms;
+mod wire;
 
 use std::path::{Path, PathBuf};
 
@@ -14,6 +17,9 @@ use emulator::Emulator;
 
 /// Runs of each emulator unless `--runs` says otherwise.
 const RUNS: usize = 30;
+
+/// The cheapest command.
+const QUERY_STATUS: &str = "{\"execute\":\"query-status\"}";
 
 /// What the command line asks for.
 struct Options<'a> {
@@ -45,7 +51,7 @@ struct Row {
 type Measure = fn(&Bench) -> Result<Vec<Row>, String>;
 
 /// All measures by the name that `--only` takes.
-const MEASURES: [(&str, Measure); 7] = [
+const MEASURES: [(&str, Measure); 11] = [
     ("start", measures::start),
     ("boot", measures::boot),
     ("qmp", measures::round_trip),
@@ -53,6 +59,10 @@ const MEASURES: [(&str, Measure); 7] = [
     ("size", measures::size),
     ("exit", measures::exit),
     ("process", measures::process),
+    ("rates", wire::rates),
+    ("argument", wire::argument),
+    ("flood", flood::memory),
+    ("parser", parser::throughput),
 ];
 
 /// Runs the measures and prints the table. A target that is missed is shown, and no failure.
@@ -193,6 +203,16 @@ impl Pair<Vec<f64>> {
     }
 }
 
+impl<T> Pair<Vec<T>> {
+    /// One figure of each result.
+    fn map(&self, pick: fn(&T) -> f64) -> Pair<Vec<f64>> {
+        Pair {
+            thimble: self.thimble.iter().map(pick).collect(),
+            qemu: self.qemu.iter().map(pick).collect(),
+        }
+    }
+}
+
 impl Pair<f64> {
     fn ratio(&self) -> f64 {
         self.thimble / self.qemu
@@ -224,6 +244,22 @@ fn bytes(count: f64) -> String {
     match count {
         small if small < 1e6 => format!("{:.0} KB", count / 1e3),
         _ => format!("{:.2} MB", count / 1e6),
+    }
+}
+
+/// A line of the table from both figures.
+fn row(
+    measure: &str,
+    values: &Pair<f64>,
+    show: impl Fn(f64) -> String,
+    target: Option<(&'static str, bool)>,
+) -> Row {
+    Row {
+        measure: measure.to_string(),
+        thimble: show(values.thimble),
+        qemu: show(values.qemu),
+        ratio: Some(values.ratio()),
+        target,
     }
 }
 

@@ -1,0 +1,331 @@
+//! Guest programs: ROMs of 64 KiB that start at F0000h, in the assembler of the test's own compiler.
+//!
+//! Each says on the debug port 402h that it has come to its point, with a letter, and goes round a loop then.
+
+/// Declares a program: the function that returns its bytes, the label of its start and the one of its end.
+macro_rules! program {
+    ($(#[$doc:meta])* $name:ident, $start:ident, $end:ident, $text:literal) => {
+        core::arch::global_asm!(
+            ".pushsection .rodata.guests, \"a\", @progbits",
+            ".code16",
+            concat!(stringify!($start), ":"),
+            $text,
+            concat!(stringify!($end), ":"),
+            ".code64",
+            ".popsection",
+            options(att_syntax)
+        );
+
+        $(#[$doc])*
+        pub(crate) fn $name() -> Vec<u8> {
+            unsafe extern "C" {
+                static $start: u8;
+                static $end: u8;
+            }
+            let (start, end) = (&raw const $start, &raw const $end);
+            // SAFETY: the labels enclose the program's bytes, which nothing changes.
+            rom(unsafe { std::slice::from_raw_parts(start, end.addr() - start.addr()) })
+        }
+    };
+}
+
+/// A ROM with real-mode code at its start, where the reset vector jumps.
+fn rom(code: &[u8]) -> Vec<u8> {
+    let mut rom = vec![0xf4; 0x1_0000];
+    rom[..code.len()].copy_from_slice(code);
+    rom[0xfff0..0xfff3].copy_from_slice(&[0xe9, 0x0d, 0x00]);
+    // What a test finds at the reset vector differs from what stands anywhere else.
+    rom[0xfff3..].copy_from_slice(b"thimble ROM\0\x7f");
+    rom
+}
+
+program!(
+    /// Counts its starts in the doubleword at 504h, and its rounds in the one at 500h.
+    counter, counter_start, counter_end,
+    "   xorw %ax, %ax
+        movw %ax, %ds
+        incl 0x504
+        movw $0x402, %dx
+        movb $'S', %al
+        outb %al, %dx
+    1:  incl 0x500
+        jmp 1b"
+);
+
+program!(
+    /// Fills 1000h to 8FFFh with words: the offset, with A55Ah exclusive-ored.
+    pattern, pattern_start, pattern_end,
+    "   xorw %ax, %ax
+        movw %ax, %es
+        movw $0x1000, %di
+        cld
+    1:  movw %di, %ax
+        xorw $0xa55a, %ax
+        stosw
+        cmpw $0x9000, %di
+        jb 1b
+        movw $0x402, %dx
+        movb $'W', %al
+        outb %al, %dx
+    2:  jmp 2b"
+);
+
+program!(
+    /// Protected mode with 32-bit paging. The lowest 4 MiB are mapped one to one by pages of 4 KiB; 400000h is the page at
+    /// 20000h, which is full of `A`, 401000h the one at 23000h, full of `B`; 402000h is not mapped; 800000h is a page of
+    /// 4 MiB onto the lowest ones.
+    paging_32, paging_32_start, paging_32_end,
+    "   cli
+        xorw %ax, %ax
+        movw %ax, %ds
+        lgdtl %cs:paging_32_gdtr - paging_32_start
+        movl %cr0, %eax
+        orb $1, %al
+        movl %eax, %cr0
+        ljmpl $8, $(0xf0000 + (paging_32_flat - paging_32_start))
+    .code32
+    paging_32_flat:
+        movw $16, %ax
+        movw %ax, %ds
+        movw %ax, %es
+        cld
+        movl $0x11000, %edi
+        movl $3, %eax
+    1:  movl %eax, (%edi)
+        addl $0x1000, %eax
+        addl $4, %edi
+        cmpl $0x12000, %edi
+        jb 1b
+        movl $0x11003, 0x10000
+        movl $0x12003, 0x10004
+        movl $0x00083, 0x10008
+        movl $0x20003, 0x12000
+        movl $0x23003, 0x12004
+        movl $0x41414141, %eax
+        movl $0x20000, %edi
+        movl $0x400, %ecx
+        rep stosl
+        movl $0x42424242, %eax
+        movl $0x23000, %edi
+        movl $0x400, %ecx
+        rep stosl
+        movl $0x10, %eax
+        movl %eax, %cr4
+        movl $0x10000, %eax
+        movl %eax, %cr3
+        movl %cr0, %eax
+        orl $0x80000000, %eax
+        movl %eax, %cr0
+        movw $0x402, %dx
+        movb $'P', %al
+        outb %al, %dx
+    2:  jmp 2b
+    paging_32_gdt:
+        .quad 0, 0x00cf9b000000ffff, 0x00cf93000000ffff
+    paging_32_gdtr:
+        .word 23
+        .long 0xf0000 + (paging_32_gdt - paging_32_start)"
+);
+
+program!(
+    /// Long mode. The lowest 2 MiB are mapped one to one by a page of 2 MiB; 200000h is the page at 20000h, which is full of
+    /// `A`, 201000h the one at 23000h, full of `B`; 202000h is not mapped; and all of it once more from FFFF800000000000h.
+    paging_64, paging_64_start, paging_64_end,
+    "   cli
+        xorw %ax, %ax
+        movw %ax, %ds
+        lgdtl %cs:paging_64_gdtr - paging_64_start
+        movl %cr0, %eax
+        orb $1, %al
+        movl %eax, %cr0
+        ljmpl $8, $(0xf0000 + (paging_64_flat - paging_64_start))
+    .code32
+    paging_64_flat:
+        movw $16, %ax
+        movw %ax, %ds
+        movw %ax, %es
+        cld
+        movl $0x11003, 0x10000
+        movl $0x11003, 0x10800
+        movl $0x12003, 0x11000
+        movl $0x00083, 0x12000
+        movl $0x13003, 0x12008
+        movl $0x20003, 0x13000
+        movl $0x23003, 0x13008
+        movl $0x41414141, %eax
+        movl $0x20000, %edi
+        movl $0x400, %ecx
+        rep stosl
+        movl $0x42424242, %eax
+        movl $0x23000, %edi
+        movl $0x400, %ecx
+        rep stosl
+        movl $0x20, %eax
+        movl %eax, %cr4
+        movl $0x10000, %eax
+        movl %eax, %cr3
+        movl $0xc0000080, %ecx
+        xorl %edx, %edx
+        movl $0x100, %eax
+        wrmsr
+        movl %cr0, %eax
+        orl $0x80000000, %eax
+        movl %eax, %cr0
+        ljmpl $24, $(0xf0000 + (paging_64_long - paging_64_start))
+    .code64
+    paging_64_long:
+        movw $0x402, %dx
+        movb $'P', %al
+        outb %al, %dx
+    2:  jmp 2b
+    paging_64_gdt:
+        .quad 0, 0x00cf9b000000ffff, 0x00cf93000000ffff, 0x00af9b000000ffff
+    paging_64_gdtr:
+        .word 31
+        .long 0xf0000 + (paging_64_gdt - paging_64_start)"
+);
+
+/// What [`nmi`] and [`nmi_masked`] share: protected mode, the handler of vector 2 that prints `N`, and a loop that counts at
+/// 500h. The doubleword at ROM offset F00h goes into the local APIC's LVT entry of LINT1 (SDM volume 3, 11.5.1).
+fn with_lint1(mut rom: Vec<u8>, entry: u32) -> Vec<u8> {
+    rom[0xf00..0xf04].copy_from_slice(&entry.to_le_bytes());
+    rom
+}
+
+/// NMIs that come over LINT1 are taken.
+pub(crate) fn nmi() -> Vec<u8> {
+    with_lint1(nmi_program(), 0x400)
+}
+
+/// NMIs that come over LINT1 are masked.
+pub(crate) fn nmi_masked() -> Vec<u8> {
+    with_lint1(nmi_program(), 0x1_0400)
+}
+
+program!(
+    nmi_program,
+    nmi_start,
+    nmi_end,
+    "   cli
+        xorw %ax, %ax
+        movw %ax, %ds
+        lgdtl %cs:nmi_gdtr - nmi_start
+        movl %cr0, %eax
+        orb $1, %al
+        movl %eax, %cr0
+        ljmpl $8, $(0xf0000 + (nmi_flat - nmi_start))
+    .code32
+    nmi_flat:
+        movw $16, %ax
+        movw %ax, %ds
+        movw %ax, %ss
+        movl $0x8000, %esp
+        movl $(nmi_handler - nmi_start), 0x10010
+        movw $8, 0x10012
+        movl $0x000f8e00, 0x10014
+        lidtl 0xf0000 + (nmi_idtr - nmi_start)
+        movl $0x1ff, 0xfee000f0
+        movl 0xf0f00, %eax
+        movl %eax, 0xfee00360
+        movw $0x402, %dx
+        movb $'R', %al
+        outb %al, %dx
+    1:  incl 0x500
+        jmp 1b
+    nmi_handler:
+        pushl %eax
+        pushl %edx
+        movw $0x402, %dx
+        movb $'N', %al
+        outb %al, %dx
+        popl %edx
+        popl %eax
+        iretl
+    nmi_gdt:
+        .quad 0, 0x00cf9b000000ffff, 0x00cf93000000ffff
+    nmi_gdtr:
+        .word 23
+        .long 0xf0000 + (nmi_gdt - nmi_start)
+    nmi_idtr:
+        .word 23
+        .long 0x10000"
+);
+
+program!(
+    /// Sends `s` over the first serial port, on and on.
+    serial, serial_start, serial_end,
+    "1: movw $0x3fd, %dx
+    2:  inb %dx, %al
+        testb $0x20, %al
+        jz 2b
+        movw $0x3f8, %dx
+        movb $'s', %al
+        outb %al, %dx
+        jmp 1b"
+);
+
+program!(
+    /// Resets the machine by the chip set's reset control register, CF9h.
+    reset_cf9, reset_cf9_start, reset_cf9_end,
+    "   movw $0xcf9, %dx
+        movb $2, %al
+        outb %al, %dx
+        movb $6, %al
+        outb %al, %dx
+    1:  jmp 1b"
+);
+
+program!(
+    /// Resets the machine by the keyboard controller's pulse on its output 0.
+    reset_64, reset_64_start, reset_64_end,
+    "   movb $0xfe, %al
+        outb %al, $0x64
+    1:  jmp 1b"
+);
+
+program!(
+    /// Resets the machine by a triple fault: there is no descriptor for the exception, nor for the one after it.
+    triple_fault, triple_fault_start, triple_fault_end,
+    "   cli
+        lidtl %cs:triple_fault_idtr - triple_fault_start
+        ud2
+    1:  jmp 1b
+    triple_fault_idtr:
+        .word 0
+        .long 0"
+);
+
+program!(
+    /// Ends the process by the test device at port F4h, with status 33.
+    debug_exit, debug_exit_start, debug_exit_end,
+    "   movb $16, %al
+        outb %al, $0xf4
+    1:  jmp 1b"
+);
+
+program!(
+    /// Starts the watchdog `ib700` with the shortest time, none at all, and counts at 500h.
+    watchdog, watchdog_start, watchdog_end,
+    "   xorw %ax, %ax
+        movw %ax, %ds
+        movw $0x402, %dx
+        movb $'D', %al
+        outb %al, %dx
+        movw $0x443, %dx
+        movb $0x0f, %al
+        outb %al, %dx
+    1:  incl 0x500
+        jmp 1b"
+);
+
+program!(
+    /// Tells the device `pvpanic` of a panic, and counts at 500h.
+    panic, panic_start, panic_end,
+    "   xorw %ax, %ax
+        movw %ax, %ds
+        movw $0x505, %dx
+        movb $1, %al
+        outb %al, %dx
+    1:  incl 0x500
+        jmp 1b"
+);
