@@ -275,8 +275,10 @@ fn paths_lead_back() {
         for path in &paths {
             let node = tree.find(path).unwrap();
             assert_eq!(tree.path(node).unwrap().as_str(), path);
-            for (name, kind) in list(tree, path) {
-                let value = get(tree, path, &name);
+            // Processors have hundreds of flags.
+            let listed = list(tree, path);
+            for (name, kind) in listed.iter().filter(|(_, kind)| *kind != "bool") {
+                let value = get(tree, path, name);
                 assert!(!value.ends_with("not found"), "{path} {name}: {value}");
                 if kind.starts_with("child<") {
                     let slash = if path == "/" { "" } else { path };
