@@ -460,14 +460,15 @@ fn default_of(property: &Property) -> Option<QomValue<'_>> {
 /// bits of one name are in the same word.
 pub(super) fn feature_names(visit: &mut dyn FnMut(&'static str, usize, u32)) {
     for word in 0..features::WORDS {
-        for bit in 0..32 {
-            let name = features::name(word, bit);
-            let bits = (0..32)
-                .filter(|other| features::name(word, *other) == name)
-                .fold(0u32, |bits, other| bits | 1 << other);
-            if !name.is_empty() && bits.trailing_zeros() == bit {
-                visit(name, word, bits);
+        let names = features::word_names(word);
+        for (bit, name) in names.iter().enumerate() {
+            let known = names.iter().take(bit).any(|earlier| earlier == name);
+            if name.is_empty() || known {
+                continue;
             }
+            let same = names.iter().enumerate().filter(|(_, other)| *other == name);
+            let bits = same.fold(0, |bits, (other, _)| bits | 1 << other);
+            visit(name, word, bits);
         }
     }
 }
