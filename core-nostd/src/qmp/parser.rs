@@ -281,11 +281,13 @@ fn string(text: &mut [u8], token: Node) -> Result<Node, ParseError> {
             Some(b'n') => (u32::from(b'\n'), 2),
             Some(b'r') => (u32::from(b'\r'), 2),
             Some(b't') => (u32::from(b'\t'), 2),
-            Some(b'u') => escape(&text[from..end]).ok_or(ParseError::Unicode(Span {
-                start: from as u32,
-                // With the closing quote if the escape is cut short.
-                length: (end + 1 - from).min(6) as u32,
-            }))?,
+            Some(b'u') => escape(&text[from..end]).map_err(|length| {
+                ParseError::Unicode(Span {
+                    start: from as u32,
+                    // With the closing quote if the escape is cut short.
+                    length: (end + 1 - from).min(length) as u32,
+                })
+            })?,
             _ => return Err(ParseError::Escape),
         };
         let (bytes, count) = unicode::encode(code);
@@ -296,22 +298,28 @@ fn string(text: &mut [u8], token: Node) -> Result<Node, ParseError> {
     Ok(node(to - start))
 }
 
-/// Reads `\uXXXX`, or a surrogate pair of them: the code point and the length of the escape.
-fn escape(bytes: &[u8]) -> Option<(u32, usize)> {
-    let unit = hex(bytes.get(2..6)?)?;
+/// Reads `\uXXXX`, or a surrogate pair of them: the code point and the length of the escape. One that names no character
+/// is told by its length.
+fn escape(bytes: &[u8]) -> Result<(u32, usize), usize> {
+    const SINGLE: usize = 6;
+    const PAIR: usize = 12;
+    let unit = bytes.get(2..SINGLE).and_then(hex).ok_or(SINGLE)?;
     let (code, length) = if let 0xd800..=0xdbff = unit {
-        let low = match bytes.get(6..12)? {
-            [b'\\', b'u', digits @ ..] => hex(digits)?,
-            _ => return None,
+        let low = match bytes.get(SINGLE..PAIR) {
+            Some([b'\\', b'u', digits @ ..]) => hex(digits).ok_or(SINGLE)?,
+            _ => return Err(SINGLE),
         };
         if !(0xdc00..=0xdfff).contains(&low) {
-            return None;
+            return Err(SINGLE);
         }
-        (0x1_0000 + ((unit & 0x3ff) << 10 | low & 0x3ff), 12)
+        (0x1_0000 + ((unit & 0x3ff) << 10 | low & 0x3ff), PAIR)
     } else {
-        (unit, 6)
+        (unit, SINGLE)
     };
-    unicode::is_valid(code).then_some((code, length))
+    match unicode::is_valid(code) {
+        true => Ok((code, length)),
+        false => Err(length),
+    }
 }
 
 fn hex(digits: &[u8]) -> Option<u32> {
