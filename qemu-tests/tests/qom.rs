@@ -419,6 +419,38 @@ fn paths_and_errors_are_qemus() {
     comparison.finish();
 }
 
+/// Devices come with the machine, and that is built when `x-exit-preconfig` says so.
+#[test]
+fn devices_come_when_the_machine_is_built() {
+    for emulator in Emulator::BOTH {
+        if emulator == Emulator::Qemu && packages::qemu().is_none() {
+            qemu_tests::skip_part("qemu-system-x86 is missing");
+            continue;
+        }
+        let (_instance, mut client) = start(
+            emulator,
+            (
+                "preconfig",
+                &["--preconfig", "-device", "isa-debug-exit,id=exit"],
+            ),
+        );
+        let exit = "/machine/peripheral/exit";
+        let not_found = |path: &str| Err(format!("DeviceNotFound: Device '{path}' not found"));
+        for path in [exit, "/machine/unattached/device[0]", "/objects", "isa.0"] {
+            assert_eq!(list(&mut client, path), not_found(path), "{emulator:?}");
+        }
+        let kept = list(&mut client, "/machine").expect("the machine");
+        assert_eq!(kept["unattached"], "child<container>");
+        assert_eq!(
+            answer(&mut client, "x-exit-preconfig", json!({})),
+            Ok(json!({}))
+        );
+        let found = list(&mut client, exit).expect("the device");
+        assert_eq!(found["iobase"], "uint32", "{emulator:?}");
+        assert!(list(&mut client, "isa.0").is_ok());
+    }
+}
+
 /// What management tools rely on: the path that `query-cpus-fast` tells is a processor's.
 #[test]
 fn processors_are_found_by_their_path() {

@@ -137,6 +137,11 @@ impl fmt::Display for QomError<'_> {
 
 /// The part of the tree that the host knows about. Everything is asked for anew each time.
 pub trait Outside {
+    /// Whether the machine counts as built: not before `x-exit-preconfig`.
+    fn built(&self) -> bool {
+        true
+    }
+
     /// What the command line said of the machine.
     fn settings(&self) -> Settings<'_>;
 

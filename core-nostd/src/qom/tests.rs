@@ -23,6 +23,7 @@ static ROM: [u8; 0x1000] = [0xf4; 0x1000];
 struct Host {
     processor: Processor,
     qtest: bool,
+    built: bool,
 }
 
 impl Host {
@@ -30,11 +31,16 @@ impl Host {
         Self {
             processor: Processor::from_model(models::find("qemu64").unwrap()),
             qtest,
+            built: true,
         }
     }
 }
 
 impl Outside for Host {
+    fn built(&self) -> bool {
+        self.built
+    }
+
     fn settings(&self) -> Settings<'_> {
         Settings {
             firmware: "boot.rom",
@@ -113,8 +119,11 @@ fn each_tree(test: impl Fn(Tree<'_>)) {
     for board in [Board::Pc, Board::Microvm, Board::None] {
         for irqchip in [Irqchip::Machine, Irqchip::Host] {
             let machine = machine(board, irqchip);
-            for qtest in [false, true] {
-                let outside = &Host::new(qtest);
+            for (qtest, built) in [(false, true), (true, true), (true, false)] {
+                let outside = &Host {
+                    built,
+                    ..Host::new(qtest)
+                };
                 test(Tree {
                     machine: &machine,
                     outside,
@@ -334,6 +343,38 @@ fn the_pc_is_numbered_as_in_qemu() {
         tree.cpu_path(1, &mut path).unwrap();
         assert_eq!(path, "/machine/unattached/device[2]");
     });
+}
+
+#[test]
+fn a_machine_that_is_not_built_has_no_devices() {
+    let machine = machine(Board::Pc, Irqchip::Host);
+    let outside = &Host {
+        built: false,
+        ..Host::new(false)
+    };
+    let tree = Tree {
+        machine: &machine,
+        outside,
+    };
+    assert_eq!(
+        paths(tree),
+        [
+            "/",
+            "/chardevs",
+            "/chardevs/c0",
+            "/chardevs/serial0",
+            "/chardevs/compat_monitor0",
+            "/machine",
+            "/machine/peripheral",
+            "/machine/peripheral-anon",
+            "/machine/unattached",
+            "/machine/unattached/sysbus",
+        ]
+    );
+    assert_eq!(
+        get(tree, "/machine", "type"),
+        "Str(\"pc-i440fx-7.2-machine\")"
+    );
 }
 
 #[test]

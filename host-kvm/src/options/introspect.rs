@@ -33,7 +33,8 @@ pub fn visit_options(visit: &mut dyn FnMut(&CommandLineOptionInfo<'_>)) {
             .options
             .iter()
             .filter_map(|option| {
-                let switch = |words: &[&str]| words.iter().all(|word| matches!(*word, "on" | "off"));
+                let switch =
+                    |words: &[&str]| words.iter().all(|word| matches!(*word, "on" | "off"));
                 let r#type = match option.kind {
                     Kind::Word(words) | Kind::Only(words, _) if switch(words) => Type::Boolean,
                     Kind::Text | Kind::Word(_) | Kind::Only(..) => Type::String,

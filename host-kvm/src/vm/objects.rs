@@ -71,12 +71,17 @@ impl ObjectFacts {
 
 /// The host's part of the tree, while the machine is locked.
 struct Objects<'g> {
+    built: bool,
     facts: &'g ObjectFacts,
     chardevs: &'g Chardevs,
     bridge: &'g BridgeState,
 }
 
 impl Outside for Objects<'_> {
+    fn built(&self) -> bool {
+        self.built
+    }
+
     fn settings(&self) -> Settings<'_> {
         let facts = self.facts;
         Settings {
@@ -130,11 +135,17 @@ impl Outside for Objects<'_> {
 }
 
 impl Guarded {
-    /// Shows the tree of objects.
-    pub fn objects<R>(&self, facts: &ObjectFacts, look: impl FnOnce(Tree<'_>) -> R) -> R {
+    /// Shows the tree of objects. Before `x-exit-preconfig` the machine is not `built`.
+    pub fn objects<R>(
+        &self,
+        facts: &ObjectFacts,
+        built: bool,
+        look: impl FnOnce(Tree<'_>) -> R,
+    ) -> R {
         look(Tree {
             machine: &self.machine,
             outside: &Objects {
+                built,
                 facts,
                 chardevs: &self.chardevs,
                 bridge: &self.bridge_state,
