@@ -27,6 +27,9 @@ const DEPTH_MAX: usize = 8;
 /// Names that a path is made of at most: links can lead round and round.
 const PARTS_MAX: usize = 64;
 
+// The sentence of `QomError::LongPath` names them.
+const _: () = assert!(PARTS_MAX == 64 && PATH_MAX == 1024);
+
 /// A short name of an object below another one, or of a link.
 pub(super) type Name = heapless::String<96>;
 
