@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use qemu_tests::Emulator;
+use qemu_tests::{Emulator, packages, skip_part};
 use rustix::process::{Resource, Rlimit};
 use serde_json::{Value, json};
 
@@ -139,21 +139,72 @@ fn half_and_half() -> String {
     format!("{}{}", "A".repeat(16), "B".repeat(16))
 }
 
+/// Whether KVM on this host runs this guest at all: some run long mode and real mode only.
+fn runs_with_kvm(rom: &[u8]) -> bool {
+    if packages::qemu().is_none() {
+        return false;
+    }
+    let instance = Emulator::Qemu.launcher();
+    std::fs::write(instance.dir().join("guest.rom"), rom).expect("a file");
+    let instance = instance
+        .args(["-accel", "kvm", "-no-reboot", "-nodefaults"])
+        .args(["-display", "none", "-M", "pc", "-m", "16"])
+        .args(["-bios", "{dir}/guest.rom", "-debugcon", "stdio"])
+        .args(["-global", "isa-debugcon.iobase=0x402"])
+        .start();
+    instance.wait_stdout("P", SOON)
+}
+
+/// What is mapped, and is read, and what is not, and is refused.
+fn check_mappings(rom: &[u8], across: &[i64], large: i64, unmapped: &[(i64, usize)]) {
+    let mut answers = Vec::new();
+    for emulator in guests() {
+        if emulator == Emulator::Thimble && !runs_with_kvm(rom) {
+            skip_part("KVM on this host can't run the guest");
+            continue;
+        }
+        let instance = with_rom(emulator, rom).start();
+        let mut client = negotiated(&instance);
+        wait_console(&instance, "P");
+        for address in across {
+            // Two pages that are neighbours here and lie apart in the guest's memory.
+            let saved = virtual_memory(&instance, &mut client, *address, 32, None);
+            assert_eq!(saved, half_and_half(), "{emulator:?} {address:#x}");
+        }
+        let saved = virtual_memory(&instance, &mut client, large, 16, Some(0));
+        assert_eq!(saved, "A".repeat(16), "{emulator:?} {large:#x}");
+        let asked = unmapped.iter().map(|(address, size)| {
+            let answer = virtual_memory(&instance, &mut client, *address, *size, None);
+            (format!("{address:#x} {size}"), answer)
+        });
+        answers.push(asked.collect::<Vec<_>>());
+        assert_eq!(status(&mut client), "running");
+    }
+    for (address, answer) in answers.iter().flatten() {
+        let start = "GenericError: Invalid addr 0x";
+        assert!(answer.starts_with(start), "{address}: {answer}");
+    }
+    compare("commands-unmapped", &answers);
+}
+
 #[test]
-fn virtual_addresses_go_through_the_guests_page_tables() {
+fn virtual_addresses_go_through_32_bit_page_tables() {
+    check_mappings(
+        &roms::paging_32(),
+        &[0x40_0ff0],
+        0x82_0000,
+        &[(0x40_1ff0, 32), (0x40_2000, 1), (0xc0_0000, 16), (-16, 16)],
+    );
+}
+
+#[test]
+fn virtual_addresses_go_through_64_bit_page_tables() {
     const HALF: i64 = -0x8000_0000_0000;
-    let mapped = [
-        (roms::paging_32(), vec![0x40_0ff0, 0x40_0ff0], 0x82_0000, 0),
-        (
-            roms::paging_64(),
-            vec![0x20_0ff0, HALF + 0x20_0ff0],
-            HALF + 0x2_0000,
-            0x20_0000,
-        ),
-    ];
-    let unmapped = [
-        vec![(0x40_1ff0, 32), (0x40_2000, 1), (0xc0_0000, 16), (-16, 16)],
-        vec![
+    check_mappings(
+        &roms::paging_64(),
+        &[0x20_0ff0, HALF + 0x20_0ff0],
+        HALF + 0x2_0000,
+        &[
             (0x20_1ff0, 32),
             (0x20_2000, 1),
             (0x40_0000, 16),
@@ -161,45 +212,34 @@ fn virtual_addresses_go_through_the_guests_page_tables() {
             (0x7fff_ffff_f000, 16),
             (-16, 16),
         ],
-    ];
-    let mut answers = Vec::new();
-    for emulator in guests() {
-        let mut asked = Vec::new();
-        for ((rom, across, large, _), unmapped) in mapped.iter().zip(&unmapped) {
-            let instance = with_rom(emulator, rom).start();
-            let mut client = negotiated(&instance);
-            wait_console(&instance, "P");
-            for address in across {
-                // Two pages that are neighbours here and lie apart in the guest's memory.
-                let saved = virtual_memory(&instance, &mut client, *address, 32, None);
-                assert_eq!(saved, half_and_half(), "{emulator:?} {address:#x}");
-            }
-            let saved = virtual_memory(&instance, &mut client, *large, 16, Some(0));
-            assert_eq!(saved, "A".repeat(16), "{emulator:?} {large:#x}");
-            for (address, size) in unmapped {
-                let answer = virtual_memory(&instance, &mut client, *address, *size, None);
-                assert!(
-                    answer.starts_with("GenericError: Invalid addr"),
-                    "{emulator:?} {address:#x}: {answer}"
-                );
-                asked.push((format!("{address:#x} {size}"), answer));
-            }
-            assert_eq!(status(&mut client), "running");
-        }
-        answers.push(asked);
+    );
+}
+
+/// Between the halves there are no addresses. QEMU looks at the low 48 bits of them only.
+#[test]
+fn addresses_that_are_not_canonical_are_refused() {
+    if !guests().contains(&Emulator::Thimble) {
+        return;
     }
-    compare("commands-unmapped", &answers);
+    let instance = with_rom(Emulator::Thimble, &roms::paging_64()).start();
+    let mut client = negotiated(&instance);
+    wait_console(&instance, "P");
+    for address in [0x8000_0000_0000, i64::MIN, -0x8000_0000_0001] {
+        let answer = virtual_memory(&instance, &mut client, address, 16, None);
+        let start = "GenericError: Invalid addr 0x";
+        assert!(answer.starts_with(start), "{address:#x}: {answer}");
+    }
 }
 
 #[test]
 fn virtual_addresses_are_those_of_the_chosen_processor() {
     for emulator in guests() {
-        let instance = with_rom(emulator, &roms::paging_32())
+        let instance = with_rom(emulator, &roms::paging_64())
             .args(["-smp", "2"])
             .start();
         let mut client = negotiated(&instance);
         wait_console(&instance, "P");
-        let mut read = |cpu| virtual_memory(&instance, &mut client, 0x40_0ff0, 32, cpu);
+        let mut read = |cpu| virtual_memory(&instance, &mut client, 0x20_0ff0, 32, cpu);
         assert_eq!(read(None), half_and_half());
         assert_eq!(read(Some(0)), half_and_half());
         // The second one waits for its start-up: paging is off, and nobody has written there.
@@ -220,7 +260,7 @@ fn cpu_chooses_the_default_processor() {
     if !guests().contains(&Emulator::Thimble) {
         return;
     }
-    let instance = with_rom(Emulator::Thimble, &roms::paging_32())
+    let instance = with_rom(Emulator::Thimble, &roms::paging_64())
         .args(["-smp", "2", "-qmp", "unix:{dir}/other,server=on,wait=off"])
         .start();
     let mut client = negotiated(&instance);
@@ -233,11 +273,20 @@ fn cpu_chooses_the_default_processor() {
         );
     };
     let read = |client: &mut qemu_tests::QmpClient, cpu| {
-        virtual_memory(&instance, client, 0x40_0ff0, 32, cpu)
+        virtual_memory(&instance, client, 0x20_0ff0, 32, cpu)
     };
     choose(&mut client, 1);
     assert_eq!(read(&mut client, None), zeros);
     assert_eq!(read(&mut client, Some(0)), half_and_half());
+    // The argument's older name.
+    for (cpu, expected) in [(0, half_and_half()), (1, zeros.clone())] {
+        let file = instance.dir().join("old");
+        let arguments =
+            json!({"val": 0x20_0ff0, "size": 32, "filename": file.to_str(), "cpu": cpu});
+        command_with(&mut client, "memsave", arguments);
+        let saved = std::fs::read(&file).expect("the file");
+        assert_eq!(saved.escape_ascii().to_string(), expected);
+    }
     for index in [2, -1, i64::MAX] {
         assert_eq!(
             refused(&mut client, "cpu", json!({"index": index})),

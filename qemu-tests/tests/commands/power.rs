@@ -141,7 +141,7 @@ fn preconfig_waits_for_its_command() {
         "nosuch",
         "x-exit-preconfig",
         "query-status",
-        "query-kvm",
+        "query-yank",
         "x-exit-preconfig",
         "query-status",
     ];
@@ -192,8 +192,13 @@ fn outcome(instance: &Instance, client: &mut QmpClient, at_most: usize) -> Value
     let deadline = Instant::now() + Duration::from_millis(700);
     while seen.len() < at_most {
         let left = deadline.saturating_duration_since(Instant::now());
-        let Ok(event) = client.event(left) else { break };
-        seen.push(json!([event["event"], event["data"]]));
+        let Ok(message) = client.message(left) else {
+            break;
+        };
+        // The reply to cont comes somewhere between the events, or the process ends before it.
+        if message.get("event").is_some() {
+            seen.push(json!([message["event"], message["data"]]));
+        }
     }
     // A process that ends closes its monitors first.
     let ended = client.closed(Duration::from_millis(100)) || instance.try_wait().is_some();
@@ -230,7 +235,7 @@ fn run_cases(test: &str, command: &str, cases: &[Case]) {
                     json!({})
                 );
             }
-            assert_eq!(ask(&mut client, "cont"), json!({}));
+            client.send_command("cont", &json!({}));
             let result = outcome(&instance, &mut client, *at_most);
             asked.push((
                 format!("{name} {options:?} {}", json!(settings)),

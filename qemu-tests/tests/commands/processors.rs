@@ -115,8 +115,6 @@ fn query_cpus_tells_what_each_processor_does() {
     for (processor, fast) in list.iter().zip(fast.as_array().expect("a list")) {
         assert_eq!(processor["CPU"], fast["cpu-index"]);
         assert_eq!(processor["thread_id"], fast["thread-id"]);
-        assert_eq!(processor["qom_path"], fast["qom-path"]);
-        assert_eq!(processor["arch"], "x86");
     }
     // At the reset vector, before the first instruction; the second one waits for its start-up.
     assert_eq!(list[0]["pc"], json!(0xffff_fff0_u32));

@@ -185,8 +185,7 @@ program!(
         .long 0xf0000 + (paging_64_gdt - paging_64_start)"
 );
 
-/// What [`nmi`] and [`nmi_masked`] share: protected mode, the handler of vector 2 that prints `N`, and a loop that counts at
-/// 500h. The doubleword at ROM offset F00h goes into the local APIC's LVT entry of LINT1 (SDM volume 3, 11.5.1).
+/// The doubleword at ROM offset F00h goes into the local APIC's LVT entry of LINT1 (SDM volume 3, 11.5.1).
 fn with_lint1(mut rom: Vec<u8>, entry: u32) -> Vec<u8> {
     rom[0xf00..0xf04].copy_from_slice(&entry.to_le_bytes());
     rom
@@ -203,9 +202,9 @@ pub(crate) fn nmi_masked() -> Vec<u8> {
 }
 
 program!(
-    nmi_program,
-    nmi_start,
-    nmi_end,
+    /// Real mode, with a handler of vector 2 that prints `N`, and a loop that counts at 500h. Protected mode is only for the local APIC,
+    /// which lies too high for real mode.
+    nmi_program, nmi_start, nmi_end,
     "   cli
         xorw %ax, %ax
         movw %ax, %ds
@@ -218,37 +217,41 @@ program!(
     nmi_flat:
         movw $16, %ax
         movw %ax, %ds
-        movw %ax, %ss
-        movl $0x8000, %esp
-        movl $(nmi_handler - nmi_start), 0x10010
-        movw $8, 0x10012
-        movl $0x000f8e00, 0x10014
-        lidtl 0xf0000 + (nmi_idtr - nmi_start)
         movl $0x1ff, 0xfee000f0
         movl 0xf0f00, %eax
         movl %eax, 0xfee00360
+        movw $32, %ax
+        movw %ax, %ds
+        ljmpl $24, $(nmi_narrow - nmi_start)
+    .code16
+    nmi_narrow:
+        movl %cr0, %eax
+        andb $0xfe, %al
+        movl %eax, %cr0
+        ljmpw $0xf000, $(nmi_real - nmi_start)
+    nmi_real:
+        xorw %ax, %ax
+        movw %ax, %ds
+        movw %ax, %ss
+        movw $0x8000, %sp
+        movw $(nmi_handler - nmi_start), 8
+        movw $0xf000, 10
         movw $0x402, %dx
         movb $'R', %al
         outb %al, %dx
     1:  incl 0x500
         jmp 1b
     nmi_handler:
-        pushl %eax
-        pushl %edx
         movw $0x402, %dx
         movb $'N', %al
         outb %al, %dx
-        popl %edx
-        popl %eax
-        iretl
+        iretw
     nmi_gdt:
         .quad 0, 0x00cf9b000000ffff, 0x00cf93000000ffff
+        .quad 0x00009b0f0000ffff, 0x000093000000ffff
     nmi_gdtr:
-        .word 23
-        .long 0xf0000 + (nmi_gdt - nmi_start)
-    nmi_idtr:
-        .word 23
-        .long 0x10000"
+        .word 39
+        .long 0xf0000 + (nmi_gdt - nmi_start)"
 );
 
 program!(
@@ -284,13 +287,19 @@ program!(
 );
 
 program!(
-    /// Resets the machine by a triple fault: there is no descriptor for the exception, nor for the one after it.
+    /// Resets the machine by a triple fault: there is no descriptor for the exception, nor for the one after it. The first is a general
+    /// protection fault by a selector behind the descriptor table.
     triple_fault, triple_fault_start, triple_fault_end,
     "   cli
-        lidtl %cs:triple_fault_idtr - triple_fault_start
-        ud2
+        lidtl %cs:triple_fault_zero - triple_fault_start
+        lgdtl %cs:triple_fault_zero - triple_fault_start
+        movl %cr0, %eax
+        orb $1, %al
+        movl %eax, %cr0
+        movw $0x40, %ax
+        movw %ax, %ds
     1:  jmp 1b
-    triple_fault_idtr:
+    triple_fault_zero:
         .word 0
         .long 0"
 );
