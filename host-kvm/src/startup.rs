@@ -288,7 +288,9 @@ fn build(options: &Options) -> Result<EventLoop, OptionError> {
         reset_log: reset_log(options)?,
         rtc_start,
         rtc_clock: options.rtc.clock,
-        rtc_path: shared.lock().objects(&objects, |tree| rtc_path(&tree)),
+        rtc_path: shared
+            .lock()
+            .objects(&objects, true, |tree| rtc_path(&tree)),
         objects,
     };
     let waits = settings.preconfig || !settings.autostart;
