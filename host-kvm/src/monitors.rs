@@ -11,20 +11,35 @@ use crate::chardev::{ChardevId, Chardevs};
 use crate::report;
 use crate::vm::{Shared, Vm};
 
+/// Bytes of replies to commands that came in one packet which are gathered, to be handed over at once.
+const GATHERED: usize = 16 * 1024;
+
 /// Output of one session on its way to the device.
 struct Output<'a> {
     shared: &'a Shared,
     chardev: ChardevId,
     bytes: Vec<u8>,
+    /// The device had nothing left when it was last looked at.
+    flushed: bool,
 }
 
-impl Output<'_> {
+impl<'a> Output<'a> {
+    fn new(shared: &'a Shared, chardev: ChardevId) -> Self {
+        Self {
+            shared,
+            chardev,
+            bytes: Vec::new(),
+            flushed: false,
+        }
+    }
+
     /// Hands over to the device what was written; tells whether something still waits there.
     fn flush(&mut self) -> bool {
         let chardevs = &mut self.shared.lock().chardevs;
         let taken = chardevs.write(self.chardev, &self.bytes);
         self.bytes.drain(..taken);
-        !self.bytes.is_empty() || chardevs.pending(self.chardev) > 0
+        self.flushed = self.bytes.is_empty() && chardevs.pending(self.chardev) == 0;
+        !self.flushed
     }
 }
 
@@ -40,7 +55,9 @@ impl Sink for Output<'_> {
 
 impl Out for Output<'_> {
     fn pending(&mut self) -> bool {
-        self.flush()
+        // While the device has nothing left of what it was given, a write for each reply can be spared.
+        let gathers = !self.bytes.is_empty() && self.bytes.len() < GATHERED;
+        !(gathers && self.flushed) && self.flush()
     }
 
     fn mark(&self) -> usize {
@@ -152,11 +169,7 @@ impl Monitors {
     ) -> R {
         let monitor = &mut self.0[index];
         let shared = vm.shared().clone();
-        let mut out = Output {
-            shared: &shared,
-            chardev: monitor.chardev,
-            bytes: Vec::new(),
-        };
+        let mut out = Output::new(&shared, monitor.chardev);
         let result = call(&mut monitor.session, vm, &mut out);
         out.flush();
         if monitor.session.broken() {
@@ -213,11 +226,7 @@ impl Monitor {
         if !self.connected {
             return;
         }
-        let mut out = Output {
-            shared,
-            chardev: self.chardev,
-            bytes: Vec::new(),
-        };
+        let mut out = Output::new(shared, self.chardev);
         let lost = events.any(|(event, time)| self.session.event(event, *time, &mut out).is_err());
         out.flush();
         if lost || !out.bytes.is_empty() {

@@ -236,7 +236,6 @@ fn compare_set(code: &[u8], device: &[&str], settings: &[(&str, Value)], main: &
 }
 
 #[test]
-#[ignore = "the commands are not in the schema yet"]
 fn clients_set_the_watchdog_action() {
     if !possible() {
         return;
@@ -258,7 +257,6 @@ fn clients_set_the_watchdog_action() {
 }
 
 #[test]
-#[ignore = "the commands are not in the schema yet"]
 fn clients_set_the_panic_action() {
     if !possible() {
         return;
@@ -283,7 +281,6 @@ fn clients_set_the_panic_action() {
 }
 
 #[test]
-#[ignore = "the commands are not in the schema yet"]
 fn clients_are_told_what_no_action_is() {
     if packages::qemu().is_none() {
         return skip("qemu-system-x86 is missing");
@@ -722,7 +719,6 @@ fn preconfig_waits_for_a_client() {
 }
 
 #[test]
-#[ignore = "the commands are not in the schema yet"]
 fn preconfig_ends_when_a_client_says_so() {
     if !possible() {
         return;

@@ -24,6 +24,31 @@ const fn case(args: &'static [&'static str], reason: &'static str) -> Case {
 
 /// Files that cases name; see [`files`].
 const CASES: &[Case] = &[
+    case(&["-audiodev", "none"], "Parameter 'id' is missing"),
+    case(
+        &["-audiodev", "alsa,id=a"],
+        "Parameter 'driver' does not accept value 'alsa'",
+    ),
+    case(
+        &["-audiodev", "none,id=a,timer-period=x"],
+        "Parameter 'timer-period' expects integer",
+    ),
+    case(
+        &["-audiodev", "none,id=a,timer-period=4294967296"],
+        "Parameter 'timer-period' expects uint32_t",
+    ),
+    case(
+        &["-audiodev", "none,id=a,zip=1"],
+        "Parameter 'zip' is unexpected",
+    ),
+    case(
+        &["-audiodev", "{\"driver\":\"none\""],
+        "JSON parse error, premature EOI",
+    ),
+    case(
+        &["-audiodev", "{\"driver\":\"none\",\"id\":1}"],
+        "Invalid parameter type for 'id', expected: string",
+    ),
     case(&["-bios", "{dir}/missing"], "No such file"),
     case(&["-bios", "{dir}"], "not a regular file"),
     case(&["-bios", "/dev/zero"], "not a regular file"),

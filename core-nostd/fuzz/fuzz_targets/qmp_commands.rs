@@ -165,12 +165,13 @@ impl Client<'_> {
 
     /// Gives the session what waits.
     fn feed(&mut self, vm: &mut Vm, at_once: usize) {
-        while !self.input.is_empty() {
+        while !self.input.is_empty() || self.session.lags() {
             let piece = self.input.len().min(at_once);
+            let lagged = self.session.lags();
             let taken = self.session.feed(&self.input[..piece], vm, &mut self.pipe);
             assert!(taken <= piece);
             self.input.drain(..taken);
-            if taken == 0 {
+            if taken == 0 && lagged == self.session.lags() {
                 // There is a reason to take nothing.
                 assert!(self.pipe.pending() || self.session.pending().is_some());
                 break;

@@ -401,7 +401,8 @@ fn step(state: State, byte: u8) -> Step {
         (S::Digits, b'0'..=b'9') => Step::Go(S::Digits),
         (S::Zero | S::Digits, b'.') => Step::Go(S::Point),
         (S::Zero, b'0'..=b'9') => Step::Stray,
-        (S::Zero | S::Digits | S::Fraction, b'e' | b'E') => Step::Go(S::Exponent),
+        // A zero ends at an exponent, in this dialect.
+        (S::Digits | S::Fraction, b'e' | b'E') => Step::Go(S::Exponent),
         (S::Zero | S::Digits, _) => Step::Before(Kind::Integer),
         (S::Point | S::Fraction, b'0'..=b'9') => Step::Go(S::Fraction),
         (S::Exponent, b'+' | b'-') => Step::Go(S::ExponentSign),

@@ -298,26 +298,28 @@ fn string(text: &mut [u8], token: Node) -> Result<Node, ParseError> {
     Ok(node(to - start))
 }
 
-/// Reads `\uXXXX`, or a surrogate pair of them: the code point and the length of the escape. What is no character is an error of its
-/// length.
+/// Reads `\uXXXX`, or a surrogate pair of them: the code point and the length of the escape. One that names no character
+/// is told by its length.
 fn escape(bytes: &[u8]) -> Result<(u32, usize), usize> {
-    const ONE: usize = 6;
-    let unit = bytes.get(2..ONE).and_then(hex).ok_or(ONE)?;
+    const SINGLE: usize = 6;
+    const PAIR: usize = 12;
+    let unit = bytes.get(2..SINGLE).and_then(hex).ok_or(SINGLE)?;
     let (code, length) = if let 0xd800..=0xdbff = unit {
-        let low = match bytes.get(ONE..2 * ONE) {
-            Some([b'\\', b'u', digits @ ..]) => hex(digits).ok_or(ONE)?,
-            _ => return Err(ONE),
+        let low = match bytes.get(SINGLE..PAIR) {
+            Some([b'\\', b'u', digits @ ..]) => hex(digits).ok_or(SINGLE)?,
+            _ => return Err(SINGLE),
         };
         if !(0xdc00..=0xdfff).contains(&low) {
-            return Err(ONE);
+            return Err(SINGLE);
         }
-        (0x1_0000 + ((unit & 0x3ff) << 10 | low & 0x3ff), 2 * ONE)
+        (0x1_0000 + ((unit & 0x3ff) << 10 | low & 0x3ff), PAIR)
     } else {
-        (unit, ONE)
+        (unit, SINGLE)
     };
-    unicode::is_valid(code)
-        .then_some((code, length))
-        .ok_or(length)
+    match unicode::is_valid(code) {
+        true => Ok((code, length)),
+        false => Err(length),
+    }
 }
 
 fn hex(digits: &[u8]) -> Option<u32> {

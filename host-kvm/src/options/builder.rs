@@ -7,6 +7,10 @@ use thimble_core::machine::actions::{
 
 use super::device::{self, Classes, DeviceText};
 use super::machine::{self, ACCEL_HELP, MachineOptions};
+use thimble_core::qmp::Parser;
+use thimble_monitor::schema::arguments::Audiodev;
+use thimble_monitor::schema::{AudiodevDriver, read_option};
+
 use super::opts::{self, Kind, OptsTable, Reason, SubOption};
 use super::table::{self, ABSENT, Action, OPTIONS};
 use super::values;
@@ -300,6 +304,21 @@ impl Builder {
         Ok(())
     }
 
+    /// There are no sound cards that could refer to it, so that it stands is all.
+    pub(super) fn audiodev(&mut self, value: &str) -> Done {
+        if value == "help" {
+            let mut text = String::from("Available audio drivers:\n");
+            for driver in AudiodevDriver::ALL {
+                text.push_str(driver.name());
+                text.push('\n');
+            }
+            return self.print(text);
+        }
+        let mut parser = Box::new(Parser::new());
+        let audiodev = read_option::<Audiodev<'_>>(&mut parser, value);
+        audiodev.map(drop).map_err(|error| error.to_string())
+    }
+
     pub(super) fn global(&mut self, value: &str) -> Done {
         let global = device::parse_global(value)?;
         if let Some(warning) = device::check_global(&global, &self.classes)? {
@@ -500,6 +519,9 @@ impl Builder {
                 return Err(OptionError::new(origin, "only allowed with -kernel option"));
             }
         }
+        let cpus = self.options.smp.max_cpus;
+        let room = self.options.machine.check_cpus(cpus);
+        room.map_err(|reason| OptionError::new(&format!("-smp {cpus}"), &reason))?;
         self.defaults()?;
         for (device, origin) in std::mem::take(&mut self.devices) {
             let built = device::build(device, &self.classes, &self.options.globals, origin.clone())

@@ -205,6 +205,12 @@ pub(super) static OPTIONS: &[OptionRow] = &[
         |b, v| b.only_none(v, "parallel port"),
         "the parallel port, which is not available: 'none'",
     ),
+    value(
+        &["audiodev"],
+        "[driver=]none,id=ID[,timer-period=MICROSECONDS]",
+        Builder::audiodev,
+        "a place for the sound of sound cards, of which there are none; also in JSON",
+    ),
     flag(
         &["nodefaults"],
         |b| b.set(|o| o.nodefaults = true),
@@ -306,7 +312,6 @@ pub(super) static ABSENT: &[&str] = &[
     "async-teardown",
     "audio",
     "audio-help",
-    "audiodev",
     "blockdev",
     "boot",
     "cdrom",

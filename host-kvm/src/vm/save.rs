@@ -875,9 +875,10 @@ mod tests {
             .unwrap()
             .read_to_end(&mut byte)
             .unwrap();
-        assert_eq!(wait(&mut jobs), (JobId(4), Ok(())));
+        let (fourth, outcome) = wait(&mut jobs);
+        assert_eq!((fourth.0.get(), outcome), (4, Ok(())));
         let next = start(&mut jobs, &shared, Space::Physical, 0, 1, &file).unwrap();
-        assert_eq!(next, JobId(SAVE_JOBS_MAX as u64 + 1));
+        assert_eq!(next.0.get(), SAVE_JOBS_MAX as u64 + 1);
         assert_eq!(wait(&mut jobs), (next, Ok(())));
         jobs.cancel();
     }

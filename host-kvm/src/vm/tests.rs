@@ -5,11 +5,14 @@ use std::sync::Arc;
 use rustix::time::{TimerfdClockId, TimerfdFlags, timerfd_create};
 use thimble_core::devices::class::{DeviceClass, PropertyValues};
 use thimble_core::devices::{Width, ib700, pvpanic};
+use thimble_core::machine::actions::ActionChanges;
 use thimble_core::machine::{Board, Config, Irqchip};
+use thimble_monitor::Owner as _;
 
 use super::*;
 use crate::event_loop::poller::Poller;
 use crate::memory::Ram;
+use crate::options::Options;
 
 const RAM: u64 = 1 << 20;
 static ROM: [u8; 0x1_0000] = [0xf4; 0x1_0000];
@@ -62,7 +65,14 @@ fn settings() -> Settings {
         reset_log: None,
         rtc_start: 0,
         rtc_clock: RtcClock::Vm,
-        rtc_path: "/clock",
+        rtc_path: EventText::try_from("/clock").unwrap(),
+        cpus: 1,
+        topology: Topology {
+            sockets: 1,
+            cores: 1,
+            threads: 1,
+        },
+        objects: ObjectFacts::new(&Options::default(), "", None),
     }
 }
 
@@ -97,6 +107,24 @@ fn be_late(vm: &mut Vm) -> Vec<Event> {
     events(vm)
 }
 
+const fn shut_down(cause: ShutdownCause) -> Event {
+    Event::Shutdown {
+        guest: cause.by_guest(),
+        reason: cause,
+    }
+}
+
+const fn reset(cause: ShutdownCause) -> Event {
+    Event::Reset {
+        guest: cause.by_guest(),
+        reason: cause,
+    }
+}
+
+const fn panicked(action: GuestPanicAction) -> Event {
+    Event::GuestPanicked { action }
+}
+
 fn panic_does(vm: &mut Vm, panic: PanicAction) {
     vm.set_actions(ActionChanges {
         panic: Some(panic),
@@ -105,7 +133,7 @@ fn panic_does(vm: &mut Vm, panic: PanicAction) {
 }
 
 #[test]
-fn preconfig_ends_once_and_starts_the_guest_unless_told_otherwise() {
+fn the_end_of_preconfig_starts_the_guest_unless_told_otherwise() {
     for (autostart, state, told) in [
         (true, RunState::Running, &[Event::Resume][..]),
         (false, RunState::Prelaunch, &[]),
@@ -116,14 +144,9 @@ fn preconfig_ends_once_and_starts_the_guest_unless_told_otherwise() {
             ..settings()
         });
         assert!(vm.preconfig());
-        vm.exit_preconfig();
+        assert!(vm.exit_preconfig().is_ok());
         assert!(!vm.preconfig());
         assert_eq!((vm.run_state, events(&mut vm).as_slice()), (state, told));
-        vm.halt(RunState::Paused);
-        events(&mut vm);
-        vm.exit_preconfig();
-        assert_ne!(vm.run_state, RunState::Running);
-        assert_eq!(events(&mut vm), []);
     }
 }
 
@@ -131,12 +154,12 @@ fn preconfig_ends_once_and_starts_the_guest_unless_told_otherwise() {
 fn actions_can_be_changed_while_the_guest_runs() {
     let mut vm = running();
     panic_does(&mut vm, PanicAction::None);
-    let told = [Event::GuestPanicked(GuestPanicAction::Run)];
+    let told = [panicked(GuestPanicAction::Run)];
     assert_eq!(out(&mut vm, 0x505, 1), told);
     assert_eq!(vm.run_state, RunState::Running);
 
     panic_does(&mut vm, PanicAction::Pause);
-    let told = [Event::GuestPanicked(GuestPanicAction::Pause), Event::Stop];
+    let told = [panicked(GuestPanicAction::Pause), Event::Stop];
     assert_eq!(out(&mut vm, 0x505, 1), told);
     assert_eq!(vm.run_state, RunState::GuestPanicked);
     assert!(!vm.run_state.needs_reset());
@@ -146,8 +169,8 @@ fn actions_can_be_changed_while_the_guest_runs() {
     events(&mut vm);
     panic_does(&mut vm, PanicAction::ExitFailure);
     let told = [
-        Event::GuestPanicked(GuestPanicAction::Poweroff),
-        Event::Shutdown(ShutdownCause::GuestPanic),
+        panicked(GuestPanicAction::Poweroff),
+        shut_down(ShutdownCause::GuestPanic),
     ];
     assert_eq!(out(&mut vm, 0x505, 1), told);
     assert_eq!(vm.exit_status(), Some(1));
@@ -164,9 +187,9 @@ fn only_a_panic_ends_with_failure() {
 #[test]
 fn watchdog_actions() {
     use WatchdogAction::{Debug, InjectNmi, None as Nothing, Pause, Poweroff, Reset, Shutdown};
-    let reset = Event::Reset(ShutdownCause::GuestReset);
+    let was_reset = reset(ShutdownCause::GuestReset);
     for (action, told, state, exit) in [
-        (Reset, Some(reset), RunState::Running, None),
+        (Reset, Some(was_reset), RunState::Running, None),
         (Shutdown, Some(Event::Powerdown), RunState::Running, None),
         (Poweroff, None, RunState::Running, Some(0)),
         (Pause, Some(Event::Stop), RunState::Watchdog, None),
@@ -175,8 +198,14 @@ fn watchdog_actions() {
         (InjectNmi, None, RunState::Running, None),
     ] {
         let mut vm = running();
-        vm.set_watchdog_action(action);
-        let expected: Vec<_> = [Event::Watchdog(action)].into_iter().chain(told).collect();
+        vm.set_actions(ActionChanges {
+            watchdog: Some(action),
+            ..ActionChanges::default()
+        });
+        let expected: Vec<_> = [Event::Watchdog { action }]
+            .into_iter()
+            .chain(told)
+            .collect();
         assert_eq!(be_late(&mut vm), expected);
         assert_eq!(
             (vm.run_state, vm.exit_status()),
@@ -195,7 +224,7 @@ fn a_pause_action_leaves_a_stopped_vm_alone() {
         ..ActionChanges::default()
     });
     vm.reset(ShutdownCause::HostQmpSystemReset);
-    let told = [Event::Shutdown(ShutdownCause::HostQmpSystemReset)];
+    let told = [shut_down(ShutdownCause::HostQmpSystemReset)];
     assert_eq!(events(&mut vm), told);
     assert_eq!(
         (vm.run_state, vm.exit_status()),
@@ -216,8 +245,10 @@ fn a_reset_keeps_what_was_told_and_forgets_what_was_asked() {
     vm.reset(ShutdownCause::HostQmpSystemReset);
     vm.settle();
     let told = [
-        Event::Reset(ShutdownCause::HostQmpSystemReset),
-        Event::GuestCrashLoaded(GuestPanicAction::Run),
+        reset(ShutdownCause::HostQmpSystemReset),
+        Event::GuestCrashloaded {
+            action: GuestPanicAction::Run,
+        },
     ];
     assert_eq!(events(&mut vm), told);
 }
@@ -228,7 +259,7 @@ fn a_clock_that_is_set_is_told_with_its_path() {
     assert_eq!(out(&mut vm, 0x70, 0x02), []);
     let told = [Event::RtcChange {
         offset: 180,
-        qom_path: "/clock",
+        qom_path: EventText::try_from("/clock").unwrap(),
     }];
     assert_eq!(out(&mut vm, 0x71, 0x03), told);
 }

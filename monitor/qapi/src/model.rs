@@ -221,6 +221,8 @@ pub struct Schema {
     pub(crate) docs: HashMap<String, Docs>,
     /// Enumerations whose Rust type is elsewhere, with its path: it must have `ALL`, `name()` and the same values.
     pub(crate) rust_enums: HashMap<String, String>,
+    /// Types that command line options take, each with the key of a first value without one.
+    pub(crate) option_types: Vec<(TypeId, String)>,
     /// Files that were read.
     pub files: Vec<std::path::PathBuf>,
     names: HashMap<String, TypeId>,
@@ -359,6 +361,7 @@ impl Schema {
             events: Vec::new(),
             docs: HashMap::new(),
             rust_enums: HashMap::new(),
+            option_types: Vec::new(),
             files,
             names: HashMap::new(),
         };
@@ -366,13 +369,17 @@ impl Schema {
             schema.define(name, Type::Builtin(builtin));
         }
         let mut definitions = Vec::new();
+        let mut pragmas = Vec::new();
         for item in &items {
             match item.members.as_slice() {
-                [(key, pragma)] if key == "pragma" => schema.pragma(item, pragma)?,
+                [(key, pragma)] if key == "pragma" => pragmas.push((item, pragma)),
                 _ => definitions.push(Definition::of(item)?),
             }
         }
         schema.declare(&definitions)?;
+        for (item, pragma) in pragmas {
+            schema.pragma(item, pragma)?;
+        }
         for definition in &definitions {
             schema.resolve(definition)?;
         }
@@ -386,20 +393,36 @@ impl Schema {
         Ok(schema)
     }
 
-    /// What the generator is told: `{ 'rust-enums': { 'Name': 'path::of::Type' } }`.
+    /// What the generator is told: `{ 'rust-enums': { 'Name': 'path::of::Type' } }` and
+    /// `{ 'option-types': { 'Name': 'first-key' } }`.
     fn pragma(&mut self, item: &Item, pragma: &Expression) -> Result<(), Error> {
         let Expression::Dict(dict) = pragma else {
             return Err(Error::at(&item.place, "a pragma is an object"));
         };
         for (key, value) in dict {
-            let (true, Expression::Dict(paths)) = (key == "rust-enums", value) else {
+            let (true, Expression::Dict(names)) =
+                (matches!(&**key, "rust-enums" | "option-types"), value)
+            else {
                 return Err(Error::at(&item.place, format!("unknown pragma '{key}'")));
             };
-            for (name, path) in paths {
-                let Expression::Text(path) = path else {
-                    return Err(Error::at(&item.place, "a path is a string"));
+            for (name, text) in names {
+                let Expression::Text(text) = text else {
+                    return Err(Error::at(
+                        &item.place,
+                        format!("'{name}': a string is missing"),
+                    ));
                 };
-                self.rust_enums.insert(name.clone(), path.clone());
+                if key == "rust-enums" {
+                    self.rust_enums.insert(name.clone(), text.clone());
+                    continue;
+                }
+                match self.names.get(name) {
+                    Some(id) => self.option_types.push((*id, text.clone())),
+                    None => {
+                        let text = format!("there is no type '{name}'");
+                        return Err(Error::at(&item.place, text));
+                    }
+                }
             }
         }
         Ok(())

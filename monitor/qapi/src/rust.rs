@@ -16,6 +16,7 @@ pub(crate) fn source(schema: &Schema) -> Result<String, Error> {
     types.module(&mut out, Role::Results);
     types.events(&mut out);
     types.commands(&mut out);
+    types.options(&mut out);
     Ok(out)
 }
 
@@ -205,6 +206,9 @@ impl<'s> Types<'s> {
         for command in &schema.commands {
             types.reach(command.arguments, Role::Arguments);
             types.reach(command.result, Role::Results);
+        }
+        for (id, _) in &schema.option_types {
+            types.reach(*id, Role::Arguments);
         }
         for event in &schema.events {
             types.reach(event.data, Role::Results);
@@ -727,10 +731,10 @@ impl<'s> Types<'s> {
                 if member.optional {
                     line(out, &format!("        {field}: Option<{kind}>,"));
                     let _ = write!(writes, "if let Some({field}) = {field} {{ {key} ");
-                    let _ = write!(writes, "{} }}\n", write.replace("$", &field));
+                    let _ = writeln!(writes, "{} }}", write.replace("$", &field));
                 } else {
                     line(out, &format!("        {field}: {kind},"));
-                    let _ = write!(writes, "{key} {}\n", write.replace("$", &field));
+                    let _ = writeln!(writes, "{key} {}", write.replace("$", &field));
                 }
                 let _ = write!(fields, "{field}, ");
             }
@@ -751,11 +755,28 @@ impl<'s> Types<'s> {
         );
     }
 
+    fn options(&self, out: &mut String) {
+        for (id, implied) in &self.schema.option_types {
+            let name = self.rust_name(*id);
+            line(
+                out,
+                &format!(
+                    "impl<'a> OptionType<'a> for arguments::{name}{} {{\n    \
+                     const KIND: TypeId = TypeId({});\n    const IMPLIED: &'static str = {implied:?};\n\n    \
+                     fn read(value: Value<'a>) -> Self {{\n        FromValue::from_value(Some(value))\n    }}\n}}\n",
+                    self.lifetime(*id),
+                    id.0
+                ),
+            );
+        }
+    }
+
     fn event_value(&self, id: TypeId) -> String {
         match self.kind(id) {
             Type::Builtin(Builtin::Str) => "w.str($)?;",
             Type::Builtin(Builtin::Bool) => "w.bool(*$)?;",
             Type::Builtin(Builtin::Uint64 | Builtin::Size) => "w.uint(*$)?;",
+            Type::Builtin(Builtin::Int | Builtin::Int64) => "w.int(*$)?;",
             Type::Builtin(_) => "w.int((*$).into())?;",
             _ => "w.str($.name())?;",
         }
@@ -806,17 +827,9 @@ impl<'s> Types<'s> {
             _ if command.result == TypeId::EMPTY => {
                 format!("handlers::{handler}(context{arguments})?,")
             }
-            Type::Array(element) => {
-                let kind = self.rust_type(*element, Role::Results);
-                let path = match self.kind(*element) {
-                    Type::Object { .. } => format!("results::{}", kind.replace("'a", "'_")),
-                    _ => kind.replace("'a", "'_"),
-                };
-                let _ = path;
-                format!(
-                    "{{ let mut list = reply.list()?; handlers::{handler}(context{arguments}, &mut list)?; list.end()?; }}"
-                )
-            }
+            Type::Array(_) => format!(
+                "{{ let mut list = reply.list()?; handlers::{handler}(context{arguments}, &mut list)?; list.end()?; }}"
+            ),
             Type::Builtin(Builtin::Any) => {
                 format!("handlers::{handler}(context{arguments}, reply)?,")
             }

@@ -55,6 +55,11 @@ pub(crate) fn system_wakeup<O: Owner>(context: &mut Context<'_, O>) -> Result<()
 }
 
 pub(crate) fn inject_nmi<O: Owner>(context: &mut Context<'_, O>) -> Result<(), Fail<'static>> {
+    if context.owner.cpus() == 0 {
+        return Err(Fail::generic(&[
+            b"this feature or command is not currently supported",
+        ]));
+    }
     Ok(context.owner.inject_nmi()?)
 }
 

@@ -12,18 +12,14 @@ pub(crate) fn yank<'m, O: Owner>(
     context: &mut Context<'_, O>,
     arguments: arguments::Yank<'m>,
 ) -> Result<(), Fail<'m>> {
-    let ids = || {
-        arguments.instances.clone().map(|instance| {
-            let arguments::YankInstanceVariant::Chardev(chardev) = instance.variant;
-            chardev.id
-        })
-    };
-    // All or nothing.
-    for id in ids() {
+    // All or nothing. Block nodes and migrations have no connections yet.
+    for instance in arguments.instances.clone() {
         let mut known = false;
-        context
-            .owner
-            .visit_yankable(&mut |yankable| known |= yankable.as_bytes() == id);
+        if let arguments::YankInstanceVariant::Chardev(chardev) = instance.variant {
+            context
+                .owner
+                .visit_yankable(&mut |id| known |= id.as_bytes() == chardev.id);
+        }
         if !known {
             return Err(Fail::class(
                 ErrorClass::DeviceNotFound,
@@ -31,8 +27,10 @@ pub(crate) fn yank<'m, O: Owner>(
             ));
         }
     }
-    for id in ids() {
-        context.owner.yank(id);
+    for instance in arguments.instances {
+        if let arguments::YankInstanceVariant::Chardev(chardev) = instance.variant {
+            context.owner.yank(chardev.id);
+        }
     }
     Ok(())
 }

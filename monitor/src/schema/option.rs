@@ -10,7 +10,6 @@ use thimble_core::qmp::{Parser, Sink, SinkFull, Value, write_escaped};
 
 use super::check::{Paths, check_with};
 use super::tables::{Builtin, MemberRow, Tables, TypeId, TypeRow};
-use super::values::FromValue;
 use crate::error::Fail;
 
 /// Bytes of an [`OptionError`]'s sentence at most; what is longer is cut.
@@ -71,10 +70,6 @@ pub fn read_option<'m, T: OptionType<'m>>(
 ) -> Result<T, OptionError> {
     parse(&super::SCHEMA, T::KIND, T::IMPLIED, parser, text)?;
     Ok(T::read(parser.message()))
-}
-
-pub(super) fn read<'m, T: FromValue<'m>>(value: Value<'m>) -> T {
-    T::from_value(Some(value))
 }
 
 fn parse(

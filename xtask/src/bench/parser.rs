@@ -126,3 +126,23 @@ pub(super) fn throughput(bench: &Bench) -> Result<Vec<Row>, String> {
     }
     Ok(rows)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_read_every_text() {
+        let mut parser = Box::new(Parser::new());
+        for Corpus { name, messages } in corpora() {
+            let text = messages.concat();
+            assert_eq!(
+                ours(&mut parser, text.as_bytes(), messages.len()),
+                Ok(()),
+                "{name}"
+            );
+            assert_eq!(theirs(&messages), Ok(()), "{name}");
+            parser.reset();
+        }
+    }
+}

@@ -22,7 +22,7 @@ const BURST: usize = 100;
 const ARGUMENT: usize = 60_000;
 
 /// How often the large argument is sent in one run.
-const ARGUMENTS: usize = 20;
+const ARGUMENTS: usize = 3;
 
 /// An emulator with a stopped guest and several QMP sockets.
 pub(super) struct Monitors {
