@@ -17,6 +17,7 @@ mod emulator;
 pub mod images;
 pub mod packages;
 pub mod python;
+pub mod reference;
 mod skips;
 
 pub use clients::qmp::{QmpClient, QmpError};

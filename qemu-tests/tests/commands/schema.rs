@@ -209,7 +209,7 @@ fn reduce(theirs: Leaves, ours: &Leaves) -> Leaves {
                 .map_or(path.len(), |end| at + 1 + end);
             find(&path[..end]).is_none()
         });
-        !other_case && !(sent && optional)
+        !(other_case || sent && optional)
     });
     kept.map(|(path, kind)| {
         let fewer = find(path).filter(|ours| {
@@ -375,7 +375,7 @@ fn the_schema_is_qemus_where_it_has_the_command() {
         for name in thimble.all(meta) {
             if !qemu.0.contains_key(name) {
                 lists[0].push((name.to_string(), "absent".to_string()));
-                lists[1].push((name.to_string(), format!("{meta}")));
+                lists[1].push((name.to_string(), meta.to_string()));
                 continue;
             }
             let mut ours = thimble.leaves(name);

@@ -1,0 +1,192 @@
+//! Replies against the references of QMP: each example of each text, for the commands that Thimble lists.
+//!
+//! `qmp/examples.list` has what five texts from QEMU 0.15 to 5.1 say, in facts. An example's request is executed as it is, but for
+//! files, which are made in the test's own directory, and for the few that a machine like this can't answer (see [`instead`]). The reply has
+//! to have every member of the example's, of the same JSON type, unless a text calls it optional; and none that no text has.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use qemu_tests::reference::{self, Command, mismatches, names};
+use qemu_tests::{Emulator, Instance, source_dir};
+use serde_json::{Value, json};
+
+/// All facts.
+fn texts() -> Vec<Command> {
+    let path = source_dir().join("qmp/examples.list");
+    let text = std::fs::read_to_string(path).expect("the list");
+    reference::read(&text).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// A machine of two processors that doesn't run, in a state in which the command may be given.
+fn start(command: &str) -> Instance {
+    let launcher = Emulator::Thimble.launcher();
+    let launcher = launcher
+        .args(Emulator::Thimble.passive_args())
+        .args(["-M", "pc", "-m", "16", "-smp", "2", "-name", "guest"])
+        .with_qmp();
+    match command {
+        "x-exit-preconfig" => launcher.args(["--preconfig"]),
+        _ => launcher,
+    }
+    .start()
+}
+
+/// What is asked for in place of an example's request: options and capabilities that Thimble lacks become some that it has.
+fn instead(instance: &Instance, request: &Value) -> Value {
+    let mut request = request.clone();
+    match request["execute"].as_str() {
+        Some("query-command-line-options") => request["arguments"]["option"] = json!("rtc"),
+        Some("migrate-set-capabilities") => {
+            request["arguments"] =
+                json!({"capabilities": [{"capability": "events", "state": true}]});
+        }
+        _ => {}
+    }
+    if let Some(file) = request.pointer_mut("/arguments/filename") {
+        *file = json!(instance.dir().join("file").to_str());
+    }
+    request
+}
+
+/// Executes a request as it is, and returns the reply whether good or bad. No client is negotiated where the command is just that.
+fn execute(instance: &Instance, request: &Value) -> Value {
+    let mut client = instance.qmp();
+    if request["execute"] != "qmp_capabilities" {
+        client.negotiate();
+    }
+    let bytes = request.to_string();
+    client.send_raw(bytes.as_bytes()).expect("a connection");
+    loop {
+        let message = client
+            .message(std::time::Duration::from_secs(20))
+            .unwrap_or_else(|error| panic!("{request}: {error}\n{}", instance.report()));
+        if message.get("event").is_none() {
+            return message;
+        }
+    }
+}
+
+/// What Thimble lists, and the names of each command's arguments in its schema.
+fn listed() -> BTreeMap<String, BTreeSet<String>> {
+    let instance = start("");
+    let schema = execute(&instance, &json!({"execute": "query-qmp-schema"}));
+    let entities = schema["return"].as_array().expect("a list");
+    let of_name = |name: &Value| {
+        let entity = entities.iter().find(|entity| entity["name"] == *name);
+        entity.unwrap_or_else(|| panic!("the type {name} is missing"))
+    };
+    let commands = execute(&instance, &json!({"execute": "query-commands"}));
+    let commands = commands["return"].as_array().expect("a list").iter();
+    commands
+        .map(|command| {
+            let arguments = of_name(&of_name(&command["name"])["arg-type"]);
+            let arguments = arguments["members"].as_array().expect("members").iter();
+            let arguments = arguments.map(|one| one["name"].as_str().expect("a name").to_string());
+            let name = command["name"].as_str().expect("a name");
+            (name.to_string(), arguments.collect())
+        })
+        .collect()
+}
+
+#[test]
+fn replies_are_what_the_references_show() {
+    let texts = texts();
+    let listed = listed();
+    let mut wrong = Vec::new();
+    let mut missing = BTreeMap::new();
+    let mut checked = 0;
+    for text in &texts {
+        let name = text.name.as_str();
+        if !listed.contains_key(name) {
+            *missing.entry(name).or_insert(0) += text.examples.len();
+            continue;
+        }
+        // What any text says of the command's reply.
+        let same = || texts.iter().filter(|other| other.name == name);
+        let optional = |member: &str| same().any(|text| text.members.get(member) == Some(&true));
+        let known: BTreeSet<&str> = same()
+            .flat_map(|text| {
+                let shown = text.examples.iter().flat_map(|(_, reply)| names(reply));
+                text.members.keys().map(String::as_str).chain(shown)
+            })
+            .collect();
+        for (request, shape) in &text.examples {
+            let instance = start(name);
+            let asked = instead(&instance, request);
+            let reply = execute(&instance, &asked);
+            checked += 1;
+            let mut say = |what: &str| wrong.push(format!("{} {asked}: {what}", text.source));
+            if name == "system_wakeup" {
+                // Only a guest that sleeps can be woken, since QEMU 4.0.
+                if reply["error"]["class"] != "GenericError" {
+                    say(&format!("{reply} though nobody sleeps"));
+                }
+                continue;
+            }
+            for mismatch in mismatches(&reply, shape, &optional) {
+                say(&format!("{mismatch}: {reply}"));
+            }
+            if reply.get("return").is_none() {
+                say(&format!("fails: {reply}"));
+                continue;
+            }
+            for extra in names(&reply["return"]) {
+                if !known.contains(extra) {
+                    say(&format!("no text knows the member {extra}: {reply}"));
+                }
+            }
+            if let Some(size) = asked["arguments"]["size"].as_u64() {
+                let length = std::fs::metadata(instance.dir().join("file"));
+                let length = length.map(|file| file.len()).unwrap_or_default();
+                if length != size {
+                    say(&format!("the file has {length} bytes"));
+                }
+            }
+        }
+    }
+    let examples: usize = missing.values().sum();
+    println!(
+        "{checked} examples were checked; {examples} are of {} commands that Thimble doesn't list: {:?}",
+        missing.len(),
+        missing.keys().collect::<Vec<_>>()
+    );
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(checked > 50, "only {checked} examples were checked");
+}
+
+/// An argument that any text has is one of the command, by its old name as by its new one.
+#[test]
+fn arguments_of_the_references_are_known() {
+    let listed = listed();
+    let mut wrong = Vec::new();
+    for text in texts() {
+        let Some(arguments) = listed.get(&text.name) else {
+            continue;
+        };
+        for name in text
+            .arguments
+            .keys()
+            .filter(|name| !arguments.contains(*name))
+        {
+            wrong.push(format!(
+                "{}: {} has the argument {name}",
+                text.source, text.name
+            ));
+        }
+        for (request, _) in &text.examples {
+            for name in request["arguments"]
+                .as_object()
+                .into_iter()
+                .flat_map(|object| object.keys())
+            {
+                if !arguments.contains(name) {
+                    wrong.push(format!(
+                        "{}: {} is asked with {name}",
+                        text.source, text.name
+                    ));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
