@@ -156,8 +156,11 @@ enum Accelerator {
     Kvm(kvm::Kvm),
     /// A device test does, over its connection.
     Qtest,
-    /// KVM would, but the board has no processors.
-    None,
+    /// The board has no processors.
+    None {
+        /// KVM would run them.
+        kvm: bool,
+    },
 }
 
 fn build(options: &Options) -> Result<EventLoop, OptionError> {
@@ -169,7 +172,10 @@ fn build(options: &Options) -> Result<EventLoop, OptionError> {
     };
     let accelerator = choose_accelerator(options, board)?;
 
-    let kvm_enabled = !matches!(accelerator, Accelerator::Qtest);
+    let kvm_enabled = matches!(
+        accelerator,
+        Accelerator::Kvm(_) | Accelerator::None { kvm: true }
+    );
 
     let layout = RamLayout::new(board, options.memory);
     let ranges = [(0, layout.low), (HIGH_RAM_BASE, layout.high)];
@@ -242,7 +248,7 @@ fn build(options: &Options) -> Result<EventLoop, OptionError> {
             let vm = kvm::Vm::new(kvm, kvm::Irqchip::On, ram, Some(rom), map);
             Some(Arc::new(vm.map_err(accelerator_error)?))
         }
-        Accelerator::Qtest | Accelerator::None => None,
+        Accelerator::Qtest | Accelerator::None { .. } => None,
     };
     let guarded = Guarded {
         machine,
@@ -282,7 +288,9 @@ fn build(options: &Options) -> Result<EventLoop, OptionError> {
         reset_log: reset_log(options)?,
         rtc_start,
         rtc_clock: options.rtc.clock,
-        rtc_path: shared.lock().objects(&objects, |tree| rtc_path(&tree)),
+        rtc_path: shared
+            .lock()
+            .objects(&objects, true, |tree| rtc_path(&tree)),
         objects,
     };
     let waits = settings.preconfig || !settings.autostart;
@@ -330,9 +338,11 @@ fn choose_accelerator(options: &Options, board: Board) -> Result<Accelerator, Op
     for accel in wanted {
         let error = match accel {
             Accel::Qtest => return Ok(Accelerator::Qtest),
+            // There is nothing to run.
+            Accel::Tcg if board == Board::None => return Ok(Accelerator::None { kvm: false }),
             Accel::Tcg => OptionError::new("-accel tcg", "the software CPU is not available yet"),
             Accel::Kvm => match kvm::open() {
-                Ok(_) if board == Board::None => return Ok(Accelerator::None),
+                Ok(_) if board == Board::None => return Ok(Accelerator::None { kvm: true }),
                 Ok(kvm) => return Ok(Accelerator::Kvm(kvm)),
                 Err(error) => accelerator_error(error),
             },

@@ -91,7 +91,7 @@ pub const KVM_EAX: usize = 11;
 pub const AMD_ALIASES: u32 = 0x0183_f3ff;
 
 /// Names by word and bit; empty where a bit has none. The AMD repetitions have none.
-const NAMES: [[&str; 32]; WORDS] = [
+static NAMES: [[&str; 32]; WORDS] = [
     [
         "fpu", "vme", "de", "pse", "tsc", "msr", "pae", "mce", "cx8", "apic", "", "sep", "mtrr",
         "pge", "mca", "cmov", "pat", "pse36", "pn", "clflush", "", "ds", "acpi", "mmx", "fxsr",
@@ -422,7 +422,7 @@ const NAMES: [[&str; 32]; WORDS] = [
 ];
 
 /// Other spellings that are understood.
-const ALIASES: [(&str, &str); 14] = [
+static ALIASES: [(&str, &str); 14] = [
     ("sse3", "pni"),
     ("sse4-1", "sse4.1"),
     ("sse4-2", "sse4.2"),
@@ -446,6 +446,11 @@ pub const fn name(word: usize, bit: u32) -> &'static str {
     } else {
         ""
     }
+}
+
+/// The names of a word's bits; empty for a bit that has none.
+pub fn word_names(word: usize) -> &'static [&'static str; 32] {
+    NAMES.get(word).unwrap_or(&[""; 32])
 }
 
 /// All bits that bear `name`, underscores counting as hyphens. A few names stand for several.

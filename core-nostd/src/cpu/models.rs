@@ -39,9 +39,15 @@ pub const fn signature(family: u32, model: u32, stepping: u32) -> u32 {
     extended << 20 | (model >> 4 & 15) << 16 | family << 8 | (model & 15) << 4 | (stepping & 15)
 }
 
+/// Models that are later versions of others: they have no first one.
+const VARIANTS: [&str; 2] = ["Haswell-noTSX", "Broadwell-noTSX"];
+
 /// The model of that name; `NAME-v1` is the same as `NAME`.
 pub fn find(name: &str) -> Option<&'static CpuModel> {
-    let name = name.strip_suffix("-v1").unwrap_or(name);
+    let name = match name.strip_suffix("-v1") {
+        Some(name) if !VARIANTS.contains(&name) => name,
+        _ => name,
+    };
     MODELS.iter().find(|model| model.name == name)
 }
 

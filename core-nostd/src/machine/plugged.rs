@@ -35,8 +35,12 @@ pub struct Plugged {
     on_board: bool,
     console: Option<ConsoleId>,
     /// Numbers and flags, parallel to the properties of the class.
-    numbers: heapless::Vec<Option<i64>, PROPERTIES_MAX>,
+    numbers: [i64; PROPERTIES_MAX],
+    /// A bit for each of [`Plugged::numbers`] that has a value.
+    set: u32,
 }
+
+const _: () = assert!(PROPERTIES_MAX <= u32::BITS as usize);
 
 impl Plugged {
     fn new(
@@ -49,21 +53,26 @@ impl Plugged {
             Place::Board | Place::Anonymous => "",
         };
         let class = values.class();
-        let number = |name: &str| match values.get(name) {
-            Value::Bool(on) => Some(i64::from(*on)),
-            // 64 bits keep their pattern.
-            Value::Uint(number) => Some(*number as i64),
-            Value::Int(number) => Some(*number),
-            Value::Unset | Value::Text(_) => None,
-        };
-        let names = class.properties.iter().take(PROPERTIES_MAX);
-        Ok(Self {
+        let mut plugged = Self {
             class,
             id: id.try_into().map_err(|_| DeviceError::IdLong)?,
             on_board: place == Place::Board,
             console,
-            numbers: names.map(|property| number(property.name)).collect(),
-        })
+            numbers: [0; PROPERTIES_MAX],
+            set: 0,
+        };
+        let properties = class.properties.iter().zip(&mut plugged.numbers);
+        for (index, (property, number)) in properties.enumerate() {
+            *number = match values.get(property.name) {
+                Value::Bool(on) => i64::from(*on),
+                // 64 bits keep their pattern.
+                Value::Uint(number) => *number as i64,
+                Value::Int(number) => *number,
+                Value::Unset | Value::Text(_) => continue,
+            };
+            plugged.set |= 1 << index;
+        }
+        Ok(plugged)
     }
 
     /// Its class.
@@ -91,7 +100,7 @@ impl Plugged {
         let Some(index) = index else {
             return Value::Unset;
         };
-        let number = self.numbers.get(index).copied().flatten();
+        let number = self.number(index);
         match (self.class.properties[index].kind, number) {
             (_, None) => Value::Unset,
             (PropertyKind::Bool, Some(number)) => Value::Bool(number != 0),
@@ -100,13 +109,17 @@ impl Plugged {
         }
     }
 
+    fn number(&self, index: usize) -> Option<i64> {
+        let number = self.numbers.get(index).copied();
+        number.filter(|_| self.set >> index & 1 != 0)
+    }
+
     fn settle(&mut self, name: &str, number: u64) {
         let index = self.class.properties.iter().position(|p| p.name == name);
-        let slot = index.and_then(|index| self.numbers.get_mut(index));
-        if let Some(slot) = slot
-            && *slot == Some(u32::MAX.into())
+        if let Some(index) = index
+            && self.number(index) == Some(u32::MAX.into())
         {
-            *slot = Some(number as i64);
+            self.numbers[index] = number as i64;
         }
     }
 }

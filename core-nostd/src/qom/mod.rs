@@ -1,7 +1,7 @@
 //! The object model: what `qom-*` commands and `device-list-properties` show.
 //!
 //! Nothing is stored here. Types are tables over the device classes and processor models
-//! ([`types`]), and the tree of objects is computed from the machine's slots when it is asked for
+//! ([`types()`]), and the tree of objects is computed from the machine's slots when it is asked for
 //! ([`Tree`]). Names, types and paths are those of QEMU 7.2 for everything that exists here too.
 //!
 //! Not modelled: interfaces, and the memory regions and interrupt pins that QEMU shows as objects.
@@ -137,6 +137,11 @@ impl fmt::Display for QomError<'_> {
 
 /// The part of the tree that the host knows about. Everything is asked for anew each time.
 pub trait Outside {
+    /// Whether the machine counts as built: not before `x-exit-preconfig`.
+    fn built(&self) -> bool {
+        true
+    }
+
     /// What the command line said of the machine.
     fn settings(&self) -> Settings<'_>;
 

@@ -238,9 +238,8 @@ impl Tree<'_> {
         visit("thread-id", "int32", int(place.thread));
         visit("vendor", "string", QomValue::Str(&cpu.vendor));
         visit("xlevel", "uint32", uint(cpu.xlevel));
-        types::feature_names(&mut |name, bits| {
-            let mut pairs = bits.iter().zip(&cpu.features);
-            let on = pairs.all(|(bits, have)| bits & have == *bits);
+        types::feature_names(&mut |name, word, bits| {
+            let on = cpu.features[word] & bits == bits;
             visit(name, "bool", QomValue::Bool(on));
         });
     }

@@ -3,7 +3,7 @@
 
 use super::types::Type;
 use super::*;
-use crate::cpu::models;
+use crate::cpu::{features, models};
 use crate::devices::class::PropertyValues;
 use crate::devices::{debug_exit, debugcon, serial};
 use crate::machine::{Board, CLASSES, Config, Irqchip, Machine, Place};
@@ -23,6 +23,7 @@ static ROM: [u8; 0x1000] = [0xf4; 0x1000];
 struct Host {
     processor: Processor,
     qtest: bool,
+    built: bool,
 }
 
 impl Host {
@@ -30,11 +31,16 @@ impl Host {
         Self {
             processor: Processor::from_model(models::find("qemu64").unwrap()),
             qtest,
+            built: true,
         }
     }
 }
 
 impl Outside for Host {
+    fn built(&self) -> bool {
+        self.built
+    }
+
     fn settings(&self) -> Settings<'_> {
         Settings {
             firmware: "boot.rom",
@@ -113,8 +119,11 @@ fn each_tree(test: impl Fn(Tree<'_>)) {
     for board in [Board::Pc, Board::Microvm, Board::None] {
         for irqchip in [Irqchip::Machine, Irqchip::Host] {
             let machine = machine(board, irqchip);
-            for qtest in [false, true] {
-                let outside = &Host::new(qtest);
+            for (qtest, built) in [(false, true), (true, true), (true, false)] {
+                let outside = &Host {
+                    built,
+                    ..Host::new(qtest)
+                };
                 test(Tree {
                     machine: &machine,
                     outside,
@@ -275,8 +284,10 @@ fn paths_lead_back() {
         for path in &paths {
             let node = tree.find(path).unwrap();
             assert_eq!(tree.path(node).unwrap().as_str(), path);
-            for (name, kind) in list(tree, path) {
-                let value = get(tree, path, &name);
+            // Processors have hundreds of flags.
+            let listed = list(tree, path);
+            for (name, kind) in listed.iter().filter(|(_, kind)| *kind != "bool") {
+                let value = get(tree, path, name);
                 assert!(!value.ends_with("not found"), "{path} {name}: {value}");
                 if kind.starts_with("child<") {
                     let slash = if path == "/" { "" } else { path };
@@ -332,6 +343,38 @@ fn the_pc_is_numbered_as_in_qemu() {
         tree.cpu_path(1, &mut path).unwrap();
         assert_eq!(path, "/machine/unattached/device[2]");
     });
+}
+
+#[test]
+fn a_machine_that_is_not_built_has_no_devices() {
+    let machine = machine(Board::Pc, Irqchip::Host);
+    let outside = &Host {
+        built: false,
+        ..Host::new(false)
+    };
+    let tree = Tree {
+        machine: &machine,
+        outside,
+    };
+    assert_eq!(
+        paths(tree),
+        [
+            "/",
+            "/chardevs",
+            "/chardevs/c0",
+            "/chardevs/serial0",
+            "/chardevs/compat_monitor0",
+            "/machine",
+            "/machine/peripheral",
+            "/machine/peripheral-anon",
+            "/machine/unattached",
+            "/machine/unattached/sysbus",
+        ]
+    );
+    assert_eq!(
+        get(tree, "/machine", "type"),
+        "Str(\"pc-i440fx-7.2-machine\")"
+    );
 }
 
 #[test]
@@ -441,6 +484,46 @@ fn devices_show_their_own_properties_and_defaults() {
             want("irq", "uint32", &ones),
         ]
     );
+}
+
+#[test]
+fn inherited_properties_have_defaults() {
+    let default_of = |name: &str, wanted: &str| {
+        let mut found = None;
+        device_properties(name, &mut |property| {
+            if property.name == wanted {
+                found = Some(format!("{:?}", property.default));
+            }
+        })
+        .unwrap();
+        found.unwrap()
+    };
+    assert_eq!(default_of("PIIX3", "addr"), "Some(Int(-1))");
+    assert_eq!(default_of("qemu64-x86_64-cpu", "core-id"), "Some(Int(-1))");
+    assert_eq!(default_of("host-x86_64-cpu", "lm"), "None");
+}
+
+#[test]
+fn features_are_those_of_the_command_line() {
+    let mut all = [0; features::WORDS];
+    super::types::feature_names(&mut |name, word, bits| {
+        let mut set = [0; features::WORDS];
+        set[word] = bits;
+        assert_eq!(features::find(name), Some(set), "{name}");
+        all[word] |= bits;
+    });
+    for name in features::names() {
+        let set = features::find(name).unwrap();
+        assert!(set.iter().zip(all).all(|(bits, all)| bits & !all == 0));
+    }
+}
+
+#[test]
+fn models_that_are_versions_have_none() {
+    assert!(implements("Haswell-v1-x86_64-cpu", "x86_64-cpu"));
+    assert!(implements("Haswell-noTSX-x86_64-cpu", "x86_64-cpu"));
+    assert!(!implements("Haswell-noTSX-v1-x86_64-cpu", "object"));
+    assert!(!implements("qemu64-v1-v1-x86_64-cpu", "object"));
 }
 
 #[test]

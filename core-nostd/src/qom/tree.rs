@@ -27,6 +27,9 @@ const DEPTH_MAX: usize = 8;
 /// Names that a path is made of at most: links can lead round and round.
 const PARTS_MAX: usize = 64;
 
+// The sentence of `QomError::LongPath` names them.
+const _: () = assert!(PARTS_MAX == 64 && PATH_MAX == 1024);
+
 /// A short name of an object below another one, or of a link.
 pub(super) type Name = heapless::String<96>;
 
@@ -96,8 +99,12 @@ struct BoardDevice {
 const MICROVM_TRANSPORTS: usize = 24;
 
 impl Tree<'_> {
+    /// The board as far as it is there: before it is built it has no devices.
     fn board(&self) -> Board {
-        self.machine.board()
+        match self.outside.built() {
+            true => self.machine.board(),
+            false => Board::None,
+        }
     }
 
     pub(super) fn in_kernel(&self) -> bool {
@@ -138,7 +145,7 @@ impl Tree<'_> {
             Node::Cpu(_) => {
                 return types::cpu_type(&self.outside.processor().name);
             }
-            Node::Machine => match self.board() {
+            Node::Machine => match self.machine.board() {
                 Board::Pc => "pc-i440fx-7.2-machine",
                 Board::Microvm => "microvm-machine",
                 Board::None => "none-machine",
@@ -343,7 +350,7 @@ impl Tree<'_> {
                 });
                 visit("sysbus", Node::SystemBus);
             }
-            Node::Peripheral | Node::PeripheralAnon => {
+            Node::Peripheral | Node::PeripheralAnon if board != Board::None => {
                 let mut number = 0;
                 for (index, plugged) in self.machine.plugged().iter().enumerate() {
                     let child = Node::Plugged(index as u8);

@@ -29,11 +29,37 @@ pub(super) struct TypeProperty {
     pub(super) name: &'static str,
     pub(super) kind: &'static str,
     doc: &'static str,
+    /// What it is before a device is built.
+    default: Option<QomValue<'static>>,
 }
 
 const fn property(name: &'static str, kind: &'static str, doc: &'static str) -> TypeProperty {
-    TypeProperty { name, kind, doc }
+    TypeProperty {
+        name,
+        kind,
+        doc,
+        default: None,
+    }
 }
+
+const fn preset(
+    name: &'static str,
+    kind: &'static str,
+    doc: &'static str,
+    default: QomValue<'static>,
+) -> TypeProperty {
+    TypeProperty {
+        name,
+        kind,
+        doc,
+        default: Some(default),
+    }
+}
+
+/// The default of what the board or the model decides.
+const OPEN: QomValue<'static> = QomValue::Uint(u32::MAX as u64);
+/// The same, with a sign.
+const NOWHERE: QomValue<'static> = QomValue::Int(-1);
 
 /// A type that is neither a device class nor a processor model.
 pub(super) struct PlainType {
@@ -127,17 +153,17 @@ static MICROVM_MACHINE: &[TypeProperty] = &[
 
 /// Properties of all processors, beside the feature bits.
 static CPU: &[TypeProperty] = &[
-    property("apic-id", "uint32", "initial APIC id"),
-    property("core-id", "int32", "core within the socket"),
+    preset("apic-id", "uint32", "initial APIC id", OPEN),
+    preset("core-id", "int32", "core within the socket", NOWHERE),
     property("family", "int", "CPUID family, the extended one added"),
-    property("level", "uint32", "highest basic CPUID leaf"),
+    preset("level", "uint32", "highest basic CPUID leaf", OPEN),
     property("model", "int", "CPUID model"),
     property("model-id", "string", "CPUID brand string"),
-    property("socket-id", "int32", "socket"),
+    preset("socket-id", "int32", "socket", NOWHERE),
     property("stepping", "int", "CPUID stepping"),
-    property("thread-id", "int32", "thread within the core"),
+    preset("thread-id", "int32", "thread within the core", NOWHERE),
     property("vendor", "string", "CPUID vendor"),
-    property("xlevel", "uint32", "highest extended CPUID leaf"),
+    preset("xlevel", "uint32", "highest extended CPUID leaf", OPEN),
 ];
 
 static KVM: &[TypeProperty] = &[property(
@@ -147,15 +173,17 @@ static KVM: &[TypeProperty] = &[property(
 )];
 
 static PCI_DEVICE: &[TypeProperty] = &[
-    property(
+    preset(
         "addr",
         "int32",
         "device and function: device * 8 + function",
+        NOWHERE,
     ),
-    property(
+    preset(
         "multifunction",
         "bool",
         "whether other functions may follow",
+        QomValue::Bool(false),
     ),
 ];
 
@@ -332,6 +360,9 @@ pub fn types(ancestor: Option<&str>, with_abstract: bool, visit: &mut dyn FnMut(
             name.clear();
             let _ = name.push_str(model.name);
             let _ = name.push_str(version);
+            if models::find(&name).is_none() {
+                continue;
+            }
             offer(&cpu_type(&name), Type::Cpu("x86_64-cpu"));
         }
     }
@@ -387,11 +418,11 @@ fn own_properties(this: Type, with_defaults: bool, visit: &mut dyn FnMut(Propert
                     name: property.name,
                     kind: property.kind,
                     description: Some(property.doc).filter(|doc| !doc.is_empty()),
-                    default: None,
+                    default: property.default.filter(|_| with_defaults),
                 });
             }
             if plain.name == "x86_64-cpu" {
-                feature_names(&mut |name, _| {
+                feature_names(&mut |name, _, _| {
                     visit(PropertyInfo {
                         name,
                         kind: "bool",
@@ -425,19 +456,19 @@ fn default_of(property: &Property) -> Option<QomValue<'_>> {
     }
 }
 
-/// Visits each name of a CPUID feature once, with all bits that it stands for.
-pub(super) fn feature_names(visit: &mut dyn FnMut(&'static str, features::FeatureSet)) {
+/// Visits each name of a CPUID feature once, with the word and the bits that it stands for: several
+/// bits of one name are in the same word.
+pub(super) fn feature_names(visit: &mut dyn FnMut(&'static str, usize, u32)) {
     for word in 0..features::WORDS {
-        for bit in 0..32 {
-            let name = features::name(word, bit);
-            let Some(set) = features::find(name) else {
+        let names = features::word_names(word);
+        for (bit, name) in names.iter().enumerate() {
+            let known = names.iter().take(bit).any(|earlier| earlier == name);
+            if name.is_empty() || known {
                 continue;
-            };
-            // A name of several bits comes with the first of them.
-            let first = set.iter().position(|bits| *bits != 0);
-            if first == Some(word) && set[word].trailing_zeros() == bit {
-                visit(name, set);
             }
+            let same = names.iter().enumerate().filter(|(_, other)| *other == name);
+            let bits = same.fold(0, |bits, (other, _)| bits | 1 << other);
+            visit(name, word, bits);
         }
     }
 }

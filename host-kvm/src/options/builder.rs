@@ -519,6 +519,9 @@ impl Builder {
                 return Err(OptionError::new(origin, "only allowed with -kernel option"));
             }
         }
+        let cpus = self.options.smp.max_cpus;
+        let room = self.options.machine.check_cpus(cpus);
+        room.map_err(|reason| OptionError::new(&format!("-smp {cpus}"), &reason))?;
         self.defaults()?;
         for (device, origin) in std::mem::take(&mut self.devices) {
             let built = device::build(device, &self.classes, &self.options.globals, origin.clone())

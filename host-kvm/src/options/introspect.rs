@@ -23,8 +23,19 @@ static TABLES: [&OptsTable; 12] = [
     &values::RTC,
 ];
 
-/// Options whose parameters depend on their first one.
-static OPEN: [&str; 2] = ["device", "global"];
+/// Options whose parameters depend on their first one, or that take none yet.
+static OPEN: [&str; 4] = ["device", "global", "net", "nic"];
+
+/// What values are of which only these words are there.
+fn of_words(words: &[&str]) -> Type {
+    if words.iter().all(|word| matches!(*word, "on" | "off")) {
+        Type::Boolean
+    } else if words.iter().all(|word| word.parse::<u64>().is_ok()) {
+        Type::Number
+    } else {
+        Type::String
+    }
+}
 
 /// Tells of every option.
 pub fn visit_options(visit: &mut dyn FnMut(&CommandLineOptionInfo<'_>)) {
@@ -33,11 +44,9 @@ pub fn visit_options(visit: &mut dyn FnMut(&CommandLineOptionInfo<'_>)) {
             .options
             .iter()
             .filter_map(|option| {
-                let switch =
-                    |words: &[&str]| words.iter().all(|word| matches!(*word, "on" | "off"));
                 let r#type = match option.kind {
-                    Kind::Word(words) | Kind::Only(words, _) if switch(words) => Type::Boolean,
-                    Kind::Text | Kind::Word(_) | Kind::Only(..) => Type::String,
+                    Kind::Text => Type::String,
+                    Kind::Word(words) | Kind::Only(words, _) => of_words(words),
                     Kind::Bool => Type::Boolean,
                     Kind::Number => Type::Number,
                     Kind::Size(_) => Type::Size,

@@ -15,6 +15,16 @@ pub enum MachineKind {
     None,
 }
 
+impl MachineKind {
+    /// Processors at most. The empty machine has none, but takes `-smp 1`.
+    const fn cpus_max(self) -> u32 {
+        match self {
+            Self::Pc | Self::Microvm => CPUS_MAX,
+            Self::None => 1,
+        }
+    }
+}
+
 /// A board that `-machine` names.
 struct MachineName {
     name: &'static str,
@@ -56,7 +66,7 @@ pub fn visit_machines(visit: &mut dyn FnMut(&MachineInfo<'_>)) {
             name: machine.name,
             alias: machine.alias,
             is_default: (index == 0).then_some(true),
-            cpu_max: if has_cpus { CPUS_MAX.into() } else { 1 },
+            cpu_max: machine.kind.cpus_max().into(),
             hotpluggable_cpus: false,
             numa_mem_supported: false,
             deprecated: false,
@@ -247,6 +257,18 @@ pub(super) struct MachineFiles {
 }
 
 impl MachineOptions {
+    /// Checks that the board has room for so many processors.
+    pub(super) fn check_cpus(&self, count: u32) -> Result<(), Reason> {
+        let most = self.kind.cpus_max();
+        if count > most {
+            return Err(format!(
+                "Invalid SMP CPUs {count}. The max CPUs supported by machine '{}' is {most}",
+                self.name
+            ));
+        }
+        Ok(())
+    }
+
     /// The text of `-machine help`, or of `-machine NAME,help`.
     pub(super) fn help(text: &str) -> String {
         if text.contains(',') {
@@ -438,7 +460,7 @@ impl Default for Smp {
 }
 
 pub(super) static SMP: OptsTable = OptsTable {
-    name: "smp",
+    name: "smp-opts",
     implied: Some("cpus"),
     options: &[
         SubOption::new("cpus", Kind::Number, "processors at the start"),

@@ -1,13 +1,13 @@
 //! What the object tree shows of the process: command line, character devices, processors.
 
-use thimble_core::cpu::models;
+use thimble_core::cpu::{features, models};
 use thimble_core::devices::ConsoleId;
 use thimble_core::qom::{Chardev, ChardevKind, Outside, Processor, Settings, Tree};
 
 use super::{BridgeState, Guarded};
 use crate::chardev::Chardevs;
 use crate::chardev::spec::Backend;
-use crate::options::Options;
+use crate::options::{MachineKind, Options};
 
 /// The model of processors that `-cpu` says nothing of.
 pub const DEFAULT_CPU: &str = "qemu64";
@@ -40,18 +40,25 @@ impl ObjectFacts {
             let model = options.cpu.as_deref().unwrap_or(DEFAULT_CPU);
             let model = model.split(',').next().and_then(models::find);
             let model = model.or_else(|| models::find(DEFAULT_CPU));
-            Processor::from_model(model.unwrap_or(&models::MODELS[0]))
+            let mut shown = Processor::from_model(model.unwrap_or(&models::MODELS[0]));
+            // Every guest's processor tells that it is one.
+            let always = features::find("hypervisor").unwrap_or_default();
+            for (bits, always) in shown.features.iter_mut().zip(always) {
+                *bits |= always;
+            }
+            shown
         });
+        let empty = machine.kind == MachineKind::None;
         Self {
             append: text(&options.append),
-            firmware: firmware.to_owned(),
+            firmware: if empty { "" } else { firmware }.to_owned(),
             initrd: text(&options.initrd),
             kernel: text(&options.kernel),
             dump_guest_core: machine.dump_guest_core,
             graphics: machine.graphics && !options.nographic,
             isa_serial: machine.isa_serial,
             mem_merge: machine.mem_merge,
-            memory: options.memory,
+            memory: if empty { 0 } else { options.memory },
             smp: options.smp,
             processor,
             qtest: options
@@ -64,12 +71,17 @@ impl ObjectFacts {
 
 /// The host's part of the tree, while the machine is locked.
 struct Objects<'g> {
+    built: bool,
     facts: &'g ObjectFacts,
     chardevs: &'g Chardevs,
     bridge: &'g BridgeState,
 }
 
 impl Outside for Objects<'_> {
+    fn built(&self) -> bool {
+        self.built
+    }
+
     fn settings(&self) -> Settings<'_> {
         let facts = self.facts;
         Settings {
@@ -123,11 +135,17 @@ impl Outside for Objects<'_> {
 }
 
 impl Guarded {
-    /// Shows the tree of objects.
-    pub fn objects<R>(&self, facts: &ObjectFacts, look: impl FnOnce(Tree<'_>) -> R) -> R {
+    /// Shows the tree of objects. Before `x-exit-preconfig` the machine is not `built`.
+    pub fn objects<R>(
+        &self,
+        facts: &ObjectFacts,
+        built: bool,
+        look: impl FnOnce(Tree<'_>) -> R,
+    ) -> R {
         look(Tree {
             machine: &self.machine,
             outside: &Objects {
+                built,
                 facts,
                 chardevs: &self.chardevs,
                 bridge: &self.bridge_state,

@@ -161,7 +161,9 @@ impl Owner for Vm {
     }
 
     fn visit_objects(&self, look: &mut dyn FnMut(Tree<'_>)) {
-        self.shared.lock().objects(&self.settings.objects, look);
+        let built = !self.settings.preconfig;
+        let guarded = self.shared.lock();
+        guarded.objects(&self.settings.objects, built, look);
     }
 
     fn visit_machines(&self, visit: &mut dyn FnMut(&MachineInfo<'_>)) {
