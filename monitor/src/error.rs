@@ -3,6 +3,7 @@
 use core::fmt::{self, Write as _};
 
 use thimble_core::qmp::SinkFull;
+use thimble_core::qom::QomError;
 
 /// Bytes of a [`QmpError`]'s sentence at most; what is longer is cut.
 pub const DESC_MAX: usize = 512;
@@ -88,6 +89,7 @@ pub(crate) enum Fail<'t> {
     /// A GenericError about an argument: what comes before its path, the path, and what comes after.
     At(&'static str, PathText, [&'t [u8]; PIECES_MAX - 2]),
     Owner(QmpError),
+    Object(QomError<'t>),
     Sink(SinkFull),
 }
 
@@ -116,6 +118,13 @@ impl<'t> Fail<'t> {
                 [before.as_bytes(), path.as_bytes(), a, b, c],
             ),
             Self::Owner(error) => (error.class, joined(&[error.desc.as_bytes()])),
+            Self::Object(error) => {
+                let class = match error.is_device_not_found() {
+                    true => ErrorClass::DeviceNotFound,
+                    false => ErrorClass::Generic,
+                };
+                (class, error.pieces().map(str::as_bytes))
+            }
             Self::Sink(SinkFull) => (
                 ErrorClass::Generic,
                 joined(&[b"The reply is larger than the output limit (4194304 bytes)"]),
@@ -137,6 +146,12 @@ fn joined<'t, const N: usize>(pieces: &[&'t [u8]]) -> [&'t [u8]; N] {
 impl From<SinkFull> for Fail<'_> {
     fn from(full: SinkFull) -> Self {
         Self::Sink(full)
+    }
+}
+
+impl<'t> From<QomError<'t>> for Fail<'t> {
+    fn from(error: QomError<'t>) -> Self {
+        Self::Object(error)
     }
 }
 

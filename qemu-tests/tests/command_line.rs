@@ -118,7 +118,6 @@ const CASES: &[Case] = &[
     case(&["-M", "pc,nosuch=on"], "Invalid parameter"),
     case(&["-accel", "nosuch"], "invalid accelerator"),
     case(&["-accel", "tcg"], "not available"),
-    case(&["-M", "none", "-accel", "tcg"], "not available"),
     case(&["-accel", "kvm", "-M", "pc,accel=kvm"], "together"),
     case(&["-m", "0x"], ""),
     case(&["-m", "0xffffffffffffffffffff"], ""),

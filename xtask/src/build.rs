@@ -21,6 +21,12 @@ pub(crate) fn thimble() -> PathBuf {
     target().join("release/thimble")
 }
 
+/// The schema of all QMP commands.
+pub(crate) fn schema() -> Result<thimble_qapi::Schema, String> {
+    let path = root().join("monitor/schema/qmp.json");
+    thimble_qapi::Schema::read(&path).map_err(|error| error.to_string())
+}
+
 /// A cargo command at the top folder.
 pub(crate) fn cargo_command(args: &[&str]) -> Command {
     let mut command = Command::new("cargo");

@@ -1,11 +1,12 @@
-//! The smallest static binary.
+//! What is handed out: the smallest static binary, and the reference of its QMP commands.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::{Outcome, build};
 
-/// Builds `target/dist/thimble`, and prints its size beside that of an empty static Rust program.
+/// Builds `target/dist/thimble` and `target/dist/qmp-reference.md`, and prints the binary's size beside that of an empty
+/// static Rust program.
 pub(crate) fn dist() -> Outcome {
     let (thimble, empty) = (thimble()?, empty()?);
     let size = |path: &Path| {
@@ -17,6 +18,10 @@ pub(crate) fn dist() -> Outcome {
     println!("{}: {thimble_size} bytes", thimble.display());
     println!("an empty static program: {empty_size} bytes");
     println!("above that: {}", thimble_size.saturating_sub(empty_size));
+    let reference = build::target().join("dist/qmp-reference.md");
+    std::fs::write(&reference, build::schema()?.page())
+        .map_err(|error| format!("{}: {error}", reference.display()))?;
+    println!("{}: what it understands", reference.display());
     Ok(())
 }
 

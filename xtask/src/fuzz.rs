@@ -4,8 +4,6 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use thimble_qapi::Schema;
-
 use crate::{Outcome, build};
 
 /// The names of all targets, or why they can't run here.
@@ -83,9 +81,7 @@ fn dictionary(target: &str) -> Result<Option<PathBuf>, String> {
     let json = folder().join("json.dict");
     let mut words =
         fs::read_to_string(&json).map_err(|error| format!("{}: {error}", json.display()))?;
-    let schema = Schema::read(&build::root().join("monitor/schema/qmp.json"))
-        .map_err(|error| error.to_string())?;
-    for word in schema.dictionary() {
+    for word in build::schema()?.dictionary() {
         words += &entry(word);
     }
     let made = build::target().join("fuzz");

@@ -11,6 +11,7 @@
 //! | U+FDD0..U+FDEF and the last two of each plane | refused | `Utf8` or, escaped, `Unicode` must be |
 //! | more than 1024 levels, 8192 tokens, 128 KiB | refused | that limit must be the answer |
 //! | `-0` | an integer, without a sign | one value with the reference's -0.0 |
+//! | an exponent right behind a single zero, `0e1` | the zero ends | refused as two values |
 //! | several values in a row | taken one by one | only the first counts, so both refuse |
 //! | bytes FE, FF and control characters outside of strings | end an error | whatever came before, what comes after is read as if by a fresh parser |
 //!
@@ -99,13 +100,15 @@ struct Scan {
     tokens: usize,
     depth: i32,
     raw_noncharacters: usize,
+    /// A single zero with an exponent.
+    zero_exponent: bool,
 }
 
 fn scan(text: &[u8]) -> Scan {
     let mut scan = Scan::default();
     let mut quote = None;
     let (mut depth, mut in_word) = (0, false);
-    let mut at = 0;
+    let (mut at, mut word_start) = (0, 0);
     while let Some(&byte) = text.get(at) {
         let rest = &text[at..];
         let (taken, json): (usize, &[u8]) = match (quote, rest) {
@@ -121,8 +124,13 @@ fn scan(text: &[u8]) -> Scan {
                     _ => {}
                 }
                 let word = !b"{}[],: \t\r\n".contains(&byte);
-                scan.tokens += usize::from(!WHITE.contains(&byte) && !(word && in_word));
+                if !(word && in_word) {
+                    scan.tokens += usize::from(!WHITE.contains(&byte));
+                    word_start = at;
+                }
                 in_word = word;
+                let zero = matches!(&text[word_start..at], b"0" | b"-0");
+                scan.zero_exponent |= zero && matches!(byte, b'e' | b'E');
                 (1, &rest[..1])
             }
             (Some(open), _) if byte == open => {
@@ -157,6 +165,7 @@ fn is_noncharacter(c: char) -> bool {
 #[derive(Debug)]
 struct Reasons {
     duplicate_key: bool,
+    zero_exponent: bool,
     raw_noncharacter: bool,
     escaped_noncharacter: bool,
     size: bool,
@@ -183,6 +192,7 @@ impl Reasons {
         });
         Self {
             duplicate_key,
+            zero_exponent: scan.zero_exponent,
             raw_noncharacter: scan.raw_noncharacters > 0,
             escaped_noncharacter: noncharacters > scan.raw_noncharacters,
             size: scan.size > QMP_MESSAGE_MAX,
@@ -194,18 +204,28 @@ impl Reasons {
     fn any(&self) -> bool {
         let Self {
             duplicate_key,
+            zero_exponent,
             raw_noncharacter,
             escaped_noncharacter,
             size,
             tokens,
             depth,
         } = *self;
-        duplicate_key || raw_noncharacter || escaped_noncharacter || size || tokens || depth
+        let characters = raw_noncharacter || escaped_noncharacter;
+        duplicate_key || zero_exponent || characters || size || tokens || depth
     }
 
-    fn allow(&self, error: &ParseError) -> bool {
+    /// Whether this may be the answer; `None` where more than one value was found.
+    fn allow(&self, error: Option<&ParseError>) -> bool {
+        let Some(error) = error else {
+            return self.zero_exponent;
+        };
         match error {
             ParseError::DuplicateKey => self.duplicate_key,
+            // An exponent without its number is a word, or nothing.
+            ParseError::SeparatorInList | ParseError::SeparatorInObject | ParseError::Stray(_) => {
+                self.zero_exponent
+            }
             ParseError::Utf8 => self.raw_noncharacter,
             ParseError::Unicode(_) => self.escaped_noncharacter,
             ParseError::MessageSize => self.size,
@@ -237,7 +257,7 @@ fn check(parser: &mut Parser, text: &[u8], cut: usize) -> Option<Tree> {
             reads_back(parser, &tree, &printed);
             Some(tree)
         }
-        Err(Some(error)) if reasons.allow(&error) => None,
+        Err(error) if reasons.allow(error.as_ref()) => None,
         Err(error) => panic!("{error:?}, but {reasons:?} of {reference:?}"),
     }
 }

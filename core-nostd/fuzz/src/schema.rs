@@ -34,31 +34,63 @@ fn quote(text: &str) -> String {
 }
 
 /// What strings mean something to some command.
-const WORDS: [&str; 24] = [
+const WORDS: [&str; 56] = [
     "",
     "/",
     "/machine",
+    "/machine/",
     "/machine/unattached",
+    "/machine/unattached/device[0]",
+    "/machine/unattached/device[3]",
+    "/machine/unattached/device[10]",
+    "/machine/unattached/device[13]",
+    "/machine/unattached/sysbus",
+    "/machine/peripheral",
     "/machine/peripheral-anon",
+    "/machine/peripheral-anon/device[0]",
+    "/machine/peripheral-anon/device[3]",
+    "/machine/i440fx",
+    "/machine/i440fx/pci.0",
+    "/machine/fw_cfg",
     "/objects",
+    "/chardevs",
     "machine",
     "unattached",
-    "device[0]",
+    "device[1]",
+    "i440fx",
     "type",
     "rtc-time",
+    "date",
+    "realized",
+    "hotplugged",
+    "parent_bus",
+    "iobase",
+    "chardev",
+    "kernel",
+    "memory",
+    "smp",
+    "acpi",
+    "apic-id",
     "container",
     "object",
-    "isa-serial",
-    "mc146818rtc",
-    "pc-machine",
+    "bus",
     "device",
     "drive",
+    "isa-serial",
+    "isa-debugcon",
+    "isa-debug-exit",
+    "mc146818rtc",
+    "pc-i440fx-7.2-machine",
+    "i440FX-pcihost",
+    "qemu64-x86_64-cpu",
+    "x86_64-cpu",
     "memory-backend",
     "compat_monitor0",
     "/dev/null/x",
     "/tmp/../x",
     "caf\u{e9} \u{1f600}",
     "a\u{0}b",
+    "%s%n",
 ];
 
 /// A string that may mean something, or nothing.
@@ -71,7 +103,13 @@ fn word(source: &mut Source<'_>) -> String {
     match choice % 4 {
         0 => name(SCHEMA.members[usize::from(source.byte()) % names].name).to_owned(),
         1 => name(SCHEMA.values[usize::from(source.byte()) % values].name).to_owned(),
-        2 => "/machine/".repeat(choice / 4),
+        // Paths, long ones too.
+        2 => {
+            let parts =
+                (0..source.byte() % 8).map(|_| WORDS[usize::from(source.byte()) % WORDS.len()]);
+            let path = parts.fold(String::new(), |path, part| path + part + "/");
+            path.trim_end_matches('/').to_owned()
+        }
         _ => {
             let count = usize::from(source.byte()) % 12;
             (0..count)

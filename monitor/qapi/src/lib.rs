@@ -77,3 +77,6 @@ impl Schema {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,21 +3,13 @@
 use core::str;
 
 use thimble_core::qmp::Sink;
-use thimble_core::qom::{self, PropertyInfo, QomError, QomValue};
+use thimble_core::qom::{self, PropertyInfo, QomValue};
 
 use super::Context;
+use crate::Owner;
 use crate::error::Fail;
 use crate::reply::{ListReply, Reply};
 use crate::schema::{Any, arguments, results};
-use crate::{ErrorClass, Owner, QmpError};
-
-fn fail(error: QomError<'_>) -> Fail<'static> {
-    let class = match error.is_device_not_found() {
-        true => ErrorClass::DeviceNotFound,
-        false => ErrorClass::Generic,
-    };
-    QmpError::new(class, format_args!("{error}")).into()
-}
 
 /// A name from a client. One with a zero byte in it is no text, and names nothing.
 fn text(bytes: &[u8]) -> &str {
@@ -43,7 +35,7 @@ pub(crate) fn qom_list<'m, O: Owner, S: Sink>(
     context.owner.visit_objects(&mut |tree| {
         result = tree.list(path, &mut |property| push(list, property));
     });
-    result.map_err(fail)
+    Ok(result?)
 }
 
 pub(crate) fn qom_get<'m, O: Owner, S: Sink>(
@@ -57,7 +49,7 @@ pub(crate) fn qom_get<'m, O: Owner, S: Sink>(
         let mut take = |value: QomValue<'_>| written = reply.value(&Any(value));
         result = tree.get(path, property, &mut take);
     });
-    result.map_err(fail)?;
+    result?;
     Ok(written?)
 }
 
@@ -90,7 +82,9 @@ pub(crate) fn qom_list_properties<'m, O: Owner, S: Sink>(
     if ASKED_BLINDLY.contains(&name) {
         return Ok(());
     }
-    qom::type_properties(name, &mut |property| push(list, property)).map_err(fail)
+    Ok(qom::type_properties(name, &mut |property| {
+        push(list, property);
+    })?)
 }
 
 pub(crate) fn device_list_properties<'m, O: Owner, S: Sink>(
@@ -99,5 +93,7 @@ pub(crate) fn device_list_properties<'m, O: Owner, S: Sink>(
     list: &mut ListReply<'_, S>,
 ) -> Result<(), Fail<'m>> {
     let name = text(arguments.typename);
-    qom::device_properties(name, &mut |property| push(list, property)).map_err(fail)
+    Ok(qom::device_properties(name, &mut |property| {
+        push(list, property);
+    })?)
 }
