@@ -340,7 +340,7 @@ program!(
 );
 
 program!(
-    /// Sets the hour of the real-time clock to 0 to 23 in turn, and prints `C`.
+    /// Sets the hour of the real-time clock to 0 to 23 in turn, with a pause after the first, and prints `C`.
     clock_setter, clock_setter_start, clock_setter_end,
     "   movb $0x0b, %al
         outb %al, $0x70
@@ -351,11 +351,16 @@ program!(
         outb %al, $0x70
         movb %bl, %al
         outb %al, $0x71
-        incb %bl
+        testb %bl, %bl
+        jnz 3f
+        movw $5000, %cx
+    2:  inb $0x80, %al
+        loop 2b
+    3:  incb %bl
         cmpb $24, %bl
         jb 1b
         movw $0x402, %dx
         movb $'C', %al
         outb %al, %dx
-    2:  jmp 2b"
+    4:  jmp 4b"
 );
