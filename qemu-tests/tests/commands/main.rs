@@ -15,6 +15,7 @@ mod processors;
 mod roms;
 mod schema;
 mod sessions;
+mod wire;
 
 use std::io::Read;
 use std::os::unix::net::UnixStream;

@@ -55,7 +55,9 @@ fn a_device_stands_in_the_tree_with_its_values() {
             "qom-list-properties",
             json!({"typename": "isa-debug-exit"}),
         );
-        for name in names(&of_type) {
+        let of_type = names(&of_type);
+        assert!(of_type.contains(&"iobase".to_string()), "{emulator:?}");
+        for name in of_type {
             assert!(listed.contains(&name), "{emulator:?}: {name} is missing");
         }
     }

@@ -338,3 +338,24 @@ program!(
     1:  incl 0x500
         jmp 1b"
 );
+
+program!(
+    /// Sets the hour of the real-time clock to 0 to 23 in turn, and prints `C`.
+    clock_setter, clock_setter_start, clock_setter_end,
+    "   movb $0x0b, %al
+        outb %al, $0x70
+        movb $0x06, %al
+        outb %al, $0x71
+        movb $0, %bl
+    1:  movb $0x04, %al
+        outb %al, $0x70
+        movb %bl, %al
+        outb %al, $0x71
+        incb %bl
+        cmpb $24, %bl
+        jb 1b
+        movw $0x402, %dx
+        movb $'C', %al
+        outb %al, %dx
+    2:  jmp 2b"
+);
