@@ -5,6 +5,8 @@ use core::fmt::{self, Write as _};
 use thimble_core::qmp::SinkFull;
 use thimble_core::qom::QomError;
 
+use crate::reply::{Full, VALUE_MAX};
+
 /// Bytes of a [`QmpError`]'s sentence at most; what is longer is cut.
 pub const DESC_MAX: usize = 512;
 
@@ -90,7 +92,7 @@ pub(crate) enum Fail<'t> {
     At(&'static str, PathText, [&'t [u8]; PIECES_MAX - 2]),
     Owner(QmpError),
     Object(QomError<'t>),
-    Sink(SinkFull),
+    Result(Full),
 }
 
 impl<'t> Fail<'t> {
@@ -125,15 +127,19 @@ impl<'t> Fail<'t> {
                 };
                 (class, error.pieces().map(str::as_bytes))
             }
-            Self::Sink(SinkFull) => (
+            Self::Result(Full::Output) => (
                 ErrorClass::Generic,
                 joined(&[b"The reply is larger than the output limit (4194304 bytes)"]),
+            ),
+            Self::Result(Full::Value) => (
+                ErrorClass::Generic,
+                joined(&[b"A value in the reply is larger than the limit (16384 bytes)"]),
             ),
         }
     }
 }
 
-const _: () = assert!(crate::MONITOR_OUT_MAX == 4_194_304);
+const _: () = assert!(crate::MONITOR_OUT_MAX == 4_194_304 && VALUE_MAX == 16_384);
 
 fn joined<'t, const N: usize>(pieces: &[&'t [u8]]) -> [&'t [u8]; N] {
     let mut text: [&[u8]; N] = [&[]; N];
@@ -143,9 +149,15 @@ fn joined<'t, const N: usize>(pieces: &[&'t [u8]]) -> [&'t [u8]; N] {
     text
 }
 
+impl From<Full> for Fail<'_> {
+    fn from(full: Full) -> Self {
+        Self::Result(full)
+    }
+}
+
 impl From<SinkFull> for Fail<'_> {
     fn from(full: SinkFull) -> Self {
-        Self::Sink(full)
+        Self::Result(full.into())
     }
 }
 

@@ -3,8 +3,23 @@
 use serde::Serialize;
 use thimble_core::qmp::{Sink, SinkFull, Writer, write_json};
 
-/// Bytes of one value that serde writes at most: a result, or an element of a list. What is longer is streamed.
-const VALUE_MAX: usize = 4096;
+/// Bytes of one value that serde writes at most: a result, or an element of a list. What may be longer is streamed.
+pub(crate) const VALUE_MAX: usize = 16 * 1024;
+
+/// Why a result could not be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Full {
+    /// The output is full.
+    Output,
+    /// A value has more than [`VALUE_MAX`] bytes.
+    Value,
+}
+
+impl From<SinkFull> for Full {
+    fn from(_: SinkFull) -> Self {
+        Self::Output
+    }
+}
 
 /// Where a handler writes its result: at most one value. Without one the result is `{}`.
 pub(crate) struct Reply<'s, S: Sink> {
@@ -28,7 +43,7 @@ impl<'s, S: Sink> Reply<'s, S> {
     }
 
     /// A whole result.
-    pub(crate) fn value<T: Serialize>(&mut self, value: &T) -> Result<(), SinkFull> {
+    pub(crate) fn value<T: Serialize>(&mut self, value: &T) -> Result<(), Full> {
         self.begin()?;
         put(self.sink, value)
     }
@@ -64,16 +79,15 @@ impl<'s, S: Sink> Reply<'s, S> {
 /// A list being written. An element that does not fit fails the reply at its end.
 pub(crate) struct ListReply<'s, S: Sink> {
     writer: Writer<'s, S>,
-    full: Result<(), SinkFull>,
+    full: Result<(), Full>,
 }
 
 impl<S: Sink> ListReply<'_, S> {
     /// Adds an element.
     pub(crate) fn push<T: Serialize>(&mut self, value: &T) {
-        self.stream(|writer| {
-            let mut buffer = [0; VALUE_MAX];
-            writer.raw(text(value, &mut buffer)?)
-        });
+        if self.full.is_ok() {
+            self.full = with_json(value, |json| self.writer.raw(json));
+        }
     }
 
     /// Adds an element that is written piece by piece.
@@ -82,25 +96,34 @@ impl<S: Sink> ListReply<'_, S> {
         element: impl FnOnce(&mut Writer<'_, S>) -> Result<(), SinkFull>,
     ) {
         if self.full.is_ok() {
-            self.full = element(&mut self.writer);
+            self.full = element(&mut self.writer).map_err(Full::from);
         }
     }
 
-    pub(crate) fn end(mut self) -> Result<(), SinkFull> {
+    pub(crate) fn end(mut self) -> Result<(), Full> {
         self.full?;
-        self.writer.end_array()
+        Ok(self.writer.end_array()?)
     }
 }
 
-fn text<'b, T: Serialize>(
+/// Bytes of most values; only for longer ones more memory is touched.
+const SMALL: usize = 512;
+
+/// Makes JSON of a value, and lends it.
+fn with_json<T: Serialize>(
     value: &T,
-    buffer: &'b mut [u8; VALUE_MAX],
-) -> Result<&'b [u8], SinkFull> {
-    let length = serde_json_core::to_slice(value, buffer).map_err(|_| SinkFull)?;
-    Ok(&buffer[..length])
+    take: impl FnOnce(&[u8]) -> Result<(), SinkFull>,
+) -> Result<(), Full> {
+    let mut small = [0; SMALL];
+    if let Ok(length) = serde_json_core::to_slice(value, &mut small) {
+        return Ok(take(&small[..length])?);
+    }
+    let mut large = [0; VALUE_MAX];
+    let length = serde_json_core::to_slice(value, &mut large).map_err(|_| Full::Value)?;
+    Ok(take(&large[..length])?)
 }
 
 /// Writes a value as JSON.
-pub(crate) fn put<S: Sink, T: Serialize>(sink: &mut S, value: &T) -> Result<(), SinkFull> {
-    write_json(sink, text(value, &mut [0; VALUE_MAX])?)
+pub(crate) fn put<S: Sink, T: Serialize>(sink: &mut S, value: &T) -> Result<(), Full> {
+    with_json(value, |json| write_json(sink, json))
 }

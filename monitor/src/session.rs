@@ -110,7 +110,7 @@ impl Session {
         self.parser.reset();
         let result = out
             .put(b"{\"QMP\": {\"version\": ")
-            .and_then(|()| reply::put(out, &VERSION))
+            .and_then(|()| reply::put(out, &VERSION).map_err(|_| SinkFull))
             .and_then(|()| out.put(b", \"capabilities\": [\"oob\"]}}\r\n"));
         self.broken = result.is_err();
         result

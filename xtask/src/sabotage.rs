@@ -4,6 +4,9 @@ use std::process::Stdio;
 
 use crate::{Outcome, build};
 
+/// The tests of QMP.
+const TESTS: [&str; 3] = ["commands", "qmp", "qom"];
+
 /// Runs the QMP tests once for each command, with that command sabotaged; an error names those nobody noticed.
 pub(crate) fn all() -> Outcome {
     let folder = build::target().join("sabotage");
@@ -20,8 +23,10 @@ pub(crate) fn all() -> Outcome {
     ])?;
     let binary = format!("{folder}/release/thimble");
     let tests = || {
-        let mut command =
-            build::cargo_command(&["test", "-q", "-p", "qemu-tests", "--test", "qmp"]);
+        let mut command = build::cargo_command(&["test", "-q", "-p", "qemu-tests"]);
+        for test in TESTS {
+            command.args(["--test", test]);
+        }
         command
             .env("THIMBLE", &binary)
             .stdout(Stdio::null())

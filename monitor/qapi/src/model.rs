@@ -590,6 +590,9 @@ impl Schema {
                     Some(kind) => self.named(definition, kind)?,
                     None => TypeId::EMPTY,
                 };
+                if definition.flag("allow-oob")? && definition.flag("coroutine")? {
+                    return definition.fail("a coroutine can't be out of band".into());
+                }
                 self.commands.push(Command {
                     name: definition.name.clone(),
                     arguments,

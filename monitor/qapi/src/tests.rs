@@ -108,6 +108,14 @@ fn faults_are_named() {
             "s:6: 'A': there is no type 'B'",
         ),
         (
+            described(
+                "A",
+                &[],
+                "{ 'command': 'A', 'allow-oob': true, 'coroutine': true }",
+            ),
+            "s:6: 'A': a coroutine can't be out of band",
+        ),
+        (
             described("A", &[], "{ 'event': 'A', 'rate-limit': 0 }"),
             "s:6: 'A': 'rate-limit' is 1 to 60000 ms",
         ),

@@ -618,6 +618,21 @@ fn output_is_bounded() {
 }
 
 #[test]
+fn long_values_are_written_up_to_a_limit() {
+    let mut client = Client::new();
+    let query = b"{'execute':'query-name'}";
+    let name = "\u{e4}".repeat(8000);
+    client.vm.name = Some(name.clone().leak());
+    let reply = parsed(&client.lines(query));
+    assert_eq!(reply[0]["return"]["name"], name);
+    client.vm.name = Some("x".repeat(16 * 1024).leak());
+    assert_eq!(
+        client.error(query),
+        "A value in the reply is larger than the limit (16384 bytes)"
+    );
+}
+
+#[test]
 fn events_wait_for_negotiation() {
     let mut client = Client::raw();
     let time = Timestamp::default();
