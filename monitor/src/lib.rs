@@ -3,6 +3,12 @@
 //! A [`Session`] is one connection's state. It executes commands on an [`Owner`], which is whatever
 //! owns the machine, and writes replies into an [`Out`] that its caller lends. What commands, events and
 //! types there are, the [`schema`] says, and the files of `monitor/schema/` alone.
+//!
+//! Limits, each answered with an error that names it, after which the session goes on: a message has at most
+//! [`QMP_MESSAGE_MAX`](thimble_core::qmp::QMP_MESSAGE_MAX) bytes,
+//! [`QMP_TOKENS_MAX`](thimble_core::qmp::QMP_TOKENS_MAX) tokens and
+//! [`QMP_NESTING_MAX`](thimble_core::qmp::QMP_NESTING_MAX) levels; a reply has [`MONITOR_OUT_MAX`] bytes, one value in
+//! it 16 KiB. Behind a command that goes on in the background [`MONITOR_QUEUE_MAX`] others wait; then nothing is read.
 #![no_std]
 #![forbid(unsafe_code)]
 

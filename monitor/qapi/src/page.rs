@@ -140,7 +140,7 @@ impl<'s> Page<'s> {
             optional,
             default,
             docs,
-            ..
+            features,
         } in members
         {
             let optional = match default {
@@ -150,8 +150,11 @@ impl<'s> Page<'s> {
                 None if *optional => " (optional)".into(),
                 None => String::new(),
             };
+            let features: String = features.iter().map(|name| format!(" ({name})")).collect();
             let link = self.link(*kind);
-            self.line(&format!("| `{name}` | {link}{optional} | {docs} |"));
+            self.line(&format!(
+                "| `{name}` | {link}{optional}{features} | {docs} |"
+            ));
         }
         self.line("");
     }
