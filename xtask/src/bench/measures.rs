@@ -245,7 +245,7 @@ pub(super) fn size(bench: &Bench) -> Rows {
         "binary with its libraries",
         &medians,
         bytes,
-        Some(("at most 1.5 MB", thimble <= 1.5e6)),
+        Some(("at most 2 MB", thimble <= 2e6)),
     );
     let above = bytes(thimble - empty);
     row.thimble += &format!(", static: {above} above an empty program");
