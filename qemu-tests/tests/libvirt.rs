@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use qemu_tests::{Emulator, packages, program_output, skip, thimble_binary};
 
-/// Where libvirt keeps its driver for QEMU.
-const DRIVER: &str = "/usr/lib/x86_64-linux-gnu/libvirt/connection-driver/libvirt_driver_qemu.so";
+/// libvirt's settings for QEMU. The package brings the driver, and the user that the driver wants to exist.
+const SETTINGS: &str = "/etc/libvirt/qemu.conf";
 
 /// `virsh domcapabilities` starts the emulator, asks it about fifty commands over QMP, and draws its conclusions.
 #[test]
 fn domcapabilities_succeeds() {
-    let driver = packages::file(DRIVER, "libvirt-daemon-driver-qemu");
-    let (Some(virsh), Some(_)) = (packages::program("virsh", "libvirt-clients"), driver) else {
+    let settings = packages::file(SETTINGS, "libvirt-daemon-system");
+    let (Some(virsh), Some(_)) = (packages::program("virsh", "libvirt-clients"), settings) else {
         return skip("libvirt is missing");
     };
     if !packages::kvm_usable() {
