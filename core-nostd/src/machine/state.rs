@@ -3,7 +3,7 @@
 //! Guest RAM, processors and the virtual clock are the host's to save. A machine loads only what
 //! one with the same board and the same devices has saved.
 
-use super::{Board, Host, Irqchip, Machine};
+use super::{Board, Host, Machine};
 use crate::devices::Context;
 use crate::state::{StateError, load, save};
 
@@ -14,8 +14,9 @@ pub const STATE_MAX: usize = 16 << 10;
 macro_rules! each_device {
     ($machine:expr, $call:ident) => {
         if $machine.board != Board::None {
-            if $machine.irqchip == Irqchip::Machine {
+            if $machine.irqchip.in_machine() {
                 $call!($machine.pic);
+                $call!($machine.ioapic);
                 $call!($machine.pit);
             }
             $call!($machine.rtc);
