@@ -179,8 +179,7 @@ impl Guest {
 /// `out dx, al` in a loop, to the port that is counted.
 const COUNT_LOOP: [u8; 4] = [0xe6, 0x10, 0xeb, 0xfc];
 
-#[test]
-fn ports_of_all_widths_and_strings() {
+fn ports_of_all_widths_and_strings(irqchip: Irqchip) {
     let code = [
         0xb0, 0x42, 0xe6, 0x80, // mov al, 42h; out 80h, al
         0xb8, 0x34, 0x12, 0xe7, 0x80, // mov ax, 1234h; out 80h, ax
@@ -196,7 +195,7 @@ fn ports_of_all_widths_and_strings() {
     let at = code.len() - 9;
     fixed.splice(at..at + 2, [0x31, 0xff, 0x8e, 0xdf]);
     fixed.push(0xf4);
-    let Some(guest) = guest(&fixed, &[], 1, Irqchip::On) else {
+    let Some(guest) = guest(&fixed, &[], 1, irqchip) else {
         return;
     };
     guest.vcpus.resume();
@@ -211,8 +210,7 @@ fn ports_of_all_widths_and_strings() {
     }
 }
 
-#[test]
-fn mmio_reads_and_writes() {
+fn mmio_reads_and_writes(irqchip: Irqchip) {
     let code = [
         0xb8, 0x00, 0xb8, 0x8e, 0xd8, // ds = b800h
         0xa0, 0x00, 0x10, 0xe6, 0x80, // al = [1000h]; out 80h, al
@@ -221,7 +219,7 @@ fn mmio_reads_and_writes() {
         0xc6, 0x06, 0, 0, 0x77, // [0] = 77h
         0xa0, 0, 0, 0xe6, 0x80, 0xf4, // al = [0]; out 80h, al
     ];
-    let Some(guest) = guest(&code, &[], 1, Irqchip::On) else {
+    let Some(guest) = guest(&code, &[], 1, irqchip) else {
         return;
     };
     guest.vcpus.resume();
@@ -231,10 +229,9 @@ fn mmio_reads_and_writes() {
     guest.expect_out(0x80, &[0xb8]);
 }
 
-#[test]
-fn pause_and_resume_a_thousand_times() {
+fn pause_and_resume_a_thousand_times(irqchip: Irqchip) {
     for code in [&[0xeb, 0xfe][..], &[0xfa, 0xf4], &COUNT_LOOP] {
-        let Some(guest) = guest(code, &[], 2, Irqchip::On) else {
+        let Some(guest) = guest(code, &[], 2, irqchip) else {
             return;
         };
         let mut longest = Duration::ZERO;
@@ -262,9 +259,8 @@ fn pause_and_resume_a_thousand_times() {
     }
 }
 
-#[test]
-fn pause_from_many_threads() {
-    let Some(guest) = guest(&COUNT_LOOP, &[], 1, Irqchip::On) else {
+fn pause_from_many_threads(irqchip: Irqchip) {
+    let Some(guest) = guest(&COUNT_LOOP, &[], 1, irqchip) else {
         return;
     };
     std::thread::scope(|scope| {
@@ -281,9 +277,8 @@ fn pause_from_many_threads() {
     guest.wait_count(count + 100);
 }
 
-#[test]
-fn request_under_the_machines_lock() {
-    let Some(guest) = guest(&COUNT_LOOP, &[], 1, Irqchip::On) else {
+fn request_under_the_machines_lock(irqchip: Irqchip) {
+    let Some(guest) = guest(&COUNT_LOOP, &[], 1, irqchip) else {
         return;
     };
     guest.vcpus.resume();
@@ -302,11 +297,10 @@ fn request_under_the_machines_lock() {
     assert!(state.rip == 0 || state.rip == 2, "{:#x}", state.rip);
 }
 
-#[test]
-fn an_access_is_complete_before_parking() {
+fn an_access_is_complete_before_parking(irqchip: Irqchip) {
     // in al, 71h; out 10h, al; jmp: AL must hold what was read wherever RIP is past the IN.
     let code = [0xb0, 0, 0xe4, 0x71, 0xe6, 0x10, 0xeb, 0xf8];
-    let Some(guest) = guest(&code, &[], 1, Irqchip::On) else {
+    let Some(guest) = guest(&code, &[], 1, irqchip) else {
         return;
     };
     for _ in 0..300 {
@@ -323,8 +317,7 @@ fn an_access_is_complete_before_parking() {
     }
 }
 
-#[test]
-fn triple_fault_stops_and_reset_runs_again() {
+fn triple_fault_stops_and_reset_runs_again(irqchip: Irqchip) {
     // In protected mode, because a kernel that emulates real mode refuses UD2 and INT there.
     let code = [
         0xe6, 0x80, // out 80h, al
@@ -334,7 +327,7 @@ fn triple_fault_stops_and_reset_runs_again() {
         0xb8, 0xf8, 0xff, 0x8e, 0xd8, // ds = fff8h: beyond the GDT
         0xe6, 0x81, 0xf4,
     ];
-    let Some(guest) = guest(&code, &[], 1, Irqchip::On) else {
+    let Some(guest) = guest(&code, &[], 1, irqchip) else {
         return;
     };
     guest.vcpus.resume();
@@ -352,11 +345,10 @@ fn triple_fault_stops_and_reset_runs_again() {
     }
 }
 
-#[test]
-fn what_the_kernel_can_not_run_is_dumped() {
+fn what_the_kernel_can_not_run_is_dumped(irqchip: Irqchip) {
     // A jump to where nothing is mapped: code can not be fetched through the bus.
     let code = [0xb8, 0x34, 0x12, 0xea, 0, 0, 0, 0xb0];
-    let Some(guest) = guest(&code, &[], 1, Irqchip::On) else {
+    let Some(guest) = guest(&code, &[], 1, irqchip) else {
         return;
     };
     guest.vcpus.resume();
@@ -375,14 +367,13 @@ fn what_the_kernel_can_not_run_is_dumped() {
     assert!(matches!(guest.next(), Event::Stopped(0, _)));
 }
 
-#[test]
-fn remap_while_running() {
+fn remap_while_running(irqchip: Irqchip) {
     // Sends the byte at C0000h over and over.
     let code = [
         0xb8, 0x00, 0xc0, 0x8e, 0xd8, // ds = c000h
         0xa0, 0, 0, 0xe6, 0x80, 0xeb, 0xf9, // al = [0]; out 80h, al; again
     ];
-    let Some(guest) = guest(&code, &[], 1, Irqchip::On) else {
+    let Some(guest) = guest(&code, &[], 1, irqchip) else {
         return;
     };
     guest.ram.write(0xc_0000, &[0x11]).unwrap();
@@ -410,13 +401,12 @@ fn remap_while_running() {
     }
 }
 
-#[test]
-fn read_only_ram() {
+fn read_only_ram(irqchip: Irqchip) {
     // [C0000h] = 99h, and what is there afterwards.
     let code = [
         0xb8, 0x00, 0xc0, 0x8e, 0xd8, 0xc6, 0x06, 0, 0, 0x99, 0xa0, 0, 0, 0xe6, 0x80, 0xf4,
     ];
-    let Some(guest) = guest(&code, &[], 1, Irqchip::On) else {
+    let Some(guest) = guest(&code, &[], 1, irqchip) else {
         return;
     };
     guest.ram.write(0xc_0000, &[0x11]).unwrap();
@@ -427,9 +417,8 @@ fn read_only_ram() {
     guest.expect_out(0x80, &[0x11]);
 }
 
-#[test]
-fn bad_maps_are_refused() {
-    let Some(guest) = guest(&[0xf4], &[], 1, Irqchip::On) else {
+fn bad_maps_are_refused(irqchip: Irqchip) {
+    let Some(guest) = guest(&[0xf4], &[], 1, irqchip) else {
         return;
     };
     for (gpa, length, read) in [
@@ -491,15 +480,14 @@ const START_OTHERS: [u8; 77] = {
     code
 };
 
-#[test]
-fn all_processors_start_and_start_again_after_a_reset() {
+fn all_processors_start_and_start_again_after_a_reset(irqchip: Irqchip) {
     for cpus in [1, 2, 3, 4] {
         // mov al, 2; out 80h, al; hlt
         let Some(guest) = guest(
             &START_OTHERS,
             &[0xb0, 2, 0xe6, 0x80, 0xfa, 0xf4],
             cpus,
-            Irqchip::On,
+            irqchip,
         ) else {
             return;
         };
@@ -520,9 +508,8 @@ fn all_processors_start_and_start_again_after_a_reset() {
     }
 }
 
-#[test]
-fn state_goes_in_and_comes_out() {
-    let Some(guest) = guest(&[0xeb, 0xfe], &[], 1, Irqchip::On) else {
+fn state_goes_in_and_comes_out(irqchip: Irqchip) {
+    let Some(guest) = guest(&[0xeb, 0xfe], &[], 1, irqchip) else {
         return;
     };
     let mut state = guest.vcpus.state(0).unwrap();
@@ -552,9 +539,8 @@ fn state_goes_in_and_comes_out() {
     assert_eq!(back, state);
 }
 
-#[test]
-fn a_reset_processor_is_as_a_new_one() {
-    let Some(guest) = guest(&COUNT_LOOP, &[], 2, Irqchip::On) else {
+fn a_reset_processor_is_as_a_new_one(irqchip: Irqchip) {
+    let Some(guest) = guest(&COUNT_LOOP, &[], 2, irqchip) else {
         return;
     };
     for cpu in 0..2 {
@@ -595,11 +581,10 @@ fn without_interrupt_controllers_hlt_is_reported() {
     assert_eq!(guest.next(), Event::Halted(0));
 }
 
-#[test]
-fn threads_end_from_every_state() {
+fn threads_end_from_every_state(irqchip: Irqchip) {
     for code in [&[0xeb, 0xfe][..], &[0xfa, 0xf4], &COUNT_LOOP, &[0x0f, 0x0b]] {
         for run in [false, true] {
-            let Some(mut guest) = guest(code, &[], 3, Irqchip::On) else {
+            let Some(mut guest) = guest(code, &[], 3, irqchip) else {
                 return;
             };
             if run {
@@ -630,8 +615,7 @@ fn nmi_code(idle: &[u8]) -> Vec<u8> {
 /// Where `idle` is in [`nmi_code`].
 const IDLE: u64 = ROM_LOW + 24;
 
-#[test]
-fn an_nmi_comes_through_lint1() {
+fn an_nmi_comes_through_lint1(irqchip: Irqchip) {
     const NMI: u32 = 0x400;
     // jmp $, and hlt; jmp to it.
     for idle in [&[0xeb, 0xfe][..], &[0xf4, 0xeb, 0xfd]] {
@@ -643,7 +627,7 @@ fn an_nmi_comes_through_lint1() {
             (0x700, true, false),
             (0x1_0000, false, false),
         ] {
-            let Some(guest) = guest(&nmi_code(idle), &[], 2, Irqchip::On) else {
+            let Some(guest) = guest(&nmi_code(idle), &[], 2, irqchip) else {
                 return;
             };
             let mut state = guest.vcpus.state(0).unwrap();
@@ -669,9 +653,8 @@ fn an_nmi_comes_through_lint1() {
     }
 }
 
-#[test]
-fn an_nmi_waits_for_a_paused_processor() {
-    let Some(guest) = guest(&nmi_code(&[0xeb, 0xfe]), &[], 1, Irqchip::On) else {
+fn an_nmi_waits_for_a_paused_processor(irqchip: Irqchip) {
+    let Some(guest) = guest(&nmi_code(&[0xeb, 0xfe]), &[], 1, irqchip) else {
         return;
     };
     guest.vcpus.resume();
@@ -688,11 +671,10 @@ fn an_nmi_waits_for_a_paused_processor() {
     guest.expect_out(0x81, &[0x4e]);
 }
 
-#[test]
-fn a_glance_at_running_processors() {
+fn a_glance_at_running_processors(irqchip: Irqchip) {
     // jmp $, and hlt with the interrupts off.
     for (idle, halted, at) in [(&[0xeb, 0xfe][..], false, IDLE), (&[0xf4], true, IDLE + 1)] {
-        let Some(guest) = guest(&nmi_code(idle), &[], 2, Irqchip::On) else {
+        let Some(guest) = guest(&nmi_code(idle), &[], 2, irqchip) else {
             return;
         };
         let first = guest.vcpus.glance(0).unwrap();
@@ -733,9 +715,8 @@ fn a_halt_without_interrupt_controllers_is_seen() {
     assert!(!guest.vcpus.glance(0).unwrap().halted);
 }
 
-#[test]
-fn glances_disturb_nobody_and_lose_nothing() {
-    let Some(guest) = guest(&COUNT_LOOP, &[], 2, Irqchip::On) else {
+fn glances_disturb_nobody_and_lose_nothing(irqchip: Irqchip) {
+    let Some(guest) = guest(&COUNT_LOOP, &[], 2, irqchip) else {
         return;
     };
     guest.vcpus.resume();
@@ -772,9 +753,8 @@ fn glances_disturb_nobody_and_lose_nothing() {
     guest.wait_count(count + 100);
 }
 
-#[test]
-fn threads_have_the_kernels_numbers() {
-    let Some(guest) = guest(&COUNT_LOOP, &[], 3, Irqchip::On) else {
+fn threads_have_the_kernels_numbers(irqchip: Irqchip) {
+    let Some(guest) = guest(&COUNT_LOOP, &[], 3, irqchip) else {
         return;
     };
     for cpu in 0..3 {
@@ -783,4 +763,39 @@ fn threads_have_the_kernels_numbers() {
         assert_eq!(name, format!("CPU {cpu}/KVM\n"));
     }
     assert!(guest.vcpus.thread_id(3).is_err());
+}
+
+/// Declares the tests that are the same whoever models the interrupt controllers.
+macro_rules! for_both {
+    ($($name:ident)*) => {
+        mod in_kernel {
+            $(#[test] fn $name() { super::$name(super::Irqchip::On) })*
+        }
+        mod split {
+            $(#[test] fn $name() { super::$name(super::Irqchip::Split) })*
+        }
+    };
+}
+
+for_both! {
+    ports_of_all_widths_and_strings
+    mmio_reads_and_writes
+    pause_and_resume_a_thousand_times
+    pause_from_many_threads
+    request_under_the_machines_lock
+    an_access_is_complete_before_parking
+    triple_fault_stops_and_reset_runs_again
+    what_the_kernel_can_not_run_is_dumped
+    remap_while_running
+    read_only_ram
+    bad_maps_are_refused
+    all_processors_start_and_start_again_after_a_reset
+    state_goes_in_and_comes_out
+    a_reset_processor_is_as_a_new_one
+    threads_end_from_every_state
+    an_nmi_comes_through_lint1
+    an_nmi_waits_for_a_paused_processor
+    a_glance_at_running_processors
+    glances_disturb_nobody_and_lose_nothing
+    threads_have_the_kernels_numbers
 }
