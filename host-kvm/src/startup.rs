@@ -177,8 +177,9 @@ fn build(options: &Options) -> Result<EventLoop, OptionError> {
         Accelerator::Kvm(_) | Accelerator::None { kvm: true }
     );
 
-    let kernel_irqchip = match options.machine.kernel_irqchip {
-        Some(KernelIrqchip::Split) => kvm::Irqchip::Split,
+    let kernel_irqchip = match (options.machine.kernel_irqchip, &accelerator) {
+        (Some(KernelIrqchip::Split), _) => kvm::Irqchip::Split,
+        (None, Accelerator::Kvm(kvm)) => kvm::Irqchip::best(kvm),
         _ => kvm::Irqchip::On,
     };
     let layout = RamLayout::new(board, options.memory);

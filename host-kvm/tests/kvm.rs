@@ -7,9 +7,10 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use thimble_core::cpu::{Activity, gpr};
+use thimble_core::irq::Msi;
 use thimble_core::memory::{Backing, GuestRam, MemoryMap, Region};
 use thimble_host::kvm::{
-    CpuSpec, CpuidTable, ExitHandler, Irqchip, Topology, VcpuStop, Vcpus, Vm, open,
+    CpuSpec, CpuidTable, ExitHandler, Irqchip, Routes, Topology, VcpuStop, Vcpus, Vm, open,
 };
 use thimble_host::memory::{Ram, Rom};
 
@@ -28,6 +29,7 @@ enum Event {
     MmioWrite(u64, Vec<u8>),
     Stopped(u32, VcpuStop),
     Halted(u32),
+    Ended(u32, u8),
 }
 
 /// Notes all exits; port 10h is counted only, and takes the lock that `machine` stands for.
@@ -36,6 +38,9 @@ struct Notes {
     count: AtomicU64,
     machine: Mutex<()>,
     waiting: AtomicBool,
+    /// Vectors of external interrupts; INTR falls with the last.
+    vectors: Mutex<Vec<u8>>,
+    vm: Arc<Vm>,
 }
 
 impl Notes {
@@ -65,6 +70,17 @@ impl ExitHandler for Notes {
 
     fn mmio_write(&self, _cpu: u32, gpa: u64, data: &[u8]) {
         self.push(Event::MmioWrite(gpa, data.to_vec()));
+    }
+
+    fn acknowledge(&self, _cpu: u32) -> Option<u8> {
+        let mut vectors = self.vectors.lock().unwrap();
+        let vector = vectors.pop();
+        self.vm.set_intr(!vectors.is_empty());
+        vector
+    }
+
+    fn end_of_interrupt(&self, cpu: u32, vector: u8) {
+        self.push(Event::Ended(cpu, vector));
     }
 
     fn halted(&self, cpu: u32) {
@@ -140,6 +156,8 @@ fn guest(code: &[u8], start: &[u8], cpus: u32, irqchip: Irqchip) -> Option<Guest
         count: AtomicU64::new(0),
         machine: Mutex::new(()),
         waiting: AtomicBool::new(false),
+        vectors: Mutex::new(Vec::new()),
+        vm: Arc::clone(&vm),
     });
     let vcpus = Vcpus::new(Arc::clone(&vm), cpus, &cpuid, Arc::clone(&notes)).unwrap();
     Some(Guest {
@@ -763,6 +781,139 @@ fn threads_have_the_kernels_numbers(irqchip: Irqchip) {
         assert_eq!(name, format!("CPU {cpu}/KVM\n"));
     }
     assert!(guest.vcpus.thread_id(3).is_err());
+}
+
+/// Lets vector `vector` lead to F000:`offset`.
+fn set_vector(guest: &Guest, vector: u8, offset: u16) {
+    let [low, high] = offset.to_le_bytes();
+    let entry = [low, high, 0, 0xf0];
+    guest.ram.write(4 * u64::from(vector), &entry).unwrap();
+}
+
+#[test]
+fn external_interrupts_wait_for_their_window() {
+    let code = [
+        0x31, 0xc0, 0x8e, 0xd0, 0xbc, 0, 0x70, // ss:sp = 0:7000h
+        0xb0, 1, 0xe6, 0x80, // out 80h, 1
+        0xb9, 0xe8, 3, 0xe2, 0xfe, // a thousand turns
+        0xb0, 2, 0xe6, 0x80, // out 80h, 2
+        0xfb, 0xf4, 0xeb, 0xfd, // sti; hlt, for ever
+    ];
+    let handler = [0xb0, 3, 0xe6, 0x80, 0xcf]; // out 80h, 3; iret
+    let mut rom = code.to_vec();
+    rom.extend(handler);
+    let Some(guest) = guest(&rom, &[], 1, Irqchip::Split) else {
+        return;
+    };
+    set_vector(&guest, 0x31, code.len() as u16);
+    let raise = |count| {
+        *guest.notes.vectors.lock().unwrap() = vec![0x31; count];
+        guest.vm.set_intr(true);
+    };
+    raise(2);
+    guest.vcpus.resume();
+    // Both wait for STI, and the second for the end of the first.
+    for value in [1, 2, 3, 3] {
+        guest.expect_out(0x80, &[value]);
+    }
+    // Now it halts.
+    for _ in 0..100 {
+        raise(1);
+        guest.expect_out(0x80, &[3]);
+    }
+    // One that has gone before anybody looked is none.
+    guest.vm.set_intr(true);
+    guest.vm.set_intr(false);
+    // LINT0 is the only way in.
+    guest.vcpus.pause();
+    let mut state = guest.vcpus.state(0).unwrap();
+    let masked = 1 << 16;
+    state.apic.as_mut().unwrap().lvt_lint0 |= masked;
+    guest.vcpus.set_state(0, &state).unwrap();
+    raise(1);
+    guest.vcpus.resume();
+    let silence = guest.events.recv_timeout(Duration::from_millis(50));
+    assert!(silence.is_err(), "{silence:?}");
+    guest.vcpus.pause();
+    let mut state = guest.vcpus.state(0).unwrap();
+    state.apic.as_mut().unwrap().lvt_lint0 &= !masked;
+    guest.vcpus.set_state(0, &state).unwrap();
+    guest.vcpus.resume();
+    guest.expect_out(0x80, &[3]);
+}
+
+#[test]
+fn external_interrupts_survive_pauses() {
+    let code = [
+        0x31, 0xc0, 0x8e, 0xd0, 0xbc, 0, 0x70, // ss:sp = 0:7000h
+        0xfb, 0xeb, 0xfe, // sti; for ever
+        0xb0, 3, 0xe6, 0x80, 0xcf, // out 80h, 3; iret
+    ];
+    let Some(guest) = guest(&code, &[], 1, Irqchip::Split) else {
+        return;
+    };
+    set_vector(&guest, 0x31, 10);
+    guest.vcpus.resume();
+    for _ in 0..300 {
+        *guest.notes.vectors.lock().unwrap() = vec![0x31];
+        guest.vm.set_intr(true);
+        // Through a saved state, wherever the interrupt is by now.
+        guest.vcpus.pause();
+        let state = guest.vcpus.state(0).unwrap();
+        guest.vcpus.set_state(0, &state).unwrap();
+        guest.vcpus.resume();
+        guest.expect_out(0x80, &[3]);
+    }
+    let more = guest.events.recv_timeout(Duration::from_millis(20));
+    assert!(more.is_err(), "{more:?}");
+}
+
+#[test]
+fn ends_of_level_interrupts_are_told() {
+    let code = [
+        0x31, 0xc0, 0x8e, 0xd0, 0xbc, 0, 0x70, // ss:sp = 0:7000h
+        0xfb, 0xf4, 0xeb, 0xfd, // sti; hlt, for ever
+    ];
+    let handler = [
+        0xb0, 3, 0xe6, 0x80, // out 80h, 3
+        0x66, 0xc7, 0x06, 0xb0, 0, 0, 0, 0, 0,    // the local APIC's EOI = 0
+        0xcf, // iret
+    ];
+    let mut rom = code.to_vec();
+    rom.extend(handler);
+    let Some(guest) = guest(&rom, &[], 1, Irqchip::Split) else {
+        return;
+    };
+    let mut state = guest.vcpus.state(0).unwrap();
+    state.ds.base = 0xfee0_0000;
+    state.apic.as_mut().unwrap().svr = 0x1ff;
+    guest.vcpus.set_state(0, &state).unwrap();
+    let (level, edge) = (
+        Msi::new(0, false, 0, 0x40, true),
+        Msi::new(0, false, 0, 0x51, false),
+    );
+    for message in [level, edge] {
+        set_vector(&guest, message.vector(), code.len() as u16);
+    }
+    let mut routes = Routes::default();
+    routes.set(5, Some(level));
+    routes.set(6, Some(edge));
+    routes.flush(&guest.vm).unwrap();
+    guest.vcpus.resume();
+    for _ in 0..20 {
+        guest.vm.signal_msi(level).unwrap();
+        guest.expect_out(0x80, &[3]);
+        assert_eq!(guest.next(), Event::Ended(0, 0x40));
+        guest.vm.signal_msi(edge).unwrap();
+        guest.expect_out(0x80, &[3]);
+    }
+    // Without its route it ends in silence.
+    routes.set(5, None);
+    routes.flush(&guest.vm).unwrap();
+    guest.vm.signal_msi(level).unwrap();
+    guest.expect_out(0x80, &[3]);
+    let silence = guest.events.recv_timeout(Duration::from_millis(50));
+    assert!(silence.is_err(), "{silence:?}");
 }
 
 /// Declares the tests that are the same whoever models the interrupt controllers.

@@ -562,6 +562,7 @@ enum Left {
 fn run_thread<H: ExitHandler>(shared: &Shared, index: u32, handler: &H) {
     let at = index as usize;
     let cpu = &shared.cpus[at];
+    let split = shared.vm.irqchip() == Irqchip::Split;
     let mut has_run = false;
     loop {
         let mut paused = false;
@@ -595,8 +596,11 @@ fn run_thread<H: ExitHandler>(shared: &Shared, index: u32, handler: &H) {
                 }
             }
             control.threads[at].parked = false;
+            // A state that was set meanwhile may be one of HLT, and the kernel would wait there for
+            // an interrupt without looking whether one could be taken: ask first.
+            let ask = split && shared.vm.intr() && (paused || !has_run);
             // Under the lock: a request after this sets it again, none before it is lost.
-            cpu.immediate_exit.set(0);
+            cpu.immediate_exit.set(ask.into());
         }
         let left = {
             let mut vcpu = lock(&cpu.vcpu);

@@ -61,6 +61,18 @@ impl Irqchip {
         }
     }
 
+    /// What `kernel-irqchip=` is by default: [`Irqchip::Split`] where the kernel has it. Measured
+    /// against [`Irqchip::On`]: the first guest instruction comes as soon or sooner (2.7 ms against
+    /// 3.0 with one processor, 3.8 against 4.9 with four), and the process ends in a seventh to a
+    /// twentieth of the time (0.8 against 5.8, 1.0 against 20 ms).
+    pub fn best(kvm: &Kvm) -> Self {
+        if kvm.check_extension(Cap::SplitIrqchip) {
+            Self::Split
+        } else {
+            Self::On
+        }
+    }
+
     /// Whether the kernel models local APICs.
     pub(crate) fn has_apics(self) -> bool {
         self != Self::None
