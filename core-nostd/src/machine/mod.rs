@@ -52,7 +52,7 @@ pub use plugged::{ID_MAX, PLUGGED_MAX, Place, Plugged};
 pub use ports::PortsFull;
 use ports::{PortMap, piece};
 pub use run_state::RunState;
-pub use state::STATE_MAX;
+pub use state::{Controllers, STATE_MAX};
 
 /// Serial ports that a board has at most.
 pub const SERIAL_MAX: usize = 4;

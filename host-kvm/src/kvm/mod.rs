@@ -1,5 +1,6 @@
 //! The KVM accelerator: the virtual machine, its processors and what CPUID shows them.
 
+mod controllers;
 mod cpuid;
 mod dump;
 mod error;
@@ -9,6 +10,7 @@ mod state;
 mod vcpu;
 mod vm;
 
+pub use controllers::Instant;
 pub use cpuid::{CpuError, CpuSpec, CpuidTable, Topology, cpu_help};
 pub use error::KvmError;
 pub use inspect::Glance;

@@ -12,14 +12,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use kvm_bindings::{
-    KVM_API_VERSION, KVM_CAP_SPLIT_IRQCHIP, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER,
-    KVM_IRQCHIP_PIC_SLAVE, KVM_MAX_CPUID_ENTRIES, KVM_MEM_READONLY, KVM_PIT_SPEAKER_DUMMY, MsrList,
-    kvm_enable_cap, kvm_irqchip, kvm_msi, kvm_pit_config, kvm_pit_state2,
+    KVM_API_VERSION, KVM_CAP_SPLIT_IRQCHIP, KVM_MAX_CPUID_ENTRIES, KVM_MEM_READONLY,
+    KVM_PIT_SPEAKER_DUMMY, MsrList, kvm_enable_cap, kvm_msi, kvm_pit_config, kvm_pit_state2,
     kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use thimble_core::irq::Msi;
-use thimble_core::irq::ioapic;
+use thimble_core::irq::ioapic::{self, IoApicState};
+use thimble_core::irq::pic::SavedPic;
 use thimble_core::memory::{Backing, GuestRam, MemoryMap, Region};
 
 use super::error::KvmError;
@@ -366,25 +366,8 @@ impl Vm {
         if self.irqchip != Irqchip::On {
             return Ok(());
         }
-        for id in [KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE] {
-            let chip = kvm_irqchip {
-                chip_id: id,
-                ..Default::default()
-            };
-            self.set_chip(&chip)?;
-        }
-        let mut chip = kvm_irqchip {
-            chip_id: KVM_IRQCHIP_IOAPIC,
-            ..Default::default()
-        };
-        // SAFETY: the whole union is zero, which is valid for the I/O APIC's state.
-        let ioapic = unsafe { &mut chip.chip.ioapic };
-        ioapic.base_address = 0xfec0_0000;
-        for entry in &mut ioapic.redirtbl {
-            // Masked.
-            entry.bits = 1 << 16;
-        }
-        self.set_chip(&chip)?;
+        self.set_pics(&SavedPic::default())?;
+        self.set_ioapic(&IoApicState::default())?;
         let mut pit = kvm_pit_state2::default();
         for (i, channel) in pit.channels.iter_mut().enumerate() {
             // As after the kernel's own creation: no mode yet, full count, channel 2's gate low.
@@ -395,12 +378,6 @@ impl Vm {
         self.fd
             .set_pit2(&pit)
             .map_err(KvmError::call("resetting the PIT"))
-    }
-
-    fn set_chip(&self, chip: &kvm_irqchip) -> Result<(), KvmError> {
-        self.fd
-            .set_irqchip(chip)
-            .map_err(KvmError::call("resetting an interrupt controller"))
     }
 
     /// Nanoseconds of the guest's paravirtual clock. Read it when the machine stops and set it
