@@ -211,7 +211,8 @@ fn ioapic(from: &IoApicState) -> kvm_ioapic_state {
     };
     for (pin, (to, from_entry)) in state.redirtbl.iter_mut().zip(&from.redirection).enumerate() {
         to.bits = *from_entry;
-        if from_entry & entry::LEVEL != 0 {
+        // The kernel sends what is in there anew: no edges that are over.
+        if from_entry & (entry::LEVEL | entry::MASKED) != 0 {
             state.irr |= from.pins & 1 << pin;
         }
     }
