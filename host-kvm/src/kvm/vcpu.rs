@@ -45,6 +45,9 @@ const KVM_RUN: libc::Ioctl = 0xae80;
 /// `_IOW(KVMIO, 0x86, struct kvm_interrupt)`.
 const KVM_INTERRUPT: libc::Ioctl = 0x4004_ae86;
 
+/// `_IOW(KVMIO, 0x8b, struct kvm_signal_mask)`.
+const KVM_SET_SIGNAL_MASK: libc::Ioctl = 0x4004_ae8b;
+
 /// What takes a thread out of the guest. Its handler does nothing.
 const KICK: libc::c_int = libc::SIGUSR1;
 
@@ -633,16 +636,27 @@ fn run_guest<H: ExitHandler>(vm: &Vm, vcpu: &mut Vcpu, cpu: u32, handler: &H) ->
     let run = vcpu.run.as_ptr();
     let split = vm.irqchip() == Irqchip::Split;
     loop {
-        if split && let Err(errno) = offer_interrupt(vm, vcpu, cpu, handler) {
-            return Left::Stopped(VcpuStop::RunFailed {
-                errno,
-                dump: dump(vm, &vcpu.fd),
-            });
+        let mut handed = false;
+        if split {
+            match offer_interrupt(vm, vcpu, cpu, handler) {
+                Ok(done) => handed = done,
+                Err(errno) => {
+                    return Left::Stopped(VcpuStop::RunFailed {
+                        errno,
+                        dump: dump(vm, &vcpu.fd),
+                    });
+                }
+            }
         }
         // SAFETY: the descriptor is a vCPU's, and the call takes no argument.
         if unsafe { libc::ioctl(fd, KVM_RUN, 0) } < 0 {
             match io::Error::last_os_error().raw_os_error() {
-                Some(libc::EINTR) => return Left::Interrupted,
+                Some(libc::EINTR) => {
+                    if handed {
+                        settle_interrupt(vcpu);
+                    }
+                    return Left::Interrupted;
+                }
                 // A processor that waits for its start was woken for nothing.
                 Some(libc::EAGAIN) => continue,
                 errno => {
@@ -723,12 +737,14 @@ fn run_guest<H: ExitHandler>(vm: &Vm, vcpu: &mut Vcpu, cpu: u32, handler: &H) ->
 /// INTR is high, lets the kernel tell when it can.
 ///
 /// Whether the local APIC lets INTR through at all, by LINT0, is part of the kernel's answer.
+/// Returns whether one was handed over.
 fn offer_interrupt<H: ExitHandler>(
     vm: &Vm,
     vcpu: &mut Vcpu,
     cpu: u32,
     handler: &H,
-) -> Result<(), i32> {
+) -> Result<bool, i32> {
+    let mut handed = false;
     // SAFETY: the vCPU's shared page, which only the lock's holder uses between two runs.
     let run = unsafe { vcpu.run.as_mut() };
     if vm.intr()
@@ -742,9 +758,62 @@ fn offer_interrupt<H: ExitHandler>(
         }
         // It takes one at a time.
         run.ready_for_interrupt_injection = 0;
+        handed = true;
     }
     run.request_interrupt_window = vm.intr().into();
-    Ok(())
+    Ok(handed)
+}
+
+/// Makes an interrupt that was handed over part of the processor's state, as an injected one.
+///
+/// A kick may come between the hand-over and `KVM_RUN`, which then does nothing at all. The kernel
+/// keeps the vector where no call reads or clears it: a saved state would lack it, and a reset
+/// processor would get it. So the processor is run once more with a signal that waits for it:
+/// that keeps it from guest code, but it takes what was handed over. Twice, as the first ends a
+/// HLT.
+fn settle_interrupt(vcpu: &mut Vcpu) {
+    let fd = vcpu.fd.as_raw_fd();
+    // SAFETY: the byte is in the vCPU's shared page.
+    let immediate_exit = unsafe {
+        let byte = &raw mut (*vcpu.run.as_ptr()).immediate_exit;
+        AtomicU8::from_ptr(byte)
+    };
+    // SAFETY: the sets are initialised by the calls before they are used; the kernel reads the
+    // mask's length and eight bytes of a set that is longer.
+    unsafe {
+        let (mut kick, mut before): (libc::sigset_t, libc::sigset_t) =
+            (mem::zeroed(), mem::zeroed());
+        libc::sigemptyset(&mut kick);
+        libc::sigaddset(&mut kick, KICK);
+        libc::pthread_sigmask(libc::SIG_BLOCK, &kick, &mut before);
+        libc::pthread_kill(libc::pthread_self(), KICK);
+        let mut mask = SignalMask {
+            length: 8,
+            set: [0; 8],
+        };
+        ptr::copy_nonoverlapping((&raw const before).cast(), mask.set.as_mut_ptr(), 8);
+        libc::ioctl(fd, KVM_SET_SIGNAL_MASK, &mask);
+        let mut runs = 0;
+        while runs < 2 {
+            immediate_exit.store(0, Ordering::Release);
+            // A kick in between is no loss: the thread looks for requests after this.
+            libc::ioctl(fd, KVM_RUN, 0);
+            if immediate_exit.load(Ordering::Acquire) == 0 {
+                runs += 1;
+            }
+        }
+        libc::ioctl(fd, KVM_SET_SIGNAL_MASK, ptr::null::<SignalMask>());
+        let zero: libc::timespec = mem::zeroed();
+        libc::sigtimedwait(&kick, ptr::null_mut(), &zero);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &before, ptr::null_mut());
+    }
+}
+
+/// `struct kvm_signal_mask` with the kernel's set of 64 signals.
+#[repr(C)]
+struct SignalMask {
+    length: u32,
+    set: [u8; 8],
 }
 
 extern "C" fn kicked(_signal: libc::c_int) {}
