@@ -177,6 +177,11 @@ fn build(options: &Options) -> Result<EventLoop, OptionError> {
         Accelerator::Kvm(_) | Accelerator::None { kvm: true }
     );
 
+    let kernel_irqchip = match (options.machine.kernel_irqchip, &accelerator) {
+        (Some(KernelIrqchip::Split), _) => kvm::Irqchip::Split,
+        (None, Accelerator::Kvm(kvm)) => kvm::Irqchip::best(kvm),
+        _ => kvm::Irqchip::On,
+    };
     let layout = RamLayout::new(board, options.memory);
     let ranges = [(0, layout.low), (HIGH_RAM_BASE, layout.high)];
     let memory = format!("-m {}M", options.memory >> 20);
@@ -194,7 +199,10 @@ fn build(options: &Options) -> Result<EventLoop, OptionError> {
     let config = Config {
         board,
         irqchip: match accelerator {
-            Accelerator::Kvm(_) => Irqchip::Host,
+            Accelerator::Kvm(_) => match kernel_irqchip {
+                kvm::Irqchip::Split => Irqchip::Split,
+                _ => Irqchip::Host,
+            },
             _ => Irqchip::Machine,
         },
         ram: leak::<Ram>(&ram),
@@ -245,7 +253,7 @@ fn build(options: &Options) -> Result<EventLoop, OptionError> {
     let kvm = match accelerator {
         Accelerator::Kvm(kvm) => {
             let map = machine.memory_map();
-            let vm = kvm::Vm::new(kvm, kvm::Irqchip::On, ram, Some(rom), map);
+            let vm = kvm::Vm::new(kvm, kernel_irqchip, ram, Some(rom), map);
             Some(Arc::new(vm.map_err(accelerator_error)?))
         }
         Accelerator::Qtest | Accelerator::None { .. } => None,
@@ -322,17 +330,9 @@ fn choose_accelerator(options: &Options, board: Board) -> Result<Accelerator, Op
         [] => &[Accel::Kvm],
         given => given,
     };
-    if let Some(mode) = options.machine.kernel_irqchip
-        && mode != KernelIrqchip::On
-        && wanted.contains(&Accel::Kvm)
-    {
-        let name = if mode == KernelIrqchip::Split {
-            "split"
-        } else {
-            "off"
-        };
-        let origin = format!("-machine kernel-irqchip={name}");
-        return Err(OptionError::new(&origin, "only 'on' is available yet"));
+    if options.machine.kernel_irqchip == Some(KernelIrqchip::Off) && wanted.contains(&Accel::Kvm) {
+        let reason = "only 'on' and 'split' are available yet";
+        return Err(OptionError::new("-machine kernel-irqchip=off", reason));
     }
     let mut reason = None;
     for accel in wanted {

@@ -7,9 +7,13 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use thimble_core::cpu::{Activity, gpr};
+use thimble_core::devices::{ConsoleId, GuestEvent, PowerRequest, Width};
+use thimble_core::irq::{IrqLine, Msi};
+use thimble_core::machine::{Board, Config, Controllers, Host, Machine, STATE_MAX};
 use thimble_core::memory::{Backing, GuestRam, MemoryMap, Region};
 use thimble_host::kvm::{
-    CpuSpec, CpuidTable, ExitHandler, Irqchip, Topology, VcpuStop, Vcpus, Vm, open,
+    CpuSpec, CpuidTable, ExitHandler, Instant as Instants, Irqchip, Routes, Topology, VcpuStop,
+    Vcpus, Vm, open,
 };
 use thimble_host::memory::{Ram, Rom};
 
@@ -28,6 +32,7 @@ enum Event {
     MmioWrite(u64, Vec<u8>),
     Stopped(u32, VcpuStop),
     Halted(u32),
+    Ended(u32, u8),
 }
 
 /// Notes all exits; port 10h is counted only, and takes the lock that `machine` stands for.
@@ -36,6 +41,9 @@ struct Notes {
     count: AtomicU64,
     machine: Mutex<()>,
     waiting: AtomicBool,
+    /// Vectors of external interrupts; INTR falls with the last.
+    vectors: Mutex<Vec<u8>>,
+    vm: Arc<Vm>,
 }
 
 impl Notes {
@@ -65,6 +73,17 @@ impl ExitHandler for Notes {
 
     fn mmio_write(&self, _cpu: u32, gpa: u64, data: &[u8]) {
         self.push(Event::MmioWrite(gpa, data.to_vec()));
+    }
+
+    fn acknowledge(&self, _cpu: u32) -> Option<u8> {
+        let mut vectors = self.vectors.lock().unwrap();
+        let vector = vectors.pop();
+        self.vm.set_intr(!vectors.is_empty());
+        vector
+    }
+
+    fn end_of_interrupt(&self, cpu: u32, vector: u8) {
+        self.push(Event::Ended(cpu, vector));
     }
 
     fn halted(&self, cpu: u32) {
@@ -140,6 +159,8 @@ fn guest(code: &[u8], start: &[u8], cpus: u32, irqchip: Irqchip) -> Option<Guest
         count: AtomicU64::new(0),
         machine: Mutex::new(()),
         waiting: AtomicBool::new(false),
+        vectors: Mutex::new(Vec::new()),
+        vm: Arc::clone(&vm),
     });
     let vcpus = Vcpus::new(Arc::clone(&vm), cpus, &cpuid, Arc::clone(&notes)).unwrap();
     Some(Guest {
@@ -179,8 +200,7 @@ impl Guest {
 /// `out dx, al` in a loop, to the port that is counted.
 const COUNT_LOOP: [u8; 4] = [0xe6, 0x10, 0xeb, 0xfc];
 
-#[test]
-fn ports_of_all_widths_and_strings() {
+fn ports_of_all_widths_and_strings(irqchip: Irqchip) {
     let code = [
         0xb0, 0x42, 0xe6, 0x80, // mov al, 42h; out 80h, al
         0xb8, 0x34, 0x12, 0xe7, 0x80, // mov ax, 1234h; out 80h, ax
@@ -196,7 +216,7 @@ fn ports_of_all_widths_and_strings() {
     let at = code.len() - 9;
     fixed.splice(at..at + 2, [0x31, 0xff, 0x8e, 0xdf]);
     fixed.push(0xf4);
-    let Some(guest) = guest(&fixed, &[], 1, Irqchip::On) else {
+    let Some(guest) = guest(&fixed, &[], 1, irqchip) else {
         return;
     };
     guest.vcpus.resume();
@@ -211,8 +231,7 @@ fn ports_of_all_widths_and_strings() {
     }
 }
 
-#[test]
-fn mmio_reads_and_writes() {
+fn mmio_reads_and_writes(irqchip: Irqchip) {
     let code = [
         0xb8, 0x00, 0xb8, 0x8e, 0xd8, // ds = b800h
         0xa0, 0x00, 0x10, 0xe6, 0x80, // al = [1000h]; out 80h, al
@@ -221,7 +240,7 @@ fn mmio_reads_and_writes() {
         0xc6, 0x06, 0, 0, 0x77, // [0] = 77h
         0xa0, 0, 0, 0xe6, 0x80, 0xf4, // al = [0]; out 80h, al
     ];
-    let Some(guest) = guest(&code, &[], 1, Irqchip::On) else {
+    let Some(guest) = guest(&code, &[], 1, irqchip) else {
         return;
     };
     guest.vcpus.resume();
@@ -231,10 +250,9 @@ fn mmio_reads_and_writes() {
     guest.expect_out(0x80, &[0xb8]);
 }
 
-#[test]
-fn pause_and_resume_a_thousand_times() {
+fn pause_and_resume_a_thousand_times(irqchip: Irqchip) {
     for code in [&[0xeb, 0xfe][..], &[0xfa, 0xf4], &COUNT_LOOP] {
-        let Some(guest) = guest(code, &[], 2, Irqchip::On) else {
+        let Some(guest) = guest(code, &[], 2, irqchip) else {
             return;
         };
         let mut longest = Duration::ZERO;
@@ -262,9 +280,8 @@ fn pause_and_resume_a_thousand_times() {
     }
 }
 
-#[test]
-fn pause_from_many_threads() {
-    let Some(guest) = guest(&COUNT_LOOP, &[], 1, Irqchip::On) else {
+fn pause_from_many_threads(irqchip: Irqchip) {
+    let Some(guest) = guest(&COUNT_LOOP, &[], 1, irqchip) else {
         return;
     };
     std::thread::scope(|scope| {
@@ -281,9 +298,8 @@ fn pause_from_many_threads() {
     guest.wait_count(count + 100);
 }
 
-#[test]
-fn request_under_the_machines_lock() {
-    let Some(guest) = guest(&COUNT_LOOP, &[], 1, Irqchip::On) else {
+fn request_under_the_machines_lock(irqchip: Irqchip) {
+    let Some(guest) = guest(&COUNT_LOOP, &[], 1, irqchip) else {
         return;
     };
     guest.vcpus.resume();
@@ -302,11 +318,10 @@ fn request_under_the_machines_lock() {
     assert!(state.rip == 0 || state.rip == 2, "{:#x}", state.rip);
 }
 
-#[test]
-fn an_access_is_complete_before_parking() {
+fn an_access_is_complete_before_parking(irqchip: Irqchip) {
     // in al, 71h; out 10h, al; jmp: AL must hold what was read wherever RIP is past the IN.
     let code = [0xb0, 0, 0xe4, 0x71, 0xe6, 0x10, 0xeb, 0xf8];
-    let Some(guest) = guest(&code, &[], 1, Irqchip::On) else {
+    let Some(guest) = guest(&code, &[], 1, irqchip) else {
         return;
     };
     for _ in 0..300 {
@@ -323,8 +338,7 @@ fn an_access_is_complete_before_parking() {
     }
 }
 
-#[test]
-fn triple_fault_stops_and_reset_runs_again() {
+fn triple_fault_stops_and_reset_runs_again(irqchip: Irqchip) {
     // In protected mode, because a kernel that emulates real mode refuses UD2 and INT there.
     let code = [
         0xe6, 0x80, // out 80h, al
@@ -334,7 +348,7 @@ fn triple_fault_stops_and_reset_runs_again() {
         0xb8, 0xf8, 0xff, 0x8e, 0xd8, // ds = fff8h: beyond the GDT
         0xe6, 0x81, 0xf4,
     ];
-    let Some(guest) = guest(&code, &[], 1, Irqchip::On) else {
+    let Some(guest) = guest(&code, &[], 1, irqchip) else {
         return;
     };
     guest.vcpus.resume();
@@ -352,11 +366,10 @@ fn triple_fault_stops_and_reset_runs_again() {
     }
 }
 
-#[test]
-fn what_the_kernel_can_not_run_is_dumped() {
+fn what_the_kernel_can_not_run_is_dumped(irqchip: Irqchip) {
     // A jump to where nothing is mapped: code can not be fetched through the bus.
     let code = [0xb8, 0x34, 0x12, 0xea, 0, 0, 0, 0xb0];
-    let Some(guest) = guest(&code, &[], 1, Irqchip::On) else {
+    let Some(guest) = guest(&code, &[], 1, irqchip) else {
         return;
     };
     guest.vcpus.resume();
@@ -375,14 +388,13 @@ fn what_the_kernel_can_not_run_is_dumped() {
     assert!(matches!(guest.next(), Event::Stopped(0, _)));
 }
 
-#[test]
-fn remap_while_running() {
+fn remap_while_running(irqchip: Irqchip) {
     // Sends the byte at C0000h over and over.
     let code = [
         0xb8, 0x00, 0xc0, 0x8e, 0xd8, // ds = c000h
         0xa0, 0, 0, 0xe6, 0x80, 0xeb, 0xf9, // al = [0]; out 80h, al; again
     ];
-    let Some(guest) = guest(&code, &[], 1, Irqchip::On) else {
+    let Some(guest) = guest(&code, &[], 1, irqchip) else {
         return;
     };
     guest.ram.write(0xc_0000, &[0x11]).unwrap();
@@ -410,13 +422,12 @@ fn remap_while_running() {
     }
 }
 
-#[test]
-fn read_only_ram() {
+fn read_only_ram(irqchip: Irqchip) {
     // [C0000h] = 99h, and what is there afterwards.
     let code = [
         0xb8, 0x00, 0xc0, 0x8e, 0xd8, 0xc6, 0x06, 0, 0, 0x99, 0xa0, 0, 0, 0xe6, 0x80, 0xf4,
     ];
-    let Some(guest) = guest(&code, &[], 1, Irqchip::On) else {
+    let Some(guest) = guest(&code, &[], 1, irqchip) else {
         return;
     };
     guest.ram.write(0xc_0000, &[0x11]).unwrap();
@@ -427,9 +438,8 @@ fn read_only_ram() {
     guest.expect_out(0x80, &[0x11]);
 }
 
-#[test]
-fn bad_maps_are_refused() {
-    let Some(guest) = guest(&[0xf4], &[], 1, Irqchip::On) else {
+fn bad_maps_are_refused(irqchip: Irqchip) {
+    let Some(guest) = guest(&[0xf4], &[], 1, irqchip) else {
         return;
     };
     for (gpa, length, read) in [
@@ -491,15 +501,14 @@ const START_OTHERS: [u8; 77] = {
     code
 };
 
-#[test]
-fn all_processors_start_and_start_again_after_a_reset() {
+fn all_processors_start_and_start_again_after_a_reset(irqchip: Irqchip) {
     for cpus in [1, 2, 3, 4] {
         // mov al, 2; out 80h, al; hlt
         let Some(guest) = guest(
             &START_OTHERS,
             &[0xb0, 2, 0xe6, 0x80, 0xfa, 0xf4],
             cpus,
-            Irqchip::On,
+            irqchip,
         ) else {
             return;
         };
@@ -520,9 +529,8 @@ fn all_processors_start_and_start_again_after_a_reset() {
     }
 }
 
-#[test]
-fn state_goes_in_and_comes_out() {
-    let Some(guest) = guest(&[0xeb, 0xfe], &[], 1, Irqchip::On) else {
+fn state_goes_in_and_comes_out(irqchip: Irqchip) {
+    let Some(guest) = guest(&[0xeb, 0xfe], &[], 1, irqchip) else {
         return;
     };
     let mut state = guest.vcpus.state(0).unwrap();
@@ -552,9 +560,8 @@ fn state_goes_in_and_comes_out() {
     assert_eq!(back, state);
 }
 
-#[test]
-fn a_reset_processor_is_as_a_new_one() {
-    let Some(guest) = guest(&COUNT_LOOP, &[], 2, Irqchip::On) else {
+fn a_reset_processor_is_as_a_new_one(irqchip: Irqchip) {
+    let Some(guest) = guest(&COUNT_LOOP, &[], 2, irqchip) else {
         return;
     };
     for cpu in 0..2 {
@@ -595,11 +602,10 @@ fn without_interrupt_controllers_hlt_is_reported() {
     assert_eq!(guest.next(), Event::Halted(0));
 }
 
-#[test]
-fn threads_end_from_every_state() {
+fn threads_end_from_every_state(irqchip: Irqchip) {
     for code in [&[0xeb, 0xfe][..], &[0xfa, 0xf4], &COUNT_LOOP, &[0x0f, 0x0b]] {
         for run in [false, true] {
-            let Some(mut guest) = guest(code, &[], 3, Irqchip::On) else {
+            let Some(mut guest) = guest(code, &[], 3, irqchip) else {
                 return;
             };
             if run {
@@ -630,8 +636,7 @@ fn nmi_code(idle: &[u8]) -> Vec<u8> {
 /// Where `idle` is in [`nmi_code`].
 const IDLE: u64 = ROM_LOW + 24;
 
-#[test]
-fn an_nmi_comes_through_lint1() {
+fn an_nmi_comes_through_lint1(irqchip: Irqchip) {
     const NMI: u32 = 0x400;
     // jmp $, and hlt; jmp to it.
     for idle in [&[0xeb, 0xfe][..], &[0xf4, 0xeb, 0xfd]] {
@@ -643,7 +648,7 @@ fn an_nmi_comes_through_lint1() {
             (0x700, true, false),
             (0x1_0000, false, false),
         ] {
-            let Some(guest) = guest(&nmi_code(idle), &[], 2, Irqchip::On) else {
+            let Some(guest) = guest(&nmi_code(idle), &[], 2, irqchip) else {
                 return;
             };
             let mut state = guest.vcpus.state(0).unwrap();
@@ -669,9 +674,8 @@ fn an_nmi_comes_through_lint1() {
     }
 }
 
-#[test]
-fn an_nmi_waits_for_a_paused_processor() {
-    let Some(guest) = guest(&nmi_code(&[0xeb, 0xfe]), &[], 1, Irqchip::On) else {
+fn an_nmi_waits_for_a_paused_processor(irqchip: Irqchip) {
+    let Some(guest) = guest(&nmi_code(&[0xeb, 0xfe]), &[], 1, irqchip) else {
         return;
     };
     guest.vcpus.resume();
@@ -688,11 +692,10 @@ fn an_nmi_waits_for_a_paused_processor() {
     guest.expect_out(0x81, &[0x4e]);
 }
 
-#[test]
-fn a_glance_at_running_processors() {
+fn a_glance_at_running_processors(irqchip: Irqchip) {
     // jmp $, and hlt with the interrupts off.
     for (idle, halted, at) in [(&[0xeb, 0xfe][..], false, IDLE), (&[0xf4], true, IDLE + 1)] {
-        let Some(guest) = guest(&nmi_code(idle), &[], 2, Irqchip::On) else {
+        let Some(guest) = guest(&nmi_code(idle), &[], 2, irqchip) else {
             return;
         };
         let first = guest.vcpus.glance(0).unwrap();
@@ -733,9 +736,8 @@ fn a_halt_without_interrupt_controllers_is_seen() {
     assert!(!guest.vcpus.glance(0).unwrap().halted);
 }
 
-#[test]
-fn glances_disturb_nobody_and_lose_nothing() {
-    let Some(guest) = guest(&COUNT_LOOP, &[], 2, Irqchip::On) else {
+fn glances_disturb_nobody_and_lose_nothing(irqchip: Irqchip) {
+    let Some(guest) = guest(&COUNT_LOOP, &[], 2, irqchip) else {
         return;
     };
     guest.vcpus.resume();
@@ -772,9 +774,8 @@ fn glances_disturb_nobody_and_lose_nothing() {
     guest.wait_count(count + 100);
 }
 
-#[test]
-fn threads_have_the_kernels_numbers() {
-    let Some(guest) = guest(&COUNT_LOOP, &[], 3, Irqchip::On) else {
+fn threads_have_the_kernels_numbers(irqchip: Irqchip) {
+    let Some(guest) = guest(&COUNT_LOOP, &[], 3, irqchip) else {
         return;
     };
     for cpu in 0..3 {
@@ -783,4 +784,396 @@ fn threads_have_the_kernels_numbers() {
         assert_eq!(name, format!("CPU {cpu}/KVM\n"));
     }
     assert!(guest.vcpus.thread_id(3).is_err());
+}
+
+/// Lets vector `vector` lead to F000:`offset`.
+fn set_vector(guest: &Guest, vector: u8, offset: u16) {
+    let [low, high] = offset.to_le_bytes();
+    let entry = [low, high, 0, 0xf0];
+    guest.ram.write(4 * u64::from(vector), &entry).unwrap();
+}
+
+#[test]
+fn external_interrupts_wait_for_their_window() {
+    let code = [
+        0x31, 0xc0, 0x8e, 0xd0, 0xbc, 0, 0x70, // ss:sp = 0:7000h
+        0xb0, 1, 0xe6, 0x80, // out 80h, 1
+        0xb9, 0xe8, 3, 0xe2, 0xfe, // a thousand turns
+        0xb0, 2, 0xe6, 0x80, // out 80h, 2
+        0xfb, 0xf4, 0xeb, 0xfd, // sti; hlt, for ever
+    ];
+    let handler = [0xb0, 3, 0xe6, 0x80, 0xcf]; // out 80h, 3; iret
+    let mut rom = code.to_vec();
+    rom.extend(handler);
+    let Some(guest) = guest(&rom, &[], 1, Irqchip::Split) else {
+        return;
+    };
+    set_vector(&guest, 0x31, code.len() as u16);
+    let raise = |count| {
+        *guest.notes.vectors.lock().unwrap() = vec![0x31; count];
+        guest.vm.set_intr(true);
+    };
+    raise(2);
+    guest.vcpus.resume();
+    // Both wait for STI, and the second for the end of the first.
+    for value in [1, 2, 3, 3] {
+        guest.expect_out(0x80, &[value]);
+    }
+    // Now it halts.
+    for _ in 0..100 {
+        raise(1);
+        guest.expect_out(0x80, &[3]);
+    }
+    // One that has gone before anybody looked is none.
+    guest.vm.set_intr(true);
+    guest.vm.set_intr(false);
+    // LINT0 is the only way in.
+    guest.vcpus.pause();
+    let mut state = guest.vcpus.state(0).unwrap();
+    let masked = 1 << 16;
+    state.apic.as_mut().unwrap().lvt_lint0 |= masked;
+    guest.vcpus.set_state(0, &state).unwrap();
+    raise(1);
+    guest.vcpus.resume();
+    let silence = guest.events.recv_timeout(Duration::from_millis(50));
+    assert!(silence.is_err(), "{silence:?}");
+    guest.vcpus.pause();
+    let mut state = guest.vcpus.state(0).unwrap();
+    state.apic.as_mut().unwrap().lvt_lint0 &= !masked;
+    guest.vcpus.set_state(0, &state).unwrap();
+    guest.vcpus.resume();
+    guest.expect_out(0x80, &[3]);
+}
+
+#[test]
+fn external_interrupts_survive_pauses() {
+    let code = [
+        0x31, 0xc0, 0x8e, 0xd0, 0xbc, 0, 0x70, // ss:sp = 0:7000h
+        0xfb, 0xeb, 0xfe, // sti; for ever
+        0xb0, 3, 0xe6, 0x80, 0xcf, // out 80h, 3; iret
+    ];
+    let Some(guest) = guest(&code, &[], 1, Irqchip::Split) else {
+        return;
+    };
+    set_vector(&guest, 0x31, 10);
+    guest.vcpus.resume();
+    let mut on_its_way = 0;
+    for turn in 0..1000 {
+        *guest.notes.vectors.lock().unwrap() = vec![0x31];
+        guest.vm.set_intr(true);
+        for _ in 0..turn * 20 {
+            std::hint::spin_loop();
+        }
+        guest.vcpus.pause();
+        // Wherever the interrupt is by now, it is with the PIC or part of the state.
+        let state = guest.vcpus.state(0).unwrap();
+        let told = guest.events.try_recv().is_ok();
+        let acknowledged = guest.notes.vectors.lock().unwrap().is_empty();
+        let injected = state.events.interrupt.injected;
+        if acknowledged && !told {
+            on_its_way += 1;
+            assert!(
+                injected || state.rip >= 10,
+                "turn {turn}: lost between PIC and processor"
+            );
+        }
+        guest.vcpus.set_state(0, &state).unwrap();
+        guest.vcpus.resume();
+        if !told {
+            guest.expect_out(0x80, &[3]);
+        }
+    }
+    eprintln!("{on_its_way} interrupts were on their way");
+    let more = guest.events.recv_timeout(Duration::from_millis(20));
+    assert!(more.is_err(), "{more:?}");
+}
+
+#[test]
+fn ends_of_level_interrupts_are_told() {
+    let code = [
+        0x31, 0xc0, 0x8e, 0xd0, 0xbc, 0, 0x70, // ss:sp = 0:7000h
+        0xfb, 0xf4, 0xeb, 0xfd, // sti; hlt, for ever
+    ];
+    let handler = [
+        0xb0, 3, 0xe6, 0x80, // out 80h, 3
+        0x66, 0xc7, 0x06, 0xb0, 0, 0, 0, 0, 0,    // the local APIC's EOI = 0
+        0xcf, // iret
+    ];
+    let mut rom = code.to_vec();
+    rom.extend(handler);
+    let Some(guest) = guest(&rom, &[], 1, Irqchip::Split) else {
+        return;
+    };
+    let mut state = guest.vcpus.state(0).unwrap();
+    state.ds.base = 0xfee0_0000;
+    state.apic.as_mut().unwrap().svr = 0x1ff;
+    guest.vcpus.set_state(0, &state).unwrap();
+    let (level, edge) = (
+        Msi::new(0, false, 0, 0x40, true),
+        Msi::new(0, false, 0, 0x51, false),
+    );
+    for message in [level, edge] {
+        set_vector(&guest, message.vector(), code.len() as u16);
+    }
+    let mut routes = Routes::default();
+    routes.set(5, Some(level));
+    routes.set(6, Some(edge));
+    routes.flush(&guest.vm).unwrap();
+    guest.vcpus.resume();
+    for _ in 0..20 {
+        guest.vm.signal_msi(level).unwrap();
+        guest.expect_out(0x80, &[3]);
+        assert_eq!(guest.next(), Event::Ended(0, 0x40));
+        guest.vm.signal_msi(edge).unwrap();
+        guest.expect_out(0x80, &[3]);
+    }
+    // Without its route it ends in silence.
+    routes.set(5, None);
+    routes.flush(&guest.vm).unwrap();
+    guest.vm.signal_msi(level).unwrap();
+    guest.expect_out(0x80, &[3]);
+    let silence = guest.events.recv_timeout(Duration::from_millis(50));
+    assert!(silence.is_err(), "{silence:?}");
+}
+
+/// What a guest writes to controllers and timer: ports, and doublewords of the I/O APIC.
+const PORT_WRITES: &[(u16, u8)] = &[
+    (0x20, 0x11),
+    (0x21, 0x08),
+    (0x21, 0x04),
+    (0x21, 0x01),
+    (0x21, 0xeb),
+    (0xa0, 0x11),
+    (0xa1, 0x70),
+    (0xa1, 0x02),
+    (0xa1, 0x01),
+    (0xa1, 0xfb),
+    (0x4d0, 0x20),
+    (0x4d1, 0x04),
+    (0x20, 0xc2), // priorities
+    (0x20, 0x0b), // reads ISR
+    (0xa0, 0x11), // begins anew
+    (0xa1, 0x70),
+    (0x43, 0x34), // counter 0: mode 2
+    (0x40, 0xa9),
+    (0x40, 0x04),
+    (0x43, 0x50), // counter 1: mode 0, low byte
+    (0x41, 0xc0),
+    (0x43, 0xb6), // counter 2: mode 3
+    (0x42, 0x34),
+    (0x42, 0x12),
+    (0x42, 0x55), // half of another count
+    (0x61, 0x03),
+    (0x43, 0x80), // latches counter 2
+    (0x43, 0xe4), // latches the status of counter 1
+];
+const IOAPIC_WRITES: &[(u8, u32)] = &[
+    (0x00, 0x0500_0000),
+    (0x18, 0x1_0034),
+    (0x1a, 0x1_8031),
+    (0x24, 0xa950),
+    (0x25, 0x0100_0000),
+    (0x3e, 0x41),
+];
+
+fn machine(irqchip: thimble_core::machine::Irqchip) -> Box<Machine<'static>> {
+    let ram: &'static Ram = Box::leak(Box::new(Ram::new(&[(0, RAM_BYTES)]).unwrap()));
+    Box::new(
+        Machine::new(Config {
+            board: Board::Pc,
+            irqchip,
+            ram,
+            ram_size: RAM_BYTES,
+            rom: &[],
+            cpus: 1,
+            max_cpus: 1,
+            rtc_base: 0,
+            uuid: [0; 16],
+            graphics: false,
+            kernel: &[],
+            initrd: &[],
+            cmdline: &[],
+        })
+        .unwrap(),
+    )
+}
+
+/// A host to which nothing matters.
+struct Nobody;
+
+impl Host for Nobody {
+    fn console_write(&mut self, _console: ConsoleId, bytes: &[u8]) -> usize {
+        bytes.len()
+    }
+    fn set_gsi(&mut self, _gsi: u8, _level: bool) {}
+    fn set_intr(&mut self, _level: bool) {}
+    fn power(&mut self, _request: PowerRequest) {}
+    fn guest_event(&mut self, _event: GuestEvent) {}
+    fn memory_remapped(&mut self) {}
+    fn set_a20(&mut self, _enabled: bool) {}
+}
+
+fn monotonic() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+/// The kernel's state, as the core keeps it when it comes by.
+fn kept(vm: &Vm, now: u64) -> Controllers {
+    let at = Instants {
+        now,
+        monotonic: monotonic(),
+    };
+    let mut keeper = machine(thimble_core::machine::Irqchip::Host);
+    let state = vm.controllers(at).unwrap();
+    keeper.set_controllers(&mut Nobody, now, state).unwrap();
+    // And once through its saved form.
+    let mut bytes = vec![0; STATE_MAX];
+    let length = keeper.save(&mut bytes).unwrap();
+    let mut keeper = machine(thimble_core::machine::Irqchip::Host);
+    keeper.load(&mut Nobody, now, &bytes[..length]).unwrap();
+    assert_ne!(keeper.next_deadline(), Some(now), "it drives nothing");
+    keeper.controllers()
+}
+
+/// Equal but for what depends on the very instant: counter 0's pulses, and phases.
+fn assert_same_controllers(kernel: &Controllers, core: &Controllers) {
+    let fixed = |state: &Controllers| {
+        let mut state = state.clone();
+        state.pic.master.pins &= !1;
+        state.pic.master.edges &= !1;
+        state.ioapic.pins &= !(1 << 2);
+        state.pit.driven = 0;
+        state.pit.refresh = false;
+        for counter in &mut state.pit.counters {
+            assert!(counter.start.is_some());
+            counter.start = None;
+            counter.latched_count = counter.latched_count.map(|_| 0);
+            // The kernel loads a count at once.
+            counter.null_count = false;
+        }
+        state
+    };
+    assert_eq!(fixed(kernel), fixed(core));
+}
+
+#[test]
+fn in_kernel_controllers_go_to_the_core_and_back() {
+    let mut code = Vec::new();
+    for (port, value) in PORT_WRITES {
+        let [low, high] = port.to_le_bytes();
+        code.extend([0xba, low, high, 0xb0, *value, 0xee]); // out port, value
+    }
+    for (select, value) in IOAPIC_WRITES {
+        for (offset, value) in [(0, u32::from(*select)), (0x10, *value)] {
+            code.extend([0x66, 0xc7, 0x06, offset, 0]); // mov dword [offset], value
+            code.extend(value.to_le_bytes());
+        }
+    }
+    code.extend([0xe6, 0x80, 0xeb, 0xfe]); // out 80h, al; for ever
+    let Some(first) = guest(&code, &[], 1, Irqchip::On) else {
+        return;
+    };
+    let mut state = first.vcpus.state(0).unwrap();
+    state.ds.base = 0xfec0_0000;
+    state.apic.as_mut().unwrap().svr = 0x1ff;
+    state.apic.as_mut().unwrap().ldr = 1 << 24;
+    first.vcpus.set_state(0, &state).unwrap();
+    first.vcpus.resume();
+    assert!(matches!(first.next(), Event::Out(_, 0x80, ..)));
+    let mut core = machine(thimble_core::machine::Irqchip::Split);
+    let now = 1_000_000_000;
+    for (port, value) in PORT_WRITES {
+        core.pio_write(&mut Nobody, now, *port, Width::Byte, (*value).into());
+    }
+    for (select, value) in IOAPIC_WRITES {
+        core.physical_write(&mut Nobody, now, 0xfec0_0000, &[*select]);
+        core.physical_write(&mut Nobody, now, 0xfec0_0010, &value.to_le_bytes());
+    }
+    for line in [4, 5, 10, 23] {
+        first.vm.set_gsi(line, true).unwrap();
+        core.set_line(&mut Nobody, now, IrqLine::new(line as u8), true);
+    }
+    first.vcpus.pause();
+    let kernel = kept(&first.vm, now);
+    let entry = kernel.ioapic.redirection[10];
+    assert_eq!(entry, 0x0100_0000_0000_e950, "sent, and not ended");
+    // Edges that were sent are over: only the machine's lines tell that one is still high.
+    let mut expected = core.controllers();
+    expected.ioapic.pins &= !(1 << 23);
+    assert_same_controllers(&kernel, &expected);
+
+    // Into another one, and out again.
+    let Some(second) = guest(&code, &[], 1, Irqchip::On) else {
+        return;
+    };
+    let at = Instants {
+        now,
+        monotonic: monotonic(),
+    };
+    second.vm.set_controllers(&core.controllers(), at).unwrap();
+    assert_same_controllers(&kept(&second.vm, now), &expected);
+
+    // What the kernel had goes on in the machine's own.
+    let mut split = machine(thimble_core::machine::Irqchip::Split);
+    split.set_controllers(&mut Nobody, now, kernel).unwrap();
+    assert_same_controllers(&split.controllers(), &expected);
+    assert!(
+        split
+            .next_deadline()
+            .is_some_and(|next| next <= now + 1_001_000)
+    );
+}
+
+#[test]
+fn a_reset_leaves_all_of_the_pics() {
+    let code = [
+        0xb0, 0x20, 0xba, 0xd0, 4, 0xee, 0xec, 0xe6, 0x80, // out 4d0h, 20h; in; out 80h
+        0xeb, 0xfe,
+    ];
+    let Some(guest) = guest(&code, &[], 1, Irqchip::On) else {
+        return;
+    };
+    for _ in 0..2 {
+        guest.vcpus.resume();
+        guest.expect_out(0x80, &[0x20]);
+        guest.vcpus.pause();
+        guest.vm.reset_irqchip().unwrap();
+        guest.vcpus.reset().unwrap();
+    }
+}
+
+/// Declares the tests that are the same whoever models the interrupt controllers.
+macro_rules! for_both {
+    ($($name:ident)*) => {
+        mod in_kernel {
+            $(#[test] fn $name() { super::$name(super::Irqchip::On) })*
+        }
+        mod split {
+            $(#[test] fn $name() { super::$name(super::Irqchip::Split) })*
+        }
+    };
+}
+
+for_both! {
+    ports_of_all_widths_and_strings
+    mmio_reads_and_writes
+    pause_and_resume_a_thousand_times
+    pause_from_many_threads
+    request_under_the_machines_lock
+    an_access_is_complete_before_parking
+    triple_fault_stops_and_reset_runs_again
+    what_the_kernel_can_not_run_is_dumped
+    remap_while_running
+    read_only_ram
+    bad_maps_are_refused
+    all_processors_start_and_start_again_after_a_reset
+    state_goes_in_and_comes_out
+    a_reset_processor_is_as_a_new_one
+    threads_end_from_every_state
+    an_nmi_comes_through_lint1
+    an_nmi_waits_for_a_paused_processor
+    a_glance_at_running_processors
+    glances_disturb_nobody_and_lose_nothing
+    threads_have_the_kernels_numbers
 }

@@ -11,11 +11,8 @@ use qemu_tests::{Comparison, Emulator, packages, skip, skip_part};
 const PATIENCE: Duration = Duration::from_secs(40);
 
 /// The lines of the debug console, and the exit status.
-fn run(emulator: Emulator, image: &Image) -> (Vec<String>, String) {
-    let launcher = emulator.launcher().args(match emulator {
-        Emulator::Qemu => ["-accel", "tcg"],
-        Emulator::Thimble => ["-accel", "kvm"],
-    });
+fn run(emulator: Emulator, accel: &str, image: &Image) -> (Vec<String>, String) {
+    let launcher = emulator.launcher().args(["-accel", accel]);
     let mut launcher = launcher
         .args(["-nodefaults", "-no-user-config", "-display", "none"])
         .args(["-M", "pc", "-m", "64"])
@@ -68,8 +65,14 @@ fn lacks_software_interrupts(lines: &[String]) -> bool {
 }
 
 fn compare(image: &Image) {
-    let qemu = run(Emulator::Qemu, image);
-    let thimble = run(Emulator::Thimble, image);
+    let qemu = run(Emulator::Qemu, "tcg", image);
+    for accel in ["kvm,kernel-irqchip=on", "kvm,kernel-irqchip=split"] {
+        let thimble = run(Emulator::Thimble, accel, image);
+        compare_runs(image, &qemu, &thimble);
+    }
+}
+
+fn compare_runs(image: &Image, qemu: &(Vec<String>, String), thimble: &(Vec<String>, String)) {
     if image.ring0 && thimble.1 != "33" {
         return skip_part(&format!(
             "{}: this KVM can't run its ring-0 code",

@@ -12,14 +12,16 @@ fn seabios_finds_nothing_to_boot() {
     let Some(bios) = packages::seabios() else {
         return skip("the Debian package seabios is missing");
     };
-    let thimble = Emulator::Thimble
-        .launcher()
-        .args(["-accel", "kvm", "-nodefaults", "-display", "none", "-bios"])
-        .args([bios.to_str().expect("a plain path")])
-        .args(["-debugcon", "stdio", "-global", "isa-debugcon.iobase=0x402"])
-        .start();
-    let patience = Duration::from_secs(50);
-    for text in ["SeaBIOS (version", "No bootable device"] {
-        assert!(thimble.wait_stdout(text, patience), "{}", thimble.report());
+    for accel in ["kvm,kernel-irqchip=on", "kvm,kernel-irqchip=split"] {
+        let thimble = Emulator::Thimble
+            .launcher()
+            .args(["-accel", accel, "-nodefaults", "-display", "none", "-bios"])
+            .args([bios.to_str().expect("a plain path")])
+            .args(["-debugcon", "stdio", "-global", "isa-debugcon.iobase=0x402"])
+            .start();
+        let patience = Duration::from_secs(50);
+        for text in ["SeaBIOS (version", "No bootable device"] {
+            assert!(thimble.wait_stdout(text, patience), "{}", thimble.report());
+        }
     }
 }

@@ -69,46 +69,53 @@ const PORT_B_REFRESH: u8 = 1 << 4;
 const PORT_B_OUT2: u8 = 1 << 5;
 
 /// Ticks of the input clock at a time in nanoseconds.
-fn ticks(now: u64) -> u64 {
+pub const fn ticks(now: u64) -> u64 {
     // Less than `now`, so it fits.
-    (u128::from(now) * u128::from(FREQUENCY) / u128::from(SECOND)) as u64
+    (now as u128 * FREQUENCY as u128 / SECOND as u128) as u64
 }
 
 /// The first nanosecond at which [`ticks`] gives `tick`; saturates.
-fn nanoseconds(tick: u64) -> u64 {
+pub fn nanoseconds(tick: u64) -> u64 {
     let time = (u128::from(tick) * u128::from(SECOND)).div_ceil(u128::from(FREQUENCY));
     time.try_into().unwrap_or(u64::MAX)
 }
 
 /// Registers of one counter. All times are ticks since the clock's start.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Counter {
-    mode: u8,
-    bcd: bool,
+pub struct Counter {
+    /// 0 to 5.
+    pub mode: u8,
+    /// Counts in decimal digits.
+    pub bcd: bool,
     /// RW bits of the control word: 1 low byte, 2 high byte, 3 low then high.
-    access: u8,
+    pub access: u8,
     /// The count register: what is loaded next, 0 meaning the most.
-    reload: u16,
+    pub reload: u16,
     /// The count that runs, 1 to 65,536 or 10,000.
-    count: u32,
+    pub count: u32,
     /// When the running count was loaded; `None` while it waits for a count or a trigger.
-    start: Option<u64>,
+    pub start: Option<u64>,
     /// Ticks counted before GATE fell, while it is low and stops the counter.
-    paused: Option<u64>,
-    gate: bool,
+    pub paused: Option<u64>,
+    /// Level of GATE.
+    pub gate: bool,
     /// A count was written that is not in the counting element yet.
-    null_count: bool,
+    pub null_count: bool,
     /// The next byte written is the high one of a pair.
-    write_high: bool,
-    low_byte: u8,
+    pub write_high: bool,
+    /// The low one that came before.
+    pub low_byte: u8,
     /// The next byte read is the high one of a pair.
-    read_high: bool,
-    latched_count: Option<u16>,
-    latched_status: Option<u8>,
+    pub read_high: bool,
+    /// The count that a command has latched.
+    pub latched_count: Option<u16>,
+    /// The status that a command has latched.
+    pub latched_status: Option<u8>,
 }
 
 impl Counter {
-    fn new(gate: bool, now: u64) -> Self {
+    /// As firmware expects to find it: in mode 3 with the longest count, loaded at tick `now`.
+    pub fn new(gate: bool, now: u64) -> Self {
         Self {
             mode: 3,
             bcd: false,
@@ -132,7 +139,7 @@ impl Counter {
     }
 
     /// The count register as a number of ticks. Digits above 9 count for what they are.
-    fn reload_ticks(&self) -> u32 {
+    pub fn reload_ticks(&self) -> u32 {
         let reload = u32::from(self.reload);
         let count = if self.bcd {
             (0..4)
@@ -147,11 +154,13 @@ impl Counter {
         }
     }
 
-    fn periodic(&self) -> bool {
+    /// Whether the count is loaded again when it has run out.
+    pub fn periodic(&self) -> bool {
         matches!(self.mode, 2 | 3)
     }
 
-    fn elapsed(&self, tick: u64) -> Option<u64> {
+    /// Ticks at `tick` since the running count was loaded, as far as GATE let them count.
+    pub fn elapsed(&self, tick: u64) -> Option<u64> {
         let start = self.start?;
         Some(self.paused.unwrap_or(tick.saturating_sub(start)))
     }
@@ -545,12 +554,16 @@ impl PortDevice for Pit {
 }
 
 /// Saved form of [`Pit`].
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SavedPit {
-    counters: [Counter; 3],
-    speaker: bool,
-    refresh: bool,
-    driven: u64,
+    /// All counters.
+    pub counters: [Counter; 3],
+    /// The speaker's data bit in port 61h.
+    pub speaker: bool,
+    /// The refresh bit in port 61h.
+    pub refresh: bool,
+    /// The tick up to which counter 0's edges have been driven.
+    pub driven: u64,
 }
 
 impl SavedState for Pit {

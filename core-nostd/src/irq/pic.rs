@@ -61,7 +61,7 @@ pub const SLAVE_OFFSET: u16 = 2;
 pub const ELCR_OFFSET: u16 = 4;
 
 /// Inputs of the master and the slave that can be level-triggered: all but 0, 1, 2, 8 and 13.
-const ELCR_MASKS: [u8; 2] = [0xf8, 0xde];
+pub const ELCR_MASKS: [u8; 2] = [0xf8, 0xde];
 
 /// The master's input that the slave's INT output drives.
 const CASCADE: u8 = 2;
@@ -85,42 +85,58 @@ const POLL_INT: u8 = 1 << 7;
 
 /// Which initialization word the chip expects at A0 = 1.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-enum Expects {
+pub enum Expects {
+    /// None: it is the mask.
     #[default]
     Ocw1,
+    /// The vector.
     Icw2,
+    /// The cascade.
     Icw3,
+    /// The mode.
     Icw4,
 }
 
 /// Registers of one chip; the default is the state after power-on.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Chip {
+pub struct Chip {
     /// Levels at the inputs. Not a register: initialization leaves them.
-    pins: u8,
+    pub pins: u8,
     /// Rising edges that have not been acknowledged.
-    edges: u8,
-    imr: u8,
-    isr: u8,
-    elcr: u8,
-    /// ICW2: vector of input 0.
-    base: u8,
-    /// Input of highest priority.
-    top: u8,
-    expects: Expects,
-    icw4_follows: bool,
-    single: bool,
-    auto_eoi: bool,
-    rotate_on_auto_eoi: bool,
-    special_fully_nested: bool,
-    special_mask: bool,
-    read_isr: bool,
-    poll: bool,
+    pub edges: u8,
+    /// The mask.
+    pub imr: u8,
+    /// Inputs that are served.
+    pub isr: u8,
+    /// Inputs that are level-triggered.
+    pub elcr: u8,
+    /// ICW2: vector of input 0, a multiple of 8.
+    pub base: u8,
+    /// Input of highest priority, 0 to 7.
+    pub top: u8,
+    /// What the next write to the data port is.
+    pub expects: Expects,
+    /// ICW1: there will be an ICW4.
+    pub icw4_follows: bool,
+    /// ICW1: there is no cascade, and no ICW3.
+    pub single: bool,
+    /// ICW4: the acknowledge ends the interrupt.
+    pub auto_eoi: bool,
+    /// OCW2: and rotates priorities.
+    pub rotate_on_auto_eoi: bool,
+    /// ICW4: a slave's interrupts nest.
+    pub special_fully_nested: bool,
+    /// OCW3: masked inputs that are served hold nothing back.
+    pub special_mask: bool,
+    /// OCW3: the command port reads ISR, else IRR.
+    pub read_isr: bool,
+    /// OCW3: the next read is an acknowledge.
+    pub poll: bool,
 }
 
 impl Chip {
     /// IRR: latched edges, and the levels of level-triggered inputs.
-    fn irr(&self) -> u8 {
+    pub fn irr(&self) -> u8 {
         self.edges & !self.elcr | self.pins & self.elcr
     }
 
@@ -384,10 +400,12 @@ impl PortDevice for Pic {
 }
 
 /// Saved form of [`Pic`].
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SavedPic {
-    master: Chip,
-    slave: Chip,
+    /// The one that drives the processor.
+    pub master: Chip,
+    /// The one at its input 2.
+    pub slave: Chip,
 }
 
 impl SavedState for Pic {
@@ -417,6 +435,8 @@ impl SavedState for Pic {
             }
         }
         *self = Self { master, slave };
+        // For a state from elsewhere, whose cascade may be pulsed. Nothing changes for one of ours.
+        self.cascade();
         Ok(())
     }
 }

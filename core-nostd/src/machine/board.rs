@@ -3,7 +3,7 @@
 use core::fmt;
 
 use super::{
-    Board, Config, DEBUG_EXIT_MAX, DEBUGCON_MAX, Host, Irqchip, Machine, PciSlot, Port, PortsFull,
+    Board, Config, DEBUG_EXIT_MAX, DEBUGCON_MAX, Host, Machine, PciSlot, Port, PortsFull,
     RamLayout, SERIAL_MAX,
 };
 use crate::devices::class::{DeviceClass, PropertyValues};
@@ -21,7 +21,7 @@ use crate::devices::serial::{self, Serial, SerialWiring};
 use crate::devices::{ConsoleId, Context, Effects, PortDevice, Width};
 use crate::firmware::{Content, FwCfg};
 use crate::firmware::{FwCfgError, MachineFacts, fw_cfg, keys};
-use crate::irq::{IrqLine, Lines, Pic, pic};
+use crate::irq::{IoApic, IrqLine, Lines, Pic, ioapic, pic};
 use crate::memory::{Backing, MapFull, MemoryMap, Region};
 use crate::pci::{
     ConfigMechanism1, I440fx, PciFunction, Piix3, SlotError, Slots, i440fx, mechanism, piix3,
@@ -40,6 +40,7 @@ pub static CLASSES: &[&DeviceClass] = &[
     &mechanism::CLASS,
     &i8042::CLASS,
     &ib700::CLASS,
+    &ioapic::CLASS,
     &kernel::APIC_CLASS,
     &kernel::IOAPIC_CLASS,
     &kernel::PIC_CLASS,
@@ -231,6 +232,7 @@ impl<'m> Machine<'m> {
             effects: Effects::new(),
             intr: false,
             pic: Pic::new(),
+            ioapic: IoApic::new(),
             pit: Pit::new(pit),
             rtc: Rtc::new(
                 rtc,
@@ -263,6 +265,7 @@ impl<'m> Machine<'m> {
         machine.power_on(0);
         // The levels that lines have from the start are no changes: nobody is to hear of them with the first access.
         while machine.lines.take_change().is_some() {}
+        machine.hand_in_lines();
         Ok(machine)
     }
 
@@ -271,7 +274,7 @@ impl<'m> Machine<'m> {
             return Ok(());
         }
         let ports = &mut self.ports;
-        if self.irqchip == Irqchip::Machine {
+        if self.irqchip.in_machine() {
             ports.add(0x20, 2, Port::MasterPic)?;
             ports.add(0xa0, 2, Port::SlavePic)?;
             ports.add(0x4d0, 2, Port::Elcr)?;
@@ -477,11 +480,23 @@ impl<'m> Machine<'m> {
         // Again, since the PIT's output has come by.
         self.pic.reset(context!(self, now));
         self.drain(host, now, None);
+        self.hand_in_lines();
+    }
+
+    /// Lets the I/O APIC see lines that were high before it was reset: nobody tells of them again.
+    fn hand_in_lines(&mut self) {
+        // Every entry is masked: no message comes of it.
+        for pin in 0..ioapic::PINS as u8 {
+            let line = IrqLine::new(pin);
+            if self.irqchip.in_machine() && self.lines.level(line) {
+                self.ioapic.set_irq(ioapic::pin_of(line), true);
+            }
+        }
     }
 
     fn power_on(&mut self, now: u64) {
         // Lines fall with their drivers, or rise as the PIT's; then the PICs are reset, and forget what they have seen.
-        if self.irqchip == Irqchip::Machine && self.board != Board::None {
+        if self.irqchip.in_machine() && self.board != Board::None {
             self.pit.reset(context!(self, now));
         }
         self.rtc.reset(context!(self, now));
@@ -500,6 +515,7 @@ impl<'m> Machine<'m> {
         }
         self.remap();
         self.pic.reset(context!(self, now));
+        self.ioapic.reset(context!(self, now));
         // What the resets themselves asked for is done.
         while self.effects.take().is_some() {}
     }

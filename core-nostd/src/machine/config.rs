@@ -29,8 +29,19 @@ impl Board {
 pub enum Irqchip {
     /// The machine itself.
     Machine,
+    /// The machine, but for the local APICs, which are the host's (`kernel-irqchip=split`): it is
+    /// told of messages to them by [`super::Host::msi`], and of the PICs' output by
+    /// [`super::Host::set_intr`].
+    Split,
     /// The host (`kernel-irqchip=on`): it is told of interrupt lines by [`super::Host::set_gsi`].
     Host,
+}
+
+impl Irqchip {
+    /// Whether the PICs, the interval timer and the I/O APIC are the machine's.
+    pub const fn in_machine(self) -> bool {
+        matches!(self, Self::Machine | Self::Split)
+    }
 }
 
 /// First address above the 32-bit space.

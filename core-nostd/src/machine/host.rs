@@ -1,6 +1,7 @@
 //! What the machine asks of the process around it.
 
 use crate::devices::{ConsoleId, GuestEvent, PowerRequest};
+use crate::irq::Msi;
 
 /// The one way out of the machine. Methods must not block. Fuzzers and tests implement it in
 /// memory.
@@ -20,6 +21,19 @@ pub trait Host {
     /// Drives the INTR pin of the first processor: the output of the machine's own interrupt
     /// controllers.
     fn set_intr(&mut self, level: bool);
+
+    /// Sends an interrupt of the machine's own I/O APIC to the local APICs. A host that has none,
+    /// such as a device test, has nobody to hear it.
+    fn msi(&mut self, message: Msi) {
+        let _ = message;
+    }
+
+    /// The interrupt that an input of the machine's own I/O APIC sends is another now; `None` while
+    /// it is masked. Told before the first [`Host::msi`] with it, for local APICs that must know
+    /// which vectors end with `Machine::end_of_interrupt`.
+    fn route_changed(&mut self, pin: u8, message: Option<Msi>) {
+        let _ = (pin, message);
+    }
 
     /// Asks for a reset, a shutdown or the end of the process.
     fn power(&mut self, request: PowerRequest);

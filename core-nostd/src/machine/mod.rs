@@ -39,8 +39,8 @@ use crate::devices::rtc::Rtc;
 use crate::devices::serial::Serial;
 use crate::devices::{ConsoleId, Context, Effect, Effects, Width};
 use crate::firmware::FwCfg;
-use crate::irq::pic::Pic;
-use crate::irq::{IrqLine, Lines};
+use crate::irq::ioapic;
+use crate::irq::{IoApic, IrqLine, Lines, Pic};
 use crate::memory::{Backing, GuestRam, MemoryMap};
 use crate::pci::{ConfigMechanism1, I440fx, Piix3, Slots};
 use crate::time::Timers;
@@ -52,7 +52,7 @@ pub use plugged::{ID_MAX, PLUGGED_MAX, Place, Plugged};
 pub use ports::PortsFull;
 use ports::{PortMap, piece};
 pub use run_state::RunState;
-pub use state::STATE_MAX;
+pub use state::{Controllers, STATE_MAX};
 
 /// Serial ports that a board has at most.
 pub const SERIAL_MAX: usize = 4;
@@ -109,6 +109,7 @@ pub struct Machine<'m> {
     intr: bool,
 
     pic: Pic,
+    ioapic: IoApic,
     pit: Pit,
     rtc: Rtc,
     i8042: I8042,
@@ -180,8 +181,8 @@ impl<'m> Machine<'m> {
     /// reads as zeros.
     pub fn physical_read<H: Host>(
         &mut self,
-        _host: &mut H,
-        _now: u64,
+        host: &mut H,
+        now: u64,
         mut gpa: u64,
         mut to: &mut [u8],
     ) {
@@ -201,7 +202,7 @@ impl<'m> Machine<'m> {
                         part.copy_from_slice(bytes);
                     }
                 }
-                Backing::Bus => {}
+                Backing::Bus => self.bus_read(host, now, gpa, part),
             }
             to = rest;
             gpa = gpa.wrapping_add(length as u64);
@@ -211,17 +212,19 @@ impl<'m> Machine<'m> {
     /// A processor or a test writes physical memory. What nothing takes is lost.
     pub fn physical_write<H: Host>(
         &mut self,
-        _host: &mut H,
-        _now: u64,
+        host: &mut H,
+        now: u64,
         mut gpa: u64,
         mut from: &[u8],
     ) {
         while !from.is_empty() {
             let region = self.map.find(gpa);
-            let (_, length) = self.backing_at(gpa, from.len());
+            let (backing, length) = self.backing_at(gpa, from.len());
             let (part, rest) = from.split_at(length);
             if region.is_some_and(|region| region.write_ram) {
                 let _ = self.ram.write(gpa, part);
+            } else if backing == Backing::Bus {
+                self.bus_write(host, now, gpa, part);
             }
             from = rest;
             gpa = gpa.wrapping_add(length as u64);
@@ -252,6 +255,60 @@ impl<'m> Machine<'m> {
             backing,
             usize::try_from(end).unwrap_or(usize::MAX).min(length),
         )
+    }
+
+    /// Reads where no memory answers: registers of devices, and zeros.
+    fn bus_read<H: Host>(&mut self, host: &mut H, now: u64, gpa: u64, to: &mut [u8]) {
+        let Some((offset, mut done)) = self.ioapic_at(gpa, to.len()) else {
+            return;
+        };
+        let end = to.len().min((ioapic::LENGTH - offset) as usize + done);
+        let mut offset = offset;
+        while done < end {
+            let width = piece(offset, end - done, Width::Dword);
+            let value = self.ioapic.mmio_read(context!(self, now), offset, width);
+            let next = done + width as usize;
+            to[done..next].copy_from_slice(&value.to_le_bytes()[..width as usize]);
+            self.drain(host, now, None);
+            offset += width as u64;
+            done = next;
+        }
+    }
+
+    /// Writes where no memory answers.
+    fn bus_write<H: Host>(&mut self, host: &mut H, now: u64, gpa: u64, from: &[u8]) {
+        let Some((offset, mut done)) = self.ioapic_at(gpa, from.len()) else {
+            return;
+        };
+        let end = from.len().min((ioapic::LENGTH - offset) as usize + done);
+        let mut offset = offset;
+        while done < end {
+            let width = piece(offset, end - done, Width::Dword);
+            let next = done + width as usize;
+            let mut bytes = [0; 8];
+            bytes[..width as usize].copy_from_slice(&from[done..next]);
+            let value = u64::from_le_bytes(bytes);
+            self.ioapic
+                .mmio_write(context!(self, now), offset, width, value);
+            self.drain(host, now, None);
+            offset += width as u64;
+            done = next;
+        }
+    }
+
+    /// Where an access of `length` bytes first meets the I/O APIC: the offset of the register, and
+    /// the bytes before it.
+    fn ioapic_at(&self, gpa: u64, length: usize) -> Option<(u64, usize)> {
+        if !self.irqchip.in_machine() || self.board == Board::None {
+            return None;
+        }
+        match gpa.checked_sub(ioapic::BASE) {
+            Some(offset) => (offset < ioapic::LENGTH).then_some((offset, 0)),
+            None => {
+                let before = usize::try_from(ioapic::BASE - gpa).ok()?;
+                (before < length).then_some((0, before))
+            }
+        }
     }
 
     /// Which board it is.
@@ -347,15 +404,54 @@ impl<'m> Machine<'m> {
         while let Some(change) = self.lines.take_change() {
             let number = change.line.number();
             host.set_gsi(number, change.level);
-            if self.irqchip == Irqchip::Machine && number < 16 {
-                self.pic.set_irq(number, change.level);
+            if self.irqchip.in_machine() {
+                if number < 16 {
+                    self.pic.set_irq(number, change.level);
+                }
+                self.ioapic
+                    .set_irq(ioapic::pin_of(change.line), change.level);
+                // Now, not after the loop: a pulse is two changes of one line.
+                self.send_messages(host);
             }
         }
-        let intr = self.irqchip == Irqchip::Machine && self.pic.intr();
+        if !self.irqchip.in_machine() {
+            return;
+        }
+        self.send_messages(host);
+        let intr = self.pic.intr();
         if intr != self.intr {
             self.intr = intr;
             host.set_intr(intr);
         }
+    }
+
+    /// Lets the host know of the I/O APIC's new routes, then of its interrupts.
+    fn send_messages<H: Host>(&mut self, host: &mut H) {
+        while let Some((pin, message)) = self.ioapic.take_rerouted() {
+            host.route_changed(pin, message);
+        }
+        while let Some(message) = self.ioapic.take_message() {
+            host.msi(message);
+        }
+    }
+
+    /// The processor acknowledges an external interrupt while the machine's own INTR output is
+    /// high ([`Host::set_intr`]): the vector, of a spurious interrupt where it fell meanwhile.
+    pub fn acknowledge<H: Host>(&mut self, host: &mut H, now: u64) -> u8 {
+        let vector = self.pic.acknowledge();
+        self.drain(host, now, None);
+        vector
+    }
+
+    /// Level of the machine's own INTR output, as the host was last told.
+    pub fn intr(&self) -> bool {
+        self.intr
+    }
+
+    /// A local APIC outside the machine tells of the end of a level-triggered interrupt.
+    pub fn end_of_interrupt<H: Host>(&mut self, host: &mut H, now: u64, vector: u8) {
+        self.ioapic.end_of_interrupt(vector);
+        self.drain(host, now, None);
     }
 
     /// Offers the host what a serial port has to send.

@@ -10,7 +10,7 @@ use crate::devices::{ConsoleId, GuestEvent, PowerRequest};
 use crate::formats::qtest::{
     Encoding, LineBuffer, Request, RequestError, decode, encode_base64, parse,
 };
-use crate::irq::IrqLine;
+use crate::irq::{IrqLine, Msi};
 
 /// Bytes that bulk requests move at a time: a multiple of 3, for base64.
 const CHUNK: usize = 3 << 9;
@@ -144,6 +144,14 @@ impl<H: Host, W: Write> Host for Reporter<'_, H, W> {
             self.report(0, level);
         }
         self.host.set_intr(level);
+    }
+
+    fn msi(&mut self, message: Msi) {
+        self.host.msi(message);
+    }
+
+    fn route_changed(&mut self, pin: u8, message: Option<Msi>) {
+        self.host.route_changed(pin, message);
     }
 
     fn power(&mut self, request: PowerRequest) {

@@ -3,21 +3,58 @@
 //! Guest RAM, processors and the virtual clock are the host's to save. A machine loads only what
 //! one with the same board and the same devices has saved.
 
-use super::{Board, Host, Irqchip, Machine};
+use super::{Board, Host, Machine};
 use crate::devices::Context;
-use crate::state::{StateError, load, save};
+use crate::devices::pit::SavedPit;
+use crate::irq::Lines;
+use crate::irq::ioapic::IoApicState;
+use crate::irq::pic::SavedPic;
+use crate::state::{SavedState, StateError, load, save};
+use crate::time::Timers;
 
 /// Bytes that the saved state of a machine needs at most.
 pub const STATE_MAX: usize = 16 << 10;
 
-/// Calls `$call!(device)` for each device that the board has, in the order of sections.
+/// The state of the interrupt controllers and the interval timer, whoever models them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Controllers {
+    /// Both PICs.
+    pub pic: SavedPic,
+    /// The I/O APIC.
+    pub ioapic: IoApicState,
+    /// The interval timer, with times on the virtual clock.
+    pub pit: SavedPit,
+}
+
+/// The context of a device that only holds the state of the host's: it drives nothing.
+macro_rules! apart {
+    ($machine:expr, $now:expr) => {
+        &mut Context {
+            now: $now,
+            lines: &mut Lines::new(),
+            timers: &mut Timers::new(),
+            ram: $machine.ram,
+            effects: &mut $machine.effects,
+        }
+    };
+}
+
+/// Calls `$call!(device)` for each device that the host may model instead, in the order of
+/// sections.
+macro_rules! each_controller {
+    ($machine:expr, $call:ident) => {
+        if $machine.board != Board::None {
+            $call!($machine.pic);
+            $call!($machine.ioapic);
+            $call!($machine.pit);
+        }
+    };
+}
+
+/// Calls `$call!(device)` for each other device that the board has, in the order of sections.
 macro_rules! each_device {
     ($machine:expr, $call:ident) => {
         if $machine.board != Board::None {
-            if $machine.irqchip == Irqchip::Machine {
-                $call!($machine.pic);
-                $call!($machine.pit);
-            }
             $call!($machine.rtc);
             $call!($machine.post);
             $call!($machine.fw_cfg);
@@ -52,6 +89,7 @@ impl Machine<'_> {
                 used += save(&$device, buffer.get_mut(used..).ok_or(StateError::Full)?)?
             };
         }
+        each_controller!(self, save_one);
         each_device!(self, save_one);
         Ok(used)
     }
@@ -69,6 +107,16 @@ impl Machine<'_> {
                 bytes = load(&mut $device, bytes, context!(self, now))?
             };
         }
+        macro_rules! load_apart {
+            ($device:expr) => {
+                bytes = load(&mut $device, bytes, apart!(self, now))?
+            };
+        }
+        if self.irqchip.in_machine() {
+            each_controller!(self, load_one);
+        } else {
+            each_controller!(self, load_apart);
+        }
         each_device!(self, load_one);
         self.remap();
         host.memory_remapped();
@@ -78,5 +126,38 @@ impl Machine<'_> {
         } else {
             Err(StateError::Malformed)
         }
+    }
+
+    /// The state of the interrupt controllers and the interval timer: what the machine's own have,
+    /// or else what was set or loaded last, for the host to hand to its own.
+    pub fn controllers(&self) -> Controllers {
+        Controllers {
+            pic: self.pic.save(),
+            ioapic: *self.ioapic.state(),
+            pit: self.pit.save(),
+        }
+    }
+
+    /// Sets that state. A host that models them does so before it saves the machine.
+    ///
+    /// # Errors
+    /// If they can't have it. Those before the bad one are changed then.
+    pub fn set_controllers<H: Host>(
+        &mut self,
+        host: &mut H,
+        now: u64,
+        controllers: Controllers,
+    ) -> Result<(), StateError> {
+        let Controllers { pic, ioapic, pit } = controllers;
+        self.ioapic.set_state(&ioapic)?;
+        if self.irqchip.in_machine() {
+            self.pic.load(pic, context!(self, now))?;
+            self.pit.load(pit, context!(self, now))?;
+        } else {
+            self.pic.load(pic, apart!(self, now))?;
+            self.pit.load(pit, apart!(self, now))?;
+        }
+        self.drain(host, now, None);
+        Ok(())
     }
 }

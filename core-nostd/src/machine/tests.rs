@@ -5,6 +5,7 @@ use crate::devices::class::PropertyValues;
 use crate::devices::{
     GuestEvent, PowerRequest, ShutdownCause, debug_exit, debugcon, ib700, pvpanic, serial,
 };
+use crate::irq::Msi;
 use crate::memory::ArrayRam;
 use crate::time::SECOND;
 use core::sync::atomic::{AtomicUsize, Ordering};
@@ -19,7 +20,7 @@ static ROM: [u8; 0x1_0000] = {
 };
 
 /// RAM for each machine of these tests: too large for a test's stack.
-static RAMS: [ArrayRam<RAM>; 24] = [const { ArrayRam::new() }; 24];
+static RAMS: [ArrayRam<RAM>; 40] = [const { ArrayRam::new() }; 40];
 static NEXT_RAM: AtomicUsize = AtomicUsize::new(0);
 
 #[derive(Default)]
@@ -32,6 +33,8 @@ struct Recorder {
     lost: usize,
     gsis: Vec<(u8, bool)>,
     intr: bool,
+    messages: Vec<Msi>,
+    routes: Vec<(u8, Option<Msi>)>,
     remaps: usize,
 }
 
@@ -53,6 +56,14 @@ impl Host for Recorder {
 
     fn set_intr(&mut self, level: bool) {
         self.intr = level;
+    }
+
+    fn msi(&mut self, message: Msi) {
+        self.messages.push(message);
+    }
+
+    fn route_changed(&mut self, pin: u8, message: Option<Msi>) {
+        self.routes.push((pin, message));
     }
 
     fn power(&mut self, request: PowerRequest) {
@@ -283,7 +294,7 @@ fn devices_are_checked() {
 #[test]
 fn state_moves_between_machines() {
     let mut host = Recorder::default();
-    for irqchip in [Irqchip::Machine, Irqchip::Host] {
+    for irqchip in [Irqchip::Machine, Irqchip::Split, Irqchip::Host] {
         for board in [Board::Pc, Board::Microvm, Board::None] {
             if board == Board::None {
                 continue;
@@ -366,4 +377,72 @@ fn qtest_answers() {
     );
     // Must end: a million timers at most, and then the rest at once.
     assert!(ask("clock_set 0xffffffffffffffff").ends_with("OK 18446744073709551615\n"));
+}
+
+fn write_ioapic(machine: &mut Machine<'_>, host: &mut Recorder, register: u8, value: u32) {
+    machine.physical_write(host, 0, ioapic::BASE, &[register]);
+    machine.physical_write(host, 0, ioapic::BASE + 0x10, &value.to_le_bytes());
+}
+
+#[test]
+fn the_ioapic_sends_messages() {
+    for board in [Board::Pc, Board::Microvm] {
+        let (mut machine, mut host) = (machine(board, Irqchip::Split), Recorder::default());
+        let level = Msi::new(1, false, 0, 0x31, true);
+        write_ioapic(&mut machine, &mut host, 0x19, 1 << 24);
+        write_ioapic(&mut machine, &mut host, 0x18, 0x8031);
+        assert_eq!(host.routes.last(), Some(&(4, Some(level))));
+        let line = IrqLine::new(4);
+        machine.set_line(&mut host, 0, line, true);
+        assert_eq!(host.messages, [level]);
+        machine.end_of_interrupt(&mut host, 0, 0x31);
+        assert_eq!(host.messages, [level; 2], "the line is still high");
+        machine.set_line(&mut host, 0, line, false);
+        // An access across two registers and beyond their page.
+        let mut bytes = [0xaa; 8];
+        machine.physical_read(&mut host, 0, ioapic::BASE - 4, &mut bytes);
+        assert_eq!(bytes, [0, 0, 0, 0, 0x18, 0, 0, 0]);
+        machine.physical_read(&mut host, 0, ioapic::BASE + 0xffc, &mut bytes);
+        assert_eq!(bytes, [0; 8]);
+        machine.reset(&mut host, 0);
+        assert_eq!(host.routes.last(), Some(&(23, None)));
+        assert_eq!(host.messages.len(), 2);
+    }
+}
+
+#[test]
+fn the_timer_is_at_input_2_and_pulses_count() {
+    let (mut machine, mut host) = (machine(Board::Pc, Irqchip::Split), Recorder::default());
+    write_ioapic(&mut machine, &mut host, 0x14, 0x30);
+    // Counter 0 in mode 2: a fall and a rise within one call, every millisecond.
+    for (port, value) in [(0x43, 0x34), (0x40, 0xa9), (0x40, 0x04)] {
+        machine.pio_write(&mut host, 0, port, Width::Byte, value);
+    }
+    let before = host.messages.len();
+    for _ in 0..3 {
+        let deadline = machine.next_deadline().unwrap();
+        machine.advance(&mut host, deadline);
+    }
+    let message = Msi::new(0, false, 0, 0x30, false);
+    assert_eq!(host.messages[before..], [message; 3]);
+    // And the PICs see it on input 0.
+    for (port, value) in [(0x20, 0x11), (0x21, 8), (0x21, 4), (0x21, 1), (0x21, 0xfe)] {
+        machine.pio_write(&mut host, 0, port, Width::Byte, value);
+    }
+    let deadline = machine.next_deadline().unwrap();
+    machine.advance(&mut host, deadline);
+    assert!(host.intr && machine.intr());
+    assert_eq!(machine.acknowledge(&mut host, deadline), 8);
+    assert!(!host.intr && !machine.intr());
+}
+
+#[test]
+fn in_kernel_controllers_leave_the_bus_empty() {
+    let (mut machine, mut host) = (machine(Board::Pc, Irqchip::Host), Recorder::default());
+    write_ioapic(&mut machine, &mut host, 0x18, 0x31);
+    machine.set_line(&mut host, 0, IrqLine::new(4), true);
+    assert!(host.messages.is_empty() && host.routes.is_empty());
+    let mut bytes = [0xaa; 4];
+    machine.physical_read(&mut host, 0, ioapic::BASE, &mut bytes);
+    assert_eq!(bytes, [0; 4]);
 }

@@ -117,7 +117,7 @@ fn machine(board: Board, irqchip: Irqchip) -> Machine<'static> {
 /// Runs a test on every kind of tree.
 fn each_tree(test: impl Fn(Tree<'_>)) {
     for board in [Board::Pc, Board::Microvm, Board::None] {
-        for irqchip in [Irqchip::Machine, Irqchip::Host] {
+        for irqchip in [Irqchip::Machine, Irqchip::Split, Irqchip::Host] {
             let machine = machine(board, irqchip);
             for (qtest, built) in [(false, true), (true, true), (true, false)] {
                 let outside = &Host {

@@ -11,7 +11,7 @@ use super::{ChardevKind, QomError, Tree};
 use crate::devices::class::DeviceClass;
 use crate::devices::{i8042, kernel, pit, port92, rtc};
 use crate::firmware::fw_cfg;
-use crate::irq::pic;
+use crate::irq::{ioapic, pic};
 use crate::machine::{Board, Irqchip, Place};
 use crate::pci::{i440fx, mechanism, piix3};
 
@@ -107,6 +107,12 @@ impl Tree<'_> {
         }
     }
 
+    /// Whether the local APICs are the kernel's.
+    fn kernel_apics(&self) -> bool {
+        self.machine.irqchip() != Irqchip::Machine && self.board() != Board::None
+    }
+
+    /// Whether the other interrupt controllers and the interval timer are.
     pub(super) fn in_kernel(&self) -> bool {
         self.machine.irqchip() == Irqchip::Host && self.board() != Board::None
     }
@@ -118,7 +124,8 @@ impl Tree<'_> {
             Node::Lapic(_) => &kernel::APIC_CLASS,
             Node::FwCfg => &fw_cfg::CLASS,
             Node::PciHost => &mechanism::CLASS,
-            Node::IoApic => &kernel::IOAPIC_CLASS,
+            Node::IoApic if in_kernel => &kernel::IOAPIC_CLASS,
+            Node::IoApic => &ioapic::CLASS,
             Node::HostBridge => &i440fx::CLASS,
             Node::IsaBridge if self.board() == Board::Pc => &piix3::CLASS,
             Node::Pic(_) if in_kernel => &kernel::PIC_CLASS,
@@ -251,7 +258,7 @@ impl Tree<'_> {
         match (bus, self.board()) {
             (_, Board::None) => {}
             (Bus::System, board) => {
-                let kernel = usize::from(self.in_kernel());
+                let kernel = usize::from(self.kernel_apics());
                 let (first, devices): (usize, &[(usize, Node)]) = match board {
                     // Behind two paravirtual devices, or one.
                     Board::Pc => (
@@ -264,9 +271,7 @@ impl Tree<'_> {
                     ),
                 };
                 for (position, node) in devices {
-                    if *node != Node::IoApic || self.in_kernel() {
-                        visit(first + position, *node);
-                    }
+                    visit(first + position, *node);
                 }
             }
             (bus, _) => {
@@ -332,7 +337,7 @@ impl Tree<'_> {
                 if board == Board::Pc {
                     visit("i440fx", Node::PciHost);
                 }
-                if board == Board::Microvm && self.in_kernel() {
+                if board == Board::Microvm {
                     visit("ioapic", Node::IoApic);
                 }
                 visit("peripheral", Node::Peripheral);
@@ -365,13 +370,11 @@ impl Tree<'_> {
                 }
             }
             Node::PciHost => {
-                if self.in_kernel() {
-                    visit("ioapic", Node::IoApic);
-                }
+                visit("ioapic", Node::IoApic);
                 visit("pci.0", Node::PciBus);
             }
             Node::IsaBridge => visit("isa.0", Node::IsaBus),
-            Node::Cpu(index) if self.in_kernel() => visit("lapic", Node::Lapic(index)),
+            Node::Cpu(index) if self.kernel_apics() => visit("lapic", Node::Lapic(index)),
             _ => {}
         }
     }

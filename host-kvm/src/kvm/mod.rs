@@ -1,16 +1,20 @@
 //! The KVM accelerator: the virtual machine, its processors and what CPUID shows them.
 
+mod controllers;
 mod cpuid;
 mod dump;
 mod error;
 mod inspect;
+mod routes;
 mod state;
 mod vcpu;
 mod vm;
 
+pub use controllers::Instant;
 pub use cpuid::{CpuError, CpuSpec, CpuidTable, Topology, cpu_help};
 pub use error::KvmError;
 pub use inspect::Glance;
 pub use kvm_ioctls::Kvm;
+pub use routes::Routes;
 pub use vcpu::{ExitHandler, Pauser, SystemEvent, VcpuStop, Vcpus};
 pub use vm::{Irqchip, Vm, open};

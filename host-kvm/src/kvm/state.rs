@@ -26,7 +26,7 @@ use thimble_core::cpu::{
 };
 
 use super::error::KvmError;
-use super::vm::{Irqchip, Vm};
+use super::vm::Vm;
 
 /// MSRs that are kept elsewhere in the state, or whose writing acts instead of setting.
 const ELSEWHERE: [u32; 4] = [
@@ -42,7 +42,7 @@ const MSRS_AT_ONCE: usize = 256;
 /// Reads everything. The vCPU must not be running.
 pub(crate) fn get(vm: &Vm, fd: &VcpuFd) -> Result<CpuState, KvmError> {
     let mut state = CpuState::default();
-    if vm.irqchip() == Irqchip::On {
+    if vm.irqchip().has_apics() {
         let mp = fd
             .get_mp_state()
             .map_err(KvmError::call("reading the activity"))?;
@@ -88,7 +88,7 @@ pub(crate) fn get(vm: &Vm, fd: &VcpuFd) -> Result<CpuState, KvmError> {
     }
     get_msrs(vm, fd, &mut state.msrs)?;
     state.apic = None;
-    if vm.irqchip() == Irqchip::On {
+    if vm.irqchip().has_apics() {
         let lapic = fd
             .get_lapic()
             .map_err(KvmError::call("reading the local APIC"))?;
@@ -137,7 +137,7 @@ pub(crate) fn set(vm: &Vm, fd: &VcpuFd, state: &CpuState) -> Result<(), KvmError
     set_msrs(vm, fd, &state.msrs, |index| {
         index != msr_index::IA32_TSC_DEADLINE
     })?;
-    if let (Irqchip::On, Some(apic)) = (vm.irqchip(), &state.apic) {
+    if let (true, Some(apic)) = (vm.irqchip().has_apics(), &state.apic) {
         fd.set_lapic(&lapic(apic))
             .map_err(KvmError::call("setting the local APIC"))?;
     }
@@ -148,7 +148,7 @@ pub(crate) fn set(vm: &Vm, fd: &VcpuFd, state: &CpuState) -> Result<(), KvmError
         fd.set_vcpu_events(&events(&state.events))
             .map_err(KvmError::call("setting pending events"))?;
     }
-    if vm.irqchip() == Irqchip::On {
+    if vm.irqchip().has_apics() {
         let mp_state = match state.activity {
             Activity::Running => KVM_MP_STATE_RUNNABLE,
             Activity::WaitForInit => KVM_MP_STATE_UNINITIALIZED,

@@ -26,9 +26,9 @@ use std::{fmt, io, mem, ptr, slice, thread};
 
 use kvm_bindings::{
     KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HLT, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR, KVM_EXIT_IO,
-    KVM_EXIT_IO_OUT, KVM_EXIT_IRQ_WINDOW_OPEN, KVM_EXIT_MMIO, KVM_EXIT_SET_TPR, KVM_EXIT_SHUTDOWN,
-    KVM_EXIT_SYSTEM_EVENT, KVM_SYSTEM_EVENT_CRASH, KVM_SYSTEM_EVENT_RESET,
-    KVM_SYSTEM_EVENT_SHUTDOWN, kvm_run,
+    KVM_EXIT_IO_OUT, KVM_EXIT_IOAPIC_EOI, KVM_EXIT_IRQ_WINDOW_OPEN, KVM_EXIT_MMIO,
+    KVM_EXIT_SET_TPR, KVM_EXIT_SHUTDOWN, KVM_EXIT_SYSTEM_EVENT, KVM_SYSTEM_EVENT_CRASH,
+    KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN, kvm_interrupt, kvm_run,
 };
 use kvm_ioctls::VcpuFd;
 use thimble_core::cpu::CpuState;
@@ -41,6 +41,12 @@ use super::vm::{Irqchip, Vm};
 
 /// `_IO(KVMIO, 0x80)`.
 const KVM_RUN: libc::Ioctl = 0xae80;
+
+/// `_IOW(KVMIO, 0x86, struct kvm_interrupt)`.
+const KVM_INTERRUPT: libc::Ioctl = 0x4004_ae86;
+
+/// `_IOW(KVMIO, 0x8b, struct kvm_signal_mask)`.
+const KVM_SET_SIGNAL_MASK: libc::Ioctl = 0x4004_ae8b;
 
 /// What takes a thread out of the guest. Its handler does nothing.
 const KICK: libc::c_int = libc::SIGUSR1;
@@ -62,6 +68,18 @@ pub trait ExitHandler: Send + Sync {
 
     /// Writes 1 to 8 bytes to where the map has no writable RAM slot.
     fn mmio_write(&self, cpu: u32, gpa: u64, data: &[u8]);
+
+    /// The processor takes an external interrupt while INTR is high ([`Vm::set_intr`]): its vector.
+    /// `None` if INTR has fallen meanwhile.
+    fn acknowledge(&self, cpu: u32) -> Option<u8> {
+        let _ = cpu;
+        None
+    }
+
+    /// The processor has ended a level-triggered interrupt of the machine's own I/O APIC.
+    fn end_of_interrupt(&self, cpu: u32, vector: u8) {
+        let _ = (cpu, vector);
+    }
 
     /// The processor halted, and without in-kernel interrupt controllers nothing but a reset
     /// wakes it.
@@ -253,7 +271,7 @@ impl Vcpus {
         handler: Arc<H>,
     ) -> Result<Self, KvmError> {
         let most = match vm.irqchip() {
-            Irqchip::On => vm.kvm().get_max_vcpus() as u32,
+            Irqchip::On | Irqchip::Split => vm.kvm().get_max_vcpus() as u32,
             // Nothing could start the others.
             Irqchip::None => 1,
         };
@@ -288,7 +306,7 @@ impl Vcpus {
                 vcpu: Mutex::new(Vcpu { fd, run }),
             });
         }
-        if let (Irqchip::On, [_, .., last]) = (vm.irqchip(), cpus.as_slice()) {
+        if let (true, [_, .., last]) = (vm.irqchip().has_apics(), cpus.as_slice()) {
             // The kernel made its map of local APICs while the last processor was not on its list
             // yet: without this, interrupts by number do not reach that one.
             let fd = &lock(&last.vcpu).fd;
@@ -314,6 +332,7 @@ impl Vcpus {
             changed: Condvar::new(),
             parked: Condvar::new(),
         });
+        shared.vm.set_kicker(Pauser(Arc::downgrade(&shared)));
         let mut vcpus = Self {
             shared,
             joins: Vec::with_capacity(count as usize),
@@ -401,8 +420,10 @@ impl Vcpus {
     /// Sets the whole state of a processor, which can go on from it even if it had stopped. All
     /// must be paused.
     pub fn set_state(&self, index: u32, state: &CpuState) -> Result<(), KvmError> {
-        let vcpu = self.parked(index)?;
+        let mut vcpu = self.parked(index)?;
         state::set(&self.shared.vm, &vcpu.fd, state)?;
+        // SAFETY: as in `run_guest`: the lock's holder is the only one to use the shared page.
+        unsafe { vcpu.run.as_mut() }.ready_for_interrupt_injection = 0;
         drop(vcpu);
         if let Some(thread) = lock(&self.shared.control).threads.get_mut(index as usize) {
             thread.stopped = false;
@@ -485,7 +506,7 @@ impl Drop for Vcpus {
     }
 }
 
-/// Asks for a pause from where the [`Vcpus`] are not at hand.
+/// Asks for a pause, or for attention to INTR, from where the [`Vcpus`] are not at hand.
 #[derive(Clone)]
 pub struct Pauser(std::sync::Weak<Shared>);
 
@@ -495,6 +516,28 @@ impl Pauser {
         if let Some(shared) = self.0.upgrade() {
             shared.request(Wanted::Pause);
         }
+    }
+
+    /// Lets processors look at the INTR line. Never waits.
+    pub(super) fn interrupt(&self) {
+        let Some(shared) = self.0.upgrade() else {
+            return;
+        };
+        let control = lock(&shared.control);
+        // SAFETY: always allowed.
+        let this = unsafe { libc::pthread_self() };
+        for (thread, cpu) in control.threads.iter().zip(&shared.cpus) {
+            // One that raises it itself looks before it goes on, and so does a parked one.
+            if thread.id != Some(this) {
+                cpu.kick(thread);
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Pauser {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Pauser")
     }
 }
 
@@ -522,6 +565,7 @@ enum Left {
 fn run_thread<H: ExitHandler>(shared: &Shared, index: u32, handler: &H) {
     let at = index as usize;
     let cpu = &shared.cpus[at];
+    let split = shared.vm.irqchip() == Irqchip::Split;
     let mut has_run = false;
     loop {
         let mut paused = false;
@@ -555,8 +599,11 @@ fn run_thread<H: ExitHandler>(shared: &Shared, index: u32, handler: &H) {
                 }
             }
             control.threads[at].parked = false;
+            // A state that was set meanwhile may be one of HLT, and the kernel would wait there for
+            // an interrupt without looking whether one could be taken: ask first.
+            let ask = split && shared.vm.intr() && (paused || !has_run);
             // Under the lock: a request after this sets it again, none before it is lost.
-            cpu.immediate_exit.set(0);
+            cpu.immediate_exit.set(ask.into());
         }
         let left = {
             let mut vcpu = lock(&cpu.vcpu);
@@ -587,11 +634,29 @@ fn run_thread<H: ExitHandler>(shared: &Shared, index: u32, handler: &H) {
 fn run_guest<H: ExitHandler>(vm: &Vm, vcpu: &mut Vcpu, cpu: u32, handler: &H) -> Left {
     let fd = vcpu.fd.as_raw_fd();
     let run = vcpu.run.as_ptr();
+    let split = vm.irqchip() == Irqchip::Split;
     loop {
+        let mut handed = false;
+        if split {
+            match offer_interrupt(vm, vcpu, cpu, handler) {
+                Ok(done) => handed = done,
+                Err(errno) => {
+                    return Left::Stopped(VcpuStop::RunFailed {
+                        errno,
+                        dump: dump(vm, &vcpu.fd),
+                    });
+                }
+            }
+        }
         // SAFETY: the descriptor is a vCPU's, and the call takes no argument.
         if unsafe { libc::ioctl(fd, KVM_RUN, 0) } < 0 {
             match io::Error::last_os_error().raw_os_error() {
-                Some(libc::EINTR) => return Left::Interrupted,
+                Some(libc::EINTR) => {
+                    if handed {
+                        settle_interrupt(vcpu);
+                    }
+                    return Left::Interrupted;
+                }
                 // A processor that waits for its start was woken for nothing.
                 Some(libc::EAGAIN) => continue,
                 errno => {
@@ -629,6 +694,9 @@ fn run_guest<H: ExitHandler>(vm: &Vm, vcpu: &mut Vcpu, cpu: u32, handler: &H) ->
                     }
                 }
                 KVM_EXIT_IRQ_WINDOW_OPEN | KVM_EXIT_SET_TPR => {}
+                KVM_EXIT_IOAPIC_EOI => {
+                    handler.end_of_interrupt(cpu, (*run).__bindgen_anon_1.eoi.vector);
+                }
                 KVM_EXIT_INTR => return Left::Interrupted,
                 KVM_EXIT_HLT => return Left::Halted,
                 KVM_EXIT_SHUTDOWN => return Left::Stopped(VcpuStop::TripleFault),
@@ -663,6 +731,89 @@ fn run_guest<H: ExitHandler>(vm: &Vm, vcpu: &mut Vcpu, cpu: u32, handler: &H) ->
             }
         }
     }
+}
+
+/// Hands an external interrupt over if INTR is high and the processor can take it; else, while
+/// INTR is high, lets the kernel tell when it can.
+///
+/// Whether the local APIC lets INTR through at all, by LINT0, is part of the kernel's answer.
+/// Returns whether one was handed over.
+fn offer_interrupt<H: ExitHandler>(
+    vm: &Vm,
+    vcpu: &mut Vcpu,
+    cpu: u32,
+    handler: &H,
+) -> Result<bool, i32> {
+    let mut handed = false;
+    // SAFETY: the vCPU's shared page, which only the lock's holder uses between two runs.
+    let run = unsafe { vcpu.run.as_mut() };
+    if vm.intr()
+        && run.ready_for_interrupt_injection != 0
+        && let Some(vector) = handler.acknowledge(cpu)
+    {
+        let interrupt = kvm_interrupt { irq: vector.into() };
+        // SAFETY: the descriptor is a vCPU's, and the kernel only reads the structure.
+        if unsafe { libc::ioctl(vcpu.fd.as_raw_fd(), KVM_INTERRUPT, &interrupt) } < 0 {
+            return Err(io::Error::last_os_error().raw_os_error().unwrap_or(0));
+        }
+        // It takes one at a time.
+        run.ready_for_interrupt_injection = 0;
+        handed = true;
+    }
+    run.request_interrupt_window = vm.intr().into();
+    Ok(handed)
+}
+
+/// Makes an interrupt that was handed over part of the processor's state, as an injected one.
+///
+/// A kick may come between the hand-over and `KVM_RUN`, which then does nothing at all. The kernel
+/// keeps the vector where no call reads or clears it: a saved state would lack it, and a reset
+/// processor would get it. So the processor is run once more with a signal that waits for it:
+/// that keeps it from guest code, but it takes what was handed over. Twice, as the first ends a
+/// HLT.
+fn settle_interrupt(vcpu: &mut Vcpu) {
+    let fd = vcpu.fd.as_raw_fd();
+    // SAFETY: the byte is in the vCPU's shared page.
+    let immediate_exit = unsafe {
+        let byte = &raw mut (*vcpu.run.as_ptr()).immediate_exit;
+        AtomicU8::from_ptr(byte)
+    };
+    // SAFETY: the sets are initialised by the calls before they are used; the kernel reads the
+    // mask's length and eight bytes of a set that is longer.
+    unsafe {
+        let (mut kick, mut before): (libc::sigset_t, libc::sigset_t) =
+            (mem::zeroed(), mem::zeroed());
+        libc::sigemptyset(&mut kick);
+        libc::sigaddset(&mut kick, KICK);
+        libc::pthread_sigmask(libc::SIG_BLOCK, &kick, &mut before);
+        libc::pthread_kill(libc::pthread_self(), KICK);
+        let mut mask = SignalMask {
+            length: 8,
+            set: [0; 8],
+        };
+        ptr::copy_nonoverlapping((&raw const before).cast(), mask.set.as_mut_ptr(), 8);
+        libc::ioctl(fd, KVM_SET_SIGNAL_MASK, &mask);
+        let mut runs = 0;
+        while runs < 2 {
+            immediate_exit.store(0, Ordering::Release);
+            // A kick in between is no loss: the thread looks for requests after this.
+            libc::ioctl(fd, KVM_RUN, 0);
+            if immediate_exit.load(Ordering::Acquire) == 0 {
+                runs += 1;
+            }
+        }
+        libc::ioctl(fd, KVM_SET_SIGNAL_MASK, ptr::null::<SignalMask>());
+        let zero: libc::timespec = mem::zeroed();
+        libc::sigtimedwait(&kick, ptr::null_mut(), &zero);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &before, ptr::null_mut());
+    }
+}
+
+/// `struct kvm_signal_mask` with the kernel's set of 64 signals.
+#[repr(C)]
+struct SignalMask {
+    length: u32,
+    set: [u8; 8],
 }
 
 extern "C" fn kicked(_signal: libc::c_int) {}

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use thimble_core::devices::{ConsoleId, GuestEvent, PowerRequest, ShutdownCause, Width};
+use thimble_core::irq::Msi;
 use thimble_core::machine::{Host, Machine};
 
 use super::{Guarded, Shared};
@@ -77,6 +78,16 @@ pub struct BridgeState {
     pub pending: Pending,
     /// Consoles, a bit each, whose lost output has been reported.
     lost: u16,
+    /// What the machine's own I/O APIC sends.
+    routes: kvm::Routes,
+}
+
+impl BridgeState {
+    fn flush_routes(&mut self, kvm: &kvm::Vm) {
+        if let Err(error) = self.routes.flush(kvm) {
+            report(format_args!("routing interrupts: {error}"));
+        }
+    }
 }
 
 /// The machine's [`Host`], for the length of one call under the machine's lock.
@@ -112,6 +123,9 @@ impl Bridge<'_> {
             && let Err(error) = kvm.apply_map(machine.memory_map())
         {
             report(format_args!("remapping memory: {error}"));
+        }
+        if let Some(kvm) = bridge.kvm {
+            bridge.bridge_state.flush_routes(kvm);
         }
         result
     }
@@ -153,8 +167,23 @@ impl Host for Bridge<'_> {
         }
     }
 
-    // Without in-kernel controllers no processor runs yet that could take interrupts.
-    fn set_intr(&mut self, _level: bool) {}
+    fn set_intr(&mut self, level: bool) {
+        if let Some(kvm) = self.kvm {
+            kvm.set_intr(level);
+        }
+    }
+
+    fn msi(&mut self, message: Msi) {
+        if let Some(kvm) = self.kvm {
+            self.bridge_state.flush_routes(kvm);
+            // A message that no local APIC takes is lost, as on the bus.
+            let _ = kvm.signal_msi(message);
+        }
+    }
+
+    fn route_changed(&mut self, pin: u8, message: Option<Msi>) {
+        self.bridge_state.routes.set(pin, message);
+    }
 
     fn power(&mut self, request: PowerRequest) {
         self.bridge_state.pending.request(request);
@@ -274,6 +303,24 @@ impl ExitHandler for Exits {
             let now = guarded.clock.now();
             guarded.machine_call(kvm, |machine, bridge| {
                 machine.physical_write(bridge, now, gpa, data)
+            })
+        });
+    }
+
+    fn acknowledge(&self, _cpu: u32) -> Option<u8> {
+        self.with(|guarded, kvm| {
+            let now = guarded.clock.now();
+            guarded.machine_call(kvm, |machine, bridge| {
+                machine.intr().then(|| machine.acknowledge(bridge, now))
+            })
+        })
+    }
+
+    fn end_of_interrupt(&self, _cpu: u32, vector: u8) {
+        self.with(|guarded, kvm| {
+            let now = guarded.clock.now();
+            guarded.machine_call(kvm, |machine, bridge| {
+                machine.end_of_interrupt(bridge, now, vector);
             })
         });
     }
