@@ -4,7 +4,7 @@
 
 use core::fmt;
 
-use super::flags::when;
+use super::flags::{top, when};
 use super::{AF, CF, LazyFlags, OF, Word};
 
 /// ADD, XADD: `a + b`.
@@ -50,9 +50,7 @@ pub fn sbb<W: Word>(a: W, b: W, flags: LazyFlags) -> (W, LazyFlags) {
     // Not the lazy form of SUB: with a borrow, `a` compared with `b` does not tell CF.
     let borrows = (!a & b) | ((!a | b) & extended);
     let overflows = (a ^ b) & (a ^ extended);
-    let carries = when((borrows as i64) < 0, CF)
-        | ((a ^ b ^ extended) & AF)
-        | when((overflows as i64) < 0, OF);
+    let carries = when(top(borrows), CF) | ((a ^ b ^ extended) & AF) | when(top(overflows), OF);
     (result, LazyFlags::result(extended, carries))
 }
 
@@ -63,9 +61,7 @@ pub fn inc<W: Word>(a: W, flags: LazyFlags) -> (W, LazyFlags) {
     let result = W::truncate(a.wrapping_add(1));
     let extended = result.sign_extend();
     // Overflow is becoming negative; bit 4 changes if bit 3 carries.
-    let carries = when(flags.carry(), CF)
-        | ((a ^ extended) & AF)
-        | when((!a & extended) as i64 >> 63 != 0, OF);
+    let carries = when(flags.carry(), CF) | ((a ^ extended) & AF) | when(top(!a & extended), OF);
     (result, LazyFlags::result(extended, carries))
 }
 
@@ -75,9 +71,7 @@ pub fn dec<W: Word>(a: W, flags: LazyFlags) -> (W, LazyFlags) {
     let a = a.sign_extend();
     let result = W::truncate(a.wrapping_sub(1));
     let extended = result.sign_extend();
-    let carries = when(flags.carry(), CF)
-        | ((a ^ extended) & AF)
-        | when((a & !extended) as i64 >> 63 != 0, OF);
+    let carries = when(flags.carry(), CF) | ((a ^ extended) & AF) | when(top(a & !extended), OF);
     (result, LazyFlags::result(extended, carries))
 }
 

@@ -5,7 +5,7 @@
 use super::flags::when;
 use super::{AF, CF, DivideError, LazyFlags, OF, Word};
 
-/// The digit above nine, or the carry, that asks for an adjustment.
+/// Whether the low digit is over nine or carried, which asks for an adjustment.
 #[inline]
 fn low_digit_over(al: u8, flags: LazyFlags) -> bool {
     al & 15 > 9 || flags.auxiliary()
@@ -43,30 +43,27 @@ fn decimal(result: u8, low: bool, high: bool, overflow: u8) -> (u8, LazyFlags) {
 
 /// AAA: AX after an addition of unpacked decimal numbers.
 pub fn aaa(ax: u16, flags: LazyFlags) -> (u16, LazyFlags) {
-    let al = ax as u8;
-    let adjust = low_digit_over(al, flags);
-    let (sum, ax) = if adjust {
-        (al.wrapping_add(6), ax.wrapping_add(0x106))
-    } else {
-        (al, ax)
-    };
-    (ax & 0xff0f, decimal(sum, adjust, adjust, !al & sum).1)
+    let adjust = low_digit_over(ax as u8, flags);
+    unpacked(super::add(ax, one_and_six(adjust)), adjust)
 }
 
 /// AAS: AX after a subtraction of unpacked decimal numbers.
 pub fn aas(ax: u16, flags: LazyFlags) -> (u16, LazyFlags) {
-    let al = ax as u8;
-    let adjust = low_digit_over(al, flags);
-    let (difference, ax) = if adjust {
-        // First AX as a whole, so that a borrow goes from AL to AH.
-        (al.wrapping_sub(6), ax.wrapping_sub(6).wrapping_sub(0x100))
-    } else {
-        (al, ax)
-    };
-    (
-        ax & 0xff0f,
-        decimal(difference, adjust, adjust, al & !difference).1,
-    )
+    let adjust = low_digit_over(ax as u8, flags);
+    unpacked(super::sub(ax, one_and_six(adjust)), adjust)
+}
+
+/// One in AH and six in AL: a carry out of AL goes to AH as well.
+#[inline]
+fn one_and_six(adjust: bool) -> u16 {
+    if adjust { 0x106 } else { 0 }
+}
+
+/// One digit of AL, and the flags of the adjustment of AX.
+#[inline]
+fn unpacked((ax, flags): (u16, LazyFlags), adjust: bool) -> (u16, LazyFlags) {
+    let carries = when(adjust, AF | CF);
+    (ax & 0xff0f, flags.with_carries(AF | CF, carries))
 }
 
 /// AAM: AX from AL, its quotient by `base` in AH and its remainder in AL.

@@ -67,7 +67,7 @@ pub struct LazyFlags {
 
 /// Bit 63 as a truth value.
 #[inline]
-const fn top(value: u64) -> bool {
+pub(super) const fn top(value: u64) -> bool {
     (value as i64) < 0
 }
 

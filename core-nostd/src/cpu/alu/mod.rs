@@ -40,7 +40,7 @@
 //! | BT, BTS, BTR, BTC | OF, SF, AF, PF | kept |
 //! | DAA | OF | set if the highest bit of AL went from 0 to 1 |
 //! | DAS | OF | set if the highest bit of AL went from 1 to 0 |
-//! | AAA, AAS | OF, SF, ZF, PF | of AL with 6 or 0 added or subtracted, before the mask; OF as for DAA, DAS |
+//! | AAA, AAS | OF, SF, ZF, PF | of the addition of 106h or 0 to AX, or its subtraction, before AL loses its high digit |
 //! | AAM | OF, AF, CF | 0 |
 //! | AAD | OF, AF, CF | of the addition of AL and the product |
 //! | ANDN, BLSI, BLSMSK, BLSR, BZHI | AF | 0 |

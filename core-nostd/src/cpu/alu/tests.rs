@@ -6,6 +6,9 @@
 // The oracle is the processor itself.
 #![allow(unsafe_code)]
 
+#[cfg(target_os = "linux")]
+mod compatibility;
+
 use core::arch::asm;
 use std::arch::is_x86_feature_detected;
 use std::prelude::v1::*;
