@@ -85,7 +85,7 @@ pub fn neg<W: Word>(a: W) -> (W, LazyFlags) {
 #[inline]
 fn logic<W: Word>(result: u64) -> (W, LazyFlags) {
     let result = W::truncate(result);
-    (result, LazyFlags::result(result.sign_extend(), 0))
+    (result, LazyFlags::logic(result.sign_extend()))
 }
 
 /// AND.

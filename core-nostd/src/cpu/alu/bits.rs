@@ -163,7 +163,7 @@ fn with_carry<W: Word>(result: u64, carry: bool) -> (W, LazyFlags) {
 /// ANDN: `!a & b`.
 #[inline]
 pub fn andn<W: Word>(a: W, b: W) -> (W, LazyFlags) {
-    with_carry(!a.zero_extend() & b.zero_extend(), false)
+    super::and(super::not(a), b)
 }
 
 /// BEXTR: the bits of `source` from bits 7 to 0 of `control` on, as many as its bits 15 to 8 say.

@@ -76,7 +76,7 @@ pub fn aam(al: u8, base: u8) -> Result<(u16, LazyFlags), DivideError> {
     let remainder = al.checked_rem(base).ok_or(DivideError)?;
     Ok((
         u16::from_le_bytes([remainder, quotient]),
-        LazyFlags::result(remainder.sign_extend(), 0),
+        LazyFlags::logic(remainder.sign_extend()),
     ))
 }
 

@@ -33,8 +33,9 @@ const ALWAYS_ONE: u8 = 1 << 1;
 const SAHF: u64 = CF | PF | AF | ZF | SF;
 
 /// How the flags follow from the other fields of [`LazyFlags`].
+// Of 32 bits, so that there is no padding: copies are two vector moves then.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[repr(u8)]
+#[repr(u32)]
 enum Kind {
     /// All six are in `bits`.
     #[default]
@@ -43,7 +44,9 @@ enum Kind {
     Result,
     /// `result = a + b`, or that plus one; `bits` is unused.
     Add,
-    /// `result = a - b`; `bits` is unused.
+    /// `result = a - b`; `bits` is unused. Logical operations are the subtraction of zero from
+    /// their result, which clears CF, OF and AF too, so that what a compiler branches on is nearly
+    /// always of this kind.
     Sub,
 }
 
@@ -108,6 +111,12 @@ impl LazyFlags {
             bits: 0,
             kind: Kind::Sub,
         }
+    }
+
+    /// After a logical operation: CF, OF and AF clear, the others of the sign-extended result.
+    #[inline]
+    pub(super) const fn logic(result: u64) -> Self {
+        Self::sub(result, 0, result)
     }
 
     /// ZF, SF and PF of a sign-extended result, and CF, AF and OF as given.
@@ -238,28 +247,28 @@ impl LazyFlags {
     /// CF or ZF.
     #[inline]
     const fn below_or_equal(&self) -> bool {
-        match self.kind {
-            Kind::Sub => self.a <= self.b,
-            Kind::Bits | Kind::Result | Kind::Add => self.carry() || self.zero(),
+        if let Kind::Sub = self.kind {
+            return self.a <= self.b;
         }
+        self.carry() || self.zero()
     }
 
     /// SF differs from OF.
     #[inline]
     const fn less(&self) -> bool {
-        match self.kind {
-            Kind::Sub => (self.a as i64) < (self.b as i64),
-            Kind::Bits | Kind::Result | Kind::Add => self.sign() != self.overflow(),
+        if let Kind::Sub = self.kind {
+            return (self.a as i64) < (self.b as i64);
         }
+        self.sign() != self.overflow()
     }
 
     /// ZF, or SF differs from OF.
     #[inline]
     const fn less_or_equal(&self) -> bool {
-        match self.kind {
-            Kind::Sub => self.a as i64 <= self.b as i64,
-            Kind::Bits | Kind::Result | Kind::Add => self.zero() || self.sign() != self.overflow(),
+        if let Kind::Sub = self.kind {
+            return self.a as i64 <= self.b as i64;
         }
+        self.zero() || self.sign() != self.overflow()
     }
 
     /// The flags in `mask`, a subset of CF, AF and OF, replaced by those of `values`. ZF, SF and PF

@@ -1,9 +1,9 @@
 //! Integer arithmetic of the software CPU: results and flags, nothing else.
 //!
 //! Source: Intel SDM volume 2, the "Operation" and "Flags Affected" of each instruction; AMD64
-//! Architecture Programmer's Manual volume 3. What both leave undefined is what the processors of
-//! AMD do that this was measured on (family 1Ah); the tests compare every bit with the processor
-//! that they run on, and leave out the flags below on those of other makers.
+//! Architecture Programmer's Manual volume 3. What both leave undefined is what a processor does:
+//! AMD's family 1Ah, on which the table below was measured. The tests compare every result and flag
+//! with the processor that they run on, and on any other family leave those of the table out.
 //!
 //! Every function is pure. Widths are those of the type: `u8`, `u16`, `u32`, `u64` ([`Word`]). An
 //! operation returns its result and the new [`LazyFlags`]; one that keeps or reads flags takes the
