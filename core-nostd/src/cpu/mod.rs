@@ -1,5 +1,6 @@
 //! The processor: its state, its models and their features.
 
+pub mod alu;
 pub mod features;
 pub mod models;
 mod msr;
