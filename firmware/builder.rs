@@ -57,6 +57,7 @@ pub(crate) const IMAGES: &[Image] = &[
     image("hello"),
     image("pio_mmio"),
     image("pic_pit"),
+    image("ioapic"),
     Image {
         options: &["-rtc", "base=2020-02-29T23:59:58"],
         ..image("rtc")

@@ -1,4 +1,5 @@
-//! The devices that the host's kernel models with `kernel-irqchip=on`: their classes only.
+//! The devices that the host's kernel models with `kernel-irqchip=on`: their classes only. With
+//! `kernel-irqchip=split` it models the local APICs alone.
 //!
 //! The guest sees the same hardware as with the machine's own models: two 8259A, an 8254, an
 //! I/O APIC and a local APIC for each processor. Names follow QEMU's, which users and management

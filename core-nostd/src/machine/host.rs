@@ -18,8 +18,8 @@ pub trait Host {
     /// Drives an input of interrupt controllers outside the machine (`kernel-irqchip=on`).
     fn set_gsi(&mut self, gsi: u8, level: bool);
 
-    /// Drives the INTR pin of the first processor: the output of the machine's own interrupt
-    /// controllers.
+    /// Drives the INTR line: the output of the machine's own PICs. Which processor takes it is for
+    /// LINT0 of their local APICs to say. One that does calls `Machine::acknowledge`.
     fn set_intr(&mut self, level: bool);
 
     /// Sends an interrupt of the machine's own I/O APIC to the local APICs. A host that has none,
