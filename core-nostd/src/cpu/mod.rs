@@ -1,5 +1,6 @@
 //! The processor: its state, its models and their features.
 
+pub mod decode;
 pub mod features;
 pub mod models;
 mod msr;
