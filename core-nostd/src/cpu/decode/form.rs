@@ -252,6 +252,11 @@ impl Entry {
         }
     }
 
+    /// 32 bits, or 64 with REX.W.
+    pub(super) const fn y(self) -> Self {
+        self.sized(SizeRule::Y)
+    }
+
     /// With another size than the operands tell.
     pub(super) const fn sized(self, size: SizeRule) -> Self {
         match self {

@@ -285,7 +285,7 @@ impl Instruction {
         }
     }
 
-    /// Bytes of a memory operand; 0 where there is none, where it is not accessed (LEA, INVLPG, NOP), and where
+    /// Bytes of a memory operand; 0 where there is none, where it is not accessed (LEA, INVLPG), and where
     /// the operation says how large it is (FXSAVE, XSAVE and the x87 environment and state).
     pub const fn memory_size(&self) -> u8 {
         self.memory_size

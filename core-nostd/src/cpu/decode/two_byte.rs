@@ -121,9 +121,9 @@ static GROUP_9_MEMORY: [Entry; 8] = [
     Undefined,
     RexW(&[op1(Cmpxchg8b, Mq).lock(), op1(Cmpxchg16b, Mdq).lock()]),
     Undefined,
-    Prefix(&[op1(Xrstors, M), Undefined, Undefined, Undefined]),
-    Prefix(&[op1(Xsavec, M), Undefined, Undefined, Undefined]),
-    Prefix(&[op1(Xsaves, M), Undefined, Undefined, Undefined]),
+    Prefix(&[op1(Xrstors, M).y(), Undefined, Undefined, Undefined]),
+    Prefix(&[op1(Xsavec, M).y(), Undefined, Undefined, Undefined]),
+    Prefix(&[op1(Xsaves, M).y(), Undefined, Undefined, Undefined]),
     Undefined,
     Undefined,
 ];
@@ -218,13 +218,13 @@ static GROUP_14: [Entry; 8] = [
 
 /// Group 15: memory.
 static GROUP_15_MEMORY: [Entry; 8] = [
-    Prefix(&[op1(Fxsave, M), Undefined, Undefined, Undefined]),
-    Prefix(&[op1(Fxrstor, M), Undefined, Undefined, Undefined]),
+    Prefix(&[op1(Fxsave, M).y(), Undefined, Undefined, Undefined]),
+    Prefix(&[op1(Fxrstor, M).y(), Undefined, Undefined, Undefined]),
     Prefix(&[op1(Sse(Ldmxcsr), Md), Undefined, Undefined, Undefined]),
     Prefix(&[op1(Sse(Stmxcsr), Md), Undefined, Undefined, Undefined]),
-    Prefix(&[op1(Xsave, M), Undefined, Undefined, Undefined]),
-    Prefix(&[op1(Xrstor, M), Undefined, Undefined, Undefined]),
-    Prefix(&[op1(Xsaveopt, M), op1(Clwb, Mb), Undefined, Undefined]),
+    Prefix(&[op1(Xsave, M).y(), Undefined, Undefined, Undefined]),
+    Prefix(&[op1(Xrstor, M).y(), Undefined, Undefined, Undefined]),
+    Prefix(&[op1(Xsaveopt, M).y(), op1(Clwb, Mb), Undefined, Undefined]),
     Prefix(&[op1(Clflush, Mb), op1(Clflushopt, Mb), Undefined, Undefined]),
 ];
 
@@ -276,12 +276,12 @@ static REG_1E_7: [Entry; 8] = [
     op1(Nop, Ev),
 ];
 
-/// Group P: memory. What is reserved is PREFETCH.
+/// Group P: memory. What is reserved is one of them.
 static GROUP_P_MEMORY: [Entry; 8] = [
     op1(Prefetch, Mb),
     op1(Prefetchw, Mb),
     op1(Prefetchwt1, Mb),
-    op1(Prefetch, Mb),
+    op1(Prefetchw, Mb),
     op1(Prefetch, Mb),
     op1(Prefetch, Mb),
     op1(Prefetch, Mb),
@@ -310,7 +310,7 @@ pub(super) static TWO_BYTE: [Entry; 256] = [
     /* 04 */ Undefined,
     /* 05 */ op0(Syscall),
     /* 06 */ op0(Clts),
-    /* 07 */ op0(Sysret),
+    /* 07 */ op0(Sysret).y(),
     /* 08 */ op0(Invd),
     /* 09 */ Prefix(&[op0(Wbinvd), op0(Wbinvd), op0(Wbnoinvd), op0(Wbinvd)]),
     /* 0A */ Undefined,
@@ -391,7 +391,7 @@ pub(super) static TWO_BYTE: [Entry; 256] = [
     /* 32 */ op0(Rdmsr),
     /* 33 */ op0(Rdpmc),
     /* 34 */ op0(Sysenter),
-    /* 35 */ op0(Sysexit),
+    /* 35 */ op0(Sysexit).y(),
     /* 36 */ Undefined,
     /* 37 */ Undefined,
     /* 38 */ Undefined,
