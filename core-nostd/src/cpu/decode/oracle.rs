@@ -1,8 +1,21 @@
 //! What iced-x86 makes of the same bytes, compared part by part. The decoder's tests and its fuzz target share this.
+//!
+//! Where the two differ, and who is followed:
+//!
+//! - Features that are left out (see [`HAVE`]) are #UD here. The SDM: an opcode of an absent feature is.
+//! - Reserved NOPs have no operands to look at in the SDM; iced gives them a register too. PREFETCHIT0, PREFETCHIT1,
+//!   CLDEMOTE and RDSSP do nothing where they are absent, and are NOP here.
+//! - ES, CS, SS and DS prefixes do nothing in 64-bit mode (SDM volume 1, 3.3.7.1), not even replace SS as the
+//!   segment of what RSP and RBP point to. iced keeps them as the segment.
+//! - LLDT, LTR, LMSW, VERR, VERW, ARPL and MOV to a segment register have a 16-bit source in the SDM; iced
+//!   names the register at the operand size. (LAR and LSL have one of the operand size in the SDM too.)
+//! - What is longer than 15 bytes is invalid for iced, and not told apart from what is undefined.
 
-use std::format;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::fmt::Debug;
 use std::string::{String, ToString};
-use std::vec::Vec;
+use std::{format, thread_local};
 
 use iced_x86::{Code, CpuidFeature, DecoderError, OpKind, Register as Iced};
 
@@ -11,8 +24,25 @@ use super::{
     RegisterClass, SegmentRegister, Size, decode,
 };
 
+/// Says if an instruction is seen before its last byte, or not the same with nothing behind it.
+pub(crate) fn cut(bytes: &[u8], mode: CodeSize) -> Result<(), String> {
+    let Ok(whole) = decode(bytes, mode) else {
+        return Ok(());
+    };
+    let length = usize::from(whole.length());
+    same("alone", decode(&bytes[..length], mode), Ok(whole))?;
+    for less in 0..length {
+        same(
+            "cut",
+            decode(&bytes[..less], mode),
+            Err(DecodeError::NeedMore),
+        )?;
+    }
+    Ok(())
+}
+
 /// Decodes with both, and tells the first difference.
-pub fn compare(bytes: &[u8], mode: CodeSize) -> Result<(), String> {
+pub(crate) fn compare(bytes: &[u8], mode: CodeSize) -> Result<(), String> {
     let ours = decode(bytes, mode);
     let bits = match mode {
         CodeSize::Bits16 => 16,
@@ -21,33 +51,27 @@ pub fn compare(bytes: &[u8], mode: CodeSize) -> Result<(), String> {
     };
     let mut decoder = iced_x86::Decoder::new(bits, bytes, iced_x86::DecoderOptions::NONE);
     let theirs = decoder.decode();
-    let difference = match (ours, decoder.last_error()) {
-        (Err(DecodeError::NeedMore), DecoderError::NoMoreBytes) if bytes.len() < LENGTH_MAX => None,
-        // What is undefined may be known before its last byte; iced reads to the end first.
-        (Err(DecodeError::Undefined), DecoderError::NoMoreBytes) => None,
-        (Err(DecodeError::TooLong), _) if bytes.len() >= LENGTH_MAX => too_long(bytes, bits),
-        (Err(DecodeError::Undefined), DecoderError::InvalidInstruction) => None,
-        (Err(DecodeError::Undefined), DecoderError::None) if refused(&theirs) => None,
-        // iced may know it to be invalid before its last byte.
-        (Err(DecodeError::NeedMore), DecoderError::InvalidInstruction) => None,
-        (Ok(ours), DecoderError::None) => differs(&ours, &theirs),
-        (ours, error) => Some(format!("ours {ours:?}, iced {error:?}")),
+    let verdict = match (ours, decoder.last_error()) {
+        (Ok(ours), DecoderError::None) => agree(&ours, &theirs),
+        (Err(DecodeError::NeedMore), DecoderError::NoMoreBytes) if bytes.len() < LENGTH_MAX => {
+            Ok(())
+        }
+        (Err(DecodeError::Undefined), DecoderError::InvalidInstruction) => Ok(()),
+        (Err(DecodeError::Undefined), DecoderError::None) if refused(&theirs) => Ok(()),
+        (Err(DecodeError::TooLong), DecoderError::InvalidInstruction)
+            if bytes.len() >= LENGTH_MAX =>
+        {
+            Ok(())
+        }
+        // That it is undefined may be known before its last byte; either may see that first.
+        (Err(DecodeError::Undefined), DecoderError::NoMoreBytes)
+        | (Err(DecodeError::NeedMore), DecoderError::InvalidInstruction) => Ok(()),
+        (ours, error) => Err(format!("ours {ours:?}, iced {error:?}")),
     };
-    match difference {
-        None => Ok(()),
-        Some(difference) => Err(format!(
-            "{bytes:02x?} {mode:?}: {difference}; iced {:?} {theirs:?}",
-            theirs.code()
-        )),
-    }
-}
-
-/// What is longer than 15 bytes has no valid beginning for iced, and is valid without its first prefix or can't be
-/// shown to be.
-fn too_long(bytes: &[u8], bits: u32) -> Option<String> {
-    let mut decoder = iced_x86::Decoder::new(bits, bytes, iced_x86::DecoderOptions::NONE);
-    decoder.decode();
-    (decoder.last_error() == DecoderError::None).then(|| "ours TooLong".to_string())
+    verdict.map_err(|difference| {
+        let code = theirs.code();
+        format!("{bytes:02x?} {mode:?}: {difference}; ours {ours:?}; iced {code:?} {theirs:?}")
+    })
 }
 
 /// Instructions of features that this processor doesn't have.
@@ -71,77 +95,70 @@ const HAVE: &[CpuidFeature] = {
     ]
 };
 
-fn differs(ours: &Instruction, theirs: &iced_x86::Instruction) -> Option<String> {
-    let mut differences = Vec::new();
-    let mut check = |what: &str, ours: String, theirs: String| {
-        if ours != theirs {
-            differences.push(format!("{what}: ours {ours}, iced {theirs}"));
+thread_local! {
+    /// Names that were compared before: making them takes the most time.
+    static NAMED: RefCell<HashMap<(Operation, Code), Result<(), String>>> = RefCell::default();
+}
+
+/// Compares the operations by their names.
+fn named(ours: Operation, theirs: &iced_x86::Instruction) -> Result<(), String> {
+    let compare = || {
+        let (mine, other) = (name(ours), operation(theirs));
+        // Without their features these do nothing.
+        let hint = ours == Operation::Nop && HINTS.contains(&other.as_str());
+        match mine == other || hint {
+            true => Ok(()),
+            false => Err(format!("ours {mine}, iced {other}")),
         }
     };
-    check(
-        "length",
-        ours.length().to_string(),
-        theirs.len().to_string(),
-    );
-    let mut their_name = operation(theirs);
-    // Without their features these do nothing.
-    if ours.operation() == Operation::Nop && HINTS.contains(&their_name.as_str()) {
-        their_name = "nop".to_string();
+    NAMED.with_borrow_mut(|named| {
+        named
+            .entry((ours, theirs.code()))
+            .or_insert_with(compare)
+            .clone()
+    })
+}
+
+fn same<T: PartialEq + Debug>(what: &str, ours: T, theirs: T) -> Result<(), String> {
+    match ours == theirs {
+        true => Ok(()),
+        false => Err(format!("{what}: ours {ours:?}, iced {theirs:?}")),
     }
-    check("operation", name(ours.operation()), their_name.clone());
-    check(
-        "lock",
-        ours.lock().to_string(),
-        theirs.has_lock_prefix().to_string(),
-    );
-    // A reserved NOP of iced has more operands than ours.
-    if ours.operation() == Operation::Nop && their_name == "nop" {
-        return (!differences.is_empty()).then(|| differences.join(", "));
+}
+
+/// Compares part by part.
+fn agree(ours: &Instruction, theirs: &iced_x86::Instruction) -> Result<(), String> {
+    same("length", usize::from(ours.length()), theirs.len())?;
+    same("lock", ours.lock(), theirs.has_lock_prefix())?;
+    named(ours.operation(), theirs)?;
+    if let Some(size) = operand_size(theirs.code()) {
+        same("operand size", ours.operand_size(), size)?;
     }
-    if let Some(size) = operand_size(theirs) {
-        check(
-            "operand size",
-            format!("{:?}", ours.operand_size()),
-            format!("{size:?}"),
-        );
+    if ours.operation() == Operation::Nop {
+        return Ok(());
     }
     let count = theirs.op_count() as usize;
-    check(
-        "operands",
-        ours.operands().count().to_string(),
-        count.to_string(),
-    );
-    for place in 0..count.min(3) {
+    same("operands", ours.operands().count(), count)?;
+    for place in 0..count {
         let mine = ours.operand(place);
         let other = operand(theirs, place as u32, ours);
-        if is_word_or_more(ours.operation(), mine) {
-            check("register", number(mine), number(other));
-            continue;
+        match (mine, other) {
+            (Operand::Register(mine), Operand::Register(other)) if is_word(ours.operation()) => {
+                same("register", mine.number, other.number)?;
+            }
+            _ => same("operand", mine, other)?,
         }
-        check("operand", format!("{mine:?}"), format!("{other:?}"));
     }
-    let string = is_string(ours.operation());
-    if string {
-        check(
-            "rep",
-            ours.rep().to_string(),
-            theirs.has_rep_prefix().to_string(),
-        );
-        check(
-            "repne",
-            ours.repne().to_string(),
-            theirs.has_repne_prefix().to_string(),
-        );
+    if is_string(ours.operation()) {
+        same("rep", ours.rep(), theirs.has_rep_prefix())?;
+        same("repne", ours.repne(), theirs.has_repne_prefix())?;
     }
     // What our size leaves to the operation has none.
     if ours.memory_size() != 0 {
-        check(
-            "memory size",
-            ours.memory_size().to_string(),
-            theirs.memory_size().size().to_string(),
-        );
+        let size = theirs.memory_size().size();
+        same("memory size", usize::from(ours.memory_size()), size)?;
     }
-    (!differences.is_empty()).then(|| differences.join(", "))
+    Ok(())
 }
 
 /// Reserved NOPs that have got a name.
@@ -152,20 +169,13 @@ fn is_string(operation: Operation) -> bool {
     matches!(operation, Movs | Cmps | Stos | Lods | Scas | Ins | Outs)
 }
 
-/// The register of a 16-bit source is named at the operand size by iced, at 16 bits by us: the SDM's r/m16.
-fn is_word_or_more(operation: Operation, operand: Operand) -> bool {
+/// Instructions with a 16-bit source that iced names at the operand size.
+fn is_word(operation: Operation) -> bool {
     use Operation::*;
     matches!(
         operation,
-        Arpl | Lar | Lldt | Lmsw | Lsl | Ltr | MovSegment | Verr | Verw
-    ) && matches!(operand, Operand::Register(_))
-}
-
-fn number(operand: Operand) -> String {
-    match operand {
-        Operand::Register(register) => register.number.to_string(),
-        other => format!("{other:?}"),
-    }
+        Arpl | Lldt | Lmsw | Ltr | MovSegment | Verr | Verw
+    )
 }
 
 /// Our operation's name in small letters, without what it is part of.
@@ -237,9 +247,9 @@ fn operation(theirs: &iced_x86::Instruction) -> String {
 }
 
 /// The operand size that a code of iced tells by its name, of instructions without operands that would.
-fn operand_size(theirs: &iced_x86::Instruction) -> Option<Size> {
+fn operand_size(code: Code) -> Option<Size> {
     use Code::*;
-    Some(match theirs.code() {
+    Some(match code {
         Cbw | Cwd | Iretw | Pushaw | Popaw | Pushfw | Popfw | Retnw | Retnw_imm16 | Retfw
         | Retfw_imm16 | Leavew | Enterw_imm16_imm8 | Pushw_ES | Pushw_FS | Popw_GS | Push_r16
         | Pop_rm16 | Call_rm16 | Call_rel16 | Jmp_rel16 | Jmp_rel8_16 | Je_rel8_16
@@ -351,11 +361,14 @@ fn operand(theirs: &iced_x86::Instruction, place: u32, ours: &Instruction) -> Op
                     base => Base::Register(general(base)),
                 },
                 index,
-                scale: theirs.memory_index_scale() as u8,
+                // Without an index there is nothing to scale.
+                scale: match index {
+                    None => 1,
+                    Some(_) => theirs.memory_index_scale() as u8,
+                },
                 displacement: displacement as i64,
             })
         }
-        _ => Operand::None,
     }
 }
 
