@@ -12,6 +12,7 @@
 //! Where processors differ, this is an Intel: near branches ignore 66h in 64-bit mode, far pointers have 64-bit
 //! offsets with REX.W, and 0F 0D with a register is NOP. LOCK with MOV CR0 is #UD, not CR8.
 mod form;
+mod forms;
 mod instruction;
 mod one_byte;
 mod operation;
@@ -25,6 +26,7 @@ mod vex;
 mod x87;
 
 use form::{Entry, Form, MAY_LOCK, MOD_IGNORED, MODRM, NOT_64, ONLY_64, SizeRule, Spec};
+pub use forms::{Choice, Encoding, Map, Shape, encoding_of, encodings};
 use instruction::{BASE_NONE, BASE_RIP, INDEX_NONE, LOCK, REP, REPNE, SCALE_SHIFT, Slot};
 pub use instruction::{
     Base, CodeSize, DecodeError, Instruction, LENGTH_MAX, Memory, Operand, Register, RegisterClass,
@@ -53,8 +55,8 @@ const PREFIX_F2: u8 = 3;
 /// Decodes the instruction that `bytes` begin with. Bytes behind it are ignored.
 pub fn decode(bytes: &[u8], mode: CodeSize) -> Result<Instruction, DecodeError> {
     let mut decoder = Decoder::new(bytes, mode);
-    let entry = decoder.opcode()?;
-    let form = decoder.resolve(entry)?;
+    let entry = decoder.opcode(|_| ())?;
+    let form = decoder.resolve(entry, |_| ())?;
     decoder.finish(form)
 }
 
@@ -155,7 +157,7 @@ impl<'b> Decoder<'b> {
     }
 
     /// Takes prefixes and the opcode, and looks it up.
-    fn opcode(&mut self) -> Result<&'static Entry, DecodeError> {
+    fn opcode(&mut self, chosen: impl FnOnce(Map)) -> Result<&'static Entry, DecodeError> {
         let mut address_prefix = false;
         let mut repeat = PREFIX_NONE;
         loop {
@@ -203,29 +205,31 @@ impl<'b> Decoder<'b> {
             _ => Size::Dword,
         };
         self.made.prefixes |= (address_size as u8) << 4;
-        match self.opcode {
+        let map = match self.opcode {
             0x0f => {
                 self.opcode = self.next()?;
                 match self.opcode {
                     0x38 => {
                         self.opcode = self.next()?;
-                        Ok(&three_byte::MAP_38[usize::from(self.opcode)])
+                        Map::Three38
                     }
                     0x3a => {
                         self.opcode = self.next()?;
-                        Ok(&three_byte::MAP_3A[usize::from(self.opcode)])
+                        Map::Three3a
                     }
-                    opcode => Ok(&two_byte::TWO_BYTE[usize::from(opcode)]),
+                    _ => Map::Two,
                 }
             }
             // LES, LDS and BOUND have memory operands: what would be a register is a prefix.
-            0xc4 | 0xc5 | 0x62 if self.long() || self.peek()? >= 0xc0 => self.vex(),
-            opcode => Ok(&one_byte::ONE_BYTE[usize::from(opcode)]),
-        }
+            0xc4 | 0xc5 | 0x62 if self.long() || self.peek()? >= 0xc0 => self.vex()?,
+            _ => Map::One,
+        };
+        chosen(map);
+        Ok(map.entry(self.opcode))
     }
 
     /// Takes the rest of a VEX prefix, and the opcode (SDM volume 2, 2.3.5).
-    fn vex(&mut self) -> Result<&'static Entry, DecodeError> {
+    fn vex(&mut self) -> Result<Map, DecodeError> {
         if self.mandatory != PREFIX_NONE || self.rex_present || self.made.prefixes & LOCK != 0 {
             return Err(DecodeError::Undefined);
         }
@@ -257,29 +261,40 @@ impl<'b> Decoder<'b> {
         if last & 4 != 0 {
             return Err(DecodeError::Undefined);
         }
-        let entry = vex::lookup(map, self.opcode).ok_or(DecodeError::Undefined)?;
-        Ok(entry)
+        match map {
+            2 => Ok(Map::Vex38),
+            3 => Ok(Map::Vex3a),
+            _ => Err(DecodeError::Undefined),
+        }
     }
 
-    /// Follows an entry to the form it leads to.
-    fn resolve(&mut self, entry: &'static Entry) -> Result<&'static Form, DecodeError> {
+    /// Follows an entry to the form it leads to, and tells each choice on the way.
+    fn resolve(
+        &mut self,
+        entry: &'static Entry,
+        mut chosen: impl FnMut(Choice),
+    ) -> Result<&'static Form, DecodeError> {
         let mut entry = entry;
-        // Maps nest four deep at most.
+        // Maps nest five deep at most.
         for _ in 0..8 {
-            entry = match entry {
+            let (choice, entries): (_, &'static [Entry]) = match entry {
                 Entry::Undefined => return Err(DecodeError::Undefined),
                 Entry::Form(form) => return Ok(form),
-                Entry::Reg(group) => &group[usize::from(self.modrm()? >> 3 & 7)],
-                Entry::Rm(group) => &group[usize::from(self.modrm()? & 7)],
-                Entry::Mod(either) => &either[usize::from(self.modrm()? >= 0xc0)],
+                Entry::Reg(group) => (Choice::Reg(self.modrm()? >> 3 & 7), &group[..]),
+                Entry::Rm(group) => (Choice::Rm(self.modrm()? & 7), &group[..]),
+                Entry::Mod(either) => (Choice::Mod((self.modrm()? >= 0xc0).into()), &either[..]),
                 Entry::Prefix(four) => {
                     self.made.prefixes &= !(REP | REPNE);
-                    &four[usize::from(self.mandatory & 3)]
+                    (Choice::Prefix(self.mandatory & 3), &four[..])
                 }
-                Entry::RexB(either) => &either[usize::from(self.rex & REX_B != 0)],
-                Entry::RexW(either) => &either[usize::from(self.rex & REX_W != 0)],
-                Entry::Long(either) => &either[usize::from(self.long())],
+                Entry::RexB(either) => (Choice::RexB((self.rex & REX_B != 0).into()), &either[..]),
+                Entry::RexW(either) => (Choice::RexW((self.rex & REX_W != 0).into()), &either[..]),
+                Entry::Long(either) => (Choice::Long(self.long().into()), &either[..]),
             };
+            chosen(choice);
+            entry = entries
+                .get(usize::from(choice.number()))
+                .ok_or(DecodeError::Undefined)?;
         }
         Err(DecodeError::Undefined)
     }

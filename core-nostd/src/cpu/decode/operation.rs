@@ -30,7 +30,8 @@ pub enum Condition {
 /// What an instruction does.
 ///
 /// A name says nothing about CPUID: an instruction whose feature is absent is #UD, and it's for the executor to say
-/// so. Without their features Lzcnt is BSR, Tzcnt is BSF, and Endbr32, Endbr64 and Prefetchw do nothing.
+/// so. Without their features Lzcnt is BSR, Tzcnt is BSF, Wbnoinvd is WBINVD, Pause is NOP, and Endbr32, Endbr64,
+/// Prefetch and Prefetchw do nothing. Ud0, Ud1 and Ud2 are decoded in full, and always #UD when executed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[expect(missing_docs, reason = "the SDM's mnemonics")]
 pub enum Operation {

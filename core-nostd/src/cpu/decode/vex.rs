@@ -40,15 +40,22 @@ static BEXTR: Entry = Prefix(&[
 /// 0F 3A F0.
 static RORX: Entry = Prefix(&[Undefined, Undefined, Undefined, op3(Rorx, Gy, Ey, Ib)]);
 
-/// The entry of an opcode in map 1 (0Fh), 2 (0F 38) or 3 (0F 3A), if it has one.
-pub(super) fn lookup(map: u8, opcode: u8) -> Option<&'static Entry> {
-    Some(match (map, opcode) {
-        (2, 0xf2) => &ANDN,
-        (2, 0xf3) => &BLS,
-        (2, 0xf5) => &BZHI,
-        (2, 0xf6) => &MULX,
-        (2, 0xf7) => &BEXTR,
-        (3, 0xf0) => &RORX,
-        _ => return None,
-    })
+/// The entry of an opcode in the map behind 0F 38.
+pub(super) fn map_38(opcode: u8) -> &'static Entry {
+    match opcode {
+        0xf2 => &ANDN,
+        0xf3 => &BLS,
+        0xf5 => &BZHI,
+        0xf6 => &MULX,
+        0xf7 => &BEXTR,
+        _ => &Undefined,
+    }
+}
+
+/// The entry of an opcode in the map behind 0F 3A.
+pub(super) fn map_3a(opcode: u8) -> &'static Entry {
+    match opcode {
+        0xf0 => &RORX,
+        _ => &Undefined,
+    }
 }
