@@ -31,8 +31,12 @@ fuzz_target!(|bytes: &[u8]| {
         // What is no instruction is passed over by a byte.
         let length = match decode(code, mode) {
             Ok(instruction) => {
-                // A BMI instruction behind a VEX prefix.
-                plant(instruction.operation() == Operation::Pext);
+                // Behind a VEX prefix, and not among the seeds.
+                use Operation::*;
+                plant(matches!(
+                    instruction.operation(),
+                    Andn | Bextr | Blsi | Bzhi | Pdep | Pext | Sarx | Shlx | Shrx
+                ));
                 usize::from(instruction.length())
             }
             Err(_) => 1,

@@ -306,7 +306,8 @@ impl Instruction {
         self.prefixes & REPNE != 0
     }
 
-    /// The segment of the memory operand, after overrides. String destinations are in ES whatever this says.
+    /// The segment of the memory operand, or of what MONITOR's rAX points to, after overrides. String destinations
+    /// are in ES whatever this says.
     pub const fn segment(&self) -> SegmentRegister {
         self.segment
     }

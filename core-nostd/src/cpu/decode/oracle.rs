@@ -65,7 +65,11 @@ pub(crate) fn compare(bytes: &[u8], mode: CodeSize) -> Result<(), String> {
         }
         // That it is undefined may be known before its last byte; either may see that first.
         (Err(DecodeError::Undefined), DecoderError::NoMoreBytes)
-        | (Err(DecodeError::NeedMore), DecoderError::InvalidInstruction) => Ok(()),
+        | (Err(DecodeError::NeedMore), DecoderError::InvalidInstruction)
+            if bytes.len() < LENGTH_MAX || ours == Err(DecodeError::Undefined) =>
+        {
+            Ok(())
+        }
         (ours, error) => Err(format!("ours {ours:?}, iced {error:?}")),
     };
     verdict.map_err(|difference| {
@@ -95,21 +99,26 @@ const HAVE: &[CpuidFeature] = {
     ]
 };
 
+/// What follows from our operation and iced's code: how their names differ, and what iced's tells of the size.
+type Named = (Result<(), String>, Option<Size>);
+
 thread_local! {
-    /// Names that were compared before: making them takes the most time.
-    static NAMED: RefCell<HashMap<(Operation, Code), Result<(), String>>> = RefCell::default();
+    /// What was found before: making names takes the most time.
+    static NAMED: RefCell<HashMap<(Operation, Code), Named>> = RefCell::default();
 }
 
 /// Compares the operations by their names.
-fn named(ours: Operation, theirs: &iced_x86::Instruction) -> Result<(), String> {
+fn named(ours: Operation, theirs: &iced_x86::Instruction) -> Named {
     let compare = || {
         let (mine, other) = (name(ours), operation(theirs));
         // Without their features these do nothing.
         let hint = ours == Operation::Nop && HINTS.contains(&other.as_str());
-        match mine == other || hint {
+        let verdict = match mine == other || hint {
             true => Ok(()),
             false => Err(format!("ours {mine}, iced {other}")),
-        }
+        };
+        let code = format!("{:?}", theirs.code()).to_lowercase();
+        (verdict, operand_size(&code))
     };
     NAMED.with_borrow_mut(|named| {
         named
@@ -130,8 +139,9 @@ fn same<T: PartialEq + Debug>(what: &str, ours: T, theirs: T) -> Result<(), Stri
 fn agree(ours: &Instruction, theirs: &iced_x86::Instruction) -> Result<(), String> {
     same("length", usize::from(ours.length()), theirs.len())?;
     same("lock", ours.lock(), theirs.has_lock_prefix())?;
-    named(ours.operation(), theirs)?;
-    if let Some(size) = operand_size(theirs.code()) {
+    let (verdict, size) = named(ours.operation(), theirs);
+    verdict?;
+    if let Some(size) = size {
         same("operand size", ours.operand_size(), size)?;
     }
     if ours.operation() == Operation::Nop {
@@ -246,27 +256,51 @@ fn operation(theirs: &iced_x86::Instruction) -> String {
     .to_string()
 }
 
-/// The operand size that a code of iced tells by its name, of instructions without operands that would.
-fn operand_size(code: Code) -> Option<Size> {
-    use Code::*;
-    Some(match code {
-        Cbw | Cwd | Iretw | Pushaw | Popaw | Pushfw | Popfw | Retnw | Retnw_imm16 | Retfw
-        | Retfw_imm16 | Leavew | Enterw_imm16_imm8 | Pushw_ES | Pushw_FS | Popw_GS | Push_r16
-        | Pop_rm16 | Call_rm16 | Call_rel16 | Jmp_rel16 | Jmp_rel8_16 | Je_rel8_16
-        | Loop_rel8_16_CX | Loop_rel8_16_ECX | Call_ptr1616 | Call_m1616 => Size::Word,
-        Cwde | Cdq | Iretd | Pushad | Popad | Pushfd | Popfd | Retnd | Retnd_imm16 | Retfd
-        | Retfd_imm16 | Leaved | Enterd_imm16_imm8 | Pushd_ES | Pushd_FS | Popd_GS | Push_r32
-        | Pop_rm32 | Call_rm32 | Call_rel32_32 | Jmp_rel32_32 | Jmp_rel8_32 | Je_rel8_32
-        | Loop_rel8_32_CX | Loop_rel8_32_ECX | Call_ptr1632 | Call_m1632 | Sysretd | Sysexitd
-        | Fxsave_m512byte | Xsave_mem => Size::Dword,
-        Cdqe | Cqo | Iretq | Pushfq | Popfq | Retnq | Retnq_imm16 | Retfq | Retfq_imm16
-        | Leaveq | Enterq_imm16_imm8 | Pushq_FS | Popq_GS | Push_r64 | Pop_rm64 | Call_rm64
-        | Call_rel32_64 | Jmp_rel32_64 | Jmp_rel8_64 | Je_rel8_64 | Loop_rel8_64_ECX
-        | Loop_rel8_64_RCX | Call_m1664 | Sysretq | Sysexitq | Fxsave64_m512byte | Xsave64_mem => {
-            Size::Qword
+/// The operand size that iced's code tells by its name, of what has no operand that would.
+fn operand_size(code: &str) -> Option<Size> {
+    /// Instructions whose size is a letter behind this.
+    const STEMS: [&str; 15] = [
+        "push", "pop", "pushf", "popf", "pusha", "popa", "iret", "retn", "retf", "enter", "leave",
+        "sysret", "sysexit", "ins", "outs",
+    ];
+    /// Parts of names: branches, far pointers, pseudo-descriptors, stack operands and states.
+    const PARTS: [(&str, Size); 20] = [
+        ("_m1632_16", Size::Word),
+        ("_m1632", Size::Dword),
+        ("_m1664", Size::Qword),
+        ("_m1616", Size::Word),
+        ("_rel8_16", Size::Word),
+        ("_rel8_32", Size::Dword),
+        ("_rel8_64", Size::Qword),
+        ("_rel16", Size::Word),
+        ("_rel32_32", Size::Dword),
+        ("_rel32_64", Size::Qword),
+        ("_ptr1616", Size::Word),
+        ("_ptr1632", Size::Dword),
+        ("push_r16", Size::Word),
+        ("push_rm64", Size::Qword),
+        ("pop_r64", Size::Qword),
+        ("pop_rm32", Size::Dword),
+        ("call_rm64", Size::Qword),
+        ("fxsave_", Size::Dword),
+        ("xrstor64_", Size::Qword),
+        ("fldenv_m14", Size::Word),
+    ];
+    for stem in STEMS {
+        let mut rest = code.strip_prefix(stem).unwrap_or_default().bytes();
+        let (letter, end) = (rest.next(), rest.next());
+        if end.is_none_or(|byte| byte == b'_') {
+            match letter {
+                Some(b'b') => return Some(Size::Byte),
+                Some(b'w') => return Some(Size::Word),
+                Some(b'd') => return Some(Size::Dword),
+                Some(b'q') => return Some(Size::Qword),
+                _ => {}
+            }
         }
-        _ => return None,
-    })
+    }
+    let part = PARTS.iter().find(|(part, _)| code.contains(part));
+    part.map(|(_, size)| *size)
 }
 
 fn operand(theirs: &iced_x86::Instruction, place: u32, ours: &Instruction) -> Operand {
