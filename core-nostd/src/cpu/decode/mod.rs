@@ -134,11 +134,17 @@ impl<'b> Decoder<'b> {
 
     /// Takes a little-endian number of up to eight bytes.
     fn number(&mut self, bytes: u8) -> Result<u64, DecodeError> {
-        let mut number = 0;
-        for place in 0..bytes.min(8) {
-            number |= u64::from(self.next()?) << (8 * place);
+        let end = self.at + usize::from(bytes.min(8));
+        match self.bytes.get(self.at..end) {
+            Some(little) if end <= LENGTH_MAX => {
+                self.at = end;
+                let number = little.iter().rev();
+                Ok(number.fold(0, |number, byte| number << 8 | u64::from(*byte)))
+            }
+            // Whichever limit is first.
+            _ if self.bytes.len() < LENGTH_MAX => Err(DecodeError::NeedMore),
+            _ => Err(DecodeError::TooLong),
         }
-        Ok(number)
     }
 
     /// Takes a number and extends its sign to 64 bits.
@@ -350,6 +356,9 @@ impl<'b> Decoder<'b> {
             self.made.segment = segment;
         }
         for (place, spec) in form.operands.into_iter().enumerate() {
+            if spec == Spec::No {
+                break;
+            }
             self.made.operands[place] = self.operand(spec, in_memory)?;
         }
         self.made.length = self.at as u8;
@@ -467,10 +476,9 @@ impl<'b> Decoder<'b> {
         let rm = modrm & 7 | (self.rex & REX_B) << 3;
         let low = self.opcode & 7 | (self.rex & REX_B) << 3;
         let size = self.made.operand_size;
-        let z = self.operand_size(SizeRule::Z);
-        let y = self.operand_size(SizeRule::Y);
-        let n = self.operand_size(SizeRule::N);
-        // Byte forms have byte operands only, but IN and OUT are named by the accumulator.
+        let z = |decoder: &Self| decoder.operand_size(SizeRule::Z);
+        let y = |decoder: &Self| decoder.operand_size(SizeRule::Y);
+        let n = |decoder: &Self| decoder.operand_size(SizeRule::N);
         let general = |decoder: &mut Self, size: Size| {
             let register = decoder.general(size, rm);
             decoder.either(in_memory, size.bytes(), register)
@@ -480,35 +488,35 @@ impl<'b> Decoder<'b> {
             Spec::Eb => general(self, Size::Byte),
             Spec::Ew => general(self, Size::Word),
             Spec::Ev => general(self, size),
-            Spec::Ez => general(self, z),
-            Spec::Ey => general(self, y),
+            Spec::Ez => general(self, z(self)),
+            Spec::Ey => general(self, y(self)),
             Spec::RvMw => {
                 let register = self.general(size, rm);
                 self.either(in_memory, 2, register)
             }
             Spec::RyMb => {
-                let register = self.general(y, rm);
+                let register = self.general(y(self), rm);
                 self.either(in_memory, 1, register)
             }
             Spec::RyMw => {
-                let register = self.general(y, rm);
+                let register = self.general(y(self), rm);
                 self.either(in_memory, 2, register)
             }
             Spec::RyMd => {
-                let register = self.general(y, rm);
+                let register = self.general(y(self), rm);
                 self.either(in_memory, 4, register)
             }
             Spec::Rv | Spec::Ry | Spec::Nq | Spec::Ux if in_memory => {
                 return Err(DecodeError::Undefined);
             }
             Spec::Rv => self.general(size, rm),
-            Spec::Ry => self.general(y, rm),
-            Spec::Rn => self.general(n, rm),
+            Spec::Ry => self.general(y(self), rm),
+            Spec::Rn => self.general(n(self), rm),
             Spec::Gb => self.general(Size::Byte, reg),
             Spec::Gw => self.general(Size::Word, reg),
             Spec::Gv => self.general(size, reg),
-            Spec::Gy => self.general(y, reg),
-            Spec::Gn => self.general(n, reg),
+            Spec::Gy => self.general(y(self), reg),
+            Spec::Gn => self.general(n(self), reg),
             Spec::M => self.only_memory(in_memory, 0)?,
             Spec::Mb => self.only_memory(in_memory, 1)?,
             Spec::Mw => self.only_memory(in_memory, 2)?,
@@ -517,7 +525,7 @@ impl<'b> Decoder<'b> {
             Spec::Mt => self.only_memory(in_memory, 10)?,
             Spec::Mdq => self.only_memory(in_memory, 16)?,
             Spec::Mv => self.only_memory(in_memory, size.bytes())?,
-            Spec::My => self.only_memory(in_memory, y.bytes())?,
+            Spec::My => self.only_memory(in_memory, y(self).bytes())?,
             Spec::Mp => self.only_memory(in_memory, size.bytes() + 2)?,
             Spec::Ma => self.only_memory(in_memory, 2 * size.bytes())?,
             Spec::Ms => self.only_memory(in_memory, if self.long() { 10 } else { 6 })?,
@@ -539,7 +547,7 @@ impl<'b> Decoder<'b> {
             Spec::Al => Slot::register(Gpr8, 0),
             Spec::Ax => Slot::register(Gpr16, 0),
             Spec::Rax => self.general(size, 0),
-            Spec::Eax => self.general(z, 0),
+            Spec::Eax => self.general(z(self), 0),
             Spec::Cl => Slot::register(Gpr8, 1),
             Spec::Dx => Slot::register(Gpr16, 2),
             Spec::Es => Slot::register(Segment, SegmentRegister::Es as u8),
@@ -566,7 +574,7 @@ impl<'b> Decoder<'b> {
                 Slot::SECOND
             }
             Spec::Iz => {
-                let value = self.signed(z.bytes())?;
+                let value = self.signed(z(self).bytes())?;
                 self.constant(value as u64, size)
             }
             Spec::Iv => {
@@ -587,16 +595,16 @@ impl<'b> Decoder<'b> {
             }
             Spec::Xb => self.sized_memory(1, Slot::SOURCE),
             Spec::Xv => self.sized_memory(size.bytes(), Slot::SOURCE),
-            Spec::Xz => self.sized_memory(z.bytes(), Slot::SOURCE),
+            Spec::Xz => self.sized_memory(z(self).bytes(), Slot::SOURCE),
             Spec::Yb => self.sized_memory(1, Slot::DESTINATION),
             Spec::Yv => self.sized_memory(size.bytes(), Slot::DESTINATION),
-            Spec::Yz => self.sized_memory(z.bytes(), Slot::DESTINATION),
+            Spec::Yz => self.sized_memory(z(self).bytes(), Slot::DESTINATION),
             Spec::Bb => {
                 self.made.base = 3;
                 self.sized_memory(1, Slot::MEMORY)
             }
-            Spec::By if self.long() => self.general(y, self.vvvv),
-            Spec::By => self.general(y, self.vvvv & 7),
+            Spec::By if self.long() => self.general(y(self), self.vvvv),
+            Spec::By => self.general(y(self), self.vvvv & 7),
             Spec::Pq => Slot::register(Mmx, reg & 7),
             Spec::Qd => self.either(in_memory, 4, Slot::register(Mmx, rm & 7)),
             Spec::Qq => self.either(in_memory, 8, Slot::register(Mmx, rm & 7)),
