@@ -155,6 +155,7 @@ pub(in crate::cpu) enum Entry {
 /// How to read the tables in one mode.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::cpu) struct Format {
+    /// Which.
     pub(in crate::cpu) mode: PagingMode,
     /// CR4.PSE.
     pse: bool,
