@@ -824,7 +824,7 @@ mod tests {
             for (linear, page) in [(AT, 5), (AT + 0x1000, 6)] {
                 let at = guest.entry_at(linear, 1);
                 let flags = guest.word(at) & 0xfff;
-                guest.put(at, DATA + page * 0x1000 | flags);
+                guest.put(at, (DATA + page * 0x1000) | flags);
             }
             operation(&mut mmu, memory);
             let mut read = |mmu: &mut Mmu, linear| mmu.read::<u64>(memory, linear, USER).unwrap();
@@ -957,7 +957,7 @@ mod tests {
         let flags = likely(1, 3) | likely(W, 6) | likely(U, 9) | random & (1 << 63);
         let key = (random >> 20 & 3) << 59;
         if level == 1 {
-            DATA + (random >> 32 & 15) * 0x1000 | flags | key | random & GLOBAL
+            (DATA + (random >> 32 & 15) * 0x1000) | flags | key | random & GLOBAL
         } else if level == 2 && random >> 40 & 3 == 0 {
             flags | 0x80 | key | random & GLOBAL
         } else if old & 0x80 != 0 {

@@ -66,7 +66,21 @@ pub struct Mmu {
     registers: MmuRegisters,
 }
 
+impl Default for Mmu {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Mmu {
+    /// One without paging. Use this to initialise a `static`, and zeroed memory elsewhere.
+    pub const fn new() -> Self {
+        Self {
+            tlb: Tlb::new(),
+            registers: MmuRegisters::ZERO,
+        }
+    }
+
     /// What decides translations now.
     pub const fn registers(&self) -> &MmuRegisters {
         &self.registers

@@ -372,3 +372,118 @@ impl Tlb {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::boxed::Box;
+
+    const KERNEL: Mode = Mode::Supervisor;
+
+    fn tlb() -> Box<Tlb> {
+        Box::new(Tlb::new())
+    }
+
+    fn page(gpa: u64, bits: u8, flags: PageFlags) -> Page {
+        Page {
+            gpa,
+            bits,
+            flags,
+            key: 0,
+        }
+    }
+
+    fn host(write: bool) -> HostPage {
+        HostPage {
+            pointer: NonNull::new(ptr::without_provenance_mut(0x7000)),
+            write,
+        }
+    }
+
+    #[test]
+    fn an_empty_one_knows_nothing() {
+        let tlb = tlb();
+        for linear in [0, 1, 0xfff, u64::MAX] {
+            assert!(tlb.hit(linear, KERNEL, Access::Read).is_none());
+            assert!(tlb.hit_frame(linear, KERNEL).is_none());
+            assert_eq!(tlb.find(linear, 0), None);
+        }
+        assert!(size_of::<Tlb>() < 256 << 10, "{}", size_of::<Tlb>());
+        assert_eq!(size_of::<Hot>(), 32);
+    }
+
+    #[test]
+    fn each_access_of_each_mode_has_its_tag() {
+        for chosen in 0..3 {
+            let mut tlb = tlb();
+            let mut allowed = [false; 3];
+            allowed[chosen] = true;
+            tlb.heat(0x5123, KERNEL, 12, 0x9000, host(true), allowed);
+            for access in [Access::Read, Access::Write, Access::Execute] {
+                let hit = tlb
+                    .hit(0x5456, KERNEL, access)
+                    .map(|pointer| pointer.addr());
+                assert_eq!(hit, (access as usize == chosen).then_some(0x7456));
+                assert!(tlb.hit(0x5456, Mode::User, access).is_none());
+                assert!(tlb.hit(0x6456, KERNEL, access).is_none());
+                // The same place in the table.
+                let far = 0x5456 + (HOT_ENTRIES as u64) * 0x1000;
+                assert!(tlb.hit(far, KERNEL, access).is_none());
+            }
+            assert_eq!(
+                tlb.hit_frame(0x5fff, KERNEL),
+                (chosen == 2).then_some(0x9fff)
+            );
+        }
+        let mut tlb = tlb();
+        tlb.heat(0, KERNEL, 12, 0, host(false), [true; 3]);
+        assert!(
+            tlb.hit(0, KERNEL, Access::Write).is_none(),
+            "not to be stored to"
+        );
+        assert!(tlb.hit(0, KERNEL, Access::Read).is_some());
+    }
+
+    #[test]
+    fn sets_keep_the_younger() {
+        let mut tlb = tlb();
+        let at = |i: u64| 0x5000 + i * SMALL_SETS as u64 * 0x1000;
+        for i in 0..3 {
+            tlb.insert(at(i), 1, &page(i << 12, 12, PageFlags::empty()));
+        }
+        let found = |tlb: &Tlb, i| tlb.find(at(i), 1).map(|page| page.gpa >> 12);
+        assert_eq!([0, 1, 2].map(|i| found(&tlb, i)), [None, Some(1), Some(2)]);
+        // The same address takes its own place.
+        tlb.insert(at(1), 1, &page(7 << 12, 12, PageFlags::empty()));
+        assert_eq!([1, 2].map(|i| found(&tlb, i)), [Some(7), Some(2)]);
+        assert_eq!(tlb.find(at(1), 2), None, "another context");
+        tlb.insert(at(1), 2, &page(8 << 12, 12, PageFlags::GLOBAL));
+        assert_eq!(tlb.find(at(1), 3).unwrap().gpa, 8 << 12, "all contexts");
+    }
+
+    #[test]
+    fn forgotten_translations_do_not_come_back_when_numbers_run_out() {
+        let mut tlb = tlb();
+        let local = page(0x1000, 12, PageFlags::empty());
+        let global = page(0x2000, 21, PageFlags::GLOBAL);
+        tlb.insert(0x5000, 0, &local);
+        tlb.insert(0x20_0000, 0, &global);
+        (tlb.epoch, tlb.global_epoch) = (u32::MAX - 3, u32::MAX - 3);
+        assert_eq!(tlb.find(0x5000, 0), None);
+        for _ in 0..4 {
+            tlb.insert(0x6000, 0, &local);
+            tlb.insert(0x40_0000, 0, &global);
+            assert_eq!(tlb.find(0x6000, 0), Some(local));
+            assert_eq!(tlb.find(0x40_0000, 0), Some(global));
+            tlb.forget_all();
+            for linear in [0x5000, 0x6000, 0x20_0000, 0x40_0000] {
+                assert_eq!(tlb.find(linear, 0), None);
+            }
+        }
+        for _ in 0..2 * GENERATIONS {
+            tlb.heat(0x5000, KERNEL, 12, 0, host(true), [true; 3]);
+            tlb.cool();
+            assert!(tlb.hit(0x5000, KERNEL, Access::Read).is_none());
+        }
+    }
+}

@@ -166,9 +166,10 @@ impl Page {
 }
 
 /// What CPUID says of paging.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PagingModel {
-    /// MAXPHYADDR: bits of a physical address, 32 to 52 (CPUID.80000008H:EAX bits 7 to 0).
+    /// MAXPHYADDR: bits of a physical address, 32 to 52 (CPUID.80000008H:EAX bits 7 to 0); other
+    /// numbers count as the nearest of these.
     pub physical_bits: u8,
     /// There are 1 GiB pages (CPUID.80000001H:EDX.Page1GB).
     pub gib_pages: bool,
@@ -191,13 +192,24 @@ pub struct MmuRegisters {
     pub a20_masked: bool,
 }
 
-impl Default for PagingModel {
-    fn default() -> Self {
-        Self {
-            physical_bits: 40,
-            gib_pages: true,
-        }
-    }
+impl MmuRegisters {
+    /// All zero: no paging.
+    pub const ZERO: Self = Self {
+        paging: PagingRegisters {
+            cr0: 0,
+            cr3: 0,
+            cr4: 0,
+            efer: 0,
+        },
+        pointers: [0; 4],
+        pkru: 0,
+        pkrs: 0,
+        model: PagingModel {
+            physical_bits: 0,
+            gib_pages: false,
+        },
+        a20_masked: false,
+    };
 }
 
 /// Bits `low` to `high` of an entry, none if they are the wrong way round.
@@ -813,7 +825,7 @@ mod tests {
         }
         let guest = one(PagingMode::Level4, W);
         let at = guest.entry_at(AT, 1);
-        let moved = DATA + 0x1000 | W | PRESENT;
+        let moved = (DATA + 0x1000) | W | PRESENT;
         let mut memory = Racing(guest.memory(), 3, at, moved);
         let page = guest.registers.walk(&mut memory, AT, KERNEL, WRITE, true);
         assert_eq!(page.unwrap().gpa, DATA + 0x1000);
@@ -831,7 +843,7 @@ mod tests {
         let guest = one(PagingMode::Level4, W);
         let root = guest.registers.paging.cr3;
         guest.put(root + 8 * 511, root | W | PRESENT);
-        assert_eq!(ask(&guest, u64::MAX & !0xfff, KERNEL, WRITE), Ok(root));
+        assert_eq!(ask(&guest, !0xfff, KERNEL, WRITE), Ok(root));
         assert_eq!(guest.word(root + 8 * 511), root | W | PRESENT | A | D);
     }
 
