@@ -586,6 +586,40 @@ mod tests {
     }
 
     #[test]
+    fn pages_of_all_modes() {
+        use PagingMode::{Bits32, Level4, Level5, Pae};
+        for mode in [Bits32, Pae, Level4, Level5] {
+            let mut guest = Guest::new(mode);
+            guest.map(AT, DATA, W | U, 12);
+            // The large page is all of RAM, and the tables' place is seen through it.
+            let large = 0x8080_0000;
+            guest.map(large, 0, W | U, mode.large());
+            let mut mmu = mmu(&guest);
+            let memory = &mut guest.memory();
+            for round in 0..3u64 {
+                mmu.write(memory, AT + 8, USER, round).unwrap();
+                assert_eq!(mmu.read(memory, large + DATA + 8, USER), Ok(round));
+                mmu.write(memory, large + DATA + 16, KERNEL, !round)
+                    .unwrap();
+                assert_eq!(mmu.read(memory, AT + 16, KERNEL), Ok(!round));
+                // The last bytes of the page, and what follows it.
+                let last = large + (1 << mode.large()) - 4;
+                assert_eq!(mmu.read(memory, last, USER), Ok(u32::MAX));
+                let fault = mmu.read::<u64>(memory, last, USER).unwrap_err();
+                assert_eq!((fault.error_code, fault.linear), (4, last + 4));
+                let entry = guest.word(guest.entry_at(large, 2));
+                assert_eq!(entry & (A | D), A | D);
+            }
+            mmu.write_pkru(u32::MAX);
+            assert_eq!(
+                mmu.read(memory, AT + 8, USER),
+                Ok(2u64),
+                "keys are not enabled"
+            );
+        }
+    }
+
+    #[test]
     fn exchanges_of_locked_instructions() {
         let (guest, mut mmu) = long();
         let memory = &mut guest.memory();

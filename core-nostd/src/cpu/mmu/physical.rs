@@ -48,7 +48,8 @@ pub unsafe trait PhysicalMemory {
     fn compare_exchange(&mut self, gpa: u64, exchange: Exchange) -> bool;
 }
 
-/// RAM, and nothing else: other addresses read all ones and drop what is stored.
+/// RAM, and nothing else: other addresses read all ones and drop what is stored. Stores go through
+/// pointers, of which a dirty log learns nothing: this is for tests, fuzzers and bare metal.
 #[derive(Clone, Copy)]
 pub struct RamOnly<'a>(pub &'a dyn GuestRam);
 
