@@ -171,6 +171,7 @@ impl Rom {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use thimble_core::memory::Exchange;
 
     #[test]
     fn copies_and_names_the_hole() {
@@ -185,6 +186,10 @@ mod tests {
         assert_eq!(&back[..2], b"ab");
         ram.write(0x1_0000_0fff, b"x").unwrap();
         assert!(ram.read(u64::MAX, &mut back).is_err());
+        let exchange = Exchange::Bits32 { current: 0, new: 9 };
+        assert_eq!(ram.compare_exchange(0x1_0000_0008, exchange), Ok(true));
+        assert_eq!(ram.compare_exchange(0x1_0000_0008, exchange), Ok(false));
+        assert!(ram.compare_exchange(0x1_0000_1000, exchange).is_err());
         assert!(ram.block(0x2000).is_none());
         assert!(Ram::new(&[(0x800, 0x1000)]).is_err());
         assert!(Ram::new(&[(0, 0x2000), (0x1000, 0x1000)]).is_err());

@@ -3,13 +3,15 @@
 pub mod alu;
 pub mod decode;
 pub mod features;
+pub mod mmu;
 pub mod models;
 mod msr;
 mod paging;
 mod state;
 
+pub use mmu::{PagingMode, PagingRegisters};
 pub use msr::{MTRR_VARIABLE, MsrValue, Msrs, OTHER_MSRS_MAX, index as msr_index};
-pub use paging::{PagingMode, PagingRegisters, TranslateError, Translation};
+pub use paging::{TranslateError, Translation};
 pub use state::{
     Activity, Bytes, CpuState, DescriptorTable, Events, ExtendedState, FpuState, LocalApicState,
     PendingException, PendingInterrupt, Segment, XSAVE_EXTENDED_BYTES, gpr,

@@ -1,7 +1,8 @@
 //! What a linear address stands for, as a debugger asks: a walk through the page tables.
 //!
 //! Source: Intel SDM volume 3, chapter "Paging": 32-bit paging with 4 MiB pages and PSE-36, PAE
-//! paging, 4-level and 5-level paging with 2 MiB and 1 GiB pages, and no paging at all.
+//! paging, 4-level and 5-level paging with 2 MiB and 1 GiB pages, and no paging at all. The format
+//! of the tables is in [`super::mmu`], shared with the walk of the software CPU.
 //!
 //! Deliberately not here: permissions, protection keys, accessed and dirty flags, and the caches
 //! that a processor keeps of its tables; PAE's four page-directory-pointer entries are read
@@ -12,126 +13,13 @@
 
 use core::fmt;
 
-use x86_64::registers::control::{Cr0Flags, Cr4Flags};
-use x86_64::registers::model_specific::EferFlags;
-
-use super::CpuState;
+use super::mmu::{Entry, Format, PagingMode, PagingRegisters};
 use crate::memory::RamError;
 
-/// P: the entry maps a page or names a table.
-const PRESENT: u64 = 1 << 0;
-/// PS: the entry maps a page although it is not of the lowest level.
-const PAGE_SIZE: u64 = 1 << 7;
-/// Bits 51 to 12: the physical address in an entry, and in CR3.
-const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
-/// Bits 31 to 5 of CR3: the four entries of PAE paging.
-const PAE_POINTERS: u64 = 0xffff_ffe0;
-/// Bits 31 to 22 of a directory entry: a 4 MiB page below 4 GiB.
-const PSE_ADDRESS: u64 = 0xffc0_0000;
-/// Bits 20 to 13 of the same: bits 39 to 32 of the page's address (PSE-36).
-const PSE_HIGH: u64 = 0xff;
-const PSE_HIGH_SHIFT: u32 = 13;
-/// Bits of an address within the smallest page.
-const PAGE_BITS: u32 = 12;
-/// Linear addresses outside of long mode are below this.
+/// Where linear addresses end without paging.
 const LINEAR_END: u64 = 1 << 32;
 
-/// The registers that decide what a linear address stands for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct PagingRegisters {
-    /// CR0: PG.
-    pub cr0: u64,
-    /// CR3: where the tables begin.
-    pub cr3: u64,
-    /// CR4: PSE, PAE, LA57.
-    pub cr4: u64,
-    /// EFER: LMA.
-    pub efer: u64,
-}
-
-impl From<&CpuState> for PagingRegisters {
-    fn from(state: &CpuState) -> Self {
-        Self {
-            cr0: state.cr0,
-            cr3: state.cr3,
-            cr4: state.cr4,
-            efer: state.efer,
-        }
-    }
-}
-
-/// How a processor translates.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PagingMode {
-    /// Not at all: a linear address is the physical one.
-    Off,
-    /// 32-bit paging: two levels, pages of 4 KiB and, with CR4.PSE, 4 MiB.
-    Bits32,
-    /// PAE paging: three levels, pages of 4 KiB and 2 MiB.
-    Pae,
-    /// Long mode's four levels, 48-bit addresses, pages of 4 KiB, 2 MiB and 1 GiB.
-    Level4,
-    /// Long mode's five levels, 57-bit addresses.
-    Level5,
-}
-
-impl PagingMode {
-    /// Levels of tables; the highest is the one that CR3 names.
-    const fn levels(self) -> u8 {
-        match self {
-            Self::Off => 0,
-            Self::Bits32 => 2,
-            Self::Pae => 3,
-            Self::Level4 => 4,
-            Self::Level5 => 5,
-        }
-    }
-
-    /// Bits of the address that choose an entry of one table.
-    const fn index_bits(self) -> u32 {
-        match self {
-            Self::Bits32 => 10,
-            _ => 9,
-        }
-    }
-
-    /// Bytes of an entry.
-    const fn entry_bytes(self) -> usize {
-        match self {
-            Self::Bits32 => 4,
-            _ => 8,
-        }
-    }
-
-    /// Whether there is such an address: 32 bits outside of long mode, there 48 or 57 bits of
-    /// which the highest is repeated above.
-    const fn has_address(self, linear: u64) -> bool {
-        let spare = match self {
-            Self::Off | Self::Bits32 | Self::Pae => return linear < LINEAR_END,
-            Self::Level4 => 64 - 48,
-            Self::Level5 => 64 - 57,
-        };
-        (linear << spare) as i64 >> spare == linear as i64
-    }
-}
-
 impl PagingRegisters {
-    /// How a processor with these registers translates.
-    pub fn mode(&self) -> PagingMode {
-        let cr4 = Cr4Flags::from_bits_retain(self.cr4);
-        if !Cr0Flags::from_bits_retain(self.cr0).contains(Cr0Flags::PAGING) {
-            PagingMode::Off
-        } else if !cr4.contains(Cr4Flags::PHYSICAL_ADDRESS_EXTENSION) {
-            PagingMode::Bits32
-        } else if !EferFlags::from_bits_retain(self.efer).contains(EferFlags::LONG_MODE_ACTIVE) {
-            PagingMode::Pae
-        } else if !cr4.contains(Cr4Flags::L5_PAGING) {
-            PagingMode::Level4
-        } else {
-            PagingMode::Level5
-        }
-    }
-
     /// What a linear address stands for. `read` copies guest physical memory, in which tables may
     /// lie anywhere: an entry of 4 or 8 bytes at a time, at most five.
     ///
@@ -142,60 +30,36 @@ impl PagingRegisters {
         linear: u64,
         mut read: impl FnMut(u64, &mut [u8]) -> Result<(), RamError>,
     ) -> Result<Translation, TranslateError> {
-        let mode = self.mode();
-        if !mode.has_address(linear) {
+        let format = Format::new(self);
+        if !format.mode.has_address(linear) {
             return Err(TranslateError::NotAnAddress);
         }
-        let mut table = match mode {
-            PagingMode::Off => {
-                return Ok(Translation {
-                    gpa: linear,
-                    length: LINEAR_END - linear,
-                });
-            }
-            PagingMode::Bits32 => self.cr3 & ADDRESS & (LINEAR_END - 1),
-            PagingMode::Pae => self.cr3 & PAE_POINTERS,
-            PagingMode::Level4 | PagingMode::Level5 => self.cr3 & ADDRESS,
-        };
-        let pse = Cr4Flags::from_bits_retain(self.cr4).contains(Cr4Flags::PAGE_SIZE_EXTENSION);
-        let (bits, size) = (mode.index_bits(), mode.entry_bytes());
-        let mut level = mode.levels();
+        if format.mode == PagingMode::Off {
+            return Ok(Translation {
+                gpa: linear,
+                length: LINEAR_END - linear,
+            });
+        }
+        let size = format.entry_bytes();
+        let mut table = format.root(self.cr3);
+        let mut level = format.mode.levels();
         loop {
-            // Bits of the address that the tables below this one translate, or the page holds.
-            let below = PAGE_BITS + bits * (u32::from(level) - 1);
-            let index = linear >> below & ((1 << bits) - 1);
-            // Tables are below 2^52, so this does not overflow.
-            let at = table + index * size as u64;
+            let at = format.entry_address(table, level, linear);
             let mut bytes = [0; 8];
             read(at, &mut bytes[..size])
                 .map_err(|RamError { gpa }| TranslateError::NoTable { level, gpa })?;
-            let entry = u64::from_le_bytes(bytes);
-            if entry & PRESENT == 0 {
-                return Err(TranslateError::NotPresent { level });
+            match format.entry(u64::from_le_bytes(bytes), level) {
+                Entry::Absent => return Err(TranslateError::NotPresent { level }),
+                Entry::NoSuchSize => return Err(TranslateError::Reserved { level }),
+                Entry::Page { gpa, bits } => {
+                    let offset = linear & ((1 << bits) - 1);
+                    return Ok(Translation {
+                        gpa: gpa | offset,
+                        length: (1 << bits) - offset,
+                    });
+                }
+                Entry::Table { gpa } => table = gpa,
             }
-            let large = entry & PAGE_SIZE != 0
-                && match (mode, level) {
-                    (PagingMode::Bits32, 2) => pse,
-                    (PagingMode::Pae, 3) => false,
-                    (_, 4..) => return Err(TranslateError::Reserved { level }),
-                    // Of the lowest level: part of the memory type.
-                    (_, 1) => false,
-                    _ => true,
-                };
-            if large || level == 1 {
-                let offset = linear & ((1 << below) - 1);
-                let page = match mode {
-                    PagingMode::Bits32 if large => {
-                        entry & PSE_ADDRESS | (entry >> PSE_HIGH_SHIFT & PSE_HIGH) << 32
-                    }
-                    _ => entry & ADDRESS & !((1 << below) - 1),
-                };
-                return Ok(Translation {
-                    gpa: page | offset,
-                    length: (1 << below) - offset,
-                });
-            }
-            table = entry & ADDRESS;
             level -= 1;
         }
     }
@@ -250,6 +114,8 @@ impl fmt::Display for TranslateError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cpu::CpuState;
+    use crate::cpu::mmu::{PAGE_SIZE, PRESENT};
     use crate::memory::{ArrayRam, GuestRam};
 
     const PG: u64 = 1 << 31;
@@ -289,7 +155,7 @@ mod tests {
 
         fn put(&self, table: u64, index: u64, entry: u64) {
             let bytes = entry.to_le_bytes();
-            let size = self.registers.mode().entry_bytes();
+            let size = Format::new(&self.registers).entry_bytes();
             let at = table + index * size as u64;
             self.ram.write(at, &bytes[..size]).unwrap();
         }

@@ -7,4 +7,4 @@ mod map;
 mod ram;
 
 pub use map::{Backing, MapFull, MemoryMap, REGIONS_MAX, Region};
-pub use ram::{ArrayRam, Block, GuestRam, RamError};
+pub use ram::{ArrayRam, Block, Exchange, GuestRam, RamError};

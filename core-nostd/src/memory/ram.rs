@@ -4,7 +4,7 @@
 use core::cell::UnsafeCell;
 use core::fmt;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicU8, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 /// Contiguous host memory behind a guest physical address.
 #[derive(Clone, Copy, Debug)]
@@ -26,6 +26,25 @@ impl fmt::Display for RamError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "no RAM at guest physical address {:#x}", self.gpa)
     }
+}
+
+/// A word that [`GuestRam::compare_exchange`] takes, with what is expected and what is to follow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exchange {
+    /// Four bytes.
+    Bits32 {
+        /// What must be there.
+        current: u32,
+        /// What is stored then.
+        new: u32,
+    },
+    /// Eight bytes.
+    Bits64 {
+        /// What must be there.
+        current: u64,
+        /// What is stored then.
+        new: u64,
+    },
 }
 
 /// Plain guest RAM by guest physical address, whatever ROM or device is mapped over it.
@@ -74,6 +93,42 @@ pub unsafe trait GuestRam: Sync {
             gpa = gpa.wrapping_add(length as u64);
         }
         Ok(())
+    }
+
+    /// Replaces an aligned word in one step if it is what it is expected to be, and says whether
+    /// it was. Page tables are changed so: other processors and devices write to them, too.
+    ///
+    /// # Errors
+    /// `gpa` is no multiple of the word's size, or not all of the word is RAM.
+    fn compare_exchange(&self, gpa: u64, exchange: Exchange) -> Result<bool, RamError> {
+        let size = match exchange {
+            Exchange::Bits32 { .. } => 4,
+            Exchange::Bits64 { .. } => 8,
+        };
+        let block = self.block(gpa).ok_or(RamError { gpa })?;
+        let pointer = block.pointer.as_ptr();
+        if block.length < size || !pointer.addr().is_multiple_of(size) {
+            return Err(RamError { gpa });
+        }
+        let (success, failure) = (Ordering::AcqRel, Ordering::Acquire);
+        let done = match exchange {
+            Exchange::Bits32 { current, new } => {
+                // SAFETY: four bytes of a valid block, aligned; all access is atomic.
+                unsafe { AtomicU32::from_ptr(pointer.cast()) }
+                    .compare_exchange(current.to_le(), new.to_le(), success, failure)
+                    .is_ok()
+            }
+            Exchange::Bits64 { current, new } => {
+                // SAFETY: eight bytes of a valid block, aligned; all access is atomic.
+                unsafe { AtomicU64::from_ptr(pointer.cast()) }
+                    .compare_exchange(current.to_le(), new.to_le(), success, failure)
+                    .is_ok()
+            }
+        };
+        if done {
+            self.written(gpa, size);
+        }
+        Ok(done)
     }
 }
 
@@ -128,5 +183,24 @@ mod tests {
             ram.read(u64::MAX, &mut back),
             Err(RamError { gpa: u64::MAX })
         );
+    }
+
+    #[test]
+    fn exchanges_whole_words() {
+        let ram = ArrayRam::<32>::new();
+        let narrow = |current, new| Exchange::Bits32 { current, new };
+        let wide = |current, new| Exchange::Bits64 { current, new };
+        assert_eq!(ram.compare_exchange(4, narrow(0, 0x0403_0201)), Ok(true));
+        assert_eq!(ram.compare_exchange(4, narrow(0, 9)), Ok(false));
+        assert_eq!(
+            ram.compare_exchange(0, wide(0x0403_0201 << 32, 0x1122_3344_5566_7788)),
+            Ok(true)
+        );
+        let mut back = [0; 8];
+        ram.read(0, &mut back).unwrap();
+        assert_eq!(back, 0x1122_3344_5566_7788u64.to_le_bytes());
+        for gpa in [1, 2, 4, 28, 32, u64::MAX] {
+            assert!(ram.compare_exchange(gpa, wide(0, 1)).is_err(), "{gpa}");
+        }
     }
 }
