@@ -114,7 +114,7 @@ fn cargo_fuzz(task: &str) -> Command {
     command
 }
 
-/// Gets what is missing: the nightly toolchain, and cargo-fuzz.
+/// Gets what is missing: a C++ compiler for libFuzzer, the nightly toolchain, and cargo-fuzz.
 fn ready() -> Outcome {
     let works = |args: &[&str]| {
         let mut command = Command::new("cargo");
@@ -122,6 +122,13 @@ fn ready() -> Outcome {
         command.stdout(Stdio::null()).stderr(Stdio::null());
         command.status().is_ok_and(|status| status.success())
     };
+    if build::find_program("c++").is_none() {
+        let mut apt = Command::new("apt-get");
+        apt.args(["install", "-y", "--no-install-recommends", "g++"]);
+        apt.env("DEBIAN_FRONTEND", "noninteractive");
+        build::succeed(apt.stdout(Stdio::null()))
+            .map_err(|error| format!("no C++ compiler: {error}"))?;
+    }
     if !works(&["+nightly", "--version"]) {
         let mut rustup = Command::new("rustup");
         rustup.args(["toolchain", "install", "nightly", "--profile", "minimal"]);
