@@ -4,7 +4,7 @@
 //! a list of bullets, and schema files, where the same stands in comments and in definitions. Both have examples of the form
 //! `-> request` and `<- reply`, in a JSON that people wrote: commas are missing, and `...` stands for more.
 //!
-//! What is taken from them are facts: names, what is optional, requests as they are, and replies as shapes. [`write`] makes a list of
+//! What is taken from them are facts: names, what is optional, requests as they are, and replies as shapes. [`write()`] makes a list of
 //! them and [`read`] reads it, since the texts themselves are no part of this project.
 //!
 //! A shape is JSON, too: the name of a type (`int`, `number`, `bool`, `str`, `null`, or `any` where examples differ), a list of no or one
@@ -514,7 +514,7 @@ pub fn write(commands: &[Command]) -> String {
     text
 }
 
-/// Reads what [`write`] has written; lines that start with `#` are comments.
+/// Reads what [`write()`] has written; lines that start with `#` are comments.
 ///
 /// # Errors
 ///
