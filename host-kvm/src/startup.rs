@@ -28,12 +28,12 @@ use crate::memory::{Ram, Rom};
 use crate::messages;
 use crate::monitors::Monitors;
 use crate::options::{
-    self, Accel, KernelIrqchip, MachineKind, OptionError, Options, Parsed, RtcBase,
+    self, Accel, DEFAULT_CPU, KernelIrqchip, MachineKind, OptionError, Options, Parsed, RtcBase,
 };
 use crate::qtest::{self, QtestServer};
 use crate::vm::{
-    BridgeState, CONSOLES_MAX, Clock, DEFAULT_CPU, Exits, Guarded, ObjectFacts, Settings, Shared,
-    Vm, since_epoch,
+    BridgeState, CONSOLES_MAX, Clock, Exits, Guarded, ObjectFacts, Settings, Shared, Vm,
+    since_epoch,
 };
 use crate::{error_text, firmware_images, report};
 

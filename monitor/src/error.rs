@@ -38,6 +38,17 @@ impl ErrorClass {
     }
 }
 
+/// A sentence that is cut between characters where it is longer than [`DESC_MAX`] bytes.
+#[derive(Default)]
+pub(crate) struct Cut(pub(crate) heapless::String<DESC_MAX>);
+
+impl fmt::Write for Cut {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        text.chars()
+            .try_for_each(|c| self.0.push(c).map_err(|_| fmt::Error))
+    }
+}
+
 /// Why the machine's owner could not carry out a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QmpError {
@@ -50,14 +61,7 @@ pub struct QmpError {
 impl QmpError {
     /// An error of a class. A sentence over [`DESC_MAX`] bytes is cut between characters.
     pub fn new(class: ErrorClass, desc: fmt::Arguments<'_>) -> Self {
-        struct Cut(heapless::String<DESC_MAX>);
-        impl fmt::Write for Cut {
-            fn write_str(&mut self, text: &str) -> fmt::Result {
-                text.chars()
-                    .try_for_each(|c| self.0.push(c).map_err(|_| fmt::Error))
-            }
-        }
-        let mut cut = Cut(heapless::String::new());
+        let mut cut = Cut::default();
         // A full buffer is the cut.
         let _ = cut.write_fmt(desc);
         Self { class, desc: cut.0 }

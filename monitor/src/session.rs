@@ -158,10 +158,15 @@ impl Session {
             Err(error) => refuse(error, self.parser.text(), out),
             Ok(()) => execute(self.parser.message(), &mut self.negotiation, owner, out),
         };
+        self.note(done, None);
+    }
+
+    /// Notes what came of a message: of one that waited, or of that which the parser has just completed.
+    fn note(&mut self, done: Result<Outcome, SinkFull>, waited: Option<Kept>) {
         match done {
             Ok(Outcome::Done) => {}
             Ok(Outcome::Pending(job)) => {
-                self.commanded = self.parser.keep();
+                self.commanded = waited.unwrap_or_else(|| self.parser.keep());
                 self.pending = Some(job);
             }
             Err(SinkFull) => self.broken = true,
@@ -209,14 +214,7 @@ impl Session {
                 Some(error) => refuse(error, self.parser.kept_text(message), out),
                 None => execute(value, &mut self.negotiation, owner, out),
             };
-            match done {
-                Ok(Outcome::Done) => {}
-                Ok(Outcome::Pending(job)) => {
-                    self.commanded = message;
-                    self.pending = Some(job);
-                }
-                Err(SinkFull) => self.broken = true,
-            }
+            self.note(done, Some(message));
         }
     }
 

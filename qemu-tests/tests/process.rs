@@ -547,22 +547,18 @@ fn stop_and_cont_two_hundred_times() {
     );
 }
 
+/// Thimble with four KVM processors.
+fn four_processors() -> Launcher {
+    let args = ["-accel", "kvm", "-nodefaults", "-display", "none"];
+    Emulator::Thimble.launcher().args(args).args(["-smp", "4"])
+}
+
 #[test]
 fn the_demo_finds_four_processors() {
     if !packages::kvm_usable() {
         return skip("/dev/kvm can't be used");
     }
-    let thimble = Emulator::Thimble
-        .launcher()
-        .args([
-            "-accel",
-            "kvm",
-            "-nodefaults",
-            "-display",
-            "none",
-            "-smp",
-            "4",
-        ])
+    let thimble = four_processors()
         .args(["-bios", "demo.rom", "-serial", "stdio", "-no-reboot"])
         .start();
     assert_eq!(thimble.wait(SOON).code(), Some(0), "{}", thimble.report());
@@ -579,19 +575,8 @@ fn seabios_finds_four_processors() {
     let Some(bios) = packages::seabios() else {
         return skip("the Debian package seabios is missing");
     };
-    let thimble = Emulator::Thimble
-        .launcher()
-        .args([
-            "-accel",
-            "kvm",
-            "-nodefaults",
-            "-display",
-            "none",
-            "-smp",
-            "4",
-            "-bios",
-        ])
-        .args([bios.to_str().expect("a plain path")])
+    let thimble = four_processors()
+        .args(["-bios", bios.to_str().expect("a plain path")])
         .args(["-debugcon", "stdio", "-global", "isa-debugcon.iobase=0x402"])
         .start();
     assert!(

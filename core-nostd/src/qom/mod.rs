@@ -21,7 +21,9 @@ use crate::machine::Machine;
 
 pub use processor::{MODEL_NAME_MAX, Processor};
 pub use tree::{PATH_MAX, Path};
-pub use types::{TYPE_NAME_MAX, TypeName, device_properties, implements, type_properties, types};
+pub use types::{
+    TYPE_NAME_MAX, TypeName, cpu_type, device_properties, implements, type_properties, types,
+};
 
 /// The objects of a machine and of the process around it.
 #[derive(Clone, Copy)]

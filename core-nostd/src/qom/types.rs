@@ -314,7 +314,7 @@ impl Type {
 }
 
 /// The name of the type of a processor model's processors.
-pub(super) fn cpu_type(model: &str) -> TypeName {
+pub fn cpu_type(model: &str) -> TypeName {
     let mut name = TypeName::new();
     // Models with longer names do not exist.
     let _ = name.push_str(model);

@@ -1,5 +1,6 @@
 //! The board, the accelerators, memory and processors: `-machine -accel -m -smp`.
 
+use thimble_core::qom::cpu_type;
 use thimble_monitor::schema::results::MachineInfo;
 
 use super::opts::{Kind, Opts, OptsTable, Reason, SubOption};
@@ -55,11 +56,12 @@ static MACHINES: &[MachineName] = &[
     },
 ];
 
-/// The type of processors without `-cpu`.
-const DEFAULT_CPU_TYPE: &str = "qemu64-x86_64-cpu";
+/// The model of processors that `-cpu` says nothing of.
+pub const DEFAULT_CPU: &str = "qemu64";
 
 /// Tells of every board.
 pub fn visit_machines(visit: &mut dyn FnMut(&MachineInfo<'_>)) {
+    let cpu_type = cpu_type(DEFAULT_CPU);
     for (index, machine) in MACHINES.iter().enumerate() {
         let has_cpus = machine.kind != MachineKind::None;
         visit(&MachineInfo {
@@ -70,7 +72,7 @@ pub fn visit_machines(visit: &mut dyn FnMut(&MachineInfo<'_>)) {
             hotpluggable_cpus: false,
             numa_mem_supported: false,
             deprecated: false,
-            default_cpu_type: has_cpus.then_some(DEFAULT_CPU_TYPE),
+            default_cpu_type: has_cpus.then_some(cpu_type.as_str()),
             default_ram_id: None,
         });
     }

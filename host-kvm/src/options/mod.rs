@@ -25,8 +25,8 @@ use crate::chardev::spec::ChardevSpec;
 pub use device::{DeviceOption, Global};
 pub use introspect::visit_options;
 pub use machine::{
-    Accel, CPUS_MAX, KernelIrqchip, MEMORY_DEFAULT, MEMORY_MAX, MachineKind, MachineOptions, Smp,
-    visit_machines,
+    Accel, CPUS_MAX, DEFAULT_CPU, KernelIrqchip, MEMORY_DEFAULT, MEMORY_MAX, MachineKind,
+    MachineOptions, Smp, visit_machines,
 };
 pub use values::{LogItems, Rtc, RtcBase, RtcClock};
 

@@ -83,6 +83,11 @@ pub struct BridgeState {
 }
 
 impl BridgeState {
+    /// The device that a console of the machine is attached to.
+    pub fn chardev(&self, console: ConsoleId) -> Option<ChardevId> {
+        *self.consoles.get(usize::from(console.0))?
+    }
+
     fn flush_routes(&mut self, kvm: &kvm::Vm) {
         if let Err(error) = self.routes.flush(kvm) {
             report(format_args!("routing interrupts: {error}"));
@@ -134,12 +139,7 @@ impl Bridge<'_> {
 impl Host for Bridge<'_> {
     fn console_write(&mut self, console: ConsoleId, bytes: &[u8]) -> usize {
         // Bytes for a console that nothing is attached to are gone, as on a port without a cable.
-        let chardev = self
-            .bridge_state
-            .consoles
-            .get(usize::from(console.0))
-            .copied()
-            .flatten();
+        let chardev = self.bridge_state.chardev(console);
         chardev.map_or(bytes.len(), |chardev| self.chardevs.write(chardev, bytes))
     }
 
@@ -147,12 +147,7 @@ impl Host for Bridge<'_> {
         let bit = 1 << (usize::from(console.0) % CONSOLES_MAX);
         if self.bridge_state.lost & bit == 0 {
             self.bridge_state.lost |= bit;
-            let chardev = self
-                .bridge_state
-                .consoles
-                .get(usize::from(console.0))
-                .copied()
-                .flatten();
+            let chardev = self.bridge_state.chardev(console);
             let name = chardev.map_or("", |chardev| self.chardevs.label(chardev));
             report(format_args!(
                 "chardev {name}: output is lost: its reader is too slow"

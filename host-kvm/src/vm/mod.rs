@@ -35,7 +35,7 @@ use crate::options::RtcClock;
 
 pub use bridge::{Bridge, BridgeState, CONSOLES_MAX, Exits, Pending};
 pub use clock::{Clock, monotonic};
-pub use objects::{DEFAULT_CPU, ObjectFacts};
+pub use objects::ObjectFacts;
 pub use save::{Outcome, SAVE_JOBS_MAX, SaveJobs, Space};
 
 /// What the machine's lock guards.

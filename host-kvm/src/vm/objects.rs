@@ -7,10 +7,7 @@ use thimble_core::qom::{Chardev, ChardevKind, Outside, Processor, Settings, Tree
 use super::{BridgeState, Guarded};
 use crate::chardev::Chardevs;
 use crate::chardev::spec::Backend;
-use crate::options::{MachineKind, Options};
-
-/// The model of processors that `-cpu` says nothing of.
-pub const DEFAULT_CPU: &str = "qemu64";
+use crate::options::{DEFAULT_CPU, MachineKind, Options};
 
 /// What stays the same as long as the process lives.
 #[derive(Clone, Debug)]
@@ -124,7 +121,7 @@ impl Outside for Objects<'_> {
     }
 
     fn console(&self, console: ConsoleId) -> Option<&str> {
-        let chardev = self.bridge.consoles.get(usize::from(console.0))?;
+        let chardev = self.bridge.chardev(console);
         chardev.map(|id| self.chardevs.label(id))
     }
 

@@ -187,9 +187,10 @@ impl Owner for Vm {
 
     fn yank(&mut self, id: &[u8]) -> bool {
         let chardevs = &mut self.shared.lock().chardevs;
-        let mut ids = chardevs.ids();
-        let found =
-            ids.find(|found| chardevs.is_socket(*found) && chardevs.label(*found).as_bytes() == id);
+        let found = std::str::from_utf8(id)
+            .ok()
+            .and_then(|id| chardevs.find(id))
+            .filter(|found| chardevs.is_socket(*found));
         if let Some(found) = found {
             chardevs.hang_up(found);
         }

@@ -59,12 +59,14 @@ pub(crate) fn page(schema: &Schema) -> String {
                 }
                 page.line("");
             }
-            Type::Object { tag, variants, .. } => {
+            Type::Object {
+                members,
+                tag,
+                variants,
+                ..
+            } => {
                 page.members("Member", id);
                 if let (Some(tag), false) = (tag, variants.is_empty()) {
-                    let Type::Object { members, .. } = &schema.types[id.0] else {
-                        continue;
-                    };
                     page.line(&format!("By `{}` it also has:\n", members[*tag].name));
                     for variant in variants {
                         let link = page.link(variant.kind);

@@ -293,10 +293,7 @@ impl<'s> Types<'s> {
     /// The Rust name of an object or alternate.
     fn rust_name(&self, id: TypeId) -> String {
         let name = self.name(id);
-        let own = name
-            .strip_prefix("q_obj_")
-            .map(|name| name.trim_end_matches("-arg"));
-        camel(own.unwrap_or(name))
+        camel(owner(name).unwrap_or(name))
     }
 
     /// The Rust type of a member.
@@ -342,10 +339,7 @@ impl<'s> Types<'s> {
 
     fn docs_of(&self, id: TypeId) -> String {
         let name = self.name(id);
-        match name
-            .strip_prefix("q_obj_")
-            .map(|name| name.trim_end_matches("-arg"))
-        {
+        match owner(name) {
             Some(owner) => format!("Of `{owner}`."),
             None => self.schema.docs[name].body.clone(),
         }
@@ -863,6 +857,12 @@ impl<'s> Types<'s> {
             }
         }
     }
+}
+
+/// Whose arguments or data an object without a name of its own is.
+fn owner(name: &str) -> Option<&str> {
+    let name = name.strip_prefix("q_obj_")?;
+    Some(name.trim_end_matches("-arg"))
 }
 
 fn join<T>(items: &[T], text: impl Fn(&T) -> String) -> String {

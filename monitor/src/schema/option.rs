@@ -10,10 +10,7 @@ use thimble_core::qmp::{Parser, Sink, SinkFull, Value, write_escaped};
 
 use super::check::{Paths, check_with};
 use super::tables::{Builtin, MemberRow, Tables, TypeId, TypeRow};
-use crate::error::Fail;
-
-/// Bytes of an [`OptionError`]'s sentence at most; what is longer is cut.
-const TEXT_MAX: usize = 512;
+use crate::error::{Cut, DESC_MAX, Fail};
 
 /// A part of a key is shorter than this.
 const PART_MAX: usize = 128;
@@ -21,25 +18,17 @@ const PART_MAX: usize = 128;
 /// Parts of a key at most: nobody nests deeper, and the stack has an end.
 const PARTS_MAX: usize = 64;
 
-/// What is wrong with an option's text: a sentence without a full stop.
+/// What is wrong with an option's text: a sentence without a full stop, cut where it is longer than
+/// [`DESC_MAX`](crate::DESC_MAX) bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OptionError(heapless::String<TEXT_MAX>);
+pub struct OptionError(heapless::String<DESC_MAX>);
 
 impl OptionError {
     fn new(text: fmt::Arguments<'_>) -> Self {
-        let mut cut = Cut(heapless::String::new());
+        let mut cut = Cut::default();
         // A full buffer is the cut.
         let _ = cut.write_fmt(text);
         Self(cut.0)
-    }
-}
-
-struct Cut(heapless::String<TEXT_MAX>);
-
-impl fmt::Write for Cut {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        text.chars()
-            .try_for_each(|c| self.0.push(c).map_err(|_| fmt::Error))
     }
 }
 
@@ -119,7 +108,7 @@ fn parse(
 }
 
 fn joined(pieces: &[&[u8]]) -> OptionError {
-    let mut text = Cut(heapless::String::new());
+    let mut text = Cut::default();
     for chunk in pieces.iter().flat_map(|piece| piece.utf8_chunks()) {
         // A full buffer is the cut.
         let _ = text.write_str(chunk.valid());
@@ -191,6 +180,14 @@ impl<'t> Given<'t> {
                 },
             })
         })
+    }
+
+    /// What was given for a path itself; the last one counts.
+    fn value(&self, path: &Path<'_>) -> Option<&'t str> {
+        let at = self
+            .entries()
+            .filter(|entry| path.strip(entry.key) == Some(""));
+        at.last()?.value
     }
 
     /// Checks the keys by themselves.
@@ -338,10 +335,7 @@ impl<S: Sink> Converter<'_, S> {
     /// Writes what was given for a path, and below it. Without a type, all is text.
     fn value(&mut self, kind: Option<TypeId>, path: &Path<'_>) -> Result<(), OptionError> {
         let given = self.given;
-        let at = given
-            .entries()
-            .filter(|entry| path.strip(entry.key) == Some(""));
-        let value = at.last().and_then(|entry| entry.value);
+        let value = given.value(path);
         let (mut numbers, mut names) = (0_u32, 0_u32);
         for part in parts(given, path) {
             match index(part) {
@@ -418,12 +412,9 @@ impl<S: Sink> Converter<'_, S> {
         }) = kind.map(|kind| tables.kind(kind))
         {
             members = tables.members(own);
-            let chosen = members.get(usize::from(tag)).and_then(|tag| {
-                let path = path.child(tables.name(tag.name));
-                let entries = self.given.entries();
-                let of_tag = entries.filter(|entry| path.strip(entry.key) == Some(""));
-                of_tag.last()?.value
-            });
+            let chosen = members
+                .get(usize::from(tag))
+                .and_then(|tag| self.given.value(&path.child(tables.name(tag.name))));
             let mut variants = tables.variants(variants).iter();
             let variant = variants.find(|variant| Some(tables.name(variant.case)) == chosen);
             if let Some(TypeRow::Object { members, .. }) = variant.map(|v| tables.kind(v.kind)) {

@@ -119,14 +119,26 @@ impl Mmu {
         linear: u64,
         mode: Mode,
     ) -> Result<W, Fault> {
+        self.read_as(memory, linear, mode, Access::Read)
+    }
+
+    /// Loads a word with the rights of this kind of access.
+    #[inline]
+    fn read_as<W: Word>(
+        &mut self,
+        memory: &mut impl PhysicalMemory,
+        linear: u64,
+        mode: Mode,
+        access: Access,
+    ) -> Result<W, Fault> {
         if within_page(linear, W::SIZE)
-            && let Some(host) = self.tlb.hit(linear, mode, Access::Read)
+            && let Some(host) = self.tlb.hit(linear, mode, access)
         {
             // SAFETY: the page's bytes are valid by the contract of `PhysicalMemory`, and the word
             // is within it.
             return Ok(unsafe { W::load(host) });
         }
-        let spans = self.spans(memory, linear, W::SIZE, mode, Access::Read)?;
+        let spans = self.spans(memory, linear, W::SIZE, mode, access)?;
         Ok(spans.load_word(memory))
     }
 
@@ -145,7 +157,7 @@ impl Mmu {
         if within_page(linear, W::SIZE)
             && let Some(host) = self.tlb.hit(linear, mode, Access::Write)
         {
-            // SAFETY: as in `read`, and stores are allowed.
+            // SAFETY: as in `read_as`, and stores are allowed.
             unsafe { word.store(host) };
             return Ok(());
         }
@@ -165,14 +177,7 @@ impl Mmu {
         linear: u64,
         mode: Mode,
     ) -> Result<W, Fault> {
-        if within_page(linear, W::SIZE)
-            && let Some(host) = self.tlb.hit(linear, mode, Access::Write)
-        {
-            // SAFETY: as in `read`.
-            return Ok(unsafe { W::load(host) });
-        }
-        let spans = self.spans(memory, linear, W::SIZE, mode, Access::Write)?;
-        Ok(spans.load_word(memory))
+        self.read_as(memory, linear, mode, Access::Write)
     }
 
     /// Replaces a word if it is `current`, else says what it is: what instructions with LOCK are
