@@ -7,6 +7,7 @@
 //! the machine around it comes through a [`Bus`]: memory, ports, interrupts, time. Files:
 //!
 //! - `code`: decoded instructions by guest physical page, and what happens when code is overwritten;
+//! - `micro`, `fast`: common instructions in 16 bytes, and the functions that execute them;
 //! - `run`: the loop, and what is looked at between instructions;
 //! - `access`: segments' checks, effective addresses, operands, the stack;
 //! - `execute`: which method does which operation;
@@ -22,7 +23,9 @@ mod control;
 mod debug;
 mod exception;
 mod execute;
+mod fast;
 mod integer;
+mod micro;
 mod run;
 mod stack;
 mod string;
