@@ -7,6 +7,7 @@ pub mod mmu;
 pub mod models;
 mod msr;
 mod paging;
+pub mod soft;
 mod state;
 
 pub use mmu::{PagingMode, PagingRegisters};
