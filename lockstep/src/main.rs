@@ -4,12 +4,14 @@ mod alarm;
 mod assemble;
 mod case;
 mod compare;
+mod control;
 mod forms;
 mod generate;
 mod kvm;
 mod layout;
 mod process;
 mod random;
+mod soft;
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -84,6 +86,7 @@ fn options() -> Result<Options, String> {
 
 fn subject(name: &str) -> Result<Box<dyn Subject>, String> {
     Ok(match name {
+        "soft" => Box::new(soft::Soft::new()),
         "kvm" => Box::new(kvm::Guest::new()?),
         "process" => Box::new(process::Process::new()?),
         _ => return Err(format!("there is no subject '{name}'")),

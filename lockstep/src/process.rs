@@ -216,7 +216,7 @@ fn failed(what: &str) -> String {
 }
 
 fn map(at: usize, bytes: usize, protection: libc::c_int, file: libc::c_int, offset: usize) -> Result<*mut u8, String> {
-    let (mut flags, mut place) = (libc::MAP_SHARED, "anywhere".to_string());
+    let (mut flags, mut place) = (libc::MAP_SHARED | libc::MAP_POPULATE, "anywhere".to_string());
     if at != 0 {
         flags |= libc::MAP_FIXED_NOREPLACE;
         place = format!("at {at:#x}");
