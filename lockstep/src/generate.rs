@@ -175,12 +175,18 @@ impl<'r> Maker<'r> {
     fn make(&mut self) {
         self.segments();
         self.flags();
-        self.case.rip = (WINDOW + self.code).wrapping_sub(self.case.segment(CS).base);
+        let cs = self.case.segment(CS);
+        if !self.long() && (WINDOW + self.code).wrapping_sub(cs.base) > u64::from(cs.limit) {
+            // Nobody gets there.
+            self.code -= 1;
+        }
+        self.case.rip = (WINDOW + self.code).wrapping_sub(cs.base);
         self.stack_pointer();
         self.registers();
         self.fixed_immediates();
         let targets = self.memory();
         self.contents(&targets);
+        self.clamp_stack();
         self.case.code = self.made.bytes.clone();
     }
 
