@@ -167,6 +167,14 @@ pub(crate) struct Outcome {
     pub(crate) cr2: u64,
 }
 
+impl Outcome {
+    /// Whether ring 0 or real mode is behind the HLT of a vector's handler.
+    pub(crate) fn is_at_handler(&self, world: World, vector: u64) -> bool {
+        let system = if world.long() { layout::SYSTEM } else { 0 };
+        self.end == End::Halted && self.rip == system + layout::HANDLERS + vector + 1
+    }
+}
+
 /// Something that runs cases.
 pub(crate) trait Subject {
     fn name(&self) -> &'static str;

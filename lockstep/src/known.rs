@@ -9,6 +9,7 @@ use thimble_core::cpu::decode::{CodeSize, Instruction, Operand, Operation, Regis
 use thimble_core::cpu::gpr;
 
 use crate::case::{CS, Case, End, Outcome};
+use crate::forms::{Oracle, native};
 
 /// A difference that is known.
 pub(crate) struct Known {
@@ -16,7 +17,17 @@ pub(crate) struct Known {
     pub(crate) what: &'static str,
     /// Where the manual says what the software CPU does.
     pub(crate) section: &'static str,
+    by: By,
     applies: fn(&Instruction, &Case, &Outcome) -> bool,
+}
+
+/// Whose difference it is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum By {
+    /// Processors of AMD.
+    Amd,
+    /// The kernel's emulator.
+    Emulator,
 }
 
 fn long(case: &Case) -> bool {
@@ -58,6 +69,7 @@ pub(crate) static KNOWN: [Known; 10] = [
     Known {
         what: "66h makes near branches of 64-bit mode 16 bits wide",
         section: "volume 2, CALL, JMP, RET, Jcc, LOOP; table A-1, superscript f64",
+        by: By::Amd,
         applies: |i, case, _| {
             use Operation::*;
             let branch = matches!(
@@ -70,6 +82,7 @@ pub(crate) static KNOWN: [Known; 10] = [
     Known {
         what: "0F 0D with a register is #UD",
         section: "volume 2, table A-3: NOP",
+        by: By::Amd,
         applies: |i, case, expected| {
             i.operation() == Operation::Nop && case.code.contains(&0x0d) && expected.end == UD
         },
@@ -77,11 +90,13 @@ pub(crate) static KNOWN: [Known; 10] = [
     Known {
         what: "F3 90 with REX.B exchanges R8 and RAX",
         section: "volume 2, table A-2: PAUSE",
+        by: By::Amd,
         applies: |i, _, _| i.operation() == Operation::Pause,
     },
     Known {
         what: "UD0 and UD1 are known by their opcode, whatever is behind it",
         section: "volume 2, UD: with ModRM",
+        by: By::Amd,
         applies: |i, _, expected| {
             matches!(i.operation(), Operation::Ud0 | Operation::Ud1) && expected.end == UD
         },
@@ -89,6 +104,7 @@ pub(crate) static KNOWN: [Known; 10] = [
     Known {
         what: "a repetition of no elements leaves the upper half of RCX and pointers as it was",
         section: "volume 1, 3.4.1.1: 32-bit results are zero-extended",
+        by: By::Amd,
         applies: |i, case, _| {
             long(case)
                 && is_string(i.operation())
@@ -100,11 +116,13 @@ pub(crate) static KNOWN: [Known; 10] = [
     Known {
         what: "pushes of segment registers store 32 bits",
         section: "volume 2, PUSH: recent Intel processors store 16 bits",
+        by: By::Amd,
         applies: |i, _, _| pushes_segment(i) && i.operand_size() == Size::Dword,
     },
     Known {
         what: "F2h and F3h tell LOOPNE from LOOPE",
         section: "volume 2, 2.1.1: reserved",
+        by: By::Amd,
         applies: |i, case, _| {
             matches!(i.operation(), Operation::Loope | Operation::Loopne)
                 && (prefixed(case, 0xf2) || prefixed(case, 0xf3))
@@ -113,6 +131,7 @@ pub(crate) static KNOWN: [Known; 10] = [
     Known {
         what: "LOOP and JCXZ that end with their segment raise #GP even if they jump",
         section: "volume 2, LOOP, Jcc: a target beyond the limit is what faults",
+        by: By::Amd,
         applies: |i, case, _| {
             use Operation::*;
             let next = case.rip.wrapping_add(i.length().into());
@@ -124,6 +143,7 @@ pub(crate) static KNOWN: [Known; 10] = [
     Known {
         what: "CALL pushes before it looks where it goes",
         section: "volume 2, CALL: the limit is checked first",
+        by: By::Amd,
         applies: |i, case, expected| {
             let at_stack = matches!(
                 expected.end,
@@ -141,6 +161,7 @@ pub(crate) static KNOWN: [Known; 10] = [
     Known {
         what: "POPA that faults has loaded registers",
         section: "volume 2, POPA: nothing is said",
+        by: By::Amd,
         applies: |i, case, expected| {
             i.operation() == Operation::Popa && expected.rip == case.rip
         },
@@ -148,13 +169,19 @@ pub(crate) static KNOWN: [Known; 10] = [
 ];
 
 /// The place in [`KNOWN`] of a difference that a case may have.
-pub(crate) fn known(i: &Instruction, case: &Case, expected: &Outcome) -> Option<usize> {
-    if intel() {
-        return None;
-    }
-    KNOWN
-        .iter()
-        .position(|known| (known.applies)(i, case, expected))
+pub(crate) fn known(
+    i: &Instruction,
+    case: &Case,
+    expected: &Outcome,
+    oracle: Oracle,
+) -> Option<usize> {
+    KNOWN.iter().position(|known| {
+        let oracle_has_it = match known.by {
+            By::Amd => native(oracle) && !intel(),
+            By::Emulator => !native(oracle),
+        };
+        oracle_has_it && (known.applies)(i, case, expected)
+    })
 }
 
 /// The oracle is an Intel, too.

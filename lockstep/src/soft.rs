@@ -1,5 +1,6 @@
 //! The software CPU as a subject: a processor, [`layout`]'s memory, and nothing else.
-#![allow(unsafe_code)]
+
+use std::sync::Arc;
 
 use thimble_core::cpu::soft::{
     Attention, Bus, CodeCache, Cpu, Exception, Platform, Signals, Stop,
@@ -21,8 +22,8 @@ const RF: u64 = 1 << 16;
 
 /// RAM that tells of stores to code.
 struct Memory {
-    ram: ArrayRam<RAM>,
-    marks: CodeMarks,
+    ram: Box<ArrayRam<RAM>>,
+    marks: Arc<CodeMarks>,
 }
 
 // SAFETY: that of `ArrayRam`.
@@ -37,7 +38,7 @@ unsafe impl GuestRam for Memory {
 }
 
 struct Board {
-    memory: Box<Memory>,
+    memory: Memory,
     time: u64,
 }
 
@@ -67,7 +68,7 @@ impl Board {
 // SAFETY: RAM lives as long as the board, and so do all translations.
 unsafe impl PhysicalMemory for Board {
     fn page(&mut self, gpa: u64) -> HostPage {
-        let page = RamOnly(&*self.memory).page(gpa);
+        let page = RamOnly(&self.memory).page(gpa);
         HostPage {
             write: page.write && !self.memory.marks.marked(gpa),
             ..page
@@ -75,15 +76,15 @@ unsafe impl PhysicalMemory for Board {
     }
 
     fn read(&mut self, gpa: u64, to: &mut [u8]) {
-        RamOnly(&*self.memory).read(gpa, to);
+        RamOnly(&self.memory).read(gpa, to);
     }
 
     fn write(&mut self, gpa: u64, from: &[u8]) {
-        RamOnly(&*self.memory).write(gpa, from);
+        RamOnly(&self.memory).write(gpa, from);
     }
 
     fn compare_exchange(&mut self, gpa: u64, exchange: Exchange) -> bool {
-        RamOnly(&*self.memory).compare_exchange(gpa, exchange)
+        RamOnly(&self.memory).compare_exchange(gpa, exchange)
     }
 }
 
@@ -136,16 +137,13 @@ unsafe impl Platform for Board {
         self.time = self.time.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         self.time
     }
-
-    fn code_marks(&self) -> &CodeMarks {
-        &self.memory.marks
-    }
 }
 
 /// The software CPU, made ready.
 pub(crate) struct Soft {
     cpu: Box<Cpu>,
     code: Box<CodeCache>,
+    marks: Arc<CodeMarks>,
     signals: Signals,
     board: Board,
     images: [Vec<u8>; 2],
@@ -162,12 +160,18 @@ impl Soft {
     pub(crate) fn new() -> Self {
         let mut cpu: Box<Cpu> = zeroed();
         cpu.set_features(&[u32::MAX; WORDS]);
+        // SAFETY: marks are valid when zero, as their documentation says.
+        let marks: Arc<CodeMarks> = unsafe { Arc::new_zeroed().assume_init() };
         Self {
             cpu,
             code: zeroed(),
+            marks: marks.clone(),
             signals: Signals::new(),
             board: Board {
-                memory: zeroed(),
+                memory: Memory {
+                    ram: zeroed(),
+                    marks,
+                },
                 time: 0,
             },
             images: [layout::system(false), layout::system(true)],
@@ -193,17 +197,32 @@ impl Soft {
         self.board.memory.marks.stored(0, RAM);
         let state = &mut self.state;
         *state = registers(case, state);
-        let mut bus = Bus::new(&mut self.board, &self.signals, &mut self.code);
+        let mut bus = Bus::new(
+            &mut self.board,
+            &self.marks,
+            &self.signals,
+            &mut self.code,
+        );
         self.cpu.set_state(state, &mut bus);
     }
 
     fn step(&mut self, instructions: u64) -> Stop {
-        let mut bus = Bus::new(&mut self.board, &self.signals, &mut self.code);
+        let mut bus = Bus::new(
+            &mut self.board,
+            &self.marks,
+            &self.signals,
+            &mut self.code,
+        );
         self.cpu.run(&mut bus, instructions)
     }
 
     fn raw(&mut self) -> Raw {
-        let mut bus = Bus::new(&mut self.board, &self.signals, &mut self.code);
+        let mut bus = Bus::new(
+            &mut self.board,
+            &self.marks,
+            &self.signals,
+            &mut self.code,
+        );
         let state = &mut self.state;
         self.cpu.state(state, &mut bus);
         Raw {
@@ -282,8 +301,13 @@ impl Subject for Soft {
                 Stop::Budget => {
                     if raw.rip != case.rip
                         && self.board.bytes().get(linear as usize) == Some(&0xf4)
-                        && linear < 0x2_2000 && linear >= 0x2_0000
+                        && linear < 0x2_2000
+                        && linear >= 0x2_0000
                     {
+                        if !case.world.user() {
+                            raw.rip += 1;
+                            return raw.ended(End::Halted);
+                        }
                         raw.rflags |= RF;
                         return raw.ended(End::Exception {
                             vector: 13,
