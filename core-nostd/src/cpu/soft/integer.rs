@@ -138,9 +138,18 @@ impl Cpu {
         sized!(i.operand_size(), W => {
             let source = self.read::<W>(bus, i, 1)?;
             let accumulator = self.register::<W>(RAX);
-            let old = self.update(bus, i, 0, |old: W| {
-                (if old == accumulator { source } else { old }, old)
-            })?;
+            let old = if i.memory().is_some() {
+                self.update(bus, i, 0, |old: W| {
+                    (if old == accumulator { source } else { old }, old)
+                })?
+            } else {
+                // A register that differs is left alone whole: 32 bits are not zero-extended.
+                let old = self.read::<W>(bus, i, 0)?;
+                if old == accumulator {
+                    self.write(bus, i, 0, source)?;
+                }
+                Some(old)
+            };
             if let Some(old) = old {
                 self.flags = alu::cmp(accumulator, old);
                 if old != accumulator {

@@ -214,6 +214,12 @@ impl Cpu {
         self.instructions
     }
 
+    /// The exception that an instruction raised last: after a triple fault, the one that could not
+    /// be delivered.
+    pub fn raised(&self) -> Option<Exception> {
+        self.raised
+    }
+
     /// Time stamp counter, as RDTSC shows it.
     fn tsc(&self, bus: &mut Bus<'_>) -> u64 {
         bus.tsc().wrapping_add(self.tsc_offset)
