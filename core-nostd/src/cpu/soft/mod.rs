@@ -11,7 +11,8 @@
 //! - `access`: segments' checks, effective addresses, operands, the stack;
 //! - `execute`: which method does which operation;
 //! - `integer`, `bits`, `string`, `stack`, `control`: instructions of applications;
-//! - `system`, `msr`, `cpuid`, `io`, `float`: those of systems, and what the processor says of itself;
+//! - `float`, `packed`: state of the x87, MMX and SSE; moves and integers in their registers;
+//! - `system`, `msr`, `cpuid`, `io`: those of systems, and what the processor says of itself;
 //! - `segment`, `transfer`, `task`, `exception`, `debug`: protection.
 
 mod access;
@@ -27,6 +28,7 @@ mod float;
 mod integer;
 mod io;
 mod msr;
+mod packed;
 mod run;
 mod stack;
 mod string;
