@@ -394,7 +394,8 @@ impl<'r> Maker<'r> {
             }
             Leave | Enter => {
                 let offset = STACK + 0x100 + random.below(0x1d00);
-                let bp = (WINDOW + offset).wrapping_sub(self.case.world.segment(self.case.selectors[SS]).base);
+                let bp = (WINDOW + offset)
+                    .wrapping_sub(self.case.world.segment(self.case.selectors[SS]).base);
                 if random.percent(90) {
                     g[gpr::RBP] = bp;
                 }
@@ -796,7 +797,8 @@ impl<'r> Maker<'r> {
                     && self.random.percent(85)
                     && !self.addresses(bit.number)
                 {
-                    let bit_number = self.random.below(0x400).wrapping_sub(0x200) & self.size_of_code();
+                    let bit_number =
+                        self.random.below(0x400).wrapping_sub(0x200) & self.size_of_code();
                     self.case.gpr[usize::from(bit.number & 15)] = bit_number;
                 }
             }
@@ -806,12 +808,15 @@ impl<'r> Maker<'r> {
 
     /// Whether memory operands are found by this register.
     fn addresses(&self, number: u8) -> bool {
-        self.made.instruction.operands().any(|operand| match operand {
-            Operand::Memory(memory) => {
-                memory.base == Base::Register(number) || memory.index == Some(number)
-            }
-            _ => false,
-        })
+        self.made
+            .instruction
+            .operands()
+            .any(|operand| match operand {
+                Operand::Memory(memory) => {
+                    memory.base == Base::Register(number) || memory.index == Some(number)
+                }
+                _ => false,
+            })
     }
 }
 

@@ -158,7 +158,10 @@ fn setup(options: &Options, seed: u64, forms: &[Form], pair: &mut Pair<'_>, tall
             let size = bits(world.code_size());
             *tally.compared.entry((form.name.clone(), size)).or_default() += 1;
             if options.case.is_some() {
-                println!("{}\n{}  oracle:\n{expected}  subject:\n{got}", form.name, made.case);
+                println!(
+                    "{}\n{}  oracle:\n{expected}  subject:\n{got}",
+                    form.name, made.case
+                );
             }
             let Some(difference) = difference else {
                 continue;
@@ -221,10 +224,7 @@ fn streams(options: &Options, seed: u64, forms: &[Form], pair: &mut Pair<'_>, ta
         if difference.is_none() {
             continue;
         }
-        let count = tally
-            .wrong
-            .entry((world, STREAMS.to_string()))
-            .or_default();
+        let count = tally.wrong.entry((world, STREAMS.to_string())).or_default();
         *count += 1;
         if tally.shown >= options.show {
             continue;
@@ -273,7 +273,10 @@ fn report(options: &Options, forms: &[Form], tally: &Tally) -> Result<(), String
             }
             failures.push(format!("{} forms were not run often enough", few.len()));
         }
-        let stale = KNOWN.iter().zip(tally.known).filter(|(_, count)| *count == 0);
+        let stale = KNOWN
+            .iter()
+            .zip(tally.known)
+            .filter(|(_, count)| *count == 0);
         for (known, _) in stale {
             failures.push(format!("never seen, though known: {}", known.what));
         }
