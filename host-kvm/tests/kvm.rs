@@ -6,11 +6,13 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use thimble_core::cpu::{Activity, gpr};
+use thimble_core::cpu::{Activity, LocalApicState, gpr};
 use thimble_core::devices::{ConsoleId, GuestEvent, PowerRequest, Width};
-use thimble_core::irq::{IrqLine, Msi};
+use thimble_core::irq::lapic::{CpuEvent, LocalApicWiring};
+use thimble_core::irq::{IrqLine, LocalApic, Msi};
 use thimble_core::machine::{Board, Config, Controllers, Host, Machine, STATE_MAX};
 use thimble_core::memory::{Backing, GuestRam, MemoryMap, Region};
+use thimble_core::state::StateError;
 use thimble_host::kvm::{
     CpuSpec, CpuidTable, ExitHandler, Instant as Instants, Irqchip, Routes, Topology, VcpuStop,
     Vcpus, Vm, open,
@@ -43,10 +45,24 @@ struct Notes {
     waiting: AtomicBool,
     /// Vectors of external interrupts; INTR falls with the last.
     vectors: Mutex<Vec<u8>>,
+    /// Has the local APICs, with [`Irqchip::Off`].
+    apics: Mutex<Box<Machine<'static>>>,
     vm: Arc<Vm>,
 }
 
+/// The page of the local APICs.
+const APIC: u64 = 0xfee0_0000;
+
 impl Notes {
+    fn machine<R>(&self, call: impl FnOnce(&mut Machine<'static>, &mut Attention<'_>) -> R) -> R {
+        let machine = &mut self.apics.lock().unwrap();
+        call(machine, &mut Attention(&self.vm))
+    }
+
+    fn is_apic(&self, gpa: u64) -> bool {
+        self.vm.irqchip() == Irqchip::Off && gpa >> 12 == APIC >> 12
+    }
+
     fn push(&self, event: Event) {
         let _ = self.events.lock().unwrap().send(event);
     }
@@ -67,15 +83,77 @@ impl ExitHandler for Notes {
         }
     }
 
-    fn mmio_read(&self, _cpu: u32, gpa: u64, data: &mut [u8]) {
+    fn mmio_read(&self, cpu: u32, gpa: u64, data: &mut [u8]) {
+        if self.is_apic(gpa) {
+            return self.machine(|machine, host| {
+                machine.processor_read(host, 0, cpu as u16, gpa, data);
+            });
+        }
         data.fill((gpa >> 12) as u8);
     }
 
-    fn mmio_write(&self, _cpu: u32, gpa: u64, data: &[u8]) {
+    fn mmio_write(&self, cpu: u32, gpa: u64, data: &[u8]) {
+        if self.is_apic(gpa) {
+            return self.machine(|machine, host| {
+                machine.processor_write(host, 0, cpu as u16, gpa, data);
+            });
+        }
         self.push(Event::MmioWrite(gpa, data.to_vec()));
     }
 
-    fn acknowledge(&self, _cpu: u32) -> Option<u8> {
+    fn take_event(&self, cpu: u32) -> Option<CpuEvent> {
+        self.machine(|machine, host| machine.take_event(host, 0, cpu as u16))
+    }
+
+    fn interrupt_waits(&self, cpu: u32) -> bool {
+        self.machine(|machine, _| machine.interrupt_waits(cpu as u16))
+    }
+
+    fn task_priority(&self, cpu: u32) -> u8 {
+        self.machine(|machine, _| machine.task_priority(cpu as u16))
+    }
+
+    fn set_task_priority(&self, cpu: u32, class: u8) {
+        self.machine(|machine, host| machine.set_task_priority(host, 0, cpu as u16, class));
+    }
+
+    fn set_apic_base(&self, cpu: u32, base: u64) {
+        self.machine(|machine, host| machine.set_apic_base(host, 0, cpu as u16, base))
+            .unwrap();
+    }
+
+    fn msr_read(&self, cpu: u32, index: u32) -> Option<u64> {
+        self.machine(|machine, host| machine.apic_msr_read(host, 0, cpu as u16, index).ok())
+    }
+
+    fn msr_write(&self, cpu: u32, index: u32, value: u64) -> bool {
+        self.machine(|machine, host| {
+            let written = machine.apic_msr_write(host, 0, cpu as u16, index, value);
+            written.is_ok()
+        })
+    }
+
+    fn apic_state(&self, cpu: u32) -> Option<LocalApicState> {
+        self.machine(|machine, _| machine.local_apic_state(0, cpu as u16))
+    }
+
+    fn set_apic_state(
+        &self,
+        cpu: u32,
+        state: &LocalApicState,
+        base: u64,
+    ) -> Result<(), StateError> {
+        self.machine(|machine, host| machine.set_local_apic_state(host, 0, cpu as u16, state, base))
+    }
+
+    fn pulse_nmi(&self) -> u32 {
+        self.machine(|machine, host| machine.pulse_nmi(host, 0))
+    }
+
+    fn acknowledge(&self, cpu: u32) -> Option<u8> {
+        if self.vm.irqchip() == Irqchip::Off {
+            return self.machine(|machine, host| machine.take_interrupt(host, 0, cpu as u16));
+        }
         let mut vectors = self.vectors.lock().unwrap();
         let vector = vectors.pop();
         self.vm.set_intr(!vectors.is_empty());
@@ -160,6 +238,14 @@ fn guest(code: &[u8], start: &[u8], cpus: u32, irqchip: Irqchip) -> Option<Guest
         machine: Mutex::new(()),
         waiting: AtomicBool::new(false),
         vectors: Mutex::new(Vec::new()),
+        apics: Mutex::new(machine_with(
+            thimble_core::machine::Irqchip::Machine,
+            match irqchip {
+                Irqchip::Off => cpus,
+                _ => 0,
+            },
+            topology,
+        )),
         vm: Arc::clone(&vm),
     });
     let vcpus = Vcpus::new(Arc::clone(&vm), cpus, &cpuid, Arc::clone(&notes)).unwrap();
@@ -977,6 +1063,29 @@ const IOAPIC_WRITES: &[(u8, u32)] = &[
 ];
 
 fn machine(irqchip: thimble_core::machine::Irqchip) -> Box<Machine<'static>> {
+    let one = Topology {
+        sockets: 1,
+        cores: 1,
+        threads: 1,
+    };
+    machine_with(irqchip, 0, one)
+}
+
+/// A machine with so many local APICs.
+fn machine_with(
+    irqchip: thimble_core::machine::Irqchip,
+    apics: u32,
+    topology: Topology,
+) -> Box<Machine<'static>> {
+    let apic = |index| {
+        LocalApic::new(LocalApicWiring {
+            id: topology.apic_id(index) as u8,
+            bootstrap: index == 0,
+            x2apic: true,
+            address_bits: 52,
+            tsc_deadline: false,
+        })
+    };
     let ram: &'static Ram = Box::leak(Box::new(Ram::new(&[(0, RAM_BYTES)]).unwrap()));
     Box::new(
         Machine::new(Config {
@@ -987,7 +1096,7 @@ fn machine(irqchip: thimble_core::machine::Irqchip) -> Box<Machine<'static>> {
             rom: &[],
             cpus: 1,
             max_cpus: 1,
-            local_apics: &mut [],
+            local_apics: (0..apics).map(apic).collect::<Vec<_>>().leak(),
             rtc_base: 0,
             uuid: [0; 16],
             graphics: false,
@@ -997,6 +1106,24 @@ fn machine(irqchip: thimble_core::machine::Irqchip) -> Box<Machine<'static>> {
         })
         .unwrap(),
     )
+}
+
+/// A host that lets processors look at their local APICs, and to which nothing else matters.
+struct Attention<'a>(&'a Vm);
+
+impl Host for Attention<'_> {
+    fn console_write(&mut self, _console: ConsoleId, bytes: &[u8]) -> usize {
+        bytes.len()
+    }
+    fn set_gsi(&mut self, _gsi: u8, _level: bool) {}
+    fn set_intr(&mut self, _level: bool) {}
+    fn attention(&mut self, cpu: u16) {
+        self.0.attention(cpu.into());
+    }
+    fn power(&mut self, _request: PowerRequest) {}
+    fn guest_event(&mut self, _event: GuestEvent) {}
+    fn memory_remapped(&mut self) {}
+    fn set_a20(&mut self, _enabled: bool) {}
 }
 
 /// A host to which nothing matters.
@@ -1145,7 +1272,7 @@ fn a_reset_leaves_all_of_the_pics() {
 }
 
 /// Declares the tests that are the same whoever models the interrupt controllers.
-macro_rules! for_both {
+macro_rules! for_all {
     ($($name:ident)*) => {
         mod in_kernel {
             $(#[test] fn $name() { super::$name(super::Irqchip::On) })*
@@ -1153,10 +1280,13 @@ macro_rules! for_both {
         mod split {
             $(#[test] fn $name() { super::$name(super::Irqchip::Split) })*
         }
+        mod off {
+            $(#[test] fn $name() { super::$name(super::Irqchip::Off) })*
+        }
     };
 }
 
-for_both! {
+for_all! {
     ports_of_all_widths_and_strings
     mmio_reads_and_writes
     pause_and_resume_a_thousand_times
