@@ -228,6 +228,7 @@ pub struct Vm {
     saves: SaveJobs,
     /// `migrate-set-capabilities`: whether migration is told by events.
     migration_events: bool,
+    dump_defaults: thimble_monitor::hmp::Defaults,
     exit: Option<i32>,
     /// The host's time when the VM was made.
     made_at: Duration,
@@ -251,6 +252,7 @@ impl Vm {
             rate_limits: RateLimits::default(),
             saves: SaveJobs::default(),
             migration_events: false,
+            dump_defaults: thimble_monitor::hmp::Defaults::default(),
             exit: None,
             made_at: since_epoch(),
             made_at_monotonic: monotonic(),
