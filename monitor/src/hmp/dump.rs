@@ -5,13 +5,10 @@
 
 use core::fmt::{self, Write};
 
-use thimble_core::cpu::decode::{CodeSize, DecodeError, LENGTH_MAX, disassemble};
+use thimble_core::cpu::decode::{CodeSize, LENGTH_MAX, list};
 
 use super::expression::Expected;
 use super::{Text, is_space, skip_spaces};
-
-/// Bytes of an instruction that its line shows; more follow on lines of their own.
-const BYTES_SHOWN: usize = 8;
 
 /// How values are shown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -193,31 +190,9 @@ impl Request {
         let mut buffer = [0; LENGTH_MAX];
         for _ in 0..self.count {
             let here = fetch(address, &mut buffer, read);
-            let decoded = disassemble(here, code);
-            let length = match &decoded {
-                Ok(decoded) => usize::from(decoded.instruction().length()),
-                Err(DecodeError::NeedMore) if here.len() < LENGTH_MAX => 0,
-                Err(_) => 1,
-            };
-            let bytes = here.get(..length).unwrap_or_default();
-            if bytes.is_empty() {
+            let length = list(text, address, here, code)?;
+            if length == 0 {
                 return writeln!(text, "{address:#010x}: unable to read memory");
-            }
-            for (index, bytes) in bytes.chunks(BYTES_SHOWN).enumerate() {
-                let first = address.wrapping_add((index * BYTES_SHOWN) as u64);
-                write!(text, "{first:#010x}: ")?;
-                for byte in bytes {
-                    write!(text, " {byte:02x}")?;
-                }
-                if index == 0 {
-                    let gap = 3 * (BYTES_SHOWN - bytes.len()) + 2;
-                    write!(text, "{:gap$}", "")?;
-                    match &decoded {
-                        Ok(decoded) => write!(text, "{}", decoded.at(address))?,
-                        Err(_) => write!(text, "{:<8} {:#04x}", ".byte", bytes[0])?,
-                    }
-                }
-                writeln!(text)?;
             }
             address = address.wrapping_add(length as u64);
         }

@@ -16,7 +16,7 @@ use core::fmt::{self, Write};
 use thimble_core::cpu::Registers;
 use thimble_core::qmp::{Sink, SinkFull};
 
-use crate::{Owner, QmpError};
+use crate::Owner;
 pub use dump::Defaults;
 use expression::Expected;
 
@@ -110,7 +110,6 @@ enum Failed {
     Line(Expected),
     /// More follows than the command takes.
     Extraneous,
-    Owner(QmpError),
     /// The text does not fit.
     Full,
 }
@@ -124,12 +123,6 @@ impl From<fmt::Error> for Failed {
 impl From<Expected> for Failed {
     fn from(expected: Expected) -> Self {
         Self::Line(expected)
-    }
-}
-
-impl From<QmpError> for Failed {
-    fn from(error: QmpError) -> Self {
-        Self::Owner(error)
     }
 }
 
@@ -171,8 +164,13 @@ pub(crate) fn execute<O: Owner>(
     };
     let done = match command.action {
         Action::Help => help(rest, text),
-        Action::Print => print(rest, owner, cpu, text),
-        Action::Dump { physical } => dump(rest, owner, cpu, physical, text),
+        action => match owner.registers(cpu) {
+            Ok(registers) => match action {
+                Action::Dump { physical } => dump(rest, owner, &registers, physical, text),
+                _ => print(rest, owner, &registers, text),
+            },
+            Err(error) => writeln!(text, "Error: {error}").map_err(Failed::from),
+        },
     };
     let told = match done {
         Ok(()) => Ok(()),
@@ -182,7 +180,6 @@ pub(crate) fn execute<O: Owner>(
             writeln!(text, "{names}: extraneous characters at the end of line")
                 .and_then(|()| hint(name, text))
         }
-        Err(Failed::Owner(error)) => writeln!(text, "Error: {error}"),
         Err(Failed::Full) => Err(fmt::Error),
     };
     told.map_err(|fmt::Error| SinkFull)
@@ -247,11 +244,10 @@ fn arguments<O: Owner>(
 fn print<O: Owner>(
     rest: &[u8],
     owner: &mut O,
-    cpu: u32,
+    registers: &Registers,
     text: &mut Text<'_>,
 ) -> Result<(), Failed> {
-    let registers = owner.registers(cpu)?;
-    let (request, value) = arguments(rest, owner, &registers)?;
+    let (request, value) = arguments(rest, owner, registers)?;
     request.print(value, text)?;
     Ok(writeln!(text)?)
 }
@@ -259,15 +255,14 @@ fn print<O: Owner>(
 fn dump<O: Owner>(
     rest: &[u8],
     owner: &mut O,
-    cpu: u32,
+    registers: &Registers,
     physical: bool,
     text: &mut Text<'_>,
 ) -> Result<(), Failed> {
-    let registers = owner.registers(cpu)?;
-    let (request, address) = arguments(rest, owner, &registers)?;
+    let (request, address) = arguments(rest, owner, registers)?;
     let mut read = |address: u64, to: &mut [u8]| match physical {
         true => owner.read_physical(address, to),
-        false => read_linear(owner, &registers, address, to),
+        false => read_linear(owner, registers, address, to),
     };
     // Addresses from 2^63 up are negative numbers.
     request.dump(address as u64, registers.code_size(), &mut read, text)?;

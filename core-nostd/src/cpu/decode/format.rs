@@ -59,6 +59,47 @@ pub fn disassemble(bytes: &[u8], mode: CodeSize) -> Result<Disassembled, DecodeE
     })
 }
 
+/// Bytes of an instruction in its line of a listing; more follow on lines of their own.
+const BYTES_SHOWN: usize = 8;
+
+/// Writes the instruction that `bytes` begin with as a listing has it: address, bytes, text, and a line feed. What is no
+/// instruction is a byte. Returns how many bytes that was: 0, and nothing is written, if there are too few to know.
+///
+/// # Errors
+/// What `to` says.
+pub fn list(
+    to: &mut dyn Write,
+    address: u64,
+    bytes: &[u8],
+    mode: CodeSize,
+) -> Result<usize, fmt::Error> {
+    let decoded = disassemble(bytes, mode);
+    let length = match &decoded {
+        Ok(decoded) => decoded.instruction.length().into(),
+        Err(DecodeError::NeedMore) => 0,
+        Err(DecodeError::Undefined | DecodeError::TooLong) => 1,
+    };
+    let bytes = bytes.get(..length).unwrap_or_default();
+    for (line, bytes) in (0..).zip(bytes.chunks(BYTES_SHOWN)) {
+        let first = address.wrapping_add(line * BYTES_SHOWN as u64);
+        write!(to, "{first:#010x}: ")?;
+        for byte in bytes {
+            write!(to, " {byte:02x}")?;
+        }
+        if line == 0 {
+            let gap = 3 * (BYTES_SHOWN - bytes.len()) + 2;
+            write!(to, "{:gap$}", "")?;
+            match (&decoded, bytes) {
+                (Ok(decoded), _) => write!(to, "{}", decoded.at(address))?,
+                (Err(_), [byte, ..]) => write!(to, "{:<MNEMONIC_COLUMN$} {byte:#04x}", ".byte")?,
+                (Err(_), []) => {}
+            }
+        }
+        to.write_char('\n')?;
+    }
+    Ok(bytes.len())
+}
+
 impl Disassembled {
     /// The instruction.
     pub const fn instruction(&self) -> &Instruction {

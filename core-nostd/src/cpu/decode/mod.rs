@@ -27,7 +27,7 @@ mod vex;
 mod x87;
 
 use form::{Entry, Form, MAY_LOCK, MOD_IGNORED, MODRM, NOT_64, ONLY_64, SizeRule, Spec};
-pub use format::{Disassembled, disassemble};
+pub use format::{Disassembled, disassemble, list};
 pub use forms::{Choice, Encoding, Map, Shape, encoding_of, encodings};
 use instruction::{BASE_NONE, BASE_RIP, INDEX_NONE, LOCK, REP, REPNE, SCALE_SHIFT, Slot};
 pub use instruction::{
