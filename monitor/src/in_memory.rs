@@ -54,6 +54,8 @@ pub struct InMemory<'m, H: Host> {
     pub processor: Processor,
     /// How many processors it is said to have.
     pub cpus: u32,
+    /// What the human monitor sees of each of them.
+    pub registers: Registers,
     /// What was last set.
     pub actions: Actions,
     /// What is to be written to a file. The caller ends the job by `Session::complete`.
@@ -95,6 +97,7 @@ impl<'m, H: Host> InMemory<'m, H> {
             },
             processor: Processor::from_model(&models::MODELS[0]),
             cpus: 1,
+            registers: Registers::from(&Processors::power_on(0, true, 0)),
             actions: Actions::default(),
             saving: None,
             done: 0,
@@ -260,12 +263,8 @@ impl<H: Host> Owner for InMemory<'_, H> {
         })
     }
 
-    fn registers(&mut self, index: u32) -> Result<Registers, QmpError> {
-        Ok(Registers::from(&Processors::power_on(
-            index as u8,
-            index == 0,
-            0,
-        )))
+    fn registers(&mut self, _index: u32) -> Result<Registers, QmpError> {
+        Ok(self.registers)
     }
 
     fn read_physical(&mut self, gpa: u64, to: &mut [u8]) -> bool {

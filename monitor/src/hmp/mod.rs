@@ -10,6 +10,8 @@
 
 mod dump;
 mod expression;
+#[cfg(test)]
+mod tests;
 
 use core::fmt::{self, Write};
 
@@ -76,13 +78,13 @@ fn find(name: &[u8]) -> Option<&'static Command> {
 }
 
 /// The text that a command writes.
-pub(crate) struct Text<'s> {
+pub struct Text<'s> {
     sink: &'s mut dyn Sink,
 }
 
 impl<'s> Text<'s> {
     /// Text into a sink.
-    pub(crate) fn new(sink: &'s mut dyn Sink) -> Self {
+    pub fn new(sink: &'s mut dyn Sink) -> Self {
         Self { sink }
     }
 
@@ -148,7 +150,7 @@ fn skip_spaces(text: &[u8]) -> &[u8] {
 ///
 /// # Errors
 /// If the text does not fit. What is wrong with the line, or fails, is said in the text.
-pub(crate) fn execute<O: Owner>(
+pub fn execute<O: Owner>(
     line: &[u8],
     owner: &mut O,
     cpu: u32,
