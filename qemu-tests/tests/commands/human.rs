@@ -276,7 +276,14 @@ fn excused(operation: Operation, mode: CodeSize, ours: &str, theirs: &str) -> bo
             true
         }
         // In 16-bit code it takes prefixes that are parts of opcodes for those of sizes.
-        Cbw | Cwd | Movsx | Movzx | Sse(_) | Packed(_) => mode == CodeSize::Bits16,
+        Adcx | Adox | Bswap | Cbw | Crc32 | Cwd | Invpcid | Movsx | Movzx | Popcnt | Sse(_)
+        | Packed(_)
+            if mode == CodeSize::Bits16 =>
+        {
+            true
+        }
+        // One form among many has a letter for the size.
+        Sse(_) => other.strip_suffix('q') == Some(&name) && rest == other_rest,
         _ => false,
     }
 }

@@ -438,7 +438,6 @@ macro_rules! listing {
             fninit
             movd %eax, %mm1
             paddw %mm1, %mm2
-            pause
             1: jmp 1b
             jne 1b
             call 1b
@@ -503,9 +502,9 @@ listing!(
         movl $1, 0xb8000
         calll *4(%eax)
         jmpl *%eax
-        boundl %eax, (%ebx)
+        bound %eax, (%ebx)
         decl %eax
-        cwtl; cltd
+        cwtl; cltd; pause
         iretl
         movaps (%eax), %xmm1
         addsd %xmm1, %xmm2
@@ -537,7 +536,7 @@ listing!(
         movq %rax, %cr8
         movq %gs:0x10, %rax
         syscall; sysretq; swapgs; iretq
-        cqto; cltq
+        cqto; cltq; pause
         stosq
         lgdt (%rax)
         rdfsbaseq %rax
