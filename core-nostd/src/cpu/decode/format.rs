@@ -9,6 +9,9 @@
 //! change nothing (except segments, whose absence would surprise), symbols, and instructions of absent features, which
 //! are bytes.
 
+#[cfg(test)]
+mod tests;
+
 use core::fmt::{self, Display, Write};
 
 use super::form::Spec;
