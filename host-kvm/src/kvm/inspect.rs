@@ -10,9 +10,10 @@ use kvm_bindings::{
     kvm_sregs,
 };
 use kvm_ioctls::VcpuFd;
-use thimble_core::cpu::{PagingMode, PagingRegisters};
+use thimble_core::cpu::{CpuState, PagingMode, PagingRegisters, Registers};
 
 use super::error::KvmError;
+use super::state;
 use super::vcpu::Vcpus;
 use super::vm::{Irqchip, Vm};
 
@@ -50,6 +51,16 @@ impl Vcpus {
     /// The registers by which a processor translates linear addresses.
     pub fn paging(&self, index: u32) -> Result<PagingRegisters, KvmError> {
         self.visit(index, |_, fd, _| Ok(paging(&system_registers(fd)?)))
+    }
+
+    /// Where a processor is, and what it sees.
+    pub fn registers(&self, index: u32) -> Result<Registers, KvmError> {
+        self.visit(index, |_, fd, _| {
+            let mut state = CpuState::default();
+            state::get_regs(&registers(fd)?, &mut state);
+            state::get_sregs(&system_registers(fd)?, &mut state);
+            Ok(Registers::from(&state))
+        })
     }
 
     /// Asserts the platform's NMI, which is wired to LINT1 of all processors. Each takes it if its
