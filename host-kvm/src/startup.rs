@@ -7,10 +7,11 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU8;
 
 use rustix::time::{TimerfdClockId, TimerfdFlags, timerfd_create};
 use thimble_core::devices::class::{DeviceClass, PropertyValues};
-use thimble_core::devices::{debugcon, i8042, rtc, serial};
+use thimble_core::devices::{self, debugcon, i8042, pc_testdev, rtc, serial};
 use thimble_core::machine::{
     Board, CLASSES, Config, HIGH_RAM_BASE, Irqchip, Machine, Place, RamLayout, SERIAL_MAX,
 };
@@ -125,6 +126,9 @@ fn check_globals(options: &Options) -> Result<(), OptionError> {
     for class in CLASSES.iter().filter(fixed) {
         let (given, fixed) = (options.defaults_of(class), PropertyValues::new(class));
         for property in class.properties {
+            if property.name == devices::kernel::LOST_TICK_POLICY {
+                continue;
+            }
             if given.get(property.name) != fixed.get(property.name) {
                 let origin = format!("-global {}.{}", class.name, property.name);
                 return Err(OptionError::new(
@@ -205,6 +209,7 @@ fn build(options: &Options) -> Result<EventLoop, OptionError> {
             },
             _ => Irqchip::Machine,
         },
+        pit: options.machine.pit,
         ram: leak::<Ram>(&ram),
         ram_size: options.memory,
         rom: leak(&rom).bytes(),
@@ -216,6 +221,7 @@ fn build(options: &Options) -> Result<EventLoop, OptionError> {
         initrd: file("-initrd", options.initrd.as_deref(), options.memory)?,
         cmdline: options.append.clone().unwrap_or_default().leak().as_bytes(),
         graphics: options.machine.graphics && !options.nographic,
+        testdev_memory: testdev_memory(options),
     };
     check_kernel(options, &config)?;
     let mut machine = Box::new(
@@ -253,7 +259,8 @@ fn build(options: &Options) -> Result<EventLoop, OptionError> {
     let kvm = match accelerator {
         Accelerator::Kvm(kvm) => {
             let map = machine.memory_map();
-            let vm = kvm::Vm::new(kvm, kernel_irqchip, ram, Some(rom), map);
+            let ticks = lost_ticks(options, kernel_irqchip)?;
+            let vm = kvm::Vm::with_timer(kvm, kernel_irqchip, ticks, ram, Some(rom), map);
             Some(Arc::new(vm.map_err(accelerator_error)?))
         }
         Accelerator::Qtest | Accelerator::None { .. } => None,
@@ -319,6 +326,37 @@ fn build(options: &Options) -> Result<EventLoop, OptionError> {
 /// Lends what an [`Arc`] holds for the life of the process.
 fn leak<T>(arc: &Arc<T>) -> &'static T {
     Box::leak(Box::new(arc.clone()))
+}
+
+/// Memory for `pc-testdev`, where it is asked for.
+fn testdev_memory(options: &Options) -> &'static [AtomicU8] {
+    let mut classes = options
+        .devices
+        .iter()
+        .map(|device| device.properties.class());
+    match classes.any(|class| class.name == pc_testdev::CLASS.name) {
+        true => (0..pc_testdev::MEMORY)
+            .map(|_| AtomicU8::new(0))
+            .collect::<Vec<_>>()
+            .leak(),
+        false => &[],
+    }
+}
+
+/// What the kernel's interval timer does about lost ticks; `None` where it is not to model one.
+fn lost_ticks(
+    options: &Options,
+    irqchip: kvm::Irqchip,
+) -> Result<Option<kvm::LostTicks>, OptionError> {
+    if !options.machine.pit || irqchip != kvm::Irqchip::On {
+        return Ok(None);
+    }
+    let policy = options.lost_tick_policy();
+    let ticks = kvm::LostTicks::parse(&policy).ok_or_else(|| {
+        let origin = format!("-global kvm-pit.lost_tick_policy={policy}");
+        OptionError::new(&origin, "Lost tick policy not supported.")
+    })?;
+    Ok(Some(ticks))
 }
 
 fn accelerator_error(error: KvmError) -> OptionError {

@@ -1,5 +1,7 @@
 //! What a machine is built from.
 
+use core::sync::atomic::AtomicU8;
+
 use crate::memory::GuestRam;
 
 /// The board.
@@ -85,6 +87,9 @@ pub struct Config<'m> {
     pub board: Board,
     /// Who models interrupt controllers.
     pub irqchip: Irqchip,
+    /// Whether there is an interval timer, an 8254 (`-machine pit=`). Without it there is no port 61h
+    /// either.
+    pub pit: bool,
     /// Guest RAM: [`Config::ram_size`] bytes laid out as [`RamLayout::new`] says.
     pub ram: &'m dyn GuestRam,
     /// Bytes of guest RAM.
@@ -107,6 +112,9 @@ pub struct Config<'m> {
     pub initrd: &'m [u8],
     /// Its command line, without a final NUL.
     pub cmdline: &'m [u8],
+    /// Memory for the device `pc-testdev`, [`crate::devices::pc_testdev::MEMORY`] bytes; empty where
+    /// it will not be plugged in.
+    pub testdev_memory: &'m [AtomicU8],
 }
 
 #[cfg(test)]

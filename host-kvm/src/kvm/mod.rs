@@ -17,4 +17,4 @@ pub use inspect::Glance;
 pub use kvm_ioctls::Kvm;
 pub use routes::Routes;
 pub use vcpu::{ExitHandler, Pauser, SystemEvent, VcpuStop, Vcpus};
-pub use vm::{Irqchip, Vm, open};
+pub use vm::{Irqchip, LostTicks, Vm, open};

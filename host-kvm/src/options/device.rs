@@ -62,6 +62,9 @@ pub(super) fn describe(class: &DeviceClass) -> String {
             Value::Int(number) => {
                 let _ = write!(text, " (default: {number})");
             }
+            Value::Word(word) => {
+                let _ = write!(text, " (default: \"{word}\")");
+            }
             Value::Text(value) => {
                 let _ = write!(text, " (default: \"{value}\")");
             }

@@ -139,6 +139,8 @@ pub struct MachineOptions {
     pub graphics: bool,
     /// microvm: whether there is a serial port.
     pub isa_serial: bool,
+    /// Whether there is an interval timer.
+    pub pit: bool,
 }
 
 impl Default for MachineOptions {
@@ -152,6 +154,7 @@ impl Default for MachineOptions {
             mem_merge: true,
             graphics: true,
             isa_serial: true,
+            pit: true,
         }
     }
 }
@@ -216,11 +219,7 @@ pub(super) static MACHINE: OptsTable = OptsTable {
             Kind::Only(&["on", "auto"], "it is part of the board"),
             "8259 PICs",
         ),
-        SubOption::new(
-            "pit",
-            Kind::Only(&["on", "auto"], "it is part of the board"),
-            "8254 PIT",
-        ),
+        SubOption::new("pit", Kind::Word(&["on", "off", "auto"]), "8254 PIT"),
         SubOption::new(
             "rtc",
             Kind::Only(&["on", "auto"], "it is part of the board"),
@@ -314,6 +313,9 @@ impl MachineOptions {
         self.mem_merge = flag("mem-merge", self.mem_merge);
         self.graphics = flag("graphics", self.graphics);
         self.isa_serial = flag("isa-serial", self.isa_serial);
+        if let Some(pit) = given.text("pit") {
+            self.pit = pit != "off";
+        }
         if given.text("isa-serial").is_some() && self.kind != MachineKind::Microvm {
             return Err(format!("Property '{}.isa-serial' not found", self.name));
         }

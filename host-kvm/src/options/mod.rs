@@ -18,6 +18,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use thimble_core::devices::class::{DeviceClass, PropertyValues};
+use thimble_core::devices::kernel;
 use thimble_core::machine::actions::Actions;
 
 use crate::chardev::spec::ChardevSpec;
@@ -195,6 +196,13 @@ impl Options {
             .map(|dir| PathBuf::from(dir).join(name))
             .find(|path| path.exists())
             .unwrap_or(plain)
+    }
+
+    /// What the kernel's interval timer does about lost ticks, in the words of its class.
+    pub fn lost_tick_policy(&self) -> String {
+        let timer = self.defaults_of(&kernel::PIT_CLASS);
+        let policy = timer.text(kernel::LOST_TICK_POLICY);
+        policy.unwrap_or_default().to_owned()
     }
 
     /// The properties that a new device of a class starts with: its defaults and `-global`.

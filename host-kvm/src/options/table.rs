@@ -194,6 +194,12 @@ pub(super) static OPTIONS: &[OptionRow] = &[
         "the graphics card, which is not available: 'none'",
     ),
     value(
+        &["vnc"],
+        "none",
+        |b, v| b.only_none(v, "VNC server"),
+        "the VNC server, which is not available: 'none'",
+    ),
+    value(
         &["net", "nic"],
         "none",
         |b, v| b.only_none(v, "network card"),
@@ -372,7 +378,6 @@ pub(super) static ABSENT: &[&str] = &[
     "usb",
     "usbdevice",
     "virtfs",
-    "vnc",
     "watchdog",
     "win2k-hack",
     "xen-attach",
