@@ -201,6 +201,7 @@ fn build<'m>(
         kernel: b"a kernel",
         initrd: b"an initrd",
         cmdline: b"a command line",
+        boot: &[],
         testdev_memory: &[],
     };
     let mut machine = match Machine::new(config) {

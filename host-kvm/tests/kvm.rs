@@ -994,6 +994,7 @@ fn machine(irqchip: thimble_core::machine::Irqchip) -> Box<Machine<'static>> {
             kernel: &[],
             initrd: &[],
             cmdline: &[],
+            boot: &[],
             testdev_memory: &[],
         })
         .unwrap(),

@@ -144,6 +144,7 @@ pub fn machine(board: Board, irqchip: Irqchip) -> Machine<'static> {
         kernel: KERNEL.get_or_init(|| (0..=255).collect()),
         initrd: b"initrd",
         cmdline: b"quiet",
+        boot: &[],
         testdev_memory: &[],
     };
     let mut machine = Machine::new(config).expect("the board fits its tables");

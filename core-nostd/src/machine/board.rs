@@ -327,6 +327,9 @@ impl<'m> Machine<'m> {
             fw_cfg.add_u32(keys::CMDLINE_SIZE, config.cmdline.len() as u32 + 1)?;
             fw_cfg.add(keys::CMDLINE_DATA, Content::Lent(config.cmdline))?;
         }
+        if !config.boot.is_empty() {
+            fw_cfg.add(keys::BOOT, Content::Lent(config.boot))?;
+        }
         self.describe_in_cmos(low_ram, high_ram, config.cpus);
         Ok(())
     }

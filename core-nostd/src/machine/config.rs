@@ -106,12 +106,15 @@ pub struct Config<'m> {
     pub uuid: [u8; 16],
     /// Whether firmware may expect a graphical console.
     pub graphics: bool,
-    /// A kernel for the boot ROM.
+    /// A kernel for the firmware to start.
     pub kernel: &'m [u8],
-    /// An initial RAM disk or multiboot module for it.
+    /// An initial RAM disk for it, or multiboot modules, each at a multiple of 4 KiB.
     pub initrd: &'m [u8],
     /// Its command line, without a final NUL.
     pub cmdline: &'m [u8],
+    /// How the boot ROM starts the kernel: what [`crate::firmware::boot::Request::prepare`] has
+    /// written. Empty where other firmware is to do it.
+    pub boot: &'m [u8],
     /// Memory for the device `pc-testdev`, [`crate::devices::pc_testdev::MEMORY`] bytes; empty where
     /// it will not be plugged in.
     pub testdev_memory: &'m [AtomicU8],

@@ -98,6 +98,7 @@ fn machine(board: Board, irqchip: Irqchip) -> Machine<'static> {
         kernel: b"kernel",
         initrd: &[],
         cmdline: b"quiet",
+        boot: &[],
         testdev_memory: &[],
     };
     let mut machine = Machine::new(config).unwrap();

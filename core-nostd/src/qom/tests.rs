@@ -99,6 +99,7 @@ fn machine(board: Board, irqchip: Irqchip) -> Machine<'static> {
         kernel: &[],
         initrd: &[],
         cmdline: &[],
+        boot: &[],
         testdev_memory: &[],
     };
     let mut machine = Machine::new(config).unwrap();

@@ -229,7 +229,12 @@ pub struct OptionError(String);
 impl OptionError {
     /// An error of an option as given (`-m 12q`), also for what comes up after parsing.
     pub fn new(origin: &str, reason: &str) -> Self {
-        let line = format!("{origin}: {reason}");
+        Self::sentence(&format!("{origin}:"), reason)
+    }
+
+    /// An error that is a sentence of two parts, whatever was given.
+    pub fn sentence(start: &str, end: &str) -> Self {
+        let line = format!("{start} {end}");
         // An argument may hold line feeds and worse; an error is one line.
         Self(
             line.chars()

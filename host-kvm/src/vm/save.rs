@@ -506,6 +506,7 @@ mod tests {
             kernel: &[],
             initrd: &[],
             cmdline: &[],
+            boot: &[],
             testdev_memory: &[],
         })
         .unwrap();

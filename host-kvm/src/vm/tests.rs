@@ -35,6 +35,7 @@ fn vm(settings: Settings) -> Vm {
         kernel: &[],
         initrd: &[],
         cmdline: &[],
+        boot: &[],
         testdev_memory: &[],
     };
     let mut machine = Box::new(Machine::new(config).unwrap());

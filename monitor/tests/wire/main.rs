@@ -78,6 +78,7 @@ fn vm() -> Vm {
         kernel: &[],
         initrd: &[],
         cmdline: &[],
+        boot: &[],
         testdev_memory: &[],
         graphics: false,
     };
