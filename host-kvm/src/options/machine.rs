@@ -290,7 +290,7 @@ impl MachineOptions {
     }
 
     pub(super) fn set(&mut self, text: &str) -> Result<MachineFiles, Reason> {
-        let given = MACHINE.parse(text)?;
+        let given = MACHINE.parse_with(text, |key| key.replace('_', "-"))?;
         if let Some(name) = given.text("type") {
             let found = MACHINES
                 .iter()
@@ -613,6 +613,11 @@ mod tests {
             .unwrap();
         assert_eq!(machine.accels, [Accel::Kvm, Accel::Tcg]);
         assert_eq!(machine.kernel_irqchip, Some(KernelIrqchip::Split));
+        machine.set("kernel_irqchip=on,pit=off").unwrap();
+        assert_eq!(machine.kernel_irqchip, Some(KernelIrqchip::On));
+        assert!(!machine.pit);
+        machine.set("pit=auto").unwrap();
+        assert!(machine.pit);
         machine.set("dump-guest-core=off").unwrap();
         assert_eq!(
             (machine.kind, machine.dump_guest_core),
@@ -625,6 +630,7 @@ mod tests {
             "pc,foo=1",
             "pc,kernel-irqchip=x",
             "pc,isa-serial=on",
+            "pit=maybe",
         ] {
             assert!(machine.set(text).is_err(), "{text}");
         }

@@ -69,7 +69,7 @@ pub(super) static OPTIONS: &[OptionRow] = &[
     ),
     value(
         &["cpu"],
-        "MODEL[,+FEATURE][,-FEATURE]",
+        "MODEL[,+FEATURE][,-FEATURE][,PROP=VALUE...]",
         |b, v| b.text(v, |o| &mut o.cpu),
         "the processor",
     ),
