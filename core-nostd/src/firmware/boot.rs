@@ -9,25 +9,27 @@
 //! |---|---|
 //! | 0 | count of transfers, entry point, EAX, EBX: 32 bits each, little-endian |
 //! | 16 | transfers of 16 bytes, as fw_cfg's DMA takes them |
-//! | [`INFO_OFFSET`] | what the kernel is told, which the last transfers bring to [`INFO_START`] |
+//! | [`INFO_OFFSET`] | what the kernel is told, which the last transfer brings to [`INFO_START`], or behind a kernel that lies there |
 //!
 //! Where a specification leaves a choice it is QEMU 7.2's: flags, boot device, the kernel's path in
 //! front of the command line, and modules behind the kernel. There are no ACPI tables to tell of.
 
 use super::keys;
-use super::loader::{Error, LOW_START, Plan, Protocol};
+use super::loader::{Error, Plan, Protocol};
 
 /// Where the table has what the kernel is told.
 pub const INFO_OFFSET: usize = 1024;
 
-/// Guest physical address of what the kernel is told.
+/// Guest physical address of what the kernel is told, unless the kernel is there.
 pub const INFO_START: u64 = 0x9500;
+/// The end of what it can be told there.
+const INFO_END: u64 = 0x2_0000;
 
 /// Bytes of a table at most.
 pub const TABLE_MAX: usize = INFO_OFFSET + INFO_MAX;
 
-/// Bytes that the kernel can be told: what lies below [`LOW_START`].
-const INFO_MAX: usize = (LOW_START - INFO_START) as usize;
+/// Bytes that the kernel can be told.
+const INFO_MAX: usize = (INFO_END - INFO_START) as usize;
 
 /// Bytes of a transfer.
 const TRANSFER: usize = 16;
@@ -44,6 +46,7 @@ const NOTHING: u16 = keys::BOOT + 1;
 /// Base memory ends here: the last KiB is where firmware keeps variables.
 const BASE_MEMORY: u64 = 0x9_fc00;
 const MIB: u64 = 1 << 20;
+const PAGE: u64 = 4096;
 const RAM: u32 = 1;
 const RESERVED: u32 = 2;
 
@@ -97,23 +100,31 @@ impl Request<'_> {
     /// [`Error::InitrdTooLarge`], and [`Error::InfoTooLarge`] if command line and texts have no
     /// room, or `to` has none.
     pub fn prepare(&self, plan: &Plan, to: &mut [u8]) -> Result<usize, Error> {
-        let modules = match self.modules_size {
-            0 => plan.end(),
-            size => plan.place_initrd(size, self.low_ram)?,
-        };
         let most = to.len().min(TABLE_MAX);
         let table = to.get_mut(..most).unwrap_or(&mut []);
         let (head, info) = table
             .split_at_mut_checked(INFO_OFFSET)
             .ok_or(Error::InfoTooLarge)?;
+        let behind = plan.meets(INFO_START, INFO_END);
         let mut info = Info {
             bytes: info,
             used: 0,
+            start: if behind { plan.end() } else { INFO_START },
         };
-        let (eax, ebx) = match plan.protocol {
-            Protocol::Pvh => (0, self.start_info(&mut info, modules)?),
-            Protocol::Multiboot => (MULTIBOOT_LOADED, self.multiboot(&mut info, modules)?),
+        let mut free = plan.end();
+        if behind {
+            // What is told of modules takes the same room wherever they are.
+            self.tell(plan, &mut info, 0)?;
+            free = (free + info.used as u64).next_multiple_of(PAGE);
+            info.used = 0;
+        }
+        let modules = match self.modules_size {
+            0 if free > self.low_ram => return Err(Error::InfoTooLarge),
+            0 => free,
+            size => plan.place_initrd(free, size, self.low_ram)?,
         };
+        let (eax, ebx) = self.tell(plan, &mut info, modules)?;
+        let start = info.start;
         let told = info.used;
         head.fill(0);
         let mut transfers = Transfers {
@@ -138,12 +149,20 @@ impl Request<'_> {
             transfers.add(READ, self.modules_size, modules)?;
         }
         transfers.skip_to(keys::BOOT, INFO_OFFSET as u32)?;
-        transfers.add(READ, told as u32, INFO_START)?;
+        transfers.add(READ, told as u32, start)?;
         let count = transfers.count as u32;
         for (field, value) in head.chunks_exact_mut(4).zip([count, plan.entry, eax, ebx]) {
             field.copy_from_slice(&value.to_le_bytes());
         }
         Ok(INFO_OFFSET + told)
+    }
+
+    /// Writes what the kernel is told, with modules from an address on; returns EAX and EBX.
+    fn tell(&self, plan: &Plan, info: &mut Info<'_>, modules: u64) -> Result<(u32, u32), Error> {
+        Ok(match plan.protocol {
+            Protocol::Pvh => (0, self.start_info(info, modules)?),
+            Protocol::Multiboot => (MULTIBOOT_LOADED, self.multiboot(info, modules)?),
+        })
     }
 
     /// The memory map: address, length, type.
@@ -239,12 +258,14 @@ impl Request<'_> {
 struct Info<'b> {
     bytes: &'b mut [u8],
     used: usize,
+    /// Where it will be.
+    start: u64,
 }
 
 impl Info<'_> {
     /// Where a byte will be in guest physical memory.
     fn address(&self, offset: usize) -> u32 {
-        INFO_START as u32 + offset as u32
+        self.start as u32 + offset as u32
     }
 
     /// The offset of so many bytes of zeros.
@@ -496,6 +517,29 @@ mod tests {
         load(&RAM, &kernel(1, true), &request, b"");
         assert_eq!((at(0), at(20)), (0x24f, 0));
         assert_eq!(text(&RAM, at(16)), b"/boot/kernel ");
+    }
+
+    #[test]
+    fn a_kernel_where_the_information_goes_moves_it() {
+        static RAM: ArrayRam<SIZE> = ArrayRam::new();
+        let mut file = kernel(1, true);
+        for at in [24, 84 + 8, 84 + 12] {
+            file[at..at + 4].copy_from_slice(&0xa000u32.to_le_bytes());
+        }
+        let module = Module {
+            offset: 0,
+            size: 3,
+            text: b"m",
+        };
+        let modules = [module];
+        let registers = load(&RAM, &file, &request(&modules), b"abc");
+        assert_eq!(registers, [0xa000, MULTIBOOT_LOADED, 0x10_0000]);
+        let at = |gpa| word(&RAM, gpa);
+        assert_eq!((at(0xa000), at(0xa004)), (0x1111_1111, 0));
+        assert_eq!(at(0x9500), 0xdddd_dddd);
+        assert_eq!(text(&RAM, at(0x10_0010)), b"/boot/kernel a=b c");
+        assert_eq!(at(at(0x10_0018)), 0x10_1000);
+        assert!(holds(&RAM, 0x10_1000, b"abc"));
     }
 
     #[test]

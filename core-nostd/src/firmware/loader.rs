@@ -9,10 +9,8 @@
 
 use core::fmt;
 
-/// Where a file may be loaded: RAM between what the boot ROM and the kernel are told, and the end
-/// of base memory.
-pub const LOW_START: u64 = 0x2_0000;
-/// End of that range.
+/// A file may be loaded below this address: behind it is what the boot ROM needs, up to the end of
+/// base memory.
 pub const LOW_END: u64 = 0x9_f000;
 /// From here RAM is free up to its end.
 pub const HIGH_START: u64 = 0x10_0000;
@@ -165,20 +163,27 @@ impl Plan {
         (end + 0xfff) & !0xfff
     }
 
-    /// Where initrd or modules of `size` bytes in all go, on a page boundary: behind the kernel for
-    /// multiboot, as high as it can for PVH.
+    /// Whether a segment reaches into a range of addresses.
+    pub fn meets(&self, start: u64, end: u64) -> bool {
+        self.segments()
+            .iter()
+            .any(|segment| segment.address < end && start < segment.end())
+    }
+
+    /// Where initrd or modules of `size` bytes in all go: as high as they can, on a page boundary,
+    /// for PVH; for multiboot at `start`, which is such a boundary behind the kernel.
     ///
     /// # Errors
     /// [`Error::InitrdTooLarge`].
-    pub fn place_initrd(&self, size: u32, ram_end: u64) -> Result<u64, Error> {
+    pub fn place_initrd(&self, start: u64, size: u32, ram_end: u64) -> Result<u64, Error> {
         let highest = ram_end.min(1 << 32).checked_sub(u64::from(size));
         let highest = highest.ok_or(Error::InitrdTooLarge)? & !0xfff;
-        if highest < self.end() {
+        if highest < start {
             return Err(Error::InitrdTooLarge);
         }
         Ok(match self.protocol {
             Protocol::Pvh => highest,
-            Protocol::Multiboot => self.end(),
+            Protocol::Multiboot => start,
         })
     }
 
@@ -209,16 +214,12 @@ impl Plan {
             .address
             .checked_add(segment.memory_size)
             .ok_or(Error::BadSegment)?;
-        let low = segment.address >= LOW_START && end <= LOW_END.min(ram_end);
+        let low = end <= LOW_END.min(ram_end);
         let high = segment.address >= HIGH_START && end <= ram_end;
         if !low && !high {
             return Err(Error::OutsideRam(segment.address, end));
         }
-        if self
-            .segments()
-            .iter()
-            .any(|other| segment.address < other.end() && other.address < end)
-        {
+        if self.meets(segment.address, end) {
             return Err(Error::Overlap(segment.address));
         }
         *self
@@ -603,8 +604,8 @@ mod tests {
                 Error::BadEntry(0x20_0000),
             ),
             (
-                [0x1020, 0x1000, 0, 0, 0x1040],
-                Error::OutsideRam(0x1000, 0x1100),
+                [0x9_ef40, 0x9_ef20, 0, 0, 0x9_ef60],
+                Error::OutsideRam(0x9_ef20, 0x9_f020),
             ),
         ];
         for (fields, error) in cases {
@@ -683,20 +684,14 @@ mod tests {
     #[test]
     fn initrds_go_to_the_end_modules_behind_the_kernel() {
         let plan = plan(&pvh(), RAM_END).unwrap();
-        assert_eq!(plan.place_initrd(5000, RAM_END), Ok(RAM_END - 8192));
+        let place = |size| plan.place_initrd(plan.end(), size, RAM_END);
+        assert_eq!(place(5000), Ok(RAM_END - 8192));
         let modules = super::plan(&multiboot_elf(), RAM_END).unwrap();
-        assert_eq!(modules.place_initrd(5000, RAM_END), Ok(0x10_1000));
-        assert_eq!(
-            plan.place_initrd(RAM_END as u32 - 0x10_1000, RAM_END),
-            Ok(0x10_1000)
-        );
-        assert_eq!(
-            plan.place_initrd(RAM_END as u32 - 0x10_0fff, RAM_END),
-            Err(Error::InitrdTooLarge)
-        );
-        assert_eq!(
-            plan.place_initrd(u32::MAX, RAM_END),
-            Err(Error::InitrdTooLarge)
-        );
+        let start = modules.end();
+        assert_eq!(modules.place_initrd(start, 5000, RAM_END), Ok(0x10_1000));
+        assert_eq!(place(RAM_END as u32 - 0x10_1000), Ok(0x10_1000));
+        let error = Err(Error::InitrdTooLarge);
+        assert_eq!(place(RAM_END as u32 - 0x10_0fff), error);
+        assert_eq!(place(u32::MAX), error);
     }
 }

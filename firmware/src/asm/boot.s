@@ -7,12 +7,13 @@
 # The kernel is entered as multiboot 1 and PVH ask for: 32-bit protected mode with flat segments, no paging, interrupts off, A20 open.
 # Only integer instructions that every processor has are used, and a few dozen of them, because the processor may be an emulated one.
 #
-# Memory: the table at 7000h, and a few bytes of stack below it, which is the kernel's stack too until it has its own.
+# Memory: the table in the last KiB of base memory, which PCs keep for firmware, and a few bytes below it. The stack there is the
+# kernel's too until it has its own.
 
-.set TABLE, 0x7000
+.set TABLE, 0x9fc00
 .set TABLE_BYTES, 1024
-.set STACK, 0x7000
-.set REQUEST, 0x7ff0
+.set REQUEST, TABLE - 16
+.set STACK, REQUEST
 .set BOOT_KEY, 0xbf00
 .set FW_CFG, 0x510
 .set FW_CFG_DATA, 0x511
@@ -62,9 +63,9 @@ start32:
     # Key, SELECT and READ; the length; where to: all of it big-endian.
     movl $REQUEST, %ebx
     movl $(((BOOT_KEY & 0xff) << 8 | BOOT_KEY >> 8) | 0x0a000000), (%ebx)
-    movl $(TABLE_BYTES << 8 & 0xff0000 | TABLE_BYTES << 24), 4(%ebx)
+    movl $((TABLE_BYTES & 0xff) << 24 | (TABLE_BYTES & 0xff00) << 8), 4(%ebx)
     movl $0, 8(%ebx)
-    movl $((TABLE & 0xff) << 24 | (TABLE & 0xff00) << 8), 12(%ebx)
+    movl $((TABLE & 0xff) << 24 | (TABLE & 0xff00) << 8 | (TABLE & 0xff0000) >> 8), 12(%ebx)
     call transfer
     movl $no_kernel, %esi
     movl TABLE, %edi
@@ -84,7 +85,7 @@ start32:
     popfl
     jmpl *%edx
 
-# Does the transfer at ebx, below 64 KiB. Its first word is 0 when it is through, or has the error bit, in its last byte.
+# Does the transfer at ebx. Its first word is 0 when it is through, or has the error bit, in its last byte.
 transfer:
     movw $FW_CFG_DMA, %dx
     xorl %eax, %eax

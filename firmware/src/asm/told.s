@@ -100,8 +100,12 @@ tell_multiboot:
     movl 24(%ebp), %edi
 1:  testl %ebx, %ebx
     jz 2f
-    print_hex "module at ", (%edi)
-    print_hex "to ", 4(%edi)
+    movl (%edi), %edx
+    andl $0xfff, %edx                   # on a page boundary, wherever it is
+    print_hex "module at page offset ", %edx
+    movl 4(%edi), %edx
+    subl (%edi), %edx
+    print_hex "bytes ", %edx
     print_hex "reserved ", 12(%edi)
     movl (%edi), %esi
     movl 4(%edi), %ecx
