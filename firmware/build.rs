@@ -3,6 +3,7 @@
 /// Images that are kernels, and their scripts: `builder.rs` says the same.
 const KERNELS: &[(&str, &str)] = &[
     ("core_proof", "kernel.ld"),
+    ("testdev", "plain.ld"),
     ("told_multiboot", "plain.ld"),
     ("told_pvh", "plain.ld"),
 ];

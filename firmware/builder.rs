@@ -97,6 +97,12 @@ pub(crate) const CORE_PROOF: Kernel = Kernel {
     feature: Some("core-proof"),
 };
 
+/// Uses the device `pc-testdev`. One segment of assembly with a multiboot header.
+pub(crate) const TESTDEV: Kernel = Kernel {
+    name: "testdev",
+    feature: None,
+};
+
 /// Prints what a multiboot kernel is told. One segment of assembly.
 pub(crate) const TOLD_MULTIBOOT: Kernel = Kernel {
     name: "told_multiboot",

@@ -483,6 +483,9 @@ impl Kernel {
                 ));
             }
         };
+        if plan.wants_video {
+            report(format_args!("warning: multiboot knows VBE. we don't"));
+        }
         let mut modules = Vec::new();
         let initrd = match (plan.protocol, options.initrd.as_deref()) {
             (Protocol::Multiboot, Some(list)) => {
@@ -534,9 +537,19 @@ fn kernel_file(path: &str, most: u64) -> Result<&'static [u8], OptionError> {
     Ok(bytes.leak())
 }
 
-/// The file of `-initrd`, whole.
+/// The file of `-initrd`, whole; one that can't be opened is said in QEMU's words.
 fn initrd_file(options: &Options) -> Result<&'static [u8], OptionError> {
-    file("-initrd", options.initrd.as_deref(), options.memory)
+    let Some(path) = options.initrd.as_deref() else {
+        return Ok(&[]);
+    };
+    if let Err(error) = open(Path::new(path)) {
+        let start = format!("error reading initrd {path}:");
+        let error = error_text(&error);
+        let reason = format!("Failed to open file \u{201c}{path}\u{201d}: open() failed: {error}");
+        return Err(OptionError::sentence(&start, &reason));
+    }
+    let bytes = read_file(&format!("-initrd {path}"), Path::new(path), options.memory)?;
+    Ok(bytes.leak())
 }
 
 /// The modules that `-initrd` lists for a multiboot kernel: apart by commas, of which two stand for
@@ -550,6 +563,10 @@ fn module_texts(list: &str) -> Vec<String> {
         } else if let Some(text) = texts.last_mut() {
             text.push(character);
         }
+    }
+    // A comma at the end is none between two.
+    if texts.len() > 1 && texts.last().is_some_and(String::is_empty) {
+        texts.pop();
     }
     texts
 }
@@ -584,13 +601,6 @@ fn read_modules(
         });
     }
     Ok(all.leak())
-}
-
-/// A file that the guest gets whole, for the life of the process.
-fn file(option: &str, path: Option<&str>, most: u64) -> Result<&'static [u8], OptionError> {
-    let Some(path) = path else { return Ok(&[]) };
-    let bytes = read_file(&format!("{option} {path}"), Path::new(path), most)?;
-    Ok(bytes.leak())
 }
 
 fn open(path: &Path) -> std::io::Result<(File, fs::Metadata)> {
@@ -766,6 +776,9 @@ mod tests {
         assert_eq!(module_texts("a x=1 y,b"), ["a x=1 y", "b"]);
         assert_eq!(module_texts("a,,b,c"), ["a,b", "c"]);
         assert_eq!(module_texts("a,,,b"), ["a,", "b"]);
-        assert_eq!(module_texts("a,"), ["a", ""]);
+        assert_eq!(module_texts("a,"), ["a"]);
+        assert_eq!(module_texts(","), [""]);
+        assert_eq!(module_texts("a,,"), ["a,"]);
+        assert_eq!(module_texts("a,b,"), ["a", "b"]);
     }
 }

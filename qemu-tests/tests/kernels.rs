@@ -16,7 +16,7 @@ use qemu_tests::{Emulator, packages, skip, workspace_dir};
 const PATIENCE: Duration = Duration::from_secs(40);
 
 /// The kernel's own text begins so; before it is the firmware's.
-const FIRST_WORDS: &str = "cr0 ";
+const FIRST_WORDS: [&str; 2] = ["cr0 ", "data "];
 
 const MULTIBOOT_MAGIC: u32 = 0x1bad_b002;
 /// The header says where the file goes.
@@ -110,7 +110,7 @@ fn run(emulator: Emulator, accel: &str, kernel: &str, options: &[&str]) -> Strin
         .launcher()
         .args(["-accel", accel])
         .args(["-nodefaults", "-no-user-config", "-display", "none"])
-        .args(["-vnc", "none", "-M", "pc", "-m", "64", "-no-reboot"])
+        .args(["-M", "pc", "-m", "64", "-no-reboot"])
         .args(["-debugcon", "file:{dir}/console"])
         .args(["-global", "isa-debugcon.iobase=0x402"])
         .args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4"])
@@ -121,7 +121,8 @@ fn run(emulator: Emulator, accel: &str, kernel: &str, options: &[&str]) -> Strin
     let console = std::fs::read(instance.dir().join("console")).expect("the console's file");
     let text = String::from_utf8_lossy(&console).into_owned();
     assert_eq!(status.code(), Some(33), "{}\n{text}", instance.report());
-    let start = text.find(FIRST_WORDS).expect("the kernel's own text");
+    let start = FIRST_WORDS.iter().find_map(|words| text.find(words));
+    let start = start.expect("the kernel's own text");
     text[start..].to_string()
 }
 
@@ -202,6 +203,60 @@ fn pvh_kernels_are_told_the_same() {
     }
 }
 
+/// A line as test suites run, but for what makes the output comparable.
+#[test]
+fn a_test_suites_line_runs() {
+    if !can_run() {
+        return;
+    }
+    let kernel = file("testdev.flat", &narrow(&image(&builder::TESTDEV)));
+    let environment = file("environment", b"KERNEL_VERSION=6\n");
+    let options = [
+        "-device",
+        "pc-testdev",
+        "-vnc",
+        "none",
+        "-serial",
+        "stdio",
+        "-machine",
+        "pit=off",
+        "-global",
+        "kvm-pit.lost_tick_policy=discard",
+        "-smp",
+        "2",
+        "-m",
+        "1G",
+        "-append",
+        "a test",
+        "-initrd",
+        &environment,
+        "-cpu",
+        "max,+x2apic",
+    ];
+    let text = compare("pc-testdev", &kernel, &options);
+    assert!(text.contains("port 61 000000ff\n"), "{text}");
+    assert!(text.contains("processors 00000002\n"), "{text}");
+}
+
+/// Test suites look whether the device is there before they use it.
+#[test]
+fn the_list_of_devices_names_it_alike() {
+    let Some(qemu) = packages::qemu() else {
+        return skip("qemu-system-x86 is missing");
+    };
+    for program in [qemu, qemu_tests::thimble_binary()] {
+        for help in ["?", "help"] {
+            let output = std::process::Command::new(&program)
+                .args(["-device", help])
+                .output()
+                .expect("the emulator starts");
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            let line = "name \"pc-testdev\", bus ISA";
+            assert!(text.contains(line), "{}: {text}", program.display());
+        }
+    }
+}
+
 /// What an emulator says before it ends with status 1, without its name.
 fn refusal(emulator: Emulator, options: &[&str]) -> String {
     let instance = emulator
@@ -226,6 +281,7 @@ fn files_that_are_not_there_are_said_in_the_same_words() {
     let wide = image(&builder::TOLD_MULTIBOOT);
     let kernel = file("multiboot-refused.elf", &narrow(&wide));
     let wide = file("multiboot.elf64", &wide);
+    let pvh = file("pvh-refused.elf64", &image(&builder::TOLD_PVH));
     let kernel = kernel.as_str();
     for options in [
         &["-kernel", "_NO_FILE_4Uhere_"][..],
@@ -233,6 +289,9 @@ fn files_that_are_not_there_are_said_in_the_same_words() {
         &["-kernel", kernel, "-initrd", "/nowhere/x"],
         &["-kernel", kernel, "-initrd", "/nowhere/x with text"],
         &["-kernel", kernel, "-initrd", "/nowhere/a,,b"],
+        &["-kernel", kernel, "-initrd", ","],
+        &["-kernel", &pvh, "-initrd", "/nowhere/x"],
+        &["-kernel", &pvh, "-initrd", "/nowhere/x,/nowhere/y z"],
         &["-kernel", &wide],
     ] {
         let [qemu, thimble] = Emulator::BOTH.map(|emulator| refusal(emulator, options));

@@ -5,7 +5,8 @@
 //! "Xen"), the Multiboot Specification 0.6.96. Where they leave a choice it is the one that
 //! QEMU 7.2 shows: a multiboot header counts before a PVH note, 64-bit programs with a multiboot
 //! header are refused, and both classes of ELF go with both machine types.
-//! Not modelled: multiboot video modes (flag 2 is refused), multiboot 2, bzImage.
+//! Not modelled: multiboot video modes (a kernel that wants one is told of none), multiboot 2,
+//! bzImage.
 
 use core::fmt;
 
@@ -143,6 +144,8 @@ pub struct Plan {
     pub protocol: Protocol,
     /// Where to enter.
     pub entry: u32,
+    /// Whether the kernel asks for a video mode, which it will not get.
+    pub wants_video: bool,
     segments: [Segment; SEGMENTS_MAX],
     used: usize,
 }
@@ -191,6 +194,7 @@ impl Plan {
         Self {
             protocol,
             entry: 0,
+            wants_video: false,
             segments: [Segment::default(); SEGMENTS_MAX],
             used: 0,
         }
@@ -252,20 +256,23 @@ pub fn plan(file: &[u8], ram_end: u64) -> Result<Plan, Error> {
     let elf = &mark == b"\x7fELF";
     if let Some((offset, flags)) = find_multiboot(file) {
         // Bits 0 and 1 ask for page alignment and memory information, which are always given.
-        if flags & 0xffff & !3 != 0 {
-            return Err(Error::MultibootFlags(
-                flags & 0xffff & !3 | flags & MULTIBOOT_VIDEO,
-            ));
+        let refused = flags & 0xffff & !(3 | MULTIBOOT_VIDEO);
+        if refused != 0 {
+            return Err(Error::MultibootFlags(refused));
         }
+        let with_video = |plan| Plan {
+            wants_video: flags & MULTIBOOT_VIDEO != 0,
+            ..plan
+        };
         if flags & MULTIBOOT_ADDRESSES != 0 {
-            return plan_addresses(file, offset, ram_end);
+            return plan_addresses(file, offset, ram_end).map(with_video);
         }
         if elf {
             let machine: [u8; 2] = bytes(file, 18)?;
             if u16::from_le_bytes(machine) == EM_X86_64 {
                 return Err(Error::Multiboot64);
             }
-            return plan_elf(file, ram_end, Protocol::Multiboot);
+            return plan_elf(file, ram_end, Protocol::Multiboot).map(with_video);
         }
         return Err(Error::MultibootAddresses);
     }
@@ -616,9 +623,14 @@ mod tests {
             );
         }
         assert_eq!(
-            plan(&multiboot(4, [0; 5]), RAM_END),
-            Err(Error::MultibootFlags(4))
+            plan(&multiboot(0x14, [0; 5]), RAM_END),
+            Err(Error::MultibootFlags(0x10))
         );
+        let fields = [0x10_0020, 0x10_0000, 0, 0, 0x10_0040];
+        for (flags, video) in [(0x1_0004, true), (0x1_0003, false)] {
+            let plan = plan(&multiboot(flags, fields), RAM_END).unwrap();
+            assert_eq!(plan.wants_video, video);
+        }
     }
 
     #[test]

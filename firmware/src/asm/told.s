@@ -3,14 +3,10 @@
 # Multiboot Specification 0.6.96, sections 3.2 and 3.3; Xen's public headers `arch-x86/hvm/start_info.h` and `elfnote.h`. It prints what
 # every loader must or usually does tell; addresses and sizes that each PC firmware chooses for itself are left out.
 #
-# HEADER is set in front of this file: 1 for a multiboot header, 0 for a PVH note. The header's addresses count only where somebody
-# sets flag 16 in a flat copy of the file.
+# `print.s` comes first. HEADER is set in front of both files: 1 for a multiboot header, 0 for a PVH note. The header's addresses count
+# only where somebody sets flag 16 in a flat copy of the file.
 
-.set DEBUG_PORT, 0x402
-.set DEBUG_EXIT, 0xf4
 .set MULTIBOOT_MAGIC, 0x1badb002
-.set MULTIBOOT_LOADED, 0x2badb002
-.set START_INFO_MAGIC, 0x336ec578
 
 .section .header, "ax"
 .balign 4
@@ -28,25 +24,10 @@ header:
     .long start
 .endif
 
-.macro print text
-    movl $9f, %esi
-    call puts
-    .section .rodata, "a"
-9:  .asciz "\text"
-    .section .text, "ax"
-.endm
-
-.macro print_hex text, value:vararg
-    print "\text"
-    movl \value, %eax
-    call hex
-.endm
-
 .section .text, "ax"
 .code32
 .globl start
 start:
-    movl %esp, first_esp                # whatever it is: there is no stack of ours yet
     movl $stack, %esp
     pushfl
     popl flags
@@ -239,41 +220,7 @@ sum:
     jmp 1b
 2:  ret
 
-# The text at esi as a line of its own.
-line:
-    call puts
-    movb $'\n', %al
-    jmp putc
-
-puts:
-    lodsb
-    testb %al, %al
-    jz 1f
-    call putc
-    jmp puts
-1:  ret
-
-# Prints eax and a line feed.
-hex:
-    movl %eax, %esi
-    movl $8, %ecx
-1:  roll $4, %esi
-    movl %esi, %eax
-    andl $15, %eax
-    movb digits(%eax), %al
-    call putc
-    decl %ecx
-    jnz 1b
-    movb $'\n', %al
-putc:
-    pushl %edx
-    movw $DEBUG_PORT, %dx
-    outb %al, %dx
-    popl %edx
-    ret
-
 .section .rodata, "a"
-digits: .ascii "0123456789abcdef"
 .balign 4
 probes: .long 0, 0x8000, 0x9f000, 0x9ffff, 0xa0000, 0xb8000, 0xf0000, 0xfffff, 0x100000, 0x1fffff, 0x3000000, 0xfffffff0, -1
 
@@ -282,7 +229,6 @@ probes: .long 0, 0x8000, 0x9f000, 0x9ffff, 0xa0000, 0xb8000, 0xf0000, 0xfffff, 0
 bss_probe: .skip 0x1800
 bss_probe_end:
 first_eax: .skip 4
-first_esp: .skip 4
 flags: .skip 4
 vendor: .skip 16
 .balign 16

@@ -4,6 +4,7 @@
 
 core::arch::global_asm!(
     ".set HEADER, 0",
+    include_str!("../asm/print.s"),
     include_str!("../asm/told.s"),
     options(att_syntax)
 );
