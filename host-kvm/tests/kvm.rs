@@ -1323,6 +1323,7 @@ fn machine_with(
         Machine::new(Config {
             board: Board::Pc,
             irqchip,
+            pit: true,
             ram,
             ram_size: RAM_BYTES,
             rom: &[],
@@ -1335,6 +1336,8 @@ fn machine_with(
             kernel: &[],
             initrd: &[],
             cmdline: &[],
+            boot: &[],
+            testdev_memory: &[],
         })
         .unwrap(),
     )
@@ -1403,9 +1406,10 @@ fn assert_same_controllers(kernel: &Controllers, core: &Controllers) {
         state.pic.master.pins &= !1;
         state.pic.master.edges &= !1;
         state.ioapic.pins &= !(1 << 2);
-        state.pit.driven = 0;
-        state.pit.refresh = false;
-        for counter in &mut state.pit.counters {
+        let pit = state.pit.as_mut().expect("a timer");
+        pit.driven = 0;
+        pit.refresh = false;
+        for counter in &mut pit.counters {
             assert!(counter.start.is_some());
             counter.start = None;
             counter.latched_count = counter.latched_count.map(|_| 0);

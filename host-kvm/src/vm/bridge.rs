@@ -201,6 +201,12 @@ impl Host for Bridge<'_> {
         self.remapped = true;
     }
 
+    fn flush_page(&mut self, gpa: u64) {
+        if let Some(kvm) = self.kvm {
+            kvm.flush_page(gpa);
+        }
+    }
+
     // The accelerators leave A20 open: no guest that they run needs addresses to wrap.
     fn set_a20(&mut self, _enabled: bool) {}
 }

@@ -494,6 +494,7 @@ mod tests {
         let machine = Machine::new(Config {
             board: Board::Pc,
             irqchip: Irqchip::Machine,
+            pit: true,
             ram,
             ram_size: RAM,
             rom: rom.bytes(),
@@ -506,6 +507,8 @@ mod tests {
             kernel: &[],
             initrd: &[],
             cmdline: &[],
+            boot: &[],
+            testdev_memory: &[],
         })
         .unwrap();
         let poller = Arc::new(Poller::new().unwrap());
