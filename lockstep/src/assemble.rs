@@ -1,6 +1,8 @@
 //! Bytes of an instruction of a form, with whatever prefixes and operands the form allows.
 
-use thimble_core::cpu::decode::{Choice, CodeSize, Instruction, Map, Operation, decode, encoding_of};
+use thimble_core::cpu::decode::{
+    Choice, CodeSize, Instruction, Map, Operation, decode, encoding_of,
+};
 
 use crate::forms::Form;
 use crate::random::Random;
@@ -80,7 +82,11 @@ fn build(form: &Form, mode: CodeSize, random: &mut Random, decorate: bool) -> Op
                 if decorate && random.percent(25) {
                     prefixes.push(0x66);
                 }
-                let often = if is_string(form.shape.operation) { 30 } else { 2 };
+                let often = if is_string(form.shape.operation) {
+                    30
+                } else {
+                    2
+                };
                 if decorate && random.percent(often) {
                     prefixes.push(0xf3);
                 }
@@ -119,7 +125,11 @@ fn build(form: &Form, mode: CodeSize, random: &mut Random, decorate: bool) -> Op
         rex = rex & !8 | w << 3;
     }
     if vex {
-        let map = if form.encoding.map == Map::Vex38 { 2 } else { 3 };
+        let map = if form.encoding.map == Map::Vex38 {
+            2
+        } else {
+            3
+        };
         // R, X and B are inverted; R and X clear would be LES outside 64-bit mode.
         let (mut inverted, mut wide) = (random.byte() & 0xe0, random.byte() & 0x80);
         let mut vvvv = random.byte() & 0xf;

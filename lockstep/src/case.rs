@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use thimble_core::cpu::{Segment, gpr};
 use thimble_core::cpu::decode::CodeSize;
+use thimble_core::cpu::{Segment, gpr};
 
 use crate::layout;
 
@@ -139,10 +139,7 @@ impl Case {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
     /// An exception of ring 3 reached its handler. A case that does nothing else ends with the #GP of HLT.
-    Exception {
-        vector: u8,
-        error: Option<u32>,
-    },
+    Exception { vector: u8, error: Option<u32> },
     /// HLT in ring 0, be it that of a handler.
     Halted,
     /// A triple fault.
@@ -223,7 +220,8 @@ impl Raw {
         let vector = self.rip.wrapping_sub(layout::SYSTEM + layout::HANDLERS + 1);
         let stack = self.gpr[gpr::RSP].wrapping_sub(layout::SYSTEM) as usize;
         let words = ram.get(stack..).unwrap_or_default().chunks_exact(8);
-        let mut words = words.map(|word| word.iter().rev().fold(0, |all, b| all << 8 | u64::from(*b)));
+        let mut words =
+            words.map(|word| word.iter().rev().fold(0, |all, b| all << 8 | u64::from(*b)));
         let mut pop = || words.next().unwrap_or_default();
         let Ok(vector) = u8::try_from(vector) else {
             return outcome;

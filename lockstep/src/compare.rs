@@ -114,13 +114,20 @@ pub(crate) fn difference(
         return Some(format!("end: {:x?}, not {:x?}", got.end, expected.end));
     }
     // Outside 64-bit mode upper halves are nobody's, and so are R8 to R15.
-    let (significant, count) = if long { (u64::MAX, 16) } else { (0xffff_ffff, 8) };
+    let (significant, count) = if long {
+        (u64::MAX, 16)
+    } else {
+        (0xffff_ffff, 8)
+    };
     let significant = match case.world.user() || long {
         true if expected.selectors[CS] == got.selectors[CS] => significant,
         _ => 0xffff_ffff,
     };
     for number in 0..count {
-        let (e, g) = (expected.gpr[number] & significant, got.gpr[number] & significant);
+        let (e, g) = (
+            expected.gpr[number] & significant,
+            got.gpr[number] & significant,
+        );
         if e != g && mask.gpr & 1 << number == 0 {
             return Some(format!("register {number}: {g:x}, not {e:x}"));
         }
@@ -174,4 +181,3 @@ pub(crate) fn difference(
 pub(crate) fn comparable(outcome: &Outcome) -> bool {
     !matches!(outcome.end, End::Timeout | End::Refused)
 }
-

@@ -81,6 +81,14 @@ impl Oracle {
             Self::Emulator => "emulator",
         }
     }
+
+    /// What runs its cases.
+    pub(crate) fn subject(self) -> &'static str {
+        match self {
+            Self::Process => "process",
+            Self::Kvm | Self::Emulator => "kvm",
+        }
+    }
 }
 
 /// Whether the oracle is the processor itself.
@@ -110,21 +118,32 @@ pub(crate) fn plan(operation: Operation, world: World, oracle: Oracle, all: bool
         Sgdt | Sidt | Sldt | Str | Smsw if world.user() => {
             Plan::Skip("a kernel under the case answers in its stead (UMIP)")
         }
-        Monitor | Mwait if world.user() => Plan::Skip("#UD or #GP as the kernel under the case says"),
+        Monitor | Mwait if world.user() => {
+            Plan::Skip("#UD or #GP as the kernel under the case says")
+        }
         // A hypervisor below decides about these, and gets some of them wrong.
-        CallFar | JmpFar | Retf | Iret | Int | Int1 | Lar | Lsl | Verr | Verw | MovSegment | Lds
-        | Les | Lfs | Lgs | Lss | Invpcid | Xsaves | Xrstors
+        CallFar | JmpFar | Retf | Iret | Int | Int1 | Lar | Lsl | Verr | Verw | MovSegment
+        | Lds | Les | Lfs | Lgs | Lss | Invpcid | Xsaves | Xrstors
             if oracle == Oracle::Kvm =>
         {
             Plan::Skip("KVM only: its tables are not the guest's in ring 3")
         }
-        Monitor | Mwait | Rdmsr | Wrmsr | MovControl | MovDebug | Lgdt | Lidt | Lldt | Ltr | Lmsw
-        | Syscall | Sysret | Sysenter | Sysexit | Clts | Swapgs | Xsetbv | Invlpg | Invpcid
-        | Wbinvd | Wbnoinvd | Invd | Rsm | Str | Sldt | Xsaves | Xrstors
+        Monitor | Mwait | Rdmsr | Wrmsr | MovControl | MovDebug | Lgdt | Lidt | Lldt | Ltr
+        | Lmsw | Syscall | Sysret | Sysenter | Sysexit | Clts | Swapgs | Xsetbv | Invlpg
+        | Invpcid | Wbinvd | Wbnoinvd | Invd | Rsm | Str | Sldt | Xsaves | Xrstors
             if !world.user() =>
         {
             Plan::Skip("ring 0 only: sets the system up, for directed tests")
         }
         _ => Plan::Run,
+    }
+}
+
+/// An operation's name, or that of its family where that has many.
+pub(crate) fn family(operation: Operation) -> String {
+    match operation {
+        Operation::Fpu(_) => "x87".to_string(),
+        Operation::Sse(_) | Operation::Packed(_) => "MMX and SSE".to_string(),
+        operation => format!("{operation:?}"),
     }
 }

@@ -121,7 +121,14 @@ impl<'r> Maker<'r> {
             }
         }
         let length = made.bytes.len() as u64;
+        use Operation::*;
+        let branch = matches!(
+            made.instruction.operation(),
+            Call | Jmp | Ret | Loop | Loope | Loopne | Jcxz
+        );
         let code = match random.below(100) {
+            // Where limits are.
+            0..20 if branch => CODE_END - length,
             // On both pages.
             0..5 => 0x1000 - random.below(length + 1),
             // On the last bytes there are, or past them.
@@ -240,7 +247,7 @@ impl<'r> Maker<'r> {
                     (World::Kernel32, _) => KERNEL_CODE_32,
                     (World::User32, 0) => local_selector(0),
                     (World::User32, 1) => local_selector(6),
-                    (World::User32, 2) => local_selector(11),
+                    (World::User32, 2 | 3) => local_selector(11),
                     (World::User32, _) => USER_CODE_32,
                     (_, 0) => local_selector(9),
                     _ => local_selector(1),
@@ -394,7 +401,8 @@ impl<'r> Maker<'r> {
             }
             Leave | Enter => {
                 let offset = STACK + 0x100 + random.below(0x1d00);
-                let bp = (WINDOW + offset).wrapping_sub(self.case.world.segment(self.case.selectors[SS]).base);
+                let bp = (WINDOW + offset)
+                    .wrapping_sub(self.case.world.segment(self.case.selectors[SS]).base);
                 if random.percent(90) {
                     g[gpr::RBP] = bp;
                 }
@@ -796,7 +804,8 @@ impl<'r> Maker<'r> {
                     && self.random.percent(85)
                     && !self.addresses(bit.number)
                 {
-                    let bit_number = self.random.below(0x400).wrapping_sub(0x200) & self.size_of_code();
+                    let bit_number =
+                        self.random.below(0x400).wrapping_sub(0x200) & self.size_of_code();
                     self.case.gpr[usize::from(bit.number & 15)] = bit_number;
                 }
             }
@@ -806,12 +815,15 @@ impl<'r> Maker<'r> {
 
     /// Whether memory operands are found by this register.
     fn addresses(&self, number: u8) -> bool {
-        self.made.instruction.operands().any(|operand| match operand {
-            Operand::Memory(memory) => {
-                memory.base == Base::Register(number) || memory.index == Some(number)
-            }
-            _ => false,
-        })
+        self.made
+            .instruction
+            .operands()
+            .any(|operand| match operand {
+                Operand::Memory(memory) => {
+                    memory.base == Base::Register(number) || memory.index == Some(number)
+                }
+                _ => false,
+            })
     }
 }
 

@@ -152,19 +152,14 @@ pub(crate) static KNOWN: [Known; 10] = [
                     ..
                 }
             );
-            i.operation() == Operation::Call
-                && !long(case)
-                && at_stack
-                && expected.rip == case.rip
+            i.operation() == Operation::Call && !long(case) && at_stack && expected.rip == case.rip
         },
     },
     Known {
         what: "POPA that faults has loaded registers",
         section: "volume 2, POPA: nothing is said",
         by: By::Amd,
-        applies: |i, case, expected| {
-            i.operation() == Operation::Popa && expected.rip == case.rip
-        },
+        applies: |i, case, expected| i.operation() == Operation::Popa && expected.rip == case.rip,
     },
 ];
 

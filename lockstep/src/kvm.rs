@@ -90,7 +90,8 @@ impl Guest {
             userspace_addr: ram.0.as_ptr() as u64,
         };
         // SAFETY: the mapping lives as long as the guest does: fields are dropped in their order.
-        unsafe { vm.set_user_memory_region(region) }.map_err(message("KVM_SET_USER_MEMORY_REGION"))?;
+        unsafe { vm.set_user_memory_region(region) }
+            .map_err(message("KVM_SET_USER_MEMORY_REGION"))?;
         // Real mode's need on some processors; nothing else is there.
         vm.set_tss_address(0xfffb_d000)
             .map_err(message("KVM_SET_TSS_ADDR"))?;
@@ -203,7 +204,22 @@ impl Subject for Guest {
 
 fn regs(case: &Case) -> kvm_regs {
     let [
-        rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15,
+        rax,
+        rcx,
+        rdx,
+        rbx,
+        rsp,
+        rbp,
+        rsi,
+        rdi,
+        r8,
+        r9,
+        r10,
+        r11,
+        r12,
+        r13,
+        r14,
+        r15,
     ] = case.gpr;
     kvm_regs {
         rax,

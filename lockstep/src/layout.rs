@@ -253,10 +253,7 @@ pub(crate) fn system(user: bool) -> Vec<u8> {
             put(TABLE + (WINDOW + offset) / 0x1000 * 8, entry);
         }
     }
-    put(
-        PML4 + (SYSTEM >> 39 & 511) * 8,
-        HIGH_PDPT | all,
-    );
+    put(PML4 + (SYSTEM >> 39 & 511) * 8, HIGH_PDPT | all);
     put(HIGH_PDPT, HIGH_DIRECTORY | all);
     // 2 MiB in one page.
     put(HIGH_DIRECTORY, all | 1 << 7);

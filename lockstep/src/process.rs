@@ -14,7 +14,7 @@ use std::{fs, io, mem, ptr};
 
 use crate::alarm;
 use crate::case::{CS, Case, DS, ES, End, FS, GS, Outcome, SS, Subject};
-use crate::layout::{LOCALS, Local, MAPPED, DATA, READ_ONLY, WINDOW, WINDOW_BYTES};
+use crate::layout::{DATA, LOCALS, Local, MAPPED, READ_ONLY, WINDOW, WINDOW_BYTES};
 
 /// Where the frame lies that a case is entered by. IRETQ to a 16-bit stack leaves the upper half of ESP as it was, so
 /// these bits are known.
@@ -215,8 +215,17 @@ fn failed(what: &str) -> String {
     format!("{what}: {}", io::Error::last_os_error())
 }
 
-fn map(at: usize, bytes: usize, protection: libc::c_int, file: libc::c_int, offset: usize) -> Result<*mut u8, String> {
-    let (mut flags, mut place) = (libc::MAP_SHARED | libc::MAP_POPULATE, "anywhere".to_string());
+fn map(
+    at: usize,
+    bytes: usize,
+    protection: libc::c_int,
+    file: libc::c_int,
+    offset: usize,
+) -> Result<*mut u8, String> {
+    let (mut flags, mut place) = (
+        libc::MAP_SHARED | libc::MAP_POPULATE,
+        "anywhere".to_string(),
+    );
     if at != 0 {
         flags |= libc::MAP_FIXED_NOREPLACE;
         place = format!("at {at:#x}");
@@ -306,7 +315,13 @@ impl Process {
                     at if at < DATA => write | libc::PROT_EXEC,
                     _ => write,
                 };
-                map((WINDOW + at) as usize, 0x1000, protection, file, at as usize)?;
+                map(
+                    (WINDOW + at) as usize,
+                    0x1000,
+                    protection,
+                    file,
+                    at as usize,
+                )?;
                 at += 0x1000;
             }
         }

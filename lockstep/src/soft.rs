@@ -2,11 +2,9 @@
 
 use std::sync::Arc;
 
-use thimble_core::cpu::soft::{
-    Attention, Bus, CodeCache, Cpu, Exception, Platform, Signals, Stop,
-};
 use thimble_core::cpu::features::WORDS;
 use thimble_core::cpu::mmu::{HostPage, PhysicalMemory, RamOnly};
+use thimble_core::cpu::soft::{Attention, Bus, CodeCache, Cpu, Exception, Platform, Signals, Stop};
 use thimble_core::cpu::{CpuState, DescriptorTable};
 use thimble_core::devices::Width;
 use thimble_core::memory::{ArrayRam, Block, CodeMarks, Exchange, GuestRam};
@@ -134,7 +132,10 @@ unsafe impl Platform for Board {
     }
 
     fn random(&mut self) -> u64 {
-        self.time = self.time.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        self.time = self
+            .time
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
         self.time
     }
 }
@@ -197,32 +198,17 @@ impl Soft {
         self.board.memory.marks.stored(0, RAM);
         let state = &mut self.state;
         *state = registers(case, state);
-        let mut bus = Bus::new(
-            &mut self.board,
-            &self.marks,
-            &self.signals,
-            &mut self.code,
-        );
+        let mut bus = Bus::new(&mut self.board, &self.marks, &self.signals, &mut self.code);
         self.cpu.set_state(state, &mut bus);
     }
 
     fn step(&mut self, instructions: u64) -> Stop {
-        let mut bus = Bus::new(
-            &mut self.board,
-            &self.marks,
-            &self.signals,
-            &mut self.code,
-        );
+        let mut bus = Bus::new(&mut self.board, &self.marks, &self.signals, &mut self.code);
         self.cpu.run(&mut bus, instructions)
     }
 
     fn raw(&mut self) -> Raw {
-        let mut bus = Bus::new(
-            &mut self.board,
-            &self.marks,
-            &self.signals,
-            &mut self.code,
-        );
+        let mut bus = Bus::new(&mut self.board, &self.marks, &self.signals, &mut self.code);
         let state = &mut self.state;
         self.cpu.state(state, &mut bus);
         Raw {

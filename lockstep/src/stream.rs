@@ -14,7 +14,10 @@ use thimble_core::cpu::gpr;
 use crate::assemble;
 use crate::case::{CS, Case, World};
 use crate::forms::{self, Form, Oracle, Plan};
-use crate::layout::{DATA, KERNEL_CODE, KERNEL_CODE_32, KERNEL_DATA, STACK, USER_CODE, USER_CODE_32, USER_DATA, WINDOW, local_selector};
+use crate::layout::{
+    DATA, KERNEL_CODE, KERNEL_CODE_32, KERNEL_DATA, STACK, USER_CODE, USER_CODE_32, USER_DATA,
+    WINDOW, local_selector,
+};
 use crate::process::STACK_HIGH;
 use crate::random::Random;
 
@@ -40,12 +43,7 @@ pub(crate) struct Stream {
 
 impl Stream {
     /// A stream of forms that may be run.
-    pub(crate) fn new(
-        forms: &[Form],
-        world: World,
-        oracle: Oracle,
-        random: &mut Random,
-    ) -> Self {
+    pub(crate) fn new(forms: &[Form], world: World, oracle: Oracle, random: &mut Random) -> Self {
         let mut stream = Self {
             start: start(world, random),
             steps: Vec::new(),
@@ -126,7 +124,9 @@ impl Stream {
                 Base::Rip => anywhere.wrapping_sub(next),
                 Base::None if size == 1 => return None,
                 // The window's offset is the same behind a base.
-                Base::None => anywhere.wrapping_sub(self.start.segment(memory.segment as usize).base),
+                Base::None => {
+                    anywhere.wrapping_sub(self.start.segment(memory.segment as usize).base)
+                }
             };
             bytes[at..at + size].copy_from_slice(&value.to_le_bytes()[..size]);
         }
