@@ -11,6 +11,7 @@ use std::sync::Arc;
 use rustix::time::{TimerfdClockId, TimerfdFlags, timerfd_create};
 use thimble_core::devices::class::{DeviceClass, PropertyValues};
 use thimble_core::devices::{debugcon, i8042, rtc, serial};
+use thimble_core::irq::lapic::{LocalApic, LocalApicWiring};
 use thimble_core::machine::{
     Board, CLASSES, Config, HIGH_RAM_BASE, Irqchip, Machine, Place, RamLayout, SERIAL_MAX,
 };
@@ -24,6 +25,7 @@ use crate::daemonize::{self, PidFile};
 use crate::event_loop::poller::{Poller, Waker};
 use crate::event_loop::{self, EventLoop};
 use crate::kvm::{self, CpuSpec, CpuidTable, KvmError, Topology, Vcpus};
+use crate::log::{Items, Sink};
 use crate::memory::{Ram, Rom};
 use crate::messages;
 use crate::monitors::Monitors;
@@ -179,6 +181,7 @@ fn build(options: &Options) -> Result<EventLoop, OptionError> {
 
     let kernel_irqchip = match (options.machine.kernel_irqchip, &accelerator) {
         (Some(KernelIrqchip::Split), _) => kvm::Irqchip::Split,
+        (Some(KernelIrqchip::Off), _) => kvm::Irqchip::Off,
         (None, Accelerator::Kvm(kvm)) => kvm::Irqchip::best(kvm),
         _ => kvm::Irqchip::On,
     };
@@ -201,6 +204,7 @@ fn build(options: &Options) -> Result<EventLoop, OptionError> {
         irqchip: match accelerator {
             Accelerator::Kvm(_) => match kernel_irqchip {
                 kvm::Irqchip::Split => Irqchip::Split,
+                kvm::Irqchip::Off => Irqchip::Machine,
                 _ => Irqchip::Host,
             },
             _ => Irqchip::Machine,
@@ -210,6 +214,7 @@ fn build(options: &Options) -> Result<EventLoop, OptionError> {
         rom: leak(&rom).bytes(),
         cpus: options.smp.cpus as u16,
         max_cpus: options.smp.max_cpus as u16,
+        local_apics: local_apics(options, &accelerator, kernel_irqchip),
         rtc_base: rtc_start,
         uuid: options.uuid.unwrap_or_default(),
         kernel: file("-kernel", options.kernel.as_deref(), options.memory)?,
@@ -293,7 +298,7 @@ fn build(options: &Options) -> Result<EventLoop, OptionError> {
             options.smp.cpus
         },
         topology: topology(options),
-        reset_log: reset_log(options)?,
+        log: open_log(options, kvm_enabled)?,
         rtc_start,
         rtc_clock: options.rtc.clock,
         rtc_path: shared
@@ -316,6 +321,30 @@ fn build(options: &Options) -> Result<EventLoop, OptionError> {
     })
 }
 
+/// Memory for the local APICs that are the machine's own, for the life of the process.
+fn local_apics(
+    options: &Options,
+    accelerator: &Accelerator,
+    irqchip: kvm::Irqchip,
+) -> &'static mut [LocalApic] {
+    let (Accelerator::Kvm(kvm), kvm::Irqchip::Off) = (accelerator, irqchip) else {
+        return &mut [];
+    };
+    let x2apic = kvm::x2apic_outside(kvm);
+    let apic = |index| {
+        LocalApic::new(LocalApicWiring {
+            // Those that don't fit are refused with the processors.
+            id: topology(options).apic_id(index) as u8,
+            bootstrap: index == 0,
+            // What the guest's CPUID has of these the kernel sees to.
+            x2apic,
+            address_bits: 52,
+            tsc_deadline: false,
+        })
+    };
+    (0..options.smp.cpus).map(apic).collect::<Vec<_>>().leak()
+}
+
 /// Lends what an [`Arc`] holds for the life of the process.
 fn leak<T>(arc: &Arc<T>) -> &'static T {
     Box::leak(Box::new(arc.clone()))
@@ -330,10 +359,6 @@ fn choose_accelerator(options: &Options, board: Board) -> Result<Accelerator, Op
         [] => &[Accel::Kvm],
         given => given,
     };
-    if options.machine.kernel_irqchip == Some(KernelIrqchip::Off) && wanted.contains(&Accel::Kvm) {
-        let reason = "only 'on' and 'split' are available yet";
-        return Err(OptionError::new("-machine kernel-irqchip=off", reason));
-    }
     let mut reason = None;
     for accel in wanted {
         let error = match accel {
@@ -371,7 +396,7 @@ fn processors(
     let refused = |error: kvm::CpuError| OptionError::new(&origin, &error.to_string());
     let spec = CpuSpec::parse(model).map_err(refused)?;
     let (table, warnings) =
-        CpuidTable::new(kvm.kvm(), &spec, topology(options)).map_err(refused)?;
+        CpuidTable::new(kvm.kvm(), kvm.irqchip(), &spec, topology(options)).map_err(refused)?;
     // Nobody asked for the default model's features.
     for warning in warnings.iter().filter(|_| options.cpu.is_some()) {
         report(format_args!("warning: {warning}"));
@@ -564,20 +589,25 @@ fn qtest_log(options: &Options) -> Result<Option<File>, OptionError> {
     }
 }
 
-/// Where the processors' state goes at each reset: `-d cpu_reset`, `-D`.
-fn reset_log(options: &Options) -> Result<Option<File>, OptionError> {
-    match &options.log_file {
-        _ if !options.log_items.cpu_reset => Ok(None),
-        Some(path) => {
-            let origin = format!("-D {path}");
-            File::create(path).map(Some).map_err(failure(&origin))
-        }
-        None => {
-            let copy = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stderr(), 0);
-            copy.map(|copy| Some(File::from(copy)))
-                .map_err(|e| failure("-d cpu_reset")(e.into()))
-        }
+/// The log: `-d`, `-D`.
+fn open_log(options: &Options, kvm: bool) -> Result<Option<Arc<Sink>>, OptionError> {
+    let items = options.log_items;
+    if items.is_empty() {
+        return Ok(None);
     }
+    let unseen = items & Items::SOFTWARE;
+    if kvm && !unseen.is_empty() {
+        let names = unseen.names();
+        report(format_args!(
+            "-d {names}: nothing to log, as only the software CPU sees each instruction"
+        ));
+    }
+    let origin = match &options.log_file {
+        Some(path) => format!("-D {path}"),
+        None => format!("-d {}", items.names()),
+    };
+    let sink = Sink::open(items, options.log_file.as_deref()).map_err(failure(&origin))?;
+    Ok(Some(Arc::new(sink)))
 }
 
 fn seconds_since_epoch() -> i64 {

@@ -370,7 +370,7 @@ impl Cpu {
 }
 
 /// The size of MOVZX's, MOVSX's and MOVSXD's source.
-fn source_size(i: &Instruction) -> Size {
+pub(super) fn source_size(i: &Instruction) -> Size {
     match i.operand(1) {
         crate::cpu::decode::Operand::Register(Register { class, .. }) => match class {
             RegisterClass::Gpr8 | RegisterClass::Gpr8High => Size::Byte,

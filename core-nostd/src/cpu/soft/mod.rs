@@ -7,11 +7,13 @@
 //! the machine around it comes through a [`Bus`]: memory, ports, interrupts, time. Files:
 //!
 //! - `code`: decoded instructions by guest physical page, and what happens when code is overwritten;
+//! - `micro`, `fast`: common instructions in 16 bytes, and the functions that execute them;
 //! - `run`: the loop, and what is looked at between instructions;
 //! - `access`: segments' checks, effective addresses, operands, the stack;
 //! - `execute`: which method does which operation;
 //! - `integer`, `bits`, `string`, `stack`, `control`: instructions of applications;
-//! - `system`, `msr`, `cpuid`, `io`, `float`: those of systems, and what the processor says of itself;
+//! - `float`, `packed`: state of the x87, MMX and SSE; moves and integers in their registers;
+//! - `system`, `msr`, `cpuid`, `io`: those of systems, and what the processor says of itself;
 //! - `segment`, `transfer`, `task`, `exception`, `debug`: protection.
 
 mod access;
@@ -19,13 +21,21 @@ mod bits;
 mod bus;
 mod code;
 mod control;
+pub mod cpuid;
 mod debug;
 mod exception;
 mod execute;
+mod fast;
+mod float;
 mod integer;
+mod io;
+mod micro;
+mod msr;
+mod packed;
 mod run;
 mod stack;
 mod string;
+mod system;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
@@ -73,6 +83,9 @@ pub(super) mod slow {
     /// The processor does not run: HLT, or waits for its start.
     pub(crate) const IDLE: u32 = 1 << 6;
 }
+
+/// [`Events::shadow`]: STI holds interrupts back for one instruction.
+const SHADOW_STI: u8 = 1 << 1;
 
 /// Accesses to data need more than translation; bits of [`Cpu::data_checks`].
 pub(super) mod data_check {
@@ -141,7 +154,9 @@ pub struct Cpu {
     msrs: Msrs,
     fpu: FpuState,
     extended: ExtendedState,
-    /// What CPUID says there is; instructions of absent features are #UD.
+    /// What CPUID says.
+    cpuid: cpuid::Cpuid,
+    /// Its feature bits; instructions of absent features are #UD.
     features: FeatureSet,
     mmu: Mmu,
 }
@@ -171,6 +186,9 @@ impl Cpu {
         self.extended = state.extended.clone();
         let registers = MmuRegisters {
             paging: state.into(),
+            pkru: self.kept_pkru(),
+            pkrs: self.kept_pkrs(),
+            model: self.paging_model(),
             ..*self.mmu.registers()
         };
         self.mmu.load(&registers, bus);
@@ -199,11 +217,7 @@ impl Cpu {
         state.msrs.tsc = self.tsc(bus);
         state.fpu = self.fpu;
         state.extended = self.extended.clone();
-    }
-
-    /// What CPUID is to say, and what follows from it. Before the first [`Cpu::set_state`].
-    pub fn set_features(&mut self, features: &FeatureSet) {
-        self.features = *features;
+        self.keep_pkru(&mut state.extended);
     }
 
     /// Instructions executed since it was made.
