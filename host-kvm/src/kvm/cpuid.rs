@@ -644,7 +644,7 @@ mod tests {
         assert_eq!(table.signature(), leaf(1, 0).eax);
         let spec = "max,vendor=GenuineIntel,phys-bits=36,host-phys-bits=off,migratable=on";
         let spec = CpuSpec::parse(spec).unwrap();
-        let (table, _) = CpuidTable::new(&kvm, &spec, topology).unwrap();
+        let (table, _) = CpuidTable::new(&kvm, Irqchip::On, &spec, topology).unwrap();
         let [_, ebx, ecx, edx] = table.registers(0, 0);
         assert_eq!(
             [ebx, edx, ecx].map(u32::to_le_bytes).concat(),
