@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use thimble_core::cpu::features::WORDS;
 use thimble_core::cpu::mmu::{HostPage, PhysicalMemory, RamOnly};
-use thimble_core::cpu::soft::{Attention, Bus, CodeCache, Cpu, Exception, Platform, Signals, Stop};
+use thimble_core::cpu::soft::{
+    Attention, Bus, CodeCache, Cpu, Exception, Platform, Signals, Stop, cpuid,
+};
 use thimble_core::cpu::{CpuState, DescriptorTable};
 use thimble_core::devices::Width;
 use thimble_core::memory::{ArrayRam, Block, CodeMarks, Exchange, GuestRam};
@@ -160,7 +162,10 @@ fn zeroed<T>() -> Box<T> {
 impl Soft {
     pub(crate) fn new() -> Self {
         let mut cpu: Box<Cpu> = zeroed();
-        cpu.set_features(&[u32::MAX; WORDS]);
+        // Every feature, so that every form runs.
+        let leaves = cpuid::entries_of(&[u32::MAX; WORDS]);
+        let set = cpu.set_cpuid(&leaves);
+        debug_assert!(set.is_ok());
         // SAFETY: marks are valid when zero, as their documentation says.
         let marks: Arc<CodeMarks> = unsafe { Arc::new_zeroed().assume_init() };
         Self {
