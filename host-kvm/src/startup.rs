@@ -210,6 +210,7 @@ fn build(options: &Options) -> Result<EventLoop, OptionError> {
         rom: leak(&rom).bytes(),
         cpus: options.smp.cpus as u16,
         max_cpus: options.smp.max_cpus as u16,
+        local_apics: &mut [],
         rtc_base: rtc_start,
         uuid: options.uuid.unwrap_or_default(),
         kernel: file("-kernel", options.kernel.as_deref(), options.memory)?,

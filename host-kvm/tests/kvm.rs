@@ -987,6 +987,7 @@ fn machine(irqchip: thimble_core::machine::Irqchip) -> Box<Machine<'static>> {
             rom: &[],
             cpus: 1,
             max_cpus: 1,
+            local_apics: &mut [],
             rtc_base: 0,
             uuid: [0; 16],
             graphics: false,

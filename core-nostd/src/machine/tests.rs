@@ -91,6 +91,7 @@ fn machine(board: Board, irqchip: Irqchip) -> Machine<'static> {
         rom: &ROM,
         cpus: 1,
         max_cpus: 1,
+        local_apics: &mut [],
         rtc_base: 0,
         uuid: [0; 16],
         graphics: false,

@@ -92,6 +92,7 @@ fn machine(board: Board, irqchip: Irqchip) -> Machine<'static> {
         rom: &ROM,
         cpus: 3,
         max_cpus: 6,
+        local_apics: &mut [],
         rtc_base: 0,
         uuid: [0; 16],
         graphics: false,

@@ -499,6 +499,7 @@ mod tests {
             rom: rom.bytes(),
             cpus: 1,
             max_cpus: 1,
+            local_apics: &mut [],
             rtc_base: 0,
             uuid: [0; 16],
             graphics: false,

@@ -28,6 +28,7 @@ fn vm(settings: Settings) -> Vm {
         rom: &ROM,
         cpus: 1,
         max_cpus: 1,
+        local_apics: &mut [],
         rtc_base: settings.rtc_start,
         uuid: [0; 16],
         graphics: false,
