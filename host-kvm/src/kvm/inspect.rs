@@ -10,11 +10,13 @@ use kvm_bindings::{
     kvm_sregs,
 };
 use kvm_ioctls::VcpuFd;
-use thimble_core::cpu::{PagingMode, PagingRegisters};
+use thimble_core::cpu::PagingRegisters;
 
 use super::error::KvmError;
+use super::state::get_segment;
 use super::vcpu::Vcpus;
 use super::vm::{Irqchip, Vm};
+use crate::registers::{self, Glance};
 
 /// IA32_APIC_BASE: the local APIC is there at all.
 const APIC_GLOBAL_ENABLE: u64 = 1 << 11;
@@ -26,24 +28,16 @@ const LVT_MASKED: u32 = 1 << 16;
 const LVT_DELIVERY_MODE: u32 = 7 << 8;
 const LVT_NMI: u32 = 4 << 8;
 
-/// What a processor is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Glance {
-    /// It executes nothing: it is in a HLT, or waits to be started by another processor.
-    pub halted: bool,
-    /// The linear address of the instruction that it is at.
-    pub pc: u64,
-}
-
 impl Vcpus {
     /// What a processor is doing.
     pub fn glance(&self, index: u32) -> Result<Glance, KvmError> {
         self.visit(index, |vm, fd, halted| {
-            Ok(Glance {
-                // First of all: it lets the kernel act on a start-up IPI that waits.
-                halted: halted || idle(vm, fd)?,
-                pc: pc(&system_registers(fd)?, registers(fd)?.rip),
-            })
+            // First of all: it lets the kernel act on a start-up IPI that waits.
+            let halted = halted || idle(vm, fd)?;
+            let system = system_registers(fd)?;
+            let (paging, cs) = (paging(&system), get_segment(&system.cs));
+            let pc = registers::pc(&paging, &cs, general_registers(fd)?.rip);
+            Ok(Glance { halted, pc })
         })
     }
 
@@ -74,7 +68,7 @@ impl Vcpus {
     }
 }
 
-fn registers(fd: &VcpuFd) -> Result<kvm_bindings::kvm_regs, KvmError> {
+fn general_registers(fd: &VcpuFd) -> Result<kvm_bindings::kvm_regs, KvmError> {
     fd.get_regs()
         .map_err(KvmError::call("reading the registers"))
 }
@@ -104,14 +98,6 @@ fn paging(sregs: &kvm_sregs) -> PagingRegisters {
         cr3: sregs.cr3,
         cr4: sregs.cr4,
         efer: sregs.efer,
-    }
-}
-
-/// The linear address of `rip`: without CS in 64-bit code, and of 32 bits in any other.
-fn pc(sregs: &kvm_sregs, rip: u64) -> u64 {
-    match paging(sregs).mode() {
-        PagingMode::Level4 | PagingMode::Level5 if sregs.cs.l != 0 => rip,
-        _ => sregs.cs.base.wrapping_add(rip) & u64::from(u32::MAX),
     }
 }
 

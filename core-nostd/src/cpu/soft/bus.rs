@@ -103,8 +103,9 @@ impl Signals {
         self.attention.swap(false, Ordering::AcqRel)
     }
 
+    /// Whether they are raised.
     #[inline]
-    pub(super) fn raised(&self) -> bool {
+    pub fn raised(&self) -> bool {
         self.attention.load(Ordering::Relaxed)
     }
 }
