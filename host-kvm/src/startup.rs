@@ -11,6 +11,7 @@ use std::sync::Arc;
 use rustix::time::{TimerfdClockId, TimerfdFlags, timerfd_create};
 use thimble_core::devices::class::{DeviceClass, PropertyValues};
 use thimble_core::devices::{debugcon, i8042, rtc, serial};
+use thimble_core::irq::lapic::{LocalApic, LocalApicWiring};
 use thimble_core::machine::{
     Board, CLASSES, Config, HIGH_RAM_BASE, Irqchip, Machine, Place, RamLayout, SERIAL_MAX,
 };
@@ -179,6 +180,7 @@ fn build(options: &Options) -> Result<EventLoop, OptionError> {
 
     let kernel_irqchip = match (options.machine.kernel_irqchip, &accelerator) {
         (Some(KernelIrqchip::Split), _) => kvm::Irqchip::Split,
+        (Some(KernelIrqchip::Off), _) => kvm::Irqchip::Off,
         (None, Accelerator::Kvm(kvm)) => kvm::Irqchip::best(kvm),
         _ => kvm::Irqchip::On,
     };
@@ -201,6 +203,7 @@ fn build(options: &Options) -> Result<EventLoop, OptionError> {
         irqchip: match accelerator {
             Accelerator::Kvm(_) => match kernel_irqchip {
                 kvm::Irqchip::Split => Irqchip::Split,
+                kvm::Irqchip::Off => Irqchip::Machine,
                 _ => Irqchip::Host,
             },
             _ => Irqchip::Machine,
@@ -210,7 +213,7 @@ fn build(options: &Options) -> Result<EventLoop, OptionError> {
         rom: leak(&rom).bytes(),
         cpus: options.smp.cpus as u16,
         max_cpus: options.smp.max_cpus as u16,
-        local_apics: &mut [],
+        local_apics: local_apics(options, &accelerator, kernel_irqchip),
         rtc_base: rtc_start,
         uuid: options.uuid.unwrap_or_default(),
         kernel: file("-kernel", options.kernel.as_deref(), options.memory)?,
@@ -317,6 +320,30 @@ fn build(options: &Options) -> Result<EventLoop, OptionError> {
     })
 }
 
+/// Memory for the local APICs that are the machine's own, for the life of the process.
+fn local_apics(
+    options: &Options,
+    accelerator: &Accelerator,
+    irqchip: kvm::Irqchip,
+) -> &'static mut [LocalApic] {
+    let (Accelerator::Kvm(kvm), kvm::Irqchip::Off) = (accelerator, irqchip) else {
+        return &mut [];
+    };
+    let x2apic = kvm::x2apic_outside(kvm);
+    let apic = |index| {
+        LocalApic::new(LocalApicWiring {
+            // Those that don't fit are refused with the processors.
+            id: topology(options).apic_id(index) as u8,
+            bootstrap: index == 0,
+            // What the guest's CPUID has of these the kernel sees to.
+            x2apic,
+            address_bits: 52,
+            tsc_deadline: false,
+        })
+    };
+    (0..options.smp.cpus).map(apic).collect::<Vec<_>>().leak()
+}
+
 /// Lends what an [`Arc`] holds for the life of the process.
 fn leak<T>(arc: &Arc<T>) -> &'static T {
     Box::leak(Box::new(arc.clone()))
@@ -331,10 +358,6 @@ fn choose_accelerator(options: &Options, board: Board) -> Result<Accelerator, Op
         [] => &[Accel::Kvm],
         given => given,
     };
-    if options.machine.kernel_irqchip == Some(KernelIrqchip::Off) && wanted.contains(&Accel::Kvm) {
-        let reason = "only 'on' and 'split' are available yet";
-        return Err(OptionError::new("-machine kernel-irqchip=off", reason));
-    }
     let mut reason = None;
     for accel in wanted {
         let error = match accel {
@@ -372,7 +395,7 @@ fn processors(
     let refused = |error: kvm::CpuError| OptionError::new(&origin, &error.to_string());
     let spec = CpuSpec::parse(model).map_err(refused)?;
     let (table, warnings) =
-        CpuidTable::new(kvm.kvm(), &spec, topology(options)).map_err(refused)?;
+        CpuidTable::new(kvm.kvm(), kvm.irqchip(), &spec, topology(options)).map_err(refused)?;
     // Nobody asked for the default model's features.
     for warning in warnings.iter().filter(|_| options.cpu.is_some()) {
         report(format_args!("warning: {warning}"));

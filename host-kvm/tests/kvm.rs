@@ -150,7 +150,7 @@ fn guest(code: &[u8], start: &[u8], cpus: u32, irqchip: Irqchip) -> Option<Guest
         cores,
         threads: 1,
     };
-    let (cpuid, _) = CpuidTable::new(&kvm, &spec, topology).unwrap();
+    let (cpuid, _) = CpuidTable::new(&kvm, irqchip, &spec, topology).unwrap();
     let vm = Vm::new(kvm, irqchip, Arc::clone(&ram), Some(rom), &map_with(None)).unwrap();
     let vm = Arc::new(vm);
     let (sender, events) = channel();

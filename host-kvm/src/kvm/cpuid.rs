@@ -16,7 +16,7 @@ use thimble_core::cpu::features::{
 use thimble_core::cpu::models::{self, CpuModel, MODELS};
 
 use super::error::KvmError;
-use super::vm::Vm;
+use super::vm::{Irqchip, Vm, x2apic_outside};
 
 /// First leaf of the extended ones.
 const EXTENDED: u32 = 0x8000_0000;
@@ -24,7 +24,8 @@ const EXTENDED: u32 = 0x8000_0000;
 const HYPERVISOR: u32 = 0x4000_0000;
 /// CPUID.1:ECX: there is a hypervisor.
 const HYPERVISOR_BIT: u32 = 1 << 31;
-/// CPUID.1:ECX: x2APIC, and the timer's deadline mode: both come from the in-kernel local APIC.
+/// CPUID.1:ECX: x2APIC, and the timer's deadline mode: both come from the in-kernel local APIC; the
+/// machine's own ones have the first where the kernel lets its registers through.
 const X2APIC_BIT: u32 = 1 << 21;
 /// See [`X2APIC_BIT`].
 const TSC_DEADLINE_BIT: u32 = 1 << 24;
@@ -41,6 +42,11 @@ const NOT_UNDER_KVM: [(usize, u32); 3] = [
     (LEAF_1_ECX, 1 << 3),
     (EXT_1_ECX, 1 << 2),
 ];
+/// CPUID.40000001:EAX: what the kernel does by its own local APICs only: asynchronous page faults,
+/// ends of interrupts in memory, wake-ups of halted processors, several interrupts in one call,
+/// yielding to another processor, and wide destinations of messages.
+const IN_KERNEL_APIC: u32 =
+    1 << 4 | 1 << 6 | 1 << 7 | 1 << 10 | 1 << 11 | 1 << 13 | 1 << 14 | 1 << 15;
 /// What the hypervisor's first leaf says.
 const KVM_SIGNATURE: [u32; 3] = [0x4b4d_564b, 0x564b_4d56, 0x4d];
 
@@ -244,12 +250,20 @@ impl CpuidTable {
     /// What `spec` shows on this kernel, and a line for each feature that it lacks.
     pub fn new(
         kvm: &Kvm,
+        irqchip: Irqchip,
         spec: &CpuSpec,
         topology: Topology,
     ) -> Result<(Self, Vec<String>), CpuError> {
         let supported = Vm::supported_cpuid(kvm).map_err(CpuError::Kvm)?;
         let mut entries = supported.as_slice().to_vec();
-        let available = available(&entries);
+        let mut available = available(&entries);
+        if !irqchip.has_apics() {
+            available[LEAF_1_ECX] &= !TSC_DEADLINE_BIT;
+            if !x2apic_outside(kvm) {
+                available[LEAF_1_ECX] &= !X2APIC_BIT;
+            }
+            available[KVM_EAX] &= !IN_KERNEL_APIC;
+        }
         let mut wanted = match spec.base {
             Base::Host => available,
             Base::Model(model) => {
@@ -261,7 +275,7 @@ impl CpuidTable {
             }
         };
         // These belong to every guest here, whatever its model is.
-        wanted[LEAF_1_ECX] |= HYPERVISOR_BIT | X2APIC_BIT;
+        wanted[LEAF_1_ECX] |= HYPERVISOR_BIT | available[LEAF_1_ECX] & X2APIC_BIT;
         wanted[LEAF_1_EDX] |= APIC_BIT;
         wanted[KVM_EAX] |= available[KVM_EAX];
         for (word, (plus, minus)) in wanted.iter_mut().zip(spec.plus.iter().zip(spec.minus)) {
@@ -535,7 +549,7 @@ mod tests {
             threads: 2,
         };
         let spec = CpuSpec::parse("qemu64,-sse2").unwrap();
-        let (table, _) = CpuidTable::new(&kvm, &spec, topology).unwrap();
+        let (table, _) = CpuidTable::new(&kvm, Irqchip::On, &spec, topology).unwrap();
         let leaves = table.for_cpu(3).unwrap();
         let leaf = |function, index| {
             let at = |e: &&kvm_cpuid_entry2| (e.function, e.index) == (function, index);
@@ -549,7 +563,7 @@ mod tests {
         assert_eq!(leaf(0xb, 1).edx, 3);
         assert_eq!(table.signature(), leaf(1, 0).eax);
         let enforce = CpuSpec::parse("qemu64,+ia64,enforce").unwrap();
-        let error = CpuidTable::new(&kvm, &enforce, topology)
+        let error = CpuidTable::new(&kvm, Irqchip::On, &enforce, topology)
             .unwrap_err()
             .to_string();
         assert!(error.contains("ia64"), "{error}");
