@@ -132,7 +132,8 @@ mod tests {
     use thimble_core::memory::{Backing, GuestRam, MemoryMap, Region};
 
     use super::*;
-    use crate::kvm::{CpuSpec, CpuidTable, ExitHandler, Topology, VcpuStop, open};
+    use crate::cpuid::{CpuSpec, CpuidTable, Topology};
+    use crate::kvm::{ExitHandler, VcpuStop, offer, open};
     use crate::memory::Ram;
 
     const RAM: u64 = 1 << 20;
@@ -175,7 +176,7 @@ mod tests {
             threads: 1,
         };
         let spec = CpuSpec::parse("max").unwrap();
-        let (cpuid, _) = CpuidTable::new(&kvm, Irqchip::On, &spec, one).unwrap();
+        let (cpuid, _) = CpuidTable::new(offer(&kvm, Irqchip::On).unwrap(), &spec, one).unwrap();
         let vm = Vm::new(kvm, Irqchip::On, ram.clone(), None, &map).unwrap();
         let vcpus = Vcpus::new(Arc::new(vm), 1, &cpuid, Arc::new(Nobody)).unwrap();
         Some((ram, vcpus))

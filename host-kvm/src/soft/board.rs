@@ -6,7 +6,7 @@ use std::sync::Arc;
 use thimble_core::cpu::mmu::{HostPage, PAGE_BYTES, PhysicalMemory};
 use thimble_core::cpu::msr_index::IA32_TSC_DEADLINE;
 use thimble_core::cpu::soft::{Attention, Platform};
-use thimble_core::cpu::{CpuState, LocalApicState};
+use thimble_core::cpu::LocalApicState;
 use thimble_core::devices::Width;
 use thimble_core::memory::{Backing, Block, CodeMarks, Exchange, GuestRam, MemoryMap, Region};
 use thimble_core::state::StateError;
@@ -72,17 +72,21 @@ pub trait Surroundings: Send + Sync {
     /// The local APIC's registers, for the processor's saved state.
     fn apic_state(&self, cpu: u16) -> Option<LocalApicState>;
 
-    /// Sets what of a processor's state is its local APIC's. Events that wait there are gone.
+    /// Sets the local APIC's registers and IA32_APIC_BASE. Events that wait there are gone.
     ///
     /// # Errors
-    /// If it can't have that.
-    fn set_apic_state(&self, cpu: u16, state: &CpuState, tsc: u64) -> Result<(), StateError>;
+    /// If it can't have them.
+    fn set_apic_state(&self, cpu: u16, state: &LocalApicState, base: u64)
+    -> Result<(), StateError>;
 
     /// The virtual clock, which changes only while processors are paused.
     fn clock(&self) -> Clock;
 
     /// The memory map as it is now.
     fn memory_map(&self) -> MemoryMap;
+
+    /// Pulses LINT1 of all local APICs; tells how many NMIs got through.
+    fn pulse_nmi(&self) -> u32;
 
     /// A processor has shut down: a triple fault.
     fn triple_fault(&self, cpu: u16);
@@ -158,6 +162,21 @@ impl Board {
         }
         let region = self.map.find(gpa)?;
         (region.length - (gpa - region.gpa) >= length as u64).then_some(region)
+    }
+
+    /// Copies memory of one region, as far as it is RAM or ROM; false where it is not.
+    pub(super) fn peek(&self, gpa: u64, to: &mut [u8]) -> bool {
+        let Some(region) = self.region(gpa, to.len()) else {
+            return false;
+        };
+        match region.read {
+            Backing::Ram => self.ram.read(gpa, to).is_ok(),
+            Backing::Rom { offset } => {
+                self.rom.read(offset + (gpa - region.gpa), to);
+                true
+            }
+            Backing::Bus => false,
+        }
     }
 
     /// Host memory that answers loads, from `gpa` on.

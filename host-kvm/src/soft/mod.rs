@@ -10,6 +10,7 @@
 //! [`SoftCpus::pause`], [`SoftCpus::shutdown`] and questions to one processor do.
 
 mod board;
+mod cpuid;
 mod wires;
 mod zeroed;
 
@@ -19,14 +20,16 @@ use std::{fmt, io, thread};
 
 use thimble_core::cpu::soft::{Bus, CodeCache, Cpu, Stop};
 use thimble_core::cpu::{Activity, CpuState, PagingRegisters};
-use thimble_core::memory::CodeMarks;
+use thimble_core::memory::{CodeMarks, RamError};
 use thimble_core::state::StateError;
 
 use crate::clock::monotonic;
+use crate::cpuid::CpuidTable;
 use crate::memory::{Ram, Rom};
 use crate::registers::{self, Glance};
 use board::Board;
 pub use board::{Surroundings, TSC_HZ};
+pub use cpuid::offer;
 use wires::Wanted;
 pub use wires::Wires;
 pub(crate) use zeroed::Zeroed;
@@ -63,6 +66,10 @@ pub enum SoftError {
     Runs,
     /// A processor can't be in this state.
     State(StateError),
+    /// Guest RAM does not keep marks of decoded code.
+    NoMarks,
+    /// CPUID has more leaves than a processor keeps.
+    Leaves,
     /// There is no memory, or no thread.
     System {
         /// What was tried.
@@ -78,6 +85,8 @@ impl fmt::Display for SoftError {
             Self::NoProcessor => f.write_str("there is no processor of this number"),
             Self::Runs => f.write_str("a processor runs that must not"),
             Self::State(error) => write!(f, "a processor can't have this state: {error}"),
+            Self::NoMarks => f.write_str("guest RAM keeps no marks of decoded code"),
+            Self::Leaves => write!(f, "CPUID has more than {CPUID_MAX} leaves"),
             Self::System { what, error } => {
                 write!(f, "{what} failed: {}", crate::error_text(error))
             }
@@ -202,9 +211,13 @@ impl Engine {
 
     fn set_state(&mut self, index: usize, state: &CpuState) -> Result<(), SoftError> {
         state.validate()?;
-        self.board
-            .surroundings()
-            .set_apic_state(index as u16, state, state.msrs.tsc)?;
+        let (cpu, machine) = (index as u16, self.board.surroundings());
+        let apic = state.apic.as_ref().ok_or(StateError::Invalid("apic"))?;
+        machine.set_apic_state(cpu, apic, state.apic_base)?;
+        machine.set_task_priority(cpu, state.cr8 as u8);
+        if state.msrs.tsc_deadline != 0 {
+            machine.set_tsc_deadline(cpu, state.msrs.tsc_deadline, state.msrs.tsc);
+        }
         self.board.follow_map();
         self.with(index, |seat, bus| {
             seat.cpu.set_state(state, bus);
@@ -213,6 +226,23 @@ impl Engine {
         // What waits in its local APIC has not been looked at.
         self.wires.attention(index as u16);
         Ok(())
+    }
+
+    fn dump(&mut self, index: usize) -> String {
+        let state = self.state(index);
+        self.board.cpu = index as u16;
+        let (paging, board) = (PagingRegisters::from(&*state), &self.board);
+        // Devices would notice, and are not asked.
+        let peek = |gpa, to: &mut [u8]| match board.peek(gpa, to) {
+            true => Ok(()),
+            false => Err(RamError { gpa }),
+        };
+        registers::dump(&state, |linear| {
+            let found = paging.translate(linear, peek).ok()?;
+            let mut byte = [0];
+            peek(found.gpa, &mut byte).ok()?;
+            Some(byte[0])
+        })
     }
 }
 
@@ -236,18 +266,236 @@ pub struct SoftCpus {
     engine: Arc<Mutex<Engine>>,
     wires: Arc<Wires>,
     join: Option<JoinHandle<()>>,
+    surroundings: Arc<dyn Surroundings>,
     signature: u32,
     apic_ids: Vec<u8>,
 }
 
-/// What [`SoftCpus`] are made from.
-pub struct SoftConfig {
-    /// APIC ids, one for each processor.
-    pub apic_ids: Vec<u8>,
-    /// What processors show of themselves.
-    pub cpuid: CpuidTable,
+/// What the machine lends its processors.
+#[derive(Clone, Copy)]
+pub struct Memory {
     /// Guest RAM, which keeps marks of decoded code.
     pub ram: &'static Ram,
     /// The firmware.
     pub rom: &'static Rom,
+}
+
+impl SoftCpus {
+    /// Makes as many processors as there are wires, and their thread. `cpuid` says what they show of
+    /// themselves.
+    ///
+    /// # Errors
+    /// If there is no memory or no thread for them, or more leaves than a processor keeps.
+    pub fn new(
+        wires: Arc<Wires>,
+        cpuid: &CpuidTable,
+        memory: Memory,
+        surroundings: Arc<dyn Surroundings>,
+    ) -> Result<Self, SoftError> {
+        let what = "mapping memory for the software CPU";
+        let count = wires.count();
+        let Memory { ram, rom } = memory;
+        let marks = ram.code_marks().ok_or(SoftError::NoMarks)?;
+        let mut seats = Vec::with_capacity(count as usize);
+        for index in 0..count {
+            let mut cpu = Zeroed::<Cpu>::new().map_err(failed(what))?;
+            cpu.set_cpuid(&cpuid.for_cpu(index))
+                .map_err(|_| SoftError::Leaves)?;
+            seats.push(Seat {
+                cpu,
+                idle: false,
+                stopped: false,
+                turn: TURN_FIRST,
+            });
+        }
+        let board = Board::new(surroundings.clone(), wires.clone(), ram, rom, marks, count);
+        let engine = Engine {
+            seats,
+            code: Zeroed::new().map_err(failed(what))?,
+            board,
+            wires: wires.clone(),
+            next: 0,
+        };
+        let engine = Arc::new(Mutex::new(engine));
+        let mut cpus = Self {
+            engine: engine.clone(),
+            wires: wires.clone(),
+            join: None,
+            surroundings,
+            signature: cpuid.signature(),
+            apic_ids: (0..count).map(|i| cpuid.apic_id(i) as u8).collect(),
+        };
+        cpus.reset()?;
+        let _mask = AllBlocked::new();
+        let join = thread::Builder::new()
+            .name("CPU/TCG".to_owned())
+            .stack_size(STACK)
+            .spawn(move || run_thread(&engine, &wires))
+            .map_err(failed("starting the processors' thread"))?;
+        cpus.join = Some(join);
+        Ok(cpus)
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> u32 {
+        self.wires.count()
+    }
+
+    /// Lets all processors run that can.
+    pub fn resume(&self) {
+        self.wires.resume();
+    }
+
+    /// Asks all processors to leave guest code, and waits until they have: on return none runs, and
+    /// all state is whole. Not under the machine's lock.
+    pub fn pause(&self) {
+        self.wires.request_pause();
+        self.wires.wait_paused();
+    }
+
+    /// Puts all processors into their power-on state, with A20 open: the first at the reset vector,
+    /// the others waiting to be started. They must be paused.
+    ///
+    /// # Errors
+    /// If they are not.
+    pub fn reset(&self) -> Result<(), SoftError> {
+        self.wires.set_a20(true);
+        for (index, apic_id) in (0..).zip(&self.apic_ids) {
+            let state = CpuState::power_on(*apic_id, index == 0, self.signature);
+            self.set_state(index, &state)?;
+        }
+        Ok(())
+    }
+
+    /// The whole state of a processor. All must be paused.
+    ///
+    /// # Errors
+    /// If they are not, or there is no such processor.
+    pub fn state(&self, index: u32) -> Result<Box<CpuState>, SoftError> {
+        Ok(self.parked(index)?.state(index as usize))
+    }
+
+    /// Sets the whole state of a processor, which can go on from it even if it had stopped. All
+    /// must be paused.
+    ///
+    /// # Errors
+    /// If they are not, or there is no such processor, or no processor can be in that state.
+    pub fn set_state(&self, index: u32, state: &CpuState) -> Result<(), SoftError> {
+        self.parked(index)?.set_state(index as usize, state)
+    }
+
+    /// The registers of a processor as text. All must be paused.
+    ///
+    /// # Errors
+    /// As for [`SoftCpus::state`].
+    pub fn dump(&self, index: u32) -> Result<String, SoftError> {
+        Ok(self.parked(index)?.dump(index as usize))
+    }
+
+    fn parked(&self, index: u32) -> Result<MutexGuard<'_, Engine>, SoftError> {
+        if index >= self.count() {
+            return Err(SoftError::NoProcessor);
+        }
+        let mut engine = match self.engine.try_lock() {
+            Ok(engine) => engine,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return Err(SoftError::Runs),
+        };
+        engine.follow();
+        Ok(engine)
+    }
+
+    /// The kernel's number of the thread that runs the processors, as gettid(2) gives it.
+    ///
+    /// # Errors
+    /// If there is no such processor.
+    pub fn thread_id(&self, index: u32) -> Result<u32, SoftError> {
+        if index >= self.count() {
+            return Err(SoftError::NoProcessor);
+        }
+        Ok(self.wires.thread_id())
+    }
+
+    /// Looks at the processors, which leave guest code for that long. Not under the machine's lock.
+    fn visit<R>(
+        &self,
+        index: u32,
+        visit: impl FnOnce(&mut Engine, usize) -> R,
+    ) -> Result<R, SoftError> {
+        if index >= self.count() {
+            return Err(SoftError::NoProcessor);
+        }
+        self.wires.begin_visit();
+        let mut engine = lock(&self.engine);
+        engine.follow();
+        let result = visit(&mut engine, index as usize);
+        drop(engine);
+        self.wires.end_visit();
+        Ok(result)
+    }
+
+    /// What a processor is doing.
+    ///
+    /// # Errors
+    /// If there is no such processor.
+    pub fn glance(&self, index: u32) -> Result<Glance, SoftError> {
+        self.visit(index, |engine, at| {
+            let state = engine.state(at);
+            Glance {
+                halted: !matches!(state.activity, Activity::Running | Activity::SipiReceived),
+                pc: registers::pc(&(&*state).into(), &state.cs, state.rip),
+            }
+        })
+    }
+
+    /// The registers by which a processor translates linear addresses.
+    ///
+    /// # Errors
+    /// If there is no such processor.
+    pub fn paging(&self, index: u32) -> Result<PagingRegisters, SoftError> {
+        self.visit(index, |engine, at| (&*engine.state(at)).into())
+    }
+
+    /// Asserts the platform's NMI, which is wired to LINT1 of all processors; tells how many took
+    /// it.
+    pub fn inject_nmi(&self) -> u32 {
+        self.surroundings.pulse_nmi()
+    }
+
+    /// Ends the thread and waits for it. Not under the machine's lock.
+    pub fn shutdown(&mut self) {
+        self.wires.request(Wanted::Exit);
+        if let Some(join) = self.join.take() {
+            let _ = join.join();
+        }
+    }
+}
+
+impl Drop for SoftCpus {
+    fn drop(&mut self) {
+        self.shutdown();
+    }
+}
+
+/// While it lives, threads are born with every signal blocked: signals are the main thread's.
+struct AllBlocked(libc::sigset_t);
+
+impl AllBlocked {
+    fn new() -> Self {
+        // SAFETY: the sets are initialised by the calls before they are used.
+        unsafe {
+            let mut mask: libc::sigset_t = std::mem::zeroed();
+            let mut before: libc::sigset_t = std::mem::zeroed();
+            libc::sigfillset(&mut mask);
+            libc::pthread_sigmask(libc::SIG_SETMASK, &mask, &mut before);
+            Self(before)
+        }
+    }
+}
+
+impl Drop for AllBlocked {
+    fn drop(&mut self) {
+        // SAFETY: the set was filled in by the call above.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &self.0, std::ptr::null_mut()) };
+    }
 }

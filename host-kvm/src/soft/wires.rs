@@ -66,6 +66,11 @@ impl Wires {
         }
     }
 
+    /// How many processors there are.
+    pub fn count(&self) -> u32 {
+        self.signals.len() as u32
+    }
+
     /// A processor has a reason to look at its local APIC.
     pub fn attention(&self, cpu: u16) {
         if let Some(signals) = self.signals.get(usize::from(cpu)) {
