@@ -74,9 +74,6 @@ pub unsafe trait Platform: PhysicalMemory {
 
     /// Sixty-four random bits.
     fn random(&mut self) -> u64;
-
-    /// RAM's marks of pages with decoded code.
-    fn code_marks(&self) -> &CodeMarks;
 }
 
 /// What other threads raise to be heard by a processor that runs.
@@ -114,19 +111,23 @@ impl Signals {
 /// share.
 pub struct Bus<'b> {
     pub(super) platform: &'b mut dyn Platform,
+    /// RAM's marks of pages with decoded code.
+    pub(super) marks: &'b CodeMarks,
     pub(super) signals: &'b Signals,
     pub(super) code: &'b mut CodeCache,
 }
 
 impl<'b> Bus<'b> {
-    /// Joins the three.
+    /// Joins them. `marks` are those that are told of each store to the platform's RAM.
     pub fn new(
         platform: &'b mut dyn Platform,
+        marks: &'b CodeMarks,
         signals: &'b Signals,
         code: &'b mut CodeCache,
     ) -> Self {
         Self {
             platform,
+            marks,
             signals,
             code,
         }
@@ -139,7 +140,7 @@ impl<'b> Bus<'b> {
     /// Whether code that was decoded has been overwritten since it was last looked after.
     #[inline]
     pub(super) fn code_written(&self) -> bool {
-        self.platform.code_marks().written()
+        self.marks.written()
     }
 }
 

@@ -37,7 +37,7 @@ impl Cpu {
         }
         loop {
             if bus.code_written() {
-                bus.code.forget_written(bus.platform.code_marks());
+                bus.code.forget_written(bus.marks);
             }
             if self.slow | u32::from(bus.signals.raised()) != 0
                 && let Some(stop) = self.look_around(bus)
@@ -213,7 +213,7 @@ impl Cpu {
     fn decode_block(&mut self, bus: &mut Bus<'_>, gpa: u64) -> Option<Block> {
         let memory = bus.platform.page(gpa & !(PAGE - 1));
         memory.pointer?;
-        if bus.code.mark(bus.platform.code_marks(), gpa) {
+        if bus.code.mark(bus.marks, gpa) {
             // Own stores are noticed from now on, too; the others' when their turn comes.
             self.mmu.tlb().forget_writes(gpa & !(PAGE - 1));
             self.marks_seen = bus.code.marked();

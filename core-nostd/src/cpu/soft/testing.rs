@@ -8,6 +8,7 @@ use crate::devices::Width;
 use crate::memory::{ArrayRam, Block, CodeMarks, Exchange, GuestRam};
 use std::boxed::Box;
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::vec::Vec;
 
 /// Bytes of RAM, from address 0.
@@ -15,8 +16,8 @@ pub(super) const RAM: usize = 0x20_0000;
 
 /// RAM that tells of stores to code.
 struct MarkedRam {
-    ram: ArrayRam<RAM>,
-    marks: CodeMarks,
+    ram: Box<ArrayRam<RAM>>,
+    marks: Arc<CodeMarks>,
 }
 
 // SAFETY: that of `ArrayRam`.
@@ -32,7 +33,7 @@ unsafe impl GuestRam for MarkedRam {
 
 /// What is around the processor.
 pub(super) struct Board {
-    ram: Box<MarkedRam>,
+    ram: MarkedRam,
     /// Port writes: port, width, value.
     pub(super) written: Vec<(u16, u8, u32)>,
     /// What port reads give.
@@ -51,7 +52,7 @@ pub(super) struct Board {
 // SAFETY: RAM lives as long as the board, and so do all translations.
 unsafe impl PhysicalMemory for Board {
     fn page(&mut self, gpa: u64) -> HostPage {
-        let page = RamOnly(&*self.ram).page(gpa);
+        let page = RamOnly(&self.ram).page(gpa);
         HostPage {
             write: page.write && !self.ram.marks.marked(gpa),
             ..page
@@ -59,15 +60,15 @@ unsafe impl PhysicalMemory for Board {
     }
 
     fn read(&mut self, gpa: u64, to: &mut [u8]) {
-        RamOnly(&*self.ram).read(gpa, to);
+        RamOnly(&self.ram).read(gpa, to);
     }
 
     fn write(&mut self, gpa: u64, from: &[u8]) {
-        RamOnly(&*self.ram).write(gpa, from);
+        RamOnly(&self.ram).write(gpa, from);
     }
 
     fn compare_exchange(&mut self, gpa: u64, exchange: Exchange) -> bool {
-        RamOnly(&*self.ram).compare_exchange(gpa, exchange)
+        RamOnly(&self.ram).compare_exchange(gpa, exchange)
     }
 }
 
@@ -129,16 +130,13 @@ unsafe impl Platform for Board {
         self.time = self.time.wrapping_mul(6364136223846793005).wrapping_add(1);
         self.time
     }
-
-    fn code_marks(&self) -> &CodeMarks {
-        &self.ram.marks
-    }
 }
 
 /// The guest.
 pub(super) struct Guest {
     pub(super) cpu: Box<Cpu>,
     code: Box<CodeCache>,
+    marks: Arc<CodeMarks>,
     pub(super) signals: Signals,
     pub(super) board: Board,
 }
@@ -151,12 +149,18 @@ fn zeroed<T>() -> Box<T> {
 impl Guest {
     /// In real mode after a reset, about to run what is at 0000:1000h, with the stack at 0000:8000h.
     pub(super) fn new() -> Self {
+        // SAFETY: integers and booleans.
+        let marks: Arc<CodeMarks> = unsafe { Arc::new_zeroed().assume_init() };
         let mut guest = Self {
             cpu: zeroed(),
             code: zeroed(),
+            marks: marks.clone(),
             signals: Signals::new(),
             board: Board {
-                ram: zeroed(),
+                ram: MarkedRam {
+                    ram: zeroed(),
+                    marks,
+                },
                 written: Vec::new(),
                 port_value: 0,
                 interrupts: VecDeque::new(),
@@ -242,10 +246,11 @@ impl Guest {
         let Self {
             cpu,
             code,
+            marks,
             signals,
             board,
         } = self;
-        cpu.state(&mut state, &mut Bus::new(board, signals, code));
+        cpu.state(&mut state, &mut Bus::new(board, marks, signals, code));
         state
     }
 
@@ -260,10 +265,11 @@ impl Guest {
         let Self {
             cpu,
             code,
+            marks,
             signals,
             board,
         } = self;
-        cpu.set_state(&state, &mut Bus::new(board, signals, code));
+        cpu.set_state(&state, &mut Bus::new(board, marks, signals, code));
     }
 
     /// Runs so many instructions at most.
@@ -271,10 +277,11 @@ impl Guest {
         let Self {
             cpu,
             code,
+            marks,
             signals,
             board,
         } = self;
-        cpu.run(&mut Bus::new(board, signals, code), instructions)
+        cpu.run(&mut Bus::new(board, marks, signals, code), instructions)
     }
 
     /// Puts code where the processor is, and runs so many instructions.
