@@ -4,7 +4,7 @@
 
 use super::access::Intent;
 use super::{Cpu, Outcome};
-use crate::cpu::decode::Instruction;
+use crate::cpu::decode::{Instruction, Size};
 
 impl Cpu {
     /// Raises #DB where an instruction breakpoint is at RIP.
@@ -20,5 +20,10 @@ impl Cpu {
     /// Notes a data access where a breakpoint may be.
     pub(super) fn watch(&mut self, linear: u64, length: usize, intent: Intent) {
         let _ = (linear, length, intent);
+    }
+
+    /// Notes the use of a port where a breakpoint may be.
+    pub(super) fn watch_port(&mut self, port: u16, size: Size) {
+        let _ = (port, size);
     }
 }

@@ -19,13 +19,18 @@ mod bits;
 mod bus;
 mod code;
 mod control;
+pub mod cpuid;
 mod debug;
 mod exception;
 mod execute;
+mod float;
 mod integer;
+mod io;
+mod msr;
 mod run;
 mod stack;
 mod string;
+mod system;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
@@ -73,6 +78,9 @@ pub(super) mod slow {
     /// The processor does not run: HLT, or waits for its start.
     pub(crate) const IDLE: u32 = 1 << 6;
 }
+
+/// [`Events::shadow`]: STI holds interrupts back for one instruction.
+const SHADOW_STI: u8 = 1 << 1;
 
 /// Accesses to data need more than translation; bits of [`Cpu::data_checks`].
 pub(super) mod data_check {
@@ -141,7 +149,9 @@ pub struct Cpu {
     msrs: Msrs,
     fpu: FpuState,
     extended: ExtendedState,
-    /// What CPUID says there is; instructions of absent features are #UD.
+    /// What CPUID says.
+    cpuid: cpuid::Cpuid,
+    /// Its feature bits; instructions of absent features are #UD.
     features: FeatureSet,
     mmu: Mmu,
 }
@@ -171,6 +181,9 @@ impl Cpu {
         self.extended = state.extended.clone();
         let registers = MmuRegisters {
             paging: state.into(),
+            pkru: self.kept_pkru(),
+            pkrs: self.kept_pkrs(),
+            model: self.paging_model(),
             ..*self.mmu.registers()
         };
         self.mmu.load(&registers, bus);
@@ -199,11 +212,7 @@ impl Cpu {
         state.msrs.tsc = self.tsc(bus);
         state.fpu = self.fpu;
         state.extended = self.extended.clone();
-    }
-
-    /// What CPUID is to say, and what follows from it. Before the first [`Cpu::set_state`].
-    pub fn set_features(&mut self, features: &FeatureSet) {
-        self.features = *features;
+        self.keep_pkru(&mut state.extended);
     }
 
     /// What is mapped at guest physical addresses has changed: forgets pointers to host memory. The

@@ -167,7 +167,10 @@ impl Cpu {
             }
             known = end;
             match decode(&bytes[..known], self.code_size) {
-                Ok(instruction) => return Ok(instruction),
+                Ok(instruction) => match self.admit(instruction) {
+                    Some(instruction) => return Ok(instruction),
+                    None => return self.undefined(),
+                },
                 Err(DecodeError::NeedMore) => {}
                 Err(DecodeError::Undefined) => return self.undefined(),
                 Err(DecodeError::TooLong) => return self.protection(),
@@ -225,7 +228,8 @@ impl Cpu {
             let mut bytes = [0; LENGTH_MAX];
             let end = LENGTH_MAX.min(in_page - length);
             bus.platform.read(gpa + length as u64, &mut bytes[..end]);
-            let Ok(instruction) = decode(&bytes[..end], self.code_size) else {
+            let decoded = decode(&bytes[..end], self.code_size).ok();
+            let Some(instruction) = decoded.and_then(|instruction| self.admit(instruction)) else {
                 break;
             };
             if instructions.push(instruction).is_err() {
