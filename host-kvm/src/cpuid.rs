@@ -6,10 +6,9 @@
 
 use std::fmt;
 
-use thimble_core::cpu::features::{
-    self, FeatureSet, LEAF_1_ECX, LEAF_1_EDX, Register, WORD_INFO, WORDS,
-};
+use thimble_core::cpu::features::{self, FeatureSet, Register, WORD_INFO, WORDS};
 use thimble_core::cpu::models::{self, CpuModel, MODELS};
+pub use thimble_core::cpu::soft::cpuid::CpuidEntry as Leaf;
 use thimble_core::irq::lapic::LocalApicWiring;
 
 /// First leaf of the extended ones.
@@ -229,25 +228,6 @@ pub fn cpu_help() -> String {
     }
     let _ = writeln!(text, "{line}");
     text
-}
-
-/// A leaf, or a sub-leaf.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Leaf {
-    /// EAX on input.
-    pub leaf: u32,
-    /// ECX on input, where it matters.
-    pub subleaf: u32,
-    /// Whether it matters.
-    pub has_subleaf: bool,
-    /// EAX on output.
-    pub eax: u32,
-    /// EBX on output.
-    pub ebx: u32,
-    /// ECX on output.
-    pub ecx: u32,
-    /// EDX on output.
-    pub edx: u32,
 }
 
 /// What an accelerator can show.

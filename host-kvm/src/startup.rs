@@ -22,10 +22,10 @@ use thimble_monitor::schema::EventText;
 
 use crate::chardev::{ChardevId, Chardevs};
 use crate::clock::Clock;
+use crate::cpuid::{self, CpuError, CpuSpec, CpuidTable, Topology};
 use crate::daemonize::{self, PidFile};
 use crate::event_loop::poller::{Poller, Waker};
 use crate::event_loop::{self, EventLoop};
-use crate::cpuid::{self, CpuError, CpuSpec, CpuidTable, Topology};
 use crate::kvm::{self, KvmError, Vcpus};
 use crate::memory::{Ram, Rom};
 use crate::messages;
@@ -274,8 +274,9 @@ fn build(options: &Options) -> Result<EventLoop, OptionError> {
             let vm = kvm::Vm::new(kvm, kernel_irqchip, ram, Some(rom), map);
             let vm = vm.map_err(accelerator_error)?;
             if options.cpu_pm {
-                vm.leave_idle_to_guest()
-                    .map_err(|error| OptionError::new("-overcommit cpu-pm=on", &error.to_string()))?;
+                vm.leave_idle_to_guest().map_err(|error| {
+                    OptionError::new("-overcommit cpu-pm=on", &error.to_string())
+                })?;
             }
             vm::Accelerator::Kvm(Arc::new(vm))
         }

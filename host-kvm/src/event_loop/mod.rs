@@ -10,8 +10,8 @@ use rustix::io::read;
 use thimble_core::devices::{ConsoleId, ShutdownCause};
 use thimble_core::machine::Machine;
 
-use crate::clock::{Clock, monotonic};
 use crate::chardev::{ChardevId, Chardevs, Frontends};
+use crate::clock::{Clock, monotonic};
 use crate::monitors::Monitors;
 use crate::qtest::QtestServer;
 use crate::report;

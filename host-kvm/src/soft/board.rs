@@ -3,10 +3,10 @@
 
 use std::sync::Arc;
 
+use thimble_core::cpu::LocalApicState;
 use thimble_core::cpu::mmu::{HostPage, PAGE_BYTES, PhysicalMemory};
 use thimble_core::cpu::msr_index::IA32_TSC_DEADLINE;
 use thimble_core::cpu::soft::{Attention, Platform};
-use thimble_core::cpu::LocalApicState;
 use thimble_core::devices::Width;
 use thimble_core::memory::{Backing, Block, CodeMarks, Exchange, GuestRam, MemoryMap, Region};
 use thimble_core::state::StateError;
@@ -100,7 +100,8 @@ pub(super) struct Board {
     wires: Arc<Wires>,
     ram: &'static Ram,
     rom: &'static Rom,
-    marks: &'static CodeMarks,
+    /// RAM's marks of pages with decoded code.
+    pub(super) marks: &'static CodeMarks,
     /// As of the last time that anything changed.
     map: MemoryMap,
     /// Likewise.
@@ -196,8 +197,8 @@ unsafe impl PhysicalMemory for Board {
     fn page(&mut self, gpa: u64) -> HostPage {
         let found = self.region(gpa, PAGE_BYTES).and_then(|region| {
             let block = self.block(region, gpa)?;
-            let whole = block.length >= PAGE_BYTES
-                && block.pointer.addr().get().is_multiple_of(PAGE_BYTES);
+            let whole =
+                block.length >= PAGE_BYTES && block.pointer.addr().get().is_multiple_of(PAGE_BYTES);
             whole.then_some((region, block))
         });
         let Some((region, block)) = found else {
@@ -286,12 +287,9 @@ unsafe impl Platform for Board {
         }
     }
 
-    fn apic_write_msr(&mut self, index: u32, value: u64) -> bool {
+    fn apic_write_msr(&mut self, index: u32, value: u64, tsc: u64) -> bool {
         match index {
-            IA32_TSC_DEADLINE => {
-                let tsc = self.tsc();
-                self.surroundings.set_tsc_deadline(self.cpu, value, tsc)
-            }
+            IA32_TSC_DEADLINE => self.surroundings.set_tsc_deadline(self.cpu, value, tsc),
             _ => self.surroundings.apic_write_msr(self.cpu, index, value),
         }
     }
@@ -310,9 +308,5 @@ unsafe impl Platform for Board {
         // the kernel's generator has been seeded, for which the call waits.
         unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
         u64::from_ne_bytes(bytes)
-    }
-
-    fn code_marks(&self) -> &CodeMarks {
-        self.marks
     }
 }

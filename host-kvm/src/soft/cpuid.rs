@@ -5,6 +5,7 @@
 //! plan by such numbers, and a division by zero would follow from none.
 
 use thimble_core::cpu::features::{LEAF_1_ECX, LEAF_1_EDX, Register, WORD_INFO, WORDS};
+use thimble_core::cpu::soft::cpuid::SUPPORTED;
 
 use crate::cpuid::{Leaf, Offer};
 
@@ -23,7 +24,8 @@ const APIC_BIT: u32 = 1 << 9;
 /// Family 6, model 6, stepping 3: `max` where no host is taken after.
 const SIGNATURE_MAX: u32 = 0x663;
 const VENDOR_MAX: [u32; 3] = [0x6874_7541, 0x444d_4163, 0x6974_6e65];
-const BRAND_MAX: &[u8; 48] = b"Thimble software CPU\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
+const BRAND_MAX: &[u8; 48] =
+    b"Thimble software CPU\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
 /// Bytes of a line that CLFLUSH flushes, in units of 8.
 const CLFLUSH_LINE: u32 = 8;
 /// Bits of linear and physical addresses.
@@ -57,7 +59,12 @@ const fn cache(index: u32, kind: u32, level: u32, ways: u32, sets: u32) -> Leaf 
     subleaf(
         4,
         index,
-        [kind | level << 5 | SELF_INITIALIZING, ways | LINE, sets - 1, 1],
+        [
+            kind | level << 5 | SELF_INITIALIZING,
+            ways | LINE,
+            sets - 1,
+            1,
+        ],
     )
 }
 
@@ -89,7 +96,10 @@ pub fn offer() -> Offer {
         // XSAVE: x87 and SSE in the legacy area, which has a header behind it.
         subleaf(0xd, 0, [3, 576, 576, 0]),
         subleaf(0xd, 1, [0; 4]),
-        leaf(HYPERVISOR, [HYPERVISOR_MAX, hypervisor_b, hypervisor_c, hypervisor_d]),
+        leaf(
+            HYPERVISOR,
+            [HYPERVISOR_MAX, hypervisor_b, hypervisor_c, hypervisor_d],
+        ),
         leaf(HYPERVISOR_MAX, [0; 4]),
         leaf(0x8000_0000, vendor(EXTENDED_MAX)),
         leaf(0x8000_0001, [SIGNATURE_MAX, 0, 0, 0]),
@@ -97,7 +107,10 @@ pub fn offer() -> Offer {
         leaf(0x8000_0003, brand(16)),
         leaf(0x8000_0004, brand(32)),
         // Level 1: 64 KiB, two ways, in lines of 64 bytes; tables of 255 translations.
-        leaf(0x8000_0005, [0x01ff_01ff, 0x01ff_01ff, 0x4002_0140, 0x4002_0140]),
+        leaf(
+            0x8000_0005,
+            [0x01ff_01ff, 0x01ff_01ff, 0x4002_0140, 0x4002_0140],
+        ),
         // Level 2: 512 KiB, 16 ways; level 3: 16 MiB, 16 ways.
         leaf(0x8000_0006, [0, 0x4200_4200, 0x0200_8140, 0x0080_8140]),
         leaf(0x8000_0007, [0; 4]),

@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::JoinHandle;
 use std::{fmt, io, thread};
 
+use thimble_core::cpu::soft::cpuid::CPUID_MAX;
 use thimble_core::cpu::soft::{Bus, CodeCache, Cpu, Stop};
 use thimble_core::cpu::{Activity, CpuState, PagingRegisters};
 use thimble_core::memory::{CodeMarks, RamError};
@@ -138,7 +139,8 @@ impl Engine {
             ..
         } = self;
         board.cpu = index as u16;
-        let mut bus = Bus::new(board, wires.signals(index), code);
+        let marks = board.marks;
+        let mut bus = Bus::new(board, marks, wires.signals(index), code);
         call(&mut seats[index], &mut bus)
     }
 

@@ -166,7 +166,11 @@ impl Host for Bridge<'_> {
     }
 
     fn set_gsi(&mut self, gsi: u8, level: bool) {
-        if let Some(kvm) = self.accelerator.kvm().filter(|kvm| kvm.irqchip() == kvm::Irqchip::On) {
+        if let Some(kvm) = self
+            .accelerator
+            .kvm()
+            .filter(|kvm| kvm.irqchip() == kvm::Irqchip::On)
+        {
             // The kernel refuses only numbers that its controllers lack.
             let _ = kvm.set_gsi(gsi.into(), level);
         }

@@ -30,9 +30,9 @@ use thimble_monitor::schema::EventText;
 use thimble_monitor::{Event, JobId, QmpError, RateLimits, Timestamp};
 
 use crate::chardev::Chardevs;
-use crate::event_loop::poller::Waker;
 use crate::clock::{Clock, monotonic};
 use crate::cpuid::Topology;
+use crate::event_loop::poller::Waker;
 use crate::kvm::{Pauser, VcpuStop};
 use crate::options::RtcClock;
 
@@ -157,7 +157,9 @@ impl Shared {
     ) -> R {
         let mut guarded = self.lock();
         let now = guarded.clock.now();
-        let result = guarded.machine_call(self.accelerator(), |machine, bridge| call(machine, bridge, now));
+        let result = guarded.machine_call(self.accelerator(), |machine, bridge| {
+            call(machine, bridge, now)
+        });
         self.arm_timer(&mut guarded);
         result
     }
@@ -263,11 +265,7 @@ pub struct Vm {
 
 impl Vm {
     /// A VM that does not run yet.
-    pub fn new(
-        shared: Arc<Shared>,
-        processors: Option<Processors>,
-        settings: Settings,
-    ) -> Self {
+    pub fn new(shared: Arc<Shared>, processors: Option<Processors>, settings: Settings) -> Self {
         if let Some(Processors::Kvm(vcpus)) = &processors {
             let _ = shared.pauser.set(vcpus.pauser());
         }
