@@ -6,8 +6,8 @@ use std::sync::Arc;
 use thimble_core::cpu::LocalApicState;
 use thimble_core::cpu::soft::{self, Attention};
 use thimble_core::devices::{ConsoleId, GuestEvent, PowerRequest, ShutdownCause, Width};
-use thimble_core::irq::Msi;
 use thimble_core::irq::lapic::{CpuEvent, Tsc};
+use thimble_core::irq::{LocalApic, Msi};
 use thimble_core::machine::{Host, Machine};
 use thimble_core::memory::MemoryMap;
 use thimble_core::state::StateError;
@@ -439,11 +439,14 @@ impl Surroundings for Exits {
 
     fn attend(&self, cpu: u16) -> Attention {
         self.call(|machine, bridge, now| {
-            let event = machine.take_event(bridge, now, cpu);
+            // To take none would raise the processor's attention again while an interrupt waits.
+            let apic = machine.local_apic(cpu);
+            let has_event = apic.is_some_and(LocalApic::has_event);
+            let event = has_event.then(|| machine.take_event(bridge, now, cpu));
             Attention {
                 leave: false,
                 interrupt: machine.interrupt_waits(cpu),
-                event: event.map(|event| match event {
+                event: event.flatten().map(|event| match event {
                     CpuEvent::Nmi => soft::Event::Nmi,
                     CpuEvent::Init => soft::Event::Init,
                     CpuEvent::Startup(page) => soft::Event::Startup(page),
