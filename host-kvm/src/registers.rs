@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use thimble_core::cpu::{CpuState, DescriptorTable, PagingMode, PagingRegisters, Segment, gpr};
+use thimble_core::cpu::{CpuState, DescriptorTable, Registers, Segment, gpr};
 
 /// Code bytes before and from the instruction pointer on.
 const CODE_BEFORE: u64 = 16;
@@ -15,14 +15,6 @@ pub struct Glance {
     pub halted: bool,
     /// The linear address of the instruction that it is at.
     pub pc: u64,
-}
-
-/// The linear address of `rip`: without CS in 64-bit code, and of 32 bits in any other.
-pub(crate) fn pc(paging: &PagingRegisters, cs: &Segment, rip: u64) -> u64 {
-    match paging.mode() {
-        PagingMode::Level4 | PagingMode::Level5 if cs.long => rip,
-        _ => cs.base.wrapping_add(rip) & u64::from(u32::MAX),
-    }
 }
 
 /// Registers, segments, control registers and the code around the instruction pointer, which
@@ -96,7 +88,7 @@ fn write_dump(
         "CR0={cr0:08x} CR2={cr2:016x} CR3={cr3:016x} CR4={cr4:08x}"
     )?;
     writeln!(to, "EFER={:016x}", state.efer)?;
-    let pc = pc(&state.into(), &state.cs, rip);
+    let pc = Registers::from(state).pc();
     write!(to, "Code=")?;
     for i in 0..CODE_BYTES as u64 {
         let byte = code(pc.wrapping_sub(CODE_BEFORE).wrapping_add(i));
@@ -148,15 +140,5 @@ mod tests {
             assert!(text.lines().any(|have| have == line), "{line}:\n{text}");
         }
         assert!(text.contains("Code=?? ") && text.contains("?? <f0> f1 "));
-    }
-
-    #[test]
-    fn addresses_of_code() {
-        let mut state = CpuState::power_on(0, true, 0);
-        assert_eq!(pc(&(&state).into(), &state.cs, 0xfff0), 0xffff_fff0);
-        state.cs.long = true;
-        assert_eq!(pc(&(&state).into(), &state.cs, 0x1_0000), 0);
-        (state.cr0, state.cr4, state.efer) = (1 << 31 | 1, 1 << 5, 1 << 8 | 1 << 10);
-        assert_eq!(pc(&(&state).into(), &state.cs, 0x1_0000), 0x1_0000);
     }
 }

@@ -27,6 +27,7 @@ use crate::daemonize::{self, PidFile};
 use crate::event_loop::poller::{Poller, Waker};
 use crate::event_loop::{self, EventLoop};
 use crate::kvm::{self, KvmError, Vcpus};
+use crate::log::{Items, Sink};
 use crate::memory::{Ram, Rom};
 use crate::messages;
 use crate::monitors::Monitors;
@@ -329,7 +330,7 @@ fn build(options: &Options) -> Result<EventLoop, OptionError> {
             options.smp.cpus
         },
         topology: topology(options),
-        reset_log: reset_log(options)?,
+        log: open_log(options, kvm_enabled)?,
         rtc_start,
         rtc_clock: options.rtc.clock,
         rtc_path: shared
@@ -627,20 +628,25 @@ fn qtest_log(options: &Options) -> Result<Option<File>, OptionError> {
     }
 }
 
-/// Where the processors' state goes at each reset: `-d cpu_reset`, `-D`.
-fn reset_log(options: &Options) -> Result<Option<File>, OptionError> {
-    match &options.log_file {
-        _ if !options.log_items.cpu_reset => Ok(None),
-        Some(path) => {
-            let origin = format!("-D {path}");
-            File::create(path).map(Some).map_err(failure(&origin))
-        }
-        None => {
-            let copy = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stderr(), 0);
-            copy.map(|copy| Some(File::from(copy)))
-                .map_err(|e| failure("-d cpu_reset")(e.into()))
-        }
+/// The log: `-d`, `-D`.
+fn open_log(options: &Options, kvm: bool) -> Result<Option<Arc<Sink>>, OptionError> {
+    let items = options.log_items;
+    if items.is_empty() {
+        return Ok(None);
     }
+    let unseen = items & Items::SOFTWARE;
+    if kvm && !unseen.is_empty() {
+        let names = unseen.names();
+        report(format_args!(
+            "-d {names}: nothing to log, as only the software CPU sees each instruction"
+        ));
+    }
+    let origin = match &options.log_file {
+        Some(path) => format!("-D {path}"),
+        None => format!("-d {}", items.names()),
+    };
+    let sink = Sink::open(items, options.log_file.as_deref()).map_err(failure(&origin))?;
+    Ok(Some(Arc::new(sink)))
 }
 
 fn seconds_since_epoch() -> i64 {

@@ -10,13 +10,13 @@ use kvm_bindings::{
     kvm_sregs,
 };
 use kvm_ioctls::VcpuFd;
-use thimble_core::cpu::PagingRegisters;
+use thimble_core::cpu::{CpuState, PagingRegisters, Registers};
 
 use super::error::KvmError;
-use super::state::get_segment;
+use super::state;
 use super::vcpu::Vcpus;
 use super::vm::{Irqchip, Vm};
-use crate::registers::{self, Glance};
+use crate::registers::Glance;
 
 /// IA32_APIC_BASE: the local APIC is there at all.
 const APIC_GLOBAL_ENABLE: u64 = 1 << 11;
@@ -34,9 +34,7 @@ impl Vcpus {
         self.visit(index, |vm, fd, halted| {
             // First of all: it lets the kernel act on a start-up IPI that waits.
             let halted = halted || idle(vm, fd)?;
-            let system = system_registers(fd)?;
-            let (paging, cs) = (paging(&system), get_segment(&system.cs));
-            let pc = registers::pc(&paging, &cs, general_registers(fd)?.rip);
+            let pc = registers(fd)?.pc();
             Ok(Glance { halted, pc })
         })
     }
@@ -44,6 +42,11 @@ impl Vcpus {
     /// The registers by which a processor translates linear addresses.
     pub fn paging(&self, index: u32) -> Result<PagingRegisters, KvmError> {
         self.visit(index, |_, fd, _| Ok(paging(&system_registers(fd)?)))
+    }
+
+    /// Where a processor is, and what it sees.
+    pub fn registers(&self, index: u32) -> Result<Registers, KvmError> {
+        self.visit(index, |_, fd, _| registers(fd))
     }
 
     /// Asserts the platform's NMI, which is wired to LINT1 of all processors. Each takes it if its
@@ -71,9 +74,14 @@ impl Vcpus {
     }
 }
 
-fn general_registers(fd: &VcpuFd) -> Result<kvm_bindings::kvm_regs, KvmError> {
-    fd.get_regs()
-        .map_err(KvmError::call("reading the registers"))
+fn registers(fd: &VcpuFd) -> Result<Registers, KvmError> {
+    let general = fd
+        .get_regs()
+        .map_err(KvmError::call("reading the registers"))?;
+    let mut state = CpuState::default();
+    state::get_regs(&general, &mut state);
+    state::get_sregs(&system_registers(fd)?, &mut state);
+    Ok(Registers::from(&state))
 }
 
 fn system_registers(fd: &VcpuFd) -> Result<kvm_sregs, KvmError> {

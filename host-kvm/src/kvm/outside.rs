@@ -72,14 +72,24 @@ impl Outside {
     pub(super) fn touch(&mut self) {
         self.touched = true;
     }
+}
 
-    /// The processor has executed HLT.
-    pub(super) fn halt(&mut self, interruptible: bool) {
-        self.activity = Activity::Halted;
-        self.interruptible = interruptible;
-        self.asked = false;
-        self.touched = true;
+/// The processor has executed HLT.
+pub(super) fn halt(vcpu: &mut Vcpu) {
+    // An NMI that the kernel holds back may be free to come by now: it ends a HLT.
+    let held = vcpu.fd.get_vcpu_events().is_ok_and(|events| {
+        events.nmi.pending | events.nmi.injected | events.interrupt.injected != 0
+    });
+    if held {
+        return;
     }
+    // SAFETY: as in `prepare`.
+    let interruptible = unsafe { vcpu.run.as_ref() }.if_flag != 0;
+    let outside = &mut vcpu.outside;
+    outside.activity = Activity::Halted;
+    outside.interruptible = interruptible;
+    outside.asked = false;
+    outside.touched = true;
 }
 
 /// Gets a processor ready for the guest: events, CR8, and the interrupt that it can take. False if

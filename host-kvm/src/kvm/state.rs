@@ -195,7 +195,7 @@ fn regs(state: &CpuState) -> kvm_regs {
     }
 }
 
-pub(super) fn get_segment(from: &kvm_segment) -> Segment {
+fn get_segment(from: &kvm_segment) -> Segment {
     Segment {
         base: from.base,
         limit: from.limit,

@@ -905,7 +905,7 @@ fn run_guest<H: ExitHandler>(
                     handler.end_of_interrupt(cpu, (*run).__bindgen_anon_1.eoi.vector);
                 }
                 KVM_EXIT_INTR => return Left::Interrupted,
-                KVM_EXIT_HLT if off => vcpu.outside.halt((*run).if_flag != 0),
+                KVM_EXIT_HLT if off => outside::halt(vcpu),
                 KVM_EXIT_HLT => return Left::Halted,
                 KVM_EXIT_SHUTDOWN => return Left::Stopped(VcpuStop::TripleFault),
                 KVM_EXIT_SYSTEM_EVENT => {

@@ -20,7 +20,7 @@ use std::{fmt, io, thread};
 
 use thimble_core::cpu::soft::cpuid::CPUID_MAX;
 use thimble_core::cpu::soft::{Bus, CodeCache, Cpu, Stop};
-use thimble_core::cpu::{Activity, CpuState, PagingRegisters};
+use thimble_core::cpu::{Activity, CpuState, PagingRegisters, Registers};
 use thimble_core::memory::{CodeMarks, RamError};
 use thimble_core::state::StateError;
 
@@ -445,7 +445,7 @@ impl SoftCpus {
             let state = engine.state(at);
             Glance {
                 halted: !matches!(state.activity, Activity::Running | Activity::SipiReceived),
-                pc: registers::pc(&(&*state).into(), &state.cs, state.rip),
+                pc: Registers::from(&*state).pc(),
             }
         })
     }
@@ -456,6 +456,14 @@ impl SoftCpus {
     /// If there is no such processor.
     pub fn paging(&self, index: u32) -> Result<PagingRegisters, SoftError> {
         self.visit(index, |engine, at| (&*engine.state(at)).into())
+    }
+
+    /// Where a processor is, and what it sees.
+    ///
+    /// # Errors
+    /// If there is no such processor.
+    pub fn registers(&self, index: u32) -> Result<Registers, SoftError> {
+        self.visit(index, |engine, at| Registers::from(&*engine.state(at)))
     }
 
     /// Asserts the platform's NMI, which is wired to LINT1 of all processors; tells how many took

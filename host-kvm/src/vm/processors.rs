@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use thimble_core::cpu::{CpuState, PagingRegisters};
+use thimble_core::cpu::{CpuState, PagingRegisters, Registers};
 
 use crate::kvm::{self, KvmError, Vcpus};
 use crate::registers::Glance;
@@ -170,6 +170,17 @@ impl Processors {
         match self {
             Self::Kvm(cpus) => Ok(cpus.paging(index)?),
             Self::Soft(cpus) => Ok(cpus.paging(index)?),
+        }
+    }
+
+    /// Where one is, and what it sees, while it runs or not.
+    ///
+    /// # Errors
+    /// Whatever the accelerator says.
+    pub fn registers(&self, index: u32) -> Result<Registers, ProcessorError> {
+        match self {
+            Self::Kvm(cpus) => Ok(cpus.registers(index)?),
+            Self::Soft(cpus) => Ok(cpus.registers(index)?),
         }
     }
 

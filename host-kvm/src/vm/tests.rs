@@ -63,7 +63,7 @@ fn settings() -> Settings {
         name: None,
         uuid: [0; 16],
         kvm: false,
-        reset_log: None,
+        log: None,
         rtc_start: 0,
         rtc_clock: RtcClock::Vm,
         rtc_path: EventText::try_from("/clock").unwrap(),

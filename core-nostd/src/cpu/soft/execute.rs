@@ -2,7 +2,7 @@
 
 use super::{Bus, Cpu, Outcome};
 use crate::cpu::alu;
-use crate::cpu::decode::{self, Condition, Instruction, Operation};
+use crate::cpu::decode::{Condition, Instruction, Operation};
 
 impl Cpu {
     /// Whether a condition holds now.
@@ -129,15 +129,15 @@ impl Cpu {
             Xsave | Xsaveopt | Xsavec => self.save_extended(bus, i)?,
             Xrstor => self.restore_extended(bus, i)?,
             Fpu(name) => self.float(bus, i, name)?,
-            Sse(decode::Sse::Ldmxcsr | decode::Sse::Stmxcsr) => self.media_control(bus, i)?,
-            Packed(decode::Packed::Emms) => self.empty_mmx()?,
+            Sse(name) => self.media(bus, i, name)?,
+            Packed(name) => self.packed(bus, i, name)?,
             _ => return self.undefined(),
         }
         Ok(())
     }
 }
 
-/// Whether an instruction is the last of its block: it may jump, or what comes after it may mean
+/// Whether an instruction is the last of its block: it always jumps, or what comes after it may mean
 /// something else then.
 pub(super) const fn ends_block(operation: Operation) -> bool {
     use Operation::*;

@@ -11,7 +11,7 @@
 use super::access::Intent;
 use super::cpuid::Feature;
 use super::{Bus, Cpu, Exception, ExtendedState, Outcome};
-use crate::cpu::decode::{Fpu, Instruction, Operand, Operation, SegmentRegister, Size, Sse};
+use crate::cpu::decode::{Fpu, Instruction, Operation, SegmentRegister, Size, Sse};
 use crate::cpu::gpr::{RAX, RDX};
 use x86_64::registers::control::{Cr0Flags, Cr4Flags};
 use x86_64::registers::model_specific::EferFlags;
@@ -122,13 +122,14 @@ impl Cpu {
         self.fpu.fsw &= !TOP;
     }
 
-    /// An MMX register.
+    /// An MMX register, wherever the top of the stack is.
     pub(super) fn mmx(&self, number: u8) -> u64 {
-        let register = &self.fpu.st[usize::from(number % 8)];
+        let top = (self.fpu.fsw & TOP) >> 11;
+        let register = &self.fpu.st[usize::from(number.wrapping_sub(top as u8) % 8)];
         u64::from_le_bytes(core::array::from_fn(|i| register[i]))
     }
 
-    /// Sets an MMX register: its exponent's bits become ones.
+    /// Sets an MMX register, after [`Cpu::use_mmx`]: its exponent's bits become ones.
     pub(super) fn set_mmx(&mut self, number: u8, value: u64) {
         let register = &mut self.fpu.st[usize::from(number % 8)];
         *register = [0xff; 10];
@@ -205,7 +206,11 @@ impl Cpu {
     }
 
     /// The memory operand, if it is aligned to so many bytes.
-    fn aligned_area(&mut self, i: &Instruction, bytes: u64) -> Outcome<(SegmentRegister, u64)> {
+    pub(super) fn aligned_area(
+        &mut self,
+        i: &Instruction,
+        bytes: u64,
+    ) -> Outcome<(SegmentRegister, u64)> {
         let (segment, offset) = self.memory_at(i)?;
         let based = !self.bits64() || matches!(segment, SegmentRegister::Fs | SegmentRegister::Gs);
         let base = if based { self.segment(segment).base } else { 0 };
@@ -530,13 +535,5 @@ impl Cpu {
             self.mmu.write_pkru(pkru);
         }
         Ok(())
-    }
-
-    /// The register's number if the operand is one.
-    pub(super) fn register_number(operand: Operand) -> Option<u8> {
-        match operand {
-            Operand::Register(register) => Some(register.number),
-            _ => None,
-        }
     }
 }

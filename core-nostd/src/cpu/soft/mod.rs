@@ -7,11 +7,13 @@
 //! the machine around it comes through a [`Bus`]: memory, ports, interrupts, time. Files:
 //!
 //! - `code`: decoded instructions by guest physical page, and what happens when code is overwritten;
+//! - `micro`, `fast`: common instructions in 16 bytes, and the functions that execute them;
 //! - `run`: the loop, and what is looked at between instructions;
 //! - `access`: segments' checks, effective addresses, operands, the stack;
 //! - `execute`: which method does which operation;
 //! - `integer`, `bits`, `string`, `stack`, `control`: instructions of applications;
-//! - `system`, `msr`, `cpuid`, `io`, `float`: those of systems, and what the processor says of itself;
+//! - `float`, `packed`: state of the x87, MMX and SSE; moves and integers in their registers;
+//! - `system`, `msr`, `cpuid`, `io`: those of systems, and what the processor says of itself;
 //! - `segment`, `transfer`, `task`, `exception`, `debug`: protection.
 
 mod access;
@@ -23,10 +25,13 @@ pub mod cpuid;
 mod debug;
 mod exception;
 mod execute;
+mod fast;
 mod float;
 mod integer;
 mod io;
+mod micro;
 mod msr;
+mod packed;
 mod run;
 mod stack;
 mod string;
@@ -229,6 +234,12 @@ impl Cpu {
     /// Instructions executed since it was made.
     pub fn instructions(&self) -> u64 {
         self.instructions
+    }
+
+    /// The exception that an instruction raised last: after a triple fault, the one that could not
+    /// be delivered.
+    pub fn raised(&self) -> Option<Exception> {
+        self.raised
     }
 
     /// Time stamp counter, as RDTSC shows it.

@@ -14,7 +14,7 @@ use super::access::sized;
 use super::cpuid::Feature;
 use super::{Bus, Cpu, Exception, Outcome, SHADOW_STI};
 use crate::cpu::Activity;
-use crate::cpu::alu::{CF, LazyFlags};
+use crate::cpu::alu::{CF, LazyFlags, Word as _};
 use crate::cpu::decode::{
     Instruction, Operand, Operation, Register, RegisterClass, SegmentRegister, Size,
 };
@@ -126,7 +126,7 @@ impl Cpu {
                 }),
                 _,
             ) => {
-                let value = sized!(i.operand_size(), W => u64::from(self.read::<W>(bus, i, 1)?));
+                let value = sized!(i.operand_size(), W => self.read::<W>(bus, i, 1)?.zero_extend());
                 match number {
                     0 => self.set_cr0(bus, value),
                     2 => {
@@ -326,7 +326,7 @@ impl Cpu {
     /// INVPCID.
     pub(super) fn invalidate_context(&mut self, bus: &mut Bus<'_>, i: &Instruction) -> Outcome {
         self.check_privileged()?;
-        let kind = sized!(i.operand_size(), W => u64::from(self.read::<W>(bus, i, 0)?));
+        let kind = sized!(i.operand_size(), W => self.read::<W>(bus, i, 0)?.zero_extend());
         if kind > 3 {
             return self.protection();
         }
@@ -509,7 +509,7 @@ impl Cpu {
             let base = self.segment(register).base;
             return sized!(i.operand_size(), W => self.write(bus, i, 0, base as W));
         }
-        let base = sized!(i.operand_size(), W => u64::from(self.read::<W>(bus, i, 0)?));
+        let base = sized!(i.operand_size(), W => self.read::<W>(bus, i, 0)?.zero_extend());
         if !self.canonical_base(base) {
             return self.protection();
         }
