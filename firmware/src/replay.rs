@@ -186,6 +186,7 @@ fn build<'m>(
     let config = Config {
         board,
         irqchip,
+        pit: true,
         ram,
         ram_size: match board {
             Board::None => 0,
@@ -201,6 +202,8 @@ fn build<'m>(
         kernel: b"a kernel",
         initrd: b"an initrd",
         cmdline: b"a command line",
+        boot: &[],
+        testdev_memory: &[],
     };
     let mut machine = match Machine::new(config) {
         Ok(machine) => machine,

@@ -25,6 +25,9 @@ const TSC_DEADLINE_BIT: u32 = 1 << 24;
 const OSXSAVE_BIT: u32 = 1 << 27;
 /// CPUID.1:EDX: several logical processors share a package.
 const HTT_BIT: u32 = 1 << 28;
+/// Physical address bits of models that are not the host.
+const MODEL_PHYS_BITS: u32 = 40;
+
 /// Why `-cpu` was refused.
 #[derive(Debug)]
 pub enum CpuError {
@@ -34,6 +37,10 @@ pub enum CpuError {
     Feature(String),
     /// A switch is neither `+x`, `-x`, nor `x=on|off`.
     Switch(String),
+    /// The property does not take the value.
+    Value(&'static str, String),
+    /// So many physical address bits are impossible.
+    PhysBits(u64),
     /// `host`, and there is no host to take after: the name of the accelerator that has one.
     NeedsHost(&'static str),
     /// `enforce`, and the accelerator can't show these.
@@ -57,6 +64,13 @@ impl fmt::Display for CpuError {
                     f,
                     "'{text}' is not a switch: use +feature, -feature or feature=on|off"
                 )
+            }
+            Self::Value(name, value) => {
+                write!(f, "Property '{name}' doesn't take value '{value}'")
+            }
+            // QEMU's words.
+            Self::PhysBits(bits) => {
+                write!(f, "phys-bits should be between 32 and 52  (but is {bits})")
             }
             Self::NeedsHost(accelerator) => write!(f, "CPU model 'host' requires {accelerator}"),
             Self::Missing { name, features } => {
@@ -145,10 +159,15 @@ pub struct CpuSpec {
     check: bool,
     /// Whether KVM shows itself.
     kvm: bool,
+    /// `vendor=`.
+    vendor: Option<[u8; 12]>,
+    /// Physical address bits, where they are not the accelerator's.
+    phys_bits: Option<u32>,
 }
 
 impl CpuSpec {
-    /// Reads `MODEL[,+x][,-y][,z=on|off][,enforce][,check][,kvm=on|off]`.
+    /// Reads `MODEL[,+x][,-y][,z=on|off][,enforce][,check][,kvm=on|off][,vendor=TEXT][,phys-bits=N]
+    /// [,host-phys-bits=on|off]`, and `migratable=on|off` behind `host` and `max`.
     pub fn parse(text: &str) -> Result<Self, CpuError> {
         let mut words = text.split(',');
         let name = words.next().unwrap_or_default();
@@ -164,11 +183,50 @@ impl CpuSpec {
             enforce: false,
             check: true,
             kvm: true,
+            vendor: None,
+            phys_bits: None,
         };
         for word in words {
-            spec.switch(word)?;
+            match word.split_once('=') {
+                Some((name, value)) => spec.property(word, name, value)?,
+                None => spec.switch(word)?,
+            }
         }
         Ok(spec)
+    }
+
+    fn property(&mut self, word: &str, name: &str, value: &str) -> Result<(), CpuError> {
+        let wrong = |name| CpuError::Value(name, value.to_owned());
+        match name {
+            "vendor" => {
+                let vendor = value.as_bytes().try_into().map_err(|_| wrong("vendor"))?;
+                self.vendor = Some(vendor);
+            }
+            "phys-bits" => {
+                let bits: u64 = value.parse().map_err(|_| wrong("phys-bits"))?;
+                self.phys_bits = match bits {
+                    // The default.
+                    0 => None,
+                    32..=52 => Some(bits as u32),
+                    _ => return Err(CpuError::PhysBits(bits)),
+                };
+            }
+            "host-phys-bits" => match (value, self.phys_bits) {
+                ("off" | "no" | "false" | "n", None) => self.phys_bits = Some(MODEL_PHYS_BITS),
+                ("on" | "off" | "yes" | "no" | "true" | "false" | "y" | "n", _) => {}
+                _ => return Err(wrong("host-phys-bits")),
+            },
+            "migratable" if matches!(self.base, Base::Host | Base::Max) => {
+                // The one feature that KVM shows and that stays behind when a guest moves.
+                match value {
+                    "on" | "yes" | "true" | "y" => self.switch("-invtsc")?,
+                    "off" | "no" | "false" | "n" => {}
+                    _ => return Err(wrong("migratable")),
+                }
+            }
+            _ => return self.switch(word),
+        }
+        Ok(())
     }
 
     fn switch(&mut self, word: &str) -> Result<(), CpuError> {
@@ -185,6 +243,8 @@ impl CpuSpec {
             }
         };
         match name {
+            // What is so in any case, unless phys-bits= says otherwise.
+            "host-phys-bits" if on => {}
             "enforce" => self.enforce = on,
             "check" => self.check = on,
             "kvm" => self.kvm = on,
@@ -323,6 +383,21 @@ impl CpuidTable {
             if let Some(leaf) = leaves.iter_mut().find(at) {
                 // Bits that no name stands for are the model's business only where it is the host.
                 *register_of(leaf, info.register) = want & have;
+            }
+        }
+        for leaf in &mut leaves {
+            if let Some(vendor) = &spec.vendor
+                && (leaf.leaf == 0 || leaf.leaf == EXTENDED)
+            {
+                let word = |at: usize| {
+                    u32::from_le_bytes([vendor[at], vendor[at + 1], vendor[at + 2], vendor[at + 3]])
+                };
+                (leaf.ebx, leaf.edx, leaf.ecx) = (word(0), word(4), word(8));
+            }
+            if let Some(bits) = spec.phys_bits
+                && leaf.leaf == 0x8000_0008
+            {
+                leaf.eax = leaf.eax & !0xff | bits;
             }
         }
         if !spec.kvm {
@@ -529,7 +604,7 @@ mod tests {
         assert!(spec.enforce);
         assert_eq!(spec.plus, features::find("avx").unwrap());
         let mut minus = features::find("sse2").unwrap();
-        minus[LEAF_1_ECX] |= X2APIC_BIT;
+        minus[features::LEAF_1_ECX] |= X2APIC_BIT;
         assert_eq!(spec.minus, minus);
         let again = CpuSpec::parse("host,-avx,+avx").unwrap();
         assert_eq!(again.minus, [0; WORDS]);
@@ -542,6 +617,12 @@ mod tests {
             ("qemu64,+turbo", "turbo"),
             ("qemu64,avx=maybe", "avx=maybe"),
             ("qemu64,", "''"),
+            ("qemu64,vendor=Intel", "'Intel'"),
+            ("qemu64,phys-bits=53", "but is 53"),
+            ("qemu64,phys-bits=x", "'x'"),
+            ("qemu64,host-phys-bits=x", "'x'"),
+            ("qemu64,migratable=on", "'migratable'"),
+            ("max,migratable=x", "'x'"),
         ] {
             let error = CpuSpec::parse(text).unwrap_err().to_string();
             assert!(error.contains(culprit), "{text}: {error}");

@@ -33,17 +33,6 @@ pub(crate) fn assemble(form: &Form, mode: CodeSize, random: &mut Random) -> Opti
     None
 }
 
-/// The instruction of given bytes.
-pub(crate) fn given(bytes: &[u8], mode: CodeSize) -> Option<Assembled> {
-    let instruction = decode(bytes, mode).ok()?;
-    Some(Assembled {
-        bytes: bytes[..usize::from(instruction.length())].to_vec(),
-        instruction,
-        displacement: None,
-        immediate: usize::from(instruction.length()),
-    })
-}
-
 fn is_string(operation: Operation) -> bool {
     use Operation::*;
     matches!(operation, Movs | Cmps | Stos | Lods | Scas | Ins | Outs)
@@ -148,16 +137,10 @@ fn build(form: &Form, mode: CodeSize, random: &mut Random, decorate: bool) -> Op
             inverted | map,
             wide | vvvv << 3 | mandatory.unwrap_or(0),
         ]);
-        rex = !inverted >> 5 & 7;
     } else {
-        if long && (rex != 0 || decorate && random.percent(10)) && (decorate || rex != 0) {
-            if random.percent(60) || register_b == Some(1) || register_wide == Some(1) {
-                bytes.push(0x40 | rex);
-            } else {
-                rex = 0;
-            }
-        } else {
-            rex = 0;
+        let needed = register_b == Some(1) || register_wide == Some(1);
+        if long && (needed || decorate && random.percent(60)) {
+            bytes.push(0x40 | rex);
         }
         match form.encoding.map {
             Map::Two => bytes.push(0x0f),
@@ -166,7 +149,6 @@ fn build(form: &Form, mode: CodeSize, random: &mut Random, decorate: bool) -> Op
             _ => {}
         }
     }
-    let _ = rex;
     bytes.push(form.encoding.opcode);
     let mut displacement = None;
     if form.shape.modrm {
@@ -174,7 +156,6 @@ fn build(form: &Form, mode: CodeSize, random: &mut Random, decorate: bool) -> Op
             true => random.below(3) as u8,
             false => 3,
         };
-        // What a segment register's number must be below; others are #UD.
         bytes.push(mode_bits << 6 | reg << 3 | rm);
         if in_memory {
             let size;

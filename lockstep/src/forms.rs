@@ -81,6 +81,14 @@ impl Oracle {
             Self::Emulator => "emulator",
         }
     }
+
+    /// What runs its cases.
+    pub(crate) fn subject(self) -> &'static str {
+        match self {
+            Self::Process => "process",
+            Self::Kvm | Self::Emulator => "kvm",
+        }
+    }
 }
 
 /// Whether the oracle is the processor itself.
@@ -128,5 +136,14 @@ pub(crate) fn plan(operation: Operation, world: World, oracle: Oracle, all: bool
             Plan::Skip("ring 0 only: sets the system up, for directed tests")
         }
         _ => Plan::Run,
+    }
+}
+
+/// An operation's name, or that of its family where that has many.
+pub(crate) fn family(operation: Operation) -> String {
+    match operation {
+        Operation::Fpu(_) => "x87".to_string(),
+        Operation::Sse(_) | Operation::Packed(_) => "MMX and SSE".to_string(),
+        operation => format!("{operation:?}"),
     }
 }

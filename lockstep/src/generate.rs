@@ -56,14 +56,6 @@ pub(crate) fn case(form: &Form, world: World, random: &mut Random) -> Option<Mad
     Some(maker.finish())
 }
 
-/// A case of these bytes.
-pub(crate) fn given(bytes: &[u8], world: World, random: &mut Random) -> Option<Made> {
-    let assembled = assemble::given(bytes, world.code_size())?;
-    let mut maker = Maker::new(world, assembled, random);
-    maker.make();
-    Some(maker.finish())
-}
-
 struct Maker<'r> {
     random: &'r mut Random,
     made: Assembled,
@@ -121,7 +113,14 @@ impl<'r> Maker<'r> {
             }
         }
         let length = made.bytes.len() as u64;
+        use Operation::*;
+        let branch = matches!(
+            made.instruction.operation(),
+            Call | Jmp | Ret | Loop | Loope | Loopne | Jcxz
+        );
         let code = match random.below(100) {
+            // Where limits are.
+            0..20 if branch => CODE_END - length,
             // On both pages.
             0..5 => 0x1000 - random.below(length + 1),
             // On the last bytes there are, or past them.
@@ -240,7 +239,7 @@ impl<'r> Maker<'r> {
                     (World::Kernel32, _) => KERNEL_CODE_32,
                     (World::User32, 0) => local_selector(0),
                     (World::User32, 1) => local_selector(6),
-                    (World::User32, 2) => local_selector(11),
+                    (World::User32, 2 | 3) => local_selector(11),
                     (World::User32, _) => USER_CODE_32,
                     (_, 0) => local_selector(9),
                     _ => local_selector(1),
@@ -380,16 +379,12 @@ impl<'r> Maker<'r> {
                     }
                 }
             }
-            Shl | Shr | Sar | Rol | Ror | Rcl | Rcr | Shld | Shrd => {
-                if random.percent(70) {
-                    g[gpr::RCX] = g[gpr::RCX] & !0xff | random.below(70);
-                }
+            Shl | Shr | Sar | Rol | Ror | Rcl | Rcr | Shld | Shrd if random.percent(70) => {
+                g[gpr::RCX] = g[gpr::RCX] & !0xff | random.below(70);
             }
-            Wrfsbase | Wrgsbase => {
-                if random.percent(70) {
-                    for register in g.iter_mut() {
-                        *register = (*register as i64).wrapping_shl(17).wrapping_shr(17) as u64;
-                    }
+            Wrfsbase | Wrgsbase if random.percent(70) => {
+                for register in g.iter_mut() {
+                    *register = (*register as i64).wrapping_shl(17).wrapping_shr(17) as u64;
                 }
             }
             Leave | Enter => {
@@ -427,22 +422,16 @@ impl<'r> Maker<'r> {
                 put(at + 2, random.pick(&[0, 0, 0, 1, 2, 3, 5, 31, 33, 0xff]), 1);
             }
             // This would call the kernel under the case.
-            Int => {
-                if number == Some(0x80) {
-                    put(at, 0x81, 1);
-                }
+            Int if number == Some(0x80) => {
+                put(at, 0x81, 1);
             }
-            Jmp | Call => {
-                if end - at >= 2 && random.percent(90) {
-                    let distance = (random.below(0xe00) as i64 - 0x700) as u64;
-                    put(at, distance, end - at);
-                }
+            Jmp | Call if end - at >= 2 && random.percent(90) => {
+                let distance = (random.below(0xe00) as i64 - 0x700) as u64;
+                put(at, distance, end - at);
             }
-            Jcc(_) => {
-                if end - at >= 2 && random.percent(90) {
-                    let distance = (random.below(0xe00) as i64 - 0x700) as u64;
-                    put(at, distance, end - at);
-                }
+            Jcc(_) if end - at >= 2 && random.percent(90) => {
+                let distance = (random.below(0xe00) as i64 - 0x700) as u64;
+                put(at, distance, end - at);
             }
             JmpFar | CallFar if end > at => {
                 let size = end - at - 2;
@@ -701,11 +690,9 @@ impl<'r> Maker<'r> {
         let instruction = self.made.instruction;
         let word = |value: u64| value.to_le_bytes()[..bytes].to_vec();
         match self.operation() {
-            Jmp | Call => {
-                if !matches!(instruction.operand(0), Operand::Relative(_)) {
-                    let pointer = self.code_pointer(self.case.selectors[CS]);
-                    self.give(0, targets, &word(pointer));
-                }
+            Jmp | Call if !matches!(instruction.operand(0), Operand::Relative(_)) => {
+                let pointer = self.code_pointer(self.case.selectors[CS]);
+                self.give(0, targets, &word(pointer));
             }
             JmpFar | CallFar => {
                 let selector = self.far_selector();

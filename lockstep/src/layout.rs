@@ -39,8 +39,6 @@ const DIRECTORY: u64 = 0x3000;
 const TABLE: u64 = 0x4000;
 const HIGH_PDPT: u64 = 0x5000;
 const HIGH_DIRECTORY: u64 = 0x6000;
-/// Where page tables end.
-pub(crate) const TABLES_END: u64 = 0x7000;
 /// Global descriptor table.
 pub(crate) const GDT: u64 = 0x8000;
 /// Its limit.
@@ -53,9 +51,7 @@ pub(crate) const TSS: u64 = 0xa000;
 pub(crate) const TSS_LIMIT: u32 = 0x67;
 /// HLT for each vector.
 pub(crate) const HANDLERS: u64 = 0xb000;
-/// Where the ring-0 stack begins.
-pub(crate) const RING_0_STACK: u64 = 0xc000;
-/// Where it ends.
+/// Where the ring-0 stack ends.
 pub(crate) const RING_0_STACK_END: u64 = 0xe000;
 /// Local descriptor table.
 pub(crate) const LDT: u64 = 0xe000;
@@ -240,7 +236,7 @@ pub(crate) fn system(user: bool) -> Vec<u8> {
             .iter()
             .any(|(start, end)| (*start..*end).contains(&offset));
         if mapped {
-            let mut entry = WINDOW + offset | P | AD;
+            let mut entry = (WINDOW + offset) | P | AD;
             if user {
                 entry |= U;
             }

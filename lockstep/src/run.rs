@@ -1,5 +1,6 @@
 //! Runs cases of all forms and streams on an oracle and a subject, and tells of the differences.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
@@ -63,7 +64,7 @@ fn has(form: &Form, size: CodeSize) -> bool {
 struct Pair<'s> {
     world: World,
     kind: Oracle,
-    oracle: Box<dyn Subject>,
+    oracle: &'s mut dyn Subject,
     subject: &'s mut dyn Subject,
 }
 
@@ -92,6 +93,7 @@ impl Pair<'_> {
 pub(crate) fn run(options: &Options) -> Result<(), String> {
     let forms = forms::all();
     let mut subject = open(&options.subject)?;
+    let mut oracles: BTreeMap<&str, Box<dyn Subject>> = BTreeMap::new();
     let mut tally = Tally::default();
     let end = Instant::now() + Duration::from_secs(60 * options.minutes);
     let mut seed = options.seed;
@@ -105,10 +107,14 @@ pub(crate) fn run(options: &Options) -> Result<(), String> {
             if other_world || other_oracle {
                 continue;
             }
+            let oracle = match oracles.entry(kind.subject()) {
+                Entry::Occupied(open) => open.into_mut(),
+                Entry::Vacant(place) => place.insert(open(kind.subject())?),
+            };
             let mut pair = Pair {
                 world,
                 kind,
-                oracle: open(kind.name())?,
+                oracle: &mut **oracle,
                 subject: &mut *subject,
             };
             setup(options, seed, &forms, &mut pair, &mut tally);
@@ -139,7 +145,7 @@ fn setup(options: &Options, seed: u64, forms: &[Form], pair: &mut Pair<'_>, tall
         }
         if let Plan::Skip(reason) = forms::plan(form.shape.operation, world, kind, options.all) {
             let names = tally.skipped.entry(reason).or_default();
-            names.insert(format!("{:?}", form.shape.operation));
+            names.insert(forms::family(form.shape.operation));
             continue;
         }
         for number in 0..options.cases {

@@ -287,8 +287,7 @@ impl Subject for Soft {
                 Stop::Budget => {
                     if raw.rip != case.rip
                         && self.board.bytes().get(linear as usize) == Some(&0xf4)
-                        && linear < 0x2_2000
-                        && linear >= 0x2_0000
+                        && (0x2_0000..0x2_2000).contains(&linear)
                     {
                         if !case.world.user() {
                             raw.rip += 1;

@@ -132,6 +132,7 @@ pub fn machine(board: Board, irqchip: Irqchip) -> Machine<'static> {
     let config = Config {
         board,
         irqchip,
+        pit: true,
         ram: ram(),
         ram_size: RAM as u64,
         rom: &ROM,
@@ -144,6 +145,8 @@ pub fn machine(board: Board, irqchip: Irqchip) -> Machine<'static> {
         kernel: KERNEL.get_or_init(|| (0..=255).collect()),
         initrd: b"initrd",
         cmdline: b"quiet",
+        boot: &[],
+        testdev_memory: &[],
     };
     let mut machine = Machine::new(config).expect("the board fits its tables");
     let classes = [

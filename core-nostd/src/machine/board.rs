@@ -12,6 +12,7 @@ use crate::devices::debugcon::{self, Debugcon};
 use crate::devices::i8042::{self, I8042, I8042Wiring};
 use crate::devices::ib700::{self, Ib700};
 use crate::devices::kernel;
+use crate::devices::pc_testdev::{self, PcTestdev};
 use crate::devices::pit::{self, Pit, PitWiring};
 use crate::devices::port92::{self, Port92};
 use crate::devices::post::{self, Post};
@@ -45,6 +46,7 @@ pub static CLASSES: &[&DeviceClass] = &[
     &kernel::IOAPIC_CLASS,
     &kernel::PIC_CLASS,
     &kernel::PIT_CLASS,
+    &pc_testdev::CLASS,
     &pic::CLASS,
     &piix3::CLASS,
     &pit::CLASS,
@@ -169,6 +171,8 @@ pub enum DeviceError {
     NotPluggable,
     /// Another device has the id.
     IdTaken,
+    /// The host lends no memory for it.
+    NoMemory,
     /// The id is longer than [`super::ID_MAX`] bytes.
     IdLong,
 }
@@ -183,6 +187,7 @@ impl fmt::Display for DeviceError {
             Self::Ports(full) => write!(f, "{full}"),
             Self::FwCfgFile(name) => write!(f, "duplicate fw_cfg file name: {name}"),
             Self::NotPluggable => f.write_str("it is part of the board, not pluggable"),
+            Self::NoMemory => f.write_str("there is no memory for it"),
             Self::IdTaken => f.write_str("another device has this id"),
             Self::IdLong => write!(f, "the id is longer than {} bytes", super::ID_MAX),
         }
@@ -197,6 +202,7 @@ impl Port {
             Self::PciAddress | Self::PciData => Width::Dword,
             Self::DebugExit(_) => DebugExit::WIDEST,
             Self::Pvpanic => Pvpanic::WIDEST,
+            Self::Testdev => PcTestdev::WIDEST,
             _ => Width::Byte,
         }
     }
@@ -225,6 +231,7 @@ impl<'m> Machine<'m> {
         let mut machine = Self {
             board: config.board,
             irqchip: config.irqchip,
+            has_pit: config.pit,
             layout: RamLayout::new(config.board, config.ram_size),
             ram: config.ram,
             rom: config.rom,
@@ -260,6 +267,8 @@ impl<'m> Machine<'m> {
             debug_exits: heapless::Vec::new(),
             watchdog: None,
             pvpanic: None,
+            testdev: None,
+            testdev_memory: config.testdev_memory,
             plugged: heapless::Vec::new(),
         };
         machine.map_ports()?;
@@ -285,8 +294,10 @@ impl<'m> Machine<'m> {
             ports.add(0x20, 2, Port::MasterPic)?;
             ports.add(0xa0, 2, Port::SlavePic)?;
             ports.add(0x4d0, 2, Port::Elcr)?;
-            ports.add(0x40, 4, Port::Pit)?;
-            ports.add(0x61, 1, Port::PortB)?;
+            if self.has_pit {
+                ports.add(0x40, 4, Port::Pit)?;
+                ports.add(0x61, 1, Port::PortB)?;
+            }
         }
         ports.add(0x70, 2, Port::Rtc)?;
         ports.add(post::PORT, 1, Port::Post)?;
@@ -322,6 +333,9 @@ impl<'m> Machine<'m> {
             // Behind the end items read as zeros, so that the final NUL is there.
             fw_cfg.add_u32(keys::CMDLINE_SIZE, config.cmdline.len() as u32 + 1)?;
             fw_cfg.add(keys::CMDLINE_DATA, Content::Lent(config.cmdline))?;
+        }
+        if !config.boot.is_empty() {
+            fw_cfg.add(keys::BOOT, Content::Lent(config.boot))?;
         }
         self.describe_in_cmos(low_ram, high_ram, config.cpus);
         Ok(())
@@ -382,6 +396,7 @@ impl<'m> Machine<'m> {
             name if name == debug_exit::CLASS.name => self.plug_debug_exit(values).map(|()| None),
             name if name == ib700::CLASS.name => self.plug_watchdog().map(|()| None),
             name if name == pvpanic::CLASS.name => self.plug_pvpanic(values).map(|()| None),
+            name if name == pc_testdev::CLASS.name => self.plug_testdev().map(|()| None),
             _ => Err(DeviceError::NotPluggable),
         }
     }
@@ -479,6 +494,23 @@ impl<'m> Machine<'m> {
         Ok(())
     }
 
+    fn plug_testdev(&mut self) -> Result<(), DeviceError> {
+        if self.testdev.is_some() {
+            // Its ports can't be moved.
+            return Err(DeviceError::TooMany(1));
+        }
+        if self.testdev_memory.len() != pc_testdev::MEMORY {
+            return Err(DeviceError::NoMemory);
+        }
+        let lines = (pc_testdev::LINES_BASE, pc_testdev::LINES);
+        self.ports
+            .add(pc_testdev::BASE, pc_testdev::PORTS, Port::Testdev)
+            .and_then(|()| self.ports.add(lines.0, lines.1, Port::TestdevLines))
+            .map_err(DeviceError::Ports)?;
+        self.testdev = Some(PcTestdev::new(self.testdev_memory));
+        Ok(())
+    }
+
     /// Resets every device. The host resets processors and in-kernel controllers itself.
     pub fn reset<H: Host>(&mut self, host: &mut H, now: u64) {
         self.power_on(now);
@@ -503,7 +535,7 @@ impl<'m> Machine<'m> {
 
     fn power_on(&mut self, now: u64) {
         // Lines fall with their drivers, or rise as the PIT's; then the PICs are reset, and forget what they have seen.
-        if self.irqchip.in_machine() && self.board != Board::None {
+        if self.irqchip.in_machine() && self.board != Board::None && self.has_pit {
             self.pit.reset(context!(self, now));
         }
         self.rtc.reset(context!(self, now));
@@ -519,6 +551,9 @@ impl<'m> Machine<'m> {
         }
         if let Some(watchdog) = &mut self.watchdog {
             watchdog.reset(context!(self, now));
+        }
+        if let Some(testdev) = &mut self.testdev {
+            testdev.reset(context!(self, now));
         }
         self.remap();
         self.pic.reset(context!(self, now));
@@ -600,6 +635,10 @@ impl<'m> Machine<'m> {
                 Some(pvpanic) => pvpanic.pio_read(cx, offset, width),
                 None => u32::MAX,
             },
+            Port::Testdev | Port::TestdevLines => match &mut self.testdev {
+                Some(testdev) => testdev.pio_read(cx, testdev_offset(port, offset), width),
+                None => u32::MAX,
+            },
         }
     }
 
@@ -657,6 +696,11 @@ impl<'m> Machine<'m> {
                     pvpanic.pio_write(cx, offset, width, value);
                 }
             }
+            Port::Testdev | Port::TestdevLines => {
+                if let Some(testdev) = &mut self.testdev {
+                    testdev.pio_write(cx, testdev_offset(port, offset), width, value);
+                }
+            }
         }
     }
 
@@ -700,6 +744,14 @@ impl<'m> Machine<'m> {
             Some(PciSlot::IsaBridge) => self.piix3.config_write(cx, target.register, width, value),
             None => {}
         }
+    }
+}
+
+/// Which of `pc-testdev`'s registers a port is.
+const fn testdev_offset(port: Port, offset: u16) -> u16 {
+    match port {
+        Port::TestdevLines => pc_testdev::LINES_OFFSET + offset,
+        _ => offset,
     }
 }
 

@@ -1,5 +1,7 @@
 //! What a machine is built from.
 
+use core::sync::atomic::AtomicU8;
+
 use crate::irq::LocalApic;
 #[cfg(doc)]
 use crate::irq::lapic::CPUS_MAX;
@@ -89,6 +91,9 @@ pub struct Config<'m> {
     pub board: Board,
     /// Who models interrupt controllers.
     pub irqchip: Irqchip,
+    /// Whether there is an interval timer, an 8254 (`-machine pit=`). Without it there is no port 61h
+    /// either.
+    pub pit: bool,
     /// Guest RAM: [`Config::ram_size`] bytes laid out as [`RamLayout::new`] says.
     pub ram: &'m dyn GuestRam,
     /// Bytes of guest RAM.
@@ -108,12 +113,18 @@ pub struct Config<'m> {
     pub uuid: [u8; 16],
     /// Whether firmware may expect a graphical console.
     pub graphics: bool,
-    /// A kernel for the boot ROM.
+    /// A kernel for the firmware to start.
     pub kernel: &'m [u8],
-    /// An initial RAM disk or multiboot module for it.
+    /// An initial RAM disk for it, or multiboot modules, each at a multiple of 4 KiB.
     pub initrd: &'m [u8],
     /// Its command line, without a final NUL.
     pub cmdline: &'m [u8],
+    /// How the boot ROM starts the kernel: what [`crate::firmware::boot::Request::prepare`] has
+    /// written. Empty where other firmware is to do it.
+    pub boot: &'m [u8],
+    /// Memory for the device `pc-testdev`, [`crate::devices::pc_testdev::MEMORY`] bytes; empty where
+    /// it will not be plugged in.
+    pub testdev_memory: &'m [AtomicU8],
 }
 
 #[cfg(test)]

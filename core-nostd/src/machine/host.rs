@@ -52,6 +52,13 @@ pub trait Host {
     /// before the guest runs on.
     fn memory_remapped(&mut self);
 
+    /// Takes the page of RAM at `gpa` out of what the guest has mapped: its next access has to look
+    /// for the page again. Whoever keeps no such mappings has nothing to do; nothing else is to be
+    /// seen of it.
+    fn flush_page(&mut self, gpa: u64) {
+        let _ = gpa;
+    }
+
     /// The A20 gate was switched.
     fn set_a20(&mut self, enabled: bool);
 }

@@ -28,10 +28,13 @@ pub mod qtest;
 mod run_state;
 mod state;
 
+use core::sync::atomic::AtomicU8;
+
 use crate::devices::debug_exit::DebugExit;
 use crate::devices::debugcon::Debugcon;
 use crate::devices::i8042::I8042;
 use crate::devices::ib700::Ib700;
+use crate::devices::pc_testdev::PcTestdev;
 use crate::devices::pit::Pit;
 use crate::devices::port92::Port92;
 use crate::devices::post::Post;
@@ -84,6 +87,8 @@ enum Port {
     DebugExit(u8),
     Watchdog,
     Pvpanic,
+    Testdev,
+    TestdevLines,
 }
 
 /// What stands at an address of the PCI bus.
@@ -97,6 +102,8 @@ enum PciSlot {
 pub struct Machine<'m> {
     board: Board,
     irqchip: Irqchip,
+    /// Whether there is an interval timer.
+    has_pit: bool,
     layout: RamLayout,
     ram: &'m dyn GuestRam,
     rom: &'m [u8],
@@ -127,6 +134,8 @@ pub struct Machine<'m> {
     debug_exits: heapless::Vec<DebugExit, DEBUG_EXIT_MAX>,
     watchdog: Option<Ib700>,
     pvpanic: Option<Pvpanic>,
+    testdev: Option<PcTestdev<'m>>,
+    testdev_memory: &'m [AtomicU8],
     plugged: heapless::Vec<Plugged, PLUGGED_MAX>,
 }
 
@@ -261,6 +270,9 @@ impl<'m> Machine<'m> {
 
     /// Reads where no memory answers: registers of devices, and zeros.
     fn bus_read<H: Host>(&mut self, host: &mut H, now: u64, gpa: u64, to: &mut [u8]) {
+        if let Some(testdev) = &self.testdev {
+            testdev.mmio_read(gpa, to);
+        }
         let Some((offset, mut done)) = self.ioapic_at(gpa, to.len()) else {
             return;
         };
@@ -281,6 +293,9 @@ impl<'m> Machine<'m> {
     fn bus_write<H: Host>(&mut self, host: &mut H, now: u64, gpa: u64, from: &[u8]) {
         if self.write_message(host, now, gpa, from) {
             return;
+        }
+        if let Some(testdev) = &mut self.testdev {
+            testdev.mmio_write(gpa, from);
         }
         let Some((offset, mut done)) = self.ioapic_at(gpa, from.len()) else {
             return;
@@ -404,6 +419,7 @@ impl<'m> Machine<'m> {
                     self.remap();
                     host.memory_remapped();
                 }
+                Effect::FlushPage(gpa) => host.flush_page(gpa.into()),
             }
         }
         while let Some(change) = self.lines.take_change() {

@@ -86,6 +86,7 @@ fn machine(board: Board, irqchip: Irqchip) -> Machine<'static> {
     let config = Config {
         board,
         irqchip,
+        pit: true,
         ram,
         ram_size: RAM as u64,
         rom: &ROM,
@@ -98,6 +99,8 @@ fn machine(board: Board, irqchip: Irqchip) -> Machine<'static> {
         kernel: b"kernel",
         initrd: &[],
         cmdline: b"quiet",
+        boot: &[],
+        testdev_memory: &[],
     };
     let mut machine = Machine::new(config).unwrap();
     machine.plug(&PropertyValues::new(&serial::CLASS)).unwrap();

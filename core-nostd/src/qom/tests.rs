@@ -87,6 +87,7 @@ fn machine(board: Board, irqchip: Irqchip) -> Machine<'static> {
     let config = Config {
         board,
         irqchip,
+        pit: true,
         ram: &RAM,
         ram_size: 0x1000,
         rom: &ROM,
@@ -99,6 +100,8 @@ fn machine(board: Board, irqchip: Irqchip) -> Machine<'static> {
         kernel: &[],
         initrd: &[],
         cmdline: &[],
+        boot: &[],
+        testdev_memory: &[],
     };
     let mut machine = Machine::new(config).unwrap();
     if board != Board::None {

@@ -136,6 +136,16 @@ mod tests {
         assert_eq!(leaf(0xb, 1).ebx, 4);
         assert_eq!(leaf(0xb, 1).edx, 3);
         assert_eq!(table.signature(), leaf(1, 0).eax);
+        let spec = "max,vendor=GenuineIntel,phys-bits=36,host-phys-bits=off,migratable=on";
+        let spec = CpuSpec::parse(spec).unwrap();
+        let (table, _) = CpuidTable::new(offer(), &spec, topology).unwrap();
+        let [_, ebx, ecx, edx] = table.registers(0, 0);
+        assert_eq!(
+            [ebx, edx, ecx].map(u32::to_le_bytes).concat(),
+            b"GenuineIntel"
+        );
+        assert_eq!(table.registers(0x8000_0008, 0)[0] & 0xff, 36);
+        assert_eq!(table.registers(0x8000_0007, 0)[3] & 1 << 8, 0, "invtsc");
         let enforce = CpuSpec::parse("qemu64,+ia64,enforce").unwrap();
         let error = CpuidTable::new(offer(), &enforce, topology)
             .unwrap_err()

@@ -17,4 +17,4 @@ pub use error::KvmError;
 pub use kvm_ioctls::Kvm;
 pub use routes::Routes;
 pub use vcpu::{ExitHandler, Pauser, SystemEvent, VcpuStop, Vcpus};
-pub use vm::{Irqchip, Vm, open, x2apic_outside};
+pub use vm::{Irqchip, LostTicks, Vm, open, x2apic_outside};

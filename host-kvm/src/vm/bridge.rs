@@ -214,6 +214,12 @@ impl Host for Bridge<'_> {
         self.remapped = true;
     }
 
+    fn flush_page(&mut self, gpa: u64) {
+        if let Some(kvm) = self.accelerator.kvm() {
+            kvm.flush_page(gpa);
+        }
+    }
+
     // KVM leaves A20 open: no guest that it runs needs addresses to wrap.
     fn set_a20(&mut self, enabled: bool) {
         if let Accelerator::Soft(wires) = self.accelerator {

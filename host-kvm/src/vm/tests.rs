@@ -23,6 +23,7 @@ fn vm(settings: Settings) -> Vm {
     let config = Config {
         board: Board::Pc,
         irqchip: Irqchip::Machine,
+        pit: true,
         ram,
         ram_size: RAM,
         rom: &ROM,
@@ -35,6 +36,8 @@ fn vm(settings: Settings) -> Vm {
         kernel: &[],
         initrd: &[],
         cmdline: &[],
+        boot: &[],
+        testdev_memory: &[],
     };
     let mut machine = Box::new(Machine::new(config).unwrap());
     let classes: [&'static DeviceClass; 2] = [&ib700::CLASS, &pvpanic::CLASS];
@@ -52,7 +55,11 @@ fn vm(settings: Settings) -> Vm {
     };
     let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC).unwrap();
     let waker = Arc::new(Waker::new().unwrap());
-    Vm::new(Shared::new(guarded, None, waker, timer), None, settings)
+    Vm::new(
+        Shared::new(guarded, Accelerator::None, waker, timer),
+        None,
+        settings,
+    )
 }
 
 fn settings() -> Settings {

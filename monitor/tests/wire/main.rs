@@ -67,6 +67,7 @@ fn vm() -> Vm {
     let config = Config {
         board: Board::Pc,
         irqchip: Irqchip::Machine,
+        pit: true,
         ram,
         ram_size: 4096,
         rom: &[0; 4096],
@@ -78,6 +79,8 @@ fn vm() -> Vm {
         kernel: &[],
         initrd: &[],
         cmdline: &[],
+        boot: &[],
+        testdev_memory: &[],
         graphics: false,
     };
     let mut vm = InMemory::new(Machine::new(config).unwrap(), Deaf);

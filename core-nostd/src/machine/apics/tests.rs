@@ -44,6 +44,7 @@ fn machine(irqchip: Irqchip) -> (Machine<'static>, Recorder) {
     let machine = Machine::new(Config {
         board: Board::Pc,
         irqchip,
+        pit: true,
         ram: Box::leak(Box::new(ArrayRam::<0x1_0000>::new())),
         ram_size: 0x1_0000,
         rom: &[],
@@ -56,6 +57,8 @@ fn machine(irqchip: Irqchip) -> (Machine<'static>, Recorder) {
         kernel: &[],
         initrd: &[],
         cmdline: &[],
+        boot: &[],
+        testdev_memory: &[],
     });
     (machine.unwrap(), Recorder::default())
 }
