@@ -40,13 +40,23 @@ impl Cpu {
             Bswap => self.bswap(bus, i)?,
             Movbe => self.movbe(bus, i)?,
             Movnti => self.mov(bus, i)?,
-            Adcx | Adox | Mulx => self.multi_precision(bus, i)?,
+            Adcx | Adox => self.multi_precision(bus, i)?,
+            Mulx => {
+                self.check_vex()?;
+                self.multi_precision(bus, i)?;
+            }
             Shl | Shr | Sar | Rol | Ror | Rcl | Rcr => self.shift(bus, i)?,
             Shld | Shrd => self.double_shift(bus, i)?,
             Bt | Bts | Btr | Btc => self.bit_test(bus, i)?,
             Bsf | Bsr | Tzcnt | Lzcnt | Popcnt => self.count_bits(bus, i)?,
-            Andn | Bextr | Blsi | Blsmsk | Blsr | Bzhi => self.bmi(bus, i)?,
-            Pdep | Pext | Rorx | Sarx | Shlx | Shrx => self.bmi_without_flags(bus, i)?,
+            Andn | Bextr | Blsi | Blsmsk | Blsr | Bzhi => {
+                self.check_vex()?;
+                self.bmi(bus, i)?;
+            }
+            Pdep | Pext | Rorx | Sarx | Shlx | Shrx => {
+                self.check_vex()?;
+                self.bmi_without_flags(bus, i)?;
+            }
             Crc32 => self.crc32(bus, i)?,
             Clc => self.flags = self.flags.with_carry(false),
             Stc => self.flags = self.flags.with_carry(true),
@@ -96,14 +106,60 @@ impl Cpu {
             Sysenter => self.system_enter()?,
             Sysexit => self.system_exit(i)?,
             MovDebug => self.mov_debug(bus, i)?,
-            Nop | Pause => {}
+            Nop | Pause | Endbr32 | Endbr64 => {}
+            Prefetch | Prefetchw | Prefetchwt1 => {}
+            Prefetchnta | Prefetcht0 | Prefetcht1 | Prefetcht2 => {}
+            MovControl => self.mov_control(bus, i)?,
+            Clts => self.clear_task_switched(bus)?,
+            Lmsw => self.load_machine_status(bus, i)?,
+            Smsw => self.store_machine_status(bus, i)?,
+            Invlpg => self.invalidate_page(i)?,
+            Invpcid => self.invalidate_context(bus, i)?,
+            Invd | Wbinvd | Wbnoinvd => self.check_privileged()?,
+            Clflush | Clflushopt | Clwb => self.flush_line(bus, i)?,
+            Lfence | Mfence | Sfence | Serialize => self.memory_fence(),
+            Cli => self.clear_interrupts()?,
+            Operation::Sti => self.set_interrupts()?,
+            Cld => self.set_direction(false),
+            Std => self.set_direction(true),
+            Clac => self.set_alignment_check(false)?,
+            Stac => self.set_alignment_check(true)?,
+            Pushf => self.push_flags(bus, i)?,
+            Popf => self.pop_flags(bus, i)?,
+            Hlt => self.halt()?,
+            Wait => self.wait()?,
+            Swapgs => self.swap_gs()?,
+            Rdfsbase | Rdgsbase | Wrfsbase | Wrgsbase => self.segment_base(bus, i)?,
+            Rdpid => self.read_processor_id(bus, i)?,
+            Rdtsc => self.read_time(bus, false)?,
+            Rdtscp => self.read_time(bus, true)?,
+            // There are no counters.
+            Rdpmc => return self.protection(),
+            Rdrand | Rdseed => self.random(bus, i)?,
+            Rdpkru | Wrpkru => self.protection_keys(i)?,
+            Xgetbv => self.get_extended_control()?,
+            Xsetbv => self.set_extended_control()?,
+            Cpuid => self.cpuid_instruction(bus)?,
+            Rdmsr => self.read_msr_instruction(bus)?,
+            Wrmsr => self.write_msr_instruction(bus)?,
+            In => self.input(bus, i)?,
+            Out => self.output(bus, i)?,
+            Ins => self.input_string(bus, i)?,
+            Outs => self.output_string(bus, i)?,
+            Fxsave => self.save_legacy(bus, i)?,
+            Fxrstor => self.restore_legacy(bus, i)?,
+            Xsave | Xsaveopt | Xsavec => self.save_extended(bus, i)?,
+            Xrstor => self.restore_extended(bus, i)?,
+            Fpu(name) => self.float(bus, i, name)?,
+            Sse(name) => self.media(bus, i, name)?,
+            Packed(name) => self.packed(bus, i, name)?,
             _ => return self.undefined(),
         }
         Ok(())
     }
 }
 
-/// Whether an instruction is the last of its block: it may jump, or what comes after it may mean
+/// Whether an instruction is the last of its block: it always jumps, or what comes after it may mean
 /// something else then.
 pub(super) const fn ends_block(operation: Operation) -> bool {
     use Operation::*;
@@ -203,6 +259,15 @@ pub(super) const fn ends_block(operation: Operation) -> bool {
             | Lfence
             | Mfence
             | Sfence
+            | Prefetch
+            | Prefetchw
+            | Prefetchwt1
+            | Prefetchnta
+            | Prefetcht0
+            | Prefetcht1
+            | Prefetcht2
+            | Endbr32
+            | Endbr64
             | Fpu(_)
             | Sse(_)
             | Packed(_)

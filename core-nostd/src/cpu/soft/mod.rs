@@ -7,11 +7,13 @@
 //! the machine around it comes through a [`Bus`]: memory, ports, interrupts, time. Files:
 //!
 //! - `code`: decoded instructions by guest physical page, and what happens when code is overwritten;
+//! - `micro`, `fast`: common instructions in 16 bytes, and the functions that execute them;
 //! - `run`: the loop, and what is looked at between instructions;
 //! - `access`: segments' checks, effective addresses, operands, the stack;
 //! - `execute`: which method does which operation;
 //! - `integer`, `bits`, `string`, `stack`, `control`: instructions of applications;
-//! - `system`, `msr`, `cpuid`, `io`, `float`: those of systems, and what the processor says of itself;
+//! - `float`, `packed`: state of the x87, MMX and SSE; moves and integers in their registers;
+//! - `system`, `msr`, `cpuid`, `io`: those of systems, and what the processor says of itself;
 //! - `segment`, `transfer`, `task`, `exception`, `debug`: protection.
 
 mod access;
@@ -19,14 +21,22 @@ mod bits;
 mod bus;
 mod code;
 mod control;
+pub mod cpuid;
 mod debug;
 mod exception;
 mod execute;
+mod fast;
+mod float;
 mod integer;
+mod io;
+mod micro;
+mod msr;
+mod packed;
 mod run;
 mod segment;
 mod stack;
 mod string;
+mod system;
 mod task;
 #[cfg(test)]
 mod testing;
@@ -79,6 +89,11 @@ pub(super) mod slow {
     /// EFLAGS.RF: cleared once the next instruction is done.
     pub(crate) const RESUME: u32 = 1 << 7;
 }
+
+/// [`Events::shadow`]: MOV SS or POP SS holds interrupts and debug traps back for one instruction.
+const SHADOW_SS: u8 = 1 << 0;
+/// [`Events::shadow`]: STI holds interrupts back for one instruction.
+const SHADOW_STI: u8 = 1 << 1;
 
 /// Accesses to data need more than translation; bits of [`Cpu::data_checks`].
 pub(super) mod data_check {
@@ -147,7 +162,9 @@ pub struct Cpu {
     msrs: Msrs,
     fpu: FpuState,
     extended: ExtendedState,
-    /// What CPUID says there is; instructions of absent features are #UD.
+    /// What CPUID says.
+    cpuid: cpuid::Cpuid,
+    /// Its feature bits; instructions of absent features are #UD.
     features: FeatureSet,
     mmu: Mmu,
 }
@@ -177,6 +194,9 @@ impl Cpu {
         self.extended = state.extended.clone();
         let registers = MmuRegisters {
             paging: state.into(),
+            pkru: self.kept_pkru(),
+            pkrs: self.kept_pkrs(),
+            model: self.paging_model(),
             ..*self.mmu.registers()
         };
         self.mmu.load(&registers, bus);
@@ -205,16 +225,18 @@ impl Cpu {
         state.msrs.tsc = self.tsc(bus);
         state.fpu = self.fpu;
         state.extended = self.extended.clone();
-    }
-
-    /// What CPUID is to say, and what follows from it. Before the first [`Cpu::set_state`].
-    pub fn set_features(&mut self, features: &FeatureSet) {
-        self.features = *features;
+        self.keep_pkru(&mut state.extended);
     }
 
     /// Instructions executed since it was made.
     pub fn instructions(&self) -> u64 {
         self.instructions
+    }
+
+    /// The exception that an instruction raised last: after a triple fault, the one that could not
+    /// be delivered.
+    pub fn raised(&self) -> Option<Exception> {
+        self.raised
     }
 
     /// Time stamp counter, as RDTSC shows it.

@@ -1,6 +1,7 @@
 //! A guest for tests: a processor, a little RAM, and ports that remember.
 #![allow(unsafe_code)]
 
+use super::cpuid::entries_of;
 use super::{Attention, Bus, CodeCache, Cpu, Event, Platform, Signals, Stop};
 use crate::cpu::mmu::{HostPage, PhysicalMemory, RamOnly};
 use crate::cpu::{CpuState, Segment};
@@ -180,7 +181,8 @@ impl Guest {
         };
         guest
             .cpu
-            .set_features(&[u32::MAX; crate::cpu::features::WORDS]);
+            .set_cpuid(&entries_of(&[u32::MAX; crate::cpu::features::WORDS]))
+            .unwrap();
         guest.change(|state| {
             state.cs = Segment::real(0, 0, 0xb);
             state.rip = 0x1000;

@@ -1,6 +1,7 @@
 //! Whole instructions, and the loop around them.
 
 mod protection;
+mod regressions;
 
 use super::Stop;
 use super::testing::Guest;
