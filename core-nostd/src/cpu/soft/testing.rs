@@ -133,6 +133,13 @@ unsafe impl Platform for Board {
     }
 }
 
+impl Board {
+    /// Says whether the processor is the bootstrap processor.
+    pub(super) fn set_bootstrap(&mut self, bootstrap: bool) {
+        self.apic_base = 0xfee0_0800 | u64::from(bootstrap) << 8;
+    }
+}
+
 /// The guest.
 pub(super) struct Guest {
     pub(super) cpu: Box<Cpu>,
