@@ -8,8 +8,8 @@
 //! and bus locks.
 
 use super::access::Intent;
-use super::{Bus, Cpu, Exception, Outcome, slow};
-use crate::cpu::decode::{Instruction, Operand, Operation, Register, RegisterClass};
+use super::{Bus, Cpu, Exception, Outcome, SHADOW_SS, slow};
+use crate::cpu::decode::{Instruction, Operand, Operation, Register, RegisterClass, Size};
 use x86_64::registers::control::Cr4Flags;
 use x86_64::registers::rflags::RFlags;
 
@@ -67,7 +67,7 @@ impl Cpu {
 
     /// Raises #DB where an instruction breakpoint is at RIP. RF, and a load of SS before, hold it back.
     pub(super) fn check_breakpoints(&mut self) -> Outcome {
-        if self.flag(RFlags::RESUME_FLAG) || self.events.shadow & 1 != 0 {
+        if self.flag(RFlags::RESUME_FLAG) || self.events.shadow & SHADOW_SS != 0 {
             return Ok(());
         }
         let linear = if self.bits64() {
@@ -90,7 +90,7 @@ impl Cpu {
             Operation::Int | Operation::Int1 | Operation::Int3 => false,
             Operation::Into | Operation::Syscall => self.flag(RFlags::TRAP_FLAG),
             // A load of SS holds the trap back, and the next instruction has its own.
-            _ => self.events.shadow & 1 == 0,
+            _ => self.events.shadow & SHADOW_SS == 0,
         };
         if steps {
             self.debug_trap_due(BS);
@@ -106,11 +106,11 @@ impl Cpu {
         self.debug_trap_due(bits);
     }
 
-    /// Notes an access to ports where a breakpoint may be.
-    pub(super) fn watch_port(&mut self, port: u16, bytes: u8) {
+    /// Notes the use of a port where a breakpoint may be.
+    pub(super) fn watch_port(&mut self, port: u16, size: Size) {
         if self.cr4().contains(Cr4Flags::DEBUGGING_EXTENSIONS) {
             let kind = |kind| kind == condition::PORT;
-            let bits = self.matching(port.into(), bytes.into(), kind);
+            let bits = self.matching(port.into(), size.bytes().into(), kind);
             self.debug_trap_due(bits);
         }
     }
@@ -139,7 +139,7 @@ impl Cpu {
         if matches!(number, 4 | 5) && extended {
             return self.undefined();
         }
-        self.privileged()?;
+        self.check_privileged()?;
         if self.dr7 & GD != 0 {
             return Err(self.raise(Exception::DebugAccess));
         }

@@ -13,7 +13,6 @@ use super::task::Switch;
 use super::transfer::{IOPL, Stack};
 use super::{Bus, Cpu, Event, Outcome};
 use crate::cpu::decode::{Instruction, Operation, SegmentRegister, Size};
-use crate::cpu::gpr::RDX;
 use crate::cpu::mmu::{Fault, FaultKind, MmuRegisters};
 use crate::cpu::state::{Activity, CpuState, Events, Segment};
 use x86_64::registers::control::{Cr0Flags, Cr4Flags};
@@ -220,17 +219,9 @@ impl Cpu {
             self.slow &= !super::slow::DEBUG;
         }
         let (vector, error) = exception.vector_and_code();
-        let event = Arrival {
-            vector,
-            error,
-            source: Source::Hardware,
-            rip: self.rip,
-            flags,
-        };
-        self.arrive(bus, event).inspect_err(|_| {
-            // What was at the beginning of a triple fault tells more than its end.
-            self.raised = Some(exception);
-        })
+        let arrived = self.arrive_from_outside(bus, vector, error, flags);
+        self.raised = Some(exception);
+        arrived
     }
 
     /// Delivers an event that no instruction asks for, or what its delivery raises instead. An error
@@ -251,8 +242,7 @@ impl Cpu {
             event.rip = self.rip;
             event.flags = self.rflags() | RFlags::RESUME_FLAG.bits();
             let (vector, error) = exception.vector_and_code();
-            let second = class(vector);
-            (event.vector, event.error) = match (class(event.vector), second) {
+            (event.vector, event.error) = match (class(event.vector), class(vector)) {
                 (Class::DoubleFault, _) => {
                     self.events.triple_fault = true;
                     self.changed_waiting();
@@ -260,8 +250,7 @@ impl Cpu {
                 }
                 (Class::PageFault, Class::PageFault | Class::Contributory)
                 | (Class::Contributory, Class::Contributory) => {
-                    let (vector, error) = Exception::DoubleFault.vector_and_code();
-                    (vector, error)
+                    Exception::DoubleFault.vector_and_code()
                 }
                 // One after the other.
                 _ => (vector, error),
@@ -326,7 +315,7 @@ impl Cpu {
     /// INT n in virtual-8086 mode: whether the 8086 program's own handler was entered (SDM volume 3,
     /// 20.3.3).
     fn redirected(&mut self, bus: &mut Bus<'_>, event: &Arrival) -> Outcome<bool> {
-        let trusted = self.io_privilege() == 3;
+        let trusted = self.iopl() == 3;
         if self.cr4().contains(Cr4Flags::VIRTUAL_8086_MODE_EXTENSIONS) {
             let tr = self.tr;
             if u64::from(tr.limit) < IO_MAP + 1 {
@@ -569,7 +558,7 @@ impl Cpu {
         self.arrive_from_outside(bus, vector, error, flags)
     }
 
-    /// Delivers an event between two instructions.
+    /// Delivers an event at RIP that no instruction asked for.
     fn arrive_from_outside(
         &mut self,
         bus: &mut Bus<'_>,
@@ -631,10 +620,8 @@ impl Cpu {
     fn initialise(&mut self, bus: &mut Bus<'_>) {
         let bootstrap =
             ApicBaseFlags::from_bits_retain(bus.platform.apic_base()).contains(ApicBaseFlags::BSP);
-        let fresh = CpuState::power_on(0, bootstrap, 0);
-        let signature = self.registers[RDX];
+        let fresh = CpuState::power_on(0, bootstrap, self.signature());
         self.registers[..16].copy_from_slice(&fresh.gpr);
-        self.registers[RDX] = signature;
         (self.rip, self.next_rip) = (fresh.rip, fresh.rip);
         self.set_rflags(fresh.rflags);
         self.segments = [fresh.es, fresh.cs, fresh.ss, fresh.ds, fresh.fs, fresh.gs];

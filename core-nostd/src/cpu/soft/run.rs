@@ -6,7 +6,7 @@
 use super::code::{BLOCK_MAX, Block};
 use super::execute::ends_block;
 use super::micro::Flow;
-use super::{BLOCK_RIP, Bus, Cpu, Exception, Outcome, Raised, slow};
+use super::{BLOCK_RIP, Bus, Cpu, Exception, Outcome, Raised, SHADOW_SS, slow};
 use crate::cpu::Activity;
 use crate::cpu::decode::{CodeSize, DecodeError, Instruction, LENGTH_MAX, SegmentRegister, decode};
 use x86_64::registers::rflags::RFlags;
@@ -85,7 +85,7 @@ impl Cpu {
             return Some(Stop::Shutdown);
         }
         // Traps of the instruction before; MOV SS holds them back.
-        if self.debug_trap != 0 && self.events.shadow & 1 == 0 {
+        if self.debug_trap != 0 && self.events.shadow & SHADOW_SS == 0 {
             let bits = core::mem::take(&mut self.debug_trap);
             self.slow &= !slow::DEBUG;
             let _ = self.raise(Exception::Debug(bits));

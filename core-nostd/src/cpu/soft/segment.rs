@@ -9,11 +9,10 @@
 //! LAR shows the limit's bits 19 to 16.
 
 use super::access::sized;
-use super::{Bus, Cpu, Exception, Outcome};
+use super::{Bus, Cpu, Exception, Outcome, SHADOW_SS};
 use crate::cpu::decode::{Instruction, Operand, Operation, RegisterClass, SegmentRegister, Size};
 use crate::cpu::mmu::Mode;
 use crate::cpu::state::{DescriptorTable, Segment};
-use x86_64::registers::control::Cr4Flags;
 
 /// Selector: the requested privilege level.
 const RPL: u16 = 3;
@@ -188,15 +187,6 @@ impl Cpu {
     #[cold]
     pub(super) fn fail<T>(&mut self, failure: Failure, selector: u16) -> Outcome<T> {
         Err(self.raise(failure(selector & !RPL)))
-    }
-
-    /// #GP(0) unless the privilege level is 0.
-    pub(super) fn privileged(&mut self) -> Outcome {
-        if self.cpl == 0 {
-            Ok(())
-        } else {
-            self.protection()
-        }
     }
 
     /// Where a descriptor of so many bytes is; `None` behind its table's limit.
@@ -392,7 +382,7 @@ impl Cpu {
     /// A load of SS holds interrupts and debug traps back until the next instruction is done.
     fn shadow_after(&mut self, register: SegmentRegister) {
         if register == SegmentRegister::Ss {
-            self.events.shadow |= 1;
+            self.events.shadow |= SHADOW_SS;
             self.changed_waiting();
         }
     }
@@ -481,7 +471,7 @@ impl Cpu {
     /// LLDT.
     pub(super) fn load_local_table(&mut self, bus: &mut Bus<'_>, i: &Instruction) -> Outcome {
         self.with_descriptors()?;
-        self.privileged()?;
+        self.check_privileged()?;
         let selector = self.read::<u16>(bus, i, 0)?;
         self.ldtr = self.local_table(
             bus,
@@ -532,7 +522,7 @@ impl Cpu {
     pub(super) fn load_task_register(&mut self, bus: &mut Bus<'_>, i: &Instruction) -> Outcome {
         let failure = Exception::GeneralProtection;
         self.with_descriptors()?;
-        self.privileged()?;
+        self.check_privileged()?;
         let selector = self.read::<u16>(bus, i, 0)?;
         if is_null(selector) {
             return self.protection();
@@ -561,19 +551,10 @@ impl Cpu {
         Ok(())
     }
 
-    /// #GP(0) for what CR4.UMIP keeps from applications.
-    pub(super) fn not_from_user_mode(&mut self) -> Outcome {
-        let prevented = Cr4Flags::USER_MODE_INSTRUCTION_PREVENTION;
-        if self.cpl > 0 && self.cr4().contains(prevented) {
-            return self.protection();
-        }
-        Ok(())
-    }
-
     /// SLDT, STR.
     pub(super) fn store_selector(&mut self, bus: &mut Bus<'_>, i: &Instruction) -> Outcome {
         self.with_descriptors()?;
-        self.not_from_user_mode()?;
+        self.check_user_mode_instruction()?;
         let segment = if i.operation() == Operation::Sldt {
             &self.ldtr
         } else {
@@ -584,7 +565,7 @@ impl Cpu {
 
     /// SGDT, SIDT.
     pub(super) fn store_table(&mut self, bus: &mut Bus<'_>, i: &Instruction) -> Outcome {
-        self.not_from_user_mode()?;
+        self.check_user_mode_instruction()?;
         let (segment, offset) = self.memory_at(i)?;
         let table = if i.operation() == Operation::Sgdt {
             self.gdtr
@@ -600,13 +581,13 @@ impl Cpu {
 
     /// LGDT, LIDT.
     pub(super) fn load_table(&mut self, bus: &mut Bus<'_>, i: &Instruction) -> Outcome {
-        self.privileged()?;
+        self.check_privileged()?;
         let (segment, at) = self.memory_at(i)?;
         let limit: u16 = self.load(bus, segment, at)?;
         let at = at.wrapping_add(2) & i.address_size().mask();
         let base = if self.bits64() {
             let base: u64 = self.load(bus, segment, at)?;
-            if !self.canonical(base) {
+            if !self.canonical_base(base) {
                 return self.protection();
             }
             base

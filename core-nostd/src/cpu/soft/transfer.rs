@@ -609,11 +609,6 @@ impl Cpu {
         Ok(())
     }
 
-    /// IOPL, 0 to 3.
-    pub(super) fn io_privilege(&self) -> u8 {
-        ((self.system_flags & IOPL) >> 12) as u8
-    }
-
     /// The flags that IRET leaves, of those that it found on the stack.
     fn returned_flags(&self, image: u64, size: Size) -> u64 {
         let wide = size != Size::Word;
@@ -621,7 +616,7 @@ impl Cpu {
         if wide {
             taken |= RETURNED_32;
         }
-        if self.cpl <= self.io_privilege() {
+        if self.cpl <= self.iopl() {
             taken |= RFlags::INTERRUPT_FLAG.bits();
         }
         if self.cpl == 0 {
@@ -710,7 +705,7 @@ impl Cpu {
 
     /// IRET in virtual-8086 mode (SDM volume 3, 20.2.7 and 20.3.3.4).
     fn return_in_v86(&mut self, bus: &mut Bus<'_>, size: Size) -> Outcome {
-        let trusted = self.io_privilege() == 3;
+        let trusted = self.iopl() == 3;
         let extended = self.cr4().contains(Cr4Flags::VIRTUAL_8086_MODE_EXTENSIONS);
         if !trusted && (!extended || size != Size::Word) {
             return self.protection();
@@ -801,7 +796,7 @@ impl Cpu {
     /// SYSRET.
     pub(super) fn system_return(&mut self, i: &Instruction) -> Outcome {
         self.with_system_calls()?;
-        self.privileged()?;
+        self.check_privileged()?;
         let long = i.operand_size() == Size::Qword;
         let rip = self.registers[RCX];
         if long && !self.canonical(rip) {
@@ -851,7 +846,7 @@ impl Cpu {
     /// SYSEXIT.
     pub(super) fn system_exit(&mut self, i: &Instruction) -> Outcome {
         let selector = self.system_entry()?;
-        self.privileged()?;
+        self.check_privileged()?;
         let long = i.operand_size() == Size::Qword;
         let (pointer, rip) = (self.registers[RCX], self.registers[RDX]);
         if long && !(self.canonical(pointer) && self.canonical(rip)) {
