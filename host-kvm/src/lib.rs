@@ -7,6 +7,7 @@ pub mod daemonize;
 pub mod event_loop;
 pub mod firmware_images;
 pub mod kvm;
+pub mod log;
 pub mod memory;
 pub mod messages;
 pub mod monitors;

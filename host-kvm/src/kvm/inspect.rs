@@ -10,9 +10,10 @@ use kvm_bindings::{
     kvm_sregs,
 };
 use kvm_ioctls::VcpuFd;
-use thimble_core::cpu::{PagingMode, PagingRegisters};
+use thimble_core::cpu::{CpuState, PagingMode, PagingRegisters, Registers};
 
 use super::error::KvmError;
+use super::state;
 use super::vcpu::Vcpus;
 use super::vm::{Irqchip, Vm};
 
@@ -52,6 +53,16 @@ impl Vcpus {
         self.visit(index, |_, fd, _| Ok(paging(&system_registers(fd)?)))
     }
 
+    /// Where a processor is, and what it sees.
+    pub fn registers(&self, index: u32) -> Result<Registers, KvmError> {
+        self.visit(index, |_, fd, _| {
+            let mut state = CpuState::default();
+            state::get_regs(&registers(fd)?, &mut state);
+            state::get_sregs(&system_registers(fd)?, &mut state);
+            Ok(Registers::from(&state))
+        })
+    }
+
     /// Asserts the platform's NMI, which is wired to LINT1 of all processors. Each takes it if its
     /// local APIC lets it through; a processor without one, or whose is off, takes it directly
     /// (Intel SDM volume 3, chapter "APIC", "Local Vector Table" and "Enabling or Disabling the
@@ -60,6 +71,9 @@ impl Vcpus {
     /// # Errors
     /// Whatever the kernel says; processors before the failing one have got theirs.
     pub fn inject_nmi(&self) -> Result<u32, KvmError> {
+        if self.irqchip() == Irqchip::Off {
+            return Ok(self.handler().pulse_nmi());
+        }
         let mut taken = 0;
         for index in 0..self.count() {
             taken += self.visit(index, |vm, fd, _| {
@@ -85,7 +99,7 @@ fn system_registers(fd: &VcpuFd) -> Result<kvm_sregs, KvmError> {
 }
 
 fn idle(vm: &Vm, fd: &VcpuFd) -> Result<bool, KvmError> {
-    if vm.irqchip() == Irqchip::None {
+    if !vm.irqchip().has_apics() {
         // The kernel keeps no account of it: a HLT is an exit.
         return Ok(false);
     }
@@ -186,7 +200,7 @@ mod tests {
             threads: 1,
         };
         let spec = CpuSpec::parse("max").unwrap();
-        let (cpuid, _) = CpuidTable::new(&kvm, &spec, one).unwrap();
+        let (cpuid, _) = CpuidTable::new(&kvm, Irqchip::On, &spec, one).unwrap();
         let vm = Vm::new(kvm, Irqchip::On, ram.clone(), None, &map).unwrap();
         let vcpus = Vcpus::new(Arc::new(vm), 1, &cpuid, Arc::new(Nobody)).unwrap();
         Some((ram, vcpus))

@@ -18,9 +18,11 @@ use std::fmt;
 use std::path::PathBuf;
 
 use thimble_core::devices::class::{DeviceClass, PropertyValues};
+use thimble_core::devices::kernel;
 use thimble_core::machine::actions::Actions;
 
 use crate::chardev::spec::ChardevSpec;
+use crate::log::Items;
 
 pub use device::{DeviceOption, Global};
 pub use introspect::visit_options;
@@ -28,7 +30,7 @@ pub use machine::{
     Accel, CPUS_MAX, DEFAULT_CPU, KernelIrqchip, MEMORY_DEFAULT, MEMORY_MAX, MachineKind,
     MachineOptions, Smp, visit_machines,
 };
-pub use values::{LogItems, Rtc, RtcBase, RtcClock};
+pub use values::{Rtc, RtcBase, RtcClock};
 
 /// Where firmware is looked for after the directories of `-L`.
 pub const DATA_DIRS: &[&str] = &["/usr/share/seabios", "/usr/share/qemu"];
@@ -119,7 +121,7 @@ pub struct Options {
     /// The guest's name before messages.
     pub msg_guest_name: bool,
     /// What to log.
-    pub log_items: LogItems,
+    pub log_items: Items,
     /// Where to log; `None`: standard error.
     pub log_file: Option<String>,
     /// File for the process id.
@@ -167,7 +169,7 @@ impl Default for Options {
             cpu_pm: false,
             msg_timestamp: false,
             msg_guest_name: false,
-            log_items: LogItems::default(),
+            log_items: Items::empty(),
             log_file: None,
             pidfile: None,
             daemonize: false,
@@ -197,6 +199,13 @@ impl Options {
             .unwrap_or(plain)
     }
 
+    /// What the kernel's interval timer does about lost ticks, in the words of its class.
+    pub fn lost_tick_policy(&self) -> String {
+        let timer = self.defaults_of(&kernel::PIT_CLASS);
+        let policy = timer.text(kernel::LOST_TICK_POLICY);
+        policy.unwrap_or_default().to_owned()
+    }
+
     /// The properties that a new device of a class starts with: its defaults and `-global`.
     pub fn defaults_of(&self, class: &'static DeviceClass) -> PropertyValues {
         let mut values = PropertyValues::new(class);
@@ -221,7 +230,12 @@ pub struct OptionError(String);
 impl OptionError {
     /// An error of an option as given (`-m 12q`), also for what comes up after parsing.
     pub fn new(origin: &str, reason: &str) -> Self {
-        let line = format!("{origin}: {reason}");
+        Self::sentence(&format!("{origin}:"), reason)
+    }
+
+    /// An error that is a sentence of two parts, whatever was given.
+    pub fn sentence(start: &str, end: &str) -> Self {
+        let line = format!("{start} {end}");
         // An argument may hold line feeds and worse; an error is one line.
         Self(
             line.chars()

@@ -11,8 +11,6 @@ mod owner;
 mod save;
 
 use std::collections::VecDeque;
-use std::fs::File;
-use std::io::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -31,6 +29,7 @@ use thimble_monitor::{Event, JobId, QmpError, RateLimits, Timestamp};
 use crate::chardev::Chardevs;
 use crate::event_loop::poller::Waker;
 use crate::kvm::{self, KvmError, Pauser, Topology, VcpuStop, Vcpus};
+use crate::log::Sink;
 use crate::options::RtcClock;
 
 pub use bridge::{Bridge, BridgeState, CONSOLES_MAX, Exits, Pending};
@@ -191,8 +190,8 @@ pub struct Settings {
     pub cpus: u32,
     /// Where they are.
     pub topology: Topology,
-    /// Where the state of processors goes when they are reset.
-    pub reset_log: Option<File>,
+    /// What processors do, for `-d`.
+    pub log: Option<Arc<Sink>>,
     /// What the real-time clock shows at the start, in seconds since 1970.
     pub rtc_start: i64,
     /// What makes it go.
@@ -228,6 +227,7 @@ pub struct Vm {
     saves: SaveJobs,
     /// `migrate-set-capabilities`: whether migration is told by events.
     migration_events: bool,
+    dump_defaults: thimble_monitor::hmp::Defaults,
     exit: Option<i32>,
     /// The host's time when the VM was made.
     made_at: Duration,
@@ -251,6 +251,7 @@ impl Vm {
             rate_limits: RateLimits::default(),
             saves: SaveJobs::default(),
             migration_events: false,
+            dump_defaults: thimble_monitor::hmp::Defaults::default(),
             exit: None,
             made_at: since_epoch(),
             made_at_monotonic: monotonic(),
@@ -359,13 +360,12 @@ impl Vm {
     }
 
     fn log_reset(&mut self) {
-        let (Some(log), Some(vcpus)) = (&mut self.settings.reset_log, &self.vcpus) else {
+        let (Some(log), Some(vcpus)) = (&self.settings.log, &self.vcpus) else {
             return;
         };
         for index in 0..vcpus.count() {
             if let Ok(dump) = vcpus.dump(index) {
-                // A log that can't be written must not stop the VM.
-                let _ = writeln!(log, "CPU Reset (CPU {index})\n{dump}");
+                log.reset(index, &dump);
             }
         }
     }

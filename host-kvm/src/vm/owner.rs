@@ -1,14 +1,18 @@
 //! What QMP commands do to the VM.
 
+use thimble_core::cpu::{CpuState as Processor, Registers};
 use thimble_core::devices::ShutdownCause;
 use thimble_core::machine::RunState;
 use thimble_core::machine::actions::ActionChanges;
 use thimble_core::qom::Tree;
+use thimble_monitor::hmp::Defaults;
 use thimble_monitor::schema::SysEmuTarget;
 use thimble_monitor::schema::results::{
     CommandLineOptionInfo, CpuInfoFast, CpuInstanceProperties, MachineInfo,
 };
-use thimble_monitor::{CpuState, Event, JobId, KvmInfo, Owner, QmpError, Space, Timestamp};
+use thimble_monitor::{
+    CpuState, Event, JobId, KvmInfo, Owner, QmpError, Space, Timestamp, answers,
+};
 
 use super::{Vm, save};
 use crate::kvm::{KvmError, Vcpus};
@@ -158,6 +162,28 @@ impl Owner for Vm {
             pc,
             thread_id,
         })
+    }
+
+    fn registers(&mut self, index: u32) -> Result<Registers, QmpError> {
+        match self.vcpus.as_ref() {
+            Some(vcpus) => vcpus.registers(index).map_err(refused),
+            // As after a reset.
+            None => Ok(Registers::from(&Processor::power_on(0, index == 0, 0))),
+        }
+    }
+
+    fn read_physical(&mut self, gpa: u64, to: &mut [u8]) -> bool {
+        self.shared.call(|machine, bridge, now| {
+            let answers = answers(machine, gpa, to.len());
+            if answers {
+                machine.physical_read(bridge, now, gpa, to);
+            }
+            answers
+        })
+    }
+
+    fn dump_defaults(&mut self) -> &mut Defaults {
+        &mut self.dump_defaults
     }
 
     fn visit_objects(&self, look: &mut dyn FnMut(Tree<'_>)) {

@@ -23,17 +23,21 @@ fn vm(settings: Settings) -> Vm {
     let config = Config {
         board: Board::Pc,
         irqchip: Irqchip::Machine,
+        pit: true,
         ram,
         ram_size: RAM,
         rom: &ROM,
         cpus: 1,
         max_cpus: 1,
+        local_apics: &mut [],
         rtc_base: settings.rtc_start,
         uuid: [0; 16],
         graphics: false,
         kernel: &[],
         initrd: &[],
         cmdline: &[],
+        boot: &[],
+        testdev_memory: &[],
     };
     let mut machine = Box::new(Machine::new(config).unwrap());
     let classes: [&'static DeviceClass; 2] = [&ib700::CLASS, &pvpanic::CLASS];
@@ -62,7 +66,7 @@ fn settings() -> Settings {
         name: None,
         uuid: [0; 16],
         kvm: false,
-        reset_log: None,
+        log: None,
         rtc_start: 0,
         rtc_clock: RtcClock::Vm,
         rtc_path: EventText::try_from("/clock").unwrap(),

@@ -9,13 +9,16 @@
 
 use core::mem::MaybeUninit;
 
+use super::micro::{GENERAL, Micro, translate};
 use crate::cpu::decode::{CodeSize, Instruction};
 use crate::memory::{CodeMarks, Written};
 
 /// Blocks that are kept, a power of two.
 const BLOCKS: usize = 1 << 14;
-/// Instructions of all blocks.
-const INSTRUCTIONS: usize = 1 << 17;
+/// Micro-operations of all blocks.
+const MICROS: usize = 1 << 17;
+/// Instructions that they name.
+const INSTRUCTIONS: usize = 1 << 16;
 /// Instructions of a block at most.
 pub(super) const BLOCK_MAX: usize = 64;
 /// Generations; pages share them.
@@ -29,7 +32,7 @@ pub(super) struct Block {
     key: u64,
     /// Generation of its page when it was made.
     generation: u32,
-    /// Its instructions.
+    /// Its micro-operations.
     pub(super) first: u32,
     pub(super) count: u16,
     /// Bytes of code.
@@ -42,9 +45,12 @@ pub(super) struct Block {
 pub struct CodeCache {
     blocks: [Block; BLOCKS],
     generations: [u32; GENERATIONS],
+    micros: [Micro; MICROS],
+    /// Micro-operations that are in use.
+    micros_used: usize,
     instructions: [MaybeUninit<Instruction>; INSTRUCTIONS],
     /// Instructions that are in use, all of them initialised.
-    used: usize,
+    instructions_used: usize,
     /// Counts pages that were marked, so that each processor learns of it.
     marked: u64,
 }
@@ -72,12 +78,18 @@ impl CodeCache {
             .then_some(*block)
     }
 
-    /// An instruction of a block.
+    /// A micro-operation of a block.
+    #[inline]
+    pub(super) fn micro(&self, index: u32) -> Micro {
+        self.micros[index as usize % MICROS]
+    }
+
+    /// The instruction that a micro-operation names.
     #[inline]
     pub(super) fn instruction(&self, index: u32) -> &Instruction {
         let index = index as usize;
-        assert!(index < self.used);
-        // SAFETY: those below `used` were written by `insert`.
+        assert!(index < self.instructions_used);
+        // SAFETY: those below `instructions_used` were written by `insert`.
         unsafe { self.instructions[index].assume_init_ref() }
     }
 
@@ -87,17 +99,30 @@ impl CodeCache {
         gpa: u64,
         size: CodeSize,
         instructions: &[Instruction],
-        length: u16,
     ) -> Block {
-        if self.used + instructions.len() > INSTRUCTIONS {
+        if self.micros_used + instructions.len() > MICROS
+            || self.instructions_used + instructions.len() > INSTRUCTIONS
+        {
             self.forget_all();
         }
-        let first = self.used;
-        let places = self.instructions[first..].iter_mut();
-        for (place, instruction) in places.zip(instructions) {
-            place.write(*instruction);
+        let first = self.micros_used;
+        let mut length = 0;
+        for instruction in instructions {
+            length += u16::from(instruction.length());
+            let micro = translate(instruction, size, length.into());
+            self.micros[self.micros_used] = micro.unwrap_or_else(|| {
+                let index = self.instructions_used;
+                self.instructions[index].write(*instruction);
+                self.instructions_used += 1;
+                Micro {
+                    handler: GENERAL,
+                    length: instruction.length(),
+                    immediate: index as i32,
+                    ..Micro::default()
+                }
+            });
+            self.micros_used += 1;
         }
-        self.used += instructions.len();
         let key = key(gpa, size);
         let block = Block {
             key,
@@ -115,7 +140,8 @@ impl CodeCache {
         for block in &mut self.blocks {
             block.key = 0;
         }
-        self.used = 0;
+        self.micros_used = 0;
+        self.instructions_used = 0;
     }
 
     /// Forgets the blocks of pages that were stored to.

@@ -137,7 +137,7 @@ impl Cpu {
     }
 }
 
-/// Whether an instruction is the last of its block: it may jump, or what comes after it may mean
+/// Whether an instruction is the last of its block: it always jumps, or what comes after it may mean
 /// something else then.
 pub(super) const fn ends_block(operation: Operation) -> bool {
     use Operation::*;

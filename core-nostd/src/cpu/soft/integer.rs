@@ -138,9 +138,18 @@ impl Cpu {
         sized!(i.operand_size(), W => {
             let source = self.read::<W>(bus, i, 1)?;
             let accumulator = self.register::<W>(RAX);
-            let old = self.update(bus, i, 0, |old: W| {
-                (if old == accumulator { source } else { old }, old)
-            })?;
+            let old = if i.memory().is_some() {
+                self.update(bus, i, 0, |old: W| {
+                    (if old == accumulator { source } else { old }, old)
+                })?
+            } else {
+                // A register that differs is left alone whole: 32 bits are not zero-extended.
+                let old = self.read::<W>(bus, i, 0)?;
+                if old == accumulator {
+                    self.write(bus, i, 0, source)?;
+                }
+                Some(old)
+            };
             if let Some(old) = old {
                 self.flags = alu::cmp(accumulator, old);
                 if old != accumulator {
@@ -361,7 +370,7 @@ impl Cpu {
 }
 
 /// The size of MOVZX's, MOVSX's and MOVSXD's source.
-fn source_size(i: &Instruction) -> Size {
+pub(super) fn source_size(i: &Instruction) -> Size {
     match i.operand(1) {
         crate::cpu::decode::Operand::Register(Register { class, .. }) => match class {
             RegisterClass::Gpr8 | RegisterClass::Gpr8High => Size::Byte,

@@ -7,6 +7,7 @@
 //! the machine around it comes through a [`Bus`]: memory, ports, interrupts, time. Files:
 //!
 //! - `code`: decoded instructions by guest physical page, and what happens when code is overwritten;
+//! - `micro`, `fast`: common instructions in 16 bytes, and the functions that execute them;
 //! - `run`: the loop, and what is looked at between instructions;
 //! - `access`: segments' checks, effective addresses, operands, the stack;
 //! - `execute`: which method does which operation;
@@ -24,9 +25,11 @@ pub mod cpuid;
 mod debug;
 mod exception;
 mod execute;
+mod fast;
 mod float;
 mod integer;
 mod io;
+mod micro;
 mod msr;
 mod packed;
 mod run;
@@ -220,6 +223,12 @@ impl Cpu {
     /// Instructions executed since it was made.
     pub fn instructions(&self) -> u64 {
         self.instructions
+    }
+
+    /// The exception that an instruction raised last: after a triple fault, the one that could not
+    /// be delivered.
+    pub fn raised(&self) -> Option<Exception> {
+        self.raised
     }
 
     /// Time stamp counter, as RDTSC shows it.

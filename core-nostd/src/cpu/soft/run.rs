@@ -5,9 +5,10 @@
 
 use super::code::{BLOCK_MAX, Block};
 use super::execute::ends_block;
-use super::{BLOCK_RIP, Bus, Cpu, Exception, Outcome, slow};
+use super::micro::Flow;
+use super::{BLOCK_RIP, Bus, Cpu, Exception, Outcome, Raised, slow};
 use crate::cpu::Activity;
-use crate::cpu::decode::{DecodeError, Instruction, LENGTH_MAX, SegmentRegister, decode};
+use crate::cpu::decode::{CodeSize, DecodeError, Instruction, LENGTH_MAX, SegmentRegister, decode};
 
 /// Bytes of a page.
 const PAGE: u64 = 4096;
@@ -187,27 +188,77 @@ impl Cpu {
             Ok(gpa) => gpa,
             Err(fault) => return Err(self.access_fault(fault, SegmentRegister::Cs)),
         };
-        let block = match bus.code.find(gpa, self.code_size) {
-            Some(block) => block,
-            None => match self.decode_block(bus, gpa) {
+        self.run_blocks(bus, linear, gpa, allowed, left)
+    }
+
+    /// Runs blocks from a linear and guest physical address on, as long as they follow each other
+    /// within the page.
+    #[inline(always)]
+    fn run_blocks(
+        &mut self,
+        bus: &mut Bus<'_>,
+        linear: u64,
+        gpa: u64,
+        mut allowed: u64,
+        mut left: u64,
+    ) -> Outcome {
+        let size = self.code_size;
+        let (page, rip_page) = (gpa & !(PAGE - 1), self.rip.wrapping_sub(linear % PAGE));
+        loop {
+            let into = self.rip.wrapping_sub(rip_page);
+            let block = match bus.code.find(page | into, size) {
                 Some(block) => block,
-                None => return self.step(bus),
-            },
-        };
-        let long = !self.bits64() && u64::from(block.length) > allowed;
-        if long || u64::from(block.count) > left {
-            return self.step(bus);
-        }
-        self.registers[BLOCK_RIP] = self.rip;
-        for index in block.first..block.first + u32::from(block.count) {
-            let instruction = *bus.code.instruction(index);
-            let expected = self.rip.wrapping_add(instruction.length().into());
-            self.execute_at(bus, &instruction)?;
-            if self.rip != expected || bus.code_written() || self.slow != 0 {
-                break;
+                None => match self.decode_block(bus, page | into) {
+                    Some(block) => block,
+                    None => return self.step(bus),
+                },
+            };
+            let count = u64::from(block.count);
+            if count > left || size != CodeSize::Bits64 && u64::from(block.length) > allowed {
+                return self.step(bus);
+            }
+            self.registers[BLOCK_RIP] = self.rip;
+            let mut rip = self.rip;
+            let mut flow = Flow::Next;
+            let mut done = 0;
+            while done < block.count {
+                let micro = bus.code.micro(block.first + u32::from(done));
+                self.rip = rip;
+                flow = micro.execute(self, bus);
+                if flow != Flow::Next {
+                    break;
+                }
+                done += 1;
+                rip = rip.wrapping_add(micro.length.into());
+            }
+            match flow {
+                Flow::Next if size == CodeSize::Bits64 => self.rip = rip,
+                Flow::Next => self.rip = rip & 0xffff_ffff,
+                Flow::Leave | Flow::Exit => done += 1,
+                Flow::Raised => {
+                    self.instructions = self.instructions.wrapping_add(done.into());
+                    return Err(Raised);
+                }
+            }
+            self.instructions = self.instructions.wrapping_add(done.into());
+            left -= u64::from(done);
+            let into = self.rip.wrapping_sub(rip_page);
+            if left == 0
+                || into >= PAGE
+                || self.slow | u32::from(bus.signals.raised()) != 0
+                || bus.code_written()
+                || flow == Flow::Exit
+            {
+                return Ok(());
+            }
+            if size != CodeSize::Bits64 {
+                let limit = u64::from(self.segment(SegmentRegister::Cs).limit);
+                let Some(further) = limit.checked_sub(self.rip) else {
+                    return Ok(());
+                };
+                allowed = further + 1;
             }
         }
-        Ok(())
     }
 
     /// Decodes the block at a guest physical address, up to its page's end. `None` where there is no
@@ -243,9 +294,6 @@ impl Cpu {
         if instructions.is_empty() {
             return None;
         }
-        Some(
-            bus.code
-                .insert(gpa, self.code_size, &instructions, length as u16),
-        )
+        Some(bus.code.insert(gpa, self.code_size, &instructions))
     }
 }

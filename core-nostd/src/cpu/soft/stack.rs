@@ -56,16 +56,15 @@ impl Cpu {
 
     /// PUSH of registers, memory, immediates and segment registers.
     pub(super) fn push_operand(&mut self, bus: &mut Bus<'_>, i: &Instruction) -> Outcome {
-        // A segment's selector is pushed as a word, though the slot has the operand size.
+        // A selector is stored as a word into a slot of 32 bits, and zero-extended to 64 (volume 2, PUSH).
         if let Operand::Register(register) = i.operand(0)
             && register.class == crate::cpu::decode::RegisterClass::Segment
         {
             let selector = self.read::<u16>(bus, i, 0)?;
-            if i.operand_size() == Size::Word {
-                return self.push(bus, selector);
+            if i.operand_size() != Size::Dword {
+                return self.push_sized(bus, i.operand_size(), selector.into());
             }
-            let bytes = u64::from(i.operand_size().bytes());
-            let top = self.stack_pointer().wrapping_sub(bytes) & self.stack_mask;
+            let top = self.stack_pointer().wrapping_sub(4) & self.stack_mask;
             self.store(bus, SegmentRegister::Ss, top, selector)?;
             self.set_stack_pointer(top);
             return Ok(());
@@ -139,7 +138,8 @@ impl Cpu {
         let room = u64::from(self.read::<u16>(bus, i, 0)?);
         let level = self.read::<u8>(bus, i, 1)? % 32;
         self.push_sized(bus, size, self.registers[RBP])?;
-        let frame = self.stack_pointer();
+        // Whole: of a 16-bit stack the upper half of ESP, too.
+        let frame = self.registers[RSP];
         if level > 0 {
             let mut display = self.registers[RBP];
             for _ in 1..level {

@@ -1,5 +1,7 @@
 //! Whole instructions, and the loop around them.
 
+mod regressions;
+
 use super::Stop;
 use super::testing::Guest;
 use crate::cpu::gpr::{RAX, RBX, RCX, RDI, RSI, RSP};
