@@ -54,6 +54,8 @@ const X87: u64 = XCr0Flags::X87.bits();
 const XMM: u64 = XCr0Flags::SSE.bits();
 const AVX: u64 = XCr0Flags::AVX.bits();
 const PKRU: u64 = XCr0Flags::MPK.bits();
+/// Where it is in an area of XSAVE's standard format on most processors.
+const PKRU_AT: u64 = 2688;
 /// PKRU's number among the components.
 const PKRU_COMPONENT: u32 = 9;
 
@@ -369,13 +371,16 @@ impl Cpu {
             .then_some(entry.ebx.into())
     }
 
+    /// Where PKRU is in the saved state.
+    fn kept_pkru_at(&self) -> usize {
+        let offset = self.pkru_offset(false).unwrap_or(PKRU_AT);
+        offset as usize - XSAVE_BYTES as usize
+    }
+
     /// PKRU as the saved state has it: in XSAVE's standard format.
     pub(super) fn kept_pkru(&self) -> u32 {
         let area = &self.extended.area.0;
-        let Some(offset) = self.pkru_offset(false) else {
-            return 0;
-        };
-        let at = offset as usize - XSAVE_BYTES as usize;
+        let at = self.kept_pkru_at();
         match area.get(at..at + 4) {
             Some(bytes) if self.extended.xstate_bv & PKRU != 0 => {
                 u32::from_le_bytes(core::array::from_fn(|i| bytes[i]))
@@ -386,10 +391,7 @@ impl Cpu {
 
     /// Puts PKRU where the saved state has it.
     pub(super) fn keep_pkru(&self, extended: &mut ExtendedState) {
-        let Some(offset) = self.pkru_offset(false) else {
-            return;
-        };
-        let at = offset as usize - XSAVE_BYTES as usize;
+        let at = self.kept_pkru_at();
         let pkru = self.mmu.registers().pkru;
         if let Some(bytes) = extended.area.0.get_mut(at..at + 4) {
             bytes.copy_from_slice(&pkru.to_le_bytes());
