@@ -1,5 +1,8 @@
 //! IN, OUT, INS, OUTS, and who may use which port.
 //!
+//! INS and OUTS that repeat no times raise #GP(0) all the same where the port is not allowed: the
+//! manual doesn't say, processors do.
+//!
 //! Source: Intel SDM volume 1, chapter "Input/Output" (19.5 for protection), volume 3, 8.2.1 and
 //! 8.7 (the bitmap in task-state segments of 32 and 64 bits), volume 2 for the instructions.
 
@@ -84,9 +87,10 @@ impl Cpu {
     fn input_string_of<W: Word>(&mut self, bus: &mut Bus<'_>, i: &Instruction) -> Outcome {
         let (size, address_size) = (i.operand_size(), i.address_size());
         let step = self.string_step(size);
+        let port = self.register::<u16>(RDX);
+        // Also where there is nothing to transfer.
+        self.check_ports(bus, port, size)?;
         self.repeat(bus, i, |cpu, bus| {
-            let port = cpu.register::<u16>(RDX);
-            cpu.check_ports(bus, port, size)?;
             let to = cpu.pointer(RDI, address_size);
             cpu.check_store(bus, SegmentRegister::Es, to, W::SIZE)?;
             let value = bus.platform.pio_read(port, width(size));
@@ -106,9 +110,10 @@ impl Cpu {
     fn output_string_of<W: Word>(&mut self, bus: &mut Bus<'_>, i: &Instruction) -> Outcome {
         let (size, address_size) = (i.operand_size(), i.address_size());
         let step = self.string_step(size);
+        let port = self.register::<u16>(RDX);
+        // Also where there is nothing to transfer.
+        self.check_ports(bus, port, size)?;
         self.repeat(bus, i, |cpu, bus| {
-            let port = cpu.register::<u16>(RDX);
-            cpu.check_ports(bus, port, size)?;
             let from = cpu.pointer(RSI, address_size);
             let value: W = cpu.load(bus, i.segment(), from)?;
             bus.platform
@@ -140,6 +145,18 @@ impl Cpu {
         intent: Intent,
     ) -> Outcome {
         let linear = self.linear(segment, offset, length, intent)?;
+        self.check_pages(bus, segment, linear, length, intent)
+    }
+
+    /// The same for the pages of a linear address.
+    pub(super) fn check_pages(
+        &mut self,
+        bus: &mut Bus<'_>,
+        segment: SegmentRegister,
+        linear: u64,
+        length: usize,
+        intent: Intent,
+    ) -> Outcome {
         let access = match intent {
             Intent::Read => Access::Read,
             Intent::Write => Access::Write,
@@ -317,10 +334,11 @@ mod tests {
         guest.change(|state| state.es.limit = 0x3001);
         assert_eq!(guest.attempt_with(&[(RDI, 0x2fff)], &[0x6d]), GP);
         assert!(guest.board.read.is_empty());
-        // Rights come first, but not for a count of none.
+        // Rights come first, even with nothing to transfer.
         let mut guest = with_tss(Guest::protected().user());
         let registers = [(RDX, 0x60), (RDI, 0x3000), (RCX, 0)];
-        assert_eq!(guest.attempt_with(&registers, &[0xf3, 0x6c]), Ok(()));
-        assert_eq!(guest.attempt_with(&registers, &[0x6c]), GP);
+        for code in [&[0xf3, 0x6c][..], &[0xf3, 0x6e], &[0x6c]] {
+            assert_eq!(guest.attempt_with(&registers, code), GP);
+        }
     }
 }

@@ -10,7 +10,7 @@
 
 use core::sync::atomic::{Ordering, fence};
 
-use super::access::sized;
+use super::access::{Intent, sized};
 use super::cpuid::Feature;
 use super::{Bus, Cpu, Exception, Outcome, SHADOW_STI};
 use crate::cpu::Activity;
@@ -44,6 +44,9 @@ const PCID: u64 = 0xfff;
 const CR3_KEEP: u64 = 1 << 63;
 /// Task-state segments of 16 bits lack this bit of their type.
 const TSS_WIDE: u8 = 0b1000;
+/// Descriptor types: code, and code that can be read.
+const CODE: u8 = 0b1000;
+const CODE_READABLE: u8 = 0b1010;
 /// EFLAGS.IOPL.
 const IOPL: u64 = RFlags::IOPL_LOW.bits() | RFlags::IOPL_HIGH.bits();
 /// Flags that POPF changes in CPL 0, apart from the status flags.
@@ -351,10 +354,20 @@ impl Cpu {
         Ok(())
     }
 
-    /// CLFLUSH, CLFLUSHOPT, CLWB: only their address is checked, as that of a load.
+    /// CLFLUSH, CLFLUSHOPT, CLWB: only their address is checked, as that of a load, which may be of
+    /// code that can't be read.
     pub(super) fn flush_line(&mut self, bus: &mut Bus<'_>, i: &Instruction) -> Outcome {
         let (segment, offset) = self.memory_at(i)?;
-        self.check_access(bus, segment, offset, 1, super::access::Intent::Read)
+        let cache = self.segment(segment);
+        let code_only = cache.kind & CODE_READABLE == CODE && !cache.unusable;
+        if self.bits64() || !code_only {
+            return self.check_access(bus, segment, offset, 1, Intent::Read);
+        }
+        if offset > u64::from(cache.limit) {
+            return self.protection();
+        }
+        let linear = cache.base.wrapping_add(offset) & LOW;
+        self.check_pages(bus, segment, linear, 1, Intent::Read)
     }
 
     /// LFENCE, MFENCE, SFENCE, SERIALIZE: devices' threads see stores in order.
@@ -1009,6 +1022,34 @@ mod tests {
         guest.change(|state| state.cr4 |= 1 << 17);
         guest.put(0x3000, &0xfffu64.to_le_bytes());
         assert_eq!(guest.attempt_with(&[(RAX, 1)], &invpcid), Ok(()));
+    }
+
+    #[test]
+    fn cache_lines_are_checked_as_loads() {
+        let mut guest = Guest::protected();
+        guest.change(|state| {
+            state.gpr[RBX] = 0x3000;
+            state.es.limit = 0x2fff;
+            // Not to be read.
+            state.cs.kind = 9;
+        });
+        // clflush [ebx], es:[ebx], cs:[ebx]; mov al, cs:[ebx]
+        assert_eq!(guest.attempt(&[0x0f, 0xae, 0x3b]), Ok(()));
+        assert_eq!(guest.attempt(&[0x26, 0x0f, 0xae, 0x3b]), GP);
+        assert_eq!(guest.attempt(&[0x2e, 0x0f, 0xae, 0x3b]), Ok(()));
+        assert_eq!(guest.attempt(&[0x2e, 0x8a, 0x03]), GP);
+        let mut guest = Guest::long();
+        let fault = Err(Exception::PageFault(0));
+        assert_eq!(
+            guest.attempt_with(&[(RBX, 0x20_0000)], &[0x0f, 0xae, 0x3b]),
+            fault
+        );
+        assert_eq!(
+            guest.attempt_with(&[(RBX, 1 << 62)], &[0x0f, 0xae, 0x3b]),
+            GP
+        );
+        // A prefetch checks nothing.
+        assert_eq!(guest.attempt(&[0x0f, 0x18, 0x03]), Ok(()));
     }
 
     #[test]
