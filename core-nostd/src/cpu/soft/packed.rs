@@ -12,6 +12,8 @@ use super::{Bus, Cpu, Outcome};
 use crate::cpu::decode::{Instruction, Operand, Packed, RegisterClass, SegmentRegister, Sse};
 
 const LOW: u128 = u64::MAX as u128;
+/// Bytes of a page.
+const PAGE: u64 = 4096;
 
 /// Applies an operation to each pair of elements of a width.
 #[inline]
@@ -286,6 +288,59 @@ impl Cpu {
         }
     }
 
+    /// Loads so many bytes, 16 at most, zero-extended. Where sixteen lie in one page they are two
+    /// words: no second one faults where a first one did not.
+    fn load_vector(
+        &mut self,
+        bus: &mut Bus<'_>,
+        (segment, offset): (SegmentRegister, u64),
+        length: u8,
+    ) -> Outcome<u128> {
+        match length {
+            4 => return Ok(self.load::<u32>(bus, segment, offset)?.into()),
+            8 => return Ok(self.load::<u64>(bus, segment, offset)?.into()),
+            _ => {}
+        }
+        let mut bytes = [0; 16];
+        let length = usize::from(length).min(bytes.len());
+        let linear = self.linear(segment, offset, length, Intent::Read)?;
+        if length == 16 && linear % PAGE <= PAGE - 16 {
+            let mut word = |at| self.mmu.read::<u64>(bus, linear + at, self.mode);
+            return match (word(0), word(8)) {
+                (Ok(low), Ok(high)) => Ok(u128::from(low) | u128::from(high) << 64),
+                (Err(fault), _) | (_, Err(fault)) => Err(self.access_fault(fault, segment)),
+            };
+        }
+        self.load_bytes(bus, segment, offset, &mut bytes[..length])?;
+        Ok(u128::from_le_bytes(bytes))
+    }
+
+    /// Stores the lowest bytes in the same way.
+    fn store_vector(
+        &mut self,
+        bus: &mut Bus<'_>,
+        (segment, offset): (SegmentRegister, u64),
+        length: u8,
+        value: u128,
+    ) -> Outcome {
+        match length {
+            4 => return self.store(bus, segment, offset, value as u32),
+            8 => return self.store(bus, segment, offset, value as u64),
+            _ => {}
+        }
+        let length = usize::from(length).min(16);
+        let linear = self.linear(segment, offset, length, Intent::Write)?;
+        if length == 16 && linear % PAGE <= PAGE - 16 {
+            for (at, word) in [(0, value as u64), (8, (value >> 64) as u64)] {
+                if let Err(fault) = self.mmu.write(bus, linear + at, self.mode, word) {
+                    return Err(self.access_fault(fault, segment));
+                }
+            }
+            return Ok(());
+        }
+        self.store_bytes(bus, segment, offset, &value.to_le_bytes()[..length])
+    }
+
     /// An operand as an integer, zero-extended.
     fn vector(
         &mut self,
@@ -302,11 +357,8 @@ impl Cpu {
                 _ => self.register::<u32>(register.number.into()).into(),
             }),
             Operand::Memory(_) => {
-                let (segment, offset) = self.vector_at(i, alignment)?;
-                let mut bytes = [0; 16];
-                let length = usize::from(i.memory_size()).min(bytes.len());
-                self.load_bytes(bus, segment, offset, &mut bytes[..length])?;
-                Ok(u128::from_le_bytes(bytes))
+                let at = self.vector_at(i, alignment)?;
+                self.load_vector(bus, at, i.memory_size())
             }
             Operand::Immediate(value) => Ok(value.into()),
             _ => Ok(0),
@@ -332,9 +384,8 @@ impl Cpu {
                 _ => self.set_register(register.number.into(), value as u32),
             },
             Operand::Memory(_) => {
-                let (segment, offset) = self.vector_at(i, alignment)?;
-                let length = usize::from(i.memory_size()).min(16);
-                self.store_bytes(bus, segment, offset, &value.to_le_bytes()[..length])?;
+                let at = self.vector_at(i, alignment)?;
+                self.store_vector(bus, at, i.memory_size(), value)?;
             }
             _ => {}
         }
@@ -703,6 +754,38 @@ mod tests {
             assert_eq!(guest.attempt(code), Ok(()));
             assert_eq!(guest.state().gpr[RAX], expected, "{code:02x?}");
         }
+    }
+
+    #[test]
+    fn sixteen_bytes_across_pages() {
+        let mut guest = guest();
+        let value = u128::MAX / 255 * 3 ^ 0x1234;
+        for at in [0x2ff0, 0x2ff1, 0x2ff8, 0x2fff] {
+            guest.change(|state| {
+                state.fpu.xmm[1] = value;
+                state.gpr[RBX] = at;
+            });
+            // movups [rbx], xmm1; movups xmm0, [rbx]
+            assert_eq!(guest.attempt(&[0x0f, 0x11, 0x0b]), Ok(()));
+            assert_eq!(u128::from_le_bytes(guest.get(at)), value);
+            assert_eq!(guest.attempt(&[0x0f, 0x10, 0x03]), Ok(()));
+            assert_eq!(guest.state().fpu.xmm[0], value);
+        }
+        // The second page is not there: nothing is stored, and its first byte is at fault.
+        guest.put(0x1f_fff8, &[0; 8]);
+        guest.change(|state| state.gpr[RBX] = 0x1f_fff8);
+        assert_eq!(
+            guest.attempt(&[0x0f, 0x11, 0x0b]),
+            Err(Exception::PageFault(2))
+        );
+        assert_eq!(guest.state().cr2, 0x20_0000);
+        assert_eq!(guest.get::<8>(0x1f_fff8), [0; 8]);
+        guest.change(|state| state.gpr[RBX] = 0x20_0010);
+        assert_eq!(
+            guest.attempt(&[0x0f, 0x28, 0x03]),
+            Err(Exception::PageFault(0))
+        );
+        assert_eq!(guest.state().cr2, 0x20_0010);
     }
 
     #[test]
