@@ -4,9 +4,7 @@ use std::sync::Arc;
 
 use thimble_core::cpu::features::WORDS;
 use thimble_core::cpu::mmu::{HostPage, PhysicalMemory, RamOnly};
-use thimble_core::cpu::soft::{
-    Attention, Bus, CodeCache, Cpu, Exception, Platform, Signals, Stop, cpuid,
-};
+use thimble_core::cpu::soft::{Attention, Bus, CodeCache, Cpu, Platform, Signals, Stop, cpuid};
 use thimble_core::cpu::{CpuState, DescriptorTable};
 use thimble_core::devices::Width;
 use thimble_core::memory::{ArrayRam, Block, CodeMarks, Exchange, GuestRam};
@@ -122,7 +120,7 @@ unsafe impl Platform for Board {
         None
     }
 
-    fn apic_write_msr(&mut self, _index: u32, _value: u64) -> bool {
+    fn apic_write_msr(&mut self, _index: u32, _value: u64, _tsc: u64) -> bool {
         false
     }
 
@@ -234,29 +232,6 @@ impl Soft {
     }
 }
 
-/// The vector and error code of an exception.
-fn number(exception: Exception) -> (u8, Option<u32>) {
-    use Exception::*;
-    match exception {
-        DivideError => (0, None),
-        Debug(_) => (1, None),
-        Breakpoint => (3, None),
-        Overflow => (4, None),
-        BoundRange => (5, None),
-        InvalidOpcode => (6, None),
-        DeviceNotAvailable => (7, None),
-        DoubleFault => (8, Some(0)),
-        InvalidTss(code) => (10, Some(code.into())),
-        SegmentNotPresent(code) => (11, Some(code.into())),
-        StackFault(code) => (12, Some(code.into())),
-        GeneralProtection(code) => (13, Some(code.into())),
-        PageFault(code) => (14, Some(code)),
-        FloatingPoint => (16, None),
-        AlignmentCheck => (17, Some(0)),
-        SimdFloatingPoint => (19, None),
-    }
-}
-
 impl Subject for Soft {
     fn name(&self) -> &'static str {
         "software CPU"
@@ -282,7 +257,7 @@ impl Subject for Soft {
                     let Some(exception) = self.cpu.raised() else {
                         return raw.ended(End::Shutdown);
                     };
-                    let (vector, error) = number(exception);
+                    let (vector, error) = exception.vector_and_code();
                     raw.rflags |= RF;
                     if vector != 14 {
                         raw.cr2 = 0;

@@ -327,6 +327,11 @@ impl Cpu {
         self.features[feature.0] >> feature.1 & 1 != 0
     }
 
+    /// Family, model and stepping, which RDX shows after a reset.
+    pub(super) fn signature(&self) -> u32 {
+        self.cpuid.find(1, 0).map_or(0, |entry| entry.eax)
+    }
+
     /// Bits of a physical address, 32 to 52.
     pub(super) fn physical_bits(&self) -> u8 {
         match self.cpuid.find(0x8000_0008, 0) {
