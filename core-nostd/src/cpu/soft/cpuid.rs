@@ -5,7 +5,7 @@
 //!
 //! The host gives the leaves before the first state ([`Cpu::set_cpuid`]) and they never change; only
 //! what CPUID reads from control registers and IA32_APIC_BASE is filled in when it is executed.
-//! Instructions are checked once, when they are decoded ([`Cpu::admit`]).
+//! Instructions are checked once, when they are decoded (`Cpu::admit`).
 //!
 //! The rule of [`SUPPORTED`]: a bit enters with the last of its instructions.
 

@@ -759,7 +759,7 @@ mod tests {
     #[test]
     fn sixteen_bytes_across_pages() {
         let mut guest = guest();
-        let value = u128::MAX / 255 * 3 ^ 0x1234;
+        let value = (u128::MAX / 255 * 3) ^ 0x1234;
         for at in [0x2ff0, 0x2ff1, 0x2ff8, 0x2fff] {
             guest.change(|state| {
                 state.fpu.xmm[1] = value;
