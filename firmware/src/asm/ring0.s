@@ -200,7 +200,7 @@ gdt:
     .quad 0x00cf93000000ffff            # 10 ring-0 data
     .quad 0x00cff3000000ffff            # 18 ring-3 data
     .quad 0x00affb000000ffff            # 20 ring-3 code, 64-bit
-    .quad 0x00cf9b000000ffff            # 28 ring-0 code, 32-bit
+    .quad 0                             # 28 nothing
     .quad 0x0000890000002068 + (TSS << 16)  # 30 TSS
     .quad 0
 gdt_pointer:
