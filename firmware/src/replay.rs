@@ -199,6 +199,7 @@ fn build<'m>(
         rom: &ROM,
         cpus: 1,
         max_cpus: 1,
+        local_apics: &mut [],
         rtc_base: 1_582_984_798,
         uuid: [0x5a; 16],
         graphics: false,

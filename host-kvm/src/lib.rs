@@ -3,15 +3,20 @@
 //! The machine itself is `thimble_core`, its QMP sessions `thimble_monitor`; here bytes are moved.
 
 pub mod chardev;
+pub mod clock;
+pub mod cpuid;
 pub mod daemonize;
 pub mod event_loop;
 pub mod firmware_images;
 pub mod kvm;
+pub mod log;
 pub mod memory;
 pub mod messages;
 pub mod monitors;
 pub mod options;
 pub mod qtest;
+pub mod registers;
+pub mod soft;
 pub mod startup;
 pub mod terminal;
 pub mod vm;

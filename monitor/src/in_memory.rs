@@ -2,17 +2,18 @@
 
 use core::num::NonZeroU64;
 
-use thimble_core::cpu::models;
+use thimble_core::cpu::{CpuState as Processors, Registers, models};
 use thimble_core::devices::{ConsoleId, ShutdownCause};
 use thimble_core::machine::actions::{ActionChanges, Actions};
 use thimble_core::machine::{Host, Machine, RunState};
 use thimble_core::qom::{Chardev, Outside, Processor, Settings, Tree};
 
+use crate::hmp::Defaults;
 use crate::schema::SysEmuTarget;
 use crate::schema::results::{
     CommandLineOptionInfo, CpuInfoFast, CpuInstanceProperties, MachineInfo,
 };
-use crate::{CpuState, Event, JobId, KvmInfo, Owner, QmpError, Space, Timestamp};
+use crate::{CpuState, Event, JobId, KvmInfo, Owner, QmpError, Space, Timestamp, answers};
 
 /// Events that wait to be told at most.
 const EVENTS_MAX: usize = 16;
@@ -53,6 +54,8 @@ pub struct InMemory<'m, H: Host> {
     pub processor: Processor,
     /// How many processors it is said to have.
     pub cpus: u32,
+    /// What the human monitor sees of each of them.
+    pub registers: Registers,
     /// What was last set.
     pub actions: Actions,
     /// What is to be written to a file. The caller ends the job by `Session::complete`.
@@ -65,6 +68,7 @@ pub struct InMemory<'m, H: Host> {
     told: i64,
     jobs: u64,
     migration_events: bool,
+    dump_defaults: Defaults,
 }
 
 impl<'m, H: Host> InMemory<'m, H> {
@@ -93,6 +97,7 @@ impl<'m, H: Host> InMemory<'m, H> {
             },
             processor: Processor::from_model(&models::MODELS[0]),
             cpus: 1,
+            registers: Registers::from(&Processors::power_on(0, true, 0)),
             actions: Actions::default(),
             saving: None,
             done: 0,
@@ -101,6 +106,7 @@ impl<'m, H: Host> InMemory<'m, H> {
             told: 0,
             jobs: 0,
             migration_events: false,
+            dump_defaults: Defaults::default(),
         }
     }
 
@@ -255,6 +261,22 @@ impl<H: Host> Owner for InMemory<'_, H> {
             pc: 0xffff_fff0,
             thread_id: 0,
         })
+    }
+
+    fn registers(&mut self, _index: u32) -> Result<Registers, QmpError> {
+        Ok(self.registers)
+    }
+
+    fn read_physical(&mut self, gpa: u64, to: &mut [u8]) -> bool {
+        let answers = answers(&self.machine, gpa, to.len());
+        if answers {
+            self.machine.physical_read(&mut self.host, 0, gpa, to);
+        }
+        answers
+    }
+
+    fn dump_defaults(&mut self) -> &mut Defaults {
+        &mut self.dump_defaults
     }
 
     fn visit_objects(&self, look: &mut dyn FnMut(Tree<'_>)) {

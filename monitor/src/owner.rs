@@ -2,10 +2,12 @@
 
 use core::num::NonZeroU64;
 
-use thimble_core::machine::RunState;
+use thimble_core::cpu::Registers;
 use thimble_core::machine::actions::ActionChanges;
+use thimble_core::machine::{Machine, RunState};
 use thimble_core::qom::Tree;
 
+use crate::hmp::Defaults;
 use crate::schema::results::{CommandLineOptionInfo, CpuInfoFast, MachineInfo};
 use crate::{Event, QmpError, Timestamp};
 
@@ -37,6 +39,26 @@ pub struct CpuState {
     pub pc: u64,
     /// The host's id of its thread.
     pub thread_id: i32,
+}
+
+/// Whether something answers at each of these physical addresses.
+pub fn answers(machine: &Machine<'_>, mut gpa: u64, length: usize) -> bool {
+    let mut left = length as u64;
+    while left > 0 {
+        let known = match (machine.memory_map().find(gpa), machine.ram().block(gpa)) {
+            (Some(region), _) => region.length - (gpa - region.gpa),
+            // The hole in RAM that video memory has is answered for, by the bus.
+            (None, Some(block)) => block.length as u64,
+            (None, None) => return false,
+        };
+        let known = known.min(left);
+        left -= known;
+        gpa = match gpa.checked_add(known) {
+            Some(gpa) => gpa,
+            None => return left == 0,
+        };
+    }
+    true
 }
 
 /// The machine's owner: the process, or memory in tests. Methods must not block.
@@ -102,6 +124,15 @@ pub trait Owner {
 
     /// What a processor is doing; `index` is below [`Owner::cpus`].
     fn cpu_state(&mut self, index: u32) -> Result<CpuState, QmpError>;
+
+    /// A processor's registers, for the human monitor; `index` is below [`Owner::cpus`].
+    fn registers(&mut self, index: u32) -> Result<Registers, QmpError>;
+
+    /// Reads guest memory by physical addresses, devices too. False if nothing answers at some of them.
+    fn read_physical(&mut self, gpa: u64, to: &mut [u8]) -> bool;
+
+    /// What the human monitor's `x` and `print` did last.
+    fn dump_defaults(&mut self) -> &mut Defaults;
 
     /// Shows the tree of objects.
     fn visit_objects(&self, look: &mut dyn FnMut(Tree<'_>));

@@ -1,7 +1,7 @@
 //! A command's result on its way out.
 
 use serde::Serialize;
-use thimble_core::qmp::{Sink, SinkFull, Writer, write_json};
+use thimble_core::qmp::{Sink, SinkFull, Writer, write_escaped, write_json};
 
 /// Bytes of one value that serde writes at most: a result, or an element of a list. What may be longer is streamed.
 pub(crate) const VALUE_MAX: usize = 16 * 1024;
@@ -59,6 +59,17 @@ impl<'s, S: Sink> Reply<'s, S> {
         })
     }
 
+    /// A result that is a text, piece by piece. A piece must not end within a character.
+    pub(crate) fn text(
+        &mut self,
+        write: impl FnOnce(&mut dyn Sink) -> Result<(), SinkFull>,
+    ) -> Result<(), SinkFull> {
+        self.begin()?;
+        self.sink.put(b"\"")?;
+        write(&mut Escaped(self.sink))?;
+        self.sink.put(b"\"")
+    }
+
     /// A result that is JSON already.
     #[cfg(feature = "sabotage")]
     pub(crate) fn raw(&mut self, json: &str) -> Result<(), SinkFull> {
@@ -73,6 +84,15 @@ impl<'s, S: Sink> Reply<'s, S> {
             self.sink.put(b"{}")?;
         }
         Ok(())
+    }
+}
+
+/// What is put into it is within a JSON string.
+struct Escaped<'s, S: Sink>(&'s mut S);
+
+impl<S: Sink> Sink for Escaped<'_, S> {
+    fn put(&mut self, bytes: &[u8]) -> Result<(), SinkFull> {
+        write_escaped(self.0, bytes)
     }
 }
 

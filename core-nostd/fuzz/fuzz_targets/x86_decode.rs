@@ -1,11 +1,11 @@
 //! The instruction decoder on arbitrary bytes, in the mode that the first tells: it never panics, agrees with iced-x86 on
-//! every instruction in turn, and asks for more bytes as long as one isn't complete.
+//! every instruction in turn, and asks for more bytes as long as one isn't complete. Each has a line in a listing.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use thimble_core::cpu::decode::{
     Base, CodeSize, DecodeError, Instruction, LENGTH_MAX, Memory, Operand, Operation, Register,
-    RegisterClass, SegmentRegister, Size, decode,
+    RegisterClass, SegmentRegister, Size, decode, list,
 };
 use thimble_fuzz::plant;
 
@@ -28,6 +28,8 @@ fuzz_target!(|bytes: &[u8]| {
                 panic!("{difference}");
             }
         }
+        let mut text = String::new();
+        let listed = list(&mut text, code.len() as u64, code, mode).expect("a string has room");
         // What is no instruction is passed over by a byte.
         let length = match decode(code, mode) {
             Ok(instruction) => {
@@ -41,6 +43,10 @@ fuzz_target!(|bytes: &[u8]| {
             }
             Err(_) => 1,
         };
+        match decode(code, mode) {
+            Err(DecodeError::NeedMore) => assert_eq!((listed, text.len()), (0, 0)),
+            _ => assert_eq!((listed, text.ends_with('\n')), (length, true)),
+        }
         code = &code[length..];
     }
 });

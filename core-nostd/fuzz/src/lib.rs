@@ -141,6 +141,7 @@ pub fn machine(board: Board, irqchip: Irqchip) -> Machine<'static> {
         rom: &ROM,
         cpus: 1,
         max_cpus: 2,
+        local_apics: &mut [],
         rtc_base: 1_600_000_000,
         uuid: [7; 16],
         graphics: true,

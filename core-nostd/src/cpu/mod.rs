@@ -7,11 +7,14 @@ pub mod mmu;
 pub mod models;
 mod msr;
 mod paging;
+mod registers;
+pub mod soft;
 mod state;
 
 pub use mmu::{PagingMode, PagingRegisters};
 pub use msr::{MTRR_VARIABLE, MsrValue, Msrs, OTHER_MSRS_MAX, index as msr_index};
 pub use paging::{TranslateError, Translation};
+pub use registers::Registers;
 pub use state::{
     Activity, Bytes, CpuState, DescriptorTable, Events, ExtendedState, FpuState, LocalApicState,
     PendingException, PendingInterrupt, Segment, XSAVE_EXTENDED_BYTES, gpr,

@@ -3,7 +3,7 @@
 use core::fmt;
 
 use super::{
-    Board, Config, DEBUG_EXIT_MAX, DEBUGCON_MAX, Host, Machine, PciSlot, Port, PortsFull,
+    Board, Config, DEBUG_EXIT_MAX, DEBUGCON_MAX, Host, Irqchip, Machine, PciSlot, Port, PortsFull,
     RamLayout, SERIAL_MAX,
 };
 use crate::devices::class::{DeviceClass, PropertyValues};
@@ -22,7 +22,7 @@ use crate::devices::serial::{self, Serial, SerialWiring};
 use crate::devices::{ConsoleId, Context, Effects, PortDevice, Width};
 use crate::firmware::{Content, FwCfg};
 use crate::firmware::{FwCfgError, MachineFacts, fw_cfg, keys};
-use crate::irq::{IoApic, IrqLine, Lines, Pic, ioapic, pic};
+use crate::irq::{IoApic, IrqLine, Lines, LocalApics, Pic, ioapic, pic};
 use crate::memory::{Backing, MapFull, MemoryMap, Region};
 use crate::pci::{
     ConfigMechanism1, I440fx, PciFunction, Piix3, SlotError, Slots, i440fx, mechanism, piix3,
@@ -68,12 +68,14 @@ mod line {
 }
 
 /// Who a timer belongs to.
-mod timer {
+pub(super) mod timer {
     use crate::time::TimerId;
 
     pub(super) const PIT: TimerId = TimerId::new(0);
     pub(super) const RTC: TimerId = TimerId::new(1);
     pub(super) const WATCHDOG: TimerId = TimerId::new(2);
+    /// The next of all local APICs.
+    pub(crate) const LOCAL_APICS: TimerId = TimerId::new(3);
     /// The first serial port's; the others follow.
     pub(super) const SERIAL: u8 = 4;
 }
@@ -208,7 +210,8 @@ impl Port {
 
 impl<'m> Machine<'m> {
     /// Builds a board and puts it into its state after power-on.
-    pub fn new(config: Config<'m>) -> Result<Self, BuildError> {
+    pub fn new(mut config: Config<'m>) -> Result<Self, BuildError> {
+        let local_apics = core::mem::take(&mut config.local_apics);
         let rom = config.rom.len() as u64;
         if !rom.is_multiple_of(0x1000) || rom > 16 << 20 {
             return Err(BuildError::Invalid("length of the firmware image"));
@@ -240,6 +243,10 @@ impl<'m> Machine<'m> {
             intr: false,
             pic: Pic::new(),
             ioapic: IoApic::new(),
+            apics: LocalApics::new(match (config.board, config.irqchip) {
+                (Board::Pc | Board::Microvm, Irqchip::Machine) => local_apics,
+                _ => &mut [],
+            }),
             pit: Pit::new(pit),
             rtc: Rtc::new(
                 rtc,
@@ -551,6 +558,8 @@ impl<'m> Machine<'m> {
         self.remap();
         self.pic.reset(context!(self, now));
         self.ioapic.reset(context!(self, now));
+        self.apics.reset();
+        self.arm_apics();
         // What the resets themselves asked for is done.
         while self.effects.take().is_some() {}
     }
@@ -575,6 +584,11 @@ impl<'m> Machine<'m> {
             timer::WATCHDOG => {
                 self.watchdog.as_mut()?.timer(context!(self, now), id);
                 Some(Port::Watchdog)
+            }
+            timer::LOCAL_APICS => {
+                self.apics.advance(now);
+                self.arm_apics();
+                None
             }
             _ => {
                 let index = id.slot().checked_sub(timer::SERIAL)?;

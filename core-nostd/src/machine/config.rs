@@ -2,6 +2,9 @@
 
 use core::sync::atomic::AtomicU8;
 
+use crate::irq::LocalApic;
+#[cfg(doc)]
+use crate::irq::lapic::CPUS_MAX;
 use crate::memory::GuestRam;
 
 /// The board.
@@ -29,7 +32,8 @@ impl Board {
 /// Who models the interrupt controllers and the interval timer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Irqchip {
-    /// The machine itself.
+    /// The machine itself, with the local APICs for which the host lends memory: the software CPU,
+    /// and `kernel-irqchip=off`. It tells by [`super::Host::attention`] which processor is to look.
     Machine,
     /// The machine, but for the local APICs, which are the host's (`kernel-irqchip=split`): it is
     /// told of messages to them by [`super::Host::msi`], and of the PICs' output by
@@ -100,6 +104,9 @@ pub struct Config<'m> {
     pub cpus: u16,
     /// Processors that there may be later, at least `cpus`.
     pub max_cpus: u16,
+    /// Memory for the local APICs with [`Irqchip::Machine`]: one for each processor, at most
+    /// [`CPUS_MAX`]. A machine that no processor runs, such as a device test, needs none.
+    pub local_apics: &'m mut [LocalApic],
     /// Time of day when the virtual clock reads 0, in seconds since 1970-01-01 00:00 UTC.
     pub rtc_base: i64,
     /// The machine's UUID, in the byte order of its text form.

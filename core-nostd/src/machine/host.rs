@@ -35,6 +35,13 @@ pub trait Host {
         let _ = (pin, message);
     }
 
+    /// A processor, by its number, has got a reason to look: `Machine::take_event` or
+    /// `Machine::interrupt_waits`. Told with the machine's own local APICs only, and perhaps more
+    /// than once.
+    fn attention(&mut self, cpu: u16) {
+        let _ = cpu;
+    }
+
     /// Asks for a reset, a shutdown or the end of the process.
     fn power(&mut self, request: PowerRequest);
 

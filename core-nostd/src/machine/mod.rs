@@ -18,6 +18,7 @@ macro_rules! context {
 }
 
 pub mod actions;
+mod apics;
 mod board;
 mod config;
 mod host;
@@ -43,7 +44,7 @@ use crate::devices::serial::Serial;
 use crate::devices::{ConsoleId, Context, Effect, Effects, Width};
 use crate::firmware::FwCfg;
 use crate::irq::ioapic;
-use crate::irq::{IoApic, IrqLine, Lines, Pic};
+use crate::irq::{IoApic, IrqLine, Lines, LocalApics, Pic};
 use crate::memory::{Backing, GuestRam, MemoryMap};
 use crate::pci::{ConfigMechanism1, I440fx, Piix3, Slots};
 use crate::time::Timers;
@@ -117,6 +118,7 @@ pub struct Machine<'m> {
 
     pic: Pic,
     ioapic: IoApic,
+    apics: LocalApics<'m>,
     pit: Pit,
     rtc: Rtc,
     i8042: I8042,
@@ -289,6 +291,9 @@ impl<'m> Machine<'m> {
 
     /// Writes where no memory answers.
     fn bus_write<H: Host>(&mut self, host: &mut H, now: u64, gpa: u64, from: &[u8]) {
+        if self.write_message(host, now, gpa, from) {
+            return;
+        }
         if let Some(testdev) = &mut self.testdev {
             testdev.mmio_write(gpa, from);
         }
@@ -438,11 +443,23 @@ impl<'m> Machine<'m> {
         if intr != self.intr {
             self.intr = intr;
             host.set_intr(intr);
+            self.apics.set_intr(intr);
+        }
+        while let Some(cpu) = self.apics.take_attention() {
+            host.attention(cpu as u16);
         }
     }
 
-    /// Lets the host know of the I/O APIC's new routes, then of its interrupts.
+    /// Lets the host know of the I/O APIC's new routes, then of its interrupts, unless the local
+    /// APICs are the machine's own.
     fn send_messages<H: Host>(&mut self, host: &mut H) {
+        if !self.apics.is_empty() {
+            while self.ioapic.take_rerouted().is_some() {}
+            while let Some(message) = self.ioapic.take_message() {
+                self.apics.send_msi(message);
+            }
+            return;
+        }
         while let Some((pin, message)) = self.ioapic.take_rerouted() {
             host.route_changed(pin, message);
         }

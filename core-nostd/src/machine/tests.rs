@@ -108,6 +108,7 @@ fn machine_with(board: Board, irqchip: Irqchip, pit: bool) -> Machine<'static> {
         rom: &ROM,
         cpus: 1,
         max_cpus: 1,
+        local_apics: &mut [],
         rtc_base: 0,
         uuid: [0; 16],
         graphics: false,

@@ -97,6 +97,7 @@ fn machine_with(board: Board, irqchip: Irqchip, pit: bool) -> Machine<'static> {
         rom: &ROM,
         cpus: 3,
         max_cpus: 6,
+        local_apics: &mut [],
         rtc_base: 0,
         uuid: [0; 16],
         graphics: false,

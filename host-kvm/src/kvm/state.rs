@@ -162,7 +162,7 @@ pub(crate) fn set(vm: &Vm, fd: &VcpuFd, state: &CpuState) -> Result<(), KvmError
     Ok(())
 }
 
-fn get_regs(from: &kvm_regs, state: &mut CpuState) {
+pub(super) fn get_regs(from: &kvm_regs, state: &mut CpuState) {
     state.gpr = [
         from.rax, from.rcx, from.rdx, from.rbx, from.rsp, from.rbp, from.rsi, from.rdi, from.r8,
         from.r9, from.r10, from.r11, from.r12, from.r13, from.r14, from.r15,
@@ -230,7 +230,7 @@ fn segment(from: &Segment) -> kvm_segment {
     }
 }
 
-fn get_sregs(from: &kvm_sregs, state: &mut CpuState) {
+pub(super) fn get_sregs(from: &kvm_sregs, state: &mut CpuState) {
     state.es = get_segment(&from.es);
     state.cs = get_segment(&from.cs);
     state.ss = get_segment(&from.ss);

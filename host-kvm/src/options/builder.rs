@@ -16,6 +16,7 @@ use super::table::{self, ABSENT, Action, OPTIONS};
 use super::values;
 use super::{Accel, ChardevOption, MachineKind, OptionError, Options, Parsed, QmpOption};
 use crate::chardev::spec::{self, Backend, ChardevSpec, ShortForm};
+use crate::log::Items;
 
 /// Serial ports of a board at most.
 const SERIALS_MAX: usize = 4;
@@ -505,7 +506,7 @@ impl Builder {
 
     pub(super) fn log_items(&mut self, value: &str) -> Done {
         if value == "help" || value == "?" {
-            return self.print(values::log_help());
+            return self.print(Items::help());
         }
         values::parse_log_items(value, &mut self.options.log_items)
     }

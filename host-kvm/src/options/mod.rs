@@ -22,6 +22,7 @@ use thimble_core::devices::kernel;
 use thimble_core::machine::actions::Actions;
 
 use crate::chardev::spec::ChardevSpec;
+use crate::log::Items;
 
 pub use device::{DeviceOption, Global};
 pub use introspect::visit_options;
@@ -29,7 +30,7 @@ pub use machine::{
     Accel, CPUS_MAX, DEFAULT_CPU, KernelIrqchip, MEMORY_DEFAULT, MEMORY_MAX, MachineKind,
     MachineOptions, Smp, visit_machines,
 };
-pub use values::{LogItems, Rtc, RtcBase, RtcClock};
+pub use values::{Rtc, RtcBase, RtcClock};
 
 /// Where firmware is looked for after the directories of `-L`.
 pub const DATA_DIRS: &[&str] = &["/usr/share/seabios", "/usr/share/qemu"];
@@ -120,7 +121,7 @@ pub struct Options {
     /// The guest's name before messages.
     pub msg_guest_name: bool,
     /// What to log.
-    pub log_items: LogItems,
+    pub log_items: Items,
     /// Where to log; `None`: standard error.
     pub log_file: Option<String>,
     /// File for the process id.
@@ -168,7 +169,7 @@ impl Default for Options {
             cpu_pm: false,
             msg_timestamp: false,
             msg_guest_name: false,
-            log_items: LogItems::default(),
+            log_items: Items::empty(),
             log_file: None,
             pidfile: None,
             daemonize: false,

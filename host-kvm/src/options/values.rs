@@ -1,6 +1,7 @@
 //! The smaller values of the command line: the clock, the UUID, log items.
 
 use super::opts::{Kind, OptsTable, Reason, SubOption};
+use crate::log::Items;
 
 /// What the real-time clock shows at the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -141,37 +142,10 @@ pub(super) fn parse_uuid(text: &str) -> Result<[u8; 16], Reason> {
     Ok(uuid)
 }
 
-/// What `-d` writes to the log.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct LogItems {
-    /// Resets.
-    pub cpu_reset: bool,
-}
-
-/// An item of `-d`: name, help text, and where it is noted.
-type LogItem = (&'static str, &'static str, fn(&mut LogItems) -> &mut bool);
-
-static LOG_ITEMS: &[LogItem] = &[("cpu_reset", "resets of the processors", |items| {
-    &mut items.cpu_reset
-})];
-
-/// The text of `-d help`.
-pub(super) fn log_help() -> String {
-    let mut text = String::from("Log items (comma separated):\n");
-    for (name, doc, _) in LOG_ITEMS {
-        text.push_str(&format!("{name:<15} {doc}\n"));
-    }
-    text
-}
-
-pub(super) fn parse_log_items(text: &str, items: &mut LogItems) -> Result<(), Reason> {
-    for item in text.split(',') {
-        let (_, _, field) = LOG_ITEMS
-            .iter()
-            .find(|(name, ..)| *name == item)
-            .ok_or_else(|| format!("there is no log item '{item}' ('-d help' lists them)"))?;
-        *field(items) = true;
-    }
+pub(super) fn parse_log_items(text: &str, items: &mut Items) -> Result<(), Reason> {
+    let more = Items::parse(text)
+        .map_err(|item| format!("there is no log item '{item}' ('-d help' lists them)"))?;
+    *items |= more;
     Ok(())
 }
 

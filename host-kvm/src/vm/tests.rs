@@ -29,6 +29,7 @@ fn vm(settings: Settings) -> Vm {
         rom: &ROM,
         cpus: 1,
         max_cpus: 1,
+        local_apics: &mut [],
         rtc_base: settings.rtc_start,
         uuid: [0; 16],
         graphics: false,
@@ -54,7 +55,11 @@ fn vm(settings: Settings) -> Vm {
     };
     let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC).unwrap();
     let waker = Arc::new(Waker::new().unwrap());
-    Vm::new(Shared::new(guarded, None, waker, timer), None, settings)
+    Vm::new(
+        Shared::new(guarded, Accelerator::None, waker, timer),
+        None,
+        settings,
+    )
 }
 
 fn settings() -> Settings {
@@ -65,7 +70,7 @@ fn settings() -> Settings {
         name: None,
         uuid: [0; 16],
         kvm: false,
-        reset_log: None,
+        log: None,
         rtc_start: 0,
         rtc_clock: RtcClock::Vm,
         rtc_path: EventText::try_from("/clock").unwrap(),

@@ -824,7 +824,8 @@ impl<'s> Types<'s> {
             Type::Array(_) => format!(
                 "{{ let mut list = reply.list()?; handlers::{handler}(context{arguments}, &mut list)?; list.end()?; }}"
             ),
-            Type::Builtin(Builtin::Any) => {
+            // Texts are written piece by piece.
+            Type::Builtin(Builtin::Any | Builtin::Str) => {
                 format!("handlers::{handler}(context{arguments}, reply)?,")
             }
             _ => format!(

@@ -73,6 +73,7 @@ fn vm() -> Vm {
         rom: &[0; 4096],
         cpus: 2,
         max_cpus: 2,
+        local_apics: &mut [],
         rtc_base: 0,
         uuid: [0; 16],
         kernel: &[],

@@ -7,6 +7,7 @@
 //! Guests are small ROMs: see [`roms`]. Thimble runs them with KVM, QEMU with its software CPU.
 
 mod crate_types;
+mod human;
 mod identity;
 mod memory;
 mod objects;

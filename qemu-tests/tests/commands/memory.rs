@@ -140,7 +140,7 @@ fn half_and_half() -> String {
 }
 
 /// Whether KVM on this host runs this guest at all: some run long mode and real mode only.
-fn runs_with_kvm(rom: &[u8]) -> bool {
+pub(crate) fn runs_with_kvm(rom: &[u8]) -> bool {
     if packages::qemu().is_none() {
         return false;
     }

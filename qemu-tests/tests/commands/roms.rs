@@ -4,12 +4,12 @@
 
 /// Declares a program: the function that returns its bytes, the label of its start and the one of its end.
 macro_rules! program {
-    ($(#[$doc:meta])* $name:ident, $start:ident, $end:ident, $text:literal) => {
+    ($(#[$doc:meta])* $name:ident, $start:ident, $end:ident, $($text:literal),+) => {
         core::arch::global_asm!(
             ".pushsection .rodata.guests, \"a\", @progbits",
             ".code16",
             concat!(stringify!($start), ":"),
-            $text,
+            $($text,)+
             concat!(stringify!($end), ":"),
             ".code64",
             ".popsection",
@@ -363,4 +363,190 @@ program!(
         movb $'C', %al
         outb %al, %dx
     4:  jmp 4b"
+);
+
+/// Common instructions, in the code of the mode that the directive tells. Not to be run: to be looked at.
+macro_rules! listing {
+    ($(#[$doc:meta])* $name:ident, $start:ident, $end:ident, $mode:literal, $more:literal) => {
+        program!(
+            $(#[$doc])*
+            $name, $start, $end,
+            $mode,
+            $more,
+            "
+            cli; cld; hlt; nop; leave; lahf; cmc; int3; int $0x80; wait
+            xorl %eax, %eax
+            xorw %bx, %bx
+            movb $0x41, %al
+            movw $0x402, %dx
+            movl $0x12345678, %ecx
+            movw %ax, %ds
+            movw %es, %bx
+            outb %al, %dx
+            inl $0x71, %eax
+            outw %ax, $0x80
+            addb $-3, %cl
+            addl $-3, %ecx
+            subl $0x80, %ecx
+            andl $-16, %esp
+            orw $0xff00, %di
+            cmpl $9, %esi
+            testb $1, %al
+            incl %ecx
+            negw %dx
+            imull $100, %eax, %edx
+            imulw %cx, %dx
+            divl %ebx
+            shll $4, %eax
+            shrw %cl, %bx
+            sarl $1, %ecx
+            rolw $8, %ax
+            shldl $3, %eax, %edx
+            btsl $5, %eax
+            bsrl %eax, %ecx
+            cmovel %eax, %ebx
+            setne %al
+            movzbl %al, %ecx
+            movsbl %ah, %edx
+            movzwl %cx, %eax
+            xchgl %eax, %ebx
+            xaddl %eax, %ebx
+            bswapl %eax
+            cpuid; rdtsc; wrmsr; rdmsr
+            movb $0, (%ebx)
+            movl %eax, 8(%ebx,%ecx,4)
+            movl -0x1234(%ebp), %eax
+            movl (,%ecx,8), %eax
+            lock; incl (%ebx)
+            lock; cmpxchgl %ecx, (%ebx)
+            movl %fs:(%ebx), %eax
+            leal -1(%eax,%eax), %edx
+            rep; movsb
+            rep; stosl
+            repne; scasb
+            lodsb
+            insb
+            outsl
+            fldl (%ebx)
+            fadds 4(%ebx)
+            faddp %st, %st(1)
+            fsubr %st, %st(2)
+            fildl (%ebx)
+            fistpll (%ebx)
+            fnstcw (%ebx)
+            fnstsw %ax
+            fninit
+            movd %eax, %mm1
+            paddw %mm1, %mm2
+            1: jmp 1b
+            jne 1b
+            call 1b
+            loop 1b
+            ret
+            lret
+            "
+        );
+    };
+}
+
+listing!(
+    /// Besides: what 16-bit code is full of.
+    listing_16, listing_16_start, listing_16_end,
+    ".code16",
+    "   pushw %ds
+        popw %es
+        pushaw
+        popal
+        pushfw
+        ljmpw $0xf000, $0xe05b
+        lcalll $8, $0x12345678
+        lgdtl %cs:0x1234
+        lidtw (%bx)
+        movl %cr0, %eax
+        smsww %ax
+        daa; aaa
+        movb %es:-1(%bx,%si), %al
+        movw (%bp,%di), %dx
+        movw 0x46c, %ax
+        movb %al, 0x410
+        lesw (%bx), %di
+        jcxz 1f
+        1:
+        iretw
+        lretw $4
+        enter $0x10, $1"
+);
+
+listing!(
+    /// Besides: what is of protected mode.
+    listing_32, listing_32_start, listing_32_end,
+    ".code32",
+    "   pushl %ebp
+        popl %ebx
+        pushl $-5
+        pushl $0x12345
+        pushal
+        pushfl
+        ljmpl $8, $0x1234
+        ljmpl *(%eax)
+        lgdtl 0x1000
+        lldtw %ax
+        ltrw %bx
+        strl %eax
+        verr %cx
+        larl %eax, %ebx
+        arpl %ax, %bx
+        invlpg (%eax)
+        movl %eax, %cr3
+        movl %dr7, %eax
+        movl $1, 0xb8000
+        calll *4(%eax)
+        jmpl *%eax
+        bound %eax, (%ebx)
+        decl %eax
+        cwtl; cltd; pause
+        iretl
+        movaps (%eax), %xmm1
+        addsd %xmm1, %xmm2
+        pshufd $0x1b, %xmm1, %xmm2
+        cvtsi2ssl %eax, %xmm0
+        cmpltps %xmm1, %xmm2"
+);
+
+listing!(
+    /// Besides: what is of 64-bit mode.
+    listing_64, listing_64_start, listing_64_end,
+    ".code64",
+    "   pushq %rbp
+        popq %r12
+        pushq $-5
+        movabsq $0x123456789abcdef0, %rax
+        movabsl 0x123456789abcdef0, %eax
+        movq $-1, %rcx
+        movq %rsp, %rbp
+        movb %sil, %r8b
+        movl (%r8,%r9,8), %r10d
+        leaq 0x1000(%rip), %rax
+        addq $0x12345, 8(%rsp)
+        andq $-16, %rsp
+        movslq %eax, %rdx
+        callq *%rax
+        jmpq *(%rax,%rbx,8)
+        movq %cr3, %rax
+        movq %rax, %cr8
+        movq %gs:0x10, %rax
+        syscall; sysretq; swapgs; iretq
+        cqto; cltq; pause
+        stosq
+        lgdt (%rax)
+        rdfsbaseq %rax
+        cmpxchg16b (%rax)
+        popcntq %rax, %rbx
+        crc32b %al, %ecx
+        andnl %eax, %ebx, %ecx
+        movdqu %xmm8, (%rax)
+        punpcklbw %xmm1, %xmm9
+        cvttsd2si %xmm1, %rax
+        endbr64
+        ud2"
 );

@@ -12,6 +12,7 @@
 //! Where processors differ, this is an Intel: near branches ignore 66h in 64-bit mode, far pointers have 64-bit
 //! offsets with REX.W, and 0F 0D with a register is NOP. LOCK with MOV CR0 is #UD, not CR8.
 mod form;
+mod format;
 mod forms;
 mod instruction;
 mod one_byte;
@@ -26,6 +27,7 @@ mod vex;
 mod x87;
 
 use form::{Entry, Form, MAY_LOCK, MOD_IGNORED, MODRM, NOT_64, ONLY_64, SizeRule, Spec};
+pub use format::{Disassembled, disassemble, list};
 pub use forms::{Choice, Encoding, Map, Shape, encoding_of, encodings};
 use instruction::{BASE_NONE, BASE_RIP, INDEX_NONE, LOCK, REP, REPNE, SCALE_SHIFT, Slot};
 pub use instruction::{

@@ -1,0 +1,367 @@
+//! Lines and their text. What QEMU says to the same lines is compared in `qemu-tests`; here are edges that need other
+//! memory, other registers or another sink.
+
+use std::format;
+use std::string::{String, ToString};
+
+use thimble_core::devices::{ConsoleId, GuestEvent, PowerRequest};
+use thimble_core::machine::{Board, Config, Host, Irqchip, Machine};
+use thimble_core::memory::{ArrayRam, GuestRam};
+
+use super::*;
+use crate::InMemory;
+
+const RAM: usize = 64 << 10;
+
+struct Deaf;
+
+impl Host for Deaf {
+    fn console_write(&mut self, _console: ConsoleId, bytes: &[u8]) -> usize {
+        bytes.len()
+    }
+    fn set_gsi(&mut self, _gsi: u8, _level: bool) {}
+    fn set_intr(&mut self, _level: bool) {}
+    fn power(&mut self, _request: PowerRequest) {}
+    fn guest_event(&mut self, _event: GuestEvent) {}
+    fn memory_remapped(&mut self) {}
+    fn set_a20(&mut self, _enabled: bool) {}
+}
+
+/// A machine of 64 KiB with the given bytes at 1000h, and zeros elsewhere.
+fn machine(bytes: &[u8]) -> InMemory<'static, Deaf> {
+    let ram: &'static ArrayRam<RAM> = std::boxed::Box::leak(std::boxed::Box::new(ArrayRam::new()));
+    ram.write(0x1000, bytes).unwrap();
+    let config = Config {
+        board: Board::Pc,
+        irqchip: Irqchip::Machine,
+        ram,
+        ram_size: RAM as u64,
+        rom: &[0; 4096],
+        cpus: 1,
+        max_cpus: 1,
+        rtc_base: 0,
+        uuid: [0; 16],
+        kernel: &[],
+        initrd: &[],
+        cmdline: &[],
+        graphics: false,
+        pit: true,
+        local_apics: &mut [],
+        boot: &[],
+        testdev_memory: &[],
+    };
+    InMemory::new(Machine::new(config).unwrap(), Deaf)
+}
+
+/// What a line writes, with plain line feeds.
+fn say(machine: &mut InMemory<'static, Deaf>, line: &str) -> String {
+    let mut text = heapless::Vec::<u8, 65536>::new();
+    execute(line.as_bytes(), machine, 0, &mut Text::new(&mut text)).unwrap();
+    let text = String::from_utf8(text.to_vec()).unwrap();
+    assert_eq!(text.matches('\n').count(), text.matches("\r\n").count());
+    text.replace("\r\n", "\n")
+}
+
+fn value(expression: &str) -> String {
+    let text = say(&mut machine(&[]), &format!("print/x {expression}"));
+    text.trim_end().to_string()
+}
+
+#[test]
+fn operators_bind_in_three_levels() {
+    for (expression, expected) in [
+        ("1+2&3", "0x3"),
+        ("7&3+1", "0x4"),
+        ("2*3&6", "0x6"),
+        ("1|6^2*3", "0x1"),
+        ("10-3-2", "0x5"),
+        ("100/7%4", "0x2"),
+        ("(1+2)*3", "0x9"),
+        (" ( 1 + 2 ) * 3 ", "0x9"),
+        ("-7/2", "0xfffffffffffffffd"),
+        ("-7%4", "0xfffffffffffffffd"),
+        ("--5", "0x5"),
+        ("~-1", "0"),
+        ("-~1", "0x2"),
+        ("~~-~5", "0x6"),
+        ("- +~ 5", "0x6"),
+        ("'a'+1", "0x62"),
+        ("'''", "0x27"),
+        ("010", "0x8"),
+        ("0X1F", "0x1f"),
+        // What the processor would trap at.
+        ("0x8000000000000000/-1", "0x8000000000000000"),
+        ("0x8000000000000000%-1", "0"),
+        ("0xffffffffffffffff+1", "0"),
+    ] {
+        assert_eq!(value(expression), expected, "{expression}");
+    }
+}
+
+#[test]
+fn errors_of_expressions() {
+    for (expression, expected) in [
+        ("", "unexpected end of expression"),
+        ("1+", "unexpected end of expression"),
+        ("abc", "invalid char 'a' in expression"),
+        ("é", "invalid char '\u{fffd}' in expression"),
+        ("1/(2-2)", "division by zero"),
+        ("1%0", "division by zero"),
+        ("(1", "')' expected"),
+        ("18446744073709551616", "number too large"),
+        ("'", "character constant expected"),
+        ("'ab'", "missing terminating ' character"),
+        ("$", "unknown register"),
+        ("$r08", "unknown register"),
+        ("$r16", "unknown register"),
+        ("$r+8", "unknown register"),
+        ("$cs.foo", "unknown register"),
+    ] {
+        let expected = format!("{expected}\nTry \"help p\" for more information\n");
+        assert_eq!(say(&mut machine(&[]), &format!("p {expression}")), expected);
+    }
+    for rest in ["08", "0x", "1 2", "3)"] {
+        let expected = "print|p: extraneous characters at the end of line\n\
+                        Try \"help p\" for more information\n";
+        assert_eq!(say(&mut machine(&[]), &format!("p {rest}")), expected);
+    }
+}
+
+#[test]
+fn nesting_has_an_end() {
+    let nested = |depth: usize| format!("{}1{}", "(".repeat(depth), ")".repeat(depth));
+    assert_eq!(value(&nested(64)), "0x1");
+    let refused = value(&nested(65));
+    assert!(
+        refused.starts_with("parentheses are nested more than 64 deep\n"),
+        "{refused}"
+    );
+    // Signs are none.
+    assert_eq!(value(&format!("{}1", "-".repeat(100_000))), "0x1");
+    assert_eq!(value(&format!("{}1", "1+".repeat(100_000))), "0x186a1");
+}
+
+#[test]
+fn registers_have_names() {
+    let mut machine = machine(&[]);
+    for (at, register) in (1..).zip(&mut machine.registers.gpr) {
+        *register = 0x11 * at;
+    }
+    machine.registers.segments[4].base = 0xffff_8000_0000_0000;
+    machine.registers.segments[5].limit = 0xffff_ffff;
+    for (name, expected) in [
+        ("eax", "0x11"),
+        ("rax", "0x11"),
+        ("ecx", "0x22"),
+        ("edx", "0x33"),
+        ("ebx", "0x44"),
+        ("sp", "0x55"),
+        ("rsp", "0x55"),
+        ("fp", "0x66"),
+        ("ebp", "0x66"),
+        ("esi", "0x77"),
+        ("rdi", "0x88"),
+        ("r8", "0x99"),
+        ("r9", "0xaa"),
+        ("r10", "0xbb"),
+        ("r15", "0x110"),
+        ("eip", "0xfff0"),
+        ("rip", "0xfff0"),
+        ("pc", "0xfffffff0"),
+        ("eflags", "0x2"),
+        ("cs", "0xf000"),
+        ("cs.base", "0xffff0000"),
+        ("cs.limit", "0xffff"),
+        ("fs.base", "0xffff800000000000"),
+        ("gs.limit", "0xffffffff"),
+    ] {
+        let text = say(&mut machine, &format!("p/x ${name}"));
+        assert_eq!(text.trim_end(), expected, "{name}");
+    }
+    assert_eq!(say(&mut machine, "p/x $eax + $ecx*2\n").trim_end(), "0x55");
+}
+
+#[test]
+fn formats_last() {
+    let mut machine = machine(&[0xff, 0x80, 1, 0x27, b'A', b'\n', 0, 0]);
+    for (line, expected) in [
+        ("x 0x1000", "0000000000001000: 0x270180ff\n"),
+        ("x/2xb 0x1000", "0000000000001000: 0xff 0x80\n"),
+        ("x 0x1000", "0000000000001000: 0xff\n"),
+        ("x/2d 0x1000", "0000000000001000: 255 128\n"),
+        ("xp/h 0x1000", "0000000000001000: 33023\n"),
+        ("x/2o 0x1000", "0000000000001000: 0100377 023401\n"),
+        ("x/ob 0x1006", "0000000000001006:   0\n"),
+        ("x/1dg 0x1000", "0000000000001000:       11274943561983\n"),
+        (
+            "x/6cb 0x1000",
+            "0000000000001000: '\\xff' '\\x80' '\\x01' '\\'' 'A' '\\n'\n",
+        ),
+        // As many bytes as items of that size would have.
+        (
+            "x/cg 0x1000",
+            "0000000000001000: '\\xff' '\\x80' '\\x01' '\\'' 'A' '\\n' '\\x00' '\\x00'\n",
+        ),
+        ("p 300", "'\\x12c'\n"),
+        ("p/i 5", "5\n"),
+        (
+            "x 0x1001",
+            "0x00001001:  80 01 27                 addb     $0x27, (%bx, %di)\n",
+        ),
+        // The size of before the instructions.
+        ("x/x 0x1000", "0000000000001000: 0x00000a41270180ff\n"),
+        ("x/0x 0x1000", ""),
+        ("x/ 0x1000", "0000000000001000: 0x00000a41270180ff\n"),
+    ] {
+        assert_eq!(say(&mut machine, line), expected, "{line}");
+    }
+    // What fails at the address is noted, what fails in the format is not.
+    say(&mut machine, "x/db zz");
+    assert_eq!(say(&mut machine, "x 0x1000"), "0000000000001000: 255\n");
+    let refused = say(&mut machine, "x/wq 0x1000");
+    assert_eq!(
+        refused,
+        "invalid char in format: 'q'\nTry \"help x\" for more information\n"
+    );
+    assert_eq!(say(&mut machine, "x 0x1000"), "0000000000001000: 255\n");
+}
+
+#[test]
+fn memory_ends() {
+    let mut machine = machine(&[]);
+    assert_eq!(
+        say(&mut machine, "x/6xw 0xfff0"),
+        "000000000000fff0: 0x00000000 0x00000000 0x00000000 0x00000000\n\
+         0000000000010000: Cannot access memory\n"
+    );
+    // A whole line is read or nothing.
+    assert_eq!(
+        say(&mut machine, "xp/4xb 0xfffe"),
+        "000000000000fffe: Cannot access memory\n"
+    );
+    // Instructions go as far as there are bytes.
+    assert_eq!(
+        say(&mut machine, "x/4i 0xfffb"),
+        "0x0000fffb:  00 00                    addb     %al, (%bx, %si)\n\
+         0x0000fffd:  00 00                    addb     %al, (%bx, %si)\n\
+         0x0000ffff: unable to read memory\n"
+    );
+    assert_eq!(
+        say(&mut machine, "x/i -1"),
+        "0xffffffffffffffff: unable to read memory\n"
+    );
+    assert_eq!(
+        say(&mut machine, "xp/8xg -8"),
+        "fffffffffffffff8: Cannot access memory\n"
+    );
+}
+
+#[test]
+fn code_is_shown_as_it_is_run() {
+    // REX.W or DEC, a long constant, and what is no instruction.
+    let code = [
+        0x48, 0xb8, 1, 2, 3, 4, 5, 6, 7, 0x88, 0x0f, 0x04, 0xf3, 0xa4,
+    ];
+    let mut machine = machine(&code);
+    assert_eq!(
+        say(&mut machine, "x/2i 0x1000"),
+        "0x00001000:  48                       decw     %ax\n\
+         0x00001001:  b8 01 02                 movw     $0x201, %ax\n"
+    );
+    machine.registers.segments[1].big = true;
+    assert_eq!(
+        say(&mut machine, "x/2i 0x1000"),
+        "0x00001000:  48                       decl     %eax\n\
+         0x00001001:  b8 01 02 03 04           movl     $0x4030201, %eax\n"
+    );
+    machine.registers.segments[1].long = true;
+    machine.registers.paging.cr0 = 1 << 31 | 1;
+    machine.registers.paging.cr4 = 1 << 5;
+    machine.registers.paging.efer = 1 << 8 | 1 << 10;
+    assert_eq!(
+        say(&mut machine, "xp/4i 0x1000"),
+        "0x00001000:  48 b8 01 02 03 04 05 06  movabsq  $0x8807060504030201, %rax\n\
+         0x00001008:  07 88\n\
+         0x0000100a:  0f                       .byte    0x0f\n\
+         0x0000100b:  04 f3                    addb     $0xf3, %al\n\
+         0x0000100d:  a4                       movsb    (%rsi), (%rdi)\n"
+    );
+    // Nothing is mapped.
+    assert_eq!(
+        say(&mut machine, "x/4i 0x1000"),
+        "0x00001000: unable to read memory\n"
+    );
+}
+
+#[test]
+fn linear_addresses_are_translated() {
+    // A page directory with one page table; the table maps its second page to 1000h, and the third to nothing.
+    let mut machine = machine(b"ABCD");
+    let ram = machine.machine.ram();
+    ram.write(0x2000, &0x3001_u32.to_le_bytes()).unwrap();
+    ram.write(0x3004, &0x1001_u32.to_le_bytes()).unwrap();
+    ram.write(0x3000, &0x4001_u32.to_le_bytes()).unwrap();
+    ram.write(0x4ffe, b"yz").unwrap();
+    machine.registers.paging.cr0 = 1 << 31 | 1;
+    machine.registers.paging.cr3 = 0x2000;
+    assert_eq!(
+        say(&mut machine, "x/6cb 0xffe"),
+        "0000000000000ffe: 'y' 'z' 'A' 'B' 'C' 'D'\n"
+    );
+    assert_eq!(
+        say(&mut machine, "x/4cb 0x1ffe"),
+        "0000000000001ffe: Cannot access memory\n"
+    );
+    assert_eq!(
+        say(&mut machine, "xp/2cb 0xffe"),
+        "0000000000000ffe: '\\x00' '\\x00'\n"
+    );
+}
+
+#[test]
+fn help_tells_what_there_is() {
+    let mut machine = machine(&[]);
+    let all = say(&mut machine, "help");
+    assert_eq!(all.lines().count(), COMMANDS.len());
+    assert_eq!(all, say(&mut machine, " ?  "));
+    for command in &COMMANDS {
+        for name in command.names.split('|') {
+            let one = say(&mut machine, &format!("help {name} and more"));
+            assert!(
+                all.contains(&one) && one.starts_with(command.names),
+                "{one}"
+            );
+            assert_eq!(say(&mut machine, &format!("? \"{name}\"")), one);
+        }
+    }
+    assert!(COMMANDS.is_sorted_by_key(|command| command.names));
+    assert_eq!(
+        say(&mut machine, "help foo bar"),
+        "unknown command: 'foo'\n"
+    );
+    assert_eq!(
+        say(&mut machine, "help \"x"),
+        "unterminated string literal\nTry \"help help\" for more information\n"
+    );
+}
+
+#[test]
+fn what_is_no_command() {
+    let mut machine = machine(&[]);
+    assert_eq!(say(&mut machine, ""), "");
+    assert_eq!(say(&mut machine, " \t"), "");
+    assert_eq!(say(&mut machine, "xx/i 0"), "unknown command: 'xx'\n");
+    assert_eq!(say(&mut machine, "X 0"), "unknown command: 'X'\n");
+    assert_eq!(say(&mut machine, "/x 0"), "unknown command: ''\n");
+    assert_eq!(say(&mut machine, "help/x"), "unknown command: '/x'\n");
+}
+
+#[test]
+fn a_full_sink_is_told() {
+    let mut machine = machine(&[]);
+    let mut text = heapless::Vec::<u8, 1000>::new();
+    let line = b"x/18446744073709551615xb 0";
+    let full = execute(line, &mut machine, 0, &mut Text::new(&mut text));
+    assert_eq!(full, Err(SinkFull));
+    assert!(text.len() > 900);
+}

@@ -1,0 +1,359 @@
+//! human-monitor-command: lines side by side. Texts are compared by their words: spaces between them are not.
+//!
+//! QEMU's disassembler is the oracle of ours, too: for every form of every instruction, without a guest.
+
+use std::fmt::Write as _;
+
+use qemu_tests::{Emulator, Instance, Launcher, QmpClient, skip_part};
+use serde_json::json;
+use thimble_core::cpu::decode::{
+    Choice, CodeSize, Encoding, Map, Operation, Packed as OnIntegers, Shape, disassemble,
+    encoding_of, encodings,
+};
+
+use crate::memory::runs_with_kvm;
+use crate::{
+    answer, command_with, compare, emulators, guests, negotiated, passive, refused, roms,
+    wait_console, with_rom,
+};
+
+/// Where the listings are: in the ROM, which all guests map one to one.
+const LISTING: usize = 0xf_8000;
+
+/// What a line writes: words with single spaces, `|` between lines.
+fn say(client: &mut QmpClient, line: &str) -> String {
+    let arguments = json!({"command-line": line});
+    let text = command_with(client, "human-monitor-command", arguments);
+    let text = text.as_str().expect("a text");
+    assert!(text.is_empty() || text.ends_with("\r\n"), "{text:?}");
+    words(text)
+}
+
+fn words(text: &str) -> String {
+    let lines: Vec<String> = text
+        .lines()
+        .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
+        .collect();
+    lines.join("|")
+}
+
+/// Says the same lines to emulators that `guest` has started.
+fn compare_lines(
+    test: &str,
+    emulators: &[Emulator],
+    guest: impl Fn(Emulator) -> (Instance, QmpClient),
+    lines: &str,
+) {
+    let mut answers = Vec::new();
+    for emulator in emulators {
+        let (_instance, mut client) = guest(*emulator);
+        let said = lines.lines().map(|line| {
+            let input = line.escape_debug().to_string();
+            (input, say(&mut client, line))
+        });
+        answers.push(said.collect());
+    }
+    compare(test, &answers);
+}
+
+/// A guest's ROM with a listing in it.
+fn with_listing(mut rom: Vec<u8>, listing: &[u8]) -> Vec<u8> {
+    let at = LISTING & 0xffff;
+    rom[at..at + 0x200].copy_from_slice(&listing[..0x200]);
+    rom
+}
+
+/// Formats, sizes, counts, expressions, registers and errors.
+#[test]
+fn lines_say_the_same() {
+    let rom = with_listing(roms::counter(), &roms::listing_16());
+    let guest = |emulator| {
+        let instance = with_rom(emulator, &rom).start();
+        let mut client = negotiated(&instance);
+        wait_console(&instance, "S");
+        command_with(&mut client, "stop", json!({}));
+        (instance, client)
+    };
+    let mut lines = include_str!("../../qmp/human.list").to_string();
+    for command in ["x", "xp"] {
+        let _ = writeln!(lines, "{command}/110i {LISTING:#x}");
+    }
+    compare_lines("commands-human", &guests(), guest, &lines);
+}
+
+/// Registers, translated addresses and code in the mode of this guest.
+fn check_mode(test: &str, rom: &[u8]) {
+    let mut emulators = guests();
+    if emulators.len() == 2 && !runs_with_kvm(rom) {
+        skip_part("KVM on this host can't run the guest");
+        emulators.clear();
+    }
+    let guest = |emulator| {
+        let instance = with_rom(emulator, rom).start();
+        let client = negotiated(&instance);
+        wait_console(&instance, "P");
+        (instance, client)
+    };
+    let mut lines = include_str!("../../qmp/human-paging.list").to_string();
+    let _ = writeln!(lines, "x/125i {LISTING:#x}");
+    compare_lines(test, &emulators, guest, &lines);
+}
+
+#[test]
+fn lines_say_the_same_in_protected_mode() {
+    let rom = with_listing(roms::paging_32(), &roms::listing_32());
+    check_mode("commands-human-32", &rom);
+}
+
+#[test]
+fn lines_say_the_same_in_long_mode() {
+    let rom = with_listing(roms::paging_64(), &roms::listing_64());
+    check_mode("commands-human-64", &rom);
+}
+
+/// By the argument, whose values are checked.
+#[test]
+fn the_processor_is_chosen() {
+    let mut answers = Vec::new();
+    for emulator in emulators() {
+        let instance = passive(emulator).args(["-smp", "2"]).start();
+        let mut client = negotiated(&instance);
+        let asked = [0, 1, 2, -1].map(|cpu| {
+            let arguments = json!({"command-line": "p/x $cs.base+$eip", "cpu-index": cpu});
+            let text = answer(&instance, &mut client, "human-monitor-command", &arguments);
+            (arguments.to_string(), text)
+        });
+        answers.push(asked.to_vec());
+    }
+    compare("commands-human-cpu", &answers);
+}
+
+/// The help has the same names and arguments; its sentences are our own.
+#[test]
+fn help_has_the_same_commands() {
+    let mut heads = Vec::new();
+    for emulator in emulators() {
+        let instance = passive(emulator).start();
+        let mut client = negotiated(&instance);
+        let all = say(&mut client, "help");
+        assert_eq!(all, say(&mut client, "?"));
+        heads.push(["x", "xp", "p", "print", "help", "?"].map(|name| {
+            let help = say(&mut client, &format!("help {name}"));
+            assert!(all.contains(&help), "{help}");
+            let (head, sentence) = help.split_once(" -- ").expect("a sentence");
+            assert!(!sentence.is_empty());
+            head.to_string()
+        }));
+    }
+    assert!(heads.windows(2).all(|pair| pair[0] == pair[1]), "{heads:?}");
+}
+
+/// A text that no reply can hold is an error that says so, and the monitor goes on.
+#[test]
+fn too_much_text_is_refused() {
+    let instance = passive(Emulator::Thimble).start();
+    let mut client = negotiated(&instance);
+    let arguments = json!({"command-line": "xp/15000000xb 0"});
+    let error = refused(&mut client, "human-monitor-command", arguments);
+    assert!(error.contains("output limit (4194304 bytes)"), "{error}");
+    assert_eq!(say(&mut client, "p/x 7"), "0x7");
+}
+
+/// Numbers that look random and are the same in every run.
+struct Numbers(u64);
+
+impl Numbers {
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 11) % end
+    }
+
+    /// A byte, often one that sign extension or a short form makes something of.
+    fn byte(&mut self) -> u8 {
+        match self.below(5) {
+            0 => 0xff,
+            1 => 0,
+            _ => self.below(256) as u8,
+        }
+    }
+}
+
+/// Bytes that begin with an instruction of this form, if luck will have it.
+fn bytes_of(encoding: &Encoding, shape: &Shape, mode: CodeSize, numbers: &mut Numbers) -> [u8; 16] {
+    let mut rex = match mode {
+        CodeSize::Bits64 if numbers.below(2) == 0 => Some(numbers.below(16) as u8),
+        _ => None,
+    };
+    let memory = shape.memory.unwrap_or(numbers.below(2) == 0);
+    let mut modrm = match memory {
+        true => [0, 0x40, 0x80][numbers.below(3) as usize],
+        false => 0xc0,
+    } | numbers.below(64) as u8;
+    let mut prefix = 0;
+    for choice in encoding.choices() {
+        match choice {
+            Choice::Reg(number) => modrm = modrm & !0x38 | number << 3,
+            Choice::Rm(number) => modrm = modrm & !7 | number,
+            Choice::Prefix(number) => prefix = number,
+            Choice::RexB(1) => rex = Some(rex.unwrap_or(0) | 1),
+            Choice::RexB(_) => rex = rex.map(|rex| rex & !1),
+            Choice::RexW(1) => rex = Some(rex.unwrap_or(0) | 8),
+            Choice::RexW(_) => rex = rex.map(|rex| rex & !8),
+            Choice::Mod(_) | Choice::Long(_) => {}
+        }
+    }
+    let mut bytes = Vec::new();
+    let vex = match encoding.map {
+        Map::Vex38 => 2,
+        Map::Vex3a => 3,
+        _ => 0,
+    };
+    if vex == 0 {
+        bytes.extend([0x66, 0xf3, 0xf2].get(usize::from(prefix).wrapping_sub(1)));
+        bytes.extend(rex.map(|rex| 0x40 | rex));
+    }
+    match encoding.map {
+        Map::One => {}
+        Map::Two => bytes.push(0x0f),
+        Map::Three38 => bytes.extend([0x0f, 0x38]),
+        Map::Three3a => bytes.extend([0x0f, 0x3a]),
+        Map::Vex38 | Map::Vex3a => {
+            let rex = rex.unwrap_or(0);
+            let register = (numbers.below(16) as u8) << 3;
+            bytes.extend([
+                0xc4,
+                (!rex & 7) << 5 | vex,
+                (rex & 8) << 4 | register | prefix,
+            ]);
+        }
+    }
+    bytes.push(encoding.opcode);
+    if shape.modrm {
+        bytes.push(modrm);
+    }
+    bytes.resize_with(16, || numbers.byte());
+    std::array::from_fn(|at| bytes[at])
+}
+
+/// Where QEMU's disassembler has another name, doesn't know what is newer than it, or is wrong.
+fn excused(operation: Operation, mode: CodeSize, ours: &str, theirs: &str) -> bool {
+    use Operation::*;
+    let parts = |text: &str| {
+        let (name, rest) = text.split_once(' ').unwrap_or((text, ""));
+        (name.to_string(), rest.to_string())
+    };
+    let ((name, rest), (other, other_rest)) = (parts(ours), parts(theirs));
+    // REX.W that changes nothing makes a wider register of one that is written.
+    let narrow = |text: &str| text.replace("%r", "%e").replace("d", "");
+    match operation {
+        // Newer than it, not there for it with REX or with some ModRM bytes.
+        Nop | Serialize | Rdpkru | Wrpkru | Prefetch | Prefetchw | Prefetchwt1 | Lfence
+        | Mfence | Sfence | MovSegment | Endbr32 | Endbr64 | Ud0 | Ud1
+            if theirs.starts_with(".byte") =>
+        {
+            true
+        }
+        // Other names.
+        Shl => other.starts_with("sal") && rest == other_rest,
+        Rol => other == "rol" && rest == other_rest,
+        Nop => other.starts_with("nop"),
+        Ud0 | Ud1 => other.starts_with("ud"),
+        Packed(OnIntegers::Movq) if mode == CodeSize::Bits64 => other == "movd",
+        // ST(0) besides, where another opcode means the same; and what an older coprocessor knew.
+        Fpu(_) => {
+            let fewer = other_rest.replace(", %st(0)", "").replace("%st(0), ", "");
+            (name == other && rest == fewer) || rest.is_empty()
+        }
+        // It takes them for those of older processors.
+        Wbnoinvd | Pause | Clwb | Clflushopt | Rdpid | Tzcnt | Lzcnt => true,
+        // It extends the sign of their constants, or of a size that doesn't count.
+        Rorx | Retf => name == other,
+        Movsxd => other == "movslq",
+        MovSegment | Sldt | Lfs | Lgs | Lss => narrow(&rest) == narrow(&other_rest),
+        Lar | Lsl | Sse(_) | Packed(_) if name == other && narrow(&rest) == narrow(&other_rest) => {
+            true
+        }
+        // In 16-bit code it takes prefixes that are parts of opcodes for those of sizes.
+        Adcx | Adox | Bswap | Cbw | Crc32 | Cwd | Invpcid | Movsx | Movzx | Popcnt | Sse(_)
+        | Packed(_)
+            if mode == CodeSize::Bits16 =>
+        {
+            true
+        }
+        // One form among many has a letter for the size.
+        Sse(_) => other.strip_suffix('q') == Some(&name) && rest == other_rest,
+        _ => false,
+    }
+}
+
+/// All forms of all instructions of a mode, in the words of QEMU's disassembler.
+fn check_forms(mode: CodeSize, launcher: Launcher, ready: Option<&str>) {
+    /// Instructions of a form.
+    const EACH: usize = 3;
+    let mut numbers = Numbers(0x9e37_79b9_7f4a_7c15);
+    let mut code: Vec<[u8; 16]> = Vec::new();
+    encodings(&mut |encoding, shape| {
+        let there = match mode {
+            CodeSize::Bits64 => shape.in_long,
+            _ => shape.in_legacy,
+        };
+        let attempts = (0..if there { 200 } else { 0 })
+            .map(|_| bytes_of(encoding, shape, mode, &mut numbers))
+            .filter(|bytes| encoding_of(bytes, mode) == Ok(*encoding));
+        code.extend(attempts.take(EACH));
+    });
+    std::fs::write(launcher.dir().join("code"), code.as_flattened()).expect("a file");
+    let loader = "loader,file={dir}/code,addr=0x100000,force-raw=on";
+    let instance = launcher.args(["-device", loader]).start();
+    let mut client = negotiated(&instance);
+    if let Some(text) = ready {
+        wait_console(&instance, text);
+    }
+    let mut differences = String::new();
+    for (index, bytes) in (0..).zip(&code) {
+        let address = 0x10_0000 + 16 * index;
+        let text = say(&mut client, &format!("x/1i {address:#x}"));
+        // Bytes are two digits, and no mnemonic is.
+        let first = text.split('|').next().unwrap_or_default();
+        let is_byte =
+            |word: &&str| word.len() == 2 && word.bytes().all(|digit| digit.is_ascii_hexdigit());
+        let theirs: Vec<&str> = first.split(' ').skip(1).skip_while(is_byte).collect();
+        let theirs = theirs.join(" ");
+        let decoded = disassemble(bytes, mode).expect("it was decoded before");
+        let ours = words(&decoded.at(address).to_string());
+        let operation = decoded.instruction().operation();
+        if ours != theirs && !excused(operation, mode, &ours, &theirs) {
+            let _ = writeln!(
+                differences,
+                "{bytes:02x?} {operation:?}: `{ours}`, QEMU `{theirs}`"
+            );
+        }
+    }
+    assert!(code.len() > 2900, "{}", code.len());
+    assert!(differences.is_empty(), "{mode:?}:\n{differences}");
+}
+
+#[test]
+fn all_forms_in_16_bit_code() {
+    if emulators().contains(&Emulator::Qemu) {
+        check_forms(CodeSize::Bits16, passive(Emulator::Qemu), None);
+    }
+}
+
+#[test]
+fn all_forms_in_32_bit_code() {
+    if emulators().contains(&Emulator::Qemu) {
+        let launcher = with_rom(Emulator::Qemu, &roms::paging_32());
+        check_forms(CodeSize::Bits32, launcher, Some("P"));
+    }
+}
+
+#[test]
+fn all_forms_in_64_bit_code() {
+    if emulators().contains(&Emulator::Qemu) {
+        let launcher = with_rom(Emulator::Qemu, &roms::paging_64());
+        check_forms(CodeSize::Bits64, launcher, Some("P"));
+    }
+}
