@@ -6,10 +6,12 @@ pub mod reference;
 pub mod schema;
 
 use std::sync::OnceLock;
+use std::sync::atomic::AtomicU8;
 
 use thimble_core::devices::class::PropertyValues;
 use thimble_core::devices::{
-    ConsoleId, GuestEvent, PowerRequest, Width, debug_exit, debugcon, ib700, pvpanic, serial,
+    ConsoleId, GuestEvent, PowerRequest, Width, debug_exit, debugcon, ib700, pc_testdev, pvpanic,
+    serial,
 };
 use thimble_core::machine::{Board, Config, Host, Irqchip, Machine, STATE_MAX};
 use thimble_core::memory::ArrayRam;
@@ -129,6 +131,7 @@ fn ram() -> &'static ArrayRam<RAM> {
 /// A machine with every device.
 pub fn machine(board: Board, irqchip: Irqchip) -> Machine<'static> {
     static KERNEL: OnceLock<Vec<u8>> = OnceLock::new();
+    static TESTDEV: OnceLock<Vec<AtomicU8>> = OnceLock::new();
     let config = Config {
         board,
         irqchip,
@@ -146,7 +149,8 @@ pub fn machine(board: Board, irqchip: Irqchip) -> Machine<'static> {
         initrd: b"initrd",
         cmdline: b"quiet",
         boot: &[],
-        testdev_memory: &[],
+        testdev_memory: TESTDEV
+            .get_or_init(|| (0..pc_testdev::MEMORY).map(|_| AtomicU8::new(0)).collect()),
     };
     let mut machine = Machine::new(config).expect("the board fits its tables");
     let classes = [
@@ -156,6 +160,7 @@ pub fn machine(board: Board, irqchip: Irqchip) -> Machine<'static> {
         &debug_exit::CLASS,
         &ib700::CLASS,
         &pvpanic::CLASS,
+        &pc_testdev::CLASS,
     ];
     for class in classes {
         machine

@@ -84,10 +84,14 @@ impl Outside for Host {
 }
 
 fn machine(board: Board, irqchip: Irqchip) -> Machine<'static> {
+    machine_with(board, irqchip, true)
+}
+
+fn machine_with(board: Board, irqchip: Irqchip, pit: bool) -> Machine<'static> {
     let config = Config {
         board,
         irqchip,
-        pit: true,
+        pit,
         ram: &RAM,
         ram_size: 0x1000,
         rom: &ROM,
@@ -303,6 +307,22 @@ fn paths_lead_back() {
             }
         }
     });
+}
+
+/// What follows the timer moves up, as with QEMU's `-machine pit=off`.
+#[test]
+fn boards_without_a_timer_have_no_gap() {
+    let machine = machine_with(Board::Pc, Irqchip::Machine, false);
+    let outside = &Host::new(false);
+    let tree = Tree {
+        machine: &machine,
+        outside,
+    };
+    assert_eq!(get(tree, "/machine", "pit"), "Str(\"off\")");
+    for (number, type_name) in [(11, "mc146818rtc"), (12, "isa-serial"), (14, "i8042")] {
+        let path = format!("/machine/unattached/device[{number}]");
+        assert_eq!(get(tree, &path, "type"), format!("Str(\"{type_name}\")"));
+    }
 }
 
 /// What QEMU 7.2 was observed to have at the same paths.
