@@ -1,13 +1,19 @@
 //! Links every image with our own scripts, without a C library or start files.
 
-/// Images that are kernels: `builder.rs` says the same.
-const KERNELS: &[&str] = &["core_proof"];
+/// Images that are kernels, and their scripts: `builder.rs` says the same.
+const KERNELS: &[(&str, &str)] = &[
+    ("core_proof", "kernel.ld"),
+    ("testdev", "plain.ld"),
+    ("told_multiboot", "plain.ld"),
+    ("told_pvh", "plain.ld"),
+];
 
 fn main() {
     let root = std::env::var("CARGO_MANIFEST_DIR").expect("cargo sets it");
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=rom.ld");
     println!("cargo:rerun-if-changed=kernel.ld");
+    println!("cargo:rerun-if-changed=plain.ld");
     println!("cargo:rerun-if-changed=src/bin");
     for argument in [
         "-nostdlib",
@@ -26,10 +32,8 @@ fn main() {
     for image in images {
         let path = image.expect("an entry").path();
         let name = path.file_stem().expect("a file").to_string_lossy();
-        let script = match KERNELS.contains(&&*name) {
-            true => "kernel.ld",
-            false => "rom.ld",
-        };
+        let kernel = KERNELS.iter().find(|kernel| kernel.0 == name);
+        let script = kernel.map_or("rom.ld", |kernel| kernel.1);
         println!("cargo:rustc-link-arg-bin={name}=-Wl,-T,{root}/{script}");
     }
 }

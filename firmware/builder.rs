@@ -82,19 +82,37 @@ pub(crate) const IMAGES: &[Image] = &[
     },
 ];
 
-/// An image that `-kernel` loads: an ELF file with a PVH note. It is built only where it is asked for, and `firmware/build.rs` links it
+/// An image that `-kernel` loads: an ELF file with a PVH note or a multiboot header. It is built only where it is asked for, and `firmware/build.rs` links it
 /// with a script of its own.
 pub(crate) struct Kernel {
     /// Name of the program in `src/bin`.
     pub(crate) name: &'static str,
-    /// The crate's feature that it needs.
-    feature: &'static str,
+    /// The crate's feature that it needs, if any.
+    feature: Option<&'static str>,
 }
 
 /// The proof that the core needs neither std nor a heap.
 pub(crate) const CORE_PROOF: Kernel = Kernel {
     name: "core_proof",
-    feature: "core-proof",
+    feature: Some("core-proof"),
+};
+
+/// Uses the device `pc-testdev`. One segment of assembly with a multiboot header.
+pub(crate) const TESTDEV: Kernel = Kernel {
+    name: "testdev",
+    feature: None,
+};
+
+/// Prints what a multiboot kernel is told. One segment of assembly.
+pub(crate) const TOLD_MULTIBOOT: Kernel = Kernel {
+    name: "told_multiboot",
+    feature: None,
+};
+
+/// Prints what a PVH kernel is told. One segment of assembly.
+pub(crate) const TOLD_PVH: Kernel = Kernel {
+    name: "told_pvh",
+    feature: None,
 };
 
 /// Builds one image with cargo and returns its used bytes, which belong at the end of the ROM.
@@ -117,8 +135,9 @@ pub(crate) fn build_kernel(
     workspace: &Path,
     target_dir: &Path,
 ) -> Result<PathBuf, String> {
-    let features = ["--features", kernel.feature];
-    link(kernel.name, &features, workspace, target_dir)
+    let features = kernel.feature.map(|feature| ["--features", feature]);
+    let features = features.as_ref().map_or(&[][..], |features| features);
+    link(kernel.name, features, workspace, target_dir)
 }
 
 /// Builds a program for bare metal, and returns the path of its ELF file.

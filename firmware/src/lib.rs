@@ -7,7 +7,6 @@
 pub mod console;
 pub mod fw_cfg;
 pub mod io;
-pub mod loader;
 pub mod power;
 #[cfg(feature = "core-proof")]
 pub mod replay;

@@ -186,6 +186,7 @@ fn build<'m>(
     let config = Config {
         board,
         irqchip,
+        pit: true,
         ram,
         ram_size: match board {
             Board::None => 0,
@@ -194,12 +195,15 @@ fn build<'m>(
         rom: &ROM,
         cpus: 1,
         max_cpus: 1,
+        local_apics: &mut [],
         rtc_base: 1_582_984_798,
         uuid: [0x5a; 16],
         graphics: false,
         kernel: b"a kernel",
         initrd: b"an initrd",
         cmdline: b"a command line",
+        boot: &[],
+        testdev_memory: &[],
     };
     let mut machine = match Machine::new(config) {
         Ok(machine) => machine,

@@ -20,7 +20,7 @@ mod tests {
         for name in ["boot.rom", "demo.rom"] {
             let image = find(name).unwrap();
             assert!(
-                (0x400..=0x1_0000).contains(&image.len()),
+                (0x100..=0x1_0000).contains(&image.len()),
                 "{name}: {}",
                 image.len()
             );

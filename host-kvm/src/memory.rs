@@ -65,6 +65,23 @@ impl Ram {
         }
     }
 
+    /// Lets the kernel forget how the page at `gpa` is mapped, in this process and in its guests,
+    /// without touching its bytes: access faults it in again. Addresses without RAM are passed over.
+    pub fn flush_page(&self, gpa: u64) {
+        let Some(block) = self.block(gpa & !(PAGE - 1)) else {
+            return;
+        };
+        let readable = libc::PROT_READ | libc::PROT_WRITE;
+        // Each change of protection drops the guest's mappings. No access is ever forbidden by it:
+        // other processors go on meanwhile. A host that allows no such change keeps the mapping.
+        for protection in [readable | libc::PROT_EXEC, readable] {
+            // SAFETY: the page is one of the mapping's, and stays readable and writable; nothing
+            // that this process runs comes from there.
+            let _ =
+                unsafe { libc::mprotect(block.pointer.as_ptr().cast(), PAGE as usize, protection) };
+        }
+    }
+
     fn slice(&self, gpa: u64, most: usize) -> Result<VolatileSlice<'_>, RamError> {
         let block = self.block(gpa).ok_or(RamError { gpa })?;
         // SAFETY: the block is valid for as long as `self`, which the slice borrows.
@@ -190,6 +207,10 @@ mod tests {
         assert_eq!(ram.compare_exchange(0x1_0000_0008, exchange), Ok(true));
         assert_eq!(ram.compare_exchange(0x1_0000_0008, exchange), Ok(false));
         assert!(ram.compare_exchange(0x1_0000_1000, exchange).is_err());
+        ram.flush_page(0xffe);
+        ram.flush_page(0x2000);
+        ram.read(0xffd, &mut back).unwrap();
+        assert_eq!(&back, b"thimble");
         assert!(ram.block(0x2000).is_none());
         assert!(Ram::new(&[(0x800, 0x1000)]).is_err());
         assert!(Ram::new(&[(0, 0x2000), (0x1000, 0x1000)]).is_err());

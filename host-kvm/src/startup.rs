@@ -7,15 +7,18 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU8;
 
 use rustix::time::{TimerfdClockId, TimerfdFlags, timerfd_create};
 use thimble_core::devices::class::{DeviceClass, PropertyValues};
-use thimble_core::devices::{debugcon, i8042, rtc, serial};
+use thimble_core::devices::{self, debugcon, i8042, pc_testdev, rtc, serial};
+use thimble_core::firmware::boot::{self, Module, Request};
+use thimble_core::firmware::loader::{self, Protocol};
+use thimble_core::irq::lapic::{LocalApic, LocalApicWiring};
 use thimble_core::machine::{
     Board, CLASSES, Config, HIGH_RAM_BASE, Irqchip, Machine, Place, RamLayout, SERIAL_MAX,
 };
 use thimble_core::qom::{Processor, Tree};
-use thimble_firmware::loader;
 use thimble_monitor::MONITOR_OUT_MAX;
 use thimble_monitor::schema::EventText;
 
@@ -25,7 +28,7 @@ use crate::event_loop::poller::{Poller, Waker};
 use crate::event_loop::{self, EventLoop};
 use crate::kvm::{self, CpuSpec, CpuidTable, KvmError, Topology, Vcpus};
 use crate::log::{Items, Sink};
-use crate::memory::{Ram, Rom};
+use crate::memory::{PAGE, Ram, Rom};
 use crate::messages;
 use crate::monitors::Monitors;
 use crate::options::{
@@ -126,6 +129,9 @@ fn check_globals(options: &Options) -> Result<(), OptionError> {
     for class in CLASSES.iter().filter(fixed) {
         let (given, fixed) = (options.defaults_of(class), PropertyValues::new(class));
         for property in class.properties {
+            if property.name == devices::kernel::LOST_TICK_POLICY {
+                continue;
+            }
             if given.get(property.name) != fixed.get(property.name) {
                 let origin = format!("-global {}.{}", class.name, property.name);
                 return Err(OptionError::new(
@@ -180,6 +186,7 @@ fn build(options: &Options) -> Result<EventLoop, OptionError> {
 
     let kernel_irqchip = match (options.machine.kernel_irqchip, &accelerator) {
         (Some(KernelIrqchip::Split), _) => kvm::Irqchip::Split,
+        (Some(KernelIrqchip::Off), _) => kvm::Irqchip::Off,
         (None, Accelerator::Kvm(kvm)) => kvm::Irqchip::best(kvm),
         _ => kvm::Irqchip::On,
     };
@@ -196,29 +203,34 @@ fn build(options: &Options) -> Result<EventLoop, OptionError> {
     }
     let rom = Arc::new(Rom::new(&firmware(options)?).map_err(&internal)?);
 
+    let kernel = Kernel::load(options, layout)?;
     let rtc_start = rtc_base(options.rtc.base);
     let config = Config {
         board,
         irqchip: match accelerator {
             Accelerator::Kvm(_) => match kernel_irqchip {
                 kvm::Irqchip::Split => Irqchip::Split,
+                kvm::Irqchip::Off => Irqchip::Machine,
                 _ => Irqchip::Host,
             },
             _ => Irqchip::Machine,
         },
+        pit: options.machine.pit,
         ram: leak::<Ram>(&ram),
         ram_size: options.memory,
         rom: leak(&rom).bytes(),
         cpus: options.smp.cpus as u16,
         max_cpus: options.smp.max_cpus as u16,
+        local_apics: local_apics(options, &accelerator, kernel_irqchip),
         rtc_base: rtc_start,
         uuid: options.uuid.unwrap_or_default(),
-        kernel: file("-kernel", options.kernel.as_deref(), options.memory)?,
-        initrd: file("-initrd", options.initrd.as_deref(), options.memory)?,
+        kernel: kernel.file,
+        initrd: kernel.initrd,
         cmdline: options.append.clone().unwrap_or_default().leak().as_bytes(),
         graphics: options.machine.graphics && !options.nographic,
+        boot: kernel.table,
+        testdev_memory: testdev_memory(options),
     };
-    check_kernel(options, &config)?;
     let mut machine = Box::new(
         Machine::new(config).map_err(|error| OptionError::new("start-up", &error.to_string()))?,
     );
@@ -254,7 +266,8 @@ fn build(options: &Options) -> Result<EventLoop, OptionError> {
     let kvm = match accelerator {
         Accelerator::Kvm(kvm) => {
             let map = machine.memory_map();
-            let vm = kvm::Vm::new(kvm, kernel_irqchip, ram, Some(rom), map);
+            let ticks = lost_ticks(options, kernel_irqchip)?;
+            let vm = kvm::Vm::with_timer(kvm, kernel_irqchip, ticks, ram, Some(rom), map);
             Some(Arc::new(vm.map_err(accelerator_error)?))
         }
         Accelerator::Qtest | Accelerator::None { .. } => None,
@@ -317,9 +330,64 @@ fn build(options: &Options) -> Result<EventLoop, OptionError> {
     })
 }
 
+/// Memory for the local APICs that are the machine's own, for the life of the process.
+fn local_apics(
+    options: &Options,
+    accelerator: &Accelerator,
+    irqchip: kvm::Irqchip,
+) -> &'static mut [LocalApic] {
+    let (Accelerator::Kvm(kvm), kvm::Irqchip::Off) = (accelerator, irqchip) else {
+        return &mut [];
+    };
+    let x2apic = kvm::x2apic_outside(kvm);
+    let apic = |index| {
+        LocalApic::new(LocalApicWiring {
+            // Those that don't fit are refused with the processors.
+            id: topology(options).apic_id(index) as u8,
+            bootstrap: index == 0,
+            // What the guest's CPUID has of these the kernel sees to.
+            x2apic,
+            address_bits: 52,
+            tsc_deadline: false,
+        })
+    };
+    (0..options.smp.cpus).map(apic).collect::<Vec<_>>().leak()
+}
+
 /// Lends what an [`Arc`] holds for the life of the process.
 fn leak<T>(arc: &Arc<T>) -> &'static T {
     Box::leak(Box::new(arc.clone()))
+}
+
+/// Memory for `pc-testdev`, where it is asked for.
+fn testdev_memory(options: &Options) -> &'static [AtomicU8] {
+    let mut classes = options
+        .devices
+        .iter()
+        .map(|device| device.properties.class());
+    match classes.any(|class| class.name == pc_testdev::CLASS.name) {
+        true => (0..pc_testdev::MEMORY)
+            .map(|_| AtomicU8::new(0))
+            .collect::<Vec<_>>()
+            .leak(),
+        false => &[],
+    }
+}
+
+/// What the kernel's interval timer does about lost ticks; `None` where it is not to model one.
+fn lost_ticks(
+    options: &Options,
+    irqchip: kvm::Irqchip,
+) -> Result<Option<kvm::LostTicks>, OptionError> {
+    if !options.machine.pit || irqchip != kvm::Irqchip::On {
+        return Ok(None);
+    }
+    let policy = options.lost_tick_policy();
+    let ticks = kvm::LostTicks::parse(&policy).ok_or_else(|| {
+        let origin = format!("-global kvm-pit.lost_tick_policy={policy}");
+        OptionError::new(&origin, "Lost tick policy not supported.")
+    })?;
+    Ok(Some(ticks))
 }
 
 fn accelerator_error(error: KvmError) -> OptionError {
@@ -331,10 +399,6 @@ fn choose_accelerator(options: &Options, board: Board) -> Result<Accelerator, Op
         [] => &[Accel::Kvm],
         given => given,
     };
-    if options.machine.kernel_irqchip == Some(KernelIrqchip::Off) && wanted.contains(&Accel::Kvm) {
-        let reason = "only 'on' and 'split' are available yet";
-        return Err(OptionError::new("-machine kernel-irqchip=off", reason));
-    }
     let mut reason = None;
     for accel in wanted {
         let error = match accel {
@@ -372,7 +436,7 @@ fn processors(
     let refused = |error: kvm::CpuError| OptionError::new(&origin, &error.to_string());
     let spec = CpuSpec::parse(model).map_err(refused)?;
     let (table, warnings) =
-        CpuidTable::new(kvm.kvm(), &spec, topology(options)).map_err(refused)?;
+        CpuidTable::new(kvm.kvm(), kvm.irqchip(), &spec, topology(options)).map_err(refused)?;
     // Nobody asked for the default model's features.
     for warning in warnings.iter().filter(|_| options.cpu.is_some()) {
         report(format_args!("warning: {warning}"));
@@ -409,55 +473,171 @@ fn firmware(options: &Options) -> Result<Vec<u8>, OptionError> {
     Ok(image)
 }
 
-/// A kernel's file, as the loader reads it.
-struct KernelFile<'a>(&'a [u8]);
+/// A kernel and what goes with it.
+#[derive(Default)]
+struct Kernel {
+    file: &'static [u8],
+    initrd: &'static [u8],
+    /// What the boot ROM does; empty where other firmware is to start the kernel in its own way.
+    table: &'static [u8],
+}
 
-impl loader::File for KernelFile<'_> {
-    fn size(&self) -> u32 {
-        self.0.len() as u32
-    }
-
-    fn read(&self, offset: u32, into: &mut [u8]) -> bool {
-        let from = offset as usize;
-        let bytes = self.0.get(from..from + into.len());
-        bytes.map(|bytes| into.copy_from_slice(bytes)).is_some()
+impl Kernel {
+    /// Reads `-kernel` and `-initrd`, and finds out how the kernel is to be started.
+    fn load(options: &Options, layout: RamLayout) -> Result<Self, OptionError> {
+        let Some(path) = options.kernel.as_deref() else {
+            return Ok(Self::default());
+        };
+        let file = kernel_file(path, options.memory)?;
+        let plan = match loader::plan(file, layout.low) {
+            Ok(plan) => plan,
+            // The firmware may know kernels that we do not.
+            Err(_) if options.bios.is_some() => {
+                let initrd = initrd_file(options)?;
+                let table = &[];
+                return Ok(Self {
+                    file,
+                    initrd,
+                    table,
+                });
+            }
+            Err(error) => {
+                return Err(OptionError::new(
+                    &format!("-kernel {path}"),
+                    &error.to_string(),
+                ));
+            }
+        };
+        if plan.wants_video {
+            report(format_args!("warning: multiboot knows VBE. we don't"));
+        }
+        let mut modules = Vec::new();
+        let initrd = match (plan.protocol, options.initrd.as_deref()) {
+            (Protocol::Multiboot, Some(list)) => {
+                let texts: &'static [String] = module_texts(list).leak();
+                read_modules(texts, options.memory, &mut modules)?
+            }
+            _ => {
+                let initrd = initrd_file(options)?;
+                if options.initrd.is_some() {
+                    let size = initrd.len() as u32;
+                    let (offset, text) = (0, &b""[..]);
+                    modules.push(Module { offset, size, text });
+                }
+                initrd
+            }
+        };
+        let request = Request {
+            path: path.as_bytes(),
+            append: options.append.as_deref().unwrap_or_default().as_bytes(),
+            modules: &modules,
+            modules_size: initrd.len() as u32,
+            low_ram: layout.low,
+            high_ram: layout.high,
+        };
+        let mut table = vec![0; boot::TABLE_MAX];
+        let length = request.prepare(&plan, &mut table).map_err(|error| {
+            let origin = match (&error, &options.initrd) {
+                (loader::Error::InitrdTooLarge, Some(initrd)) => format!("-initrd {initrd}"),
+                _ => format!("-kernel {path}"),
+            };
+            OptionError::new(&origin, &error.to_string())
+        })?;
+        table.truncate(length);
+        Ok(Self {
+            file,
+            initrd,
+            table: table.leak(),
+        })
     }
 }
 
-/// Finds out before the start what the built-in boot ROM would say of the kernel.
-fn check_kernel(options: &Options, config: &Config<'_>) -> Result<(), OptionError> {
-    let Some(kernel) = &options.kernel else {
-        return Ok(());
-    };
-    if options.bios.is_some() {
-        return Ok(());
+/// A kernel's file; one that can't be opened is said in QEMU's words, which test suites look for.
+fn kernel_file(path: &str, most: u64) -> Result<&'static [u8], OptionError> {
+    if let Err(error) = open(Path::new(path)) {
+        let reason = format!("'{path}': {}", error_text(&error));
+        return Err(OptionError::sentence("could not open kernel file", &reason));
     }
-    let ram_end = RamLayout::new(config.board, config.ram_size).low;
-    let plan = loader::plan(&KernelFile(config.kernel), ram_end)
-        .map_err(|error| OptionError::new(&format!("-kernel {kernel}"), &error.to_string()))?;
-    if let Some(initrd) = &options.initrd {
-        plan.place_initrd(config.initrd.len() as u32, ram_end)
-            .map_err(|error| OptionError::new(&format!("-initrd {initrd}"), &error.to_string()))?;
-    }
-    Ok(())
-}
-
-/// A file that the guest gets whole, for the life of the process.
-fn file(option: &str, path: Option<&str>, most: u64) -> Result<&'static [u8], OptionError> {
-    let Some(path) = path else { return Ok(&[]) };
-    let bytes = read_file(&format!("{option} {path}"), Path::new(path), most)?;
+    let bytes = read_file(&format!("-kernel {path}"), Path::new(path), most)?;
     Ok(bytes.leak())
 }
 
-fn read_file(origin: &str, path: &Path, most: u64) -> Result<Vec<u8>, OptionError> {
-    let open = || -> std::io::Result<(File, fs::Metadata)> {
-        // A FIFO or a device must not hold up the start.
-        let flags = rustix::fs::OFlags::NONBLOCK.bits() as i32;
-        let file = File::options().read(true).custom_flags(flags).open(path)?;
-        let metadata = file.metadata()?;
-        Ok((file, metadata))
+/// The file of `-initrd`, whole; one that can't be opened is said in QEMU's words.
+fn initrd_file(options: &Options) -> Result<&'static [u8], OptionError> {
+    let Some(path) = options.initrd.as_deref() else {
+        return Ok(&[]);
     };
-    let (mut file, metadata) = open().map_err(failure(origin))?;
+    if let Err(error) = open(Path::new(path)) {
+        let start = format!("error reading initrd {path}:");
+        let error = error_text(&error);
+        let reason = format!("Failed to open file \u{201c}{path}\u{201d}: open() failed: {error}");
+        return Err(OptionError::sentence(&start, &reason));
+    }
+    let bytes = read_file(&format!("-initrd {path}"), Path::new(path), options.memory)?;
+    Ok(bytes.leak())
+}
+
+/// The modules that `-initrd` lists for a multiboot kernel: apart by commas, of which two stand for
+/// one in a name. Each text is a file's path and, behind a space, what else the kernel is told.
+fn module_texts(list: &str) -> Vec<String> {
+    let mut texts = vec![String::new()];
+    let mut characters = list.chars().peekable();
+    while let Some(character) = characters.next() {
+        if character == ',' && characters.next_if_eq(&',').is_none() {
+            texts.push(String::new());
+        } else if let Some(text) = texts.last_mut() {
+            text.push(character);
+        }
+    }
+    // A comma at the end is none between two.
+    if texts.len() > 1 && texts.last().is_some_and(String::is_empty) {
+        texts.pop();
+    }
+    texts
+}
+
+/// Reads modules, each from a page on.
+fn read_modules(
+    texts: &'static [String],
+    most: u64,
+    modules: &mut Vec<Module<'static>>,
+) -> Result<&'static [u8], OptionError> {
+    let mut all: Vec<u8> = Vec::new();
+    for text in texts {
+        let path = text.split(' ').next().unwrap_or_default();
+        let origin = format!("-initrd {path}");
+        if !Path::new(path).is_file() {
+            // QEMU's words.
+            let line = format!("'{path}'");
+            return Err(OptionError::sentence("Failed to open file", &line));
+        }
+        let bytes = read_file(&origin, Path::new(path), most)?;
+        all.resize(all.len().next_multiple_of(PAGE as usize), 0);
+        let place = u32::try_from(all.len() + bytes.len()).map(|end| (all.len() as u32, end));
+        let (offset, end) = place.map_err(|_| {
+            let reason = loader::Error::InitrdTooLarge.to_string();
+            OptionError::new(&origin, &reason)
+        })?;
+        all.extend_from_slice(&bytes);
+        modules.push(Module {
+            offset,
+            size: end - offset,
+            text: text.as_bytes(),
+        });
+    }
+    Ok(all.leak())
+}
+
+fn open(path: &Path) -> std::io::Result<(File, fs::Metadata)> {
+    // A FIFO or a device must not hold up the start.
+    let flags = rustix::fs::OFlags::NONBLOCK.bits() as i32;
+    let file = File::options().read(true).custom_flags(flags).open(path)?;
+    let metadata = file.metadata()?;
+    Ok((file, metadata))
+}
+
+fn read_file(origin: &str, path: &Path, most: u64) -> Result<Vec<u8>, OptionError> {
+    let (mut file, metadata) = open(path).map_err(failure(origin))?;
     if !metadata.is_file() {
         return Err(OptionError::new(origin, "not a regular file"));
     }
@@ -613,5 +793,22 @@ fn rtc_base(base: RtcBase) -> i64 {
             };
             now + local.tm_gmtoff
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modules_are_apart_by_single_commas() {
+        assert_eq!(module_texts("a"), ["a"]);
+        assert_eq!(module_texts("a x=1 y,b"), ["a x=1 y", "b"]);
+        assert_eq!(module_texts("a,,b,c"), ["a,b", "c"]);
+        assert_eq!(module_texts("a,,,b"), ["a,", "b"]);
+        assert_eq!(module_texts("a,"), ["a"]);
+        assert_eq!(module_texts(","), [""]);
+        assert_eq!(module_texts("a,,"), ["a,"]);
+        assert_eq!(module_texts("a,b,"), ["a", "b"]);
     }
 }

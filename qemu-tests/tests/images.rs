@@ -66,7 +66,11 @@ fn lacks_software_interrupts(lines: &[String]) -> bool {
 
 fn compare(image: &Image) {
     let qemu = run(Emulator::Qemu, "tcg", image);
-    for accel in ["kvm,kernel-irqchip=on", "kvm,kernel-irqchip=split"] {
+    for accel in [
+        "kvm,kernel-irqchip=on",
+        "kvm,kernel-irqchip=split",
+        "kvm,kernel-irqchip=off",
+    ] {
         let thimble = run(Emulator::Thimble, accel, image);
         compare_runs(image, &qemu, &thimble);
     }

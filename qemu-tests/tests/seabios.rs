@@ -12,7 +12,11 @@ fn seabios_finds_nothing_to_boot() {
     let Some(bios) = packages::seabios() else {
         return skip("the Debian package seabios is missing");
     };
-    for accel in ["kvm,kernel-irqchip=on", "kvm,kernel-irqchip=split"] {
+    for accel in [
+        "kvm,kernel-irqchip=on",
+        "kvm,kernel-irqchip=split",
+        "kvm,kernel-irqchip=off",
+    ] {
         let thimble = Emulator::Thimble
             .launcher()
             .args(["-accel", accel, "-nodefaults", "-display", "none", "-bios"])

@@ -1,10 +1,11 @@
-//! The project's tasks: `cargo xtask run | test | images | dist | size | bench | fuzz | sabotage`.
+//! The project's tasks: `cargo xtask run | test | images | dist | size | bench | fuzz | sabotage | lockstep`.
 
 mod bench;
 mod build;
 mod dist;
 mod fuzz;
 mod images;
+mod lockstep;
 mod sabotage;
 mod size;
 mod test;
@@ -25,7 +26,9 @@ usage: cargo xtask TASK
                              measures it, or FILE, against QEMU, and prints a table
   fuzz TARGET [--seconds N]  runs one fuzz target
   fuzz TARGET --self-test    plants a panic in it, which the fuzzer must find
-  sabotage                   checks that the QMP tests notice each command that does nothing";
+  sabotage                   checks that the QMP tests notice each command that does nothing
+  lockstep [OPTIONS]         runs every form of every instruction on the processor and on the software CPU, and
+                             compares; --help lists the options";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -46,6 +49,7 @@ fn main() -> ExitCode {
             Err(_) => Err(format!("--seconds: '{seconds}' is no number")),
         },
         ["sabotage"] => sabotage::all(),
+        ["lockstep", rest @ ..] => lockstep::lockstep(rest),
         _ => Err(USAGE.to_string()),
     };
     match outcome {

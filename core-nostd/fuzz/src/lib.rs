@@ -132,17 +132,21 @@ pub fn machine(board: Board, irqchip: Irqchip) -> Machine<'static> {
     let config = Config {
         board,
         irqchip,
+        pit: true,
         ram: ram(),
         ram_size: RAM as u64,
         rom: &ROM,
         cpus: 1,
         max_cpus: 2,
+        local_apics: &mut [],
         rtc_base: 1_600_000_000,
         uuid: [7; 16],
         graphics: true,
         kernel: KERNEL.get_or_init(|| (0..=255).collect()),
         initrd: b"initrd",
         cmdline: b"quiet",
+        boot: &[],
+        testdev_memory: &[],
     };
     let mut machine = Machine::new(config).expect("the board fits its tables");
     let classes = [

@@ -76,16 +76,28 @@ pub const WORD_INFO: [WordInfo; WORDS] = [
 pub const LEAF_1_EDX: usize = 0;
 /// Index of CPUID.1:ECX.
 pub const LEAF_1_ECX: usize = 1;
+/// Index of CPUID.7.0:EBX.
+pub const LEAF_7_EBX: usize = 2;
+/// Index of CPUID.7.0:ECX.
+pub const LEAF_7_ECX: usize = 3;
+/// Index of CPUID.7.0:EDX.
+pub const LEAF_7_EDX: usize = 4;
 /// Index of CPUID.80000001H:EDX.
 pub const EXT_1_EDX: usize = 6;
 /// Index of CPUID.80000001H:ECX.
 pub const EXT_1_ECX: usize = 7;
 /// Index of CPUID.80000007H:EDX.
 pub const EXT_7_EDX: usize = 8;
+/// Index of CPUID.80000008H:EBX.
+pub const EXT_8_EBX: usize = 9;
 /// Index of CPUID.8000000AH:EDX.
 pub const EXT_A_EDX: usize = 10;
 /// Index of KVM's CPUID.40000001H:EAX.
 pub const KVM_EAX: usize = 11;
+/// Index of CPUID.0DH.1:EAX.
+pub const XSAVE_EAX: usize = 12;
+/// Index of CPUID.6:EAX.
+pub const LEAF_6_EAX: usize = 13;
 
 /// Bits of CPUID.80000001H:EDX that repeat CPUID.1:EDX on AMD's processors.
 pub const AMD_ALIASES: u32 = 0x0183_f3ff;

@@ -8,6 +8,7 @@ pub mod models;
 mod msr;
 mod paging;
 mod registers;
+pub mod soft;
 mod state;
 
 pub use mmu::{PagingMode, PagingRegisters};

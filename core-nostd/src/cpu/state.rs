@@ -263,6 +263,16 @@ pub struct Events {
     pub triple_fault: bool,
 }
 
+impl Events {
+    /// The delivery of an event has begun, or an exception waits to be looked at.
+    pub const fn under_way(&self) -> bool {
+        self.exception.injected
+            || self.exception.pending
+            || self.interrupt.injected
+            || self.nmi_injected
+    }
+}
+
 /// What the processor does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Activity {
@@ -487,6 +497,38 @@ impl CpuState {
         }
     }
 
+    /// After INIT (Intel SDM volume 3, the table of states after power-up, reset and INIT): as after
+    /// power-on, but for the caches' bits in CR0, x87, SSE and XCR0, the MSRs and APIC_BASE. The
+    /// bootstrap processor starts over, others wait for their start. The local APIC is reset by
+    /// whoever models it.
+    pub fn init(&mut self, signature: u32) {
+        let kept = Cr0Flags::CACHE_DISABLE | Cr0Flags::NOT_WRITE_THROUGH;
+        let bootstrap = self.apic_base & ApicBaseFlags::BSP.bits() != 0;
+        let new = Self::power_on(0, bootstrap, signature);
+        *self = Self {
+            cr0: new.cr0 & !kept.bits() | self.cr0 & kept.bits(),
+            apic_base: self.apic_base,
+            xcr0: self.xcr0,
+            fpu: self.fpu,
+            extended: self.extended.clone(),
+            msrs: self.msrs.clone(),
+            apic: self.apic,
+            activity: match bootstrap {
+                true => Activity::Running,
+                false => Activity::WaitForSipi,
+            },
+            ..new
+        };
+    }
+
+    /// Starts a processor that waits for it, in real mode at the beginning of a page below 1 MiB:
+    /// what a start-up IPI does.
+    pub fn start_up(&mut self, page: u8) {
+        self.cs = Segment::real(u16::from(page) << 8, u64::from(page) << 12, 0xb);
+        self.rip = 0;
+        self.activity = Activity::Running;
+    }
+
     /// Refuses what no processor can be in. What one processor model lacks and another has is
     /// the accelerator's to refuse.
     pub fn validate(&self) -> Result<(), StateError> {
@@ -590,6 +632,33 @@ mod tests {
         assert_eq!(
             load(&mut other, &buffer[..length], &mut bench.context()).err(),
             Some(StateError::Invalid("cr0"))
+        );
+    }
+
+    #[test]
+    fn init_keeps_what_the_manual_says() {
+        let mut state = CpuState::power_on(1, false, 0);
+        state.gpr = [9; 16];
+        state.cr0 = 0x31;
+        state.msrs.tsc = 77;
+        state.fpu.fcw = 0x27f;
+        state.events.nmi_masked = true;
+        state.activity = Activity::Running;
+        state.init(0x600f12);
+        assert_eq!(state.validate(), Ok(()));
+        assert_eq!((state.cr0, state.rip), (0x10, 0xfff0));
+        assert_eq!((state.msrs.tsc, state.fpu.fcw), (77, 0x27f));
+        assert_eq!((state.gpr[gpr::RDX], state.gpr[gpr::RAX]), (0x600f12, 0));
+        assert_eq!(state.events, Events::default());
+        assert_eq!(state.activity, Activity::WaitForSipi);
+        state.start_up(0x9f);
+        assert_eq!((state.cs.selector, state.cs.base), (0x9f00, 0x9_f000));
+        assert_eq!((state.rip, state.activity), (0, Activity::Running));
+        state.apic_base |= ApicBaseFlags::BSP.bits();
+        state.init(0);
+        assert_eq!(
+            (state.cs.selector, state.activity),
+            (0xf000, Activity::Running)
         );
     }
 

@@ -60,6 +60,13 @@ pub enum PropertyKind {
     Chardev,
     /// Text of at most [`TEXT_MAX`] bytes.
     Text,
+    /// One of a few words.
+    Word {
+        /// The type's name: `LostTickPolicy`.
+        name: &'static str,
+        /// The words, of at most [`TEXT_MAX`] bytes.
+        words: &'static [&'static str],
+    },
 }
 
 impl PropertyKind {
@@ -73,6 +80,7 @@ impl PropertyKind {
             Self::Uint64 => "uint64",
             Self::Int32 => "int32",
             Self::Chardev | Self::Text => "str",
+            Self::Word { name, .. } => name,
         }
     }
 }
@@ -88,6 +96,8 @@ pub enum Value {
     Uint(u64),
     /// For [`PropertyKind::Int32`].
     Int(i64),
+    /// For [`PropertyKind::Word`].
+    Word(&'static str),
     /// For the text kinds.
     Text(heapless::String<TEXT_MAX>),
 }
@@ -110,6 +120,14 @@ impl fmt::Display for PropertyError {
         match self {
             Self::Unknown => f.write_str("no such property"),
             Self::Type(PropertyKind::Bool) => f.write_str("expects 'on' or 'off'"),
+            Self::Type(PropertyKind::Word { words, .. }) => {
+                f.write_str("expects one of")?;
+                for (index, word) in words.iter().enumerate() {
+                    let separator = if index == 0 { "" } else { "," };
+                    write!(f, "{separator} '{word}'")?;
+                }
+                Ok(())
+            }
             Self::Type(kind) => write!(f, "expects a number of type {}", kind.name()),
             Self::Range(kind) => write!(f, "does not fit type {}", kind.name()),
             Self::Long => write!(f, "is longer than {TEXT_MAX} bytes"),
@@ -169,10 +187,11 @@ impl PropertyValues {
         *self.get(name) == Value::Bool(true)
     }
 
-    /// A text property that has a value.
+    /// A text or a word that has a value.
     pub fn text(&self, name: &str) -> Option<&str> {
         match self.get(name) {
             Value::Text(text) => Some(text),
+            Value::Word(word) => Some(word),
             _ => None,
         }
     }
@@ -199,6 +218,12 @@ fn parse(kind: PropertyKind, text: &str) -> Result<Value, PropertyError> {
                 .try_into()
                 .map(Value::Text)
                 .map_err(|_| PropertyError::Long);
+        }
+        PropertyKind::Word { words, .. } => {
+            let word = words.iter().find(|word| **word == text);
+            return word
+                .map(|word| Value::Word(word))
+                .ok_or(PropertyError::Type(kind));
         }
         PropertyKind::Uint8 => u8::MAX.into(),
         PropertyKind::Uint16 => u16::MAX.into(),
@@ -237,6 +262,7 @@ fn parse_uint(kind: PropertyKind, text: &str, most: u64) -> Result<u64, Property
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::string::ToString;
 
     static CLASS: DeviceClass = DeviceClass {
         name: "probe",
@@ -263,6 +289,15 @@ mod tests {
                 default: Value::Int(-1),
                 doc: "",
             },
+            Property {
+                name: "size",
+                kind: PropertyKind::Word {
+                    name: "Size",
+                    words: &["small", "large"],
+                },
+                default: Value::Word("small"),
+                doc: "",
+            },
         ],
     };
 
@@ -287,6 +322,17 @@ mod tests {
             );
         }
         assert_eq!(values.uint("base"), Some(0x402));
+    }
+
+    #[test]
+    fn words_are_those_of_the_type() {
+        let mut values = PropertyValues::new(&CLASS);
+        assert_eq!(values.text("size"), Some("small"));
+        values.set("size", "large").unwrap();
+        assert_eq!(values.get("size"), &Value::Word("large"));
+        let error = values.set("size", "huge").unwrap_err();
+        assert_eq!(error.to_string(), "expects one of 'small', 'large'");
+        assert_eq!(values.text("size"), Some("large"));
     }
 
     #[test]

@@ -24,8 +24,27 @@ pub static PIT_CLASS: DeviceClass = DeviceClass {
     bus: Some("ISA"),
     doc: "Intel 8254 interval timer, in the kernel",
     user_creatable: false,
-    properties: super::pit::CLASS.properties,
+    properties: &[
+        Property {
+            name: "iobase",
+            kind: PropertyKind::Uint32,
+            default: Value::Uint(0xffff_ffff),
+            doc: "first port",
+        },
+        Property {
+            name: LOST_TICK_POLICY,
+            kind: PropertyKind::Word {
+                name: "LostTickPolicy",
+                words: &["discard", "delay", "slew"],
+            },
+            default: Value::Word("delay"),
+            doc: "what becomes of ticks that the guest is too late for",
+        },
+    ],
 };
+
+/// The timer's property that says what becomes of lost ticks.
+pub const LOST_TICK_POLICY: &str = "lost_tick_policy";
 
 /// Class of the 82093AA.
 pub static IOAPIC_CLASS: DeviceClass = DeviceClass {

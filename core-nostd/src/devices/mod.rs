@@ -11,6 +11,7 @@ pub mod debugcon;
 pub mod i8042;
 pub mod ib700;
 pub mod kernel;
+pub mod pc_testdev;
 pub mod pit;
 pub mod port92;
 pub mod post;
@@ -183,6 +184,8 @@ pub enum Effect {
     A20(bool),
     /// Which memory is mapped where has changed.
     RemapMemory,
+    /// The host is to take the page at this guest physical address out of the guest's mappings.
+    FlushPage(u32),
 }
 
 /// The effects of one access, oldest first.

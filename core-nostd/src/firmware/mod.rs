@@ -1,9 +1,11 @@
 //! What firmware is told by the machine.
 
+pub mod boot;
 pub mod contents;
 pub mod e820;
 pub mod fw_cfg;
 pub mod keys;
+pub mod loader;
 
 pub use contents::MachineFacts;
 pub use fw_cfg::{Content, FwCfg, FwCfgError, INLINE_MAX};

@@ -4,6 +4,8 @@
 
 /// First address of the range that local APICs take messages at.
 pub const MSI_BASE: u64 = 0xfee0_0000;
+/// The address behind it.
+pub const MSI_END: u64 = 0xfef0_0000;
 
 /// One message: a doubleword written to an address.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

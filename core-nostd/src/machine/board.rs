@@ -3,7 +3,7 @@
 use core::fmt;
 
 use super::{
-    Board, Config, DEBUG_EXIT_MAX, DEBUGCON_MAX, Host, Machine, PciSlot, Port, PortsFull,
+    Board, Config, DEBUG_EXIT_MAX, DEBUGCON_MAX, Host, Irqchip, Machine, PciSlot, Port, PortsFull,
     RamLayout, SERIAL_MAX,
 };
 use crate::devices::class::{DeviceClass, PropertyValues};
@@ -12,6 +12,7 @@ use crate::devices::debugcon::{self, Debugcon};
 use crate::devices::i8042::{self, I8042, I8042Wiring};
 use crate::devices::ib700::{self, Ib700};
 use crate::devices::kernel;
+use crate::devices::pc_testdev::{self, PcTestdev};
 use crate::devices::pit::{self, Pit, PitWiring};
 use crate::devices::port92::{self, Port92};
 use crate::devices::post::{self, Post};
@@ -21,7 +22,7 @@ use crate::devices::serial::{self, Serial, SerialWiring};
 use crate::devices::{ConsoleId, Context, Effects, PortDevice, Width};
 use crate::firmware::{Content, FwCfg};
 use crate::firmware::{FwCfgError, MachineFacts, fw_cfg, keys};
-use crate::irq::{IoApic, IrqLine, Lines, Pic, ioapic, pic};
+use crate::irq::{IoApic, IrqLine, Lines, LocalApics, Pic, ioapic, pic};
 use crate::memory::{Backing, MapFull, MemoryMap, Region};
 use crate::pci::{
     ConfigMechanism1, I440fx, PciFunction, Piix3, SlotError, Slots, i440fx, mechanism, piix3,
@@ -45,6 +46,7 @@ pub static CLASSES: &[&DeviceClass] = &[
     &kernel::IOAPIC_CLASS,
     &kernel::PIC_CLASS,
     &kernel::PIT_CLASS,
+    &pc_testdev::CLASS,
     &pic::CLASS,
     &piix3::CLASS,
     &pit::CLASS,
@@ -66,12 +68,14 @@ mod line {
 }
 
 /// Who a timer belongs to.
-mod timer {
+pub(super) mod timer {
     use crate::time::TimerId;
 
     pub(super) const PIT: TimerId = TimerId::new(0);
     pub(super) const RTC: TimerId = TimerId::new(1);
     pub(super) const WATCHDOG: TimerId = TimerId::new(2);
+    /// The next of all local APICs.
+    pub(crate) const LOCAL_APICS: TimerId = TimerId::new(3);
     /// The first serial port's; the others follow.
     pub(super) const SERIAL: u8 = 4;
 }
@@ -167,6 +171,8 @@ pub enum DeviceError {
     NotPluggable,
     /// Another device has the id.
     IdTaken,
+    /// The host lends no memory for it.
+    NoMemory,
     /// The id is longer than [`super::ID_MAX`] bytes.
     IdLong,
 }
@@ -181,6 +187,7 @@ impl fmt::Display for DeviceError {
             Self::Ports(full) => write!(f, "{full}"),
             Self::FwCfgFile(name) => write!(f, "duplicate fw_cfg file name: {name}"),
             Self::NotPluggable => f.write_str("it is part of the board, not pluggable"),
+            Self::NoMemory => f.write_str("there is no memory for it"),
             Self::IdTaken => f.write_str("another device has this id"),
             Self::IdLong => write!(f, "the id is longer than {} bytes", super::ID_MAX),
         }
@@ -195,6 +202,7 @@ impl Port {
             Self::PciAddress | Self::PciData => Width::Dword,
             Self::DebugExit(_) => DebugExit::WIDEST,
             Self::Pvpanic => Pvpanic::WIDEST,
+            Self::Testdev => PcTestdev::WIDEST,
             _ => Width::Byte,
         }
     }
@@ -202,7 +210,8 @@ impl Port {
 
 impl<'m> Machine<'m> {
     /// Builds a board and puts it into its state after power-on.
-    pub fn new(config: Config<'m>) -> Result<Self, BuildError> {
+    pub fn new(mut config: Config<'m>) -> Result<Self, BuildError> {
+        let local_apics = core::mem::take(&mut config.local_apics);
         let rom = config.rom.len() as u64;
         if !rom.is_multiple_of(0x1000) || rom > 16 << 20 {
             return Err(BuildError::Invalid("length of the firmware image"));
@@ -222,6 +231,7 @@ impl<'m> Machine<'m> {
         let mut machine = Self {
             board: config.board,
             irqchip: config.irqchip,
+            has_pit: config.pit,
             layout: RamLayout::new(config.board, config.ram_size),
             ram: config.ram,
             rom: config.rom,
@@ -233,6 +243,10 @@ impl<'m> Machine<'m> {
             intr: false,
             pic: Pic::new(),
             ioapic: IoApic::new(),
+            apics: LocalApics::new(match (config.board, config.irqchip) {
+                (Board::Pc | Board::Microvm, Irqchip::Machine) => local_apics,
+                _ => &mut [],
+            }),
             pit: Pit::new(pit),
             rtc: Rtc::new(
                 rtc,
@@ -253,6 +267,8 @@ impl<'m> Machine<'m> {
             debug_exits: heapless::Vec::new(),
             watchdog: None,
             pvpanic: None,
+            testdev: None,
+            testdev_memory: config.testdev_memory,
             plugged: heapless::Vec::new(),
         };
         machine.map_ports()?;
@@ -278,8 +294,10 @@ impl<'m> Machine<'m> {
             ports.add(0x20, 2, Port::MasterPic)?;
             ports.add(0xa0, 2, Port::SlavePic)?;
             ports.add(0x4d0, 2, Port::Elcr)?;
-            ports.add(0x40, 4, Port::Pit)?;
-            ports.add(0x61, 1, Port::PortB)?;
+            if self.has_pit {
+                ports.add(0x40, 4, Port::Pit)?;
+                ports.add(0x61, 1, Port::PortB)?;
+            }
         }
         ports.add(0x70, 2, Port::Rtc)?;
         ports.add(post::PORT, 1, Port::Post)?;
@@ -315,6 +333,9 @@ impl<'m> Machine<'m> {
             // Behind the end items read as zeros, so that the final NUL is there.
             fw_cfg.add_u32(keys::CMDLINE_SIZE, config.cmdline.len() as u32 + 1)?;
             fw_cfg.add(keys::CMDLINE_DATA, Content::Lent(config.cmdline))?;
+        }
+        if !config.boot.is_empty() {
+            fw_cfg.add(keys::BOOT, Content::Lent(config.boot))?;
         }
         self.describe_in_cmos(low_ram, high_ram, config.cpus);
         Ok(())
@@ -375,6 +396,7 @@ impl<'m> Machine<'m> {
             name if name == debug_exit::CLASS.name => self.plug_debug_exit(values).map(|()| None),
             name if name == ib700::CLASS.name => self.plug_watchdog().map(|()| None),
             name if name == pvpanic::CLASS.name => self.plug_pvpanic(values).map(|()| None),
+            name if name == pc_testdev::CLASS.name => self.plug_testdev().map(|()| None),
             _ => Err(DeviceError::NotPluggable),
         }
     }
@@ -472,6 +494,23 @@ impl<'m> Machine<'m> {
         Ok(())
     }
 
+    fn plug_testdev(&mut self) -> Result<(), DeviceError> {
+        if self.testdev.is_some() {
+            // Its ports can't be moved.
+            return Err(DeviceError::TooMany(1));
+        }
+        if self.testdev_memory.len() != pc_testdev::MEMORY {
+            return Err(DeviceError::NoMemory);
+        }
+        let lines = (pc_testdev::LINES_BASE, pc_testdev::LINES);
+        self.ports
+            .add(pc_testdev::BASE, pc_testdev::PORTS, Port::Testdev)
+            .and_then(|()| self.ports.add(lines.0, lines.1, Port::TestdevLines))
+            .map_err(DeviceError::Ports)?;
+        self.testdev = Some(PcTestdev::new(self.testdev_memory));
+        Ok(())
+    }
+
     /// Resets every device. The host resets processors and in-kernel controllers itself.
     pub fn reset<H: Host>(&mut self, host: &mut H, now: u64) {
         self.power_on(now);
@@ -496,7 +535,7 @@ impl<'m> Machine<'m> {
 
     fn power_on(&mut self, now: u64) {
         // Lines fall with their drivers, or rise as the PIT's; then the PICs are reset, and forget what they have seen.
-        if self.irqchip.in_machine() && self.board != Board::None {
+        if self.irqchip.in_machine() && self.board != Board::None && self.has_pit {
             self.pit.reset(context!(self, now));
         }
         self.rtc.reset(context!(self, now));
@@ -513,9 +552,14 @@ impl<'m> Machine<'m> {
         if let Some(watchdog) = &mut self.watchdog {
             watchdog.reset(context!(self, now));
         }
+        if let Some(testdev) = &mut self.testdev {
+            testdev.reset(context!(self, now));
+        }
         self.remap();
         self.pic.reset(context!(self, now));
         self.ioapic.reset(context!(self, now));
+        self.apics.reset();
+        self.arm_apics();
         // What the resets themselves asked for is done.
         while self.effects.take().is_some() {}
     }
@@ -540,6 +584,11 @@ impl<'m> Machine<'m> {
             timer::WATCHDOG => {
                 self.watchdog.as_mut()?.timer(context!(self, now), id);
                 Some(Port::Watchdog)
+            }
+            timer::LOCAL_APICS => {
+                self.apics.advance(now);
+                self.arm_apics();
+                None
             }
             _ => {
                 let index = id.slot().checked_sub(timer::SERIAL)?;
@@ -584,6 +633,10 @@ impl<'m> Machine<'m> {
             },
             Port::Pvpanic => match &mut self.pvpanic {
                 Some(pvpanic) => pvpanic.pio_read(cx, offset, width),
+                None => u32::MAX,
+            },
+            Port::Testdev | Port::TestdevLines => match &mut self.testdev {
+                Some(testdev) => testdev.pio_read(cx, testdev_offset(port, offset), width),
                 None => u32::MAX,
             },
         }
@@ -643,6 +696,11 @@ impl<'m> Machine<'m> {
                     pvpanic.pio_write(cx, offset, width, value);
                 }
             }
+            Port::Testdev | Port::TestdevLines => {
+                if let Some(testdev) = &mut self.testdev {
+                    testdev.pio_write(cx, testdev_offset(port, offset), width, value);
+                }
+            }
         }
     }
 
@@ -686,6 +744,14 @@ impl<'m> Machine<'m> {
             Some(PciSlot::IsaBridge) => self.piix3.config_write(cx, target.register, width, value),
             None => {}
         }
+    }
+}
+
+/// Which of `pc-testdev`'s registers a port is.
+const fn testdev_offset(port: Port, offset: u16) -> u16 {
+    match port {
+        Port::TestdevLines => pc_testdev::LINES_OFFSET + offset,
+        _ => offset,
     }
 }
 

@@ -1,5 +1,10 @@
 //! What a machine is built from.
 
+use core::sync::atomic::AtomicU8;
+
+use crate::irq::LocalApic;
+#[cfg(doc)]
+use crate::irq::lapic::CPUS_MAX;
 use crate::memory::GuestRam;
 
 /// The board.
@@ -27,7 +32,8 @@ impl Board {
 /// Who models the interrupt controllers and the interval timer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Irqchip {
-    /// The machine itself.
+    /// The machine itself, with the local APICs for which the host lends memory: the software CPU,
+    /// and `kernel-irqchip=off`. It tells by [`super::Host::attention`] which processor is to look.
     Machine,
     /// The machine, but for the local APICs, which are the host's (`kernel-irqchip=split`): it is
     /// told of messages to them by [`super::Host::msi`], and of the PICs' output by
@@ -85,6 +91,9 @@ pub struct Config<'m> {
     pub board: Board,
     /// Who models interrupt controllers.
     pub irqchip: Irqchip,
+    /// Whether there is an interval timer, an 8254 (`-machine pit=`). Without it there is no port 61h
+    /// either.
+    pub pit: bool,
     /// Guest RAM: [`Config::ram_size`] bytes laid out as [`RamLayout::new`] says.
     pub ram: &'m dyn GuestRam,
     /// Bytes of guest RAM.
@@ -95,18 +104,27 @@ pub struct Config<'m> {
     pub cpus: u16,
     /// Processors that there may be later, at least `cpus`.
     pub max_cpus: u16,
+    /// Memory for the local APICs with [`Irqchip::Machine`]: one for each processor, at most
+    /// [`CPUS_MAX`]. A machine that no processor runs, such as a device test, needs none.
+    pub local_apics: &'m mut [LocalApic],
     /// Time of day when the virtual clock reads 0, in seconds since 1970-01-01 00:00 UTC.
     pub rtc_base: i64,
     /// The machine's UUID, in the byte order of its text form.
     pub uuid: [u8; 16],
     /// Whether firmware may expect a graphical console.
     pub graphics: bool,
-    /// A kernel for the boot ROM.
+    /// A kernel for the firmware to start.
     pub kernel: &'m [u8],
-    /// An initial RAM disk or multiboot module for it.
+    /// An initial RAM disk for it, or multiboot modules, each at a multiple of 4 KiB.
     pub initrd: &'m [u8],
     /// Its command line, without a final NUL.
     pub cmdline: &'m [u8],
+    /// How the boot ROM starts the kernel: what [`crate::firmware::boot::Request::prepare`] has
+    /// written. Empty where other firmware is to do it.
+    pub boot: &'m [u8],
+    /// Memory for the device `pc-testdev`, [`crate::devices::pc_testdev::MEMORY`] bytes; empty where
+    /// it will not be plugged in.
+    pub testdev_memory: &'m [AtomicU8],
 }
 
 #[cfg(test)]

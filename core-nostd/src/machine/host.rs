@@ -35,6 +35,13 @@ pub trait Host {
         let _ = (pin, message);
     }
 
+    /// A processor, by its number, has got a reason to look: `Machine::take_event` or
+    /// `Machine::interrupt_waits`. Told with the machine's own local APICs only, and perhaps more
+    /// than once.
+    fn attention(&mut self, cpu: u16) {
+        let _ = cpu;
+    }
+
     /// Asks for a reset, a shutdown or the end of the process.
     fn power(&mut self, request: PowerRequest);
 
@@ -44,6 +51,13 @@ pub trait Host {
     /// The memory map has changed: `Machine::memory_map` tells the new one. The host applies it
     /// before the guest runs on.
     fn memory_remapped(&mut self);
+
+    /// Takes the page of RAM at `gpa` out of what the guest has mapped: its next access has to look
+    /// for the page again. Whoever keeps no such mappings has nothing to do; nothing else is to be
+    /// seen of it.
+    fn flush_page(&mut self, gpa: u64) {
+        let _ = gpa;
+    }
 
     /// The A20 gate was switched.
     fn set_a20(&mut self, enabled: bool);

@@ -18,6 +18,7 @@ macro_rules! context {
 }
 
 pub mod actions;
+mod apics;
 mod board;
 mod config;
 mod host;
@@ -27,10 +28,13 @@ pub mod qtest;
 mod run_state;
 mod state;
 
+use core::sync::atomic::AtomicU8;
+
 use crate::devices::debug_exit::DebugExit;
 use crate::devices::debugcon::Debugcon;
 use crate::devices::i8042::I8042;
 use crate::devices::ib700::Ib700;
+use crate::devices::pc_testdev::PcTestdev;
 use crate::devices::pit::Pit;
 use crate::devices::port92::Port92;
 use crate::devices::post::Post;
@@ -40,7 +44,7 @@ use crate::devices::serial::Serial;
 use crate::devices::{ConsoleId, Context, Effect, Effects, Width};
 use crate::firmware::FwCfg;
 use crate::irq::ioapic;
-use crate::irq::{IoApic, IrqLine, Lines, Pic};
+use crate::irq::{IoApic, IrqLine, Lines, LocalApics, Pic};
 use crate::memory::{Backing, GuestRam, MemoryMap};
 use crate::pci::{ConfigMechanism1, I440fx, Piix3, Slots};
 use crate::time::Timers;
@@ -83,6 +87,8 @@ enum Port {
     DebugExit(u8),
     Watchdog,
     Pvpanic,
+    Testdev,
+    TestdevLines,
 }
 
 /// What stands at an address of the PCI bus.
@@ -96,6 +102,8 @@ enum PciSlot {
 pub struct Machine<'m> {
     board: Board,
     irqchip: Irqchip,
+    /// Whether there is an interval timer.
+    has_pit: bool,
     layout: RamLayout,
     ram: &'m dyn GuestRam,
     rom: &'m [u8],
@@ -110,6 +118,7 @@ pub struct Machine<'m> {
 
     pic: Pic,
     ioapic: IoApic,
+    apics: LocalApics<'m>,
     pit: Pit,
     rtc: Rtc,
     i8042: I8042,
@@ -125,6 +134,8 @@ pub struct Machine<'m> {
     debug_exits: heapless::Vec<DebugExit, DEBUG_EXIT_MAX>,
     watchdog: Option<Ib700>,
     pvpanic: Option<Pvpanic>,
+    testdev: Option<PcTestdev<'m>>,
+    testdev_memory: &'m [AtomicU8],
     plugged: heapless::Vec<Plugged, PLUGGED_MAX>,
 }
 
@@ -259,6 +270,9 @@ impl<'m> Machine<'m> {
 
     /// Reads where no memory answers: registers of devices, and zeros.
     fn bus_read<H: Host>(&mut self, host: &mut H, now: u64, gpa: u64, to: &mut [u8]) {
+        if let Some(testdev) = &self.testdev {
+            testdev.mmio_read(gpa, to);
+        }
         let Some((offset, mut done)) = self.ioapic_at(gpa, to.len()) else {
             return;
         };
@@ -277,6 +291,12 @@ impl<'m> Machine<'m> {
 
     /// Writes where no memory answers.
     fn bus_write<H: Host>(&mut self, host: &mut H, now: u64, gpa: u64, from: &[u8]) {
+        if self.write_message(host, now, gpa, from) {
+            return;
+        }
+        if let Some(testdev) = &mut self.testdev {
+            testdev.mmio_write(gpa, from);
+        }
         let Some((offset, mut done)) = self.ioapic_at(gpa, from.len()) else {
             return;
         };
@@ -399,6 +419,7 @@ impl<'m> Machine<'m> {
                     self.remap();
                     host.memory_remapped();
                 }
+                Effect::FlushPage(gpa) => host.flush_page(gpa.into()),
             }
         }
         while let Some(change) = self.lines.take_change() {
@@ -422,11 +443,23 @@ impl<'m> Machine<'m> {
         if intr != self.intr {
             self.intr = intr;
             host.set_intr(intr);
+            self.apics.set_intr(intr);
+        }
+        while let Some(cpu) = self.apics.take_attention() {
+            host.attention(cpu as u16);
         }
     }
 
-    /// Lets the host know of the I/O APIC's new routes, then of its interrupts.
+    /// Lets the host know of the I/O APIC's new routes, then of its interrupts, unless the local
+    /// APICs are the machine's own.
     fn send_messages<H: Host>(&mut self, host: &mut H) {
+        if !self.apics.is_empty() {
+            while self.ioapic.take_rerouted().is_some() {}
+            while let Some(message) = self.ioapic.take_message() {
+                self.apics.send_msi(message);
+            }
+            return;
+        }
         while let Some((pin, message)) = self.ioapic.take_rerouted() {
             host.route_changed(pin, message);
         }

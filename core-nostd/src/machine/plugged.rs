@@ -68,7 +68,7 @@ impl Plugged {
                 // 64 bits keep their pattern.
                 Value::Uint(number) => *number as i64,
                 Value::Int(number) => *number,
-                Value::Unset | Value::Text(_) => continue,
+                Value::Unset | Value::Text(_) | Value::Word(_) => continue,
             };
             plugged.set |= 1 << index;
         }
@@ -172,6 +172,11 @@ impl Machine<'_> {
     /// Devices that were plugged in, oldest first.
     pub fn plugged(&self) -> &[Plugged] {
         &self.plugged
+    }
+
+    /// Whether the board has an interval timer.
+    pub fn has_pit(&self) -> bool {
+        self.has_pit
     }
 
     /// Who models the interrupt controllers.

@@ -154,6 +154,10 @@ impl<H: Host, W: Write> Host for Reporter<'_, H, W> {
         self.host.route_changed(pin, message);
     }
 
+    fn attention(&mut self, cpu: u16) {
+        self.host.attention(cpu);
+    }
+
     fn power(&mut self, request: PowerRequest) {
         self.host.power(request);
     }

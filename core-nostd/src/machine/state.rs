@@ -5,6 +5,7 @@
 
 use super::{Board, Host, Machine};
 use crate::devices::Context;
+use crate::devices::pc_testdev::{self, Page};
 use crate::devices::pit::SavedPit;
 use crate::irq::Lines;
 use crate::irq::ioapic::IoApicState;
@@ -13,7 +14,7 @@ use crate::state::{SavedState, StateError, load, save};
 use crate::time::Timers;
 
 /// Bytes that the saved state of a machine needs at most.
-pub const STATE_MAX: usize = 16 << 10;
+pub const STATE_MAX: usize = (16 << 10) + pc_testdev::PAGES * (4096 + 64);
 
 /// The state of the interrupt controllers and the interval timer, whoever models them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,8 +23,8 @@ pub struct Controllers {
     pub pic: SavedPic,
     /// The I/O APIC.
     pub ioapic: IoApicState,
-    /// The interval timer, with times on the virtual clock.
-    pub pit: SavedPit,
+    /// The interval timer, with times on the virtual clock; `None` where the board has none.
+    pub pit: Option<SavedPit>,
 }
 
 /// The context of a device that only holds the state of the host's: it drives nothing.
@@ -46,7 +47,9 @@ macro_rules! each_controller {
         if $machine.board != Board::None {
             $call!($machine.pic);
             $call!($machine.ioapic);
-            $call!($machine.pit);
+            if $machine.has_pit {
+                $call!($machine.pit);
+            }
         }
     };
 }
@@ -75,6 +78,12 @@ macro_rules! each_device {
             }
             for index in 0..$machine.debugcons.len() {
                 $call!($machine.debugcons[index]);
+            }
+            if $machine.testdev.is_some() {
+                $call!($machine.testdev);
+                for index in 0..pc_testdev::PAGES {
+                    $call!(Page::new($machine.testdev_memory, index));
+                }
             }
         }
     };
@@ -134,7 +143,7 @@ impl Machine<'_> {
         Controllers {
             pic: self.pic.save(),
             ioapic: *self.ioapic.state(),
-            pit: self.pit.save(),
+            pit: self.has_pit.then(|| self.pit.save()),
         }
     }
 
@@ -149,13 +158,20 @@ impl Machine<'_> {
         controllers: Controllers,
     ) -> Result<(), StateError> {
         let Controllers { pic, ioapic, pit } = controllers;
+        if pit.is_some() != self.has_pit {
+            return Err(StateError::Invalid("pit"));
+        }
         self.ioapic.set_state(&ioapic)?;
         if self.irqchip.in_machine() {
             self.pic.load(pic, context!(self, now))?;
-            self.pit.load(pit, context!(self, now))?;
+            if let Some(pit) = pit {
+                self.pit.load(pit, context!(self, now))?;
+            }
         } else {
             self.pic.load(pic, apart!(self, now))?;
-            self.pit.load(pit, apart!(self, now))?;
+            if let Some(pit) = pit {
+                self.pit.load(pit, apart!(self, now))?;
+            }
         }
         self.drain(host, now, None);
         Ok(())

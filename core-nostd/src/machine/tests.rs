@@ -86,17 +86,21 @@ fn machine(board: Board, irqchip: Irqchip) -> Machine<'static> {
     let config = Config {
         board,
         irqchip,
+        pit: true,
         ram,
         ram_size: RAM as u64,
         rom: &ROM,
         cpus: 1,
         max_cpus: 1,
+        local_apics: &mut [],
         rtc_base: 0,
         uuid: [0; 16],
         graphics: false,
         kernel: b"kernel",
         initrd: &[],
         cmdline: b"quiet",
+        boot: &[],
+        testdev_memory: &[],
     };
     let mut machine = Machine::new(config).unwrap();
     machine.plug(&PropertyValues::new(&serial::CLASS)).unwrap();

@@ -180,6 +180,8 @@ pub struct Settings<'a> {
     pub isa_serial: bool,
     /// `-machine mem-merge`.
     pub mem_merge: bool,
+    /// `-global kvm-pit.lost_tick_policy`.
+    pub lost_tick_policy: &'a str,
     /// Guest RAM in bytes.
     pub memory: u64,
     /// Processors at the start.

@@ -6,6 +6,7 @@ use super::tree::{Edge, Name, Node};
 use super::types::{self, Type};
 use super::{ChardevKind, PropertyInfo, QomError, QomValue, Settings, Tree};
 use crate::devices::class::{PropertyKind, Value};
+use crate::devices::kernel;
 use crate::machine::Board;
 use crate::pci::{i440fx, piix3};
 
@@ -163,11 +164,15 @@ impl Tree<'_> {
                     .unwrap_or_else(|| property.default.clone()),
             };
             let value = match &value {
+                _ if node == Node::Pit && name == kernel::LOST_TICK_POLICY => {
+                    QomValue::Str(self.outside.settings().lost_tick_policy)
+                }
                 Value::Unset => QomValue::Str(""),
                 Value::Bool(on) => QomValue::Bool(*on),
                 Value::Uint(number) => QomValue::Uint(*number),
                 Value::Int(number) => QomValue::Int(*number),
                 Value::Text(text) => QomValue::Str(text),
+                Value::Word(word) => QomValue::Str(word),
             };
             visit(name, kind.name(), value);
         }
@@ -216,6 +221,7 @@ impl Tree<'_> {
                 "type" => continue,
                 "memory" => QomValue::Members(&memory),
                 "smp" => QomValue::Members(&smp),
+                "pit" if self.machine.has_pit() => QomValue::Str("on"),
                 name => machine_value(&settings, name),
             };
             visit(property.name, property.kind, value);
@@ -284,9 +290,9 @@ fn machine_value<'s>(settings: &Settings<'s>, name: &str) -> QomValue<'s> {
         "mem-merge" => QomValue::Bool(settings.mem_merge),
         // Parts of the board, always there.
         "i8042" => QomValue::Bool(true),
-        "pic" | "pit" | "rtc" => QomValue::Str("on"),
+        "pic" | "rtc" => QomValue::Str("on"),
         // What is not modelled.
-        "acpi" | "ioapic2" | "pcie" | "smm" | "vmport" => QomValue::Str("off"),
+        "acpi" | "ioapic2" | "pcie" | "pit" | "smm" | "vmport" => QomValue::Str("off"),
         _ => QomValue::Bool(false),
     }
 }

@@ -87,17 +87,21 @@ fn machine(board: Board, irqchip: Irqchip) -> Machine<'static> {
     let config = Config {
         board,
         irqchip,
+        pit: true,
         ram: &RAM,
         ram_size: 0x1000,
         rom: &ROM,
         cpus: 3,
         max_cpus: 6,
+        local_apics: &mut [],
         rtc_base: 0,
         uuid: [0; 16],
         graphics: false,
         kernel: &[],
         initrd: &[],
         cmdline: &[],
+        boot: &[],
+        testdev_memory: &[],
     };
     let mut machine = Machine::new(config).unwrap();
     if board != Board::None {

@@ -187,7 +187,11 @@ impl Tree<'_> {
             return;
         }
         let mut number = 0;
+        let has_pit = self.machine.has_pit();
         let mut next = |node: Option<Node>, bus: Option<Bus>| {
+            if !has_pit && matches!(node, Some(Node::Pit | Node::Speaker)) {
+                return;
+            }
             visit(BoardDevice { number, node, bus });
             number += 1;
         };

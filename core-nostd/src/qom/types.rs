@@ -453,6 +453,7 @@ fn default_of(property: &Property) -> Option<QomValue<'_>> {
         Value::Uint(number) => Some(QomValue::Uint(*number)),
         Value::Int(number) => Some(QomValue::Int(*number)),
         Value::Text(text) => Some(QomValue::Str(text)),
+        Value::Word(word) => Some(QomValue::Str(word)),
     }
 }
 

@@ -58,10 +58,14 @@ impl Vm {
                 .map_err(KvmError::call("reading an interrupt controller"))?;
             Ok(chip.chip)
         };
-        let pit = self
-            .fd()
-            .get_pit2()
-            .map_err(KvmError::call("reading the PIT"))?;
+        let pit = match self.lost_ticks() {
+            Some(_) => Some(
+                self.fd()
+                    .get_pit2()
+                    .map_err(KvmError::call("reading the PIT"))?,
+            ),
+            None => None,
+        };
         // SAFETY: the kernel has filled in the member that belongs to the chip's number.
         let (master, slave, ioapic) = unsafe {
             (
@@ -76,7 +80,7 @@ impl Vm {
                 slave: get_pic(&slave),
             },
             ioapic: get_ioapic(&ioapic),
-            pit: get_pit(&pit, at),
+            pit: pit.map(|pit| get_pit(&pit, at)),
         })
     }
 
@@ -88,9 +92,13 @@ impl Vm {
     pub fn set_controllers(&self, state: &Controllers, at: Instant) -> Result<(), KvmError> {
         self.set_pics(&state.pic)?;
         self.set_ioapic(&state.ioapic)?;
-        self.fd()
-            .set_pit2(&pit(&state.pit, at))
-            .map_err(KvmError::call("setting the PIT"))
+        match &state.pit {
+            Some(state) => self
+                .fd()
+                .set_pit2(&pit(state, at))
+                .map_err(KvmError::call("setting the PIT")),
+            None => Ok(()),
+        }
     }
 
     pub(super) fn set_pics(&self, state: &SavedPic) -> Result<(), KvmError> {

@@ -16,7 +16,7 @@ use thimble_core::cpu::features::{
 use thimble_core::cpu::models::{self, CpuModel, MODELS};
 
 use super::error::KvmError;
-use super::vm::Vm;
+use super::vm::{Irqchip, Vm, x2apic_outside};
 
 /// First leaf of the extended ones.
 const EXTENDED: u32 = 0x8000_0000;
@@ -24,7 +24,8 @@ const EXTENDED: u32 = 0x8000_0000;
 const HYPERVISOR: u32 = 0x4000_0000;
 /// CPUID.1:ECX: there is a hypervisor.
 const HYPERVISOR_BIT: u32 = 1 << 31;
-/// CPUID.1:ECX: x2APIC, and the timer's deadline mode: both come from the in-kernel local APIC.
+/// CPUID.1:ECX: x2APIC, and the timer's deadline mode: both come from the in-kernel local APIC; the
+/// machine's own ones have the first where the kernel lets its registers through.
 const X2APIC_BIT: u32 = 1 << 21;
 /// See [`X2APIC_BIT`].
 const TSC_DEADLINE_BIT: u32 = 1 << 24;
@@ -41,6 +42,13 @@ const NOT_UNDER_KVM: [(usize, u32); 3] = [
     (LEAF_1_ECX, 1 << 3),
     (EXT_1_ECX, 1 << 2),
 ];
+/// CPUID.40000001:EAX: what the kernel does by its own local APICs only: asynchronous page faults,
+/// ends of interrupts in memory, wake-ups of halted processors, several interrupts in one call,
+/// yielding to another processor, and wide destinations of messages.
+const IN_KERNEL_APIC: u32 =
+    1 << 4 | 1 << 6 | 1 << 7 | 1 << 10 | 1 << 11 | 1 << 13 | 1 << 14 | 1 << 15;
+/// Physical address bits of models that are not the host.
+const MODEL_PHYS_BITS: u32 = 40;
 /// What the hypervisor's first leaf says.
 const KVM_SIGNATURE: [u32; 3] = [0x4b4d_564b, 0x564b_4d56, 0x4d];
 
@@ -53,6 +61,10 @@ pub enum CpuError {
     Feature(String),
     /// A switch is neither `+x`, `-x`, nor `x=on|off`.
     Switch(String),
+    /// The property does not take the value.
+    Value(&'static str, String),
+    /// So many physical address bits are impossible.
+    PhysBits(u64),
     /// `enforce`, and the kernel can't show these.
     Missing(String),
     /// The kernel did not answer.
@@ -69,6 +81,13 @@ impl fmt::Display for CpuError {
                     f,
                     "'{text}' is not a switch: use +feature, -feature or feature=on|off"
                 )
+            }
+            Self::Value(name, value) => {
+                write!(f, "Property '{name}' doesn't take value '{value}'")
+            }
+            // QEMU's words.
+            Self::PhysBits(bits) => {
+                write!(f, "phys-bits should be between 32 and 52  (but is {bits})")
             }
             Self::Missing(names) => write!(f, "host doesn't support requested features: {names}"),
             Self::Kvm(error) => error.fmt(f),
@@ -152,10 +171,15 @@ pub struct CpuSpec {
     check: bool,
     /// Whether KVM shows itself.
     kvm: bool,
+    /// `vendor=`.
+    vendor: Option<[u8; 12]>,
+    /// Physical address bits, where they are not the host's.
+    phys_bits: Option<u32>,
 }
 
 impl CpuSpec {
-    /// Reads `MODEL[,+x][,-y][,z=on|off][,enforce][,check][,kvm=on|off]`.
+    /// Reads `MODEL[,+x][,-y][,z=on|off][,enforce][,check][,kvm=on|off][,vendor=TEXT][,phys-bits=N]
+    /// [,host-phys-bits=on|off]`, and `migratable=on|off` behind `host` and `max`.
     pub fn parse(text: &str) -> Result<Self, CpuError> {
         let mut words = text.split(',');
         let name = words.next().unwrap_or_default();
@@ -170,11 +194,50 @@ impl CpuSpec {
             enforce: false,
             check: true,
             kvm: true,
+            vendor: None,
+            phys_bits: None,
         };
         for word in words {
-            spec.switch(word)?;
+            match word.split_once('=') {
+                Some((name, value)) => spec.property(word, name, value)?,
+                None => spec.switch(word)?,
+            }
         }
         Ok(spec)
+    }
+
+    fn property(&mut self, word: &str, name: &str, value: &str) -> Result<(), CpuError> {
+        let wrong = |name| CpuError::Value(name, value.to_owned());
+        match name {
+            "vendor" => {
+                let vendor = value.as_bytes().try_into().map_err(|_| wrong("vendor"))?;
+                self.vendor = Some(vendor);
+            }
+            "phys-bits" => {
+                let bits: u64 = value.parse().map_err(|_| wrong("phys-bits"))?;
+                self.phys_bits = match bits {
+                    // The default.
+                    0 => None,
+                    32..=52 => Some(bits as u32),
+                    _ => return Err(CpuError::PhysBits(bits)),
+                };
+            }
+            "host-phys-bits" => match (value, self.phys_bits) {
+                ("off" | "no" | "false" | "n", None) => self.phys_bits = Some(MODEL_PHYS_BITS),
+                ("on" | "off" | "yes" | "no" | "true" | "false" | "y" | "n", _) => {}
+                _ => return Err(wrong("host-phys-bits")),
+            },
+            "migratable" if matches!(self.base, Base::Host) => {
+                // The one feature that KVM shows and that stays behind when a guest moves.
+                match value {
+                    "on" | "yes" | "true" | "y" => self.switch("-invtsc")?,
+                    "off" | "no" | "false" | "n" => {}
+                    _ => return Err(wrong("migratable")),
+                }
+            }
+            _ => return self.switch(word),
+        }
+        Ok(())
     }
 
     fn switch(&mut self, word: &str) -> Result<(), CpuError> {
@@ -191,6 +254,8 @@ impl CpuSpec {
             }
         };
         match name {
+            // What is so in any case, unless phys-bits= says otherwise.
+            "host-phys-bits" if on => {}
             "enforce" => self.enforce = on,
             "check" => self.check = on,
             "kvm" => self.kvm = on,
@@ -244,12 +309,20 @@ impl CpuidTable {
     /// What `spec` shows on this kernel, and a line for each feature that it lacks.
     pub fn new(
         kvm: &Kvm,
+        irqchip: Irqchip,
         spec: &CpuSpec,
         topology: Topology,
     ) -> Result<(Self, Vec<String>), CpuError> {
         let supported = Vm::supported_cpuid(kvm).map_err(CpuError::Kvm)?;
         let mut entries = supported.as_slice().to_vec();
-        let available = available(&entries);
+        let mut available = available(&entries);
+        if !irqchip.has_apics() {
+            available[LEAF_1_ECX] &= !TSC_DEADLINE_BIT;
+            if !x2apic_outside(kvm) {
+                available[LEAF_1_ECX] &= !X2APIC_BIT;
+            }
+            available[KVM_EAX] &= !IN_KERNEL_APIC;
+        }
         let mut wanted = match spec.base {
             Base::Host => available,
             Base::Model(model) => {
@@ -261,7 +334,7 @@ impl CpuidTable {
             }
         };
         // These belong to every guest here, whatever its model is.
-        wanted[LEAF_1_ECX] |= HYPERVISOR_BIT | X2APIC_BIT;
+        wanted[LEAF_1_ECX] |= HYPERVISOR_BIT | available[LEAF_1_ECX] & X2APIC_BIT;
         wanted[LEAF_1_EDX] |= APIC_BIT;
         wanted[KVM_EAX] |= available[KVM_EAX];
         for (word, (plus, minus)) in wanted.iter_mut().zip(spec.plus.iter().zip(spec.minus)) {
@@ -287,6 +360,21 @@ impl CpuidTable {
             if let Some(entry) = entries.iter_mut().find(at) {
                 // Bits that no name stands for are the model's business only where it is the host.
                 *register(entry) = want & have;
+            }
+        }
+        for entry in &mut entries {
+            if let Some(vendor) = &spec.vendor
+                && (entry.function == 0 || entry.function == EXTENDED)
+            {
+                let word = |at: usize| {
+                    u32::from_le_bytes([vendor[at], vendor[at + 1], vendor[at + 2], vendor[at + 3]])
+                };
+                (entry.ebx, entry.edx, entry.ecx) = (word(0), word(4), word(8));
+            }
+            if let Some(bits) = spec.phys_bits
+                && entry.function == 0x8000_0008
+            {
+                entry.eax = entry.eax & !0xff | bits;
             }
         }
         if !spec.kvm {
@@ -500,6 +588,12 @@ mod tests {
             ("qemu64,+turbo", "turbo"),
             ("qemu64,avx=maybe", "avx=maybe"),
             ("qemu64,", "''"),
+            ("qemu64,vendor=Intel", "'Intel'"),
+            ("qemu64,phys-bits=53", "but is 53"),
+            ("qemu64,phys-bits=x", "'x'"),
+            ("qemu64,host-phys-bits=x", "'x'"),
+            ("qemu64,migratable=on", "'migratable'"),
+            ("max,migratable=x", "'x'"),
         ] {
             let error = CpuSpec::parse(text).unwrap_err().to_string();
             assert!(error.contains(culprit), "{text}: {error}");
@@ -535,7 +629,7 @@ mod tests {
             threads: 2,
         };
         let spec = CpuSpec::parse("qemu64,-sse2").unwrap();
-        let (table, _) = CpuidTable::new(&kvm, &spec, topology).unwrap();
+        let (table, _) = CpuidTable::new(&kvm, Irqchip::On, &spec, topology).unwrap();
         let leaves = table.for_cpu(3).unwrap();
         let leaf = |function, index| {
             let at = |e: &&kvm_cpuid_entry2| (e.function, e.index) == (function, index);
@@ -548,8 +642,18 @@ mod tests {
         assert_eq!(leaf(0xb, 1).ebx, 4);
         assert_eq!(leaf(0xb, 1).edx, 3);
         assert_eq!(table.signature(), leaf(1, 0).eax);
+        let spec = "max,vendor=GenuineIntel,phys-bits=36,host-phys-bits=off,migratable=on";
+        let spec = CpuSpec::parse(spec).unwrap();
+        let (table, _) = CpuidTable::new(&kvm, Irqchip::On, &spec, topology).unwrap();
+        let [_, ebx, ecx, edx] = table.registers(0, 0);
+        assert_eq!(
+            [ebx, edx, ecx].map(u32::to_le_bytes).concat(),
+            b"GenuineIntel"
+        );
+        assert_eq!(table.registers(0x8000_0008, 0)[0] & 0xff, 36);
+        assert_eq!(table.registers(0x8000_0007, 0)[3] & 1 << 8, 0, "invtsc");
         let enforce = CpuSpec::parse("qemu64,+ia64,enforce").unwrap();
-        let error = CpuidTable::new(&kvm, &enforce, topology)
+        let error = CpuidTable::new(&kvm, Irqchip::On, &enforce, topology)
             .unwrap_err()
             .to_string();
         assert!(error.contains("ia64"), "{error}");

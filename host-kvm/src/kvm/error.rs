@@ -39,6 +39,14 @@ pub enum KvmError {
 }
 
 impl KvmError {
+    /// The errno of a call that has failed.
+    pub(crate) fn errno(&self) -> Option<i32> {
+        match self {
+            Self::Call { error, .. } => error.raw_os_error(),
+            _ => None,
+        }
+    }
+
     /// Wraps the error of a call.
     pub(crate) fn call(what: &'static str) -> impl Fn(kvm_ioctls::Error) -> Self {
         move |error| Self::Call {

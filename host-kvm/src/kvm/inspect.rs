@@ -71,6 +71,9 @@ impl Vcpus {
     /// # Errors
     /// Whatever the kernel says; processors before the failing one have got theirs.
     pub fn inject_nmi(&self) -> Result<u32, KvmError> {
+        if self.irqchip() == Irqchip::Off {
+            return Ok(self.handler().pulse_nmi());
+        }
         let mut taken = 0;
         for index in 0..self.count() {
             taken += self.visit(index, |vm, fd, _| {
@@ -96,7 +99,7 @@ fn system_registers(fd: &VcpuFd) -> Result<kvm_sregs, KvmError> {
 }
 
 fn idle(vm: &Vm, fd: &VcpuFd) -> Result<bool, KvmError> {
-    if vm.irqchip() == Irqchip::None {
+    if !vm.irqchip().has_apics() {
         // The kernel keeps no account of it: a HLT is an exit.
         return Ok(false);
     }
@@ -197,7 +200,7 @@ mod tests {
             threads: 1,
         };
         let spec = CpuSpec::parse("max").unwrap();
-        let (cpuid, _) = CpuidTable::new(&kvm, &spec, one).unwrap();
+        let (cpuid, _) = CpuidTable::new(&kvm, Irqchip::On, &spec, one).unwrap();
         let vm = Vm::new(kvm, Irqchip::On, ram.clone(), None, &map).unwrap();
         let vcpus = Vcpus::new(Arc::new(vm), 1, &cpuid, Arc::new(Nobody)).unwrap();
         Some((ram, vcpus))

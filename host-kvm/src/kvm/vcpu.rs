@@ -15,11 +15,14 @@
 //! one processor wait, and must be called without the machine's lock and never from a handler. A
 //! handler that has been told of a pause by its own machine still finishes its access.
 //!
-//! Not here: single-stepping, and HLT that ends in an interrupt without in-kernel controllers.
+//! What is different where the machine models the local APICs (`kernel-irqchip=off`) is in
+//! [`super::outside`]. A processor that is idle there waits here, parked, for attention.
+//!
+//! Not here: single-stepping.
 
 use std::os::fd::AsRawFd;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, Once, PoisonError};
 use std::thread::JoinHandle;
 use std::{fmt, io, mem, ptr, slice, thread};
@@ -27,20 +30,24 @@ use std::{fmt, io, mem, ptr, slice, thread};
 use kvm_bindings::{
     KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HLT, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR, KVM_EXIT_IO,
     KVM_EXIT_IO_OUT, KVM_EXIT_IOAPIC_EOI, KVM_EXIT_IRQ_WINDOW_OPEN, KVM_EXIT_MMIO,
-    KVM_EXIT_SET_TPR, KVM_EXIT_SHUTDOWN, KVM_EXIT_SYSTEM_EVENT, KVM_SYSTEM_EVENT_CRASH,
-    KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN, kvm_interrupt, kvm_run,
+    KVM_EXIT_SET_TPR, KVM_EXIT_SHUTDOWN, KVM_EXIT_SYSTEM_EVENT, KVM_EXIT_X86_RDMSR,
+    KVM_EXIT_X86_WRMSR, KVM_SYSTEM_EVENT_CRASH, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN,
+    kvm_interrupt, kvm_run,
 };
 use kvm_ioctls::VcpuFd;
-use thimble_core::cpu::CpuState;
+use thimble_core::cpu::{CpuState, LocalApicState};
+use thimble_core::irq::lapic::{CpuEvent, X2APIC_MSRS};
+use thimble_core::state::StateError;
 
 use super::cpuid::CpuidTable;
 use super::dump::dump;
 use super::error::KvmError;
+use super::outside::{self, Outside};
 use super::state;
 use super::vm::{Irqchip, Vm};
 
 /// `_IO(KVMIO, 0x80)`.
-const KVM_RUN: libc::Ioctl = 0xae80;
+pub(super) const KVM_RUN: libc::Ioctl = 0xae80;
 
 /// `_IOW(KVMIO, 0x86, struct kvm_interrupt)`.
 const KVM_INTERRUPT: libc::Ioctl = 0x4004_ae86;
@@ -69,8 +76,9 @@ pub trait ExitHandler: Send + Sync {
     /// Writes 1 to 8 bytes to where the map has no writable RAM slot.
     fn mmio_write(&self, cpu: u32, gpa: u64, data: &[u8]);
 
-    /// The processor takes an external interrupt while INTR is high ([`Vm::set_intr`]): its vector.
-    /// `None` if INTR has fallen meanwhile.
+    /// The processor takes an interrupt: with [`Irqchip::Split`] that of INTR while it is high
+    /// ([`Vm::set_intr`]), with [`Irqchip::Off`] that of its local APIC. Its vector; `None` if it
+    /// has gone meanwhile.
     fn acknowledge(&self, cpu: u32) -> Option<u8> {
         let _ = cpu;
         None
@@ -79,6 +87,71 @@ pub trait ExitHandler: Send + Sync {
     /// The processor has ended a level-triggered interrupt of the machine's own I/O APIC.
     fn end_of_interrupt(&self, cpu: u32, vector: u8) {
         let _ = (cpu, vector);
+    }
+
+    /// Takes what the processor has to do other than take an interrupt, with [`Irqchip::Off`].
+    fn take_event(&self, cpu: u32) -> Option<CpuEvent> {
+        let _ = cpu;
+        None
+    }
+
+    /// Whether [`ExitHandler::acknowledge`] has an interrupt, with [`Irqchip::Off`].
+    fn interrupt_waits(&self, cpu: u32) -> bool {
+        let _ = cpu;
+        false
+    }
+
+    /// The processor's CR8, with [`Irqchip::Off`].
+    fn task_priority(&self, cpu: u32) -> u8 {
+        let _ = cpu;
+        0
+    }
+
+    /// The processor has written CR8, with [`Irqchip::Off`].
+    fn set_task_priority(&self, cpu: u32, class: u8) {
+        let _ = (cpu, class);
+    }
+
+    /// The processor has written IA32_APIC_BASE, with [`Irqchip::Off`]. The kernel has checked it.
+    fn set_apic_base(&self, cpu: u32, base: u64) {
+        let _ = (cpu, base);
+    }
+
+    /// The processor reads a register of [`X2APIC_MSRS`], with [`Irqchip::Off`]. `None` raises #GP.
+    fn msr_read(&self, cpu: u32, index: u32) -> Option<u64> {
+        let _ = (cpu, index);
+        None
+    }
+
+    /// The processor writes a register of [`X2APIC_MSRS`], with [`Irqchip::Off`]. False raises #GP.
+    fn msr_write(&self, cpu: u32, index: u32, value: u64) -> bool {
+        let _ = (cpu, index, value);
+        false
+    }
+
+    /// The registers of the processor's local APIC, with [`Irqchip::Off`].
+    fn apic_state(&self, cpu: u32) -> Option<LocalApicState> {
+        let _ = cpu;
+        None
+    }
+
+    /// Sets them and IA32_APIC_BASE, with [`Irqchip::Off`].
+    ///
+    /// # Errors
+    /// If the local APIC can't have them.
+    fn set_apic_state(
+        &self,
+        cpu: u32,
+        state: &LocalApicState,
+        base: u64,
+    ) -> Result<(), StateError> {
+        let _ = (cpu, state, base);
+        Ok(())
+    }
+
+    /// Pulses the platform's NMI, with [`Irqchip::Off`]; tells how many processors took it.
+    fn pulse_nmi(&self) -> u32 {
+        0
     }
 
     /// The processor halted, and without in-kernel interrupt controllers nothing but a reset
@@ -165,9 +238,19 @@ impl fmt::Display for VcpuStop {
 }
 
 /// A vCPU and the page it shares with the kernel. Locked by its thread while it is not parked.
-struct Vcpu {
-    fd: VcpuFd,
-    run: NonNull<kvm_run>,
+pub(super) struct Vcpu {
+    pub(super) fd: VcpuFd,
+    pub(super) run: NonNull<kvm_run>,
+    /// What the kernel does not know of it.
+    pub(super) outside: Outside,
+}
+
+impl Vcpu {
+    /// The byte by which others tell it to leave the guest.
+    pub(super) fn immediate_exit(&self) -> &AtomicU8 {
+        // SAFETY: the byte is in the vCPU's shared page, and only reached atomically.
+        unsafe { AtomicU8::from_ptr(&raw mut (*self.run.as_ptr()).immediate_exit) }
+    }
 }
 
 // SAFETY: `run` points into the mapping that `fd` owns and keeps; only the lock's holder uses it.
@@ -191,6 +274,8 @@ impl ImmediateExit {
 
 struct Cpu {
     immediate_exit: ImmediateExit,
+    /// Its local APIC outside of the kernel has something new.
+    attention: AtomicBool,
     vcpu: Mutex<Vcpu>,
 }
 
@@ -227,6 +312,8 @@ struct ThreadControl {
     stopped: bool,
     /// Stopped by a HLT that nothing ends.
     halted: bool,
+    /// Has nothing to do before it gets attention.
+    idle: bool,
     /// It parks, whatever is wanted of all, while someone uses its vCPU.
     visited: bool,
 }
@@ -260,6 +347,7 @@ pub struct Vcpus {
     joins: Vec<JoinHandle<()>>,
     signature: u32,
     apic_ids: Vec<u8>,
+    handler: Arc<dyn ExitHandler>,
 }
 
 impl Vcpus {
@@ -271,7 +359,7 @@ impl Vcpus {
         handler: Arc<H>,
     ) -> Result<Self, KvmError> {
         let most = match vm.irqchip() {
-            Irqchip::On | Irqchip::Split => vm.kvm().get_max_vcpus() as u32,
+            Irqchip::On | Irqchip::Split | Irqchip::Off => vm.kvm().get_max_vcpus() as u32,
             // Nothing could start the others.
             Irqchip::None => 1,
         };
@@ -303,7 +391,12 @@ impl Vcpus {
             };
             cpus.push(Cpu {
                 immediate_exit: ImmediateExit(byte),
-                vcpu: Mutex::new(Vcpu { fd, run }),
+                attention: AtomicBool::new(false),
+                vcpu: Mutex::new(Vcpu {
+                    fd,
+                    run,
+                    outside: Outside::new(index == 0, cpuid.signature()),
+                }),
             });
         }
         if let (true, [_, .., last]) = (vm.irqchip().has_apics(), cpus.as_slice()) {
@@ -320,6 +413,7 @@ impl Vcpus {
             parked: true,
             stopped: false,
             halted: false,
+            idle: false,
             visited: false,
         });
         let shared = Arc::new(Shared {
@@ -338,7 +432,12 @@ impl Vcpus {
             joins: Vec::with_capacity(count as usize),
             signature: cpuid.signature(),
             apic_ids: apic_ids.into_iter().map(|id| id as u8).collect(),
+            handler: Arc::clone(&handler) as Arc<dyn ExitHandler>,
         };
+        if vcpus.irqchip() == Irqchip::Off {
+            // What the kernel thinks of IA32_APIC_BASE depends on its version.
+            vcpus.reset()?;
+        }
         let _mask = OnlyKick::new();
         for index in 0..count {
             let shared = Arc::clone(&vcpus.shared);
@@ -411,23 +510,42 @@ impl Vcpus {
         Ok(())
     }
 
-    /// The whole state of a processor. All must be paused.
+    /// Who models interrupt controllers.
+    pub(super) fn irqchip(&self) -> Irqchip {
+        self.shared.vm.irqchip()
+    }
+
+    /// What exits are handed to.
+    pub(super) fn handler(&self) -> &dyn ExitHandler {
+        &*self.handler
+    }
+
+    /// The whole state of a processor. All must be paused. Not under a lock that a handler takes.
     pub fn state(&self, index: u32) -> Result<CpuState, KvmError> {
-        let vcpu = self.parked(index)?;
-        state::get(&self.shared.vm, &vcpu.fd)
+        let mut vcpu = self.parked(index)?;
+        match self.irqchip() {
+            Irqchip::Off => outside::get(&self.shared.vm, &mut vcpu, index, self.handler()),
+            _ => state::get(&self.shared.vm, &vcpu.fd),
+        }
     }
 
     /// Sets the whole state of a processor, which can go on from it even if it had stopped. All
-    /// must be paused.
+    /// must be paused. Not under a lock that a handler takes.
     pub fn set_state(&self, index: u32, state: &CpuState) -> Result<(), KvmError> {
         let mut vcpu = self.parked(index)?;
-        state::set(&self.shared.vm, &vcpu.fd, state)?;
+        match self.irqchip() {
+            Irqchip::Off => {
+                outside::set(&self.shared.vm, &mut vcpu, index, state, self.handler())?;
+            }
+            _ => state::set(&self.shared.vm, &vcpu.fd, state)?,
+        }
         // SAFETY: as in `run_guest`: the lock's holder is the only one to use the shared page.
         unsafe { vcpu.run.as_mut() }.ready_for_interrupt_injection = 0;
         drop(vcpu);
         if let Some(thread) = lock(&self.shared.control).threads.get_mut(index as usize) {
             thread.stopped = false;
             thread.halted = false;
+            thread.idle = false;
         }
         Ok(())
     }
@@ -463,7 +581,8 @@ impl Vcpus {
     }
 
     /// Uses one processor's vCPU, which leaves the guest for that long; the others run on. Tells
-    /// `visit` whether the processor is in a HLT that nothing ends.
+    /// `visit` whether the processor is in a HLT that nothing ends, or that the kernel does not know
+    /// of.
     ///
     /// Waits: not under a lock that a handler takes, and not from a handler.
     pub(super) fn visit<R>(
@@ -484,7 +603,11 @@ impl Vcpus {
         }
         let halted = control.threads[at].halted;
         drop(control);
-        let result = visit(&shared.vm, &lock(&cpu.vcpu).fd, halted);
+        let result = {
+            let vcpu = lock(&cpu.vcpu);
+            let idle = self.irqchip() == Irqchip::Off && vcpu.outside.is_idle();
+            visit(&shared.vm, &vcpu.fd, halted || idle)
+        };
         lock(&shared.control).threads[at].visited = false;
         shared.changed.notify_all();
         result
@@ -535,6 +658,32 @@ impl Pauser {
     }
 }
 
+impl Pauser {
+    /// Lets a processor look at its local APIC outside of the kernel. Never waits.
+    pub(super) fn attention(&self, cpu: u32) {
+        let Some(shared) = self.0.upgrade() else {
+            return;
+        };
+        let at = cpu as usize;
+        let Some(cpu) = shared.cpus.get(at) else {
+            return;
+        };
+        if cpu.attention.swap(true, Ordering::SeqCst) {
+            // Whoever was first sees to it.
+            return;
+        }
+        let control = lock(&shared.control);
+        let thread = &control.threads[at];
+        // SAFETY: always allowed.
+        let this = unsafe { libc::pthread_self() };
+        if thread.parked {
+            shared.changed.notify_all();
+        } else if thread.id != Some(this) {
+            cpu.kick(thread);
+        }
+    }
+}
+
 impl fmt::Debug for Pauser {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Pauser")
@@ -559,6 +708,8 @@ impl Shared {
 enum Left {
     Interrupted,
     Halted,
+    /// Nothing to do before there is attention.
+    Idle,
     Stopped(VcpuStop),
 }
 
@@ -589,7 +740,13 @@ fn run_thread<H: ExitHandler>(shared: &Shared, index: u32, handler: &H) {
                         shared.parked.notify_all();
                         return;
                     }
-                    Wanted::Run if !thread.stopped && !thread.visited => break,
+                    Wanted::Run
+                        if !thread.stopped
+                            && !thread.visited
+                            && (!thread.idle || cpu.attention.load(Ordering::SeqCst)) =>
+                    {
+                        break;
+                    }
                     Wanted::Run | Wanted::Pause => {
                         thread.parked = true;
                         shared.parked.notify_all();
@@ -599,6 +756,7 @@ fn run_thread<H: ExitHandler>(shared: &Shared, index: u32, handler: &H) {
                 }
             }
             control.threads[at].parked = false;
+            control.threads[at].idle = false;
             // A state that was set meanwhile may be one of HLT, and the kernel would wait there for
             // an interrupt without looking whether one could be taken: ask first.
             let ask = split && shared.vm.intr() && (paused || !has_run);
@@ -613,10 +771,15 @@ fn run_thread<H: ExitHandler>(shared: &Shared, index: u32, handler: &H) {
                 let _ = vcpu.fd.kvmclock_ctrl();
             }
             has_run = true;
-            run_guest(&shared.vm, &mut vcpu, index, handler)
+            run_guest(&shared.vm, &mut vcpu, index, &cpu.attention, handler)
         };
-        if matches!(left, Left::Interrupted) {
-            continue;
+        match left {
+            Left::Interrupted => continue,
+            Left::Idle => {
+                lock(&shared.control).threads[at].idle = true;
+                continue;
+            }
+            Left::Halted | Left::Stopped(_) => {}
         }
         {
             let thread = &mut lock(&shared.control).threads[at];
@@ -631,11 +794,34 @@ fn run_thread<H: ExitHandler>(shared: &Shared, index: u32, handler: &H) {
 }
 
 /// Runs guest code until something other than an access to a port or to memory happens.
-fn run_guest<H: ExitHandler>(vm: &Vm, vcpu: &mut Vcpu, cpu: u32, handler: &H) -> Left {
+fn run_guest<H: ExitHandler>(
+    vm: &Vm,
+    vcpu: &mut Vcpu,
+    cpu: u32,
+    attention: &AtomicBool,
+    handler: &H,
+) -> Left {
     let fd = vcpu.fd.as_raw_fd();
     let run = vcpu.run.as_ptr();
     let split = vm.irqchip() == Irqchip::Split;
+    let off = vm.irqchip() == Irqchip::Off;
+    if off {
+        // Whatever has happened to it meanwhile.
+        attention.store(true, Ordering::SeqCst);
+    }
     loop {
+        if off {
+            match outside::prepare(vm, vcpu, cpu, attention, handler) {
+                Ok(true) => {}
+                Ok(false) => return Left::Idle,
+                Err(error) => {
+                    return Left::Stopped(VcpuStop::RunFailed {
+                        errno: error.errno().unwrap_or(libc::EINVAL),
+                        dump: dump(vm, &vcpu.fd),
+                    });
+                }
+            }
+        }
         let mut handed = false;
         if split {
             match offer_interrupt(vm, vcpu, cpu, handler) {
@@ -649,8 +835,13 @@ fn run_guest<H: ExitHandler>(vm: &Vm, vcpu: &mut Vcpu, cpu: u32, handler: &H) ->
             }
         }
         // SAFETY: the descriptor is a vCPU's, and the call takes no argument.
-        if unsafe { libc::ioctl(fd, KVM_RUN, 0) } < 0 {
-            match io::Error::last_os_error().raw_os_error() {
+        let failed = unsafe { libc::ioctl(fd, KVM_RUN, 0) } < 0;
+        let error = io::Error::last_os_error();
+        if off {
+            outside::observe(vcpu, cpu, handler);
+        }
+        if failed {
+            match error.raw_os_error() {
                 Some(libc::EINTR) => {
                     if handed {
                         settle_interrupt(vcpu);
@@ -692,12 +883,28 @@ fn run_guest<H: ExitHandler>(vm: &Vm, vcpu: &mut Vcpu, cpu: u32, handler: &H) ->
                     } else {
                         handler.mmio_read(cpu, mmio.phys_addr, data);
                     }
+                    vcpu.outside.touch();
+                }
+                KVM_EXIT_X86_RDMSR => {
+                    let msr = &mut (*run).__bindgen_anon_1.msr;
+                    let own = X2APIC_MSRS.contains(&msr.index);
+                    let value = own.then(|| handler.msr_read(cpu, msr.index)).flatten();
+                    msr.error = value.is_none().into();
+                    msr.data = value.unwrap_or(0);
+                }
+                KVM_EXIT_X86_WRMSR => {
+                    let msr = &mut (*run).__bindgen_anon_1.msr;
+                    let own = X2APIC_MSRS.contains(&msr.index);
+                    let done = own && handler.msr_write(cpu, msr.index, msr.data);
+                    msr.error = (!done).into();
+                    vcpu.outside.touch();
                 }
                 KVM_EXIT_IRQ_WINDOW_OPEN | KVM_EXIT_SET_TPR => {}
                 KVM_EXIT_IOAPIC_EOI => {
                     handler.end_of_interrupt(cpu, (*run).__bindgen_anon_1.eoi.vector);
                 }
                 KVM_EXIT_INTR => return Left::Interrupted,
+                KVM_EXIT_HLT if off => outside::halt(vcpu),
                 KVM_EXIT_HLT => return Left::Halted,
                 KVM_EXIT_SHUTDOWN => return Left::Stopped(VcpuStop::TripleFault),
                 KVM_EXIT_SYSTEM_EVENT => {
@@ -751,17 +958,23 @@ fn offer_interrupt<H: ExitHandler>(
         && run.ready_for_interrupt_injection != 0
         && let Some(vector) = handler.acknowledge(cpu)
     {
-        let interrupt = kvm_interrupt { irq: vector.into() };
-        // SAFETY: the descriptor is a vCPU's, and the kernel only reads the structure.
-        if unsafe { libc::ioctl(vcpu.fd.as_raw_fd(), KVM_INTERRUPT, &interrupt) } < 0 {
-            return Err(io::Error::last_os_error().raw_os_error().unwrap_or(0));
-        }
+        inject(&vcpu.fd, vector).map_err(|error| error.raw_os_error().unwrap_or(0))?;
         // It takes one at a time.
         run.ready_for_interrupt_injection = 0;
         handed = true;
     }
     run.request_interrupt_window = vm.intr().into();
     Ok(handed)
+}
+
+/// Hands the kernel the vector of an interrupt that the processor takes.
+pub(super) fn inject(fd: &VcpuFd, vector: u8) -> io::Result<()> {
+    let interrupt = kvm_interrupt { irq: vector.into() };
+    // SAFETY: the descriptor is a vCPU's, and the kernel only reads the structure.
+    if unsafe { libc::ioctl(fd.as_raw_fd(), KVM_INTERRUPT, &interrupt) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
 }
 
 /// Makes an interrupt that was handed over part of the processor's state, as an injected one.

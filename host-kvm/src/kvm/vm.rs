@@ -6,15 +6,16 @@
 //! One thread does it all: asking for the supported CPUID (0.34 ms) in a second one meanwhile makes
 //! the whole slower, 1.8 ms against 1.3, because the kernel's waits for readers get longer.
 //!
-//! Not here: `kernel-irqchip=off`, irqfd and ioeventfd.
+//! Not here: irqfd and ioeventfd.
 
+use std::os::fd::AsRawFd as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use kvm_bindings::{
-    KVM_API_VERSION, KVM_CAP_SPLIT_IRQCHIP, KVM_MAX_CPUID_ENTRIES, KVM_MEM_READONLY,
-    KVM_PIT_SPEAKER_DUMMY, MsrList, kvm_enable_cap, kvm_msi, kvm_pit_config, kvm_pit_state2,
-    kvm_userspace_memory_region,
+    KVM_API_VERSION, KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_X86_USER_SPACE_MSR, KVM_MAX_CPUID_ENTRIES,
+    KVM_MEM_READONLY, KVM_MSR_EXIT_REASON_INVAL, KVM_PIT_SPEAKER_DUMMY, MsrList, kvm_enable_cap,
+    kvm_msi, kvm_pit_config, kvm_pit_state2, kvm_reinject_control, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use thimble_core::irq::Msi;
@@ -46,9 +47,37 @@ pub enum Irqchip {
     /// ([`Vm::signal_msi`]) and drives the INTR line ([`Vm::set_intr`]), and processors tell it of
     /// the end of level-triggered interrupts.
     Split,
+    /// All are the machine's, local APICs too: it tells by [`Vm::attention`] which processor is to
+    /// look, and processors ask it ([`super::ExitHandler`]).
+    Off,
     /// There are none: boards without interrupts.
     None,
 }
+
+/// What the kernel's interval timer does about ticks that the guest was too late for:
+/// `-global kvm-pit.lost_tick_policy=`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LostTicks {
+    /// They come later, one after the other.
+    #[default]
+    Delay,
+    /// They are gone.
+    Discard,
+}
+
+impl LostTicks {
+    /// Reads the value of the property; `None` for a policy that the timer does not have.
+    pub fn parse(value: &str) -> Option<Self> {
+        match value {
+            "delay" => Some(Self::Delay),
+            "discard" => Some(Self::Discard),
+            _ => None,
+        }
+    }
+}
+
+/// `_IO(KVMIO, 0x71)`; takes a [`kvm_reinject_control`].
+const KVM_REINJECT_CONTROL: libc::Ioctl = 0xae71;
 
 impl Irqchip {
     /// Reads the value of `kernel-irqchip=`.
@@ -56,7 +85,7 @@ impl Irqchip {
         match value {
             "on" => Ok(Self::On),
             "split" => Ok(Self::Split),
-            "off" => Err(KvmError::Unsupported("kernel-irqchip=off")),
+            "off" => Ok(Self::Off),
             _ => Err(KvmError::Unsupported("this value of kernel-irqchip")),
         }
     }
@@ -75,8 +104,14 @@ impl Irqchip {
 
     /// Whether the kernel models local APICs.
     pub(crate) fn has_apics(self) -> bool {
-        self != Self::None
+        matches!(self, Self::On | Self::Split)
     }
+}
+
+/// Whether x2APIC mode is possible with [`Irqchip::Off`]: its registers are model-specific ones,
+/// and accesses to them must come here.
+pub fn x2apic_outside(kvm: &Kvm) -> bool {
+    kvm.check_extension_raw(KVM_CAP_X86_USER_SPACE_MSR.into()) > 0
 }
 
 /// Opens /dev/kvm and checks that it is the KVM we know.
@@ -121,6 +156,7 @@ pub struct Vm {
     kvm: Kvm,
     fd: VmFd,
     irqchip: Irqchip,
+    lost_ticks: Option<LostTicks>,
     /// Level of the INTR line.
     intr: AtomicBool,
     /// Takes processors out of the guest when INTR rises.
@@ -134,10 +170,24 @@ pub struct Vm {
 }
 
 impl Vm {
-    /// Creates a virtual machine with its memory and interrupt controllers.
+    /// Creates a virtual machine with its memory and interrupt controllers, and the interval timer
+    /// where the kernel is to model it.
     pub fn new(
         kvm: Kvm,
         irqchip: Irqchip,
+        ram: Arc<Ram>,
+        rom: Option<Arc<Rom>>,
+        map: &MemoryMap,
+    ) -> Result<Self, KvmError> {
+        Self::with_timer(kvm, irqchip, Some(LostTicks::default()), ram, rom, map)
+    }
+
+    /// As [`Vm::new`]; `lost_ticks` says what the kernel's interval timer does about ticks that
+    /// come too late, `None` that there is no such timer.
+    pub fn with_timer(
+        kvm: Kvm,
+        irqchip: Irqchip,
+        lost_ticks: Option<LostTicks>,
         ram: Arc<Ram>,
         rom: Option<Arc<Rom>>,
         map: &MemoryMap,
@@ -152,6 +202,7 @@ impl Vm {
             kvm,
             fd,
             irqchip,
+            lost_ticks,
             intr: AtomicBool::new(false),
             kicker: OnceLock::new(),
             slots: Mutex::new(Vec::new()),
@@ -174,13 +225,9 @@ impl Vm {
             vm.fd
                 .create_irq_chip()
                 .map_err(KvmError::call("creating the interrupt controllers"))?;
-            let config = kvm_pit_config {
-                flags: KVM_PIT_SPEAKER_DUMMY,
-                ..Default::default()
-            };
-            vm.fd
-                .create_pit2(config)
-                .map_err(KvmError::call("creating the PIT"))?;
+            if let Some(lost_ticks) = lost_ticks {
+                vm.create_pit(lost_ticks)?;
+            }
             routes::set_in_kernel(&vm)?;
         }
         if irqchip == Irqchip::Split {
@@ -195,6 +242,17 @@ impl Vm {
             vm.fd
                 .enable_cap(&cap)
                 .map_err(KvmError::call("creating the local APICs"))?;
+        }
+        if irqchip == Irqchip::Off && x2apic_outside(&vm.kvm) {
+            // The kernel knows none of x2APIC's registers without a local APIC of its own.
+            let mut cap = kvm_enable_cap {
+                cap: KVM_CAP_X86_USER_SPACE_MSR,
+                ..Default::default()
+            };
+            cap.args[0] = KVM_MSR_EXIT_REASON_INVAL.into();
+            vm.fd
+                .enable_cap(&cap)
+                .map_err(KvmError::call("asking for accesses to MSRs"))?;
         }
         Ok(vm)
     }
@@ -318,11 +376,21 @@ impl Vm {
     }
 
     /// Drives the processors' INTR line, with [`Irqchip::Split`]: one that takes the interrupt asks
-    /// for it by [`super::ExitHandler::acknowledge`]. Never waits.
+    /// for it by [`super::ExitHandler::acknowledge`]. Never waits. With others nothing happens.
     pub fn set_intr(&self, level: bool) {
+        if self.irqchip != Irqchip::Split {
+            return;
+        }
         self.intr.store(level, Ordering::SeqCst);
         if level && let Some(kicker) = self.kicker.get() {
             kicker.interrupt();
+        }
+    }
+
+    /// Lets a processor look at its local APIC, with [`Irqchip::Off`]. Never waits.
+    pub fn attention(&self, cpu: u32) {
+        if let Some(kicker) = self.kicker.get() {
+            kicker.attention(cpu);
         }
     }
 
@@ -368,6 +436,9 @@ impl Vm {
         }
         self.set_pics(&SavedPic::default())?;
         self.set_ioapic(&IoApicState::default())?;
+        if self.lost_ticks.is_none() {
+            return Ok(());
+        }
         let mut pit = kvm_pit_state2::default();
         for (i, channel) in pit.channels.iter_mut().enumerate() {
             // As after the kernel's own creation: no mode yet, full count, channel 2's gate low.
@@ -378,6 +449,41 @@ impl Vm {
         self.fd
             .set_pit2(&pit)
             .map_err(KvmError::call("resetting the PIT"))
+    }
+
+    fn create_pit(&self, lost_ticks: LostTicks) -> Result<(), KvmError> {
+        let config = kvm_pit_config {
+            flags: KVM_PIT_SPEAKER_DUMMY,
+            ..Default::default()
+        };
+        self.fd
+            .create_pit2(config)
+            .map_err(KvmError::call("creating the PIT"))?;
+        if lost_ticks == LostTicks::Delay {
+            // What the kernel does of itself.
+            return Ok(());
+        }
+        if !self.kvm.check_extension(Cap::ReinjectControl) {
+            return Err(KvmError::Lacks("lost_tick_policy=discard"));
+        }
+        let control = kvm_reinject_control::default();
+        // SAFETY: the descriptor is a VM's, and the call reads the structure that belongs to it.
+        if unsafe { libc::ioctl(self.fd.as_raw_fd(), KVM_REINJECT_CONTROL, &control) } < 0 {
+            let error = std::io::Error::last_os_error();
+            let errno = kvm_ioctls::Error::new(error.raw_os_error().unwrap_or(libc::EIO));
+            return Err(KvmError::call("setting the PIT's lost_tick_policy")(errno));
+        }
+        Ok(())
+    }
+
+    /// What the kernel's interval timer does about lost ticks; `None` without a timer.
+    pub(crate) fn lost_ticks(&self) -> Option<LostTicks> {
+        self.lost_ticks
+    }
+
+    /// Takes the page at `gpa` out of the guest's page tables in the kernel.
+    pub fn flush_page(&self, gpa: u64) {
+        self.ram.flush_page(gpa);
     }
 
     /// Nanoseconds of the guest's paravirtual clock. Read it when the machine stops and set it

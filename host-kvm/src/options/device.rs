@@ -47,6 +47,9 @@ pub(super) fn list(classes: Classes<'_>) -> String {
 
 /// The text of `-device X,help`.
 pub(super) fn describe(class: &DeviceClass) -> String {
+    if class.properties.is_empty() {
+        return format!("There are no options for {}.\n", class.name);
+    }
     let mut text = format!("{} options:\n", class.name);
     for property in class.properties {
         let left = format!("{}=<{}>", property.name, property.kind.name());
@@ -61,6 +64,9 @@ pub(super) fn describe(class: &DeviceClass) -> String {
             }
             Value::Int(number) => {
                 let _ = write!(text, " (default: {number})");
+            }
+            Value::Word(word) => {
+                let _ = write!(text, " (default: \"{word}\")");
             }
             Value::Text(value) => {
                 let _ = write!(text, " (default: \"{value}\")");

@@ -139,6 +139,8 @@ pub struct MachineOptions {
     pub graphics: bool,
     /// microvm: whether there is a serial port.
     pub isa_serial: bool,
+    /// Whether there is an interval timer.
+    pub pit: bool,
 }
 
 impl Default for MachineOptions {
@@ -152,6 +154,7 @@ impl Default for MachineOptions {
             mem_merge: true,
             graphics: true,
             isa_serial: true,
+            pit: true,
         }
     }
 }
@@ -216,11 +219,7 @@ pub(super) static MACHINE: OptsTable = OptsTable {
             Kind::Only(&["on", "auto"], "it is part of the board"),
             "8259 PICs",
         ),
-        SubOption::new(
-            "pit",
-            Kind::Only(&["on", "auto"], "it is part of the board"),
-            "8254 PIT",
-        ),
+        SubOption::new("pit", Kind::Word(&["on", "off", "auto"]), "8254 PIT"),
         SubOption::new(
             "rtc",
             Kind::Only(&["on", "auto"], "it is part of the board"),
@@ -291,7 +290,7 @@ impl MachineOptions {
     }
 
     pub(super) fn set(&mut self, text: &str) -> Result<MachineFiles, Reason> {
-        let given = MACHINE.parse(text)?;
+        let given = MACHINE.parse_with(text, |key| key.replace('_', "-"))?;
         if let Some(name) = given.text("type") {
             let found = MACHINES
                 .iter()
@@ -314,6 +313,9 @@ impl MachineOptions {
         self.mem_merge = flag("mem-merge", self.mem_merge);
         self.graphics = flag("graphics", self.graphics);
         self.isa_serial = flag("isa-serial", self.isa_serial);
+        if let Some(pit) = given.text("pit") {
+            self.pit = pit != "off";
+        }
         if given.text("isa-serial").is_some() && self.kind != MachineKind::Microvm {
             return Err(format!("Property '{}.isa-serial' not found", self.name));
         }
@@ -611,6 +613,11 @@ mod tests {
             .unwrap();
         assert_eq!(machine.accels, [Accel::Kvm, Accel::Tcg]);
         assert_eq!(machine.kernel_irqchip, Some(KernelIrqchip::Split));
+        machine.set("kernel_irqchip=on,pit=off").unwrap();
+        assert_eq!(machine.kernel_irqchip, Some(KernelIrqchip::On));
+        assert!(!machine.pit);
+        machine.set("pit=auto").unwrap();
+        assert!(machine.pit);
         machine.set("dump-guest-core=off").unwrap();
         assert_eq!(
             (machine.kind, machine.dump_guest_core),
@@ -623,6 +630,7 @@ mod tests {
             "pc,foo=1",
             "pc,kernel-irqchip=x",
             "pc,isa-serial=on",
+            "pit=maybe",
         ] {
             assert!(machine.set(text).is_err(), "{text}");
         }

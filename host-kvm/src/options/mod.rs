@@ -18,6 +18,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use thimble_core::devices::class::{DeviceClass, PropertyValues};
+use thimble_core::devices::kernel;
 use thimble_core::machine::actions::Actions;
 
 use crate::chardev::spec::ChardevSpec;
@@ -198,6 +199,13 @@ impl Options {
             .unwrap_or(plain)
     }
 
+    /// What the kernel's interval timer does about lost ticks, in the words of its class.
+    pub fn lost_tick_policy(&self) -> String {
+        let timer = self.defaults_of(&kernel::PIT_CLASS);
+        let policy = timer.text(kernel::LOST_TICK_POLICY);
+        policy.unwrap_or_default().to_owned()
+    }
+
     /// The properties that a new device of a class starts with: its defaults and `-global`.
     pub fn defaults_of(&self, class: &'static DeviceClass) -> PropertyValues {
         let mut values = PropertyValues::new(class);
@@ -222,7 +230,12 @@ pub struct OptionError(String);
 impl OptionError {
     /// An error of an option as given (`-m 12q`), also for what comes up after parsing.
     pub fn new(origin: &str, reason: &str) -> Self {
-        let line = format!("{origin}: {reason}");
+        Self::sentence(&format!("{origin}:"), reason)
+    }
+
+    /// An error that is a sentence of two parts, whatever was given.
+    pub fn sentence(start: &str, end: &str) -> Self {
+        let line = format!("{start} {end}");
         // An argument may hold line feeds and worse; an error is one line.
         Self(
             line.chars()

@@ -199,10 +199,23 @@ impl OptsTable {
     /// # Errors
     /// An unknown key or a value that the key does not take, in QEMU's words where it has some.
     pub fn parse(&self, text: &str) -> Result<Opts, Reason> {
+        self.parse_with(text, |key| key)
+    }
+
+    /// As [`OptsTable::parse`], with keys spelled by `respell`: some options of QEMU take other
+    /// spellings, too.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn parse_with(
+        &self,
+        text: &str,
+        respell: impl Fn(String) -> String,
+    ) -> Result<Opts, Reason> {
         let mut opts = Opts::default();
         for (index, (key, value)) in split(text).into_iter().enumerate() {
             let (name, value) = match (value, self.implied) {
-                (Some(value), _) => (key, value),
+                (Some(value), _) => (respell(key), value),
                 (None, Some(implied)) if index == 0 => (implied.to_owned(), key),
                 (None, _) => self.flag(key),
             };

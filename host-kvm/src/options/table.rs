@@ -69,7 +69,7 @@ pub(super) static OPTIONS: &[OptionRow] = &[
     ),
     value(
         &["cpu"],
-        "MODEL[,+FEATURE][,-FEATURE]",
+        "MODEL[,+FEATURE][,-FEATURE][,PROP=VALUE...]",
         |b, v| b.text(v, |o| &mut o.cpu),
         "the processor",
     ),
@@ -192,6 +192,12 @@ pub(super) static OPTIONS: &[OptionRow] = &[
         "none",
         |b, v| b.only_none(v, "VGA"),
         "the graphics card, which is not available: 'none'",
+    ),
+    value(
+        &["vnc"],
+        "none",
+        |b, v| b.only_none(v, "VNC server"),
+        "the VNC server, which is not available: 'none'",
     ),
     value(
         &["net", "nic"],
@@ -372,7 +378,6 @@ pub(super) static ABSENT: &[&str] = &[
     "usb",
     "usbdevice",
     "virtfs",
-    "vnc",
     "watchdog",
     "win2k-hack",
     "xen-attach",

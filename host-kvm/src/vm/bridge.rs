@@ -3,9 +3,12 @@
 
 use std::sync::Arc;
 
+use thimble_core::cpu::LocalApicState;
 use thimble_core::devices::{ConsoleId, GuestEvent, PowerRequest, ShutdownCause, Width};
 use thimble_core::irq::Msi;
+use thimble_core::irq::lapic::CpuEvent;
 use thimble_core::machine::{Host, Machine};
+use thimble_core::state::StateError;
 
 use super::{Guarded, Shared};
 use crate::chardev::{ChardevId, Chardevs};
@@ -180,6 +183,12 @@ impl Host for Bridge<'_> {
         self.bridge_state.routes.set(pin, message);
     }
 
+    fn attention(&mut self, cpu: u16) {
+        if let Some(kvm) = self.kvm {
+            kvm.attention(cpu.into());
+        }
+    }
+
     fn power(&mut self, request: PowerRequest) {
         self.bridge_state.pending.request(request);
     }
@@ -190,6 +199,12 @@ impl Host for Bridge<'_> {
 
     fn memory_remapped(&mut self) {
         self.remapped = true;
+    }
+
+    fn flush_page(&mut self, gpa: u64) {
+        if let Some(kvm) = self.kvm {
+            kvm.flush_page(gpa);
+        }
     }
 
     // The accelerators leave A20 open: no guest that they run needs addresses to wrap.
@@ -224,6 +239,14 @@ impl Exits {
             shared.arm_timer(&mut guarded);
         }
         result
+    }
+
+    /// Calls the machine in the same way.
+    fn call<R>(&self, call: impl FnOnce(&mut Machine<'static>, &mut Bridge<'_>, u64) -> R) -> R {
+        self.with(|guarded, kvm| {
+            let now = guarded.clock.now();
+            guarded.machine_call(kvm, |machine, bridge| call(machine, bridge, now))
+        })
     }
 
     fn note(&self, stop: VcpuStop) {
@@ -284,30 +307,31 @@ impl ExitHandler for Exits {
         });
     }
 
-    fn mmio_read(&self, _cpu: u32, gpa: u64, data: &mut [u8]) {
+    fn mmio_read(&self, cpu: u32, gpa: u64, data: &mut [u8]) {
         self.with(|guarded, kvm| {
             let now = guarded.clock.now();
             guarded.machine_call(kvm, |machine, bridge| {
-                machine.physical_read(bridge, now, gpa, data)
+                machine.processor_read(bridge, now, cpu as u16, gpa, data);
             })
         });
     }
 
-    fn mmio_write(&self, _cpu: u32, gpa: u64, data: &[u8]) {
+    fn mmio_write(&self, cpu: u32, gpa: u64, data: &[u8]) {
         self.with(|guarded, kvm| {
             let now = guarded.clock.now();
             guarded.machine_call(kvm, |machine, bridge| {
-                machine.physical_write(bridge, now, gpa, data)
+                machine.processor_write(bridge, now, cpu as u16, gpa, data);
             })
         });
     }
 
-    fn acknowledge(&self, _cpu: u32) -> Option<u8> {
-        self.with(|guarded, kvm| {
-            let now = guarded.clock.now();
-            guarded.machine_call(kvm, |machine, bridge| {
+    fn acknowledge(&self, cpu: u32) -> Option<u8> {
+        self.call(|machine, bridge, now| {
+            if machine.local_apics() > 0 {
+                machine.take_interrupt(bridge, now, cpu as u16)
+            } else {
                 machine.intr().then(|| machine.acknowledge(bridge, now))
-            })
+            }
         })
     }
 
@@ -318,6 +342,66 @@ impl ExitHandler for Exits {
                 machine.end_of_interrupt(bridge, now, vector);
             })
         });
+    }
+
+    fn take_event(&self, cpu: u32) -> Option<CpuEvent> {
+        self.call(|machine, bridge, now| machine.take_event(bridge, now, cpu as u16))
+    }
+
+    fn interrupt_waits(&self, cpu: u32) -> bool {
+        self.0.lock().machine.interrupt_waits(cpu as u16)
+    }
+
+    fn task_priority(&self, cpu: u32) -> u8 {
+        self.0.lock().machine.task_priority(cpu as u16)
+    }
+
+    fn set_task_priority(&self, cpu: u32, class: u8) {
+        self.call(|machine, bridge, now| {
+            machine.set_task_priority(bridge, now, cpu as u16, class);
+        });
+    }
+
+    fn set_apic_base(&self, cpu: u32, base: u64) {
+        self.call(|machine, bridge, now| {
+            // The kernel's rules are the same.
+            let _ = machine.set_apic_base(bridge, now, cpu as u16, base);
+        });
+    }
+
+    fn msr_read(&self, cpu: u32, index: u32) -> Option<u64> {
+        self.call(|machine, bridge, now| {
+            let value = machine.apic_msr_read(bridge, now, cpu as u16, index);
+            value.ok()
+        })
+    }
+
+    fn msr_write(&self, cpu: u32, index: u32, value: u64) -> bool {
+        self.call(|machine, bridge, now| {
+            let written = machine.apic_msr_write(bridge, now, cpu as u16, index, value);
+            written.is_ok()
+        })
+    }
+
+    fn apic_state(&self, cpu: u32) -> Option<LocalApicState> {
+        let guarded = self.0.lock();
+        let now = guarded.clock.now();
+        guarded.machine.local_apic_state(now, cpu as u16)
+    }
+
+    fn set_apic_state(
+        &self,
+        cpu: u32,
+        state: &LocalApicState,
+        base: u64,
+    ) -> Result<(), StateError> {
+        self.call(|machine, bridge, now| {
+            machine.set_local_apic_state(bridge, now, cpu as u16, state, base)
+        })
+    }
+
+    fn pulse_nmi(&self) -> u32 {
+        self.call(|machine, bridge, now| machine.pulse_nmi(bridge, now))
     }
 
     fn stopped(&self, _cpu: u32, stop: VcpuStop) {

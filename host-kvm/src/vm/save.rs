@@ -494,17 +494,21 @@ mod tests {
         let machine = Machine::new(Config {
             board: Board::Pc,
             irqchip: Irqchip::Machine,
+            pit: true,
             ram,
             ram_size: RAM,
             rom: rom.bytes(),
             cpus: 1,
             max_cpus: 1,
+            local_apics: &mut [],
             rtc_base: 0,
             uuid: [0; 16],
             graphics: false,
             kernel: &[],
             initrd: &[],
             cmdline: &[],
+            boot: &[],
+            testdev_memory: &[],
         })
         .unwrap();
         let poller = Arc::new(Poller::new().unwrap());

@@ -67,16 +67,20 @@ fn vm() -> Vm {
     let config = Config {
         board: Board::Pc,
         irqchip: Irqchip::Machine,
+        pit: true,
         ram,
         ram_size: 4096,
         rom: &[0; 4096],
         cpus: 2,
         max_cpus: 2,
+        local_apics: &mut [],
         rtc_base: 0,
         uuid: [0; 16],
         kernel: &[],
         initrd: &[],
         cmdline: &[],
+        boot: &[],
+        testdev_memory: &[],
         graphics: false,
     };
     let mut vm = InMemory::new(Machine::new(config).unwrap(), Deaf);

@@ -265,6 +265,12 @@ impl Instruction {
         self.operation
     }
 
+    /// The same operands with another operation: what an opcode means on a processor without its feature.
+    pub const fn with_operation(mut self, operation: Operation) -> Self {
+        self.operation = operation;
+        self
+    }
+
     /// Its bytes, 1 to [`LENGTH_MAX`].
     pub const fn length(&self) -> u8 {
         self.length

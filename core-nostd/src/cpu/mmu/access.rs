@@ -313,6 +313,76 @@ impl Mmu {
         self.translate(memory, linear, mode, Access::Execute)
     }
 
+    /// Copies elements of 1, 2, 4 or 8 bytes upwards, one after the other, as far as both places are
+    /// plain memory that is ready to be accessed and lie in their first pages: how many. It may be
+    /// none; the caller copies the next one by [`Mmu::read`] and [`Mmu::write`].
+    pub fn copy(&mut self, from: u64, to: u64, count: usize, bytes: u8, mode: Mode) -> usize {
+        let Some(source) = self.tlb.hit(from, mode, Access::Read) else {
+            return 0;
+        };
+        let Some(target) = self.tlb.hit(to, mode, Access::Write) else {
+            return 0;
+        };
+        let bytes = usize::from(bytes);
+        let room = |linear: u64| PAGE_BYTES - (linear & OFFSET) as usize;
+        let count = count.min(room(from).min(room(to)) / bytes);
+        // A target that begins within the eight bytes before it takes what was stored just now.
+        let overlap = target.addr().wrapping_sub(source.addr()) < 8;
+        let (mut done, length) = (0, count * bytes);
+        // SAFETY: both places are valid up to the end of their pages.
+        unsafe {
+            while !overlap && done + 8 <= length {
+                u64::load(source.wrapping_add(done)).store(target.wrapping_add(done));
+                done += 8;
+            }
+            while done < length {
+                let (source, target) = (source.wrapping_add(done), target.wrapping_add(done));
+                match bytes {
+                    1 => u8::load(source).store(target),
+                    2 => u16::load(source).store(target),
+                    4 => u32::load(source).store(target),
+                    _ => u64::load(source).store(target),
+                }
+                done += bytes;
+            }
+        }
+        count
+    }
+
+    /// Stores an element of 1, 2, 4 or 8 bytes again and again, as [`Mmu::copy`] copies.
+    pub fn fill(&mut self, to: u64, value: u64, count: usize, bytes: u8, mode: Mode) -> usize {
+        let Some(target) = self.tlb.hit(to, mode, Access::Write) else {
+            return 0;
+        };
+        let bytes = usize::from(bytes);
+        let count = count.min((PAGE_BYTES - (to & OFFSET) as usize) / bytes);
+        let pattern = match bytes {
+            1 => (value & 0xff).wrapping_mul(0x0101_0101_0101_0101),
+            2 => (value & 0xffff).wrapping_mul(0x0001_0001_0001_0001),
+            4 => (value & 0xffff_ffff).wrapping_mul(0x0000_0001_0000_0001),
+            _ => value,
+        };
+        let (mut done, length) = (0, count * bytes);
+        // SAFETY: the place is valid up to the end of its page.
+        unsafe {
+            while done + 8 <= length {
+                pattern.store(target.wrapping_add(done));
+                done += 8;
+            }
+            while done < length {
+                let target = target.wrapping_add(done);
+                match bytes {
+                    1 => (pattern as u8).store(target),
+                    2 => (pattern as u16).store(target),
+                    4 => (pattern as u32).store(target),
+                    _ => pattern.store(target),
+                }
+                done += bytes;
+            }
+        }
+        count
+    }
+
     /// Guest physical address, A20 masked, of an access that is made now: accessed and dirty
     /// flags are set.
     ///

@@ -1,14 +1,18 @@
-//! What a kernel file wants: ELF64 with a PVH note, or a multiboot-1 header. Pure functions over a file that is read in pieces.
+//! What a kernel file wants: an ELF file with a PVH note, or a multiboot-1 header. Pure functions
+//! over the file's bytes.
 //!
-//! Sources: System V ABI (ELF-64), Xen's `elfnote.h` (XEN_ELFNOTE_PHYS32_ENTRY is note 18 of owner "Xen"), the Multiboot Specification 0.6.96.
-//! Not modelled: multiboot video modes (flag 2 is refused), multiboot 2, bzImage.
+//! Sources: System V ABI (ELF), Xen's `elfnote.h` (XEN_ELFNOTE_PHYS32_ENTRY is note 18 of owner
+//! "Xen"), the Multiboot Specification 0.6.96. Where they leave a choice it is the one that
+//! QEMU 7.2 shows: a multiboot header counts before a PVH note, 64-bit programs with a multiboot
+//! header are refused, and both classes of ELF go with both machine types.
+//! Not modelled: multiboot video modes (a kernel that wants one is told of none), multiboot 2,
+//! bzImage.
 
 use core::fmt;
 
-/// Where a file may be loaded: RAM between the boot ROM's own variables and its start information.
-pub const LOW_START: u64 = 0x2_0000;
-/// End of that range.
-pub const LOW_END: u64 = 0x9_0000;
+/// A file may be loaded below this address: behind it is what the boot ROM needs, up to the end of
+/// base memory.
+pub const LOW_END: u64 = 0x9_f000;
 /// From here RAM is free up to its end.
 pub const HIGH_START: u64 = 0x10_0000;
 /// Segments a kernel may have.
@@ -16,39 +20,34 @@ pub const SEGMENTS_MAX: usize = 16;
 /// Program headers looked at.
 const HEADERS_MAX: u16 = 64;
 /// A multiboot header lies within the first bytes of the file.
-const MULTIBOOT_WINDOW: u32 = 8192;
+const MULTIBOOT_WINDOW: usize = 8192;
 const MULTIBOOT_MAGIC: u32 = 0x1bad_b002;
 const MULTIBOOT_VIDEO: u32 = 1 << 2;
 const MULTIBOOT_ADDRESSES: u32 = 1 << 16;
+const EM_386: u16 = 3;
+const EM_X86_64: u16 = 62;
+const PF_X: u32 = 1;
 const PT_LOAD: u32 = 1;
 const PT_NOTE: u32 = 4;
 const XEN_ELFNOTE_PHYS32_ENTRY: u32 = 18;
 /// Bytes of a note segment that are searched.
 const NOTES_MAX: u64 = 64 << 10;
 
-/// A file that is read in pieces.
-pub trait File {
-    /// Its size in bytes.
-    fn size(&self) -> u32;
-    /// Reads from `offset` on; called only within the size. False if the device fails.
-    fn read(&self, offset: u32, into: &mut [u8]) -> bool;
-}
-
 /// Why a file can't be started. `Display` is a sentence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Error {
     /// The file ends inside of a header or a segment.
     Truncated,
-    /// The device that holds the file failed.
-    Device,
     /// Not an ELF or multiboot file.
     Unknown,
     /// A Linux bzImage.
     BzImage,
     /// An ELF file of another kind than expected.
     BadElf,
-    /// ELF64 without a PVH entry and without a multiboot header.
+    /// ELF without a PVH entry and without a multiboot header.
     NoEntry,
+    /// A 64-bit program with a multiboot header.
+    Multiboot64,
     /// The multiboot header wants what we lack.
     MultibootFlags(u32),
     /// The multiboot header's addresses contradict each other.
@@ -63,24 +62,28 @@ pub enum Error {
     Overlap(u64),
     /// The entry point is in no segment.
     BadEntry(u64),
-    /// The initrd does not fit behind the kernel.
+    /// Initrd or modules do not fit behind the kernel.
     InitrdTooLarge,
+    /// The command line and the modules' texts have no room.
+    InfoTooLarge,
 }
 
 impl fmt::Display for Error {
-    fn fmt(&self, to: &mut fmt::Formatter) -> fmt::Result {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
         to.write_str(match self {
             Self::Truncated => "the kernel file is truncated",
-            Self::Device => "fw_cfg failed while the kernel was read",
             Self::Unknown => "the kernel file is neither ELF with a PVH note nor multiboot",
-            Self::BzImage => "the kernel is a bzImage, which this boot ROM can't start yet",
+            Self::BzImage => "the kernel is a bzImage, which the boot ROM can't start yet",
             Self::BadElf => "the kernel's ELF header is not that of an x86 program",
             Self::NoEntry => "the kernel is ELF, but has neither a PVH note nor a multiboot header",
+            // QEMU's words.
+            Self::Multiboot64 => "Cannot load x86-64 image, give a 32bit one.",
             Self::MultibootAddresses => {
                 "the addresses in the multiboot header contradict each other"
             }
             Self::TooManySegments => "the kernel has too many segments",
             Self::BadSegment => "a kernel segment has an impossible size",
+            Self::InfoTooLarge => "the command line and the texts of modules are too long",
             Self::InitrdTooLarge => "the initrd does not fit into RAM behind the kernel",
             Self::MultibootFlags(flags) => {
                 return write!(
@@ -141,6 +144,8 @@ pub struct Plan {
     pub protocol: Protocol,
     /// Where to enter.
     pub entry: u32,
+    /// Whether the kernel asks for a video mode, which it will not get.
+    pub wants_video: bool,
     segments: [Segment; SEGMENTS_MAX],
     used: usize,
 }
@@ -161,26 +166,35 @@ impl Plan {
         (end + 0xfff) & !0xfff
     }
 
-    /// Where an initrd of `size` bytes goes: as high as it can, on a page boundary.
+    /// Whether a segment reaches into a range of addresses.
+    pub fn meets(&self, start: u64, end: u64) -> bool {
+        self.segments()
+            .iter()
+            .any(|segment| segment.address < end && start < segment.end())
+    }
+
+    /// Where initrd or modules of `size` bytes in all go: as high as they can, on a page boundary,
+    /// for PVH; for multiboot at `start`, which is such a boundary behind the kernel.
     ///
     /// # Errors
     /// [`Error::InitrdTooLarge`].
-    pub fn place_initrd(&self, size: u32, ram_end: u64) -> Result<u64, Error> {
-        let start = ram_end
-            .checked_sub(u64::from(size))
-            .ok_or(Error::InitrdTooLarge)?
-            & !0xfff;
-        if start < self.end() {
-            Err(Error::InitrdTooLarge)
-        } else {
-            Ok(start)
+    pub fn place_initrd(&self, start: u64, size: u32, ram_end: u64) -> Result<u64, Error> {
+        let highest = ram_end.min(1 << 32).checked_sub(u64::from(size));
+        let highest = highest.ok_or(Error::InitrdTooLarge)? & !0xfff;
+        if highest < start {
+            return Err(Error::InitrdTooLarge);
         }
+        Ok(match self.protocol {
+            Protocol::Pvh => highest,
+            Protocol::Multiboot => start,
+        })
     }
 
     fn new(protocol: Protocol) -> Self {
         Self {
             protocol,
             entry: 0,
+            wants_video: false,
             segments: [Segment::default(); SEGMENTS_MAX],
             used: 0,
         }
@@ -204,16 +218,12 @@ impl Plan {
             .address
             .checked_add(segment.memory_size)
             .ok_or(Error::BadSegment)?;
-        let low = segment.address >= LOW_START && end <= LOW_END;
+        let low = end <= LOW_END.min(ram_end);
         let high = segment.address >= HIGH_START && end <= ram_end;
         if !low && !high {
             return Err(Error::OutsideRam(segment.address, end));
         }
-        if self
-            .segments()
-            .iter()
-            .any(|other| segment.address < other.end() && other.address < end)
-        {
+        if self.meets(segment.address, end) {
             return Err(Error::Overlap(segment.address));
         }
         *self
@@ -241,62 +251,53 @@ impl Plan {
 ///
 /// # Errors
 /// Any of [`Error`]'s but [`Error::InitrdTooLarge`].
-pub fn plan(file: &impl File, ram_end: u64) -> Result<Plan, Error> {
+pub fn plan(file: &[u8], ram_end: u64) -> Result<Plan, Error> {
     let mark: [u8; 4] = bytes(file, 0)?;
     let elf = &mark == b"\x7fELF";
-    if let Some((offset, flags)) = find_multiboot(file)? {
+    if let Some((offset, flags)) = find_multiboot(file) {
         // Bits 0 and 1 ask for page alignment and memory information, which are always given.
-        if flags & 0xffff & !3 != 0 {
-            return Err(Error::MultibootFlags(
-                flags & 0xffff & !3 | flags & MULTIBOOT_VIDEO,
-            ));
+        let refused = flags & 0xffff & !(3 | MULTIBOOT_VIDEO);
+        if refused != 0 {
+            return Err(Error::MultibootFlags(refused));
         }
+        let with_video = |plan| Plan {
+            wants_video: flags & MULTIBOOT_VIDEO != 0,
+            ..plan
+        };
         if flags & MULTIBOOT_ADDRESSES != 0 {
-            return plan_addresses(file, offset, ram_end);
+            return plan_addresses(file, offset, ram_end).map(with_video);
         }
         if elf {
-            return plan_elf(file, ram_end, Protocol::Multiboot);
+            let machine: [u8; 2] = bytes(file, 18)?;
+            if u16::from_le_bytes(machine) == EM_X86_64 {
+                return Err(Error::Multiboot64);
+            }
+            return plan_elf(file, ram_end, Protocol::Multiboot).map(with_video);
         }
         return Err(Error::MultibootAddresses);
     }
     if elf {
         return plan_elf(file, ram_end, Protocol::Pvh);
     }
-    if file.size() > 0x206 && &bytes::<4>(file, 0x202)? == b"HdrS" {
+    if size_of(file) > 0x206 && &bytes::<4>(file, 0x202)? == b"HdrS" {
         return Err(Error::BzImage);
     }
     Err(Error::Unknown)
 }
 
-fn find_multiboot(file: &impl File) -> Result<Option<(u32, u32)>, Error> {
-    const STEP: usize = 512;
-    let end = file.size().min(MULTIBOOT_WINDOW) & !3;
-    let mut at = 0;
-    let mut block = [0; STEP];
-    while at < end {
-        let count = (end - at).min(STEP as u32);
-        let part = block.get_mut(..count as usize).ok_or(Error::Truncated)?;
-        read(file, at, part)?;
-        for (index, word) in part.chunks_exact(4).enumerate() {
-            let here = at + index as u32 * 4;
-            if word == MULTIBOOT_MAGIC.to_le_bytes() && here + 12 <= end {
-                let flags = u32_at(file, here + 4)?;
-                if MULTIBOOT_MAGIC
-                    .wrapping_add(flags)
-                    .wrapping_add(u32_at(file, here + 8)?)
-                    == 0
-                {
-                    return Ok(Some((here, flags)));
-                }
-            }
-        }
-        at += count;
-    }
-    Ok(None)
+/// The offset of the multiboot header, and its flags.
+fn find_multiboot(file: &[u8]) -> Option<(u32, u32)> {
+    let window = file.get(..MULTIBOOT_WINDOW).unwrap_or(file);
+    let word = |at: usize| Some(u32::from_le_bytes(*window.get(at..)?.first_chunk()?));
+    (0..window.len()).step_by(4).find_map(|at| {
+        let (magic, flags, checksum) = (word(at)?, word(at + 4)?, word(at + 8)?);
+        let sum = magic.wrapping_add(flags).wrapping_add(checksum);
+        (magic == MULTIBOOT_MAGIC && sum == 0).then_some((at as u32, flags))
+    })
 }
 
 /// The header itself says what goes where (the "a.out kludge").
-fn plan_addresses(file: &impl File, offset: u32, ram_end: u64) -> Result<Plan, Error> {
+fn plan_addresses(file: &[u8], offset: u32, ram_end: u64) -> Result<Plan, Error> {
     let field = |at: u32| u32_at(file, offset + at);
     let (header, load, load_end, bss_end, entry) =
         (field(12)?, field(16)?, field(20)?, field(24)?, field(28)?);
@@ -305,7 +306,7 @@ fn plan_addresses(file: &impl File, offset: u32, ram_end: u64) -> Result<Plan, E
         .checked_sub(before)
         .ok_or(Error::MultibootAddresses)?;
     let file_size = match load_end {
-        0 => file.size() - start,
+        0 => size_of(file) - start,
         _ => load_end
             .checked_sub(load)
             .ok_or(Error::MultibootAddresses)?,
@@ -324,20 +325,25 @@ fn plan_addresses(file: &impl File, offset: u32, ram_end: u64) -> Result<Plan, E
         file_size,
         memory_size: memory_size.into(),
     };
-    plan.add(segment, file.size(), ram_end)?;
+    plan.add(segment, size_of(file), ram_end)?;
     plan.enter_at(entry.into())
 }
 
-fn plan_elf(file: &impl File, ram_end: u64, protocol: Protocol) -> Result<Plan, Error> {
-    let header: [u8; 64] = bytes(file, 0)?;
-    let (wide, machine) = (header[4] == 2, u16::from_le_bytes([header[18], header[19]]));
-    // Class and machine go together (EM_386, EM_X86_64); little-endian; executable or shared object.
-    if !matches!((header[4], machine), (1, 3) | (2, 62))
-        || header[5] != 1
-        || !matches!(header[16], 2 | 3)
+fn plan_elf(file: &[u8], ram_end: u64, protocol: Protocol) -> Result<Plan, Error> {
+    let identification: [u8; 20] = bytes(file, 0)?;
+    let machine = u16::from_le_bytes([identification[18], identification[19]]);
+    // Either class with either machine; little-endian; executable or shared object.
+    if !matches!(identification[4], 1 | 2)
+        || !matches!(machine, EM_386 | EM_X86_64)
+        || identification[5] != 1
+        || !matches!(identification[16], 2 | 3)
     {
         return Err(Error::BadElf);
     }
+    let wide = identification[4] == 2;
+    let mut header = [0; 64];
+    let length = if wide { 64 } else { 52 };
+    read(file, 0, header.get_mut(..length).ok_or(Error::BadElf)?)?;
     let (entry, table, size_at) = if wide {
         (number(&header, 24, 8), number(&header, 32, 8), 54)
     } else {
@@ -388,11 +394,16 @@ fn plan_elf(file: &impl File, ram_end: u64, protocol: Protocol) -> Result<Plan, 
                         file_size,
                         memory_size: in_memory,
                     },
-                    file.size(),
+                    size_of(file),
                     ram_end,
                 )?;
-                if entry.checked_sub(virt).is_some_and(|into| into < in_memory) {
-                    translated = Some(entry - virt + address);
+                let flags = if wide { 4 } else { 24 };
+                let into = entry.checked_sub(virt).filter(|into| *into < in_file);
+                if let Some(into) = into
+                    && virt != address
+                    && number(&raw, flags, 4) as u32 & PF_X != 0
+                {
+                    translated = Some(address.wrapping_add(into));
                 }
             }
             PT_NOTE if pvh.is_none() => pvh = find_note(file, offset, in_file.min(NOTES_MAX))?,
@@ -400,16 +411,15 @@ fn plan_elf(file: &impl File, ram_end: u64, protocol: Protocol) -> Result<Plan, 
         }
     }
     match (protocol, pvh) {
-        (Protocol::Pvh, Some(entry)) if wide => plan.enter_at(entry),
-        (Protocol::Pvh, _) => Err(Error::NoEntry),
-        // The entry of a multiboot ELF is physical; linkers that give a virtual one are understood too.
-        (Protocol::Multiboot, _) => plan
-            .enter_at(entry)
-            .or_else(|error| plan.enter_at(translated.ok_or(error)?)),
+        (Protocol::Pvh, Some(entry)) => plan.enter_at(entry),
+        (Protocol::Pvh, None) => Err(Error::NoEntry),
+        // The entry of a multiboot ELF is physical, unless it lies in code that is linked to run
+        // elsewhere than it is loaded.
+        (Protocol::Multiboot, _) => plan.enter_at(translated.unwrap_or(entry)),
     }
 }
 
-fn find_note(file: &impl File, offset: u64, size: u64) -> Result<Option<u64>, Error> {
+fn find_note(file: &[u8], offset: u64, size: u64) -> Result<Option<u64>, Error> {
     let mut at = u32::try_from(offset).map_err(|_| Error::Truncated)?;
     let end = u32::try_from(offset.saturating_add(size)).map_err(|_| Error::Truncated)?;
     while end.saturating_sub(at) >= 12 {
@@ -443,48 +453,35 @@ fn number(bytes: &[u8], at: usize, count: usize) -> u64 {
         .fold(0, |value, byte| value << 8 | u64::from(*byte))
 }
 
-fn u32_at(file: &impl File, at: u32) -> Result<u32, Error> {
+fn u32_at(file: &[u8], at: u32) -> Result<u32, Error> {
     Ok(u32::from_le_bytes(bytes(file, at)?))
 }
 
-fn bytes<const N: usize>(file: &impl File, at: u32) -> Result<[u8; N], Error> {
+fn bytes<const N: usize>(file: &[u8], at: u32) -> Result<[u8; N], Error> {
     let mut raw = [0; N];
     read(file, at, &mut raw)?;
     Ok(raw)
 }
 
-fn read(file: &impl File, at: u32, into: &mut [u8]) -> Result<(), Error> {
-    if at
-        .checked_add(into.len() as u32)
-        .is_none_or(|end| end > file.size())
-    {
-        return Err(Error::Truncated);
-    }
-    if file.read(at, into) {
-        Ok(())
-    } else {
-        Err(Error::Device)
-    }
+fn read(file: &[u8], at: u32, into: &mut [u8]) -> Result<(), Error> {
+    let from = at as usize;
+    let end = from.checked_add(into.len()).ok_or(Error::Truncated)?;
+    into.copy_from_slice(file.get(from..end).ok_or(Error::Truncated)?);
+    Ok(())
+}
+
+/// The file's size; what is beyond 4 GiB is not seen.
+fn size_of(file: &[u8]) -> u32 {
+    u32::try_from(file.len()).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]
 mod tests {
-    extern crate std;
     use super::*;
     use std::vec;
     use std::vec::Vec;
 
     const RAM_END: u64 = 64 << 20;
-
-    impl File for Vec<u8> {
-        fn size(&self) -> u32 {
-            self.len() as u32
-        }
-        fn read(&self, offset: u32, into: &mut [u8]) -> bool {
-            into.copy_from_slice(&self[offset as usize..offset as usize + into.len()]);
-            true
-        }
-    }
 
     fn put(file: &mut [u8], at: usize, bytes: &[u8]) {
         file[at..at + bytes.len()].copy_from_slice(bytes);
@@ -547,20 +544,33 @@ mod tests {
         assert_eq!(plan.end(), 0x10_1000);
     }
 
-    #[test]
-    fn elf_with_multiboot_header_enters_at_the_elf_entry() {
+    /// The same with a multiboot header, for a 32-bit processor, still in ELF64.
+    fn multiboot_elf() -> Vec<u8> {
         let mut file = pvh();
+        put(&mut file, 18, &EM_386.to_le_bytes());
         put(&mut file, 0x180, &MULTIBOOT_MAGIC.to_le_bytes());
         put(
             &mut file,
             0x188,
             &0u32.wrapping_sub(MULTIBOOT_MAGIC).to_le_bytes(),
         );
-        let plan = plan(&file, RAM_END).unwrap();
-        assert_eq!(
-            (plan.protocol, plan.entry),
-            (Protocol::Multiboot, 0x10_0000)
-        );
+        file
+    }
+
+    #[test]
+    fn elf_with_multiboot_header_enters_at_the_elf_entry() {
+        let mut file = multiboot_elf();
+        let expected = |entry| Ok((Protocol::Multiboot, entry));
+        let found = |file: &[u8]| plan(file, RAM_END).map(|plan| (plan.protocol, plan.entry));
+        assert_eq!(found(&file), expected(0x10_0000));
+        // Linked elsewhere: the entry goes with the code, and with nothing that is not code.
+        put(&mut file, 24, &0x8000_0008u64.to_le_bytes());
+        put(&mut file, 80, &0x8000_0000u64.to_le_bytes());
+        assert_eq!(found(&file), Err(Error::BadEntry(0x8000_0008)));
+        put(&mut file, 68, &PF_X.to_le_bytes());
+        assert_eq!(found(&file), expected(0x10_0008));
+        put(&mut file, 18, &EM_X86_64.to_le_bytes());
+        assert_eq!(found(&file), Err(Error::Multiboot64));
     }
 
     #[test]
@@ -601,8 +611,8 @@ mod tests {
                 Error::BadEntry(0x20_0000),
             ),
             (
-                [0x1020, 0x1000, 0, 0, 0x1040],
-                Error::OutsideRam(0x1000, 0x1100),
+                [0x9_ef40, 0x9_ef20, 0, 0, 0x9_ef60],
+                Error::OutsideRam(0x9_ef20, 0x9_f020),
             ),
         ];
         for (fields, error) in cases {
@@ -613,9 +623,14 @@ mod tests {
             );
         }
         assert_eq!(
-            plan(&multiboot(4, [0; 5]), RAM_END),
-            Err(Error::MultibootFlags(4))
+            plan(&multiboot(0x14, [0; 5]), RAM_END),
+            Err(Error::MultibootFlags(0x10))
         );
+        let fields = [0x10_0020, 0x10_0000, 0, 0, 0x10_0040];
+        for (flags, video) in [(0x1_0004, true), (0x1_0003, false)] {
+            let plan = plan(&multiboot(flags, fields), RAM_END).unwrap();
+            assert_eq!(plan.wants_video, video);
+        }
     }
 
     #[test]
@@ -646,7 +661,7 @@ mod tests {
     fn every_truncation_is_an_error() {
         let file = pvh();
         for length in 0..0x154 {
-            assert!(plan(&file[..length].to_vec(), RAM_END).is_err(), "{length}");
+            assert!(plan(&file[..length], RAM_END).is_err(), "{length}");
         }
     }
 
@@ -679,20 +694,16 @@ mod tests {
     }
 
     #[test]
-    fn initrd_goes_to_the_end_or_is_refused() {
+    fn initrds_go_to_the_end_modules_behind_the_kernel() {
         let plan = plan(&pvh(), RAM_END).unwrap();
-        assert_eq!(plan.place_initrd(5000, RAM_END), Ok(RAM_END - 8192));
-        assert_eq!(
-            plan.place_initrd(RAM_END as u32 - 0x10_1000, RAM_END),
-            Ok(0x10_1000)
-        );
-        assert_eq!(
-            plan.place_initrd(RAM_END as u32 - 0x10_0fff, RAM_END),
-            Err(Error::InitrdTooLarge)
-        );
-        assert_eq!(
-            plan.place_initrd(u32::MAX, RAM_END),
-            Err(Error::InitrdTooLarge)
-        );
+        let place = |size| plan.place_initrd(plan.end(), size, RAM_END);
+        assert_eq!(place(5000), Ok(RAM_END - 8192));
+        let modules = super::plan(&multiboot_elf(), RAM_END).unwrap();
+        let start = modules.end();
+        assert_eq!(modules.place_initrd(start, 5000, RAM_END), Ok(0x10_1000));
+        assert_eq!(place(RAM_END as u32 - 0x10_1000), Ok(0x10_1000));
+        let error = Err(Error::InitrdTooLarge);
+        assert_eq!(place(RAM_END as u32 - 0x10_0fff), error);
+        assert_eq!(place(u32::MAX), error);
     }
 }

@@ -1,0 +1,163 @@
+//! What a processor needs of the machine around it.
+#![allow(unsafe_code)]
+
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use super::code::CodeCache;
+use crate::cpu::mmu::{HostPage, PhysicalMemory};
+use crate::devices::Width;
+use crate::memory::{CodeMarks, Exchange};
+
+/// What comes to a processor besides interrupts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// NMI.
+    Nmi,
+    /// INIT.
+    Init,
+    /// A start-up IPI with its vector.
+    Startup(u8),
+}
+
+/// What [`Platform::attend`] has found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Attention {
+    /// The processor is to leave [`Cpu::run`](super::Cpu::run).
+    pub leave: bool,
+    /// INTR is up: [`Platform::acknowledge`] has a vector.
+    pub interrupt: bool,
+    /// The next event; asked again until there is none.
+    pub event: Option<Event>,
+}
+
+/// The machine around one processor. Every method may take the machine's lock.
+///
+/// # Safety
+/// That of [`PhysicalMemory`].
+pub unsafe trait Platform: PhysicalMemory {
+    /// Reads a port, 1, 2 or 4 bytes.
+    fn pio_read(&mut self, port: u16, width: Width) -> u32;
+
+    /// Writes a port, 1, 2 or 4 bytes.
+    fn pio_write(&mut self, port: u16, width: Width, value: u32);
+
+    /// Looks what waits, once [`Signals`] were raised or an interrupt was acknowledged.
+    fn attend(&mut self) -> Attention;
+
+    /// Takes an interrupt: the vector. `None` if none waits any more.
+    fn acknowledge(&mut self) -> Option<u8>;
+
+    /// The task priority's class, which CR8 shows: 0 to 15.
+    fn task_priority(&mut self) -> u8;
+
+    /// Sets the task priority's class.
+    fn set_task_priority(&mut self, class: u8);
+
+    /// IA32_APIC_BASE.
+    fn apic_base(&mut self) -> u64;
+
+    /// Sets IA32_APIC_BASE; false for what the local APIC refuses: #GP(0).
+    fn set_apic_base(&mut self, value: u64) -> bool;
+
+    /// Reads a register of the local APIC in x2APIC mode, by MSR number (800h to 8FFh), or
+    /// IA32_TSC_DEADLINE; `None` is #GP(0).
+    fn apic_read_msr(&mut self, index: u32) -> Option<u64>;
+
+    /// Writes one; false is #GP(0).
+    fn apic_write_msr(&mut self, index: u32, value: u64) -> bool;
+
+    /// The processor was reset by INIT: its local APIC is, too.
+    fn apic_init(&mut self);
+
+    /// A counter that never stops and is the same for all processors: what RDTSC counts.
+    fn tsc(&mut self) -> u64;
+
+    /// Sixty-four random bits.
+    fn random(&mut self) -> u64;
+}
+
+/// What other threads raise to be heard by a processor that runs.
+#[derive(Debug, Default)]
+pub struct Signals {
+    attention: AtomicBool,
+}
+
+impl Signals {
+    /// Nothing raised.
+    pub const fn new() -> Self {
+        Self {
+            attention: AtomicBool::new(false),
+        }
+    }
+
+    /// Makes the processor call [`Platform::attend`] before long.
+    pub fn raise(&self) {
+        self.attention.store(true, Ordering::Release);
+    }
+
+    /// Whether they are raised; lowers them.
+    pub(super) fn take(&self) -> bool {
+        self.attention.swap(false, Ordering::AcqRel)
+    }
+
+    #[inline]
+    pub(super) fn raised(&self) -> bool {
+        self.attention.load(Ordering::Relaxed)
+    }
+}
+
+/// A processor's way out: the platform, its signals, and the code that all processors of a thread
+/// share.
+pub struct Bus<'b> {
+    pub(super) platform: &'b mut dyn Platform,
+    /// RAM's marks of pages with decoded code.
+    pub(super) marks: &'b CodeMarks,
+    pub(super) signals: &'b Signals,
+    pub(super) code: &'b mut CodeCache,
+}
+
+impl<'b> Bus<'b> {
+    /// Joins them. `marks` are those that are told of each store to the platform's RAM.
+    pub fn new(
+        platform: &'b mut dyn Platform,
+        marks: &'b CodeMarks,
+        signals: &'b Signals,
+        code: &'b mut CodeCache,
+    ) -> Self {
+        Self {
+            platform,
+            marks,
+            signals,
+            code,
+        }
+    }
+
+    pub(super) fn tsc(&mut self) -> u64 {
+        self.platform.tsc()
+    }
+
+    /// Whether code that was decoded has been overwritten since it was last looked after.
+    #[inline]
+    pub(super) fn code_written(&self) -> bool {
+        self.marks.written()
+    }
+}
+
+// SAFETY: the platform keeps the trait's promises.
+unsafe impl PhysicalMemory for Bus<'_> {
+    fn page(&mut self, gpa: u64) -> HostPage {
+        self.platform.page(gpa)
+    }
+
+    fn read(&mut self, gpa: u64, to: &mut [u8]) {
+        self.platform.read(gpa, to);
+    }
+
+    fn write(&mut self, gpa: u64, from: &[u8]) {
+        self.platform.write(gpa, from);
+    }
+
+    fn compare_exchange(&mut self, gpa: u64, exchange: Exchange) -> bool {
+        self.platform.compare_exchange(gpa, exchange)
+    }
+}

@@ -1,0 +1,173 @@
+//! Decoded code: blocks of instructions by guest physical address.
+//!
+//! A block is a piece of straight code within one page: it ends with the first instruction that may
+//! jump or change what later ones mean, or where the page ends. Blocks lie in fixed storage; when
+//! that is full all are forgotten. A page with blocks is marked in RAM's
+//! [`CodeMarks`](crate::memory::CodeMarks); a store to it makes all its blocks stale by counting
+//! the page's generation up, before the next instruction runs.
+#![allow(unsafe_code)]
+
+use core::mem::MaybeUninit;
+
+use super::micro::{GENERAL, Micro, translate};
+use crate::cpu::decode::{CodeSize, Instruction};
+use crate::memory::{CodeMarks, Written};
+
+/// Blocks that are kept, a power of two.
+const BLOCKS: usize = 1 << 14;
+/// Micro-operations of all blocks.
+const MICROS: usize = 1 << 17;
+/// Instructions that they name.
+const INSTRUCTIONS: usize = 1 << 16;
+/// Instructions of a block at most.
+pub(super) const BLOCK_MAX: usize = 64;
+/// Generations; pages share them.
+const GENERATIONS: usize = 1 << 12;
+
+/// A block.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub(super) struct Block {
+    /// [`key`] of its first byte; 0 for none.
+    key: u64,
+    /// Generation of its page when it was made.
+    generation: u32,
+    /// Its micro-operations.
+    pub(super) first: u32,
+    pub(super) count: u16,
+    /// Bytes of code.
+    pub(super) length: u16,
+}
+
+/// Blocks and what they are made of. It is valid when all bytes are zero, and large: it belongs in
+/// zeroed memory.
+#[repr(C)]
+pub struct CodeCache {
+    blocks: [Block; BLOCKS],
+    generations: [u32; GENERATIONS],
+    micros: [Micro; MICROS],
+    /// Micro-operations that are in use.
+    micros_used: usize,
+    instructions: [MaybeUninit<Instruction>; INSTRUCTIONS],
+    /// Instructions that are in use, all of them initialised.
+    instructions_used: usize,
+    /// Counts pages that were marked, so that each processor learns of it.
+    marked: u64,
+}
+
+/// What a block is found by.
+const fn key(gpa: u64, size: CodeSize) -> u64 {
+    gpa << 2 | (size as u64 + 1)
+}
+
+const fn slot(key: u64) -> usize {
+    ((key >> 2 ^ key >> 14) as usize ^ (key & 3) as usize) % BLOCKS
+}
+
+const fn generation_of(gpa: u64) -> usize {
+    (gpa >> 12) as usize % GENERATIONS
+}
+
+impl CodeCache {
+    /// The block at a guest physical address.
+    #[inline]
+    pub(super) fn find(&self, gpa: u64, size: CodeSize) -> Option<Block> {
+        let key = key(gpa, size);
+        let block = &self.blocks[slot(key)];
+        (block.key == key && block.generation == self.generations[generation_of(gpa)])
+            .then_some(*block)
+    }
+
+    /// A micro-operation of a block.
+    #[inline]
+    pub(super) fn micro(&self, index: u32) -> Micro {
+        self.micros[index as usize % MICROS]
+    }
+
+    /// The instruction that a micro-operation names.
+    #[inline]
+    pub(super) fn instruction(&self, index: u32) -> &Instruction {
+        let index = index as usize;
+        assert!(index < self.instructions_used);
+        // SAFETY: those below `instructions_used` were written by `insert`.
+        unsafe { self.instructions[index].assume_init_ref() }
+    }
+
+    /// Keeps a block. The page must have been marked before its bytes were read.
+    pub(super) fn insert(
+        &mut self,
+        gpa: u64,
+        size: CodeSize,
+        instructions: &[Instruction],
+    ) -> Block {
+        if self.micros_used + instructions.len() > MICROS
+            || self.instructions_used + instructions.len() > INSTRUCTIONS
+        {
+            self.forget_all();
+        }
+        let first = self.micros_used;
+        let mut length = 0;
+        for instruction in instructions {
+            length += u16::from(instruction.length());
+            let micro = translate(instruction, size, length.into());
+            self.micros[self.micros_used] = micro.unwrap_or_else(|| {
+                let index = self.instructions_used;
+                self.instructions[index].write(*instruction);
+                self.instructions_used += 1;
+                Micro {
+                    handler: GENERAL,
+                    length: instruction.length(),
+                    immediate: index as i32,
+                    ..Micro::default()
+                }
+            });
+            self.micros_used += 1;
+        }
+        let key = key(gpa, size);
+        let block = Block {
+            key,
+            generation: self.generations[generation_of(gpa)],
+            first: first as u32,
+            count: instructions.len() as u16,
+            length,
+        };
+        self.blocks[slot(key)] = block;
+        block
+    }
+
+    /// Forgets all blocks: their storage is full, or memory is mapped elsewhere now.
+    pub fn forget_all(&mut self) {
+        for block in &mut self.blocks {
+            block.key = 0;
+        }
+        self.micros_used = 0;
+        self.instructions_used = 0;
+    }
+
+    /// Forgets the blocks of pages that were stored to.
+    pub(super) fn forget_written(&mut self, marks: &CodeMarks) {
+        marks.take_written(|written| match written {
+            Written::Page(gpa) => {
+                let generation = &mut self.generations[generation_of(gpa)];
+                *generation = generation.wrapping_add(1);
+                if *generation == 0 {
+                    // Old blocks would seem new.
+                    self.forget_all();
+                }
+            }
+            Written::Everything => self.forget_all(),
+        });
+    }
+
+    /// Marks the page around `gpa`: true if stores went unnoticed before.
+    pub(super) fn mark(&mut self, marks: &CodeMarks, gpa: u64) -> bool {
+        let new = marks.mark(gpa);
+        self.marked += u64::from(new);
+        new
+    }
+
+    /// How many pages were marked so far.
+    pub(super) fn marked(&self) -> u64 {
+        self.marked
+    }
+}

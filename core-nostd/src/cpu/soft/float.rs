@@ -1,0 +1,539 @@
+//! State of the x87, MMX and SSE: when it may be used, what saves and loads it, its control words.
+//!
+//! Source: Intel SDM volume 1, chapters 8, 10 and 13 (FXSAVE's format in 10.5, XSAVE's in 13.4 to
+//! 13.8), volume 2 for each instruction, volume 3, 2.5 and 13.1 (CR0.EM, CR0.TS, CR4.OSFXSR).
+//!
+//! Of the x87 there are FNINIT, FNCLEX, FNOP, FLDCW, FNSTCW and FNSTSW; what computes, loads and
+//! stores numbers is #UD, and so are FNSTENV, FNSAVE, FLDENV and FRSTOR. With CR0.NE clear a pending
+//! exception of the x87 waits for ever: no FERR# leads to the interrupt controller. Selectors of the
+//! x87's last instruction and operand are saved as 0, as newer processors do.
+
+use super::access::Intent;
+use super::cpuid::Feature;
+use super::{Bus, Cpu, Exception, ExtendedState, Outcome};
+use crate::cpu::decode::{Fpu, Instruction, Operation, SegmentRegister, Size, Sse};
+use crate::cpu::gpr::{RAX, RDX};
+use x86_64::registers::control::{Cr0Flags, Cr4Flags};
+use x86_64::registers::model_specific::EferFlags;
+use x86_64::registers::mxcsr::MxCsr;
+use x86_64::registers::xcontrol::XCr0Flags;
+
+/// x87 control word after FNINIT.
+const FCW_INIT: u16 = 0x37f;
+/// x87 control word: bits that there are, and the one that is always set.
+const FCW_BITS: u16 = 0x1f7f;
+const FCW_SET: u16 = 0x40;
+/// x87 control and status word: the six exceptions.
+const EXCEPTIONS: u16 = 0x3f;
+/// x87 status word: an unmasked exception is pending, in both of its places.
+const PENDING: u16 = 1 << 15 | 1 << 7;
+/// x87 status word: what FNCLEX clears.
+const FNCLEX: u16 = 0x80ff;
+/// x87 status word: the top of the stack.
+const TOP: u16 = 7 << 11;
+/// MXCSR: bits that there are, as FXSAVE says.
+const MXCSR_MASK: u32 = 0xffff;
+
+/// Bytes that FXSAVE writes and FXRSTOR reads; the area goes on to 512.
+const FXSAVE_BYTES: usize = 416;
+/// Bytes of FXSAVE's area.
+const LEGACY_BYTES: usize = 512;
+/// Bytes of XSAVE's area with its header.
+const XSAVE_BYTES: u32 = 576;
+/// Offsets in FXSAVE's area.
+const MXCSR_AT: usize = 24;
+const ST_AT: usize = 32;
+const XMM_AT: usize = 160;
+/// Offsets in XSAVE's area.
+const XSTATE_BV_AT: u64 = 512;
+const XCOMP_BV_AT: u64 = 520;
+/// XCOMP_BV: the area is compacted.
+const COMPACTED: u64 = 1 << 63;
+
+const X87: u64 = XCr0Flags::X87.bits();
+const XMM: u64 = XCr0Flags::SSE.bits();
+const AVX: u64 = XCr0Flags::AVX.bits();
+const PKRU: u64 = XCr0Flags::MPK.bits();
+/// PKRU's number among the components.
+const PKRU_COMPONENT: u32 = 9;
+
+/// The legacy area of FXSAVE and XSAVE.
+struct Legacy([u8; LEGACY_BYTES]);
+
+impl Legacy {
+    fn put<const N: usize>(&mut self, at: usize, bytes: [u8; N]) {
+        self.0[at..at + N].copy_from_slice(&bytes);
+    }
+
+    fn get<const N: usize>(&self, at: usize) -> [u8; N] {
+        core::array::from_fn(|i| self.0[at + i])
+    }
+}
+
+impl Cpu {
+    /// #NM of x87 instructions, FXSAVE and their like.
+    pub(super) fn check_float(&mut self) -> Outcome {
+        if self
+            .cr0()
+            .intersects(Cr0Flags::EMULATE_COPROCESSOR | Cr0Flags::TASK_SWITCHED)
+        {
+            return Err(self.raise(Exception::DeviceNotAvailable));
+        }
+        Ok(())
+    }
+
+    /// #MF that an earlier x87 instruction left behind.
+    pub(super) fn check_pending_float(&mut self) -> Outcome {
+        if self.fpu.fsw & PENDING != 0 && self.cr0().contains(Cr0Flags::NUMERIC_ERROR) {
+            return Err(self.raise(Exception::FloatingPoint));
+        }
+        Ok(())
+    }
+
+    /// What instructions on MMX registers raise.
+    pub(super) fn check_mmx(&mut self) -> Outcome {
+        if self.cr0().contains(Cr0Flags::EMULATE_COPROCESSOR) {
+            return self.undefined();
+        }
+        self.check_float()?;
+        self.check_pending_float()
+    }
+
+    /// What instructions on XMM registers and MXCSR raise.
+    pub(super) fn check_sse(&mut self) -> Outcome {
+        if self.cr0().contains(Cr0Flags::EMULATE_COPROCESSOR)
+            || !self.cr4().contains(Cr4Flags::OSFXSR)
+        {
+            return self.undefined();
+        }
+        self.check_float()
+    }
+
+    /// An instruction uses MMX registers: they are the x87's registers by physical number.
+    pub(super) fn use_mmx(&mut self) {
+        self.clear_top();
+        self.fpu.ftw = 0xff;
+    }
+
+    /// Makes physical register 0 the top of the stack, leaving each where it is.
+    fn clear_top(&mut self) {
+        let top = usize::from((self.fpu.fsw & TOP) >> 11);
+        self.fpu.st.rotate_right(top);
+        self.fpu.fsw &= !TOP;
+    }
+
+    /// An MMX register, wherever the top of the stack is.
+    pub(super) fn mmx(&self, number: u8) -> u64 {
+        let top = (self.fpu.fsw & TOP) >> 11;
+        let register = &self.fpu.st[usize::from(number.wrapping_sub(top as u8) % 8)];
+        u64::from_le_bytes(core::array::from_fn(|i| register[i]))
+    }
+
+    /// Sets an MMX register, after [`Cpu::use_mmx`]: its exponent's bits become ones.
+    pub(super) fn set_mmx(&mut self, number: u8, value: u64) {
+        let register = &mut self.fpu.st[usize::from(number % 8)];
+        *register = [0xff; 10];
+        register[..8].copy_from_slice(&value.to_le_bytes());
+    }
+
+    /// Sets the x87's control and status words, and whether an exception is pending by them.
+    fn set_float_words(&mut self, fcw: u16, fsw: u16) {
+        self.fpu.fcw = fcw & FCW_BITS | FCW_SET;
+        let pending = fsw & !self.fpu.fcw & EXCEPTIONS != 0;
+        self.fpu.fsw = fsw & !PENDING | if pending { PENDING } else { 0 };
+    }
+
+    /// The x87 as FNINIT leaves it; the registers keep what they hold.
+    fn initialise_float(&mut self) {
+        self.clear_top();
+        (self.fpu.fcw, self.fpu.fsw, self.fpu.ftw) = (FCW_INIT, 0, 0);
+        (self.fpu.fop, self.fpu.fip, self.fpu.fdp) = (0, 0, 0);
+    }
+
+    /// x87 instructions.
+    pub(super) fn float(&mut self, bus: &mut Bus<'_>, i: &Instruction, name: Fpu) -> Outcome {
+        self.check_float()?;
+        match name {
+            Fpu::Fninit => self.initialise_float(),
+            Fpu::Fnclex => self.fpu.fsw &= !FNCLEX,
+            Fpu::Fnstcw => self.write(bus, i, 0, self.fpu.fcw)?,
+            Fpu::Fnstsw => self.write(bus, i, 0, self.fpu.fsw)?,
+            // Of coprocessors before the 387.
+            Fpu::Fneni | Fpu::Fndisi | Fpu::Fnsetpm => {}
+            Fpu::Fnop => self.check_pending_float()?,
+            Fpu::Fldcw => {
+                self.check_pending_float()?;
+                let fcw = self.read::<u16>(bus, i, 0)?;
+                self.set_float_words(fcw, self.fpu.fsw);
+            }
+            _ => return self.undefined(),
+        }
+        Ok(())
+    }
+
+    /// EMMS: all registers are empty.
+    pub(super) fn empty_mmx(&mut self) -> Outcome {
+        self.check_mmx()?;
+        self.clear_top();
+        self.fpu.ftw = 0;
+        Ok(())
+    }
+
+    /// LDMXCSR, STMXCSR.
+    pub(super) fn media_control(&mut self, bus: &mut Bus<'_>, i: &Instruction) -> Outcome {
+        self.check_sse()?;
+        if i.operation() == Operation::Sse(Sse::Stmxcsr) {
+            return self.write(bus, i, 0, self.fpu.mxcsr);
+        }
+        let mxcsr = self.read::<u32>(bus, i, 0)?;
+        if mxcsr & !MXCSR_MASK != 0 {
+            return self.protection();
+        }
+        self.fpu.mxcsr = mxcsr;
+        Ok(())
+    }
+
+    /// XMM registers that instructions in this mode can name.
+    fn xmm_count(&self) -> usize {
+        if self.bits64() { 16 } else { 8 }
+    }
+
+    /// Whether FXSAVE and FXRSTOR leave XMM registers out, and whether MXCSR, too.
+    fn fxsave_leaves_out(&self) -> (bool, bool) {
+        let without = !self.cr4().contains(Cr4Flags::OSFXSR);
+        let fast = self.efer().contains(EferFlags::FAST_FXSAVE_FXRSTOR);
+        (without || fast && self.cpl == 0 && self.bits64(), without)
+    }
+
+    /// The memory operand, if it is aligned to so many bytes.
+    pub(super) fn aligned_area(
+        &mut self,
+        i: &Instruction,
+        bytes: u64,
+    ) -> Outcome<(SegmentRegister, u64)> {
+        let (segment, offset) = self.memory_at(i)?;
+        let based = !self.bits64() || matches!(segment, SegmentRegister::Fs | SegmentRegister::Gs);
+        let base = if based { self.segment(segment).base } else { 0 };
+        if !base.wrapping_add(offset).is_multiple_of(bytes) {
+            return self.protection();
+        }
+        Ok((segment, offset))
+    }
+
+    /// An offset in the area of a memory operand.
+    fn within(i: &Instruction, offset: u64, by: u64) -> u64 {
+        offset.wrapping_add(by) & i.address_size().mask()
+    }
+
+    /// Stores a part of the area, a multiple of 8 bytes.
+    fn store_area(
+        &mut self,
+        bus: &mut Bus<'_>,
+        i: &Instruction,
+        (segment, offset): (SegmentRegister, u64),
+        at: u64,
+        bytes: &[u8],
+    ) -> Outcome {
+        for (place, part) in (at..).step_by(8).zip(bytes.chunks(8)) {
+            self.store_bytes(bus, segment, Self::within(i, offset, place), part)?;
+        }
+        Ok(())
+    }
+
+    fn load_area(
+        &mut self,
+        bus: &mut Bus<'_>,
+        i: &Instruction,
+        (segment, offset): (SegmentRegister, u64),
+        at: u64,
+        bytes: &mut [u8],
+    ) -> Outcome {
+        for (place, part) in (at..).step_by(8).zip(bytes.chunks_mut(8)) {
+            self.load_bytes(bus, segment, Self::within(i, offset, place), part)?;
+        }
+        Ok(())
+    }
+
+    /// The legacy area of the state as it is.
+    fn legacy(&self, wide: bool) -> Legacy {
+        let fpu = &self.fpu;
+        let mut area = Legacy([0; LEGACY_BYTES]);
+        area.put(0, fpu.fcw.to_le_bytes());
+        area.put(2, fpu.fsw.to_le_bytes());
+        area.put(4, [fpu.ftw]);
+        area.put(6, fpu.fop.to_le_bytes());
+        let pointer = |pointer| if wide { pointer } else { pointer & 0xffff_ffff };
+        area.put(8, u64::to_le_bytes(pointer(fpu.fip)));
+        area.put(16, u64::to_le_bytes(pointer(fpu.fdp)));
+        area.put(MXCSR_AT, fpu.mxcsr.to_le_bytes());
+        area.put(MXCSR_AT + 4, MXCSR_MASK.to_le_bytes());
+        for (number, register) in fpu.st.iter().enumerate() {
+            area.put(ST_AT + 16 * number, *register);
+        }
+        for (number, register) in fpu.xmm.iter().enumerate() {
+            area.put(XMM_AT + 16 * number, register.to_le_bytes());
+        }
+        area
+    }
+
+    /// Takes the x87's part of a legacy area over.
+    fn load_legacy_float(&mut self, area: &Legacy, wide: bool) {
+        self.fpu.ftw = area.0[4];
+        self.fpu.fop = u16::from_le_bytes(area.get(6)) & 0x7ff;
+        let pointer = |at| {
+            let pointer = u64::from_le_bytes(area.get(at));
+            if wide { pointer } else { pointer & 0xffff_ffff }
+        };
+        (self.fpu.fip, self.fpu.fdp) = (pointer(8), pointer(16));
+        for (number, register) in self.fpu.st.iter_mut().enumerate() {
+            *register = area.get(ST_AT + 16 * number);
+        }
+        self.set_float_words(
+            u16::from_le_bytes(area.get(0)),
+            u16::from_le_bytes(area.get(2)),
+        );
+    }
+
+    fn load_legacy_xmm(&mut self, area: &Legacy) {
+        let count = self.xmm_count();
+        for (number, register) in self.fpu.xmm[..count].iter_mut().enumerate() {
+            *register = u128::from_le_bytes(area.get(XMM_AT + 16 * number));
+        }
+    }
+
+    /// FXSAVE.
+    pub(super) fn save_legacy(&mut self, bus: &mut Bus<'_>, i: &Instruction) -> Outcome {
+        self.check_float()?;
+        let area = self.aligned_area(i, 16)?;
+        self.check_access(bus, area.0, area.1, LEGACY_BYTES, Intent::Write)?;
+        let saved = self.legacy(i.operand_size() == Size::Qword);
+        let (without_xmm, without_mxcsr) = self.fxsave_leaves_out();
+        let end = match (without_xmm, self.bits64()) {
+            (true, _) => XMM_AT,
+            (false, true) => FXSAVE_BYTES,
+            (false, false) => XMM_AT + 8 * 16,
+        };
+        if without_mxcsr {
+            self.store_area(bus, i, area, 0, &saved.0[..MXCSR_AT])?;
+            return self.store_area(bus, i, area, ST_AT as u64, &saved.0[ST_AT..end]);
+        }
+        self.store_area(bus, i, area, 0, &saved.0[..end])
+    }
+
+    /// FXRSTOR.
+    pub(super) fn restore_legacy(&mut self, bus: &mut Bus<'_>, i: &Instruction) -> Outcome {
+        self.check_float()?;
+        let place = self.aligned_area(i, 16)?;
+        self.check_access(bus, place.0, place.1, LEGACY_BYTES, Intent::Read)?;
+        let mut area = Legacy([0; LEGACY_BYTES]);
+        self.load_area(bus, i, place, 0, &mut area.0[..FXSAVE_BYTES])?;
+        let (without_xmm, without_mxcsr) = self.fxsave_leaves_out();
+        let mxcsr = u32::from_le_bytes(area.get(MXCSR_AT));
+        if !without_mxcsr {
+            if mxcsr & !MXCSR_MASK != 0 {
+                return self.protection();
+            }
+            self.fpu.mxcsr = mxcsr;
+        }
+        self.load_legacy_float(&area, i.operand_size() == Size::Qword);
+        if !without_xmm {
+            self.load_legacy_xmm(&area);
+        }
+        Ok(())
+    }
+
+    /// XINUSE: components of XSAVE that are not in their initial state.
+    pub(super) fn components_in_use(&self) -> u64 {
+        let fpu = &self.fpu;
+        let initial = (fpu.fcw, fpu.fsw, fpu.ftw, fpu.fop, fpu.fip, fpu.fdp)
+            == (FCW_INIT, 0, 0, 0, 0, 0)
+            && fpu.st.iter().all(|register| *register == [0; 10]);
+        let mut used = if initial { 0 } else { X87 };
+        if fpu.mxcsr != MxCsr::default().bits() || fpu.xmm.iter().any(|register| *register != 0) {
+            used |= XMM;
+        }
+        if self.mmu.registers().pkru != 0 {
+            used |= PKRU;
+        }
+        used
+    }
+
+    /// Where PKRU is in the area, by what CPUID says; `None` if it says nothing that can be.
+    pub(super) fn pkru_offset(&self, compacted: bool) -> Option<u64> {
+        let entry = self.cpuid.find(0xd, PKRU_COMPONENT)?;
+        if compacted {
+            // It is the only component of its kind.
+            return Some(XSAVE_BYTES.into());
+        }
+        (entry.eax >= 8 && entry.ebx >= XSAVE_BYTES && entry.ebx <= 4096 - 8)
+            .then_some(entry.ebx.into())
+    }
+
+    /// PKRU as the saved state has it: in XSAVE's standard format.
+    pub(super) fn kept_pkru(&self) -> u32 {
+        let area = &self.extended.area.0;
+        let Some(offset) = self.pkru_offset(false) else {
+            return 0;
+        };
+        let at = offset as usize - XSAVE_BYTES as usize;
+        match area.get(at..at + 4) {
+            Some(bytes) if self.extended.xstate_bv & PKRU != 0 => {
+                u32::from_le_bytes(core::array::from_fn(|i| bytes[i]))
+            }
+            _ => 0,
+        }
+    }
+
+    /// Puts PKRU where the saved state has it.
+    pub(super) fn keep_pkru(&self, extended: &mut ExtendedState) {
+        let Some(offset) = self.pkru_offset(false) else {
+            return;
+        };
+        let at = offset as usize - XSAVE_BYTES as usize;
+        let pkru = self.mmu.registers().pkru;
+        if let Some(bytes) = extended.area.0.get_mut(at..at + 4) {
+            bytes.copy_from_slice(&pkru.to_le_bytes());
+        }
+        extended.xstate_bv &= !PKRU;
+        if pkru != 0 {
+            extended.xstate_bv |= PKRU;
+        }
+    }
+
+    /// Bytes of the area that these components need.
+    pub(super) fn xsave_bytes(&self, components: u64, compacted: bool) -> u32 {
+        match self.pkru_offset(compacted) {
+            Some(offset) if components & PKRU != 0 => offset as u32 + 8,
+            _ => XSAVE_BYTES,
+        }
+    }
+
+    /// What XSAVE and its kin raise, then their area and the components that they are about.
+    fn xsave_operands(&mut self, i: &Instruction) -> Outcome<((SegmentRegister, u64), u64)> {
+        if !self.cr4().contains(Cr4Flags::OSXSAVE) {
+            return self.undefined();
+        }
+        if self.cr0().contains(Cr0Flags::TASK_SWITCHED) {
+            return Err(self.raise(Exception::DeviceNotAvailable));
+        }
+        let area = self.aligned_area(i, 64)?;
+        let asked =
+            u64::from(self.register::<u32>(RDX)) << 32 | u64::from(self.register::<u32>(RAX));
+        Ok((area, asked & self.xcr0))
+    }
+
+    /// XSAVE, XSAVEOPT, XSAVEC.
+    pub(super) fn save_extended(&mut self, bus: &mut Bus<'_>, i: &Instruction) -> Outcome {
+        let (area, asked) = self.xsave_operands(i)?;
+        let compacted = i.operation() == Operation::Xsavec;
+        let length = self.xsave_bytes(asked, compacted);
+        self.check_access(bus, area.0, area.1, length as usize, Intent::Write)?;
+        let used = self.components_in_use();
+        // XSAVE writes also what is in its initial state.
+        let written = match i.operation() {
+            Operation::Xsave => asked,
+            _ => asked & used,
+        };
+        let legacy = self.legacy(i.operand_size() == Size::Qword);
+        if written & X87 != 0 {
+            self.store_area(bus, i, area, 0, &legacy.0[..MXCSR_AT])?;
+            self.store_area(bus, i, area, ST_AT as u64, &legacy.0[ST_AT..XMM_AT])?;
+        }
+        let mxcsr = if compacted {
+            written & XMM
+        } else {
+            asked & (XMM | AVX)
+        };
+        if mxcsr != 0 {
+            self.store_area(bus, i, area, MXCSR_AT as u64, &legacy.0[MXCSR_AT..ST_AT])?;
+        }
+        if written & XMM != 0 {
+            let end = XMM_AT + 16 * self.xmm_count();
+            self.store_area(bus, i, area, XMM_AT as u64, &legacy.0[XMM_AT..end])?;
+        }
+        if let Some(offset) = self.pkru_offset(compacted)
+            && written & PKRU != 0
+        {
+            let pkru = u64::from(self.mmu.registers().pkru).to_le_bytes();
+            self.store_area(bus, i, area, offset, &pkru)?;
+        }
+        let mut header = [0; 8];
+        if !compacted {
+            self.load_area(bus, i, area, XSTATE_BV_AT, &mut header)?;
+        }
+        let kept = u64::from_le_bytes(header) & !asked;
+        let xstate_bv = (kept | used & asked).to_le_bytes();
+        self.store_area(bus, i, area, XSTATE_BV_AT, &xstate_bv)?;
+        if compacted {
+            let xcomp_bv = (COMPACTED | asked).to_le_bytes();
+            self.store_area(bus, i, area, XCOMP_BV_AT, &xcomp_bv)?;
+        }
+        Ok(())
+    }
+
+    /// XRSTOR.
+    pub(super) fn restore_extended(&mut self, bus: &mut Bus<'_>, i: &Instruction) -> Outcome {
+        let (place, asked) = self.xsave_operands(i)?;
+        self.check_access(bus, place.0, place.1, XSAVE_BYTES as usize, Intent::Read)?;
+        let mut header = [0; 64];
+        self.load_area(bus, i, place, XSTATE_BV_AT, &mut header)?;
+        let mut words = header
+            .chunks_exact(8)
+            .map(|word| u64::from_le_bytes(core::array::from_fn(|i| word[i])));
+        let (present, format) = (words.next().unwrap_or(0), words.next().unwrap_or(0));
+        let compacted = format & COMPACTED != 0;
+        let reserved = if compacted {
+            let components = format & !COMPACTED;
+            !self.has(Feature::XSAVEC)
+                || (components & !self.xcr0) | (present & !components) != 0
+                || words.any(|word| word != 0)
+        } else {
+            present & !self.xcr0 != 0 || format != 0 || words.next().unwrap_or(0) != 0
+        };
+        if reserved {
+            return self.protection();
+        }
+        let mut area = Legacy([0; LEGACY_BYTES]);
+        self.load_area(bus, i, place, 0, &mut area.0[..FXSAVE_BYTES])?;
+        let wide = i.operand_size() == Size::Qword;
+        let pkru = match self.pkru_offset(compacted) {
+            Some(offset) if asked & present & PKRU != 0 => {
+                let mut pkru = [0; 8];
+                self.load_area(bus, i, place, offset, &mut pkru)?;
+                u64::from_le_bytes(pkru) as u32
+            }
+            _ => 0,
+        };
+        let load_mxcsr = if compacted {
+            asked & present & XMM != 0
+        } else {
+            asked & (XMM | AVX) != 0
+        };
+        let mxcsr = u32::from_le_bytes(area.get(MXCSR_AT));
+        if load_mxcsr && mxcsr & !MXCSR_MASK != 0 {
+            return self.protection();
+        }
+        // Nothing fails from here on.
+        if load_mxcsr {
+            self.fpu.mxcsr = mxcsr;
+        } else if asked & XMM != 0 {
+            self.fpu.mxcsr = MxCsr::default().bits();
+        }
+        if asked & present & X87 != 0 {
+            self.load_legacy_float(&area, wide);
+        } else if asked & X87 != 0 {
+            self.initialise_float();
+            self.fpu.st = [[0; 10]; 8];
+        }
+        if asked & XMM != 0 {
+            if present & XMM == 0 {
+                area.0[XMM_AT..FXSAVE_BYTES].fill(0);
+            }
+            self.load_legacy_xmm(&area);
+        }
+        if asked & PKRU != 0 {
+            self.mmu.write_pkru(pkru);
+        }
+        Ok(())
+    }
+}

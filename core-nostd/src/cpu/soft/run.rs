@@ -1,0 +1,308 @@
+//! The loop: blocks of instructions, and what is looked at between them.
+//!
+//! Source for the order of what is looked at: Intel SDM volume 3, table 6-2 "Priority Among
+//! Concurrent Events".
+
+use super::code::{BLOCK_MAX, Block};
+use super::execute::ends_block;
+use super::micro::Flow;
+use super::{BLOCK_RIP, Bus, Cpu, Exception, Outcome, Raised, slow};
+use crate::cpu::Activity;
+use crate::cpu::decode::{CodeSize, DecodeError, Instruction, LENGTH_MAX, SegmentRegister, decode};
+use x86_64::registers::rflags::RFlags;
+
+/// Bytes of a page.
+const PAGE: u64 = 4096;
+
+/// Why [`Cpu::run`] came back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// As many instructions as asked for were executed.
+    Budget,
+    /// [`Attention::leave`](super::Attention::leave) was seen.
+    Leave,
+    /// HLT, or the processor waits for its start: nothing to do before [`Signals`](super::Signals)
+    /// are raised.
+    Idle,
+    /// A triple fault: the processor has shut down, and only a reset or INIT helps.
+    Shutdown,
+}
+
+impl Cpu {
+    /// Runs at most so many instructions.
+    pub fn run(&mut self, bus: &mut Bus<'_>, instructions: u64) -> Stop {
+        let end = self.instructions.wrapping_add(instructions);
+        if self.marks_seen != bus.code.marked() {
+            // Another processor has decoded code that this one could store to unnoticed.
+            self.marks_seen = bus.code.marked();
+            self.mmu.tlb().forget_host();
+        }
+        loop {
+            if bus.code_written() {
+                bus.code.forget_written(bus.marks);
+            }
+            if self.slow | u32::from(bus.signals.raised()) != 0
+                && let Some(stop) = self.look_around(bus)
+            {
+                return stop;
+            }
+            let left = end.wrapping_sub(self.instructions);
+            if left == 0 {
+                return Stop::Budget;
+            }
+            let outcome = if self.slow == 0 {
+                self.run_block(bus, left)
+            } else {
+                self.step(bus)
+            };
+            if outcome.is_err() && self.deliver_raised(bus).is_err() {
+                return Stop::Shutdown;
+            }
+        }
+    }
+
+    /// Does what waits; comes back with `slow` only for what concerns the next instruction.
+    #[cold]
+    fn look_around(&mut self, bus: &mut Bus<'_>) -> Option<Stop> {
+        if bus.signals.take() {
+            loop {
+                let attention = bus.platform.attend();
+                self.interrupt_waits = attention.interrupt;
+                let Some(event) = attention.event else {
+                    self.changed_waiting();
+                    if attention.leave {
+                        return Some(Stop::Leave);
+                    }
+                    break;
+                };
+                self.event(bus, event);
+            }
+        }
+        if self.events.triple_fault {
+            return Some(Stop::Shutdown);
+        }
+        if self.events.under_way() && self.resume_delivery(bus).is_err() {
+            return Some(Stop::Shutdown);
+        }
+        // Traps of the instruction before; MOV SS holds them back.
+        if self.debug_trap != 0 && self.events.shadow & 1 == 0 {
+            let bits = core::mem::take(&mut self.debug_trap);
+            self.slow &= !slow::DEBUG;
+            let _ = self.raise(Exception::Debug(bits));
+            if self.deliver_raised(bus).is_err() {
+                return Some(Stop::Shutdown);
+            }
+        }
+        if self.events.shadow == 0 && self.take_interrupts(bus).is_err() {
+            return Some(Stop::Shutdown);
+        }
+        if self.activity == Activity::Running {
+            None
+        } else {
+            Some(Stop::Idle)
+        }
+    }
+
+    /// Runs one instruction from its bytes, with all that is looked at for each one.
+    fn step(&mut self, bus: &mut Bus<'_>) -> Outcome {
+        if self.slow & slow::BREAKPOINTS != 0 {
+            self.check_breakpoints()?;
+        }
+        if self.slow & slow::RESUME != 0 {
+            // Where it is to stay, the instruction sets it again.
+            self.system_flags &= !RFlags::RESUME_FLAG.bits();
+            self.slow &= !slow::RESUME;
+        }
+        let shadow = core::mem::take(&mut self.events.shadow);
+        let trap = self.slow & slow::TRAP != 0;
+        if shadow != 0 {
+            self.changed_waiting();
+        }
+        let instruction = self.fetch(bus)?;
+        self.execute_at(bus, &instruction)?;
+        if trap {
+            self.single_stepped(&instruction);
+        }
+        if shadow != 0 {
+            self.changed_waiting();
+        }
+        Ok(())
+    }
+
+    /// Executes an instruction that lies at RIP.
+    fn execute_at(&mut self, bus: &mut Bus<'_>, instruction: &Instruction) -> Outcome {
+        let next = self.rip.wrapping_add(instruction.length().into());
+        self.next_rip = if self.bits64() {
+            next
+        } else {
+            next & 0xffff_ffff
+        };
+        self.execute(bus, instruction)?;
+        self.rip = self.next_rip;
+        self.instructions = self.instructions.wrapping_add(1);
+        Ok(())
+    }
+
+    /// The linear address of code, and how many bytes of it CS allows from there on.
+    fn code_address(&mut self) -> Outcome<(u64, u64)> {
+        if self.bits64() {
+            if !self.canonical(self.rip) {
+                return self.protection();
+            }
+            return Ok((self.rip, LENGTH_MAX as u64));
+        }
+        let cs = self.segment(SegmentRegister::Cs);
+        let (base, limit) = (cs.base, u64::from(cs.limit));
+        if self.rip > limit {
+            return self.protection();
+        }
+        let linear = base.wrapping_add(self.rip) & 0xffff_ffff;
+        Ok((linear, limit - self.rip + 1))
+    }
+
+    /// Fetches and decodes the instruction at RIP.
+    fn fetch(&mut self, bus: &mut Bus<'_>) -> Outcome<Instruction> {
+        let (linear, allowed) = self.code_address()?;
+        let most = allowed.min(LENGTH_MAX as u64) as usize;
+        let in_page = most.min((PAGE - linear % PAGE) as usize);
+        let mut bytes = [0; LENGTH_MAX];
+        let mut known = 0;
+        for end in [in_page, most] {
+            let at = linear.wrapping_add(known as u64);
+            let to = &mut bytes[known..end];
+            if !to.is_empty()
+                && let Err(fault) = self.mmu.fetch(bus, at, self.mode, to)
+            {
+                return Err(self.access_fault(fault, SegmentRegister::Cs));
+            }
+            known = end;
+            match decode(&bytes[..known], self.code_size) {
+                Ok(instruction) => match self.admit(instruction) {
+                    Some(instruction) => return Ok(instruction),
+                    None => return self.undefined(),
+                },
+                Err(DecodeError::NeedMore) => {}
+                Err(DecodeError::Undefined) => return self.undefined(),
+                Err(DecodeError::TooLong) => return self.protection(),
+            }
+        }
+        // It passes the limit of CS.
+        self.protection()
+    }
+
+    /// Runs the block at RIP, or one instruction where there can't be one.
+    fn run_block(&mut self, bus: &mut Bus<'_>, left: u64) -> Outcome {
+        let (linear, allowed) = self.code_address()?;
+        let gpa = match self.mmu.fetch_address(bus, linear, self.mode) {
+            Ok(gpa) => gpa,
+            Err(fault) => return Err(self.access_fault(fault, SegmentRegister::Cs)),
+        };
+        self.run_blocks(bus, linear, gpa, allowed, left)
+    }
+
+    /// Runs blocks from a linear and guest physical address on, as long as they follow each other
+    /// within the page.
+    #[inline(always)]
+    fn run_blocks(
+        &mut self,
+        bus: &mut Bus<'_>,
+        linear: u64,
+        gpa: u64,
+        mut allowed: u64,
+        mut left: u64,
+    ) -> Outcome {
+        let size = self.code_size;
+        let (page, rip_page) = (gpa & !(PAGE - 1), self.rip.wrapping_sub(linear % PAGE));
+        loop {
+            let into = self.rip.wrapping_sub(rip_page);
+            let block = match bus.code.find(page | into, size) {
+                Some(block) => block,
+                None => match self.decode_block(bus, page | into) {
+                    Some(block) => block,
+                    None => return self.step(bus),
+                },
+            };
+            let count = u64::from(block.count);
+            if count > left || size != CodeSize::Bits64 && u64::from(block.length) > allowed {
+                return self.step(bus);
+            }
+            self.registers[BLOCK_RIP] = self.rip;
+            let mut rip = self.rip;
+            let mut flow = Flow::Next;
+            let mut done = 0;
+            while done < block.count {
+                let micro = bus.code.micro(block.first + u32::from(done));
+                self.rip = rip;
+                flow = micro.execute(self, bus);
+                if flow != Flow::Next {
+                    break;
+                }
+                done += 1;
+                rip = rip.wrapping_add(micro.length.into());
+            }
+            match flow {
+                Flow::Next if size == CodeSize::Bits64 => self.rip = rip,
+                Flow::Next => self.rip = rip & 0xffff_ffff,
+                Flow::Leave | Flow::Exit => done += 1,
+                Flow::Raised => {
+                    self.instructions = self.instructions.wrapping_add(done.into());
+                    return Err(Raised);
+                }
+            }
+            self.instructions = self.instructions.wrapping_add(done.into());
+            left -= u64::from(done);
+            let into = self.rip.wrapping_sub(rip_page);
+            if left == 0
+                || into >= PAGE
+                || self.slow | u32::from(bus.signals.raised()) != 0
+                || bus.code_written()
+                || flow == Flow::Exit
+            {
+                return Ok(());
+            }
+            if size != CodeSize::Bits64 {
+                let limit = u64::from(self.segment(SegmentRegister::Cs).limit);
+                let Some(further) = limit.checked_sub(self.rip) else {
+                    return Ok(());
+                };
+                allowed = further + 1;
+            }
+        }
+    }
+
+    /// Decodes the block at a guest physical address, up to its page's end. `None` where there is no
+    /// memory to keep it for, or its first instruction is in two pages or is none.
+    #[cold]
+    fn decode_block(&mut self, bus: &mut Bus<'_>, gpa: u64) -> Option<Block> {
+        let memory = bus.platform.page(gpa & !(PAGE - 1));
+        memory.pointer?;
+        if bus.code.mark(bus.marks, gpa) {
+            // Own stores are noticed from now on, too; the others' when their turn comes.
+            self.mmu.tlb().forget_writes(gpa & !(PAGE - 1));
+            self.marks_seen = bus.code.marked();
+        }
+        let mut instructions = heapless::Vec::<Instruction, BLOCK_MAX>::new();
+        let in_page = (PAGE - gpa % PAGE) as usize;
+        let mut length = 0;
+        while length < in_page {
+            let mut bytes = [0; LENGTH_MAX];
+            let end = LENGTH_MAX.min(in_page - length);
+            bus.platform.read(gpa + length as u64, &mut bytes[..end]);
+            let decoded = decode(&bytes[..end], self.code_size).ok();
+            let Some(instruction) = decoded.and_then(|instruction| self.admit(instruction)) else {
+                break;
+            };
+            if instructions.push(instruction).is_err() {
+                break;
+            }
+            length += usize::from(instruction.length());
+            if ends_block(instruction.operation()) {
+                break;
+            }
+        }
+        if instructions.is_empty() {
+            return None;
+        }
+        Some(bus.code.insert(gpa, self.code_size, &instructions))
+    }
+}

@@ -1,0 +1,302 @@
+//! A guest for tests: a processor, a little RAM, and ports that remember.
+#![allow(unsafe_code)]
+
+use super::cpuid::entries_of;
+use super::{Attention, Bus, CodeCache, Cpu, Event, Platform, Signals, Stop};
+use crate::cpu::mmu::{HostPage, PhysicalMemory, RamOnly};
+use crate::cpu::{CpuState, Segment};
+use crate::devices::Width;
+use crate::memory::{ArrayRam, Block, CodeMarks, Exchange, GuestRam};
+use std::boxed::Box;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::vec::Vec;
+
+/// Bytes of RAM, from address 0.
+pub(super) const RAM: usize = 0x20_0000;
+
+/// RAM that tells of stores to code.
+struct MarkedRam {
+    ram: Box<ArrayRam<RAM>>,
+    marks: Arc<CodeMarks>,
+}
+
+// SAFETY: that of `ArrayRam`.
+unsafe impl GuestRam for MarkedRam {
+    fn block(&self, gpa: u64) -> Option<Block> {
+        self.ram.block(gpa)
+    }
+
+    fn written(&self, gpa: u64, length: usize) {
+        self.marks.stored(gpa, length);
+    }
+}
+
+/// What is around the processor.
+pub(super) struct Board {
+    ram: MarkedRam,
+    /// Port writes: port, width, value.
+    pub(super) written: Vec<(u16, u8, u32)>,
+    /// What port reads give.
+    pub(super) port_value: u32,
+    /// Interrupts that wait, by vector.
+    pub(super) interrupts: VecDeque<u8>,
+    /// Events that wait.
+    pub(super) events: VecDeque<Event>,
+    /// The processor is to leave.
+    pub(super) leave: bool,
+    task_priority: u8,
+    apic_base: u64,
+    time: u64,
+}
+
+// SAFETY: RAM lives as long as the board, and so do all translations.
+unsafe impl PhysicalMemory for Board {
+    fn page(&mut self, gpa: u64) -> HostPage {
+        let page = RamOnly(&self.ram).page(gpa);
+        HostPage {
+            write: page.write && !self.ram.marks.marked(gpa),
+            ..page
+        }
+    }
+
+    fn read(&mut self, gpa: u64, to: &mut [u8]) {
+        RamOnly(&self.ram).read(gpa, to);
+    }
+
+    fn write(&mut self, gpa: u64, from: &[u8]) {
+        RamOnly(&self.ram).write(gpa, from);
+    }
+
+    fn compare_exchange(&mut self, gpa: u64, exchange: Exchange) -> bool {
+        RamOnly(&self.ram).compare_exchange(gpa, exchange)
+    }
+}
+
+// SAFETY: as above.
+unsafe impl Platform for Board {
+    fn pio_read(&mut self, _port: u16, _width: Width) -> u32 {
+        self.port_value
+    }
+
+    fn pio_write(&mut self, port: u16, width: Width, value: u32) {
+        self.written.push((port, width.bytes(), value));
+    }
+
+    fn attend(&mut self) -> Attention {
+        Attention {
+            leave: self.leave,
+            interrupt: !self.interrupts.is_empty(),
+            event: self.events.pop_front(),
+        }
+    }
+
+    fn acknowledge(&mut self) -> Option<u8> {
+        self.interrupts.pop_front()
+    }
+
+    fn task_priority(&mut self) -> u8 {
+        self.task_priority
+    }
+
+    fn set_task_priority(&mut self, class: u8) {
+        self.task_priority = class;
+    }
+
+    fn apic_base(&mut self) -> u64 {
+        self.apic_base
+    }
+
+    fn set_apic_base(&mut self, value: u64) -> bool {
+        self.apic_base = value;
+        true
+    }
+
+    fn apic_read_msr(&mut self, _index: u32) -> Option<u64> {
+        None
+    }
+
+    fn apic_write_msr(&mut self, _index: u32, _value: u64) -> bool {
+        false
+    }
+
+    fn apic_init(&mut self) {}
+
+    fn tsc(&mut self) -> u64 {
+        self.time += 1;
+        self.time
+    }
+
+    fn random(&mut self) -> u64 {
+        self.time = self.time.wrapping_mul(6364136223846793005).wrapping_add(1);
+        self.time
+    }
+}
+
+impl Board {
+    /// Says whether the processor is the bootstrap processor.
+    pub(super) fn set_bootstrap(&mut self, bootstrap: bool) {
+        self.apic_base = 0xfee0_0800 | u64::from(bootstrap) << 8;
+    }
+}
+
+/// The guest.
+pub(super) struct Guest {
+    pub(super) cpu: Box<Cpu>,
+    code: Box<CodeCache>,
+    marks: Arc<CodeMarks>,
+    pub(super) signals: Signals,
+    pub(super) board: Board,
+}
+
+fn zeroed<T>() -> Box<T> {
+    // SAFETY: used for types that are valid when zero.
+    unsafe { Box::new_zeroed().assume_init() }
+}
+
+impl Guest {
+    /// In real mode after a reset, about to run what is at 0000:1000h, with the stack at 0000:8000h.
+    pub(super) fn new() -> Self {
+        // SAFETY: integers and booleans.
+        let marks: Arc<CodeMarks> = unsafe { Arc::new_zeroed().assume_init() };
+        let mut guest = Self {
+            cpu: zeroed(),
+            code: zeroed(),
+            marks: marks.clone(),
+            signals: Signals::new(),
+            board: Board {
+                ram: MarkedRam {
+                    ram: zeroed(),
+                    marks,
+                },
+                written: Vec::new(),
+                port_value: 0,
+                interrupts: VecDeque::new(),
+                events: VecDeque::new(),
+                leave: false,
+                task_priority: 0,
+                apic_base: 0xfee0_0900,
+                time: 0,
+            },
+        };
+        guest
+            .cpu
+            .set_cpuid(&entries_of(&[u32::MAX; crate::cpu::features::WORDS]))
+            .unwrap();
+        guest.change(|state| {
+            state.cs = Segment::real(0, 0, 0xb);
+            state.rip = 0x1000;
+            state.gpr[crate::cpu::gpr::RSP] = 0x8000;
+        });
+        guest
+    }
+
+    /// In flat 32-bit protected mode, without paging, about to run what is at 1000h.
+    pub(super) fn protected() -> Self {
+        let mut guest = Self::new();
+        guest.change(|state| {
+            state.cr0 |= 1;
+            let data = Segment {
+                limit: u32::MAX,
+                big: true,
+                granular: true,
+                ..Segment::real(0x10, 0, 3)
+            };
+            for segment in [
+                &mut state.ss,
+                &mut state.ds,
+                &mut state.es,
+                &mut state.fs,
+                &mut state.gs,
+            ] {
+                *segment = data;
+            }
+            state.cs = Segment {
+                selector: 8,
+                kind: 0xb,
+                ..data
+            };
+        });
+        guest
+    }
+
+    /// In 64-bit mode with the first 2 MiB mapped one to one by tables at 1F_0000h, writable for
+    /// all, about to run what is at 1000h.
+    pub(super) fn long() -> Self {
+        let mut guest = Self::protected();
+        guest.put(0x1f_0000, &0x1f_1007u64.to_le_bytes());
+        guest.put(0x1f_1000, &0x1f_2007u64.to_le_bytes());
+        guest.put(0x1f_2000, &0x87u64.to_le_bytes());
+        guest.change(|state| {
+            state.cr0 |= 1 << 31;
+            state.cr3 = 0x1f_0000;
+            state.cr4 |= 1 << 5;
+            state.efer = 1 << 8 | 1 << 10;
+            (state.cs.long, state.cs.big) = (true, false);
+        });
+        guest
+    }
+
+    /// Stores bytes to RAM, as a device does.
+    pub(super) fn put(&mut self, gpa: u64, bytes: &[u8]) {
+        self.board.ram.write(gpa, bytes).unwrap();
+    }
+
+    /// Bytes of RAM.
+    pub(super) fn get<const N: usize>(&self, gpa: u64) -> [u8; N] {
+        let mut bytes = [0; N];
+        self.board.ram.read(gpa, &mut bytes).unwrap();
+        bytes
+    }
+
+    /// The processor's state.
+    pub(super) fn state(&mut self) -> CpuState {
+        let mut state = CpuState::default();
+        let Self {
+            cpu,
+            code,
+            marks,
+            signals,
+            board,
+        } = self;
+        cpu.state(&mut state, &mut Bus::new(board, marks, signals, code));
+        state
+    }
+
+    /// Changes the processor's state.
+    pub(super) fn change(&mut self, change: impl FnOnce(&mut CpuState)) {
+        let mut state = if self.cpu.rflags() == 0 {
+            CpuState::default()
+        } else {
+            self.state()
+        };
+        change(&mut state);
+        let Self {
+            cpu,
+            code,
+            marks,
+            signals,
+            board,
+        } = self;
+        cpu.set_state(&state, &mut Bus::new(board, marks, signals, code));
+    }
+
+    /// Runs so many instructions at most.
+    pub(super) fn run(&mut self, instructions: u64) -> Stop {
+        let Self {
+            cpu,
+            code,
+            marks,
+            signals,
+            board,
+        } = self;
+        cpu.run(&mut Bus::new(board, marks, signals, code), instructions)
+    }
+
+    /// Puts code where the processor is, and runs so many instructions.
+    pub(super) fn execute(&mut self, code: &[u8], instructions: u64) -> Stop {
+        let rip = self.state().rip;
+        self.put(rip, code);
+        self.run(instructions)
+    }
+}

@@ -1,0 +1,92 @@
+//! Whole instructions, and the loop around them.
+
+mod protection;
+mod regressions;
+
+use super::Stop;
+use super::testing::Guest;
+use crate::cpu::gpr::{RAX, RBX, RCX, RDI, RSI, RSP};
+
+#[test]
+fn a_loop_in_every_mode() {
+    for mut guest in [Guest::new(), Guest::protected(), Guest::long()] {
+        // mov cl, 10; add ax, cx; dec cl; jnz -6; then one more add.
+        let code = [0xb1, 10, 0x66, 0x01, 0xc8, 0xfe, 0xc9, 0x75, 0xf9, 0x04, 1];
+        guest.put(0x1000, &code);
+        assert_eq!(guest.run(1 + 30 + 1), Stop::Budget);
+        let state = guest.state();
+        assert_eq!(state.gpr[RAX] & 0xffff, 55 + 1);
+        assert_eq!(state.gpr[RCX], 0);
+        assert_eq!(state.rip, 0x100b);
+        assert_eq!(guest.cpu.instructions(), 32);
+    }
+}
+
+#[test]
+fn code_that_overwrites_itself() {
+    // mov byte [rip+1], 7; mov al, 1: the 1 becomes 7 before it runs, in the same block.
+    let code = [0xc6, 0x05, 1, 0, 0, 0, 7, 0xb0, 1];
+    let mut guest = Guest::long();
+    for _ in 0..3 {
+        guest.change(|state| state.rip = 0x1000);
+        guest.put(0x1000, &code);
+        guest.run(2);
+        assert_eq!(guest.state().gpr[RAX], 7);
+        guest.change(|state| state.gpr[RAX] = 0);
+    }
+    // A device that overwrites code is noticed, too.
+    guest.change(|state| state.rip = 0x1007);
+    guest.run(1);
+    guest.put(0x1008, &[9]);
+    guest.change(|state| state.rip = 0x1007);
+    guest.run(1);
+    assert_eq!(guest.state().gpr[RAX], 9);
+}
+
+#[test]
+fn repeated_strings() {
+    let mut guest = Guest::long();
+    guest.change(|state| {
+        state.gpr[RCX] = 0x3001;
+        state.gpr[RSI] = 0x10_0001;
+        state.gpr[RDI] = 0x12_0003;
+    });
+    let pattern: std::vec::Vec<u8> = (0..0x3001u32).map(|n| (n * 7 % 251) as u8).collect();
+    guest.put(0x10_0001, &pattern);
+    // rep movsb; mov ecx, 1000; rep stosq
+    guest.put(0x1000, &[0xf3, 0xa4, 0xb9, 0xe8, 3, 0, 0, 0xf3, 0x48, 0xab]);
+    while guest.state().rip != 0x1002 {
+        guest.run(1);
+    }
+    assert_eq!(guest.get::<0x3001>(0x12_0003)[..], pattern[..]);
+    assert_eq!(guest.get::<2>(0x12_3004), [0; 2]);
+    let state = guest.state();
+    assert_eq!(state.gpr[RCX], 0);
+    assert_eq!(state.gpr[RDI], 0x12_0003 + 0x3001);
+    guest.change(|state| state.gpr[RAX] = 0x1122_3344_5566_7788);
+    while guest.state().rip != 0x100a {
+        guest.run(1);
+    }
+    assert_eq!(
+        guest.get::<8>(0x12_3004 + 7992),
+        0x1122_3344_5566_7788u64.to_le_bytes()
+    );
+    assert_eq!(guest.get::<1>(0x12_3004 + 8000), [0]);
+}
+
+#[test]
+fn calls_and_stack_frames() {
+    let mut guest = Guest::long();
+    // call +5; (5 bytes skipped) push rax; enter 16, 0; leave; pop rbx; ret
+    let code = [
+        0xe8, 5, 0, 0, 0, 0x90, 0x90, 0x90, 0x90, 0x90, 0x50, 0xc8, 16, 0, 0, 0xc9, 0x5b, 0xc3,
+    ];
+    guest.change(|state| state.gpr[RAX] = 0x1234);
+    guest.put(0x1000, &code);
+    guest.run(6);
+    let state = guest.state();
+    assert_eq!(
+        (state.rip, state.gpr[RBX], state.gpr[RSP]),
+        (0x1005, 0x1234, 0x8000)
+    );
+}

@@ -1,0 +1,165 @@
+# The boot ROM (AT&T syntax): starts the kernel that fw_cfg tells of, or says that there is none.
+#
+# It knows no file formats: the machine has put down what is to be done, as a table of transfers for fw_cfg's DMA interface
+# (QEMU's docs/specs/fw_cfg). The table is the item BF00h: count of transfers, entry point, EAX, EBX, 32 bits each, little-endian;
+# then the transfers, 16 bytes each, which the device takes as they are. All of that lies in the item's first 1024 bytes.
+#
+# The kernel is entered as multiboot 1 and PVH ask for: 32-bit protected mode with flat segments, no paging, interrupts off, A20 open.
+# Only integer instructions that every processor has are used, and a few dozen of them, because the processor may be an emulated one.
+#
+# Memory: the table in the last KiB of base memory, which PCs keep for firmware, and a few bytes below it. The stack there is the
+# kernel's too until it has its own.
+
+.set TABLE, 0x9fc00
+.set TABLE_BYTES, 1024
+.set REQUEST, TABLE - 16
+.set STACK, REQUEST
+.set BOOT_KEY, 0xbf00
+.set FW_CFG, 0x510
+.set FW_CFG_DATA, 0x511
+.set FW_CFG_DMA, 0x514
+.set CODE, 0x08
+.set DATA, 0x10
+.set DEBUG_PORT, 0x402
+.set COM1, 0x3f8
+
+.section .reset, "ax"
+.code16
+.globl reset
+reset:
+    .byte 0xe9                          # jmp start16; the wrap at 64 KiB is beyond what the linker accepts
+    .word start16 - 0xEFFF3
+    .fill 13, 1, 0x90
+
+.section .text.start, "ax"
+start16:
+    cli
+    cld
+    lgdtl %cs:(gdt_pointer - 0xF0000)
+    movl $0x11, %eax                    # ET, PE; the caches on
+    movl %eax, %cr0
+    ljmpl $CODE, $start32
+
+.code32
+start32:
+    movl $DATA, %eax
+    movl %eax, %ds
+    movl %eax, %es
+    movl %eax, %fs
+    movl %eax, %gs
+    movl %eax, %ss
+    movl $STACK, %esp
+
+    # The device's mark is the item that is selected by zero.
+    xorl %eax, %eax
+    movw $FW_CFG, %dx
+    outw %ax, %dx
+    incl %edx
+    inb %dx, %al
+    cmpb $'Q', %al
+    movl $no_device, %esi
+    jne stop
+
+    # Key, SELECT and READ; the length; where to: all of it big-endian.
+    movl $REQUEST, %ebx
+    movl $(((BOOT_KEY & 0xff) << 8 | BOOT_KEY >> 8) | 0x0a000000), (%ebx)
+    movl $((TABLE_BYTES & 0xff) << 24 | (TABLE_BYTES & 0xff00) << 8), 4(%ebx)
+    movl $0, 8(%ebx)
+    movl $((TABLE & 0xff) << 24 | (TABLE & 0xff00) << 8 | (TABLE & 0xff0000) >> 8), 12(%ebx)
+    call transfer
+    movl $no_kernel, %esi
+    movl TABLE, %edi
+    testl %edi, %edi
+    jz stop
+
+    movl $(TABLE + 16), %ebx
+1:  call transfer
+    addl $16, %ebx
+    decl %edi
+    jnz 1b
+
+    movl TABLE + 4, %edx
+    movl TABLE + 8, %eax
+    movl TABLE + 12, %ebx
+    pushl $2                            # no flag but the one that is always set
+    popfl
+    jmpl *%edx
+
+# Does the transfer at ebx. Its first word is 0 when it is through, or has the error bit, in its last byte.
+transfer:
+    movw $FW_CFG_DMA, %dx
+    xorl %eax, %eax
+    outl %eax, %dx
+    addl $4, %edx
+    movl %ebx, %eax
+    bswapl %eax
+    outl %eax, %dx
+1:  movl (%ebx), %eax
+    testl $0x01000000, %eax
+    jnz 2f
+    testl %eax, %eax
+    jnz 1b
+    ret
+2:  movl $failed, %esi
+
+# Says the text at esi on the debug port and COM1, and stops for good.
+stop:
+    movl $prefix, %ebx
+    call say
+    movl %esi, %ebx
+    call say
+    movb $0xff, %al                     # no interrupt is wanted any more
+    outb %al, $0x21
+    outb %al, $0xa1
+1:  cli
+    hlt
+    jmp 1b
+
+say:
+1:  movb (%ebx), %al
+    testb %al, %al
+    jz 3f
+    movw $DEBUG_PORT, %dx
+    outb %al, %dx
+    cmpb $'\n', %al
+    jne 2f
+    movb $'\r', %al
+    call serial
+    movb $'\n', %al
+2:  call serial
+    incl %ebx
+    jmp 1b
+3:  ret
+
+# Sends al over COM1; a port that is absent reads FFh and is left alone, one that is stuck is given up.
+serial:
+    movb %al, %ah
+    movl $0x10000, %ecx
+1:  movw $(COM1 + 5), %dx
+    inb %dx, %al
+    cmpb $0xff, %al
+    je 2f
+    testb $0x20, %al                    # the transmitter holding register is empty
+    jnz 3f
+    decl %ecx
+    jnz 1b
+2:  ret
+3:  movw $COM1, %dx
+    movb %ah, %al
+    outb %al, %dx
+    ret
+
+.section .rodata.boot, "a"
+.balign 8
+gdt:
+    .quad 0
+    .quad 0x00cf9b000000ffff            # 08 code
+    .quad 0x00cf93000000ffff            # 10 data
+gdt_pointer:
+    .word 23
+    .long gdt
+
+prefix: .asciz "Thimble boot ROM: "
+no_device: .asciz "no kernel: there is no fw_cfg device to get one from\n"
+no_kernel: .asciz "no kernel: give one with -kernel, or other firmware with -bios\n"
+failed: .asciz "fw_cfg failed while the kernel was read\n"

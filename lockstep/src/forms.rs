@@ -1,0 +1,149 @@
+//! The forms of the decoder's table by name, and those that can't be compared, with the reason.
+
+use thimble_core::cpu::decode::{Choice, Encoding, Map, Operation, Shape, encodings};
+
+use crate::case::{Case, Outcome, World};
+
+/// A row of the decoder's table.
+#[derive(Clone, Debug)]
+pub(crate) struct Form {
+    /// Opcode bytes, choices and operation.
+    pub(crate) name: String,
+    pub(crate) encoding: Encoding,
+    pub(crate) shape: Shape,
+}
+
+/// All forms.
+pub(crate) fn all() -> Vec<Form> {
+    let mut forms = Vec::new();
+    encodings(&mut |encoding, shape| {
+        forms.push(Form {
+            name: name(encoding, shape),
+            encoding: *encoding,
+            shape: *shape,
+        });
+    });
+    forms
+}
+
+/// As the SDM writes opcodes: `0F BA /4 Bt`. What it doesn't write is mod (`m`, `r`), rm (`rm3`), a mandatory prefix
+/// as `66`, `F3`, `F2` or `NP`, REX.B and REX.W, and in which mode (`long`, `legacy`).
+fn name(encoding: &Encoding, shape: &Shape) -> String {
+    let map = match encoding.map {
+        Map::One => "",
+        Map::Two => "0F ",
+        Map::Three38 => "0F38 ",
+        Map::Three3a => "0F3A ",
+        Map::Vex38 => "VEX38 ",
+        Map::Vex3a => "VEX3A ",
+    };
+    let mut name = format!("{map}{:02X}", encoding.opcode);
+    for choice in encoding.choices() {
+        name += &match choice {
+            Choice::Reg(number) => format!(" /{number}"),
+            Choice::Rm(number) => format!(" rm{number}"),
+            Choice::Mod(number) => [" m", " r"][usize::from(number & 1)].to_string(),
+            Choice::Prefix(number) => {
+                [" NP", " 66", " F3", " F2"][usize::from(number & 3)].to_string()
+            }
+            Choice::RexB(number) => format!(" B{number}"),
+            Choice::RexW(number) => format!(" W{number}"),
+            Choice::Long(number) => [" legacy", " long"][usize::from(number & 1)].to_string(),
+        };
+    }
+    format!("{name} {:?}", shape.operation)
+}
+
+/// Which instructions are compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Plan {
+    Run,
+    /// For this reason not.
+    Skip(&'static str),
+}
+
+/// Who says what is right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Oracle {
+    /// The processor, in this process.
+    Process,
+    /// The processor, in a KVM guest.
+    Kvm,
+    /// KVM where the processor can't run the guest itself: the kernel's emulator of instructions.
+    Emulator,
+}
+
+impl Oracle {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Process => "process",
+            Self::Kvm => "kvm",
+            Self::Emulator => "emulator",
+        }
+    }
+
+    /// What runs its cases.
+    pub(crate) fn subject(self) -> &'static str {
+        match self {
+            Self::Process => "process",
+            Self::Kvm | Self::Emulator => "kvm",
+        }
+    }
+}
+
+/// Whether the oracle is the processor itself.
+pub(crate) fn native(oracle: Oracle) -> bool {
+    oracle != Oracle::Emulator
+}
+
+/// Whether the emulator raised #UD where the subject didn't: it doesn't know the instruction.
+pub(crate) fn refused(case: &Case, expected: &Outcome, got: &Outcome) -> bool {
+    expected.rip != got.rip && expected.is_at_handler(case.world, 6)
+}
+
+/// What is to be done about an operation.
+pub(crate) fn plan(operation: Operation, world: World, oracle: Oracle, all: bool) -> Plan {
+    use Operation::*;
+    match operation {
+        Fpu(_) | Sse(_) | Packed(_) | Wait if !all => Plan::Skip("x87, MMX and SSE, without --all"),
+        Fxsave | Fxrstor | Xsave | Xsavec | Xsaveopt | Xrstor if !all => {
+            Plan::Skip("x87, MMX and SSE, without --all")
+        }
+        Rdtsc | Rdtscp | Rdpmc => Plan::Skip("tells the time"),
+        Rdrand | Rdseed => Plan::Skip("random"),
+        Cpuid | Xgetbv | Rdpid | Rdpkru | Wrpkru => {
+            Plan::Skip("tells what the processor and its kernel are")
+        }
+        Syscall | Sysenter if world.user() => Plan::Skip("enters the kernel under the case"),
+        Sgdt | Sidt | Sldt | Str | Smsw if world.user() => {
+            Plan::Skip("a kernel under the case answers in its stead (UMIP)")
+        }
+        Monitor | Mwait if world.user() => {
+            Plan::Skip("#UD or #GP as the kernel under the case says")
+        }
+        // A hypervisor below decides about these, and gets some of them wrong.
+        CallFar | JmpFar | Retf | Iret | Int | Int1 | Lar | Lsl | Verr | Verw | MovSegment
+        | Lds | Les | Lfs | Lgs | Lss | Invpcid | Xsaves | Xrstors
+            if oracle == Oracle::Kvm =>
+        {
+            Plan::Skip("KVM only: its tables are not the guest's in ring 3")
+        }
+        Monitor | Mwait | Rdmsr | Wrmsr | MovControl | MovDebug | Lgdt | Lidt | Lldt | Ltr
+        | Lmsw | Syscall | Sysret | Sysenter | Sysexit | Clts | Swapgs | Xsetbv | Invlpg
+        | Invpcid | Wbinvd | Wbnoinvd | Invd | Rsm | Str | Sldt | Xsaves | Xrstors
+            if !world.user() =>
+        {
+            Plan::Skip("ring 0 only: sets the system up, for directed tests")
+        }
+        _ => Plan::Run,
+    }
+}
+
+/// An operation's name, or that of its family where that has many.
+pub(crate) fn family(operation: Operation) -> String {
+    match operation {
+        Operation::Fpu(_) => "x87".to_string(),
+        Operation::Sse(_) | Operation::Packed(_) => "MMX and SSE".to_string(),
+        operation => format!("{operation:?}"),
+    }
+}

@@ -1,0 +1,357 @@
+//! The software CPU as a subject: a processor, [`layout`]'s memory, and nothing else.
+
+use std::sync::Arc;
+
+use thimble_core::cpu::features::WORDS;
+use thimble_core::cpu::mmu::{HostPage, PhysicalMemory, RamOnly};
+use thimble_core::cpu::soft::{
+    Attention, Bus, CodeCache, Cpu, Exception, Platform, Signals, Stop, cpuid,
+};
+use thimble_core::cpu::{CpuState, DescriptorTable};
+use thimble_core::devices::Width;
+use thimble_core::memory::{ArrayRam, Block, CodeMarks, Exchange, GuestRam};
+
+use crate::case::{CS, Case, DS, ES, End, FS, GS, Outcome, Raw, SS, Subject, World};
+use crate::control::control;
+use crate::layout::{self, RAM, WINDOW, WINDOW_BYTES};
+
+/// Instructions of a case, at most.
+const INSTRUCTIONS_MAX: u64 = 200_000;
+/// Resume flag.
+const RF: u64 = 1 << 16;
+
+/// RAM that tells of stores to code.
+struct Memory {
+    ram: Box<ArrayRam<RAM>>,
+    marks: Arc<CodeMarks>,
+}
+
+// SAFETY: that of `ArrayRam`.
+unsafe impl GuestRam for Memory {
+    fn block(&self, gpa: u64) -> Option<Block> {
+        self.ram.block(gpa)
+    }
+
+    fn written(&self, gpa: u64, length: usize) {
+        self.marks.stored(gpa, length);
+    }
+}
+
+struct Board {
+    memory: Memory,
+    time: u64,
+}
+
+impl Board {
+    /// No case runs while the host looks.
+    fn bytes(&self) -> &[u8] {
+        match self.memory.block(0) {
+            // SAFETY: the block is all of the RAM, and nobody stores to it before `&mut self` is free again.
+            Some(block) => unsafe {
+                std::slice::from_raw_parts(block.pointer.as_ptr(), block.length)
+            },
+            None => &[],
+        }
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        match self.memory.block(0) {
+            // SAFETY: as above, and `self` is borrowed mutably.
+            Some(block) => unsafe {
+                std::slice::from_raw_parts_mut(block.pointer.as_ptr(), block.length)
+            },
+            None => &mut [],
+        }
+    }
+}
+
+// SAFETY: RAM lives as long as the board, and so do all translations.
+unsafe impl PhysicalMemory for Board {
+    fn page(&mut self, gpa: u64) -> HostPage {
+        let page = RamOnly(&self.memory).page(gpa);
+        HostPage {
+            write: page.write && !self.memory.marks.marked(gpa),
+            ..page
+        }
+    }
+
+    fn read(&mut self, gpa: u64, to: &mut [u8]) {
+        RamOnly(&self.memory).read(gpa, to);
+    }
+
+    fn write(&mut self, gpa: u64, from: &[u8]) {
+        RamOnly(&self.memory).write(gpa, from);
+    }
+
+    fn compare_exchange(&mut self, gpa: u64, exchange: Exchange) -> bool {
+        RamOnly(&self.memory).compare_exchange(gpa, exchange)
+    }
+}
+
+// SAFETY: as above.
+unsafe impl Platform for Board {
+    fn pio_read(&mut self, _port: u16, _width: Width) -> u32 {
+        u32::MAX
+    }
+
+    fn pio_write(&mut self, _port: u16, _width: Width, _value: u32) {}
+
+    fn attend(&mut self) -> Attention {
+        Attention::default()
+    }
+
+    fn acknowledge(&mut self) -> Option<u8> {
+        None
+    }
+
+    fn task_priority(&mut self) -> u8 {
+        0
+    }
+
+    fn set_task_priority(&mut self, _class: u8) {}
+
+    fn apic_base(&mut self) -> u64 {
+        0xfee0_0900
+    }
+
+    fn set_apic_base(&mut self, _value: u64) -> bool {
+        true
+    }
+
+    fn apic_read_msr(&mut self, _index: u32) -> Option<u64> {
+        None
+    }
+
+    fn apic_write_msr(&mut self, _index: u32, _value: u64) -> bool {
+        false
+    }
+
+    fn apic_init(&mut self) {}
+
+    fn tsc(&mut self) -> u64 {
+        self.time += 1;
+        self.time
+    }
+
+    fn random(&mut self) -> u64 {
+        self.time = self
+            .time
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        self.time
+    }
+}
+
+/// The software CPU, made ready.
+pub(crate) struct Soft {
+    cpu: Box<Cpu>,
+    code: Box<CodeCache>,
+    marks: Arc<CodeMarks>,
+    signals: Signals,
+    board: Board,
+    images: [Vec<u8>; 2],
+    last: Option<bool>,
+    state: CpuState,
+}
+
+fn zeroed<T>() -> Box<T> {
+    // SAFETY: used for types that are valid when zero, as their documentation says.
+    unsafe { Box::new_zeroed().assume_init() }
+}
+
+impl Soft {
+    pub(crate) fn new() -> Self {
+        let mut cpu: Box<Cpu> = zeroed();
+        // Every feature, so that every form runs.
+        let leaves = cpuid::entries_of(&[u32::MAX; WORDS]);
+        let set = cpu.set_cpuid(&leaves);
+        debug_assert!(set.is_ok());
+        // SAFETY: marks are valid when zero, as their documentation says.
+        let marks: Arc<CodeMarks> = unsafe { Arc::new_zeroed().assume_init() };
+        Self {
+            cpu,
+            code: zeroed(),
+            marks: marks.clone(),
+            signals: Signals::new(),
+            board: Board {
+                memory: Memory {
+                    ram: zeroed(),
+                    marks,
+                },
+                time: 0,
+            },
+            images: [layout::system(false), layout::system(true)],
+            last: None,
+            state: CpuState::default(),
+        }
+    }
+
+    fn load(&mut self, case: &Case) {
+        let user = case.world.user();
+        let image = &self.images[usize::from(user)];
+        let ram = self.board.bytes_mut();
+        if user && self.last == Some(true) {
+            for (start, end) in layout::MAPPED {
+                let part = (WINDOW + start) as usize..(WINDOW + end) as usize;
+                ram[part.clone()].copy_from_slice(&image[part]);
+            }
+        } else {
+            ram.copy_from_slice(image);
+        }
+        self.last = Some(user);
+        case.apply(&mut ram[WINDOW as usize..][..WINDOW_BYTES]);
+        self.board.memory.marks.stored(0, RAM);
+        let state = &mut self.state;
+        *state = registers(case, state);
+        let mut bus = Bus::new(&mut self.board, &self.marks, &self.signals, &mut self.code);
+        self.cpu.set_state(state, &mut bus);
+    }
+
+    fn step(&mut self, instructions: u64) -> Stop {
+        let mut bus = Bus::new(&mut self.board, &self.marks, &self.signals, &mut self.code);
+        self.cpu.run(&mut bus, instructions)
+    }
+
+    fn raw(&mut self) -> Raw {
+        let mut bus = Bus::new(&mut self.board, &self.marks, &self.signals, &mut self.code);
+        let state = &mut self.state;
+        self.cpu.state(state, &mut bus);
+        Raw {
+            gpr: state.gpr,
+            rip: state.rip,
+            rflags: state.rflags,
+            selectors: [
+                state.es.selector,
+                state.cs.selector,
+                state.ss.selector,
+                state.ds.selector,
+                state.fs.selector,
+                state.gs.selector,
+            ],
+            bases: [state.fs.base, state.gs.base],
+            cr2: state.cr2,
+        }
+    }
+}
+
+/// The vector and error code of an exception.
+fn number(exception: Exception) -> (u8, Option<u32>) {
+    use Exception::*;
+    match exception {
+        DivideError => (0, None),
+        Debug(_) => (1, None),
+        Breakpoint => (3, None),
+        Overflow => (4, None),
+        BoundRange => (5, None),
+        InvalidOpcode => (6, None),
+        DeviceNotAvailable => (7, None),
+        DoubleFault => (8, Some(0)),
+        InvalidTss(code) => (10, Some(code.into())),
+        SegmentNotPresent(code) => (11, Some(code.into())),
+        StackFault(code) => (12, Some(code.into())),
+        GeneralProtection(code) => (13, Some(code.into())),
+        PageFault(code) => (14, Some(code)),
+        FloatingPoint => (16, None),
+        AlignmentCheck => (17, Some(0)),
+        SimdFloatingPoint => (19, None),
+    }
+}
+
+impl Subject for Soft {
+    fn name(&self) -> &'static str {
+        "software CPU"
+    }
+
+    fn set_base(&mut self, base: &[u8]) {
+        for image in &mut self.images {
+            image[WINDOW as usize..][..WINDOW_BYTES].copy_from_slice(base);
+        }
+        self.last = None;
+    }
+
+    fn run(&mut self, case: &Case) -> Outcome {
+        self.load(case);
+        for _ in 0..1000 {
+            let stop = self.step(1);
+            let mut raw = self.raw();
+            let linear = raw.rip.wrapping_add(self.state.cs.base);
+            match stop {
+                Stop::Idle => return raw.halted(case.world, self.board.bytes()),
+                Stop::Leave => return raw.ended(End::Timeout),
+                Stop::Shutdown => {
+                    let Some(exception) = self.cpu.raised() else {
+                        return raw.ended(End::Shutdown);
+                    };
+                    let (vector, error) = number(exception);
+                    raw.rflags |= RF;
+                    if vector != 14 {
+                        raw.cr2 = 0;
+                    }
+                    return raw.ended(End::Exception { vector, error });
+                }
+                Stop::Budget => {
+                    if raw.rip != case.rip
+                        && self.board.bytes().get(linear as usize) == Some(&0xf4)
+                        && (0x2_0000..0x2_2000).contains(&linear)
+                    {
+                        if !case.world.user() {
+                            raw.rip += 1;
+                            return raw.ended(End::Halted);
+                        }
+                        raw.rflags |= RF;
+                        return raw.ended(End::Exception {
+                            vector: 13,
+                            error: Some(0),
+                        });
+                    }
+                }
+            }
+        }
+        self.raw().ended(End::Timeout)
+    }
+
+    fn window(&self) -> &[u8] {
+        &self.board.bytes()[WINDOW as usize..][..WINDOW_BYTES]
+    }
+}
+
+/// The state before a case.
+fn registers(case: &Case, template: &CpuState) -> CpuState {
+    let world = case.world;
+    let system = if world.long() { layout::SYSTEM } else { 0 };
+    let table = |base: u64, limit| DescriptorTable {
+        base: system + base,
+        limit,
+    };
+    let control = control(world);
+    let mut state = CpuState {
+        gpr: case.gpr,
+        rip: case.rip,
+        rflags: case.rflags,
+        es: case.segment(ES),
+        cs: case.segment(CS),
+        ss: case.segment(SS),
+        ds: case.segment(DS),
+        fs: case.segment(FS),
+        gs: case.segment(GS),
+        ldtr: layout::segment(layout::LOCAL),
+        tr: layout::segment(layout::TASK),
+        gdtr: table(layout::GDT, layout::GDT_LIMIT),
+        idtr: match world {
+            World::Real16 => table(0, 0x3ff),
+            World::Kernel32 => table(layout::IDT_32, 0x7ff),
+            _ => table(layout::IDT, 0xfff),
+        },
+        cr0: control.cr0,
+        cr2: 0,
+        cr3: control.cr3,
+        cr4: control.cr4,
+        efer: control.efer,
+        activity: Default::default(),
+        events: Default::default(),
+        ..template.clone()
+    };
+    state.ldtr.base += system;
+    state.tr.base += system;
+    state
+}

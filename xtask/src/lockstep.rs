@@ -1,0 +1,20 @@
+//! `cargo xtask lockstep`: the same instructions on the processor and on the software CPU. The crate `thimble-lockstep`
+//! does it; it is built apart, with optimisation and checks.
+
+use crate::{Outcome, build};
+
+/// Builds it, and runs it with these arguments.
+pub(crate) fn lockstep(arguments: &[&str]) -> Outcome {
+    let mut all = vec![
+        "run",
+        "-q",
+        "--locked",
+        "--profile",
+        "lockstep",
+        "-p",
+        "thimble-lockstep",
+        "--",
+    ];
+    all.extend(arguments);
+    build::cargo(&all)
+}
