@@ -379,16 +379,14 @@ impl<'r> Maker<'r> {
                     }
                 }
             }
-            Shl | Shr | Sar | Rol | Ror | Rcl | Rcr | Shld | Shrd
-                if random.percent(70) => {
-                    g[gpr::RCX] = g[gpr::RCX] & !0xff | random.below(70);
+            Shl | Shr | Sar | Rol | Ror | Rcl | Rcr | Shld | Shrd if random.percent(70) => {
+                g[gpr::RCX] = g[gpr::RCX] & !0xff | random.below(70);
+            }
+            Wrfsbase | Wrgsbase if random.percent(70) => {
+                for register in g.iter_mut() {
+                    *register = (*register as i64).wrapping_shl(17).wrapping_shr(17) as u64;
                 }
-            Wrfsbase | Wrgsbase
-                if random.percent(70) => {
-                    for register in g.iter_mut() {
-                        *register = (*register as i64).wrapping_shl(17).wrapping_shr(17) as u64;
-                    }
-                }
+            }
             Leave | Enter => {
                 let offset = STACK + 0x100 + random.below(0x1d00);
                 let bp = (WINDOW + offset)
@@ -424,20 +422,17 @@ impl<'r> Maker<'r> {
                 put(at + 2, random.pick(&[0, 0, 0, 1, 2, 3, 5, 31, 33, 0xff]), 1);
             }
             // This would call the kernel under the case.
-            Int
-                if number == Some(0x80) => {
-                    put(at, 0x81, 1);
-                }
-            Jmp | Call
-                if end - at >= 2 && random.percent(90) => {
-                    let distance = (random.below(0xe00) as i64 - 0x700) as u64;
-                    put(at, distance, end - at);
-                }
-            Jcc(_)
-                if end - at >= 2 && random.percent(90) => {
-                    let distance = (random.below(0xe00) as i64 - 0x700) as u64;
-                    put(at, distance, end - at);
-                }
+            Int if number == Some(0x80) => {
+                put(at, 0x81, 1);
+            }
+            Jmp | Call if end - at >= 2 && random.percent(90) => {
+                let distance = (random.below(0xe00) as i64 - 0x700) as u64;
+                put(at, distance, end - at);
+            }
+            Jcc(_) if end - at >= 2 && random.percent(90) => {
+                let distance = (random.below(0xe00) as i64 - 0x700) as u64;
+                put(at, distance, end - at);
+            }
             JmpFar | CallFar if end > at => {
                 let size = end - at - 2;
                 let selector = self.far_selector();
@@ -695,11 +690,10 @@ impl<'r> Maker<'r> {
         let instruction = self.made.instruction;
         let word = |value: u64| value.to_le_bytes()[..bytes].to_vec();
         match self.operation() {
-            Jmp | Call
-                if !matches!(instruction.operand(0), Operand::Relative(_)) => {
-                    let pointer = self.code_pointer(self.case.selectors[CS]);
-                    self.give(0, targets, &word(pointer));
-                }
+            Jmp | Call if !matches!(instruction.operand(0), Operand::Relative(_)) => {
+                let pointer = self.code_pointer(self.case.selectors[CS]);
+                self.give(0, targets, &word(pointer));
+            }
             JmpFar | CallFar => {
                 let selector = self.far_selector();
                 let mut far = word(self.code_pointer(selector));

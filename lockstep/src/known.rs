@@ -65,7 +65,7 @@ const UD: End = End::Exception {
 };
 
 /// All of them.
-pub(crate) static KNOWN: [Known; 10] = [
+pub(crate) static KNOWN: [Known; 11] = [
     Known {
         what: "66h makes near branches of 64-bit mode 16 bits wide",
         section: "volume 2, CALL, JMP, RET, Jcc, LOOP; table A-1, superscript f64",
@@ -154,6 +154,12 @@ pub(crate) static KNOWN: [Known; 10] = [
             );
             i.operation() == Operation::Call && !long(case) && at_stack && expected.rip == case.rip
         },
+    },
+    Known {
+        what: "MOVSXD to 16 bits reads 32",
+        section: "volume 2, MOVSXD: r16, r/m16",
+        by: By::Amd,
+        applies: |i, _, _| i.operation() == Operation::Movsxd && i.operand_size() == Size::Word,
     },
     Known {
         what: "POPA that faults has loaded registers",

@@ -29,6 +29,9 @@ const SETUPS: [(World, Oracle); 7] = [
 /// The number of streams among the forms, for random numbers and reports.
 const STREAMS: &str = "streams";
 
+/// Forms in the list of differences, at most.
+const LINES_MAX: usize = 60;
+
 /// What came out of all.
 #[derive(Default)]
 struct Tally {
@@ -290,8 +293,11 @@ fn report(options: &Options, forms: &[Form], tally: &Tally) -> Result<(), String
     let wrong: u64 = tally.wrong.values().sum();
     if wrong > 0 {
         println!("\nDifferences:");
-        for ((world, name), count) in &tally.wrong {
+        for ((world, name), count) in tally.wrong.iter().take(LINES_MAX) {
             println!("  {count:6} {} {name}", world.name());
+        }
+        if tally.wrong.len() > LINES_MAX {
+            println!("  and {} other forms", tally.wrong.len() - LINES_MAX);
         }
         failures.push(format!("{wrong} of {} cases differ", tally.cases));
     }

@@ -1,9 +1,11 @@
 //! The software CPU as a subject: a processor, [`layout`]'s memory, and nothing else.
 
+use std::arch::x86_64::__cpuid_count;
 use std::sync::Arc;
 
-use thimble_core::cpu::features::WORDS;
+use thimble_core::cpu::features::{Register, WORD_INFO};
 use thimble_core::cpu::mmu::{HostPage, PhysicalMemory, RamOnly};
+use thimble_core::cpu::soft::cpuid::CpuidEntry;
 use thimble_core::cpu::soft::{Attention, Bus, CodeCache, Cpu, Exception, Platform, Signals, Stop};
 use thimble_core::cpu::{CpuState, DescriptorTable};
 use thimble_core::devices::Width;
@@ -160,7 +162,8 @@ fn zeroed<T>() -> Box<T> {
 impl Soft {
     pub(crate) fn new() -> Self {
         let mut cpu: Box<Cpu> = zeroed();
-        cpu.set_features(&[u32::MAX; WORDS]);
+        // More leaves than there are words of features there can't be.
+        let _ = cpu.set_cpuid(&leaves());
         // SAFETY: marks are valid when zero, as their documentation says.
         let marks: Arc<CodeMarks> = unsafe { Arc::new_zeroed().assume_init() };
         Self {
@@ -227,6 +230,43 @@ impl Soft {
             cr2: state.cr2,
         }
     }
+}
+
+/// CPUID with the features of the processor below, which all oracles have. The software CPU heeds those of
+/// instructions that it knows.
+fn leaves() -> Vec<CpuidEntry> {
+    let mut leaves: Vec<CpuidEntry> = Vec::new();
+    for info in &WORD_INFO {
+        let host = __cpuid_count(info.leaf, info.subleaf);
+        let word = match info.register {
+            Register::Eax => host.eax,
+            Register::Ebx => host.ebx,
+            Register::Ecx => host.ecx,
+            Register::Edx => host.edx,
+        };
+        let is_this = |leaf: &CpuidEntry| (leaf.leaf, leaf.subleaf) == (info.leaf, info.subleaf);
+        let place = leaves.iter().position(is_this).unwrap_or_else(|| {
+            leaves.push(CpuidEntry {
+                leaf: info.leaf,
+                subleaf: info.subleaf,
+                has_subleaf: matches!(info.leaf, 7 | 0xd),
+                ..Default::default()
+            });
+            leaves.len() - 1
+        });
+        let leaf = &mut leaves[place];
+        *match info.register {
+            Register::Eax => &mut leaf.eax,
+            Register::Ebx => &mut leaf.ebx,
+            Register::Ecx => &mut leaf.ecx,
+            Register::Edx => &mut leaf.edx,
+        } = word;
+    }
+    // Linear and physical bits of an address.
+    if let Some(leaf) = leaves.iter_mut().find(|leaf| leaf.leaf == 0x8000_0008) {
+        leaf.eax = 48 << 8 | 40;
+    }
+    leaves
 }
 
 /// The vector and error code of an exception.

@@ -84,9 +84,10 @@ impl Cpu {
     fn input_string_of<W: Word>(&mut self, bus: &mut Bus<'_>, i: &Instruction) -> Outcome {
         let (size, address_size) = (i.operand_size(), i.address_size());
         let step = self.string_step(size);
+        let port = self.register::<u16>(RDX);
+        // Even if there is nothing to repeat.
+        self.check_ports(bus, port, size)?;
         self.repeat(bus, i, |cpu, bus| {
-            let port = cpu.register::<u16>(RDX);
-            cpu.check_ports(bus, port, size)?;
             let to = cpu.pointer(RDI, address_size);
             cpu.check_store(bus, SegmentRegister::Es, to, W::SIZE)?;
             let value = bus.platform.pio_read(port, width(size));
@@ -106,9 +107,10 @@ impl Cpu {
     fn output_string_of<W: Word>(&mut self, bus: &mut Bus<'_>, i: &Instruction) -> Outcome {
         let (size, address_size) = (i.operand_size(), i.address_size());
         let step = self.string_step(size);
+        let port = self.register::<u16>(RDX);
+        // Even if there is nothing to repeat.
+        self.check_ports(bus, port, size)?;
         self.repeat(bus, i, |cpu, bus| {
-            let port = cpu.register::<u16>(RDX);
-            cpu.check_ports(bus, port, size)?;
             let from = cpu.pointer(RSI, address_size);
             let value: W = cpu.load(bus, i.segment(), from)?;
             bus.platform
@@ -141,7 +143,7 @@ impl Cpu {
     ) -> Outcome {
         let linear = self.linear(segment, offset, length, intent)?;
         let access = match intent {
-            Intent::Read => Access::Read,
+            Intent::Read | Intent::Flush => Access::Read,
             Intent::Write => Access::Write,
         };
         let last = linear.wrapping_add(length as u64 - 1);

@@ -354,7 +354,7 @@ impl Cpu {
     /// CLFLUSH, CLFLUSHOPT, CLWB: only their address is checked, as that of a load.
     pub(super) fn flush_line(&mut self, bus: &mut Bus<'_>, i: &Instruction) -> Outcome {
         let (segment, offset) = self.memory_at(i)?;
-        self.check_access(bus, segment, offset, 1, super::access::Intent::Read)
+        self.check_access(bus, segment, offset, 1, super::access::Intent::Flush)
     }
 
     /// LFENCE, MFENCE, SFENCE, SERIALIZE: devices' threads see stores in order.
