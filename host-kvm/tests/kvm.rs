@@ -13,9 +13,10 @@ use thimble_core::irq::{IrqLine, LocalApic, Msi};
 use thimble_core::machine::{Board, Config, Controllers, Host, Machine, STATE_MAX};
 use thimble_core::memory::{Backing, GuestRam, MemoryMap, Region};
 use thimble_core::state::StateError;
+use thimble_host::cpuid::{CpuSpec, CpuidTable, Topology};
 use thimble_host::kvm::{
-    CpuSpec, CpuidTable, ExitHandler, Instant as Instants, Irqchip, Routes, Topology, VcpuStop,
-    Vcpus, Vm, open, x2apic_outside,
+    ExitHandler, Instant as Instants, Irqchip, Routes, VcpuStop, Vcpus, Vm, offer, open,
+    x2apic_outside,
 };
 use thimble_host::memory::{Ram, Rom};
 
@@ -228,7 +229,7 @@ fn guest(code: &[u8], start: &[u8], cpus: u32, irqchip: Irqchip) -> Option<Guest
         cores,
         threads: 1,
     };
-    let (cpuid, _) = CpuidTable::new(&kvm, irqchip, &spec, topology).unwrap();
+    let (cpuid, _) = CpuidTable::new(offer(&kvm, irqchip).unwrap(), &spec, topology).unwrap();
     let vm = Vm::new(kvm, irqchip, Arc::clone(&ram), Some(rom), &map_with(None)).unwrap();
     let vm = Arc::new(vm);
     let (sender, events) = channel();

@@ -143,6 +143,10 @@ pub(crate) fn difference(
     }
     for (number, name) in ["es", "cs", "ss", "ds", "fs", "gs"].iter().enumerate() {
         let (e, g) = (expected.selectors[number], got.selectors[number]);
+        // The way to a signal's handler clears null selectors' RPL.
+        if e < 4 && g < 4 {
+            continue;
+        }
         if e != g {
             return Some(format!("{name}: {g:x}, not {e:x}"));
         }

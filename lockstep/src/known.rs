@@ -8,7 +8,7 @@ use std::arch::x86_64::__cpuid;
 use thimble_core::cpu::decode::{CodeSize, Instruction, Operand, Operation, RegisterClass, Size};
 use thimble_core::cpu::gpr;
 
-use crate::case::{CS, Case, End, Outcome};
+use crate::case::{CS, Case, End, FS, GS, Outcome};
 use crate::forms::{Oracle, native};
 
 /// A difference that is known.
@@ -65,7 +65,7 @@ const UD: End = End::Exception {
 };
 
 /// All of them.
-pub(crate) static KNOWN: [Known; 11] = [
+pub(crate) static KNOWN: [Known; 16] = [
     Known {
         what: "66h makes near branches of 64-bit mode 16 bits wide",
         section: "volume 2, CALL, JMP, RET, Jcc, LOOP; table A-1, superscript f64",
@@ -129,15 +129,18 @@ pub(crate) static KNOWN: [Known; 11] = [
         },
     },
     Known {
-        what: "LOOP and JCXZ that end with their segment raise #GP even if they jump",
+        what: "branches that end with their segment raise #GP at times, even if they jump",
         section: "volume 2, LOOP, Jcc: a target beyond the limit is what faults",
         by: By::Amd,
-        applies: |i, case, _| {
+        applies: |i, case, expected| {
             use Operation::*;
             let next = case.rip.wrapping_add(i.length().into());
-            matches!(i.operation(), Loop | Loope | Loopne | Jcxz)
-                && !long(case)
-                && next > u64::from(case.segment(CS).limit)
+            let branch = matches!(
+                i.operation(),
+                Loop | Loope | Loopne | Jcxz | Jcc(_) | Jmp | Call
+            );
+            let fault = matches!(expected.end, End::Exception { vector: 13, .. });
+            branch && !long(case) && fault && next > u64::from(case.segment(CS).limit)
         },
     },
     Known {
@@ -160,6 +163,67 @@ pub(crate) static KNOWN: [Known; 11] = [
         section: "volume 2, MOVSXD: r16, r/m16",
         by: By::Amd,
         applies: |i, _, _| i.operation() == Operation::Movsxd && i.operand_size() == Size::Word,
+    },
+    Known {
+        what: "LSS, LFS, LGS and far JMP and CALL have no 64-bit offsets",
+        section: "volume 2, LDS, JMP, CALL: m16:64",
+        by: By::Amd,
+        applies: |i, case, _| {
+            use Operation::*;
+            matches!(i.operation(), Lss | Lfs | Lgs | JmpFar | CallFar)
+                && long(case)
+                && i.operand_size() == Size::Qword
+        },
+    },
+    Known {
+        what: "a single step between repetitions clears RF in the image",
+        section: "volume 3, 17.3.1.1: it is set",
+        by: By::Amd,
+        applies: |i, case, expected| {
+            let stepped = expected.end
+                == End::Exception {
+                    vector: 1,
+                    error: None,
+                };
+            is_string(i.operation()) && stepped && expected.rip == case.rip
+        },
+    },
+    Known {
+        what: "far returns read the selector first",
+        section: "volume 2, RET, IRET: nothing is said",
+        by: By::Amd,
+        applies: |i, case, expected| {
+            let fault = matches!(expected.end, End::Exception { vector: 14, .. });
+            matches!(i.operation(), Operation::Retf | Operation::Iret)
+                && fault
+                && expected.rip == case.rip
+        },
+    },
+    Known {
+        what: "IRET of 64-bit mode looks at RIP before SS",
+        section: "volume 2, IRET: SS first",
+        by: By::Amd,
+        applies: |i, case, expected| {
+            let fault = expected.end
+                == End::Exception {
+                    vector: 13,
+                    error: Some(0),
+                };
+            i.operation() == Operation::Iret && long(case) && fault && expected.rip == case.rip
+        },
+    },
+    Known {
+        what: "an offset that is not canonical faults, whatever the segment's base makes of it",
+        section: "volume 1, 3.3.7.1: linear addresses are canonical",
+        by: By::Amd,
+        applies: |i, case, expected| {
+            let based = i.memory().is_some_and(|memory| {
+                let number = memory.segment as usize;
+                matches!(number, FS | GS) && case.bases[number - FS] != 0
+            });
+            let fault = matches!(expected.end, End::Exception { vector: 13, .. });
+            based && long(case) && fault && expected.rip == case.rip
+        },
     },
     Known {
         what: "POPA that faults has loaded registers",

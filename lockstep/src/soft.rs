@@ -6,7 +6,7 @@ use std::sync::Arc;
 use thimble_core::cpu::features::{Register, WORD_INFO};
 use thimble_core::cpu::mmu::{HostPage, PhysicalMemory, RamOnly};
 use thimble_core::cpu::soft::cpuid::CpuidEntry;
-use thimble_core::cpu::soft::{Attention, Bus, CodeCache, Cpu, Exception, Platform, Signals, Stop};
+use thimble_core::cpu::soft::{Attention, Bus, CodeCache, Cpu, Platform, Signals, Stop};
 use thimble_core::cpu::{CpuState, DescriptorTable};
 use thimble_core::devices::Width;
 use thimble_core::memory::{ArrayRam, Block, CodeMarks, Exchange, GuestRam};
@@ -17,8 +17,6 @@ use crate::layout::{self, RAM, WINDOW, WINDOW_BYTES};
 
 /// Instructions of a case, at most.
 const INSTRUCTIONS_MAX: u64 = 200_000;
-/// Resume flag.
-const RF: u64 = 1 << 16;
 
 /// RAM that tells of stores to code.
 struct Memory {
@@ -122,7 +120,7 @@ unsafe impl Platform for Board {
         None
     }
 
-    fn apic_write_msr(&mut self, _index: u32, _value: u64) -> bool {
+    fn apic_write_msr(&mut self, _index: u32, _value: u64, _tsc: u64) -> bool {
         false
     }
 
@@ -269,29 +267,6 @@ fn leaves() -> Vec<CpuidEntry> {
     leaves
 }
 
-/// The vector and error code of an exception.
-fn number(exception: Exception) -> (u8, Option<u32>) {
-    use Exception::*;
-    match exception {
-        DivideError => (0, None),
-        Debug(_) => (1, None),
-        Breakpoint => (3, None),
-        Overflow => (4, None),
-        BoundRange => (5, None),
-        InvalidOpcode => (6, None),
-        DeviceNotAvailable => (7, None),
-        DoubleFault => (8, Some(0)),
-        InvalidTss(code) => (10, Some(code.into())),
-        SegmentNotPresent(code) => (11, Some(code.into())),
-        StackFault(code) => (12, Some(code.into())),
-        GeneralProtection(code) => (13, Some(code.into())),
-        PageFault(code) => (14, Some(code)),
-        FloatingPoint => (16, None),
-        AlignmentCheck => (17, Some(0)),
-        SimdFloatingPoint => (19, None),
-    }
-}
-
 impl Subject for Soft {
     fn name(&self) -> &'static str {
         "software CPU"
@@ -306,43 +281,13 @@ impl Subject for Soft {
 
     fn run(&mut self, case: &Case) -> Outcome {
         self.load(case);
-        for _ in 0..1000 {
-            let stop = self.step(1);
-            let mut raw = self.raw();
-            let linear = raw.rip.wrapping_add(self.state.cs.base);
-            match stop {
-                Stop::Idle => return raw.halted(case.world, self.board.bytes()),
-                Stop::Leave => return raw.ended(End::Timeout),
-                Stop::Shutdown => {
-                    let Some(exception) = self.cpu.raised() else {
-                        return raw.ended(End::Shutdown);
-                    };
-                    let (vector, error) = number(exception);
-                    raw.rflags |= RF;
-                    if vector != 14 {
-                        raw.cr2 = 0;
-                    }
-                    return raw.ended(End::Exception { vector, error });
-                }
-                Stop::Budget => {
-                    if raw.rip != case.rip
-                        && self.board.bytes().get(linear as usize) == Some(&0xf4)
-                        && (0x2_0000..0x2_2000).contains(&linear)
-                    {
-                        if !case.world.user() {
-                            raw.rip += 1;
-                            return raw.ended(End::Halted);
-                        }
-                        raw.rflags |= RF;
-                        return raw.ended(End::Exception {
-                            vector: 13,
-                            error: Some(0),
-                        });
-                    }
-                }
-            }
+        let stop = self.step(INSTRUCTIONS_MAX);
+        let raw = self.raw();
+        match stop {
+            Stop::Idle => raw.halted(case.world, self.board.bytes()),
+            Stop::Shutdown => raw.ended(End::Shutdown),
+            Stop::Budget | Stop::Leave => raw.ended(End::Timeout),
         }
-        self.raw().ended(End::Timeout)
     }
 
     fn window(&self) -> &[u8] {

@@ -263,6 +263,16 @@ pub struct Events {
     pub triple_fault: bool,
 }
 
+impl Events {
+    /// The delivery of an event has begun, or an exception waits to be looked at.
+    pub const fn under_way(&self) -> bool {
+        self.exception.injected
+            || self.exception.pending
+            || self.interrupt.injected
+            || self.nmi_injected
+    }
+}
+
 /// What the processor does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Activity {

@@ -45,6 +45,10 @@ fn machine(bytes: &[u8]) -> InMemory<'static, Deaf> {
         initrd: &[],
         cmdline: &[],
         graphics: false,
+        pit: true,
+        local_apics: &mut [],
+        boot: &[],
+        testdev_memory: &[],
     };
     InMemory::new(Machine::new(config).unwrap(), Deaf)
 }

@@ -9,6 +9,7 @@ use crate::cpu::decode::{
     Base, Instruction, Memory, Operand, Register, RegisterClass, SegmentRegister, Size,
 };
 use crate::cpu::mmu::{self, Mode};
+use crate::cpu::state::Segment;
 
 /// An operand's type: `u8` to `u64`, to compute with, load and store.
 pub(super) trait Word: alu::Word + mmu::Word {}
@@ -39,6 +40,19 @@ macro_rules! sized {
     };
 }
 pub(super) use sized;
+
+/// Whether a segment's limit allows `length` bytes, at least one, at an offset.
+pub(super) fn within_limit(segment: &Segment, offset: u64, length: usize) -> bool {
+    let last = offset.wrapping_add(length as u64 - 1);
+    let limit = u64::from(segment.limit);
+    // Data may expand down.
+    if segment.kind & 0b1100 == 0b0100 {
+        let most = if segment.big { 0xffff_ffff } else { 0xffff };
+        offset > limit && last <= most && last >= offset
+    } else {
+        last <= limit && last >= offset
+    }
+}
 
 /// What an access does with its operand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,10 +162,8 @@ impl Cpu {
         intent: Intent,
     ) -> Outcome<u64> {
         let segment = *self.segment(register);
-        let last = offset.wrapping_add(length as u64 - 1);
-        let limit = u64::from(segment.limit);
         let code = segment.kind & 8 != 0;
-        // In code bit 1 is "readable", in data "writable"; bit 2 is "expand-down" in data.
+        // In code bit 1 is "readable", in data "writable".
         let allowed = match (code, intent) {
             _ if segment.unusable => false,
             (true, Intent::Read) => segment.kind & 2 != 0,
@@ -161,13 +173,7 @@ impl Cpu {
             (false, Intent::Read) => true,
             (false, Intent::Write) => segment.kind & 2 != 0,
         };
-        let inside = if !code && segment.kind & 4 != 0 {
-            let most = if segment.big { 0xffff_ffff } else { 0xffff };
-            offset > limit && last <= most && last >= offset
-        } else {
-            last <= limit && last >= offset
-        };
-        if !allowed || !inside {
+        if !allowed || !within_limit(&segment, offset, length) {
             return Err(self.raise(if register == SegmentRegister::Ss {
                 Exception::SS0
             } else {

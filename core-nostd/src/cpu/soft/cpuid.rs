@@ -327,6 +327,11 @@ impl Cpu {
         self.features[feature.0] >> feature.1 & 1 != 0
     }
 
+    /// Family, model and stepping, which RDX shows after a reset.
+    pub(super) fn signature(&self) -> u32 {
+        self.cpuid.find(1, 0).map_or(0, |entry| entry.eax)
+    }
+
     /// Bits of a physical address, 32 to 52.
     pub(super) fn physical_bits(&self) -> u8 {
         match self.cpuid.find(0x8000_0008, 0) {
@@ -515,16 +520,16 @@ fn feature_of_packed(packed: Packed, i: &Instruction) -> Feature {
     }
 }
 
-/// Leaves that show these features and nothing else, for tests.
-#[cfg(test)]
-pub(super) fn entries_of(features: &FeatureSet) -> std::vec::Vec<CpuidEntry> {
-    let mut entries = std::vec::Vec::<CpuidEntry>::new();
+/// Leaves of a processor without a model, which has these features: for tests and fuzzers.
+pub fn entries_of(features: &FeatureSet) -> heapless::Vec<CpuidEntry, CPUID_MAX> {
+    let mut entries = heapless::Vec::<CpuidEntry, CPUID_MAX>::new();
     for (info, word) in WORD_INFO.iter().zip(features) {
         let at = |e: &CpuidEntry| (e.leaf, e.subleaf) == (info.leaf, info.subleaf);
         let place = match entries.iter().position(at) {
             Some(place) => place,
             None => {
-                entries.push(CpuidEntry {
+                // There are fewer words of features than entries.
+                let _ = entries.push(CpuidEntry {
                     leaf: info.leaf,
                     subleaf: info.subleaf,
                     has_subleaf: matches!(info.leaf, 7 | XSAVE_LEAF),
@@ -551,14 +556,16 @@ pub(super) fn entries_of(features: &FeatureSet) -> std::vec::Vec<CpuidEntry> {
         (XSAVE_LEAF, 0, 0x203, 0),
         (XSAVE_LEAF, 9, 8, 2688),
     ];
-    entries.extend(basic.map(|(leaf, subleaf, eax, ebx)| CpuidEntry {
-        leaf,
-        subleaf,
-        has_subleaf: leaf != 0,
-        eax,
-        ebx,
-        ..Default::default()
-    }));
+    for (leaf, subleaf, eax, ebx) in basic {
+        let _ = entries.push(CpuidEntry {
+            leaf,
+            subleaf,
+            has_subleaf: leaf != 0,
+            eax,
+            ebx,
+            ..Default::default()
+        });
+    }
     entries
 }
 

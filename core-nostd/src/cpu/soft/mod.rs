@@ -33,13 +33,16 @@ mod micro;
 mod msr;
 mod packed;
 mod run;
+mod segment;
 mod stack;
 mod string;
 mod system;
+mod task;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
+mod transfer;
 
 use super::alu::{LazyFlags, STATUS};
 use super::decode::{CodeSize, SegmentRegister};
@@ -76,14 +79,19 @@ pub(super) mod slow {
     pub(crate) const BREAKPOINTS: u32 = 1 << 2;
     /// An interrupt waits, and EFLAGS.IF lets it in.
     pub(crate) const INTERRUPT: u32 = 1 << 3;
-    /// An NMI waits and is not masked, or the processor is to be started or initialised.
+    /// An NMI waits and is not masked, a delivery that had begun before the state was saved goes on,
+    /// or the processor has shut down.
     pub(crate) const EVENT: u32 = 1 << 4;
     /// A debug trap is due after this instruction.
     pub(crate) const DEBUG: u32 = 1 << 5;
     /// The processor does not run: HLT, or waits for its start.
     pub(crate) const IDLE: u32 = 1 << 6;
+    /// EFLAGS.RF: cleared once the next instruction is done.
+    pub(crate) const RESUME: u32 = 1 << 7;
 }
 
+/// [`Events::shadow`]: MOV SS or POP SS holds interrupts and debug traps back for one instruction.
+const SHADOW_SS: u8 = 1 << 0;
 /// [`Events::shadow`]: STI holds interrupts back for one instruction.
 const SHADOW_STI: u8 = 1 << 1;
 
@@ -218,6 +226,17 @@ impl Cpu {
         state.fpu = self.fpu;
         state.extended = self.extended.clone();
         self.keep_pkru(&mut state.extended);
+    }
+
+    /// What is mapped at guest physical addresses has changed: forgets pointers to host memory. The
+    /// code cache is told apart, by [`CodeCache::forget_all`].
+    pub fn forget_memory(&mut self) {
+        self.mmu.tlb().forget_host();
+    }
+
+    /// The A20 gate: whether bit 20 of physical addresses passes.
+    pub fn set_a20(&mut self, enabled: bool) {
+        self.mmu.set_a20(enabled);
     }
 
     /// Instructions executed since it was made.
@@ -363,13 +382,17 @@ impl Cpu {
         if self.flag(RFlags::TRAP_FLAG) {
             reasons |= slow::TRAP;
         }
+        if self.flag(RFlags::RESUME_FLAG) {
+            reasons |= slow::RESUME;
+        }
         if self.events.shadow != 0 {
             reasons |= slow::SHADOW;
         }
         if self.interrupt_waits && self.flag(RFlags::INTERRUPT_FLAG) {
             reasons |= slow::INTERRUPT;
         }
-        if self.events.nmi_pending && !self.events.nmi_masked {
+        let events = &self.events;
+        if events.nmi_pending && !events.nmi_masked || events.under_way() || events.triple_fault {
             reasons |= slow::EVENT;
         }
         if self.activity != Activity::Running {

@@ -281,7 +281,8 @@ impl Cpu {
                 return Some(());
             }
             IA32_TSC_DEADLINE | X2APIC_FIRST..=X2APIC_LAST => {
-                check(bus.platform.apic_write_msr(index, value))?;
+                let tsc = self.tsc(bus);
+                check(bus.platform.apic_write_msr(index, value, tsc))?;
                 bus.signals.raise();
                 return Some(());
             }

@@ -6,9 +6,10 @@
 use super::code::{BLOCK_MAX, Block};
 use super::execute::ends_block;
 use super::micro::Flow;
-use super::{BLOCK_RIP, Bus, Cpu, Exception, Outcome, Raised, slow};
+use super::{BLOCK_RIP, Bus, Cpu, Exception, Outcome, Raised, SHADOW_SS, slow};
 use crate::cpu::Activity;
 use crate::cpu::decode::{CodeSize, DecodeError, Instruction, LENGTH_MAX, SegmentRegister, decode};
+use x86_64::registers::rflags::RFlags;
 
 /// Bytes of a page.
 const PAGE: u64 = 4096;
@@ -80,8 +81,11 @@ impl Cpu {
         if self.events.triple_fault {
             return Some(Stop::Shutdown);
         }
+        if self.events.under_way() && self.resume_delivery(bus).is_err() {
+            return Some(Stop::Shutdown);
+        }
         // Traps of the instruction before; MOV SS holds them back.
-        if self.debug_trap != 0 && self.events.shadow & 1 == 0 {
+        if self.debug_trap != 0 && self.events.shadow & SHADOW_SS == 0 {
             let bits = core::mem::take(&mut self.debug_trap);
             self.slow &= !slow::DEBUG;
             let _ = self.raise(Exception::Debug(bits));
@@ -103,6 +107,11 @@ impl Cpu {
     fn step(&mut self, bus: &mut Bus<'_>) -> Outcome {
         if self.slow & slow::BREAKPOINTS != 0 {
             self.check_breakpoints()?;
+        }
+        if self.slow & slow::RESUME != 0 {
+            // Where it is to stay, the instruction sets it again.
+            self.system_flags &= !RFlags::RESUME_FLAG.bits();
+            self.slow &= !slow::RESUME;
         }
         let shadow = core::mem::take(&mut self.events.shadow);
         let trap = self.slow & slow::TRAP != 0;

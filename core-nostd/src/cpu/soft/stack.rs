@@ -78,6 +78,11 @@ impl Cpu {
     /// POP to registers and memory. An address that counts from the stack pointer counts from where
     /// it is after the pop (volume 2, POP).
     pub(super) fn pop_operand(&mut self, bus: &mut Bus<'_>, i: &Instruction) -> Outcome {
+        if let Operand::Register(register) = i.operand(0)
+            && register.class == crate::cpu::decode::RegisterClass::Segment
+        {
+            return self.pop_segment(bus, i);
+        }
         let before = self.registers[RSP];
         sized!(i.operand_size(), W => {
             let value = self.pop::<W>(bus)?;

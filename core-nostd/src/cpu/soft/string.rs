@@ -69,6 +69,9 @@ impl Cpu {
                 break;
             }
         }
+        // An event between two elements finds RF set (SDM volume 3, 17.3.1.1).
+        self.system_flags |= RFlags::RESUME_FLAG.bits();
+        self.slow |= slow::RESUME;
         self.next_rip = self.rip;
         Ok(())
     }

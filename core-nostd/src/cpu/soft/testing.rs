@@ -116,7 +116,7 @@ unsafe impl Platform for Board {
         None
     }
 
-    fn apic_write_msr(&mut self, _index: u32, _value: u64) -> bool {
+    fn apic_write_msr(&mut self, _index: u32, _value: u64, _tsc: u64) -> bool {
         false
     }
 
@@ -130,6 +130,13 @@ unsafe impl Platform for Board {
     fn random(&mut self) -> u64 {
         self.time = self.time.wrapping_mul(6364136223846793005).wrapping_add(1);
         self.time
+    }
+}
+
+impl Board {
+    /// Says whether the processor is the bootstrap processor.
+    pub(super) fn set_bootstrap(&mut self, bootstrap: bool) {
+        self.apic_base = 0xfee0_0800 | u64::from(bootstrap) << 8;
     }
 }
 

@@ -1,5 +1,6 @@
 //! Whole instructions, and the loop around them.
 
+mod protection;
 mod regressions;
 
 use super::Stop;
