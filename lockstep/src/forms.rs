@@ -1,8 +1,9 @@
 //! The forms of the decoder's table by name, and those that can't be compared, with the reason.
 
 use thimble_core::cpu::decode::{Choice, Encoding, Map, Operation, Shape, encodings};
+use thimble_core::cpu::gpr;
 
-use crate::case::{Case, Outcome, World};
+use crate::case::{Case, End, Outcome, World};
 
 /// A row of the decoder's table.
 #[derive(Clone, Debug)]
@@ -96,9 +97,58 @@ pub(crate) fn native(oracle: Oracle) -> bool {
     oracle != Oracle::Emulator
 }
 
-/// Whether the emulator raised #UD where the subject didn't: it doesn't know the instruction.
-pub(crate) fn refused(case: &Case, expected: &Outcome, got: &Outcome) -> bool {
-    expected.rip != got.rip && expected.is_at_handler(case.world, 6)
+/// Whether the emulator raised #UD where the subject didn't: it doesn't know the instruction. Of ring 3 it is given
+/// instructions that fault.
+pub(crate) fn refused(case: &Case, oracle: Oracle, expected: &Outcome, got: &Outcome) -> bool {
+    let undefined = match oracle {
+        Oracle::Process => false,
+        Oracle::Kvm => expected.end == UNDEFINED_OPCODE,
+        Oracle::Emulator => expected.is_at_handler(case.world, 6),
+    };
+    undefined && (expected.end, expected.rip) != (got.end, got.rip)
+}
+
+/// #UD of ring 3.
+const UNDEFINED_OPCODE: End = End::Exception {
+    vector: 6,
+    error: None,
+};
+
+/// Flags that an oracle loses: KVM gives ring 3 no NT, and #AC no RF; its emulator leaves RF on the way to a handler.
+pub(crate) fn lost_flags(oracle: Oracle, expected: &Outcome) -> u64 {
+    let misaligned = matches!(expected.end, End::Exception { vector: 17, .. });
+    match oracle {
+        Oracle::Process => 0,
+        Oracle::Kvm if misaligned => NT | RF,
+        Oracle::Kvm => NT,
+        Oracle::Emulator => RF,
+    }
+}
+
+/// Nested task.
+const NT: u64 = 1 << 14;
+/// Resume flag.
+const RF: u64 = 1 << 16;
+
+/// Takes from a case what makes a hypervisor emulate ring 3, too.
+pub(crate) fn adapt(oracle: Oracle, case: &mut Case) {
+    if oracle == Oracle::Kvm {
+        case.rflags &= !NT;
+        let stack = &mut case.gpr[gpr::RSP];
+        *stack = ((*stack as i64) << 17 >> 17) as u64;
+    }
+}
+
+/// Whether an instruction of ring 3 faulted in a way that makes a hypervisor emulate it, and tell another fault.
+pub(crate) fn emulated(oracle: Oracle, case: &Case, got: &Outcome) -> bool {
+    let faulted = matches!(
+        got.end,
+        End::Exception {
+            vector: 12 | 13 | 17,
+            ..
+        }
+    );
+    oracle == Oracle::Kvm && faulted && got.rip == case.rip
 }
 
 /// What is to be done about an operation.
@@ -129,6 +179,11 @@ pub(crate) fn plan(operation: Operation, world: World, oracle: Oracle, all: bool
             if oracle == Oracle::Kvm =>
         {
             Plan::Skip("KVM only: its tables are not the guest's in ring 3")
+        }
+        Int | Into | Iret | CallFar | JmpFar | Retf
+            if oracle == Oracle::Emulator && world != World::Real16 =>
+        {
+            Plan::Skip("ring 0 only: the kernel's emulator has it in real mode only")
         }
         Monitor | Mwait | Rdmsr | Wrmsr | MovControl | MovDebug | Lgdt | Lidt | Lldt | Ltr
         | Lmsw | Syscall | Sysret | Sysenter | Sysexit | Clts | Swapgs | Xsetbv | Invlpg

@@ -84,15 +84,22 @@ impl Pair<'_> {
             // In a process there is a page.
             return None;
         }
-        if self.kind == Oracle::Emulator && forms::refused(case, &expected, &got) {
+        if forms::refused(case, self.kind, &expected, &got) {
             return None;
         }
+        let mask = Mask {
+            rflags: mask.rflags | forms::lost_flags(self.kind, &expected),
+            ..mask
+        };
         let difference = compare::difference(
             case,
             mask,
             (&expected, self.oracle.window()),
             (&got, self.subject.window()),
         );
+        if difference.is_some() && forms::emulated(self.kind, case, &got) {
+            return None;
+        }
         Some((expected, got, difference))
     }
 }
@@ -161,9 +168,10 @@ fn setup(options: &Options, seed: u64, forms: &[Form], pair: &mut Pair<'_>, tall
                 continue;
             }
             let mut random = Random::new(&[seed, world as u64, index, number]);
-            let Some(made) = generate::case(form, world, &mut random) else {
+            let Some(mut made) = generate::case(form, world, &mut random) else {
                 continue;
             };
+            forms::adapt(kind, &mut made.case);
             let mask = compare::undefined(&made.instruction, &made.case);
             let Some((expected, got, difference)) = pair.run(&made.case, mask) else {
                 continue;
