@@ -1,9 +1,12 @@
 //! The forms of the decoder's table by name, and those that can't be compared, with the reason.
 
+use std::arch::x86_64::__cpuid_count;
+
 use thimble_core::cpu::decode::{Choice, Encoding, Map, Operation, Shape, encodings};
 use thimble_core::cpu::gpr;
 
 use crate::case::{Case, End, Outcome, World};
+use crate::layout::RAM;
 
 /// A row of the decoder's table.
 #[derive(Clone, Debug)]
@@ -100,9 +103,12 @@ pub(crate) fn native(oracle: Oracle) -> bool {
 /// Whether the emulator raised #UD where the subject didn't: it doesn't know the instruction. Of ring 3 it is given
 /// instructions that fault.
 pub(crate) fn refused(case: &Case, oracle: Oracle, expected: &Outcome, got: &Outcome) -> bool {
+    // Without paging a stack outside of RAM takes what is pushed.
+    let outside = case.world == World::Kernel32 && got.gpr[gpr::RSP] & 0xffff_ffff >= RAM as u64;
     let undefined = match oracle {
         Oracle::Process => false,
         Oracle::Kvm => expected.end == UNDEFINED_OPCODE,
+        Oracle::Emulator if expected.end == End::Shutdown => outside,
         Oracle::Emulator => expected.is_at_handler(case.world, 6),
     };
     undefined && (expected.end, expected.rip) != (got.end, got.rip)
@@ -151,10 +157,16 @@ pub(crate) fn emulated(oracle: Oracle, case: &Case, got: &Outcome) -> bool {
     oracle == Oracle::Kvm && faulted && got.rip == case.rip
 }
 
-/// What is to be done about an operation.
-pub(crate) fn plan(operation: Operation, world: World, oracle: Oracle, all: bool) -> Plan {
+/// CPUID.7.0:EDX: SERIALIZE.
+const SERIALIZE: u32 = 1 << 14;
+
+/// What is to be done about a form.
+pub(crate) fn plan(form: &Form, world: World, oracle: Oracle, all: bool) -> Plan {
     use Operation::*;
-    match operation {
+    let tables = "KVM only: its tables are not the guest's in ring 3";
+    match form.shape.operation {
+        // POP FS, POP GS.
+        Pop if oracle == Oracle::Kvm && form.encoding.map == Map::Two => Plan::Skip(tables),
         Fpu(_) | Sse(_) | Packed(_) | Wait if !all => Plan::Skip("x87, MMX and SSE, without --all"),
         Fxsave | Fxrstor | Xsave | Xsavec | Xsaveopt | Xrstor if !all => {
             Plan::Skip("x87, MMX and SSE, without --all")
@@ -169,6 +181,9 @@ pub(crate) fn plan(operation: Operation, world: World, oracle: Oracle, all: bool
             Plan::Skip("a kernel under the case answers in its stead (UMIP)")
         }
         Xsaves | Xrstors => Plan::Skip("a feature that the software CPU does not have"),
+        Serialize if __cpuid_count(7, 0).edx & SERIALIZE == 0 => {
+            Plan::Skip("a feature that the processor below does not have")
+        }
         Int1 => Plan::Skip("a hypervisor under the case takes it for a fault"),
         Monitor | Mwait if world.user() => {
             Plan::Skip("#UD or #GP as the kernel under the case says")
@@ -178,7 +193,7 @@ pub(crate) fn plan(operation: Operation, world: World, oracle: Oracle, all: bool
         | Lfs | Lgs | Lss | Invpcid
             if oracle == Oracle::Kvm =>
         {
-            Plan::Skip("KVM only: its tables are not the guest's in ring 3")
+            Plan::Skip(tables)
         }
         Int | Into | Iret | CallFar | JmpFar | Retf
             if oracle == Oracle::Emulator && world != World::Real16 =>

@@ -8,7 +8,7 @@ use std::arch::x86_64::__cpuid;
 use thimble_core::cpu::decode::{CodeSize, Instruction, Operand, Operation, RegisterClass, Size};
 use thimble_core::cpu::gpr;
 
-use crate::case::{CS, Case, End, FS, GS, Outcome};
+use crate::case::{CS, Case, End, FS, GS, Outcome, World};
 use crate::forms::{Oracle, native};
 
 /// A difference that is known.
@@ -67,7 +67,7 @@ const UD: End = End::Exception {
 };
 
 /// All of them.
-pub(crate) static KNOWN: [Known; 19] = [
+pub(crate) static KNOWN: [Known; 26] = [
     Known {
         what: "66h makes near branches of 64-bit mode 16 bits wide",
         section: "volume 2, CALL, JMP, RET, Jcc, LOOP; table A-1, superscript f64",
@@ -234,11 +234,71 @@ pub(crate) static KNOWN: [Known; 19] = [
         applies: |i, _, _| matches!(i.operation(), Operation::Lzcnt | Operation::Tzcnt),
     },
     Known {
-        what: "ENTER of 16 bits pushes 64",
+        what: "ENTER pushes at the stack's size, and does not look at the new top",
         section: "volume 2, ENTER",
         by: By::Emulator,
+        applies: |i, _, _| i.operation() == Operation::Enter,
+    },
+    Known {
+        what: "AAM and AAD give other flags",
+        section: "volume 2, AAM, AAD: SF, ZF and PF by AL",
+        by: By::Emulator,
+        applies: |i, _, _| matches!(i.operation(), Operation::Aam | Operation::Aad),
+    },
+    Known {
+        what: "INT with 66h pushes doublewords in real mode",
+        section: "volume 2, INT n: 16 bits",
+        by: By::Emulator,
         applies: |i, case, _| {
-            i.operation() == Operation::Enter && long(case) && i.operand_size() == Size::Word
+            use Operation::*;
+            matches!(i.operation(), Int | Int3 | Into) && prefixed(case, 0x66)
+        },
+    },
+    Known {
+        what: "interrupts of real mode clear the upper half of ESP",
+        section: "volume 1, 6.2.3: a 16-bit stack has SP",
+        by: By::Emulator,
+        applies: |_, case, expected| {
+            case.world == World::Real16
+                && case.gpr[gpr::RSP] >> 16 != 0
+                && expected.gpr[gpr::RSP] >> 16 == 0
+        },
+    },
+    Known {
+        what: "TF that POPF sets is not heeded",
+        section: "volume 3, 17.3.1.4",
+        by: By::Emulator,
+        applies: |i, _, expected| i.operation() == Operation::Popf && expected.rflags & 1 << 8 != 0,
+    },
+    Known {
+        what: "CMPXCHG zero-extends a register that differs",
+        section: "volume 2, CMPXCHG, read so; processors leave it alone",
+        by: By::Emulator,
+        applies: |i, case, _| {
+            i.operation() == Operation::Cmpxchg
+                && long(case)
+                && i.operand_size() == Size::Dword
+                && i.memory().is_none()
+        },
+    },
+    Known {
+        what: "36h names SS in 64-bit mode when it comes to faults",
+        section: "volume 1, 3.3.7.1: ignored",
+        by: By::Emulator,
+        applies: |i, case, expected| {
+            i.memory().is_some()
+                && long(case)
+                && prefixed(case, 0x36)
+                && expected.is_at_handler(case.world, 12)
+        },
+    },
+    Known {
+        what: "MOVBE and MOV of segment registers are not there",
+        section: "volume 2, MOV, MOVBE",
+        by: By::Emulator,
+        applies: |i, _, expected| {
+            use Operation::*;
+            matches!(i.operation(), Movbe | MovSegment) && expected.end == End::Shutdown
         },
     },
     Known {
@@ -247,7 +307,8 @@ pub(crate) static KNOWN: [Known; 19] = [
         by: By::Emulator,
         applies: |_, case, expected| {
             let fault = matches!(expected.end, End::Exception { vector: 14, .. })
-                || expected.is_at_handler(case.world, 14);
+                || expected.is_at_handler(case.world, 14)
+                || expected.end == End::Shutdown && expected.cr2 != 0;
             fault && expected.cr2 & 0xfff == 0
         },
     },
