@@ -145,20 +145,8 @@ impl Cpu {
         intent: Intent,
     ) -> Outcome {
         let linear = self.linear(segment, offset, length, intent)?;
-        self.check_pages(bus, segment, linear, length, intent)
-    }
-
-    /// The same for the pages of a linear address.
-    pub(super) fn check_pages(
-        &mut self,
-        bus: &mut Bus<'_>,
-        segment: SegmentRegister,
-        linear: u64,
-        length: usize,
-        intent: Intent,
-    ) -> Outcome {
         let access = match intent {
-            Intent::Read => Access::Read,
+            Intent::Read | Intent::Flush => Access::Read,
             Intent::Write => Access::Write,
         };
         let last = linear.wrapping_add(length as u64 - 1);
