@@ -233,8 +233,7 @@ impl Cpu {
         self.instructions
     }
 
-    /// The exception that an instruction raised last: after a triple fault, the one that could not
-    /// be delivered.
+    /// After a triple fault: the exception that began it.
     pub fn raised(&self) -> Option<Exception> {
         self.raised
     }

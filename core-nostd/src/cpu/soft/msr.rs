@@ -137,7 +137,7 @@ fn kept(msrs: &Msrs, index: u32) -> Option<u64> {
 impl Cpu {
     /// RDMSR.
     pub(super) fn read_msr_instruction(&mut self, bus: &mut Bus<'_>) -> Outcome {
-        self.check_privileged()?;
+        self.privileged()?;
         let Some(value) = self.msr(bus, self.register(RCX)) else {
             return self.protection();
         };
@@ -148,7 +148,7 @@ impl Cpu {
 
     /// WRMSR.
     pub(super) fn write_msr_instruction(&mut self, bus: &mut Bus<'_>) -> Outcome {
-        self.check_privileged()?;
+        self.privileged()?;
         let value =
             u64::from(self.register::<u32>(RDX)) << 32 | u64::from(self.register::<u32>(RAX));
         if self.set_msr(bus, self.register(RCX), value).is_none() {

@@ -59,15 +59,6 @@ const POPF: u64 = RFlags::TRAP_FLAG.bits()
 const LOW: u64 = 0xffff_ffff;
 
 impl Cpu {
-    /// #GP(0) unless CPL is 0.
-    pub(super) fn check_privileged(&mut self) -> Outcome {
-        if self.cpl == 0 {
-            Ok(())
-        } else {
-            self.protection()
-        }
-    }
-
     /// EFLAGS.IOPL.
     pub(super) fn iopl(&self) -> u8 {
         (self.system_flags >> 12 & 3) as u8
@@ -117,7 +108,7 @@ impl Cpu {
 
     /// MOV from and to control registers.
     pub(super) fn mov_control(&mut self, bus: &mut Bus<'_>, i: &Instruction) -> Outcome {
-        self.check_privileged()?;
+        self.privileged()?;
         match (i.operand(0), i.operand(1)) {
             (
                 Operand::Register(Register {
@@ -267,14 +258,14 @@ impl Cpu {
 
     /// CLTS.
     pub(super) fn clear_task_switched(&mut self, bus: &mut Bus<'_>) -> Outcome {
-        self.check_privileged()?;
+        self.privileged()?;
         let value = self.cr0() - Cr0Flags::TASK_SWITCHED;
         self.set_cr0(bus, value.bits())
     }
 
     /// LMSW.
     pub(super) fn load_machine_status(&mut self, bus: &mut Bus<'_>, i: &Instruction) -> Outcome {
-        self.check_privileged()?;
+        self.privileged()?;
         let word = u64::from(self.read::<u16>(bus, i, 0)?);
         let old = self.cr0().bits();
         let kept = old & (!LMSW_BITS | Cr0Flags::PROTECTED_MODE_ENABLE.bits());
@@ -315,7 +306,7 @@ impl Cpu {
 
     /// INVLPG. An address that is not canonical has no translation.
     pub(super) fn invalidate_page(&mut self, i: &Instruction) -> Outcome {
-        self.check_privileged()?;
+        self.privileged()?;
         let linear = self.unchecked_linear(i)?;
         if !self.bits64() || self.canonical(linear) {
             self.mmu.invlpg(linear);
@@ -325,7 +316,7 @@ impl Cpu {
 
     /// INVPCID.
     pub(super) fn invalidate_context(&mut self, bus: &mut Bus<'_>, i: &Instruction) -> Outcome {
-        self.check_privileged()?;
+        self.privileged()?;
         let kind = sized!(i.operand_size(), W => self.read::<W>(bus, i, 0)?.zero_extend());
         if kind > 3 {
             return self.protection();
@@ -481,7 +472,7 @@ impl Cpu {
 
     /// HLT.
     pub(super) fn halt(&mut self) -> Outcome {
-        self.check_privileged()?;
+        self.privileged()?;
         self.activity = Activity::Halted;
         self.changed_waiting();
         Ok(())
@@ -489,7 +480,7 @@ impl Cpu {
 
     /// SWAPGS.
     pub(super) fn swap_gs(&mut self) -> Outcome {
-        self.check_privileged()?;
+        self.privileged()?;
         let gs = self.segment(SegmentRegister::Gs).base;
         let kernel = core::mem::replace(&mut self.msrs.kernel_gs_base, gs);
         self.set_segment_base(SegmentRegister::Gs, kernel);
@@ -592,7 +583,7 @@ impl Cpu {
         if !self.cr4().contains(Cr4Flags::OSXSAVE) {
             return self.undefined();
         }
-        self.check_privileged()?;
+        self.privileged()?;
         let value =
             u64::from(self.register::<u32>(RDX)) << 32 | u64::from(self.register::<u32>(RAX));
         let x87 = XCr0Flags::X87.bits();

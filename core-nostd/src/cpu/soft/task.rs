@@ -10,6 +10,7 @@ use super::access::sized;
 use super::segment::{Descriptor, is_null, null_segment, rpl, system};
 use super::transfer::FLAGS;
 use super::{Bus, Cpu, Exception, Outcome};
+use crate::cpu::alu::Word as _;
 use crate::cpu::decode::{SegmentRegister, Size};
 use crate::cpu::mmu::{Access, Mode};
 use crate::cpu::state::Segment;
@@ -241,7 +242,7 @@ impl Cpu {
         let mut values = [0; 10];
         let mut at = tss.base.wrapping_add(layout.rip);
         for value in &mut values {
-            *value = sized!(layout.size, W => u64::from(self.load_system::<W>(bus, at)?));
+            *value = sized!(layout.size, W => self.load_system::<W>(bus, at)?.zero_extend());
             at = at.wrapping_add(bytes);
         }
         let mut selectors = [0; 6];
