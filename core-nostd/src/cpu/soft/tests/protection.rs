@@ -961,8 +961,9 @@ fn task_switches() {
     ] {
         guest.put_u16(TSS_2 + offset, value);
     }
+    guest.change(|state| state.gpr[RAX] = 0x1234_5678);
     let state = guest.one(&[0xea, 0, 0, 0, 0, TASK_16 as u8, 0]);
-    assert_eq!((state.rip, state.gpr[RAX]), (0x2000, 0xffff_aaaa));
+    assert_eq!((state.rip, state.gpr[RAX]), (0x2000, 0x1234_aaaa));
     assert_eq!((state.tr.kind, state.rflags), (3, 2));
     assert!(state.fs.unusable);
 }
@@ -1250,8 +1251,9 @@ fn breakpoints() {
             state.dr[0] = 0x3000;
             state.dr7 = 0x401 | lengths_and_kinds << 16;
         });
-        guest.one(code);
-        guest.run(1);
+        guest.put(CODE, &[0x90; 32]);
+        guest.put(CODE, code);
+        guest.run(2);
         let state = guest.state();
         assert_eq!(state.rip == HANDLERS + 0x11, hits, "{code:x?}");
         if hits {
