@@ -3,6 +3,8 @@
 //! The machine itself is `thimble_core`, its QMP sessions `thimble_monitor`; here bytes are moved.
 
 pub mod chardev;
+pub mod clock;
+pub mod cpuid;
 pub mod daemonize;
 pub mod event_loop;
 pub mod firmware_images;
@@ -13,6 +15,8 @@ pub mod messages;
 pub mod monitors;
 pub mod options;
 pub mod qtest;
+pub mod registers;
+pub mod soft;
 pub mod startup;
 pub mod terminal;
 pub mod vm;

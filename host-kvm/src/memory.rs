@@ -7,18 +7,24 @@
 use std::io;
 use std::ptr::NonNull;
 
-use thimble_core::memory::{Block, GuestRam, RamError};
+use thimble_core::memory::{Block, CodeMarks, GuestRam, RamError};
 use vm_memory::{
     GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
     MmapRegion, VolatileSlice,
 };
+
+use crate::soft::Zeroed;
 
 /// Bytes of a page of the host and of the guest's smallest page.
 pub const PAGE: u64 = 4096;
 
 /// Guest RAM by guest physical address.
 #[derive(Debug)]
-pub struct Ram(GuestMemoryMmap<()>);
+pub struct Ram {
+    memory: GuestMemoryMmap<()>,
+    /// Which pages hold decoded code, with the software CPU.
+    code_marks: Option<&'static CodeMarks>,
+}
 
 impl Ram {
     /// Maps RAM at ranges of (guest physical address, bytes), both multiples of [`PAGE`],
@@ -36,20 +42,37 @@ impl Ram {
                 .ok_or_else(|| io::Error::other("guest RAM passes the end of the address space"))?;
             regions.push(region);
         }
-        GuestMemoryMmap::from_regions(regions)
-            .map(Self)
-            .map_err(io::Error::other)
+        Ok(Self {
+            memory: GuestMemoryMmap::from_regions(regions).map_err(io::Error::other)?,
+            code_marks: None,
+        })
+    }
+
+    /// Notes from now on which pages hold decoded code, for the software CPU. The marks stay for the
+    /// life of the process, whose machine is never taken apart.
+    ///
+    /// # Errors
+    /// If there is no memory for them.
+    pub fn keep_code_marks(&mut self) -> io::Result<()> {
+        let marks: &'static Zeroed<CodeMarks> = Box::leak(Box::new(Zeroed::new()?));
+        self.code_marks = Some(marks);
+        Ok(())
+    }
+
+    /// The marks, if they are kept.
+    pub fn code_marks(&self) -> Option<&'static CodeMarks> {
+        self.code_marks
     }
 
     /// Bytes in all.
     pub fn length(&self) -> u64 {
-        self.0.iter().map(GuestMemoryRegion::len).sum()
+        self.memory.iter().map(GuestMemoryRegion::len).sum()
     }
 
     /// Tells the kernel whether RAM belongs into core dumps, and whether equal pages may be merged
     /// with other processes'.
     pub fn advise(&self, dump: bool, merge: bool) {
-        for region in self.0.iter() {
+        for region in self.memory.iter() {
             let (start, length) = (region.as_ptr(), region.size());
             let advise = |advice| {
                 // SAFETY: the range is the mapping's, and the advice does not change its bytes.
@@ -93,7 +116,7 @@ impl Ram {
 // mapping's bytes is ever made.
 unsafe impl GuestRam for Ram {
     fn block(&self, gpa: u64) -> Option<Block> {
-        let region = self.0.find_region(GuestAddress(gpa))?;
+        let region = self.memory.find_region(GuestAddress(gpa))?;
         let offset = usize::try_from(gpa - region.start_addr().0).ok()?;
         // SAFETY: `find_region` says that the offset is inside the mapping.
         let pointer = NonNull::new(unsafe { region.as_ptr().add(offset) })?;
@@ -103,7 +126,11 @@ unsafe impl GuestRam for Ram {
         })
     }
 
-    fn written(&self, _gpa: u64, _length: usize) {}
+    fn written(&self, gpa: u64, length: usize) {
+        if let Some(marks) = self.code_marks {
+            marks.stored(gpa, length);
+        }
+    }
 
     // By volatile slices, which copy large pieces faster than byte by byte.
     fn read(&self, mut gpa: u64, mut to: &mut [u8]) -> Result<(), RamError> {

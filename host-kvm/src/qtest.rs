@@ -9,7 +9,8 @@ use thimble_core::machine::Machine;
 use thimble_core::machine::qtest::Qtest;
 
 use crate::chardev::{ChardevId, Chardevs};
-use crate::vm::{Bridge, Clock, monotonic};
+use crate::clock::{Clock, monotonic};
+use crate::vm::Bridge;
 
 /// Bytes that one answer may have: two digits for each byte of the longest read, and some.
 pub const OUT_MAX: usize = 4 << 20;

@@ -14,7 +14,7 @@ use thimble_core::devices::class::{DeviceClass, PropertyValues};
 use thimble_core::devices::{self, debugcon, i8042, pc_testdev, rtc, serial};
 use thimble_core::firmware::boot::{self, Module, Request};
 use thimble_core::firmware::loader::{self, Protocol};
-use thimble_core::irq::lapic::{LocalApic, LocalApicWiring};
+use thimble_core::irq::LocalApic;
 use thimble_core::machine::{
     Board, CLASSES, Config, HIGH_RAM_BASE, Irqchip, Machine, Place, RamLayout, SERIAL_MAX,
 };
@@ -23,10 +23,12 @@ use thimble_monitor::MONITOR_OUT_MAX;
 use thimble_monitor::schema::EventText;
 
 use crate::chardev::{ChardevId, Chardevs};
+use crate::clock::Clock;
+use crate::cpuid::{self, CpuError, CpuSpec, CpuidTable, Topology};
 use crate::daemonize::{self, PidFile};
 use crate::event_loop::poller::{Poller, Waker};
 use crate::event_loop::{self, EventLoop};
-use crate::kvm::{self, CpuSpec, CpuidTable, KvmError, Topology, Vcpus};
+use crate::kvm::{self, KvmError, Vcpus};
 use crate::log::{Items, Sink};
 use crate::memory::{PAGE, Ram, Rom};
 use crate::messages;
@@ -35,8 +37,9 @@ use crate::options::{
     self, Accel, DEFAULT_CPU, KernelIrqchip, MachineKind, OptionError, Options, Parsed, RtcBase,
 };
 use crate::qtest::{self, QtestServer};
+use crate::soft::{self, SoftCpus, Wires};
 use crate::vm::{
-    BridgeState, CONSOLES_MAX, Clock, Exits, Guarded, ObjectFacts, Settings, Shared, Vm,
+    self, BridgeState, CONSOLES_MAX, Exits, Guarded, ObjectFacts, Processors, Settings, Shared, Vm,
     since_epoch,
 };
 use crate::{error_text, firmware_images, report};
@@ -79,7 +82,7 @@ fn run() -> Result<i32, OptionError> {
         }
     };
     if options.cpu.as_deref() == Some("help") {
-        print!("{}", kvm::cpu_help());
+        print!("{}", cpuid::cpu_help());
         return Ok(0);
     }
     messages::configure(&options);
@@ -161,6 +164,8 @@ fn failure(origin: &str) -> impl Fn(std::io::Error) -> OptionError {
 /// What runs the guest.
 enum Accelerator {
     Kvm(kvm::Kvm),
+    /// The software CPU.
+    Soft,
     /// A device test does, over its connection.
     Qtest,
     /// The board has no processors.
@@ -190,10 +195,15 @@ fn build(options: &Options) -> Result<EventLoop, OptionError> {
         (None, Accelerator::Kvm(kvm)) => kvm::Irqchip::best(kvm),
         _ => kvm::Irqchip::On,
     };
+    let cpuid = cpuid_table(options, &accelerator, kernel_irqchip)?;
     let layout = RamLayout::new(board, options.memory);
     let ranges = [(0, layout.low), (HIGH_RAM_BASE, layout.high)];
     let memory = format!("-m {}M", options.memory >> 20);
-    let ram = Arc::new(Ram::new(&ranges).map_err(failure(&memory))?);
+    let mut ram = Ram::new(&ranges).map_err(failure(&memory))?;
+    if matches!(accelerator, Accelerator::Soft) {
+        ram.keep_code_marks().map_err(failure("-accel tcg"))?;
+    }
+    let ram = Arc::new(ram);
     ram.advise(options.machine.dump_guest_core, options.machine.mem_merge);
     if options.mem_lock {
         rustix::mm::mlockall(
@@ -221,7 +231,7 @@ fn build(options: &Options) -> Result<EventLoop, OptionError> {
         rom: leak(&rom).bytes(),
         cpus: options.smp.cpus as u16,
         max_cpus: options.smp.max_cpus as u16,
-        local_apics: local_apics(options, &accelerator, kernel_irqchip),
+        local_apics: local_apics(options, &accelerator, kernel_irqchip, cpuid.as_ref()),
         rtc_base: rtc_start,
         uuid: options.uuid.unwrap_or_default(),
         kernel: kernel.file,
@@ -263,14 +273,25 @@ fn build(options: &Options) -> Result<EventLoop, OptionError> {
     )
     .map_err(|error| internal(error.into()))?;
 
-    let kvm = match accelerator {
+    let soft_memory = soft::Memory {
+        ram: leak(&ram),
+        rom: leak(&rom),
+    };
+    let running = match accelerator {
         Accelerator::Kvm(kvm) => {
             let map = machine.memory_map();
             let ticks = lost_ticks(options, kernel_irqchip)?;
             let vm = kvm::Vm::with_timer(kvm, kernel_irqchip, ticks, ram, Some(rom), map);
-            Some(Arc::new(vm.map_err(accelerator_error)?))
+            let vm = vm.map_err(accelerator_error)?;
+            if options.cpu_pm {
+                vm.leave_idle_to_guest().map_err(|error| {
+                    OptionError::new("-overcommit cpu-pm=on", &error.to_string())
+                })?;
+            }
+            vm::Accelerator::Kvm(Arc::new(vm))
         }
-        Accelerator::Qtest | Accelerator::None { .. } => None,
+        Accelerator::Soft => vm::Accelerator::Soft(Arc::new(Wires::new(options.smp.cpus))),
+        Accelerator::Qtest | Accelerator::None { .. } => vm::Accelerator::None,
     };
     let guarded = Guarded {
         machine,
@@ -280,20 +301,31 @@ fn build(options: &Options) -> Result<EventLoop, OptionError> {
         input_waits: false,
         timer_at: 0,
     };
-    let shared = Shared::new(guarded, kvm.clone(), waker.clone(), timer);
-    if let Some(kvm) = kvm.as_ref().filter(|_| options.cpu_pm) {
-        kvm.leave_idle_to_guest()
-            .map_err(|error| OptionError::new("-overcommit cpu-pm=on", &error.to_string()))?;
-    }
-    let (vcpus, processor) = match kvm {
-        Some(kvm) => {
-            let (vcpus, processor) = processors(options, kvm, &shared)?;
-            (Some(vcpus), Some(processor))
+    let shared = Shared::new(guarded, running, waker.clone(), timer);
+    let exits = || Arc::new(Exits::new(&shared));
+    let processors = match (shared.accelerator(), &cpuid) {
+        (vm::Accelerator::Kvm(kvm), Some(cpuid)) => {
+            Vcpus::new(kvm.clone(), options.smp.cpus, cpuid, exits())
+                .map(Processors::Kvm)
+                .map_err(|error| error.to_string())
+                .map(Some)
         }
-        None => (None, None),
+        (vm::Accelerator::Soft(wires), Some(cpuid)) => {
+            SoftCpus::new(wires.clone(), cpuid, soft_memory, exits())
+                .map(Processors::Soft)
+                .map_err(|error| error.to_string())
+                .map(Some)
+        }
+        _ => Ok(None),
     };
+    let processors = processors
+        .map_err(|error| OptionError::new(&format!("-smp {}", options.smp.cpus), &error))?;
+    let shown = cpuid.map(|cpuid| {
+        let name = cpu_model(options).split(',').next().unwrap_or_default();
+        Processor::from_cpuid(name, &|leaf, subleaf| cpuid.registers(leaf, subleaf))
+    });
     let firmware = options.bios.as_deref().unwrap_or(DEFAULT_FIRMWARE);
-    let objects = ObjectFacts::new(options, firmware, processor);
+    let objects = ObjectFacts::new(options, firmware, shown);
     let settings = Settings {
         actions: options.actions,
         preconfig: options.preconfig,
@@ -316,7 +348,7 @@ fn build(options: &Options) -> Result<EventLoop, OptionError> {
         objects,
     };
     let waits = settings.preconfig || !settings.autostart;
-    let mut vm = Vm::new(shared, vcpus, settings);
+    let mut vm = Vm::new(shared, processors, settings);
     if !waits {
         vm.start();
     }
@@ -335,22 +367,18 @@ fn local_apics(
     options: &Options,
     accelerator: &Accelerator,
     irqchip: kvm::Irqchip,
+    cpuid: Option<&CpuidTable>,
 ) -> &'static mut [LocalApic] {
-    let (Accelerator::Kvm(kvm), kvm::Irqchip::Off) = (accelerator, irqchip) else {
+    let own = match accelerator {
+        Accelerator::Kvm(_) => irqchip == kvm::Irqchip::Off,
+        Accelerator::Soft => true,
+        Accelerator::Qtest | Accelerator::None { .. } => false,
+    };
+    let Some(cpuid) = cpuid.filter(|_| own) else {
         return &mut [];
     };
-    let x2apic = kvm::x2apic_outside(kvm);
-    let apic = |index| {
-        LocalApic::new(LocalApicWiring {
-            // Those that don't fit are refused with the processors.
-            id: topology(options).apic_id(index) as u8,
-            bootstrap: index == 0,
-            // What the guest's CPUID has of these the kernel sees to.
-            x2apic,
-            address_bits: 52,
-            tsc_deadline: false,
-        })
-    };
+    // Those whose ids don't fit are refused with the processors.
+    let apic = |index| LocalApic::new(cpuid.local_apic(index));
     (0..options.smp.cpus).map(apic).collect::<Vec<_>>().leak()
 }
 
@@ -394,25 +422,33 @@ fn accelerator_error(error: KvmError) -> OptionError {
     OptionError::new("-accel kvm", &error.to_string())
 }
 
+/// The first accelerator that can be had, of those that were asked for or else of all that run
+/// guest code.
 fn choose_accelerator(options: &Options, board: Board) -> Result<Accelerator, OptionError> {
     let wanted: &[Accel] = match options.machine.accels.as_slice() {
-        [] => &[Accel::Kvm],
+        [] => &[Accel::Kvm, Accel::Tcg],
         given => given,
     };
-    let mut reason = None;
+    let mut reason: Option<OptionError> = None;
     for accel in wanted {
-        let error = match accel {
-            Accel::Qtest => return Ok(Accelerator::Qtest),
+        let chosen = match accel {
+            Accel::Qtest => Accelerator::Qtest,
             // There is nothing to run.
-            Accel::Tcg if board == Board::None => return Ok(Accelerator::None { kvm: false }),
-            Accel::Tcg => OptionError::new("-accel tcg", "the software CPU is not available yet"),
+            Accel::Tcg if board == Board::None => Accelerator::None { kvm: false },
+            Accel::Tcg => Accelerator::Soft,
             Accel::Kvm => match kvm::open() {
-                Ok(_) if board == Board::None => return Ok(Accelerator::None { kvm: true }),
-                Ok(kvm) => return Ok(Accelerator::Kvm(kvm)),
-                Err(error) => accelerator_error(error),
+                Ok(_) if board == Board::None => Accelerator::None { kvm: true },
+                Ok(kvm) => Accelerator::Kvm(kvm),
+                Err(error) => {
+                    reason.get_or_insert(accelerator_error(error));
+                    continue;
+                }
             },
         };
-        reason.get_or_insert(error);
+        if let (Some(reason), Accelerator::Soft) = (reason, &chosen) {
+            report(format_args!("{reason}: using the software CPU"));
+        }
+        return Ok(chosen);
     }
     Err(reason.unwrap_or_else(|| OptionError::new("-accel", "no accelerator was named")))
 }
@@ -426,29 +462,32 @@ fn topology(options: &Options) -> Topology {
     }
 }
 
-fn processors(
+fn cpu_model(options: &Options) -> &str {
+    options.cpu.as_deref().unwrap_or(DEFAULT_CPU)
+}
+
+/// What processors show of themselves, where there are some.
+fn cpuid_table(
     options: &Options,
-    kvm: Arc<kvm::Vm>,
-    shared: &Arc<Shared>,
-) -> Result<(Vcpus, Processor), OptionError> {
-    let model = options.cpu.as_deref().unwrap_or(DEFAULT_CPU);
+    accelerator: &Accelerator,
+    irqchip: kvm::Irqchip,
+) -> Result<Option<CpuidTable>, OptionError> {
+    let model = cpu_model(options);
     let origin = format!("-cpu {model}");
-    let refused = |error: kvm::CpuError| OptionError::new(&origin, &error.to_string());
+    let refused = |error: CpuError| OptionError::new(&origin, &error.to_string());
+    let offer = match accelerator {
+        Accelerator::Kvm(kvm) => kvm::offer(kvm, irqchip)
+            .map_err(|error| refused(CpuError::Accelerator(error.to_string())))?,
+        Accelerator::Soft => soft::offer(),
+        Accelerator::Qtest | Accelerator::None { .. } => return Ok(None),
+    };
     let spec = CpuSpec::parse(model).map_err(refused)?;
-    let (table, warnings) =
-        CpuidTable::new(kvm.kvm(), kvm.irqchip(), &spec, topology(options)).map_err(refused)?;
+    let (table, warnings) = CpuidTable::new(offer, &spec, topology(options)).map_err(refused)?;
     // Nobody asked for the default model's features.
     for warning in warnings.iter().filter(|_| options.cpu.is_some()) {
         report(format_args!("warning: {warning}"));
     }
-    let handler = Arc::new(Exits::new(shared));
-    let vcpus = Vcpus::new(kvm, options.smp.cpus, &table, handler);
-    let vcpus = vcpus.map_err(|error| {
-        OptionError::new(&format!("-smp {}", options.smp.cpus), &error.to_string())
-    })?;
-    let name = model.split(',').next().unwrap_or_default();
-    let cpuid = |leaf, subleaf| table.registers(leaf, subleaf);
-    Ok((vcpus, Processor::from_cpuid(name, &cpuid)))
+    Ok(Some(table))
 }
 
 /// The firmware image, at its full length.

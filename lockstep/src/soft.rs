@@ -120,7 +120,7 @@ unsafe impl Platform for Board {
         None
     }
 
-    fn apic_write_msr(&mut self, _index: u32, _value: u64) -> bool {
+    fn apic_write_msr(&mut self, _index: u32, _value: u64, _tsc: u64) -> bool {
         false
     }
 

@@ -11,11 +11,11 @@ use thimble_core::devices::{ConsoleId, ShutdownCause};
 use thimble_core::machine::Machine;
 
 use crate::chardev::{ChardevId, Chardevs, Frontends};
-use crate::kvm;
+use crate::clock::{Clock, monotonic};
 use crate::monitors::Monitors;
 use crate::qtest::QtestServer;
 use crate::report;
-use crate::vm::{Bridge, BridgeState, Clock, Guarded, Vm, monotonic};
+use crate::vm::{Accelerator, Bridge, BridgeState, Guarded, Vm};
 use poller::{Interest, Poller, Waker};
 
 /// Tokens of the main thread's own descriptors; character devices have [`CHARDEVS`] and above.
@@ -156,7 +156,7 @@ impl EventLoop {
             bridge_state,
             clock,
             input_waits,
-            kvm: shared.kvm(),
+            accelerator: shared.accelerator(),
             monitors: &mut self.monitors,
             qtest: &mut self.qtest,
             quit: false,
@@ -190,7 +190,7 @@ struct Users<'a> {
     bridge_state: &'a mut BridgeState,
     clock: &'a mut Clock,
     input_waits: &'a mut bool,
-    kvm: Option<&'a kvm::Vm>,
+    accelerator: &'a Accelerator,
     monitors: &'a mut Monitors,
     qtest: &'a mut Option<QtestServer>,
     quit: bool,
@@ -228,7 +228,7 @@ impl Users<'_> {
             self.machine,
             chardevs,
             self.bridge_state,
-            self.kvm,
+            self.accelerator,
             |machine, bridge| call(machine, bridge, clock, qtest),
         )
     }

@@ -10,12 +10,13 @@ use kvm_bindings::{
     kvm_sregs,
 };
 use kvm_ioctls::VcpuFd;
-use thimble_core::cpu::{CpuState, PagingMode, PagingRegisters, Registers};
+use thimble_core::cpu::{CpuState, PagingRegisters, Registers};
 
 use super::error::KvmError;
 use super::state;
 use super::vcpu::Vcpus;
 use super::vm::{Irqchip, Vm};
+use crate::registers::Glance;
 
 /// IA32_APIC_BASE: the local APIC is there at all.
 const APIC_GLOBAL_ENABLE: u64 = 1 << 11;
@@ -27,24 +28,14 @@ const LVT_MASKED: u32 = 1 << 16;
 const LVT_DELIVERY_MODE: u32 = 7 << 8;
 const LVT_NMI: u32 = 4 << 8;
 
-/// What a processor is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Glance {
-    /// It executes nothing: it is in a HLT, or waits to be started by another processor.
-    pub halted: bool,
-    /// The linear address of the instruction that it is at.
-    pub pc: u64,
-}
-
 impl Vcpus {
     /// What a processor is doing.
     pub fn glance(&self, index: u32) -> Result<Glance, KvmError> {
         self.visit(index, |vm, fd, halted| {
-            Ok(Glance {
-                // First of all: it lets the kernel act on a start-up IPI that waits.
-                halted: halted || idle(vm, fd)?,
-                pc: pc(&system_registers(fd)?, registers(fd)?.rip),
-            })
+            // First of all: it lets the kernel act on a start-up IPI that waits.
+            let halted = halted || idle(vm, fd)?;
+            let pc = registers(fd)?.pc();
+            Ok(Glance { halted, pc })
         })
     }
 
@@ -55,12 +46,7 @@ impl Vcpus {
 
     /// Where a processor is, and what it sees.
     pub fn registers(&self, index: u32) -> Result<Registers, KvmError> {
-        self.visit(index, |_, fd, _| {
-            let mut state = CpuState::default();
-            state::get_regs(&registers(fd)?, &mut state);
-            state::get_sregs(&system_registers(fd)?, &mut state);
-            Ok(Registers::from(&state))
-        })
+        self.visit(index, |_, fd, _| registers(fd))
     }
 
     /// Asserts the platform's NMI, which is wired to LINT1 of all processors. Each takes it if its
@@ -88,9 +74,14 @@ impl Vcpus {
     }
 }
 
-fn registers(fd: &VcpuFd) -> Result<kvm_bindings::kvm_regs, KvmError> {
-    fd.get_regs()
-        .map_err(KvmError::call("reading the registers"))
+fn registers(fd: &VcpuFd) -> Result<Registers, KvmError> {
+    let general = fd
+        .get_regs()
+        .map_err(KvmError::call("reading the registers"))?;
+    let mut state = CpuState::default();
+    state::get_regs(&general, &mut state);
+    state::get_sregs(&system_registers(fd)?, &mut state);
+    Ok(Registers::from(&state))
 }
 
 fn system_registers(fd: &VcpuFd) -> Result<kvm_sregs, KvmError> {
@@ -118,14 +109,6 @@ fn paging(sregs: &kvm_sregs) -> PagingRegisters {
         cr3: sregs.cr3,
         cr4: sregs.cr4,
         efer: sregs.efer,
-    }
-}
-
-/// The linear address of `rip`: without CS in 64-bit code, and of 32 bits in any other.
-fn pc(sregs: &kvm_sregs, rip: u64) -> u64 {
-    match paging(sregs).mode() {
-        PagingMode::Level4 | PagingMode::Level5 if sregs.cs.l != 0 => rip,
-        _ => sregs.cs.base.wrapping_add(rip) & u64::from(u32::MAX),
     }
 }
 
@@ -157,7 +140,8 @@ mod tests {
     use thimble_core::memory::{Backing, GuestRam, MemoryMap, Region};
 
     use super::*;
-    use crate::kvm::{CpuSpec, CpuidTable, ExitHandler, Topology, VcpuStop, open};
+    use crate::cpuid::{CpuSpec, CpuidTable, Topology};
+    use crate::kvm::{ExitHandler, VcpuStop, offer, open};
     use crate::memory::Ram;
 
     const RAM: u64 = 1 << 20;
@@ -200,7 +184,7 @@ mod tests {
             threads: 1,
         };
         let spec = CpuSpec::parse("max").unwrap();
-        let (cpuid, _) = CpuidTable::new(&kvm, Irqchip::On, &spec, one).unwrap();
+        let (cpuid, _) = CpuidTable::new(offer(&kvm, Irqchip::On).unwrap(), &spec, one).unwrap();
         let vm = Vm::new(kvm, Irqchip::On, ram.clone(), None, &map).unwrap();
         let vcpus = Vcpus::new(Arc::new(vm), 1, &cpuid, Arc::new(Nobody)).unwrap();
         Some((ram, vcpus))

@@ -12,9 +12,8 @@ mod vcpu;
 mod vm;
 
 pub use controllers::Instant;
-pub use cpuid::{CpuError, CpuSpec, CpuidTable, Topology, cpu_help};
+pub use cpuid::offer;
 pub use error::KvmError;
-pub use inspect::Glance;
 pub use kvm_ioctls::Kvm;
 pub use routes::Routes;
 pub use vcpu::{ExitHandler, Pauser, SystemEvent, VcpuStop, Vcpus};

@@ -39,12 +39,13 @@ use thimble_core::cpu::{CpuState, LocalApicState};
 use thimble_core::irq::lapic::{CpuEvent, X2APIC_MSRS};
 use thimble_core::state::StateError;
 
-use super::cpuid::CpuidTable;
+use super::cpuid::for_cpu;
 use super::dump::dump;
 use super::error::KvmError;
 use super::outside::{self, Outside};
 use super::state;
 use super::vm::{Irqchip, Vm};
+use crate::cpuid::CpuidTable;
 
 /// `_IO(KVMIO, 0x80)`.
 pub(super) const KVM_RUN: libc::Ioctl = 0xae80;
@@ -381,7 +382,7 @@ impl Vcpus {
                 .fd()
                 .create_vcpu(cpuid.apic_id(index).into())
                 .map_err(KvmError::call("creating a processor"))?;
-            fd.set_cpuid2(&cpuid.for_cpu(index)?)
+            fd.set_cpuid2(&for_cpu(cpuid, index)?)
                 .map_err(KvmError::call("setting CPUID"))?;
             let run = NonNull::from(fd.get_kvm_run());
             // SAFETY: the pointer stays inside the shared page.

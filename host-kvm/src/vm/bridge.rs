@@ -4,16 +4,20 @@
 use std::sync::Arc;
 
 use thimble_core::cpu::LocalApicState;
+use thimble_core::cpu::soft::{self, Attention};
 use thimble_core::devices::{ConsoleId, GuestEvent, PowerRequest, ShutdownCause, Width};
-use thimble_core::irq::Msi;
-use thimble_core::irq::lapic::CpuEvent;
+use thimble_core::irq::lapic::{CpuEvent, Tsc};
+use thimble_core::irq::{LocalApic, Msi};
 use thimble_core::machine::{Host, Machine};
+use thimble_core::memory::MemoryMap;
 use thimble_core::state::StateError;
 
-use super::{Guarded, Shared};
+use super::{Accelerator, Guarded, Shared};
 use crate::chardev::{ChardevId, Chardevs};
+use crate::clock::Clock;
 use crate::kvm::{self, ExitHandler, SystemEvent, VcpuStop};
 use crate::report;
+use crate::soft::{Surroundings, TSC_HZ};
 
 /// Consoles that a machine has at most.
 pub const CONSOLES_MAX: usize = 16;
@@ -104,8 +108,8 @@ pub struct Bridge<'a> {
     pub chardevs: &'a mut Chardevs,
     /// What lasts beyond the call.
     pub bridge_state: &'a mut BridgeState,
-    /// Takes interrupt lines, where the kernel models the controllers.
-    kvm: Option<&'a kvm::Vm>,
+    /// Takes interrupts, where the accelerator models their controllers.
+    accelerator: &'a Accelerator,
     /// Memory slots must follow a new map.
     remapped: bool,
 }
@@ -116,24 +120,27 @@ impl Bridge<'_> {
         machine: &mut Machine<'static>,
         chardevs: &mut Chardevs,
         bridge_state: &mut BridgeState,
-        kvm: Option<&kvm::Vm>,
+        accelerator: &Accelerator,
         call: impl FnOnce(&mut Machine<'static>, &mut Bridge<'_>) -> R,
     ) -> R {
         let mut bridge = Bridge {
             chardevs,
             bridge_state,
-            kvm,
+            accelerator,
             remapped: false,
         };
         let result = call(machine, &mut bridge);
-        if bridge.remapped
-            && let Some(kvm) = kvm
-            && let Err(error) = kvm.apply_map(machine.memory_map())
-        {
-            report(format_args!("remapping memory: {error}"));
-        }
-        if let Some(kvm) = bridge.kvm {
-            bridge.bridge_state.flush_routes(kvm);
+        match accelerator {
+            Accelerator::Kvm(kvm) => {
+                if bridge.remapped
+                    && let Err(error) = kvm.apply_map(machine.memory_map())
+                {
+                    report(format_args!("remapping memory: {error}"));
+                }
+                bridge.bridge_state.flush_routes(kvm);
+            }
+            Accelerator::Soft(wires) if bridge.remapped => wires.memory_remapped(),
+            Accelerator::Soft(_) | Accelerator::None => {}
         }
         result
     }
@@ -159,20 +166,24 @@ impl Host for Bridge<'_> {
     }
 
     fn set_gsi(&mut self, gsi: u8, level: bool) {
-        if let Some(kvm) = self.kvm.filter(|kvm| kvm.irqchip() == kvm::Irqchip::On) {
+        if let Some(kvm) = self
+            .accelerator
+            .kvm()
+            .filter(|kvm| kvm.irqchip() == kvm::Irqchip::On)
+        {
             // The kernel refuses only numbers that its controllers lack.
             let _ = kvm.set_gsi(gsi.into(), level);
         }
     }
 
     fn set_intr(&mut self, level: bool) {
-        if let Some(kvm) = self.kvm {
+        if let Some(kvm) = self.accelerator.kvm() {
             kvm.set_intr(level);
         }
     }
 
     fn msi(&mut self, message: Msi) {
-        if let Some(kvm) = self.kvm {
+        if let Some(kvm) = self.accelerator.kvm() {
             self.bridge_state.flush_routes(kvm);
             // A message that no local APIC takes is lost, as on the bus.
             let _ = kvm.signal_msi(message);
@@ -184,8 +195,10 @@ impl Host for Bridge<'_> {
     }
 
     fn attention(&mut self, cpu: u16) {
-        if let Some(kvm) = self.kvm {
-            kvm.attention(cpu.into());
+        match self.accelerator {
+            Accelerator::Kvm(kvm) => kvm.attention(cpu.into()),
+            Accelerator::Soft(wires) => wires.attention(cpu),
+            Accelerator::None => {}
         }
     }
 
@@ -202,16 +215,23 @@ impl Host for Bridge<'_> {
     }
 
     fn flush_page(&mut self, gpa: u64) {
-        if let Some(kvm) = self.kvm {
-            kvm.flush_page(gpa);
+        match self.accelerator {
+            Accelerator::Kvm(kvm) => kvm.flush_page(gpa),
+            // Its processors forget all pages together.
+            Accelerator::Soft(wires) => wires.memory_remapped(),
+            Accelerator::None => {}
         }
     }
 
-    // The accelerators leave A20 open: no guest that they run needs addresses to wrap.
-    fn set_a20(&mut self, _enabled: bool) {}
+    // KVM leaves A20 open: no guest that it runs needs addresses to wrap.
+    fn set_a20(&mut self, enabled: bool) {
+        if let Accelerator::Soft(wires) = self.accelerator {
+            wires.set_a20(enabled);
+        }
+    }
 }
 
-/// Takes the exits of the KVM processors.
+/// Takes the exits of processors.
 pub struct Exits(Arc<Shared>);
 
 impl Exits {
@@ -222,11 +242,11 @@ impl Exits {
 
     /// Runs `access` under the machine's lock, and settles what it has caused before the guest
     /// goes on.
-    fn with<R>(&self, access: impl FnOnce(&mut Guarded, Option<&kvm::Vm>) -> R) -> R {
+    fn with<R>(&self, access: impl FnOnce(&mut Guarded, &Accelerator) -> R) -> R {
         let shared = &*self.0;
-        let mut guarded = shared.lock();
+        let mut guarded = shared.lock_for_processor();
         let before = guarded.machine.next_deadline();
-        let result = access(&mut guarded, shared.kvm());
+        let result = access(&mut guarded, shared.accelerator());
         let pending = &guarded.bridge_state.pending;
         if !pending.is_empty() {
             if pending.holds_guest() {
@@ -243,9 +263,9 @@ impl Exits {
 
     /// Calls the machine in the same way.
     fn call<R>(&self, call: impl FnOnce(&mut Machine<'static>, &mut Bridge<'_>, u64) -> R) -> R {
-        self.with(|guarded, kvm| {
+        self.with(|guarded, accelerator| {
             let now = guarded.clock.now();
-            guarded.machine_call(kvm, |machine, bridge| call(machine, bridge, now))
+            guarded.machine_call(accelerator, |machine, bridge| call(machine, bridge, now))
         })
     }
 
@@ -281,9 +301,9 @@ fn widths(width: u8) -> Width {
 impl ExitHandler for Exits {
     fn pio_in(&self, _cpu: u32, port: u16, width: u8, data: &mut [u8]) {
         let width = widths(width);
-        self.with(|guarded, kvm| {
+        self.with(|guarded, accelerator| {
             let now = guarded.clock.now();
-            guarded.machine_call(kvm, |machine, bridge| {
+            guarded.machine_call(accelerator, |machine, bridge| {
                 for element in data.chunks_exact_mut(width as usize) {
                     let value = machine.pio_read(bridge, now, port, width).to_le_bytes();
                     element.copy_from_slice(&value[..width as usize]);
@@ -294,9 +314,9 @@ impl ExitHandler for Exits {
 
     fn pio_out(&self, _cpu: u32, port: u16, width: u8, data: &[u8]) {
         let width = widths(width);
-        self.with(|guarded, kvm| {
+        self.with(|guarded, accelerator| {
             let now = guarded.clock.now();
-            guarded.machine_call(kvm, |machine, bridge| {
+            guarded.machine_call(accelerator, |machine, bridge| {
                 for element in data.chunks_exact(width as usize) {
                     let mut value = [0; 4];
                     value[..element.len()].copy_from_slice(element);
@@ -308,18 +328,18 @@ impl ExitHandler for Exits {
     }
 
     fn mmio_read(&self, cpu: u32, gpa: u64, data: &mut [u8]) {
-        self.with(|guarded, kvm| {
+        self.with(|guarded, accelerator| {
             let now = guarded.clock.now();
-            guarded.machine_call(kvm, |machine, bridge| {
+            guarded.machine_call(accelerator, |machine, bridge| {
                 machine.processor_read(bridge, now, cpu as u16, gpa, data);
             })
         });
     }
 
     fn mmio_write(&self, cpu: u32, gpa: u64, data: &[u8]) {
-        self.with(|guarded, kvm| {
+        self.with(|guarded, accelerator| {
             let now = guarded.clock.now();
-            guarded.machine_call(kvm, |machine, bridge| {
+            guarded.machine_call(accelerator, |machine, bridge| {
                 machine.processor_write(bridge, now, cpu as u16, gpa, data);
             })
         });
@@ -336,9 +356,9 @@ impl ExitHandler for Exits {
     }
 
     fn end_of_interrupt(&self, _cpu: u32, vector: u8) {
-        self.with(|guarded, kvm| {
+        self.with(|guarded, accelerator| {
             let now = guarded.clock.now();
-            guarded.machine_call(kvm, |machine, bridge| {
+            guarded.machine_call(accelerator, |machine, bridge| {
                 machine.end_of_interrupt(bridge, now, vector);
             })
         });
@@ -406,6 +426,129 @@ impl ExitHandler for Exits {
 
     fn stopped(&self, _cpu: u32, stop: VcpuStop) {
         self.note(stop);
+    }
+}
+
+impl Surroundings for Exits {
+    fn pio_read(&self, _cpu: u16, port: u16, width: Width) -> u32 {
+        self.call(|machine, bridge, now| machine.pio_read(bridge, now, port, width))
+    }
+
+    fn pio_write(&self, _cpu: u16, port: u16, width: Width, value: u32) {
+        self.call(|machine, bridge, now| machine.pio_write(bridge, now, port, width, value));
+    }
+
+    fn memory_read(&self, cpu: u16, gpa: u64, to: &mut [u8]) {
+        self.call(|machine, bridge, now| machine.processor_read(bridge, now, cpu, gpa, to));
+    }
+
+    fn memory_write(&self, cpu: u16, gpa: u64, from: &[u8]) {
+        self.call(|machine, bridge, now| machine.processor_write(bridge, now, cpu, gpa, from));
+    }
+
+    fn attend(&self, cpu: u16) -> Attention {
+        self.call(|machine, bridge, now| {
+            // To take none would raise the processor's attention again while an interrupt waits.
+            let apic = machine.local_apic(cpu);
+            let has_event = apic.is_some_and(LocalApic::has_event);
+            let event = has_event.then(|| machine.take_event(bridge, now, cpu));
+            Attention {
+                leave: false,
+                interrupt: machine.interrupt_waits(cpu),
+                event: event.flatten().map(|event| match event {
+                    CpuEvent::Nmi => soft::Event::Nmi,
+                    CpuEvent::Init => soft::Event::Init,
+                    CpuEvent::Startup(page) => soft::Event::Startup(page),
+                }),
+            }
+        })
+    }
+
+    fn acknowledge(&self, cpu: u16) -> Option<u8> {
+        self.call(|machine, bridge, now| machine.take_interrupt(bridge, now, cpu))
+    }
+
+    fn task_priority(&self, cpu: u16) -> u8 {
+        self.0.lock_for_processor().machine.task_priority(cpu)
+    }
+
+    fn set_task_priority(&self, cpu: u16, class: u8) {
+        self.call(|machine, bridge, now| machine.set_task_priority(bridge, now, cpu, class));
+    }
+
+    fn apic_base(&self, cpu: u16) -> u64 {
+        self.0.lock_for_processor().machine.apic_base(cpu)
+    }
+
+    fn apic_page(&self, cpu: u16) -> Option<u64> {
+        let guarded = self.0.lock_for_processor();
+        guarded.machine.local_apic(cpu)?.page()
+    }
+
+    fn set_apic_base(&self, cpu: u16, value: u64) -> bool {
+        self.call(|machine, bridge, now| machine.set_apic_base(bridge, now, cpu, value))
+            .is_ok()
+    }
+
+    fn apic_read_msr(&self, cpu: u16, index: u32) -> Option<u64> {
+        self.call(|machine, bridge, now| machine.apic_msr_read(bridge, now, cpu, index))
+            .ok()
+    }
+
+    fn apic_write_msr(&self, cpu: u16, index: u32, value: u64) -> bool {
+        self.call(|machine, bridge, now| machine.apic_msr_write(bridge, now, cpu, index, value))
+            .is_ok()
+    }
+
+    fn tsc_deadline(&self, cpu: u16) -> Option<u64> {
+        self.call(|machine, bridge, now| {
+            let has = machine.local_apic(cpu)?.wiring().tsc_deadline;
+            has.then(|| machine.tsc_deadline(bridge, now, cpu))
+        })
+    }
+
+    fn set_tsc_deadline(&self, cpu: u16, value: u64, tsc: u64) -> bool {
+        let tsc = Tsc {
+            value: tsc,
+            hz: TSC_HZ,
+        };
+        self.call(|machine, bridge, now| {
+            let apic = machine.local_apic(cpu);
+            let has = apic.is_some_and(|apic| apic.wiring().tsc_deadline);
+            if has {
+                machine.set_tsc_deadline(bridge, now, cpu, value, tsc);
+            }
+            has
+        })
+    }
+
+    fn apic_state(&self, cpu: u16) -> Option<LocalApicState> {
+        ExitHandler::apic_state(self, cpu.into())
+    }
+
+    fn set_apic_state(
+        &self,
+        cpu: u16,
+        state: &LocalApicState,
+        base: u64,
+    ) -> Result<(), StateError> {
+        ExitHandler::set_apic_state(self, cpu.into(), state, base)
+    }
+
+    fn pulse_nmi(&self) -> u32 {
+        ExitHandler::pulse_nmi(self)
+    }
+
+    fn clock(&self) -> Clock {
+        self.0.lock().clock
+    }
+
+    fn memory_map(&self) -> MemoryMap {
+        self.0.lock().machine.memory_map().clone()
+    }
+
+    fn triple_fault(&self, _cpu: u16) {
+        self.note(VcpuStop::TripleFault);
     }
 }
 

@@ -5,13 +5,14 @@
 //! processors, and never holds the lock while it waits for them.
 
 mod bridge;
-mod clock;
 mod objects;
 mod owner;
+mod processors;
 mod save;
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fd::OwnedFd;
@@ -27,14 +28,16 @@ use thimble_monitor::schema::EventText;
 use thimble_monitor::{Event, JobId, QmpError, RateLimits, Timestamp};
 
 use crate::chardev::Chardevs;
+use crate::clock::{Clock, monotonic};
+use crate::cpuid::Topology;
 use crate::event_loop::poller::Waker;
-use crate::kvm::{self, KvmError, Pauser, Topology, VcpuStop, Vcpus};
+use crate::kvm::{Pauser, VcpuStop};
 use crate::log::Sink;
 use crate::options::RtcClock;
 
 pub use bridge::{Bridge, BridgeState, CONSOLES_MAX, Exits, Pending};
-pub use clock::{Clock, monotonic};
 pub use objects::ObjectFacts;
+pub use processors::{Accelerator, ProcessorError, Processors};
 pub use save::{Outcome, SAVE_JOBS_MAX, SaveJobs, Space};
 
 /// What the machine's lock guards.
@@ -57,11 +60,12 @@ impl Guarded {
     /// Calls the machine with a [`Bridge`] to the host.
     pub fn machine_call<R>(
         &mut self,
-        kvm: Option<&kvm::Vm>,
+        accelerator: &Accelerator,
         call: impl FnOnce(&mut Machine<'static>, &mut Bridge<'_>) -> R,
     ) -> R {
         let (machine, chardevs) = (&mut *self.machine, &mut self.chardevs);
-        let result = Bridge::call(machine, chardevs, &mut self.bridge_state, kvm, call);
+        let state = &mut self.bridge_state;
+        let result = Bridge::call(machine, chardevs, state, accelerator, call);
         if self.input_waits {
             self.offer_input();
         }
@@ -86,7 +90,9 @@ impl Guarded {
 /// What the threads of the process share.
 pub struct Shared {
     guarded: Mutex<Guarded>,
-    kvm: Option<Arc<kvm::Vm>>,
+    /// How many wait for `guarded` before whom processors are to stand back.
+    waiting: AtomicU32,
+    accelerator: Accelerator,
     waker: Arc<Waker>,
     timer: OwnedFd,
     pauser: OnceLock<Pauser>,
@@ -96,14 +102,15 @@ impl Shared {
     /// `timer` is a timerfd of the monotonic clock.
     pub fn new(
         guarded: Guarded,
-        kvm: Option<Arc<kvm::Vm>>,
+        accelerator: Accelerator,
         waker: Arc<Waker>,
         timer: OwnedFd,
     ) -> Arc<Self> {
         let guarded = Mutex::new(guarded);
         Arc::new(Self {
             guarded,
-            kvm,
+            waiting: AtomicU32::new(0),
+            accelerator,
             waker,
             timer,
             pauser: OnceLock::new(),
@@ -112,12 +119,29 @@ impl Shared {
 
     /// Takes the machine's lock. A panic of another thread does not keep it.
     pub fn lock(&self) -> MutexGuard<'_, Guarded> {
+        match self.guarded.try_lock() {
+            Ok(guarded) => return guarded,
+            Err(TryLockError::Poisoned(poisoned)) => return poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => {}
+        }
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        let guarded = self.guarded.lock().unwrap_or_else(PoisonError::into_inner);
+        self.waiting.fetch_sub(1, Ordering::SeqCst);
+        guarded
+    }
+
+    /// Takes the machine's lock for a processor, after all others who wait for it: the lock is not
+    /// fair, and a guest that does nothing but accesses to devices would take it again and again.
+    fn lock_for_processor(&self) -> MutexGuard<'_, Guarded> {
+        while self.waiting.load(Ordering::SeqCst) > 0 {
+            std::thread::yield_now();
+        }
         self.guarded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The kernel's virtual machine, if there is one.
-    pub fn kvm(&self) -> Option<&kvm::Vm> {
-        self.kvm.as_deref()
+    /// What runs the guest.
+    pub fn accelerator(&self) -> &Accelerator {
+        &self.accelerator
     }
 
     /// The timerfd of [`Shared::arm_timer`].
@@ -132,7 +156,9 @@ impl Shared {
     ) -> R {
         let mut guarded = self.lock();
         let now = guarded.clock.now();
-        let result = guarded.machine_call(self.kvm(), |machine, bridge| call(machine, bridge, now));
+        let result = guarded.machine_call(self.accelerator(), |machine, bridge| {
+            call(machine, bridge, now)
+        });
         self.arm_timer(&mut guarded);
         result
     }
@@ -162,7 +188,9 @@ impl Shared {
     }
 
     fn request_pause(&self) {
-        if let Some(pauser) = self.pauser.get() {
+        if let Accelerator::Soft(wires) = &self.accelerator {
+            wires.request_pause();
+        } else if let Some(pauser) = self.pauser.get() {
             pauser.request_pause();
         }
     }
@@ -215,7 +243,7 @@ pub type Events = VecDeque<(Event, Timestamp)>;
 /// The VM, as the main thread drives it.
 pub struct Vm {
     shared: Arc<Shared>,
-    vcpus: Option<Vcpus>,
+    processors: Option<Processors>,
     settings: Settings,
     run_state: RunState,
     events: Events,
@@ -237,13 +265,13 @@ pub struct Vm {
 
 impl Vm {
     /// A VM that does not run yet.
-    pub fn new(shared: Arc<Shared>, vcpus: Option<Vcpus>, settings: Settings) -> Self {
-        if let Some(vcpus) = &vcpus {
+    pub fn new(shared: Arc<Shared>, processors: Option<Processors>, settings: Settings) -> Self {
+        if let Some(Processors::Kvm(vcpus)) = &processors {
             let _ = shared.pauser.set(vcpus.pauser());
         }
         Self {
             shared,
-            vcpus,
+            processors,
             settings,
             run_state: RunState::Prelaunch,
             events: Events::new(),
@@ -290,8 +318,8 @@ impl Vm {
         guarded.clock.start();
         self.shared.arm_timer(&mut guarded);
         drop(guarded);
-        if let Some(vcpus) = &self.vcpus {
-            vcpus.resume();
+        if let Some(processors) = &self.processors {
+            processors.resume();
         }
     }
 
@@ -307,8 +335,8 @@ impl Vm {
     }
 
     fn pause(&self) {
-        if let Some(vcpus) = &self.vcpus {
-            vcpus.pause();
+        if let Some(processors) = &self.processors {
+            processors.pause();
         }
         let mut guarded = self.shared.lock();
         guarded.clock.stop();
@@ -332,7 +360,7 @@ impl Vm {
         }
         self.pause();
         self.log_reset();
-        if let Some(kvm) = self.shared.kvm()
+        if let Some(kvm) = self.shared.accelerator().kvm()
             && let Err(error) = kvm.reset_irqchip()
         {
             crate::report(format_args!("resetting the interrupt controllers: {error}"));
@@ -345,7 +373,7 @@ impl Vm {
             pending.power = None;
             pending.stop = None;
         }
-        if let Some(Err(error)) = self.vcpus.as_ref().map(Vcpus::reset) {
+        if let Some(Err(error)) = self.processors.as_ref().map(Processors::reset) {
             crate::report(format_args!("resetting the processors: {error}"));
         }
         self.event(Event::Reset {
@@ -360,11 +388,11 @@ impl Vm {
     }
 
     fn log_reset(&mut self) {
-        let (Some(log), Some(vcpus)) = (&self.settings.log, &self.vcpus) else {
+        let (Some(log), Some(processors)) = (&self.settings.log, &self.processors) else {
             return;
         };
-        for index in 0..vcpus.count() {
-            if let Ok(dump) = vcpus.dump(index) {
+        for index in 0..processors.count() {
+            if let Ok(dump) = processors.dump(index) {
                 log.reset(index, &dump);
             }
         }
@@ -394,9 +422,9 @@ impl Vm {
     ///
     /// # Errors
     /// Whatever the accelerator says.
-    pub fn inject_nmi(&self) -> Result<(), KvmError> {
-        match &self.vcpus {
-            Some(vcpus) => vcpus.inject_nmi().map(drop),
+    pub fn inject_nmi(&self) -> Result<(), ProcessorError> {
+        match &self.processors {
+            Some(processors) => processors.inject_nmi().map(drop),
             None => Ok(()),
         }
     }
@@ -486,10 +514,10 @@ impl Vm {
         }
         let guarded = self.shared.lock();
         // Under the lock, so that whoever asks for another hold does so after this.
-        if let Some(vcpus) = &self.vcpus
+        if let Some(processors) = &self.processors
             && !guarded.bridge_state.pending.holds_guest()
         {
-            vcpus.resume();
+            processors.resume();
         }
     }
 
@@ -545,8 +573,8 @@ impl Vm {
 
     /// Ends the processors' threads.
     pub fn shut_processors(&mut self) {
-        if let Some(vcpus) = &mut self.vcpus {
-            vcpus.shutdown();
+        if let Some(processors) = &mut self.processors {
+            processors.shutdown();
         }
     }
 }

@@ -14,21 +14,20 @@ use thimble_monitor::{
     CpuState, Event, JobId, KvmInfo, Owner, QmpError, Space, Timestamp, answers,
 };
 
-use super::{Vm, save};
-use crate::kvm::{KvmError, Vcpus};
+use super::{ProcessorError, Processors, Vm, save};
 use crate::options;
 
 /// Where processors start (Intel SDM volume 3, "First Instruction Executed").
 const RESET_VECTOR: u64 = 0xffff_fff0;
 
-fn refused(error: KvmError) -> QmpError {
+fn refused(error: ProcessorError) -> QmpError {
     QmpError::generic(format_args!("{error}"))
 }
 
 impl Vm {
     /// The host's number of a processor's thread. Where no accelerator runs it, that is the main one.
-    fn cpu_thread(&self, vcpus: Option<&Vcpus>, index: u32) -> i64 {
-        let thread = vcpus.and_then(|vcpus| vcpus.thread_id(index).ok());
+    fn cpu_thread(&self, processors: Option<&Processors>, index: u32) -> i64 {
+        let thread = processors.and_then(|processors| processors.thread_id(index).ok());
         thread.unwrap_or_else(std::process::id).into()
     }
 }
@@ -84,7 +83,8 @@ impl Owner for Vm {
         let space = match space {
             Space::Physical => save::Space::Physical,
             Space::Linear { cpu } => {
-                let registers = self.vcpus.as_ref().map(|vcpus| vcpus.paging(cpu));
+                let processors = self.processors.as_ref();
+                let registers = processors.map(|processors| processors.paging(cpu));
                 // A processor that nobody runs is as after a reset: without paging.
                 save::Space::Virtual(registers.transpose().map_err(refused)?.unwrap_or_default())
             }
@@ -134,7 +134,7 @@ impl Owner for Vm {
         visit(&CpuInfoFast {
             cpu_index: index.into(),
             qom_path: &qom_path,
-            thread_id: self.cpu_thread(self.vcpus.as_ref(), index),
+            thread_id: self.cpu_thread(self.processors.as_ref(), index),
             props: Some(CpuInstanceProperties {
                 node_id: None,
                 socket_id: Some(place.socket.into()),
@@ -147,9 +147,9 @@ impl Owner for Vm {
     }
 
     fn cpu_state(&mut self, index: u32) -> Result<CpuState, QmpError> {
-        let vcpus = self.vcpus.as_ref();
-        let thread_id = self.cpu_thread(vcpus, index) as i32;
-        let (halted, pc) = match vcpus.map(|vcpus| vcpus.glance(index)) {
+        let processors = self.processors.as_ref();
+        let thread_id = self.cpu_thread(processors, index) as i32;
+        let (halted, pc) = match processors.map(|processors| processors.glance(index)) {
             Some(glance) => {
                 let glance = glance.map_err(refused)?;
                 (glance.halted, glance.pc)
@@ -165,8 +165,8 @@ impl Owner for Vm {
     }
 
     fn registers(&mut self, index: u32) -> Result<Registers, QmpError> {
-        match self.vcpus.as_ref() {
-            Some(vcpus) => vcpus.registers(index).map_err(refused),
+        match self.processors.as_ref() {
+            Some(processors) => processors.registers(index).map_err(refused),
             // As after a reset.
             None => Ok(Registers::from(&Processor::power_on(0, index == 0, 0))),
         }

@@ -470,7 +470,7 @@ mod tests {
     use rustix::time::{TimerfdClockId, TimerfdFlags, timerfd_create};
     use thimble_core::machine::{Board, Config, Irqchip, Machine};
 
-    use super::super::{BridgeState, Clock, Guarded};
+    use super::super::{Accelerator, BridgeState, Clock, Guarded};
     use super::*;
     use crate::chardev::Chardevs;
     use crate::event_loop::poller::{Poller, Waker};
@@ -522,7 +522,7 @@ mod tests {
         };
         let waker = Arc::new(Waker::new().unwrap());
         let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC).unwrap();
-        Shared::new(guarded, None, waker, timer)
+        Shared::new(guarded, Accelerator::None, waker, timer)
     }
 
     /// A directory of one test, which goes with it.

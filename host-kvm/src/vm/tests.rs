@@ -55,7 +55,11 @@ fn vm(settings: Settings) -> Vm {
     };
     let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC).unwrap();
     let waker = Arc::new(Waker::new().unwrap());
-    Vm::new(Shared::new(guarded, None, waker, timer), None, settings)
+    Vm::new(
+        Shared::new(guarded, Accelerator::None, waker, timer),
+        None,
+        settings,
+    )
 }
 
 fn settings() -> Settings {

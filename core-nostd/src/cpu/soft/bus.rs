@@ -63,8 +63,9 @@ pub unsafe trait Platform: PhysicalMemory {
     /// IA32_TSC_DEADLINE; `None` is #GP(0).
     fn apic_read_msr(&mut self, index: u32) -> Option<u64>;
 
-    /// Writes one; false is #GP(0).
-    fn apic_write_msr(&mut self, index: u32, value: u64) -> bool;
+    /// Writes one; false is #GP(0). `tsc` is what the processor's time stamp counter reads, by which a
+    /// deadline counts.
+    fn apic_write_msr(&mut self, index: u32, value: u64, tsc: u64) -> bool;
 
     /// The processor was reset by INIT: its local APIC is, too.
     fn apic_init(&mut self);
@@ -100,8 +101,9 @@ impl Signals {
         self.attention.swap(false, Ordering::AcqRel)
     }
 
+    /// Whether they are raised.
     #[inline]
-    pub(super) fn raised(&self) -> bool {
+    pub fn raised(&self) -> bool {
         self.attention.load(Ordering::Relaxed)
     }
 }

@@ -219,11 +219,9 @@ impl Cpu {
             self.slow &= !super::slow::DEBUG;
         }
         let (vector, error) = exception.vector_and_code();
-        self.arrive_from_outside(bus, vector, error, flags)
-            .inspect_err(|_| {
-                // What was at the beginning of a triple fault tells more than its end.
-                self.raised = Some(exception);
-            })
+        let arrived = self.arrive_from_outside(bus, vector, error, flags);
+        self.raised = Some(exception);
+        arrived
     }
 
     /// Delivers an event that no instruction asks for, or what its delivery raises instead. An error

@@ -115,7 +115,7 @@ impl Cpu {
             Smsw => self.store_machine_status(bus, i)?,
             Invlpg => self.invalidate_page(i)?,
             Invpcid => self.invalidate_context(bus, i)?,
-            Invd | Wbinvd | Wbnoinvd => self.privileged()?,
+            Invd | Wbinvd | Wbnoinvd => self.check_privileged()?,
             Clflush | Clflushopt | Clwb => self.flush_line(bus, i)?,
             Lfence | Mfence | Sfence | Serialize => self.memory_fence(),
             Cli => self.clear_interrupts()?,

@@ -228,12 +228,24 @@ impl Cpu {
         self.keep_pkru(&mut state.extended);
     }
 
+    /// What is mapped at guest physical addresses has changed: forgets pointers to host memory. The
+    /// code cache is told apart, by [`CodeCache::forget_all`].
+    pub fn forget_memory(&mut self) {
+        self.mmu.tlb().forget_host();
+    }
+
+    /// The A20 gate: whether bit 20 of physical addresses passes.
+    pub fn set_a20(&mut self, enabled: bool) {
+        self.mmu.set_a20(enabled);
+    }
+
     /// Instructions executed since it was made.
     pub fn instructions(&self) -> u64 {
         self.instructions
     }
 
-    /// After a triple fault: the exception that began it.
+    /// The exception that an instruction raised last: after a triple fault, the one that could not
+    /// be delivered.
     pub fn raised(&self) -> Option<Exception> {
         self.raised
     }

@@ -1,0 +1,511 @@
+//! The software CPU's accelerator: one thread, in which all processors take turns.
+//!
+//! A turn lasts about [`TURN`], and shorter where a processor halts. When all have halted the thread
+//! sleeps until a processor's [`Wires`] are raised, by the machine's timers or by input: an idle guest
+//! costs nothing. Guest code runs without any lock but the one on the processors themselves; what
+//! another thread wants is heard at the end of a block of instructions.
+//!
+//! **Locks.** The processors are locked by their thread while it is not parked, and it takes the
+//! machine's lock inside: whoever holds that must not wait for processors. [`Wires`] never wait;
+//! [`SoftCpus::pause`], [`SoftCpus::shutdown`] and questions to one processor do.
+
+mod board;
+mod cpuid;
+mod wires;
+mod zeroed;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::thread::JoinHandle;
+use std::{fmt, io, thread};
+
+use thimble_core::cpu::soft::cpuid::CPUID_MAX;
+use thimble_core::cpu::soft::{Bus, CodeCache, Cpu, Stop};
+use thimble_core::cpu::{Activity, CpuState, PagingRegisters, Registers};
+use thimble_core::memory::{CodeMarks, RamError};
+use thimble_core::state::StateError;
+
+use crate::clock::monotonic;
+use crate::cpuid::CpuidTable;
+use crate::memory::{Ram, Rom};
+use crate::registers::{self, Glance};
+use board::Board;
+pub use board::{Surroundings, TSC_HZ};
+pub use cpuid::offer;
+use wires::Wanted;
+pub use wires::Wires;
+pub(crate) use zeroed::Zeroed;
+
+/// Memory of the software CPU at most, for one processor: itself with its table of translations,
+/// decoded code, and the marks of pages that hold code. Each further processor takes
+/// [`PROCESSOR_BYTES`].
+pub const MEMORY_MAX: usize = 16 << 20;
+
+/// Memory of one processor.
+pub const PROCESSOR_BYTES: usize = size_of::<Cpu>();
+
+const _: () =
+    assert!(PROCESSOR_BYTES + size_of::<CodeCache>() + size_of::<CodeMarks>() <= MEMORY_MAX);
+
+/// How long a turn lasts, in nanoseconds, as far as the last one of the same processor tells.
+const TURN: u64 = 1_000_000;
+/// Instructions of a turn, at least and at most.
+const TURN_MIN: u64 = 1_000;
+/// See [`TURN_MIN`].
+const TURN_MAX: u64 = 10_000_000;
+/// Those of the first turn.
+const TURN_FIRST: u64 = 50_000;
+
+/// Bytes of the thread's stack.
+const STACK: usize = 512 << 10;
+
+/// What can go wrong.
+#[derive(Debug)]
+pub enum SoftError {
+    /// There is no processor of this number.
+    NoProcessor,
+    /// A processor runs that must not.
+    Runs,
+    /// A processor can't be in this state.
+    State(StateError),
+    /// Guest RAM does not keep marks of decoded code.
+    NoMarks,
+    /// CPUID has more leaves than a processor keeps.
+    Leaves,
+    /// There is no memory, or no thread.
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// Why it failed.
+        error: io::Error,
+    },
+}
+
+impl fmt::Display for SoftError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoProcessor => f.write_str("there is no processor of this number"),
+            Self::Runs => f.write_str("a processor runs that must not"),
+            Self::State(error) => write!(f, "a processor can't have this state: {error}"),
+            Self::NoMarks => f.write_str("guest RAM keeps no marks of decoded code"),
+            Self::Leaves => write!(f, "CPUID has more than {CPUID_MAX} leaves"),
+            Self::System { what, error } => {
+                write!(f, "{what} failed: {}", crate::error_text(error))
+            }
+        }
+    }
+}
+
+impl std::error::Error for SoftError {}
+
+impl From<StateError> for SoftError {
+    fn from(error: StateError) -> Self {
+        Self::State(error)
+    }
+}
+
+fn failed(what: &'static str) -> impl Fn(io::Error) -> SoftError {
+    move |error| SoftError::System { what, error }
+}
+
+/// A processor and what its turns are about.
+struct Seat {
+    cpu: Zeroed<Cpu>,
+    /// Nothing to do before its signals are raised.
+    idle: bool,
+    /// It has shut down, and waits for a reset.
+    stopped: bool,
+    /// Instructions of its next turn.
+    turn: u64,
+}
+
+/// All processors, and what they share.
+struct Engine {
+    seats: Vec<Seat>,
+    code: Zeroed<CodeCache>,
+    board: Board,
+    wires: Arc<Wires>,
+    /// Whose turn is next.
+    next: usize,
+}
+
+impl Engine {
+    /// Calls a processor with its way out.
+    fn with<R>(&mut self, index: usize, call: impl FnOnce(&mut Seat, &mut Bus<'_>) -> R) -> R {
+        let Self {
+            seats,
+            code,
+            board,
+            wires,
+            ..
+        } = self;
+        board.cpu = index as u16;
+        let marks = board.marks;
+        let mut bus = Bus::new(board, marks, wires.signals(index), code);
+        call(&mut seats[index], &mut bus)
+    }
+
+    /// Catches up with what has happened while no processor ran.
+    fn follow(&mut self) {
+        self.board.follow_clock();
+        if self.wires.take_remapped() {
+            self.board.follow_map();
+            self.code.forget_all();
+            for seat in &mut self.seats {
+                seat.cpu.forget_memory();
+            }
+        }
+        let a20 = self.wires.a20();
+        for seat in &mut self.seats {
+            seat.cpu.set_a20(a20);
+        }
+    }
+
+    /// Runs processors until they are to leave.
+    fn run(&mut self) {
+        let mut slept = 0;
+        while !self.wires.leaves() {
+            let index = self.next;
+            self.next = (index + 1) % self.seats.len();
+            let seat = &self.seats[index];
+            if seat.stopped || seat.idle && !self.wires.signals(index).raised() {
+                slept += 1;
+                if slept == self.seats.len() {
+                    self.wires.sleep();
+                    slept = 0;
+                }
+                continue;
+            }
+            slept = 0;
+            self.take_turn(index);
+        }
+    }
+
+    fn take_turn(&mut self, index: usize) {
+        let start = monotonic();
+        let stop = self.with(index, |seat, bus| seat.cpu.run(bus, seat.turn));
+        let seat = &mut self.seats[index];
+        seat.idle = stop == Stop::Idle;
+        match stop {
+            Stop::Budget => {
+                let elapsed = (monotonic() - start).max(1);
+                // Half of what the last turn says, and half of what was known before.
+                let fitting = seat.turn.saturating_mul(TURN) / elapsed;
+                seat.turn = ((seat.turn + fitting) / 2).clamp(TURN_MIN, TURN_MAX);
+            }
+            Stop::Leave | Stop::Idle => {}
+            Stop::Shutdown => {
+                seat.stopped = true;
+                self.board.surroundings().triple_fault(index as u16);
+            }
+        }
+    }
+
+    fn state(&mut self, index: usize) -> Box<CpuState> {
+        let mut state = Box::new(CpuState::default());
+        self.with(index, |seat, bus| seat.cpu.state(&mut state, bus));
+        let (cpu, machine) = (index as u16, self.board.surroundings());
+        state.apic = machine.apic_state(cpu);
+        state.apic_base = machine.apic_base(cpu);
+        state.cr8 = machine.task_priority(cpu).into();
+        state.msrs.tsc_deadline = machine.tsc_deadline(cpu).unwrap_or(0);
+        state
+    }
+
+    fn set_state(&mut self, index: usize, state: &CpuState) -> Result<(), SoftError> {
+        state.validate()?;
+        let (cpu, machine) = (index as u16, self.board.surroundings());
+        let apic = state.apic.as_ref().ok_or(StateError::Invalid("apic"))?;
+        machine.set_apic_state(cpu, apic, state.apic_base)?;
+        machine.set_task_priority(cpu, state.cr8 as u8);
+        if state.msrs.tsc_deadline != 0 {
+            machine.set_tsc_deadline(cpu, state.msrs.tsc_deadline, state.msrs.tsc);
+        }
+        self.board.follow_map();
+        self.with(index, |seat, bus| {
+            seat.cpu.set_state(state, bus);
+            (seat.idle, seat.stopped) = (false, false);
+        });
+        // What waits in its local APIC has not been looked at.
+        self.wires.attention(index as u16);
+        Ok(())
+    }
+
+    fn dump(&mut self, index: usize) -> String {
+        let state = self.state(index);
+        self.board.cpu = index as u16;
+        let (paging, board) = (PagingRegisters::from(&*state), &self.board);
+        // Devices would notice, and are not asked.
+        let peek = |gpa, to: &mut [u8]| match board.peek(gpa, to) {
+            true => Ok(()),
+            false => Err(RamError { gpa }),
+        };
+        registers::dump(&state, |linear| {
+            let found = paging.translate(linear, peek).ok()?;
+            let mut byte = [0];
+            peek(found.gpa, &mut byte).ok()?;
+            Some(byte[0])
+        })
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn run_thread(engine: &Mutex<Engine>, wires: &Wires) {
+    wires.started();
+    while wires.may_run() {
+        let mut engine = lock(engine);
+        // What is noted from here on ends the run, or the next one.
+        wires.take_leave();
+        engine.follow();
+        engine.run();
+    }
+}
+
+/// All processors of a machine, on the software CPU. Made paused, in power-on state.
+pub struct SoftCpus {
+    engine: Arc<Mutex<Engine>>,
+    wires: Arc<Wires>,
+    join: Option<JoinHandle<()>>,
+    surroundings: Arc<dyn Surroundings>,
+    signature: u32,
+    apic_ids: Vec<u8>,
+}
+
+/// What the machine lends its processors.
+#[derive(Clone, Copy)]
+pub struct Memory {
+    /// Guest RAM, which keeps marks of decoded code.
+    pub ram: &'static Ram,
+    /// The firmware.
+    pub rom: &'static Rom,
+}
+
+impl SoftCpus {
+    /// Makes as many processors as there are wires, and their thread. `cpuid` says what they show of
+    /// themselves.
+    ///
+    /// # Errors
+    /// If there is no memory or no thread for them, or more leaves than a processor keeps.
+    pub fn new(
+        wires: Arc<Wires>,
+        cpuid: &CpuidTable,
+        memory: Memory,
+        surroundings: Arc<dyn Surroundings>,
+    ) -> Result<Self, SoftError> {
+        let what = "mapping memory for the software CPU";
+        let count = wires.count();
+        let Memory { ram, rom } = memory;
+        let marks = ram.code_marks().ok_or(SoftError::NoMarks)?;
+        let mut seats = Vec::with_capacity(count as usize);
+        for index in 0..count {
+            let mut cpu = Zeroed::<Cpu>::new().map_err(failed(what))?;
+            cpu.set_cpuid(&cpuid.for_cpu(index))
+                .map_err(|_| SoftError::Leaves)?;
+            seats.push(Seat {
+                cpu,
+                idle: false,
+                stopped: false,
+                turn: TURN_FIRST,
+            });
+        }
+        let board = Board::new(surroundings.clone(), wires.clone(), ram, rom, marks, count);
+        let engine = Engine {
+            seats,
+            code: Zeroed::new().map_err(failed(what))?,
+            board,
+            wires: wires.clone(),
+            next: 0,
+        };
+        let engine = Arc::new(Mutex::new(engine));
+        let mut cpus = Self {
+            engine: engine.clone(),
+            wires: wires.clone(),
+            join: None,
+            surroundings,
+            signature: cpuid.signature(),
+            apic_ids: (0..count).map(|i| cpuid.apic_id(i) as u8).collect(),
+        };
+        cpus.reset()?;
+        let _mask = AllBlocked::new();
+        let join = thread::Builder::new()
+            .name("CPU/TCG".to_owned())
+            .stack_size(STACK)
+            .spawn(move || run_thread(&engine, &wires))
+            .map_err(failed("starting the processors' thread"))?;
+        cpus.join = Some(join);
+        Ok(cpus)
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> u32 {
+        self.wires.count()
+    }
+
+    /// Lets all processors run that can.
+    pub fn resume(&self) {
+        self.wires.resume();
+    }
+
+    /// Asks all processors to leave guest code, and waits until they have: on return none runs, and
+    /// all state is whole. Not under the machine's lock.
+    pub fn pause(&self) {
+        self.wires.request_pause();
+        self.wires.wait_paused();
+    }
+
+    /// Puts all processors into their power-on state, with A20 open: the first at the reset vector,
+    /// the others waiting to be started. They must be paused.
+    ///
+    /// # Errors
+    /// If they are not.
+    pub fn reset(&self) -> Result<(), SoftError> {
+        self.wires.set_a20(true);
+        for (index, apic_id) in (0..).zip(&self.apic_ids) {
+            let state = CpuState::power_on(*apic_id, index == 0, self.signature);
+            self.set_state(index, &state)?;
+        }
+        Ok(())
+    }
+
+    /// The whole state of a processor. All must be paused.
+    ///
+    /// # Errors
+    /// If they are not, or there is no such processor.
+    pub fn state(&self, index: u32) -> Result<Box<CpuState>, SoftError> {
+        Ok(self.parked(index)?.state(index as usize))
+    }
+
+    /// Sets the whole state of a processor, which can go on from it even if it had stopped. All
+    /// must be paused.
+    ///
+    /// # Errors
+    /// If they are not, or there is no such processor, or no processor can be in that state.
+    pub fn set_state(&self, index: u32, state: &CpuState) -> Result<(), SoftError> {
+        self.parked(index)?.set_state(index as usize, state)
+    }
+
+    /// The registers of a processor as text. All must be paused.
+    ///
+    /// # Errors
+    /// As for [`SoftCpus::state`].
+    pub fn dump(&self, index: u32) -> Result<String, SoftError> {
+        Ok(self.parked(index)?.dump(index as usize))
+    }
+
+    fn parked(&self, index: u32) -> Result<MutexGuard<'_, Engine>, SoftError> {
+        if index >= self.count() {
+            return Err(SoftError::NoProcessor);
+        }
+        let mut engine = match self.engine.try_lock() {
+            Ok(engine) => engine,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return Err(SoftError::Runs),
+        };
+        engine.follow();
+        Ok(engine)
+    }
+
+    /// The kernel's number of the thread that runs the processors, as gettid(2) gives it.
+    ///
+    /// # Errors
+    /// If there is no such processor.
+    pub fn thread_id(&self, index: u32) -> Result<u32, SoftError> {
+        if index >= self.count() {
+            return Err(SoftError::NoProcessor);
+        }
+        Ok(self.wires.thread_id())
+    }
+
+    /// Looks at the processors, which leave guest code for that long. Not under the machine's lock.
+    fn visit<R>(
+        &self,
+        index: u32,
+        visit: impl FnOnce(&mut Engine, usize) -> R,
+    ) -> Result<R, SoftError> {
+        if index >= self.count() {
+            return Err(SoftError::NoProcessor);
+        }
+        self.wires.begin_visit();
+        let mut engine = lock(&self.engine);
+        engine.follow();
+        let result = visit(&mut engine, index as usize);
+        drop(engine);
+        self.wires.end_visit();
+        Ok(result)
+    }
+
+    /// What a processor is doing.
+    ///
+    /// # Errors
+    /// If there is no such processor.
+    pub fn glance(&self, index: u32) -> Result<Glance, SoftError> {
+        self.visit(index, |engine, at| {
+            let state = engine.state(at);
+            Glance {
+                halted: !matches!(state.activity, Activity::Running | Activity::SipiReceived),
+                pc: Registers::from(&*state).pc(),
+            }
+        })
+    }
+
+    /// The registers by which a processor translates linear addresses.
+    ///
+    /// # Errors
+    /// If there is no such processor.
+    pub fn paging(&self, index: u32) -> Result<PagingRegisters, SoftError> {
+        self.visit(index, |engine, at| (&*engine.state(at)).into())
+    }
+
+    /// Where a processor is, and what it sees.
+    ///
+    /// # Errors
+    /// If there is no such processor.
+    pub fn registers(&self, index: u32) -> Result<Registers, SoftError> {
+        self.visit(index, |engine, at| Registers::from(&*engine.state(at)))
+    }
+
+    /// Asserts the platform's NMI, which is wired to LINT1 of all processors; tells how many took
+    /// it.
+    pub fn inject_nmi(&self) -> u32 {
+        self.surroundings.pulse_nmi()
+    }
+
+    /// Ends the thread and waits for it. Not under the machine's lock.
+    pub fn shutdown(&mut self) {
+        self.wires.request(Wanted::Exit);
+        if let Some(join) = self.join.take() {
+            let _ = join.join();
+        }
+    }
+}
+
+impl Drop for SoftCpus {
+    fn drop(&mut self) {
+        self.shutdown();
+    }
+}
+
+/// While it lives, threads are born with every signal blocked: signals are the main thread's.
+struct AllBlocked(libc::sigset_t);
+
+impl AllBlocked {
+    fn new() -> Self {
+        // SAFETY: the sets are initialised by the calls before they are used.
+        unsafe {
+            let mut mask: libc::sigset_t = std::mem::zeroed();
+            let mut before: libc::sigset_t = std::mem::zeroed();
+            libc::sigfillset(&mut mask);
+            libc::pthread_sigmask(libc::SIG_SETMASK, &mask, &mut before);
+            Self(before)
+        }
+    }
+}
+
+impl Drop for AllBlocked {
+    fn drop(&mut self) {
+        // SAFETY: the set was filled in by the call above.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &self.0, std::ptr::null_mut()) };
+    }
+}
