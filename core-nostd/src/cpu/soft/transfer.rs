@@ -80,17 +80,28 @@ impl Stack {
     }
 
     /// The linear address of bytes at an offset.
-    fn linear(&self, cpu: &mut Cpu, offset: u64, length: usize) -> Outcome<u64> {
-        if self.long {
-            if !cpu.canonical(offset) {
-                return cpu.fail(Exception::StackFault, self.code);
-            }
-            return Ok(offset);
-        }
-        if self.segment.unusable || !within_limit(&self.segment, offset, length) {
+    fn linear(&self, cpu: &mut Cpu, offset: u64, length: usize, intent: Intent) -> Outcome<u64> {
+        let allowed = if self.long {
+            cpu.canonical(offset)
+        } else {
+            !self.segment.unusable && within_limit(&self.segment, offset, length)
+        };
+        if !allowed {
             return cpu.fail(Exception::StackFault, self.code);
         }
-        Ok(self.segment.base.wrapping_add(offset) & 0xffff_ffff)
+        let linear = if self.long {
+            offset
+        } else {
+            self.segment.base.wrapping_add(offset) & 0xffff_ffff
+        };
+        let checked = cpu.data_checks & data_check::ALIGNMENT != 0 && self.mode == Mode::User;
+        if checked && !linear.is_multiple_of(length as u64) {
+            return Err(cpu.raise(Exception::AlignmentCheck));
+        }
+        if cpu.data_checks & data_check::WATCH != 0 {
+            cpu.watch(linear, length, intent);
+        }
+        Ok(linear)
     }
 
     /// The pointer moved by a distance.
@@ -113,10 +124,7 @@ impl Stack {
     ) -> Outcome {
         let length = usize::from(size.bytes());
         let pointer = self.moved((length as u64).wrapping_neg());
-        let linear = self.linear(cpu, pointer & self.mask, length)?;
-        if cpu.data_checks & data_check::WATCH != 0 {
-            cpu.watch(linear, length, Intent::Write);
-        }
+        let linear = self.linear(cpu, pointer & self.mask, length, Intent::Write)?;
         let written = sized!(size, W => cpu.mmu.write(bus, linear, self.mode, value as W));
         written.map_err(|fault| cpu.access_fault(fault, SegmentRegister::Ss))?;
         self.pointer = pointer;
@@ -140,10 +148,7 @@ impl Stack {
     /// Pops a value of a size, zero-extended.
     pub(super) fn pop(&mut self, cpu: &mut Cpu, bus: &mut Bus<'_>, size: Size) -> Outcome<u64> {
         let length = usize::from(size.bytes());
-        let linear = self.linear(cpu, self.pointer & self.mask, length)?;
-        if cpu.data_checks & data_check::WATCH != 0 {
-            cpu.watch(linear, length, Intent::Read);
-        }
+        let linear = self.linear(cpu, self.pointer & self.mask, length, Intent::Read)?;
         let value = sized!(size, W => {
             cpu.mmu.read::<W>(bus, linear, self.mode).map(W::zero_extend)
         });
