@@ -59,6 +59,8 @@ pub(super) fn within_limit(segment: &Segment, offset: u64, length: usize) -> boo
 pub(super) enum Intent {
     Read,
     Write,
+    /// As a load, and of code that cannot be read, too: a cache line by its address.
+    Flush,
 }
 
 impl Cpu {
@@ -165,6 +167,7 @@ impl Cpu {
         let allowed = match (code, intent) {
             _ if segment.unusable => false,
             (true, Intent::Read) => segment.kind & 2 != 0,
+            (_, Intent::Flush) => true,
             // In real mode CS may be written: its type says nothing there (volume 3, 20.1.1).
             (true, Intent::Write) => !self.protected(),
             (false, Intent::Read) => true,

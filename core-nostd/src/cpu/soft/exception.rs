@@ -221,9 +221,11 @@ impl Cpu {
             self.slow &= !super::slow::DEBUG;
         }
         let (vector, error) = exception.vector_and_code();
-        let arrived = self.arrive_from_outside(bus, vector, error, class(vector), flags);
-        self.raised = Some(exception);
-        arrived
+        self.arrive_from_outside(bus, vector, error, class(vector), flags)
+            .inspect_err(|_| {
+                // What was at the beginning of a triple fault tells more than its end.
+                self.raised = Some(exception);
+            })
     }
 
     /// Delivers an event that no instruction asks for, or what its delivery raises instead. An error

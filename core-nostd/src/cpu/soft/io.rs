@@ -63,7 +63,7 @@ impl Cpu {
             Size::Word => self.set_register(RAX, value as u16),
             Size::Dword | Size::Qword => self.set_register(RAX, value),
         }
-        self.watch_port(port, size);
+        self.watch_port(port, size.bytes());
         Ok(())
     }
 
@@ -74,7 +74,7 @@ impl Cpu {
         self.check_ports(bus, port, size)?;
         let value = self.register::<u32>(RAX) & size.mask() as u32;
         bus.platform.pio_write(port, width(size), value);
-        self.watch_port(port, size);
+        self.watch_port(port, size.bytes());
         Ok(())
     }
 
@@ -97,7 +97,7 @@ impl Cpu {
             let value = <W as crate::cpu::alu::Word>::truncate(value.into());
             cpu.store(bus, SegmentRegister::Es, to, value)?;
             cpu.advance(RDI, address_size, step);
-            cpu.watch_port(port, size);
+            cpu.watch_port(port, size.bytes());
             Ok(true)
         })
     }
@@ -119,7 +119,7 @@ impl Cpu {
             bus.platform
                 .pio_write(port, width(size), value.zero_extend() as u32);
             cpu.advance(RSI, address_size, step);
-            cpu.watch_port(port, size);
+            cpu.watch_port(port, size.bytes());
             Ok(true)
         })
     }
@@ -145,20 +145,8 @@ impl Cpu {
         intent: Intent,
     ) -> Outcome {
         let linear = self.linear(segment, offset, length, intent)?;
-        self.check_pages(bus, segment, linear, length, intent)
-    }
-
-    /// The same for the pages of a linear address.
-    pub(super) fn check_pages(
-        &mut self,
-        bus: &mut Bus<'_>,
-        segment: SegmentRegister,
-        linear: u64,
-        length: usize,
-        intent: Intent,
-    ) -> Outcome {
         let access = match intent {
-            Intent::Read => Access::Read,
+            Intent::Read | Intent::Flush => Access::Read,
             Intent::Write => Access::Write,
         };
         let last = linear.wrapping_add(length as u64 - 1);

@@ -672,14 +672,13 @@ impl Cpu {
     pub(super) fn adjust_rpl(&mut self, bus: &mut Bus<'_>, i: &Instruction) -> Outcome {
         self.with_descriptors()?;
         let source = self.read::<u16>(bus, i, 1)?;
-        let raised = self.update(bus, i, 0, |selector: u16| {
-            if rpl(selector) < rpl(source) {
-                (with_rpl(selector, rpl(source)), true)
-            } else {
-                (selector, false)
-            }
-        })?;
-        self.flags = self.flags.with_zero(raised == Some(true));
+        // What need not be changed is not stored.
+        let selector = self.read::<u16>(bus, i, 0)?;
+        let raised = rpl(selector) < rpl(source);
+        if raised {
+            self.write(bus, i, 0, with_rpl(selector, rpl(source)))?;
+        }
+        self.flags = self.flags.with_zero(raised);
         Ok(())
     }
 }

@@ -44,9 +44,6 @@ const PCID: u64 = 0xfff;
 const CR3_KEEP: u64 = 1 << 63;
 /// Task-state segments of 16 bits lack this bit of their type.
 const TSS_WIDE: u8 = 0b1000;
-/// Descriptor types: code, and code that can be read.
-const CODE: u8 = 0b1000;
-const CODE_READABLE: u8 = 0b1010;
 /// EFLAGS.IOPL.
 const IOPL: u64 = RFlags::IOPL_LOW.bits() | RFlags::IOPL_HIGH.bits();
 /// Flags that POPF changes in CPL 0, apart from the status flags.
@@ -358,16 +355,7 @@ impl Cpu {
     /// code that can't be read.
     pub(super) fn flush_line(&mut self, bus: &mut Bus<'_>, i: &Instruction) -> Outcome {
         let (segment, offset) = self.memory_at(i)?;
-        let cache = self.segment(segment);
-        let code_only = cache.kind & CODE_READABLE == CODE && !cache.unusable;
-        if self.bits64() || !code_only {
-            return self.check_access(bus, segment, offset, 1, Intent::Read);
-        }
-        if offset > u64::from(cache.limit) {
-            return self.protection();
-        }
-        let linear = cache.base.wrapping_add(offset) & LOW;
-        self.check_pages(bus, segment, linear, 1, Intent::Read)
+        self.check_access(bus, segment, offset, 1, Intent::Flush)
     }
 
     /// LFENCE, MFENCE, SFENCE, SERIALIZE: devices' threads see stores in order.

@@ -80,28 +80,31 @@ impl Stack {
     }
 
     /// The linear address of bytes at an offset.
-    fn linear(&self, cpu: &mut Cpu, offset: u64, length: usize, intent: Intent) -> Outcome<u64> {
-        let allowed = if self.long {
-            cpu.canonical(offset)
-        } else {
-            !self.segment.unusable && within_limit(&self.segment, offset, length)
-        };
-        if !allowed {
+    fn linear(&self, cpu: &mut Cpu, offset: u64, length: usize) -> Outcome<u64> {
+        if self.long {
+            if !cpu.canonical(offset) {
+                return cpu.fail(Exception::StackFault, self.code);
+            }
+            return Ok(offset);
+        }
+        if self.segment.unusable || !within_limit(&self.segment, offset, length) {
             return cpu.fail(Exception::StackFault, self.code);
         }
-        let linear = if self.long {
-            offset
-        } else {
-            self.segment.base.wrapping_add(offset) & 0xffff_ffff
-        };
-        let checked = cpu.data_checks & data_check::ALIGNMENT != 0 && self.mode == Mode::User;
-        if checked && !linear.is_multiple_of(length as u64) {
+        Ok(self.segment.base.wrapping_add(offset) & 0xffff_ffff)
+    }
+
+    /// Alignment, which counts on an application's own stack, and data breakpoints.
+    fn check(&self, cpu: &mut Cpu, linear: u64, length: usize, intent: Intent) -> Outcome {
+        if cpu.data_checks & data_check::ALIGNMENT != 0
+            && self.mode == Mode::User
+            && !linear.is_multiple_of(length as u64)
+        {
             return Err(cpu.raise(Exception::AlignmentCheck));
         }
         if cpu.data_checks & data_check::WATCH != 0 {
             cpu.watch(linear, length, intent);
         }
-        Ok(linear)
+        Ok(())
     }
 
     /// The pointer moved by a distance.
@@ -124,7 +127,8 @@ impl Stack {
     ) -> Outcome {
         let length = usize::from(size.bytes());
         let pointer = self.moved((length as u64).wrapping_neg());
-        let linear = self.linear(cpu, pointer & self.mask, length, Intent::Write)?;
+        let linear = self.linear(cpu, pointer & self.mask, length)?;
+        self.check(cpu, linear, length, Intent::Write)?;
         let written = sized!(size, W => cpu.mmu.write(bus, linear, self.mode, value as W));
         written.map_err(|fault| cpu.access_fault(fault, SegmentRegister::Ss))?;
         self.pointer = pointer;
@@ -148,7 +152,8 @@ impl Stack {
     /// Pops a value of a size, zero-extended.
     pub(super) fn pop(&mut self, cpu: &mut Cpu, bus: &mut Bus<'_>, size: Size) -> Outcome<u64> {
         let length = usize::from(size.bytes());
-        let linear = self.linear(cpu, self.pointer & self.mask, length, Intent::Read)?;
+        let linear = self.linear(cpu, self.pointer & self.mask, length)?;
+        self.check(cpu, linear, length, Intent::Read)?;
         let value = sized!(size, W => {
             cpu.mmu.read::<W>(bus, linear, self.mode).map(W::zero_extend)
         });
@@ -591,8 +596,8 @@ impl Cpu {
         let mut stack = self.stack();
         let rip = stack.pop(self, bus, size)?;
         let selector = stack.pop(self, bus, size)? as u16;
-        stack.release(released);
         if !self.protected() {
+            stack.release(released);
             let code = self.plain_target(selector, rip)?;
             stack.leave(self);
             self.enter_code(code, rip);
@@ -601,10 +606,16 @@ impl Cpu {
         let code = self.returned_code(bus, selector)?;
         if rpl(selector) == self.cpl {
             self.check_entry(&code, rip)?;
+            // The stack has the size that it has for the code that it returns to.
+            if code.long && self.long_mode() {
+                stack = stack.as_long();
+            }
+            stack.release(released);
             stack.leave(self);
             self.enter_code(code, rip);
             return Ok(());
         }
+        stack.release(released);
         let pointer = stack.pop(self, bus, size)?;
         let selector = stack.pop(self, bus, size)? as u16;
         let segment = self.returned_stack(bus, selector, &code)?;
