@@ -130,7 +130,7 @@ const fn class(vector: u8) -> Class {
     }
 }
 
-/// An exception was raised; [`Cpu::raise`] has noted which.
+/// An exception was raised; the processor has noted which.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Raised;
 

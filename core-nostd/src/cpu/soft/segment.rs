@@ -25,6 +25,9 @@ const ACCESSED: u32 = 1 << 8;
 const BUSY: u32 = 1 << 9;
 /// Bits 12 to 8 of the last part of a 16-byte descriptor, which must be zero.
 const UPPER_TYPE: u64 = 0x1f << 40;
+/// How often a change of a descriptor is tried before it is stored whatever is there by then: where
+/// memory is a device's register it may be another value each time.
+const EXCHANGES: usize = 16;
 /// What LAR shows of a descriptor's upper half.
 const ACCESS_RIGHTS: u32 = 0x00ff_ff00;
 
@@ -247,7 +250,7 @@ impl Cpu {
         };
         let address = address.wrapping_add(4);
         let mut old: u32 = self.load_system(bus, address)?;
-        loop {
+        for _ in 0..EXCHANGES {
             let new = old & !clear | set;
             if new == old {
                 return Ok(());
@@ -261,6 +264,7 @@ impl Cpu {
                 Err(fault) => return Err(self.access_fault(fault, SegmentRegister::Ds)),
             }
         }
+        self.store_system(bus, address, old & !clear | set)
     }
 
     /// Notes in a descriptor that its segment is in use, and makes a segment register's content of it.
