@@ -8,7 +8,7 @@
 //! that limits from protected mode stay; SGDT and SIDT store the whole base at every operand size;
 //! LAR shows the limit's bits 19 to 16.
 
-use super::access::sized;
+use super::access::{EXCHANGES, sized};
 use super::{Bus, Cpu, Exception, Outcome, SHADOW_SS};
 use crate::cpu::alu::Word as _;
 use crate::cpu::decode::{Instruction, Operand, Operation, RegisterClass, SegmentRegister, Size};
@@ -25,9 +25,6 @@ const ACCESSED: u32 = 1 << 8;
 const BUSY: u32 = 1 << 9;
 /// Bits 12 to 8 of the last part of a 16-byte descriptor, which must be zero.
 const UPPER_TYPE: u64 = 0x1f << 40;
-/// How often a change of a descriptor is tried before it is stored whatever is there by then: where
-/// memory is a device's register it may be another value each time.
-const EXCHANGES: usize = 16;
 /// What LAR shows of a descriptor's upper half.
 const ACCESS_RIGHTS: u32 = 0x00ff_ff00;
 
