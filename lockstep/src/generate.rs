@@ -489,6 +489,8 @@ impl<'r> Maker<'r> {
                     false => offset,
                 }
             }
+            // Without paging there is nothing but code.
+            _ if !self.case.world.long() => 0x100,
             92..96 => return self.random.value(),
             _ => DATA + self.random.below(0x1000),
         };

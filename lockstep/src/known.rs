@@ -67,7 +67,7 @@ const UD: End = End::Exception {
 };
 
 /// All of them.
-pub(crate) static KNOWN: [Known; 26] = [
+pub(crate) static KNOWN: [Known; 29] = [
     Known {
         what: "66h makes near branches of 64-bit mode 16 bits wide",
         section: "volume 2, CALL, JMP, RET, Jcc, LOOP; table A-1, superscript f64",
@@ -290,6 +290,32 @@ pub(crate) static KNOWN: [Known; 26] = [
                 && long(case)
                 && prefixed(case, 0x36)
                 && expected.is_at_handler(case.world, 12)
+        },
+    },
+    Known {
+        what: "67h is not heeded by NOP with an operand",
+        section: "volume 2, 2.1.1",
+        by: By::Emulator,
+        applies: |i, case, _| i.operation() == Operation::Nop && prefixed(case, 0x67),
+    },
+    Known {
+        what: "MOV of a segment register stores eight bytes with REX.W",
+        section: "volume 2, MOV: m16",
+        by: By::Emulator,
+        applies: |i, case, _| {
+            i.operation() == Operation::MovSegment
+                && long(case)
+                && i.operand_size() == Size::Qword
+                && matches!(i.operand(0), Operand::Memory(_))
+        },
+    },
+    Known {
+        what: "IN and OUT are refused in ring 0 at times",
+        section: "volume 1, 19.5.1: CPL is not above IOPL",
+        by: By::Emulator,
+        applies: |i, case, expected| {
+            matches!(i.operation(), Operation::In | Operation::Out)
+                && expected.is_at_handler(case.world, 13)
         },
     },
     Known {

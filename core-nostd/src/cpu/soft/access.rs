@@ -206,7 +206,7 @@ impl Cpu {
     }
 
     /// Loads a word by segment and offset.
-    #[inline]
+    #[inline(never)]
     pub(super) fn load<W: Word>(
         &mut self,
         bus: &mut Bus<'_>,
@@ -220,7 +220,7 @@ impl Cpu {
     }
 
     /// Stores a word by segment and offset.
-    #[inline]
+    #[inline(never)]
     pub(super) fn store<W: Word>(
         &mut self,
         bus: &mut Bus<'_>,
@@ -236,7 +236,6 @@ impl Cpu {
 
     /// Changes a word by segment and offset: `change` gets the old value and gives the new one and a
     /// result. With `lock` nobody else stores between load and store.
-    #[inline]
     pub(super) fn modify<W: Word, R>(
         &mut self,
         bus: &mut Bus<'_>,
