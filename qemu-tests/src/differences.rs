@@ -103,6 +103,17 @@ impl Comparison {
         }
     }
 
+    /// Leaves an input out that this run can't answer; what the list says of it is not stale for that.
+    pub fn leave_out(&mut self, input: &str) {
+        for (_, used) in self
+            .known
+            .iter_mut()
+            .filter(|(entry, _)| entry.input == input)
+        {
+            *used = true;
+        }
+    }
+
     /// Ends the comparison.
     ///
     /// # Panics

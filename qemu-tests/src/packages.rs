@@ -31,6 +31,22 @@ pub fn file(path: &str, package: &str) -> Option<PathBuf> {
     path.exists().then_some(path)
 }
 
+/// What Thimble runs the guests of tests with that are not about one accelerator: `THIMBLE_ACCEL` in the environment, else KVM
+/// where it can be used, else the software CPU.
+///
+/// # Panics
+///
+/// If the environment names something else.
+pub fn accelerator() -> &'static str {
+    match std::env::var("THIMBLE_ACCEL").as_deref() {
+        Ok("kvm") => "kvm",
+        Ok("tcg") => "tcg",
+        Ok(other) => panic!("THIMBLE_ACCEL is {other}: kvm or tcg are possible"),
+        Err(_) if kvm_usable() => "kvm",
+        Err(_) => "tcg",
+    }
+}
+
 /// Whether `/dev/kvm` can be opened for reading and writing.
 pub fn kvm_usable() -> bool {
     std::fs::OpenOptions::new()

@@ -39,9 +39,9 @@ fn with_rom(launcher: Launcher, code: &[u8]) -> Launcher {
         .with_qmp()
 }
 
-/// Thimble under KVM with this ROM.
+/// Thimble with this ROM.
 fn guest(code: &[u8]) -> Launcher {
-    with_rom(Emulator::Thimble.launcher(), code).args(["-accel", "kvm"])
+    with_rom(Emulator::Thimble.launcher(), code).args(["-accel", packages::accelerator()])
 }
 
 fn negotiated(instance: &Instance) -> QmpClient {
@@ -173,9 +173,6 @@ fn a_daemons_error_reaches_the_caller() {
 
 #[test]
 fn sigterm_ends_a_running_guest() {
-    if !packages::kvm_usable() {
-        return skip("/dev/kvm can't be used");
-    }
     let thimble = guest(COUNTER).args(["-pidfile", "{dir}/pid"]).start();
     let mut client = negotiated(&thimble);
     counted(&thimble, &mut client, 0);
@@ -204,7 +201,7 @@ const RESETS: &[u8] = &[
 fn accelerated(emulator: Emulator, code: &[u8]) -> Launcher {
     let accel = match emulator {
         Emulator::Qemu => "tcg",
-        Emulator::Thimble => "kvm",
+        Emulator::Thimble => packages::accelerator(),
     };
     with_rom(emulator.launcher(), code).args(["-accel", accel])
 }
@@ -245,8 +242,8 @@ fn reset_under(options: &[&str]) -> [(Vec<Value>, Option<i32>); 2] {
 
 #[test]
 fn a_guests_reset_does_what_the_options_say() {
-    if packages::qemu().is_none() || !packages::kvm_usable() {
-        return skip("qemu-system-x86 is missing, or /dev/kvm can't be used");
+    if packages::qemu().is_none() {
+        return skip("qemu-system-x86 is missing");
     }
     for options in [&[][..], &["-no-reboot"], &["-no-reboot", "-no-shutdown"]] {
         let [qemu, thimble] = reset_under(options);
@@ -257,14 +254,18 @@ fn a_guests_reset_does_what_the_options_say() {
 /// The image for resets, whose fifth and last is a triple fault.
 #[test]
 fn every_kind_of_reset_is_told() {
-    if !packages::kvm_usable() {
-        return skip("/dev/kvm can't be used");
-    }
     let image = qemu_tests::images::all().find(|image| image.name == "resets");
     let rom = image.expect("the image").rom();
     let thimble = Emulator::Thimble
         .launcher()
-        .args(["-accel", "kvm", "-S", "-nodefaults", "-display", "none"])
+        .args([
+            "-accel",
+            packages::accelerator(),
+            "-S",
+            "-nodefaults",
+            "-display",
+            "none",
+        ])
         .args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4"])
         .args(["-bios", rom.to_str().expect("a plain path")])
         .with_qmp()
@@ -295,8 +296,8 @@ const INTERNAL_ERROR: &[u8] = &[
 
 #[test]
 fn what_kvm_cannot_run_stops_the_vm_only() {
-    if !packages::kvm_usable() {
-        return skip("/dev/kvm can't be used");
+    if packages::accelerator() != "kvm" {
+        return skip("only KVM has instructions that it can't run");
     }
     let thimble = guest(INTERNAL_ERROR).start();
     let mut client = negotiated(&thimble);
@@ -323,9 +324,6 @@ fn what_kvm_cannot_run_stops_the_vm_only() {
 
 #[test]
 fn the_debug_exit_gives_the_status() {
-    if !packages::kvm_usable() {
-        return skip("/dev/kvm can't be used");
-    }
     for value in [0_u8, 0x10, 0x7f] {
         let code = [0xb0, value, 0xe6, 0xf4, 0xeb, 0xfe];
         let device = ["-device", "isa-debug-exit,iobase=0xf4,iosize=4"];
@@ -397,9 +395,6 @@ fn the_terminal_is_restored_after_sigterm() {
 
 #[test]
 fn a_client_that_does_not_read_stalls_nobody() {
-    if !packages::kvm_usable() {
-        return skip("/dev/kvm can't be used");
-    }
     let thimble = guest(COUNTER)
         .args(["-qmp", "unix:{dir}/second.sock,server=on,wait=off"])
         .args(["-qmp", "unix:{dir}/third.sock,server=on,wait=off"])
@@ -468,9 +463,6 @@ const GARBAGE: &[u8] = &[
 
 #[test]
 fn a_guest_that_writes_garbage_everywhere_harms_nobody() {
-    if !packages::kvm_usable() {
-        return skip("/dev/kvm can't be used");
-    }
     assert_eq!(
         &GARBAGE[0x60..0x62],
         &[0x17, 0x00],
@@ -508,9 +500,6 @@ fn a_guest_that_writes_garbage_everywhere_harms_nobody() {
 
 #[test]
 fn stop_and_cont_two_hundred_times() {
-    if !packages::kvm_usable() {
-        return skip("/dev/kvm can't be used");
-    }
     let thimble = guest(COUNTER).args(["-smp", "2"]).start();
     let mut client = negotiated(&thimble);
     let began = Instant::now();
@@ -547,17 +536,15 @@ fn stop_and_cont_two_hundred_times() {
     );
 }
 
-/// Thimble with four KVM processors.
+/// Thimble with four processors.
 fn four_processors() -> Launcher {
-    let args = ["-accel", "kvm", "-nodefaults", "-display", "none"];
+    let accel = packages::accelerator();
+    let args = ["-accel", accel, "-nodefaults", "-display", "none"];
     Emulator::Thimble.launcher().args(args).args(["-smp", "4"])
 }
 
 #[test]
 fn the_demo_finds_four_processors() {
-    if !packages::kvm_usable() {
-        return skip("/dev/kvm can't be used");
-    }
     let thimble = four_processors()
         .args(["-bios", "demo.rom", "-serial", "stdio", "-no-reboot"])
         .start();
@@ -569,9 +556,6 @@ fn the_demo_finds_four_processors() {
 
 #[test]
 fn seabios_finds_four_processors() {
-    if !packages::kvm_usable() {
-        return skip("/dev/kvm can't be used");
-    }
     let Some(bios) = packages::seabios() else {
         return skip("the Debian package seabios is missing");
     };
@@ -588,9 +572,6 @@ fn seabios_finds_four_processors() {
 
 #[test]
 fn a_console_socket_carries_both_ways() {
-    if !packages::kvm_usable() {
-        return skip("/dev/kvm can't be used");
-    }
     // Sends back what it receives, one higher.
     let echo = [
         0xba, 0xfd, 0x03, // mov dx, 0x3fd

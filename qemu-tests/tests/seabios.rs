@@ -1,22 +1,25 @@
-//! Debian's SeaBIOS under KVM, as far as it comes without a disk.
+//! Debian's SeaBIOS under both accelerators, as far as it comes without a disk.
 
 use std::time::Duration;
 
-use qemu_tests::{Emulator, packages, skip};
+use qemu_tests::{Emulator, packages, skip, skip_part};
 
 #[test]
 fn seabios_finds_nothing_to_boot() {
-    if !packages::kvm_usable() {
-        return skip("/dev/kvm can't be used");
-    }
     let Some(bios) = packages::seabios() else {
         return skip("the Debian package seabios is missing");
     };
-    for accel in [
-        "kvm,kernel-irqchip=on",
-        "kvm,kernel-irqchip=split",
-        "kvm,kernel-irqchip=off",
-    ] {
+    let mut accelerators = vec!["tcg"];
+    if packages::kvm_usable() {
+        accelerators.extend([
+            "kvm,kernel-irqchip=on",
+            "kvm,kernel-irqchip=split",
+            "kvm,kernel-irqchip=off",
+        ]);
+    } else {
+        skip_part("/dev/kvm can't be used");
+    }
+    for accel in accelerators {
         let thimble = Emulator::Thimble
             .launcher()
             .args(["-accel", accel, "-nodefaults", "-display", "none", "-bios"])

@@ -61,6 +61,22 @@ pub(crate) fn all(long: bool) -> Outcome {
         "--no-fail-fast",
     ]);
     counts.tests(&["test", "-p", "qemu-tests", "--no-fail-fast"]);
+    // Those with guests once more, on the other accelerator.
+    counts.tests_with(
+        &[
+            "test",
+            "-p",
+            "qemu-tests",
+            "--no-fail-fast",
+            "--test",
+            "actions",
+            "--test",
+            "commands",
+            "--test",
+            "process",
+        ],
+        &[("THIMBLE_ACCEL", "tcg")],
+    );
     let text = std::fs::read_to_string(&skips).map_err(|error| error.to_string())?;
     for line in text.lines() {
         // The plain harness has counted a test that skipped itself as passed.
@@ -122,7 +138,13 @@ impl Counts {
 
     /// Runs cargo's tests, shows their output, and counts by their summary lines.
     fn tests(&mut self, args: &[&str]) {
+        self.tests_with(args, &[]);
+    }
+
+    /// The same, in another environment.
+    fn tests_with(&mut self, args: &[&str], environment: &[(&str, &str)]) {
         let output = build::cargo_command(args)
+            .envs(environment.iter().copied())
             .env("THIMBLE", build::thimble())
             .env("THIMBLE_IMAGES", build::target().join("firmware"))
             .env("THIMBLE_SKIPS", build::target().join("skips.txt"))

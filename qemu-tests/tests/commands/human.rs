@@ -13,8 +13,8 @@ use thimble_core::cpu::decode::{
 
 use crate::memory::runs_with_kvm;
 use crate::{
-    answer, command_with, compare, emulators, guests, negotiated, passive, refused, roms,
-    wait_console, with_rom,
+    answer, command_with, compare, emulators, negotiated, passive, refused, roms, wait_console,
+    with_rom,
 };
 
 /// Where the listings are: in the ROM, which all guests map one to one.
@@ -78,12 +78,12 @@ fn lines_say_the_same() {
     for command in ["x", "xp"] {
         let _ = writeln!(lines, "{command}/110i {LISTING:#x}");
     }
-    compare_lines("commands-human", &guests(), guest, &lines);
+    compare_lines("commands-human", &emulators(), guest, &lines);
 }
 
 /// Registers, translated addresses and code in the mode of this guest.
 fn check_mode(test: &str, rom: &[u8]) {
-    let mut emulators = guests();
+    let mut emulators = emulators();
     if emulators.len() == 2 && !runs_with_kvm(rom) {
         skip_part("KVM on this host can't run the guest");
         emulators.clear();

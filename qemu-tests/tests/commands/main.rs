@@ -4,7 +4,8 @@
 //! still, handlers run, processes end, connections drop, options appear where the command line has them. Answers are compared with
 //! QEMU's, word for word where they are errors; what must differ is in `differences.list`.
 //!
-//! Guests are small ROMs: see [`roms`]. Thimble runs them with KVM, QEMU with its software CPU.
+//! Guests are small ROMs: see [`roms`]. Thimble runs them with KVM or, as `THIMBLE_ACCEL` says, with its software CPU, QEMU
+//! with its own.
 
 mod crate_types;
 mod human;
@@ -23,7 +24,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use qemu_tests::{Comparison, Emulator, Instance, Launcher, QmpClient, packages, skip, skip_part};
+use qemu_tests::{Comparison, Emulator, Instance, Launcher, QmpClient, packages, skip_part};
 use serde_json::{Value, json};
 
 /// How long anything may take on a busy machine.
@@ -41,15 +42,6 @@ pub(crate) fn emulators() -> Vec<Emulator> {
     vec![Emulator::Thimble]
 }
 
-/// The emulators that can run a guest here, or none: the caller returns then.
-pub(crate) fn guests() -> Vec<Emulator> {
-    if packages::kvm_usable() {
-        return emulators();
-    }
-    skip("/dev/kvm can't be used");
-    Vec::new()
-}
-
 /// An emulator whose devices stand and whose guest never runs: a pc of 16 MiB, unless the options say otherwise.
 pub(crate) fn passive(emulator: Emulator) -> Launcher {
     let launcher = emulator.launcher().args(emulator.passive_args());
@@ -63,7 +55,7 @@ pub(crate) fn with_rom(emulator: Emulator, rom: &[u8]) -> Launcher {
     launcher
         .args(match emulator {
             Emulator::Qemu => ["-accel", "tcg"],
-            Emulator::Thimble => ["-accel", "kvm"],
+            Emulator::Thimble => ["-accel", packages::accelerator()],
         })
         .args(["-nodefaults", "-no-user-config", "-display", "none"])
         .args(["-M", "pc", "-m", "16", "-bios", "{dir}/guest.rom"])

@@ -7,8 +7,8 @@ use rustix::process::{Resource, Rlimit};
 use serde_json::{Value, json};
 
 use crate::{
-    NEVER, SOON, answer, ask, command_with, compare, connect, content, emulators, guests,
-    negotiated, out_of_band, passive, physical, refused, roms, status, wait_console, with_rom,
+    NEVER, SOON, answer, ask, command_with, compare, connect, content, emulators, negotiated,
+    out_of_band, passive, physical, refused, roms, status, wait_console, with_rom,
 };
 
 /// The reset vector, 16 bytes below 4 GiB.
@@ -16,7 +16,7 @@ const RESET_VECTOR: i64 = 0xffff_fff0;
 
 #[test]
 fn the_reset_vector_is_the_roms() {
-    for emulator in guests() {
+    for emulator in emulators() {
         let rom = roms::counter();
         let instance = with_rom(emulator, &rom).args(["-S"]).start();
         let mut client = negotiated(&instance);
@@ -44,7 +44,7 @@ fn the_reset_vector_is_the_roms() {
 
 #[test]
 fn what_a_guest_wrote_is_saved() {
-    for emulator in guests() {
+    for emulator in emulators() {
         let instance = with_rom(emulator, &roms::pattern()).start();
         let mut client = negotiated(&instance);
         wait_console(&instance, "W");
@@ -86,7 +86,7 @@ fn the_whole_address_space_reads_the_same() {
         ("the last bytes", -16, 16),
     ];
     let mut answers = Vec::new();
-    for emulator in guests() {
+    for emulator in emulators() {
         let instance = with_rom(emulator, &roms::counter()).args(["-S"]).start();
         let mut client = negotiated(&instance);
         let read = ranges.iter().map(|(name, address, size)| {
@@ -147,7 +147,12 @@ pub(crate) fn runs_with_kvm(rom: &[u8]) -> bool {
     let instance = Emulator::Qemu.launcher();
     std::fs::write(instance.dir().join("guest.rom"), rom).expect("a file");
     let instance = instance
-        .args(["-accel", "kvm", "-no-reboot", "-nodefaults"])
+        .args([
+            "-accel",
+            packages::accelerator(),
+            "-no-reboot",
+            "-nodefaults",
+        ])
         .args(["-display", "none", "-M", "pc", "-m", "16"])
         .args(["-bios", "{dir}/guest.rom", "-debugcon", "stdio"])
         .args(["-global", "isa-debugcon.iobase=0x402"])
@@ -158,7 +163,7 @@ pub(crate) fn runs_with_kvm(rom: &[u8]) -> bool {
 /// What is mapped, and is read, and what is not, and is refused.
 fn check_mappings(rom: &[u8], across: &[i64], large: i64, unmapped: &[(i64, usize)]) {
     let mut answers = Vec::new();
-    for emulator in guests() {
+    for emulator in emulators() {
         if emulator == Emulator::Thimble && !runs_with_kvm(rom) {
             skip_part("KVM on this host can't run the guest");
             continue;
@@ -218,9 +223,6 @@ fn virtual_addresses_go_through_64_bit_page_tables() {
 /// Between the halves there are no addresses. QEMU looks at the low 48 bits of them only.
 #[test]
 fn addresses_that_are_not_canonical_are_refused() {
-    if !guests().contains(&Emulator::Thimble) {
-        return;
-    }
     let instance = with_rom(Emulator::Thimble, &roms::paging_64()).start();
     let mut client = negotiated(&instance);
     wait_console(&instance, "P");
@@ -233,7 +235,7 @@ fn addresses_that_are_not_canonical_are_refused() {
 
 #[test]
 fn virtual_addresses_are_those_of_the_chosen_processor() {
-    for emulator in guests() {
+    for emulator in emulators() {
         let instance = with_rom(emulator, &roms::paging_64())
             .args(["-smp", "2"])
             .start();
@@ -257,9 +259,6 @@ fn virtual_addresses_are_those_of_the_chosen_processor() {
 /// The default of `cpu-index` is what the command `cpu` has set; QEMU has had no such command since 3.0.
 #[test]
 fn cpu_chooses_the_default_processor() {
-    if !guests().contains(&Emulator::Thimble) {
-        return;
-    }
     let instance = with_rom(Emulator::Thimble, &roms::paging_64())
         .args(["-smp", "2", "-qmp", "unix:{dir}/other,server=on,wait=off"])
         .start();

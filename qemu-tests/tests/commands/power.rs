@@ -9,12 +9,12 @@ use serde_json::{Value, json};
 
 use crate::{
     SOON, answer, ask, command_with, compare, connect, counts, doubleword, emulators, events,
-    guests, negotiated, passive, refused, roms, status, wait_console, wait_until, with_rom,
+    negotiated, passive, refused, roms, status, wait_console, wait_until, with_rom,
 };
 
 #[test]
 fn stop_and_cont_hold_the_guest_and_let_it_go() {
-    for emulator in guests() {
+    for emulator in emulators() {
         let instance = with_rom(emulator, &roms::counter()).args(["-S"]).start();
         let mut client = negotiated(&instance);
         assert_eq!(status(&mut client), "prelaunch");
@@ -36,7 +36,7 @@ fn stop_and_cont_hold_the_guest_and_let_it_go() {
 
 #[test]
 fn a_reset_starts_the_guest_again() {
-    for emulator in guests() {
+    for emulator in emulators() {
         let instance = with_rom(emulator, &roms::counter()).start();
         let mut client = negotiated(&instance);
         for starts in 1..4 {
@@ -64,7 +64,7 @@ fn a_reset_starts_the_guest_again() {
 
 #[test]
 fn quit_ends_the_process_and_tells_every_monitor() {
-    for emulator in guests() {
+    for emulator in emulators() {
         let instance = with_rom(emulator, &roms::counter())
             .args(["-qmp", "unix:{dir}/other,server=on,wait=off"])
             .start();
@@ -146,7 +146,7 @@ fn preconfig_waits_for_its_command() {
         "query-status",
     ];
     let mut answers = Vec::new();
-    for emulator in guests() {
+    for emulator in emulators() {
         let mut asked = Vec::new();
         for stay in [false, true] {
             let mut launcher = with_rom(emulator, &roms::counter()).args(["--preconfig"]);
@@ -221,7 +221,7 @@ type Case = (
 
 fn run_cases(test: &str, command: &str, cases: &[Case]) {
     let mut answers = Vec::new();
-    for emulator in guests() {
+    for emulator in emulators() {
         let mut asked = Vec::new();
         for (name, rom, options, settings, at_most) in cases {
             let instance = with_rom(emulator, &rom())
@@ -363,7 +363,7 @@ fn actions_of_the_watchdog_follow_its_expiry() {
 /// One bad member, and nothing of the whole is done.
 #[test]
 fn a_refused_set_action_changes_nothing() {
-    for emulator in guests() {
+    for emulator in emulators() {
         let instance = with_rom(emulator, &roms::reset_64()).args(["-S"]).start();
         let mut client = negotiated(&instance);
         for arguments in [

@@ -5,8 +5,8 @@ use qemu_tests::{Emulator, Instance, packages, skip_part};
 use serde_json::{Value, json};
 
 use crate::{
-    NEVER, ask, command_with, compare, console, counts, emulators, guests, negotiated, passive,
-    refused, roms, wait_console, wait_until, with_rom,
+    NEVER, ask, command_with, compare, console, counts, emulators, negotiated, passive, refused,
+    roms, wait_console, wait_until, with_rom,
 };
 
 /// The user time, in clock ticks, that a thread of the emulator has had; `None` if it has no such thread.
@@ -22,7 +22,7 @@ fn processor_time(instance: &Instance, thread: &Value) -> Option<u64> {
 #[test]
 fn processors_are_listed_with_their_threads() {
     let mut answers = Vec::new();
-    for emulator in guests() {
+    for emulator in emulators() {
         let mut asked = Vec::new();
         for smp in [
             "1",
@@ -63,7 +63,7 @@ fn processors_are_listed_with_their_threads() {
 
 #[test]
 fn the_listed_thread_runs_the_guest() {
-    for emulator in guests() {
+    for emulator in emulators() {
         let instance = with_rom(emulator, &roms::counter()).args(["-S"]).start();
         let mut client = negotiated(&instance);
         let list = ask(&mut client, "query-cpus-fast");
@@ -101,9 +101,6 @@ fn the_empty_machine_has_no_processors() {
 /// QEMU has had no query-cpus since 6.0.
 #[test]
 fn query_cpus_tells_what_each_processor_does() {
-    if !guests().contains(&Emulator::Thimble) {
-        return;
-    }
     let instance = with_rom(Emulator::Thimble, &roms::counter())
         .args(["-S", "-smp", "2"])
         .start();
@@ -159,10 +156,6 @@ fn there_are_no_gic_capabilities() {
 fn query_kvm_tells_what_runs_the_guest() {
     for emulator in emulators() {
         for (accelerator, enabled) in [("tcg", false), ("kvm", true)] {
-            let accelerator = match (emulator, accelerator) {
-                (Emulator::Thimble, "tcg") => "qtest",
-                _ => accelerator,
-            };
             if enabled && !packages::kvm_usable() {
                 skip_part("/dev/kvm can't be used");
                 continue;
@@ -185,7 +178,7 @@ fn query_kvm_tells_what_runs_the_guest() {
 
 #[test]
 fn an_nmi_comes_where_the_local_apic_lets_it() {
-    for emulator in guests() {
+    for emulator in emulators() {
         let instance = with_rom(emulator, &roms::nmi()).start();
         let mut client = negotiated(&instance);
         wait_console(&instance, "R");

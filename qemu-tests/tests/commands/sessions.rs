@@ -7,8 +7,8 @@ use qemu_tests::Emulator;
 use serde_json::{Value, json};
 
 use crate::{
-    NEVER, SOON, ask, command_with, connect, emulators, ends, events, guests, negotiated,
-    out_of_band, passive, refused, roms, status, with_rom,
+    NEVER, SOON, ask, command_with, connect, emulators, ends, events, negotiated, out_of_band,
+    passive, refused, roms, status, with_rom,
 };
 
 #[test]
@@ -76,7 +76,7 @@ fn each_monitor_negotiates_for_itself_and_all_hear_the_events() {
 /// The guest sends without an end over its serial port; yank takes its reader's connection away, and a new one gets on.
 #[test]
 fn yank_drops_a_connection_and_no_more() {
-    for emulator in guests() {
+    for emulator in emulators() {
         let instance = with_rom(emulator, &roms::serial())
             .args([
                 "-chardev",

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::{SOON, console, emulators, guests, negotiated, passive, roms, with_rom};
+use crate::{SOON, console, emulators, negotiated, passive, roms, with_rom};
 
 /// Every kind of token, escape and length of a character, and two commands.
 const REQUESTS: &str = "{'execute': \"query-name\", \"id\": [\"\\u00e9\\ud83d\\ude00\\n\\\"\", -12, 1.5e3, true, null, \
@@ -58,7 +58,7 @@ fn many_requests_in_one_go_are_answered_in_order() {
 /// A guest that sets its clock time and again: no more than one event a second, and the last of all is the last that is told.
 #[test]
 fn events_that_come_too_fast_are_thinned() {
-    for emulator in guests() {
+    for emulator in emulators() {
         let instance = with_rom(emulator, &roms::clock_setter())
             .args(["-S", "-rtc", "base=2020-06-15T10:30:30"])
             .start();

@@ -11,7 +11,7 @@ use super::access::{Intent, sized, within_limit};
 use super::segment::{Descriptor, Failure, is_null, null_segment, rpl, system, with_rpl};
 use super::task::Switch;
 use super::{Bus, Cpu, Exception, Outcome, data_check};
-use crate::cpu::alu::STATUS;
+use crate::cpu::alu::{STATUS, Word as _};
 use crate::cpu::decode::{Instruction, SegmentRegister, Size};
 use crate::cpu::gpr::{R8, RCX, RDX, RSP};
 use crate::cpu::mmu::Mode;
@@ -155,7 +155,7 @@ impl Stack {
         let linear = self.linear(cpu, self.pointer & self.mask, length)?;
         self.check(cpu, linear, length, Intent::Read)?;
         let value = sized!(size, W => {
-            cpu.mmu.read::<W>(bus, linear, self.mode).map(u64::from)
+            cpu.mmu.read::<W>(bus, linear, self.mode).map(W::zero_extend)
         });
         self.pointer = self.moved(length as u64);
         value.map_err(|fault| cpu.access_fault(fault, SegmentRegister::Ss))
@@ -209,7 +209,7 @@ impl Cpu {
             return self.fail(Exception::InvalidTss, self.tr.selector);
         }
         let linear = self.tr.base.wrapping_add(offset.into());
-        sized!(size, W => self.load_system::<W>(bus, linear).map(u64::from))
+        sized!(size, W => self.load_system::<W>(bus, linear).map(W::zero_extend))
     }
 
     /// The stack of an inner privilege level, outside of long mode: the segment for SS and the stack.
@@ -812,7 +812,7 @@ impl Cpu {
     /// SYSRET.
     pub(super) fn system_return(&mut self, i: &Instruction) -> Outcome {
         self.with_system_calls()?;
-        self.check_privileged()?;
+        self.privileged()?;
         let long = i.operand_size() == Size::Qword;
         let rip = self.registers[RCX];
         if long && !self.canonical(rip) {
@@ -862,7 +862,7 @@ impl Cpu {
     /// SYSEXIT.
     pub(super) fn system_exit(&mut self, i: &Instruction) -> Outcome {
         let selector = self.system_entry()?;
-        self.check_privileged()?;
+        self.privileged()?;
         let long = i.operand_size() == Size::Qword;
         let (pointer, rip) = (self.registers[RCX], self.registers[RDX]);
         if long && !(self.canonical(pointer) && self.canonical(rip)) {
