@@ -190,8 +190,7 @@ fn sigterm_ends_a_running_guest() {
 
 /// Asks for a reset by port 92h, on and on.
 const RESETS: &[u8] = &[
-    0xe4, 0x92, // in al, 0x92
-    0x24, 0xfe, // and al, 0xfe
+    0xb0, 0x02, // mov al, 2: A20 stays open, or the next instruction would be elsewhere
     0xe6, 0x92, // out 0x92, al
     0x0c, 0x01, // or al, 1
     0xe6, 0x92, // out 0x92, al
