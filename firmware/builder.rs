@@ -27,6 +27,9 @@ pub(crate) struct Image {
     pub(crate) ring0: bool,
     /// True if it resets the machine on its way, so that a run must not have `-no-reboot`.
     pub(crate) reboots: bool,
+    /// True if it looks closely at the local APIC, so that only the machine's own will do: a kernel that is itself a guest's
+    /// may end interrupts as it delivers them.
+    pub(crate) local_apic: bool,
     /// Options that a test run adds.
     pub(crate) options: &'static [&'static str],
 }
@@ -38,6 +41,7 @@ const fn image(name: &'static str) -> Image {
         test: true,
         ring0: false,
         reboots: false,
+        local_apic: false,
         options: &[],
     }
 }
@@ -58,6 +62,10 @@ pub(crate) const IMAGES: &[Image] = &[
     image("pio_mmio"),
     image("pic_pit"),
     image("ioapic"),
+    Image {
+        local_apic: true,
+        ..image("lapic")
+    },
     Image {
         options: &["-rtc", "base=2020-02-29T23:59:58"],
         ..image("rtc")

@@ -1,7 +1,6 @@
 //! The firmware configuration device: selector port 510h, data port 511h, DMA address port 514h (big-endian halves).
 //!
-//! How Thimble passes a kernel: the whole file, as it is, under [`KERNEL_SIZE`] and [`KERNEL_DATA`]; the same for the initrd and
-//! the command line (which ends in a zero byte). Sizes are four bytes, little-endian.
+//! Sizes and numbers are little-endian, those of the list of files big-endian.
 
 use core::sync::atomic::{Ordering, compiler_fence};
 
@@ -13,18 +12,6 @@ pub const SIGNATURE: u16 = 0x00;
 pub const ID: u16 = 0x01;
 /// Number of processors, two bytes.
 pub const NB_CPUS: u16 = 0x05;
-/// Size of the kernel file.
-pub const KERNEL_SIZE: u16 = 0x08;
-/// Size of the initrd.
-pub const INITRD_SIZE: u16 = 0x0b;
-/// The kernel file.
-pub const KERNEL_DATA: u16 = 0x11;
-/// The initrd.
-pub const INITRD_DATA: u16 = 0x12;
-/// Size of the command line with its zero byte.
-pub const CMDLINE_SIZE: u16 = 0x14;
-/// The command line.
-pub const CMDLINE_DATA: u16 = 0x15;
 /// The list of named files: a big-endian count, then entries of 64 bytes.
 pub const FILE_DIR: u16 = 0x19;
 
@@ -64,11 +51,6 @@ impl FwCfg {
         Some(Self {
             dma: port.u32(ID) & 2 != 0 && inl(DMA) == u32::from_le_bytes(*b"QEMU"),
         })
-    }
-
-    /// True if items are read by DMA.
-    pub fn has_dma(self) -> bool {
-        self.dma
     }
 
     /// A four-byte item.
@@ -254,35 +236,5 @@ impl MemoryMap {
             .map(|range| range.start.saturating_add(range.length))
             .max();
         end.unwrap_or(0).min(0xe000_0000)
-    }
-
-    /// The map as a kernel is told: RAM without the hole from A0000h to 1 MiB, and with the ROM reserved.
-    pub fn for_kernel(&self) -> Self {
-        let mut map = Self::default();
-        map.push(Range {
-            start: 0,
-            length: 0xa_0000,
-            kind: RAM,
-        });
-        map.push(Range {
-            start: 0xf_0000,
-            length: 0x1_0000,
-            kind: 2,
-        });
-        for range in self.ranges() {
-            let start = range.start.max(0x10_0000);
-            let length = range
-                .start
-                .saturating_add(range.length)
-                .saturating_sub(start);
-            if length > 0 {
-                map.push(Range {
-                    start,
-                    length,
-                    kind: range.kind,
-                });
-            }
-        }
-        map
     }
 }

@@ -5,9 +5,10 @@
 //! clock, consoles, saved state, a whole QMP session). Nothing here judges an answer.
 
 use core::fmt::{self, Write};
+use core::sync::atomic::AtomicU8;
 
 use thimble_core::devices::class::PropertyValues;
-use thimble_core::devices::{ConsoleId, GuestEvent, PowerRequest, Width};
+use thimble_core::devices::{ConsoleId, GuestEvent, PowerRequest, Width, pc_testdev};
 use thimble_core::machine::qtest::Qtest;
 use thimble_core::machine::{
     Board, CLASSES, Config, Host, Irqchip, Machine, SERIAL_MAX, STATE_MAX,
@@ -44,7 +45,7 @@ macro_rules! scripts {
 const SCRIPTS: &[(&str, &str)] = scripts!(
     "protocol" "widths" "pic" "pit" "rtc" "serial" "i8042" "i8042-mouse" "i8042-queues" "port92" "post" "fw-cfg"
     "fw-cfg-edges" "pci" "pci-config" "i440fx" "pam" "smram" "piix3" "piix3-writes" "debugcon" "debugcon-readback"
-    "ib700" "pvpanic" "debug-exit"
+    "ib700" "pvpanic" "pc-testdev" "debug-exit"
 );
 
 /// QMP cases, in the spelling of `qemu-tests/tests/qmp.rs`.
@@ -176,6 +177,9 @@ pub fn replay(memory: &mut Memory, out: &mut impl Write) -> fmt::Result {
     writeln!(out, "== end")
 }
 
+/// Memory of `pc-testdev`, which each new device clears.
+static TESTDEV: [AtomicU8; pc_testdev::MEMORY] = [const { AtomicU8::new(0) }; pc_testdev::MEMORY];
+
 /// A machine with one device of each class that can be plugged.
 fn build<'m>(
     board: Board,
@@ -203,7 +207,7 @@ fn build<'m>(
         initrd: b"an initrd",
         cmdline: b"a command line",
         boot: &[],
-        testdev_memory: &[],
+        testdev_memory: &TESTDEV,
     };
     let mut machine = match Machine::new(config) {
         Ok(machine) => machine,

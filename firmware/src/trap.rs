@@ -88,17 +88,6 @@ pub fn triple_fault() -> ! {
     unsafe { asm!("ud2", in("r11") SERVICE_MARK, in("eax") 3, options(noreturn)) }
 }
 
-/// Jumps to `entry` in 32-bit protected mode without paging, with eax and ebx as given.
-///
-/// # Safety
-/// A program must be there.
-pub unsafe fn enter_kernel(entry: u32, eax: u32, ebx: u32) -> ! {
-    // SAFETY: service 1 does not return.
-    unsafe {
-        asm!("ud2", in("r11") SERVICE_MARK, in("eax") 1, in("edi") entry, in("esi") eax, in("edx") ebx, options(noreturn))
-    }
-}
-
 /// Lets interrupts in, until the next one: its handler counts it and leaves them off.
 pub fn enable_interrupts() {
     // SAFETY: the handlers are in place from the start; service 4 changes no register.

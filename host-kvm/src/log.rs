@@ -33,7 +33,7 @@ bitflags! {
         const EXEC = 1 << 2;
         /// `cpu`: the registers before each block.
         const CPU = 1 << 3;
-        /// `cpu_reset`: the processors' state at resets.
+        /// `cpu_reset`: the processors' state before resets.
         const CPU_RESET = 1 << 4;
         /// What only the software CPU can tell.
         const SOFTWARE = Self::IN_ASM.bits() | Self::INT.bits() | Self::EXEC.bits() | Self::CPU.bits();
@@ -62,7 +62,11 @@ static ITEMS: [(&str, Items, &str); 5] = [
         Items::CPU,
         "registers before each block (software CPU)",
     ),
-    ("cpu_reset", Items::CPU_RESET, "resets of the processors"),
+    (
+        "cpu_reset",
+        Items::CPU_RESET,
+        "processors before they are reset",
+    ),
 ];
 
 impl Items {
@@ -173,7 +177,7 @@ impl Sink {
         self.output.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Logs a processor's state after a reset: [`Items::CPU_RESET`].
+    /// Logs a processor's state before a reset: [`Items::CPU_RESET`].
     pub fn reset(&self, cpu: u32, state: &str) {
         if self.wants(Items::CPU_RESET) {
             let mut output = self.lock();

@@ -15,7 +15,7 @@ use thimble_core::memory::{Backing, GuestRam, MemoryMap, Region};
 use thimble_core::state::StateError;
 use thimble_host::cpuid::{CpuSpec, CpuidTable, Topology};
 use thimble_host::kvm::{
-    ExitHandler, Instant as Instants, Irqchip, Routes, VcpuStop, Vcpus, Vm, offer, open,
+    ExitHandler, Instant as Instants, Irqchip, LostTicks, Routes, VcpuStop, Vcpus, Vm, offer, open,
     x2apic_outside,
 };
 use thimble_host::memory::{Ram, Rom};
@@ -208,6 +208,17 @@ fn map_with(page: Option<(Backing, bool)>) -> MemoryMap {
 /// A paused machine whose first processor will run `code` at F000:0000, and the ones that it
 /// starts `start` at 0000:1000 (vector 1).
 fn guest(code: &[u8], start: &[u8], cpus: u32, irqchip: Irqchip) -> Option<Guest> {
+    guest_with_timer(code, start, cpus, irqchip, Some(LostTicks::Delay))
+}
+
+/// The same, with a choice of what the kernel's timer does, or none.
+fn guest_with_timer(
+    code: &[u8],
+    start: &[u8],
+    cpus: u32,
+    irqchip: Irqchip,
+    ticks: Option<LostTicks>,
+) -> Option<Guest> {
     let kvm = match open() {
         Ok(kvm) => kvm,
         Err(error) => {
@@ -230,7 +241,8 @@ fn guest(code: &[u8], start: &[u8], cpus: u32, irqchip: Irqchip) -> Option<Guest
         threads: 1,
     };
     let (cpuid, _) = CpuidTable::new(offer(&kvm, irqchip).unwrap(), &spec, topology).unwrap();
-    let vm = Vm::new(kvm, irqchip, Arc::clone(&ram), Some(rom), &map_with(None)).unwrap();
+    let map = map_with(None);
+    let vm = Vm::with_timer(kvm, irqchip, ticks, Arc::clone(&ram), Some(rom), &map).unwrap();
     let vm = Arc::new(vm);
     let (sender, events) = channel();
     let notes = Arc::new(Notes {
@@ -1544,4 +1556,61 @@ for_all! {
     a_glance_at_running_processors
     glances_disturb_nobody_and_lose_nothing
     threads_have_the_kernels_numbers
+}
+
+#[test]
+fn the_kernels_timer_is_there_or_not() {
+    // in al, 40h; out 80h, al; for ever
+    let code = [0xe4, 0x40, 0xe6, 0x80, 0xeb, 0xfe];
+    for ticks in [Some(LostTicks::Discard), None] {
+        let Some(guest) = guest_with_timer(&code, &[], 1, Irqchip::On, ticks) else {
+            return;
+        };
+        guest.vcpus.resume();
+        match guest.next() {
+            // Nobody in the kernel takes the port: its number is what our handler reads there.
+            Event::Out(_, 0x80, _, value) if ticks.is_none() => assert_eq!(value, [0x40]),
+            event => assert!(matches!(event, Event::Out(_, 0x80, ..)), "{event:?}"),
+        }
+        guest.vcpus.pause();
+        let at = Instants {
+            now: 0,
+            monotonic: monotonic(),
+        };
+        let state = guest.vm.controllers(at).unwrap();
+        assert_eq!(state.pit.is_some(), ticks.is_some());
+        guest.vm.set_controllers(&state, at).unwrap();
+        guest.vm.reset_irqchip().unwrap();
+    }
+    assert_eq!(LostTicks::parse("discard"), Some(LostTicks::Discard));
+    assert_eq!(LostTicks::parse("slew"), None);
+}
+
+#[test]
+fn flushed_pages_keep_their_bytes_under_a_running_guest() {
+    // 1: inc dword [500h]; jmp 1b
+    let code = [0x66, 0xff, 0x06, 0x00, 0x05, 0xeb, 0xf9];
+    let Some(guest) = guest(&code, &[], 1, Irqchip::Split) else {
+        return;
+    };
+    let counter = || {
+        let mut bytes = [0; 4];
+        guest.ram.read(0x500, &mut bytes).unwrap();
+        u32::from_le_bytes(bytes)
+    };
+    guest.vcpus.resume();
+    let (start, mut last) = (Instant::now(), 0);
+    for _ in 0..200 {
+        guest.vm.flush_page(0x500);
+        // No RAM is there, or no address.
+        guest.vm.flush_page(RAM_BYTES);
+        guest.vm.flush_page(u64::MAX);
+        while counter() == last && start.elapsed() < PATIENCE {
+            std::thread::yield_now();
+        }
+        assert!(counter() > last, "the guest goes on");
+        last = counter();
+    }
+    guest.vcpus.pause();
+    assert!(guest.events.try_recv().is_err(), "nothing but counting");
 }

@@ -19,8 +19,8 @@ const CR0_PROTECTED: u64 = 0x33;
 const CR0_REAL: u64 = 0x32;
 /// OSFXSR, OSXMMEXCPT.
 const CR4_SSE: u64 = 0x600;
-/// PAE, UMIP, FSGSBASE.
-const CR4_LONG: u64 = CR4_SSE | 1 << 5 | 1 << 11 | 1 << 16;
+/// PAE, UMIP, FSGSBASE, OSXSAVE.
+const CR4_LONG: u64 = CR4_SSE | 1 << 5 | 1 << 11 | 1 << 16 | 1 << 18;
 /// SCE, LME, LMA, NXE.
 const EFER_LONG: u64 = 0xd01;
 

@@ -1,8 +1,12 @@
 //! The forms of the decoder's table by name, and those that can't be compared, with the reason.
 
-use thimble_core::cpu::decode::{Choice, Encoding, Map, Operation, Shape, encodings};
+use std::arch::x86_64::__cpuid_count;
 
-use crate::case::{Case, Outcome, World};
+use thimble_core::cpu::decode::{Choice, Encoding, Map, Operation, Shape, encodings};
+use thimble_core::cpu::gpr;
+
+use crate::case::{Case, End, Outcome, World};
+use crate::layout::RAM;
 
 /// A row of the decoder's table.
 #[derive(Clone, Debug)]
@@ -96,15 +100,73 @@ pub(crate) fn native(oracle: Oracle) -> bool {
     oracle != Oracle::Emulator
 }
 
-/// Whether the emulator raised #UD where the subject didn't: it doesn't know the instruction.
-pub(crate) fn refused(case: &Case, expected: &Outcome, got: &Outcome) -> bool {
-    expected.rip != got.rip && expected.is_at_handler(case.world, 6)
+/// Whether the emulator raised #UD where the subject didn't: it doesn't know the instruction. Of ring 3 it is given
+/// instructions that fault.
+pub(crate) fn refused(case: &Case, oracle: Oracle, expected: &Outcome, got: &Outcome) -> bool {
+    // Without paging a stack outside of RAM takes what is pushed.
+    let outside = case.world == World::Kernel32 && got.gpr[gpr::RSP] & 0xffff_ffff >= RAM as u64;
+    let undefined = match oracle {
+        Oracle::Process => false,
+        Oracle::Kvm => expected.end == UNDEFINED_OPCODE,
+        Oracle::Emulator if expected.end == End::Shutdown => outside,
+        Oracle::Emulator => expected.is_at_handler(case.world, 6),
+    };
+    undefined && (expected.end, expected.rip) != (got.end, got.rip)
 }
 
-/// What is to be done about an operation.
-pub(crate) fn plan(operation: Operation, world: World, oracle: Oracle, all: bool) -> Plan {
+/// #UD of ring 3.
+const UNDEFINED_OPCODE: End = End::Exception {
+    vector: 6,
+    error: None,
+};
+
+/// Flags that an oracle loses: KVM gives ring 3 no NT, and #AC no RF; its emulator leaves RF on the way to a handler.
+pub(crate) fn lost_flags(oracle: Oracle, expected: &Outcome) -> u64 {
+    let misaligned = matches!(expected.end, End::Exception { vector: 17, .. });
+    match oracle {
+        Oracle::Process => 0,
+        Oracle::Kvm if misaligned => NT | RF,
+        Oracle::Kvm => NT,
+        Oracle::Emulator => RF,
+    }
+}
+
+/// Nested task.
+const NT: u64 = 1 << 14;
+/// Resume flag.
+const RF: u64 = 1 << 16;
+
+/// Takes from a case what makes a hypervisor emulate ring 3, too.
+pub(crate) fn adapt(oracle: Oracle, case: &mut Case) {
+    if oracle == Oracle::Kvm {
+        case.rflags &= !NT;
+        let stack = &mut case.gpr[gpr::RSP];
+        *stack = ((*stack as i64) << 17 >> 17) as u64;
+    }
+}
+
+/// Whether an instruction of ring 3 faulted in a way that makes a hypervisor emulate it, and tell another fault.
+pub(crate) fn emulated(oracle: Oracle, case: &Case, got: &Outcome) -> bool {
+    let faulted = matches!(
+        got.end,
+        End::Exception {
+            vector: 12 | 13 | 17,
+            ..
+        }
+    );
+    oracle == Oracle::Kvm && faulted && got.rip == case.rip
+}
+
+/// CPUID.7.0:EDX: SERIALIZE.
+const SERIALIZE: u32 = 1 << 14;
+
+/// What is to be done about a form.
+pub(crate) fn plan(form: &Form, world: World, oracle: Oracle, all: bool) -> Plan {
     use Operation::*;
-    match operation {
+    let tables = "KVM only: its tables are not the guest's in ring 3";
+    match form.shape.operation {
+        // POP FS, POP GS.
+        Pop if oracle == Oracle::Kvm && form.encoding.map == Map::Two => Plan::Skip(tables),
         Fpu(_) | Sse(_) | Packed(_) | Wait if !all => Plan::Skip("x87, MMX and SSE, without --all"),
         Fxsave | Fxrstor | Xsave | Xsavec | Xsaveopt | Xrstor if !all => {
             Plan::Skip("x87, MMX and SSE, without --all")
@@ -118,19 +180,29 @@ pub(crate) fn plan(operation: Operation, world: World, oracle: Oracle, all: bool
         Sgdt | Sidt | Sldt | Str | Smsw if world.user() => {
             Plan::Skip("a kernel under the case answers in its stead (UMIP)")
         }
+        Xsaves | Xrstors => Plan::Skip("a feature that the software CPU does not have"),
+        Serialize if __cpuid_count(7, 0).edx & SERIALIZE == 0 => {
+            Plan::Skip("a feature that the processor below does not have")
+        }
+        Int1 => Plan::Skip("a hypervisor under the case takes it for a fault"),
         Monitor | Mwait if world.user() => {
             Plan::Skip("#UD or #GP as the kernel under the case says")
         }
         // A hypervisor below decides about these, and gets some of them wrong.
-        CallFar | JmpFar | Retf | Iret | Int | Int1 | Lar | Lsl | Verr | Verw | MovSegment
-        | Lds | Les | Lfs | Lgs | Lss | Invpcid | Xsaves | Xrstors
+        CallFar | JmpFar | Retf | Iret | Int | Lar | Lsl | Verr | Verw | MovSegment | Lds | Les
+        | Lfs | Lgs | Lss | Invpcid
             if oracle == Oracle::Kvm =>
         {
-            Plan::Skip("KVM only: its tables are not the guest's in ring 3")
+            Plan::Skip(tables)
+        }
+        Int | Into | Iret | CallFar | JmpFar | Retf
+            if oracle == Oracle::Emulator && world != World::Real16 =>
+        {
+            Plan::Skip("ring 0 only: the kernel's emulator has it in real mode only")
         }
         Monitor | Mwait | Rdmsr | Wrmsr | MovControl | MovDebug | Lgdt | Lidt | Lldt | Ltr
         | Lmsw | Syscall | Sysret | Sysenter | Sysexit | Clts | Swapgs | Xsetbv | Invlpg
-        | Invpcid | Wbinvd | Wbnoinvd | Invd | Rsm | Str | Sldt | Xsaves | Xrstors
+        | Invpcid | Wbinvd | Wbnoinvd | Invd | Rsm | Str | Sldt
             if !world.user() =>
         {
             Plan::Skip("ring 0 only: sets the system up, for directed tests")

@@ -351,11 +351,13 @@ impl<'r> Maker<'r> {
         match self.made.instruction.operation() {
             Movs | Cmps | Stos | Lods | Scas | Ins | Outs | Loop | Loope | Loopne | Jcxz => {
                 let mask = self.made.instruction.address_size().mask();
+                let user = self.case.world.user();
                 let count = match random.below(100) {
                     0..55 => random.below(6),
                     55..85 => random.below(60),
-                    85..95 => 0,
-                    _ => random.value(),
+                    // Without protection strings would run over the code.
+                    95.. if user => random.value(),
+                    _ => 0,
                 };
                 g[gpr::RCX] = g[gpr::RCX] & !mask | count & mask;
                 // What is compared may be equal.

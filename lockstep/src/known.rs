@@ -8,7 +8,7 @@ use std::arch::x86_64::__cpuid;
 use thimble_core::cpu::decode::{CodeSize, Instruction, Operand, Operation, RegisterClass, Size};
 use thimble_core::cpu::gpr;
 
-use crate::case::{CS, Case, End, Outcome};
+use crate::case::{CS, Case, End, FS, GS, Outcome, World};
 use crate::forms::{Oracle, native};
 
 /// A difference that is known.
@@ -26,8 +26,10 @@ pub(crate) struct Known {
 enum By {
     /// Processors of AMD.
     Amd,
-    /// The kernel's emulator.
+    /// The kernel's emulator, which KVM asks about ring 3, too, when a page faults.
     Emulator,
+    /// Both.
+    All,
 }
 
 fn long(case: &Case) -> bool {
@@ -65,7 +67,7 @@ const UD: End = End::Exception {
 };
 
 /// All of them.
-pub(crate) static KNOWN: [Known; 10] = [
+pub(crate) static KNOWN: [Known; 26] = [
     Known {
         what: "66h makes near branches of 64-bit mode 16 bits wide",
         section: "volume 2, CALL, JMP, RET, Jcc, LOOP; table A-1, superscript f64",
@@ -90,7 +92,7 @@ pub(crate) static KNOWN: [Known; 10] = [
     Known {
         what: "F3 90 with REX.B exchanges R8 and RAX",
         section: "volume 2, table A-2: PAUSE",
-        by: By::Amd,
+        by: By::All,
         applies: |i, _, _| i.operation() == Operation::Pause,
     },
     Known {
@@ -104,7 +106,7 @@ pub(crate) static KNOWN: [Known; 10] = [
     Known {
         what: "a repetition of no elements leaves the upper half of RCX and pointers as it was",
         section: "volume 1, 3.4.1.1: 32-bit results are zero-extended",
-        by: By::Amd,
+        by: By::All,
         applies: |i, case, _| {
             long(case)
                 && is_string(i.operation())
@@ -129,15 +131,18 @@ pub(crate) static KNOWN: [Known; 10] = [
         },
     },
     Known {
-        what: "LOOP and JCXZ that end with their segment raise #GP even if they jump",
+        what: "branches that end with their segment raise #GP at times, even if they jump",
         section: "volume 2, LOOP, Jcc: a target beyond the limit is what faults",
         by: By::Amd,
-        applies: |i, case, _| {
+        applies: |i, case, expected| {
             use Operation::*;
             let next = case.rip.wrapping_add(i.length().into());
-            matches!(i.operation(), Loop | Loope | Loopne | Jcxz)
-                && !long(case)
-                && next > u64::from(case.segment(CS).limit)
+            let branch = matches!(
+                i.operation(),
+                Loop | Loope | Loopne | Jcxz | Jcc(_) | Jmp | Call
+            );
+            let fault = matches!(expected.end, End::Exception { vector: 13, .. });
+            branch && !long(case) && fault && next > u64::from(case.segment(CS).limit)
         },
     },
     Known {
@@ -153,6 +158,158 @@ pub(crate) static KNOWN: [Known; 10] = [
                 }
             );
             i.operation() == Operation::Call && !long(case) && at_stack && expected.rip == case.rip
+        },
+    },
+    Known {
+        what: "MOVSXD to 16 bits reads 32",
+        section: "volume 2, MOVSXD: r16, r/m16",
+        by: By::Amd,
+        applies: |i, _, _| i.operation() == Operation::Movsxd && i.operand_size() == Size::Word,
+    },
+    Known {
+        what: "LSS, LFS, LGS and far JMP and CALL have no 64-bit offsets",
+        section: "volume 2, LDS, JMP, CALL: m16:64",
+        by: By::Amd,
+        applies: |i, case, _| {
+            use Operation::*;
+            matches!(i.operation(), Lss | Lfs | Lgs | JmpFar | CallFar)
+                && long(case)
+                && i.operand_size() == Size::Qword
+        },
+    },
+    Known {
+        what: "a single step between repetitions clears RF in the image",
+        section: "volume 3, 17.3.1.1: it is set",
+        by: By::Amd,
+        applies: |i, case, expected| {
+            let stepped = expected.end
+                == End::Exception {
+                    vector: 1,
+                    error: None,
+                };
+            is_string(i.operation()) && stepped && expected.rip == case.rip
+        },
+    },
+    Known {
+        what: "far returns read the selector first",
+        section: "volume 2, RET, IRET: nothing is said",
+        by: By::Amd,
+        applies: |i, case, expected| {
+            let fault = matches!(expected.end, End::Exception { vector: 14, .. });
+            matches!(i.operation(), Operation::Retf | Operation::Iret)
+                && fault
+                && expected.rip == case.rip
+        },
+    },
+    Known {
+        what: "IRET of 64-bit mode looks at RIP before SS",
+        section: "volume 2, IRET: SS first",
+        by: By::Amd,
+        applies: |i, case, expected| {
+            let fault = expected.end
+                == End::Exception {
+                    vector: 13,
+                    error: Some(0),
+                };
+            i.operation() == Operation::Iret && long(case) && fault && expected.rip == case.rip
+        },
+    },
+    Known {
+        what: "an offset that is not canonical faults, whatever the segment's base makes of it",
+        section: "volume 1, 3.3.7.1: linear addresses are canonical",
+        by: By::Amd,
+        applies: |i, case, expected| {
+            let based = i.memory().is_some_and(|memory| {
+                let number = memory.segment as usize;
+                matches!(number, FS | GS) && case.bases[number - FS] != 0
+            });
+            let fault = matches!(expected.end, End::Exception { vector: 13, .. });
+            based && long(case) && fault && expected.rip == case.rip
+        },
+    },
+    Known {
+        what: "LZCNT and TZCNT are BSR and BSF",
+        section: "volume 2, LZCNT, TZCNT",
+        by: By::Emulator,
+        applies: |i, _, _| matches!(i.operation(), Operation::Lzcnt | Operation::Tzcnt),
+    },
+    Known {
+        what: "ENTER pushes at the stack's size, and does not look at the new top",
+        section: "volume 2, ENTER",
+        by: By::Emulator,
+        applies: |i, _, _| i.operation() == Operation::Enter,
+    },
+    Known {
+        what: "AAM and AAD give other flags",
+        section: "volume 2, AAM, AAD: SF, ZF and PF by AL",
+        by: By::Emulator,
+        applies: |i, _, _| matches!(i.operation(), Operation::Aam | Operation::Aad),
+    },
+    Known {
+        what: "INT with 66h pushes doublewords in real mode",
+        section: "volume 2, INT n: 16 bits",
+        by: By::Emulator,
+        applies: |i, case, _| {
+            use Operation::*;
+            matches!(i.operation(), Int | Int3 | Into) && prefixed(case, 0x66)
+        },
+    },
+    Known {
+        what: "interrupts of real mode clear the upper half of ESP",
+        section: "volume 1, 6.2.3: a 16-bit stack has SP",
+        by: By::Emulator,
+        applies: |_, case, expected| {
+            case.world == World::Real16
+                && case.gpr[gpr::RSP] >> 16 != 0
+                && expected.gpr[gpr::RSP] >> 16 == 0
+        },
+    },
+    Known {
+        what: "TF that POPF sets is not heeded",
+        section: "volume 3, 17.3.1.4",
+        by: By::Emulator,
+        applies: |i, _, expected| i.operation() == Operation::Popf && expected.rflags & 1 << 8 != 0,
+    },
+    Known {
+        what: "CMPXCHG zero-extends a register that differs",
+        section: "volume 2, CMPXCHG, read so; processors leave it alone",
+        by: By::Emulator,
+        applies: |i, case, _| {
+            i.operation() == Operation::Cmpxchg
+                && long(case)
+                && i.operand_size() == Size::Dword
+                && i.memory().is_none()
+        },
+    },
+    Known {
+        what: "36h names SS in 64-bit mode when it comes to faults",
+        section: "volume 1, 3.3.7.1: ignored",
+        by: By::Emulator,
+        applies: |i, case, expected| {
+            i.memory().is_some()
+                && long(case)
+                && prefixed(case, 0x36)
+                && expected.is_at_handler(case.world, 12)
+        },
+    },
+    Known {
+        what: "MOVBE and MOV of segment registers are not there",
+        section: "volume 2, MOV, MOVBE",
+        by: By::Emulator,
+        applies: |i, _, expected| {
+            use Operation::*;
+            matches!(i.operation(), Movbe | MovSegment) && expected.end == End::Shutdown
+        },
+    },
+    Known {
+        what: "a store into two pages of which the second faults is half done",
+        section: "volume 3, 6.5: faults are restartable",
+        by: By::Emulator,
+        applies: |_, case, expected| {
+            let fault = matches!(expected.end, End::Exception { vector: 14, .. })
+                || expected.is_at_handler(case.world, 14)
+                || expected.end == End::Shutdown && expected.cr2 != 0;
+            fault && expected.cr2 & 0xfff == 0
         },
     },
     Known {
@@ -173,7 +330,8 @@ pub(crate) fn known(
     KNOWN.iter().position(|known| {
         let oracle_has_it = match known.by {
             By::Amd => native(oracle) && !intel(),
-            By::Emulator => !native(oracle),
+            By::Emulator => oracle != Oracle::Process,
+            By::All => !native(oracle) || !intel(),
         };
         oracle_has_it && (known.applies)(i, case, expected)
     })

@@ -6,7 +6,7 @@ use std::ptr::{self, NonNull};
 
 use kvm_bindings::{
     CpuId, KVM_MAX_CPUID_ENTRIES, kvm_dtable, kvm_regs, kvm_segment, kvm_sregs,
-    kvm_userspace_memory_region,
+    kvm_userspace_memory_region, kvm_vcpu_events,
 };
 use kvm_ioctls::{Kvm, SyncReg, VcpuExit, VcpuFd, VmFd};
 use thimble_core::cpu::Segment;
@@ -28,6 +28,8 @@ pub(crate) struct Guest {
     /// Memory before a case of ring 3, and of ring 0.
     images: [Vec<u8>; 2],
     sregs: kvm_sregs,
+    /// No exception on its way.
+    events: kvm_vcpu_events,
     /// The image that the guest's memory was last made of.
     last: Option<bool>,
 }
@@ -101,6 +103,9 @@ impl Guest {
             .map_err(message("KVM_GET_SUPPORTED_CPUID"))?;
         vcpu.set_cpuid2(&cpuid).map_err(message("KVM_SET_CPUID2"))?;
         let sregs = vcpu.get_sregs().map_err(message("KVM_GET_SREGS"))?;
+        let events = vcpu
+            .get_vcpu_events()
+            .map_err(message("KVM_GET_VCPU_EVENTS"))?;
         vcpu.set_sync_valid_reg(SyncReg::Register);
         vcpu.set_sync_valid_reg(SyncReg::SystemRegister);
         Ok(Self {
@@ -109,6 +114,7 @@ impl Guest {
             ram,
             images: [layout::system(false), layout::system(true)],
             sregs,
+            events,
             last: None,
         })
     }
@@ -186,7 +192,11 @@ impl Subject for Guest {
                     }
                     Ok(VcpuExit::IoOut(..) | VcpuExit::MmioWrite(..)) => continue,
                     Ok(VcpuExit::Shutdown) => End::Shutdown,
-                    Err(error) if error.errno() == libc::EINTR => continue 'attempts,
+                    Err(error) if error.errno() == libc::EINTR => {
+                        // An exception may be half delivered. If this fails the case does.
+                        let _ = self.vcpu.set_vcpu_events(&self.events);
+                        continue 'attempts;
+                    }
                     // KVM_EXIT_INTERNAL_ERROR, mostly; the processor is fit for the next case.
                     Ok(_) | Err(_) => End::Refused,
                 };
@@ -278,7 +288,7 @@ fn sregs(case: &Case, template: &kvm_sregs) -> kvm_sregs {
     let (mut ldt, mut tr) = (null, layout::segment(layout::TASK));
     tr.base += system;
     // Native code finds Linux's empty table.
-    if world.long() && world != World::User64 {
+    if world != World::User64 {
         ldt = layout::segment(layout::LOCAL);
         ldt.base += system;
     }

@@ -18,7 +18,7 @@ use crate::layout::{DATA, LOCALS, Local, MAPPED, READ_ONLY, WINDOW, WINDOW_BYTES
 
 /// Where the frame lies that a case is entered by. IRETQ to a 16-bit stack leaves the upper half of ESP as it was, so
 /// these bits are known.
-const FRAME_PAGE: usize = 0x7ace_0000;
+pub(crate) const FRAME_PAGE: usize = 0x7ace_0000;
 /// Bits 31..16 of ESP in cases with a 16-bit stack.
 pub(crate) const STACK_HIGH: u64 = FRAME_PAGE as u64;
 /// The frame in its page.

@@ -1,10 +1,12 @@
 //! The software CPU as a subject: a processor, [`layout`]'s memory, and nothing else.
 
+use std::arch::x86_64::__cpuid_count;
 use std::sync::Arc;
 
-use thimble_core::cpu::features::WORDS;
+use thimble_core::cpu::features::{Register, WORD_INFO};
 use thimble_core::cpu::mmu::{HostPage, PhysicalMemory, RamOnly};
-use thimble_core::cpu::soft::{Attention, Bus, CodeCache, Cpu, Platform, Signals, Stop, cpuid};
+use thimble_core::cpu::soft::cpuid::CpuidEntry;
+use thimble_core::cpu::soft::{Attention, Bus, CodeCache, Cpu, Platform, Signals, Stop};
 use thimble_core::cpu::{CpuState, DescriptorTable};
 use thimble_core::devices::Width;
 use thimble_core::memory::{ArrayRam, Block, CodeMarks, Exchange, GuestRam};
@@ -15,8 +17,6 @@ use crate::layout::{self, RAM, WINDOW, WINDOW_BYTES};
 
 /// Instructions of a case, at most.
 const INSTRUCTIONS_MAX: u64 = 200_000;
-/// Resume flag.
-const RF: u64 = 1 << 16;
 
 /// RAM that tells of stores to code.
 struct Memory {
@@ -160,10 +160,8 @@ fn zeroed<T>() -> Box<T> {
 impl Soft {
     pub(crate) fn new() -> Self {
         let mut cpu: Box<Cpu> = zeroed();
-        // Every feature, so that every form runs.
-        let leaves = cpuid::entries_of(&[u32::MAX; WORDS]);
-        let set = cpu.set_cpuid(&leaves);
-        debug_assert!(set.is_ok());
+        // More leaves than there are words of features there can't be.
+        let _ = cpu.set_cpuid(&leaves());
         // SAFETY: marks are valid when zero, as their documentation says.
         let marks: Arc<CodeMarks> = unsafe { Arc::new_zeroed().assume_init() };
         Self {
@@ -232,6 +230,43 @@ impl Soft {
     }
 }
 
+/// CPUID with the features of the processor below, which all oracles have. The software CPU heeds those of
+/// instructions that it knows.
+fn leaves() -> Vec<CpuidEntry> {
+    let mut leaves: Vec<CpuidEntry> = Vec::new();
+    for info in &WORD_INFO {
+        let host = __cpuid_count(info.leaf, info.subleaf);
+        let word = match info.register {
+            Register::Eax => host.eax,
+            Register::Ebx => host.ebx,
+            Register::Ecx => host.ecx,
+            Register::Edx => host.edx,
+        };
+        let is_this = |leaf: &CpuidEntry| (leaf.leaf, leaf.subleaf) == (info.leaf, info.subleaf);
+        let place = leaves.iter().position(is_this).unwrap_or_else(|| {
+            leaves.push(CpuidEntry {
+                leaf: info.leaf,
+                subleaf: info.subleaf,
+                has_subleaf: matches!(info.leaf, 7 | 0xd),
+                ..Default::default()
+            });
+            leaves.len() - 1
+        });
+        let leaf = &mut leaves[place];
+        *match info.register {
+            Register::Eax => &mut leaf.eax,
+            Register::Ebx => &mut leaf.ebx,
+            Register::Ecx => &mut leaf.ecx,
+            Register::Edx => &mut leaf.edx,
+        } = word;
+    }
+    // Linear and physical bits of an address.
+    if let Some(leaf) = leaves.iter_mut().find(|leaf| leaf.leaf == 0x8000_0008) {
+        leaf.eax = 48 << 8 | 40;
+    }
+    leaves
+}
+
 impl Subject for Soft {
     fn name(&self) -> &'static str {
         "software CPU"
@@ -246,43 +281,13 @@ impl Subject for Soft {
 
     fn run(&mut self, case: &Case) -> Outcome {
         self.load(case);
-        for _ in 0..1000 {
-            let stop = self.step(1);
-            let mut raw = self.raw();
-            let linear = raw.rip.wrapping_add(self.state.cs.base);
-            match stop {
-                Stop::Idle => return raw.halted(case.world, self.board.bytes()),
-                Stop::Leave => return raw.ended(End::Timeout),
-                Stop::Shutdown => {
-                    let Some(exception) = self.cpu.raised() else {
-                        return raw.ended(End::Shutdown);
-                    };
-                    let (vector, error) = exception.vector_and_code();
-                    raw.rflags |= RF;
-                    if vector != 14 {
-                        raw.cr2 = 0;
-                    }
-                    return raw.ended(End::Exception { vector, error });
-                }
-                Stop::Budget => {
-                    if raw.rip != case.rip
-                        && self.board.bytes().get(linear as usize) == Some(&0xf4)
-                        && (0x2_0000..0x2_2000).contains(&linear)
-                    {
-                        if !case.world.user() {
-                            raw.rip += 1;
-                            return raw.ended(End::Halted);
-                        }
-                        raw.rflags |= RF;
-                        return raw.ended(End::Exception {
-                            vector: 13,
-                            error: Some(0),
-                        });
-                    }
-                }
-            }
+        let stop = self.step(INSTRUCTIONS_MAX);
+        let raw = self.raw();
+        match stop {
+            Stop::Idle => raw.halted(case.world, self.board.bytes()),
+            Stop::Shutdown => raw.ended(End::Shutdown),
+            Stop::Budget | Stop::Leave => raw.ended(End::Timeout),
         }
-        self.raw().ended(End::Timeout)
     }
 
     fn window(&self) -> &[u8] {

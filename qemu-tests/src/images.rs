@@ -18,6 +18,8 @@ pub struct Image {
     pub ring0: bool,
     /// It resets the machine, so that `-no-reboot` must not be given.
     pub reboots: bool,
+    /// It is only for accelerators that use the machine's own local APICs.
+    pub local_apic: bool,
     /// More options for both emulators.
     pub options: &'static [&'static str],
 }
@@ -29,6 +31,7 @@ pub fn all() -> impl Iterator<Item = Image> {
         name: image.name,
         ring0: image.ring0,
         reboots: image.reboots,
+        local_apic: image.local_apic,
         options: image.options,
     })
 }

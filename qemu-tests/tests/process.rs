@@ -602,3 +602,34 @@ fn a_console_socket_carries_both_ways() {
         skip_part("qemu-system-x86 is missing");
     }
 }
+
+/// The log of `-d` in the file of `-D`: each reset, while the guest goes on; and a line for what KVM can't tell.
+#[test]
+fn resets_are_logged() {
+    if !packages::kvm_usable() {
+        return skip("/dev/kvm can't be used");
+    }
+    let instance = guest(COUNTER)
+        .args(["-d", "cpu_reset,in_asm", "-D", "{dir}/log"])
+        .start();
+    let mut client = negotiated(&instance);
+    let log = || std::fs::read_to_string(instance.dir().join("log")).expect("the log");
+    let before = log().matches("CPU Reset (CPU 0)").count();
+    for _ in 0..3 {
+        assert_eq!(client.execute("system_reset", json!({})), Ok(json!({})));
+        client.event(SOON).expect("RESET");
+    }
+    let text = log();
+    assert_eq!(
+        text.matches("CPU Reset (CPU 0)").count(),
+        before + 3,
+        "{text}"
+    );
+    // What was before: the guest had run.
+    assert!(text.contains("RIP=00000000000000"), "{text}");
+    assert!(!text.contains("IN:"), "{text}");
+    let told =
+        "thimble: -d in_asm: nothing to log, as only the software CPU sees each instruction\n";
+    assert_eq!(instance.stderr(), told);
+    assert_eq!(status(&mut client), "running");
+}

@@ -6,11 +6,15 @@ pub mod reference;
 pub mod schema;
 
 use std::sync::OnceLock;
+use std::sync::atomic::AtomicU8;
 
 use thimble_core::devices::class::PropertyValues;
 use thimble_core::devices::{
-    ConsoleId, GuestEvent, PowerRequest, Width, debug_exit, debugcon, ib700, pvpanic, serial,
+    ConsoleId, GuestEvent, PowerRequest, Width, debug_exit, debugcon, ib700, pc_testdev, pvpanic,
+    serial,
 };
+use thimble_core::irq::LocalApic;
+use thimble_core::irq::lapic::{LocalApicWiring, Tsc};
 use thimble_core::machine::{Board, Config, Host, Irqchip, Machine, STATE_MAX};
 use thimble_core::memory::ArrayRam;
 use thimble_core::qmp;
@@ -126,9 +130,28 @@ fn ram() -> &'static ArrayRam<RAM> {
     &ARRAY
 }
 
+/// Local APICs for a machine, one for each processor.
+pub fn local_apics() -> [LocalApic; 2] {
+    [0, 1].map(|id| {
+        LocalApic::new(LocalApicWiring {
+            id,
+            bootstrap: id == 0,
+            x2apic: true,
+            tsc_deadline: true,
+            address_bits: 40,
+        })
+    })
+}
+
 /// A machine with every device.
 pub fn machine(board: Board, irqchip: Irqchip) -> Machine<'static> {
+    machine_with(board, irqchip, &mut [])
+}
+
+/// A machine with every device, and with these local APICs.
+pub fn machine_with(board: Board, irqchip: Irqchip, local_apics: &mut [LocalApic]) -> Machine<'_> {
     static KERNEL: OnceLock<Vec<u8>> = OnceLock::new();
+    static TESTDEV: OnceLock<Vec<AtomicU8>> = OnceLock::new();
     let config = Config {
         board,
         irqchip,
@@ -138,7 +161,7 @@ pub fn machine(board: Board, irqchip: Irqchip) -> Machine<'static> {
         rom: &ROM,
         cpus: 1,
         max_cpus: 2,
-        local_apics: &mut [],
+        local_apics,
         rtc_base: 1_600_000_000,
         uuid: [7; 16],
         graphics: true,
@@ -146,7 +169,8 @@ pub fn machine(board: Board, irqchip: Irqchip) -> Machine<'static> {
         initrd: b"initrd",
         cmdline: b"quiet",
         boot: &[],
-        testdev_memory: &[],
+        testdev_memory: TESTDEV
+            .get_or_init(|| (0..pc_testdev::MEMORY).map(|_| AtomicU8::new(0)).collect()),
     };
     let mut machine = Machine::new(config).expect("the board fits its tables");
     let classes = [
@@ -156,6 +180,7 @@ pub fn machine(board: Board, irqchip: Irqchip) -> Machine<'static> {
         &debug_exit::CLASS,
         &ib700::CLASS,
         &pvpanic::CLASS,
+        &pc_testdev::CLASS,
     ];
     for class in classes {
         machine
@@ -163,6 +188,51 @@ pub fn machine(board: Board, irqchip: Irqchip) -> Machine<'static> {
             .expect("there is room for these");
     }
     machine
+}
+
+/// What a processor does with its local APIC.
+fn processor(machine: &mut Machine<'_>, host: &mut Sink, now: u64, source: &mut Source<'_>) {
+    let operation = source.byte();
+    let cpu = u16::from(operation & 3);
+    let index = 0x800 + u32::from(source.byte());
+    let value = source.number(4);
+    match operation >> 2 & 7 {
+        0 | 1 => {
+            let gpa = 0xfee0_0000 + (u64::from(index & 0xff) << 4);
+            machine.processor_write(host, now, cpu, gpa, &(value as u32).to_le_bytes());
+        }
+        2 => {
+            let gpa = machine.apic_base(cpu) & !0xfff | value & 0xfff;
+            machine.processor_read(host, now, cpu, gpa, &mut [0; 8]);
+        }
+        3 => drop(machine.apic_msr_write(host, now, cpu, index, value << 16 | value)),
+        4 => drop(machine.apic_msr_read(host, now, cpu, index)),
+        5 => {
+            machine.take_event(host, now, cpu);
+            let waits = machine.interrupt_waits(cpu);
+            let taken = machine.take_interrupt(host, now, cpu);
+            assert_eq!(waits, taken.is_some());
+        }
+        6 => {
+            let _ = machine.set_apic_base(host, now, cpu, value ^ 0xfee0_0800);
+            machine.set_task_priority(host, now, cpu, index as u8);
+            machine.pulse_nmi(host, now);
+        }
+        _ => {
+            let tsc = Tsc {
+                value: now,
+                hz: value,
+            };
+            machine.set_tsc_deadline(host, now, cpu, value << 8, tsc);
+            if let Some(state) = machine.local_apic_state(now, cpu) {
+                let base = machine.apic_base(cpu);
+                machine
+                    .set_local_apic_state(host, now, cpu, &state, base)
+                    .expect("its own state");
+                assert_eq!(machine.local_apic_state(now, cpu), Some(state));
+            }
+        }
+    }
 }
 
 /// Drives a machine through whatever the bytes say: accesses of all widths to all ports and
@@ -174,7 +244,8 @@ pub fn storm(bytes: &[u8]) {
     } else {
         Irqchip::Host
     };
-    let mut machine = machine(Board::Pc, irqchip);
+    let mut apics = local_apics();
+    let mut machine = machine_with(Board::Pc, irqchip, &mut apics);
     let mut host = Sink::default();
     let mut now = 0u64;
     let mut state = vec![0; STATE_MAX];
@@ -236,6 +307,7 @@ pub fn storm(bytes: &[u8]) {
                     machine.reset(&mut host, now);
                 }
             }
+            _ if operation & 0x30 != 0 => processor(&mut machine, &mut host, now, &mut source),
             _ => machine.reset(&mut host, now),
         }
     }

@@ -543,6 +543,47 @@ mod tests {
     }
 
     #[test]
+    fn transfers_stay_in_ram_whatever_the_file_says() {
+        let module = Module {
+            offset: 0,
+            size: 0x1001,
+            text: b"m",
+        };
+        let modules = [module];
+        let request = request(&modules);
+        let mut table = vec![0; TABLE_MAX];
+        let mut tables = 0;
+        for multiboot in [true, false] {
+            let good = kernel(2, multiboot);
+            for at in (0..160).chain(0xf00..0xf14).chain(0xf80..0xf8c) {
+                for value in [0, 1, 0x0f, 0x10, 0x1f, 0x7f, 0x80, 0xff] {
+                    let mut file = good.clone();
+                    file[at] = value;
+                    let Ok(plan) = loader::plan(&file, SIZE as u64) else {
+                        continue;
+                    };
+                    let Ok(length) = request.prepare(&plan, &mut table) else {
+                        continue;
+                    };
+                    tables += 1;
+                    let field = |at: usize, bytes: usize| {
+                        let field = table[at..at + bytes].iter();
+                        field.fold(0, |value, byte| value << 8 | u64::from(*byte))
+                    };
+                    assert!(length <= TABLE_MAX);
+                    let count = usize::from(table[0]);
+                    for transfer in (1..=count).map(|index| index * TRANSFER) {
+                        let end = field(transfer + 8, 8) + field(transfer + 4, 4);
+                        let reads = field(transfer, 4) as u32 & READ != 0;
+                        assert!(!reads || end <= SIZE as u64, "{at:#x} {value:#x}");
+                    }
+                }
+            }
+        }
+        assert!(tables > 100, "{tables}");
+    }
+
+    #[test]
     fn limits_are_errors() {
         let plan = |count| loader::plan(&kernel(count, true), SIZE as u64).unwrap();
         let mut table = vec![0; TABLE_MAX];

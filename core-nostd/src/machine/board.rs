@@ -22,7 +22,7 @@ use crate::devices::serial::{self, Serial, SerialWiring};
 use crate::devices::{ConsoleId, Context, Effects, PortDevice, Width};
 use crate::firmware::{Content, FwCfg};
 use crate::firmware::{FwCfgError, MachineFacts, fw_cfg, keys};
-use crate::irq::{IoApic, IrqLine, Lines, LocalApics, Pic, ioapic, pic};
+use crate::irq::{IoApic, IrqLine, Lines, LocalApics, Pic, ioapic, lapic, pic};
 use crate::memory::{Backing, MapFull, MemoryMap, Region};
 use crate::pci::{
     ConfigMechanism1, I440fx, PciFunction, Piix3, SlotError, Slots, i440fx, mechanism, piix3,
@@ -46,6 +46,7 @@ pub static CLASSES: &[&DeviceClass] = &[
     &kernel::IOAPIC_CLASS,
     &kernel::PIC_CLASS,
     &kernel::PIT_CLASS,
+    &lapic::CLASS,
     &pc_testdev::CLASS,
     &pic::CLASS,
     &piix3::CLASS,

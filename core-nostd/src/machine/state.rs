@@ -1,7 +1,7 @@
 //! Saving and loading the whole machine: one section a device, in the board's order.
 //!
-//! Guest RAM, processors and the virtual clock are the host's to save. A machine loads only what
-//! one with the same board and the same devices has saved.
+//! Guest RAM, processors with their local APICs and the virtual clock are the host's to save. A
+//! machine loads only what one with the same board and the same devices has saved.
 
 use super::{Board, Host, Machine};
 use crate::devices::Context;

@@ -3,12 +3,13 @@
 use super::*;
 use crate::devices::class::PropertyValues;
 use crate::devices::{
-    GuestEvent, PowerRequest, ShutdownCause, debug_exit, debugcon, ib700, pvpanic, serial,
+    GuestEvent, PowerRequest, ShutdownCause, debug_exit, debugcon, ib700, pc_testdev, pvpanic,
+    serial,
 };
 use crate::irq::Msi;
 use crate::memory::ArrayRam;
 use crate::time::SECOND;
-use core::sync::atomic::{AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::string::String;
 use std::vec::Vec;
 
@@ -36,6 +37,7 @@ struct Recorder {
     messages: Vec<Msi>,
     routes: Vec<(u8, Option<Msi>)>,
     remaps: usize,
+    flushed: Vec<u64>,
 }
 
 impl Host for Recorder {
@@ -78,15 +80,29 @@ impl Host for Recorder {
         self.remaps += 1;
     }
 
+    fn flush_page(&mut self, gpa: u64) {
+        self.flushed.push(gpa);
+    }
+
     fn set_a20(&mut self, _enabled: bool) {}
 }
 
+fn testdev_memory() -> &'static [AtomicU8] {
+    let cells: std::vec::Vec<AtomicU8> =
+        (0..pc_testdev::MEMORY).map(|_| AtomicU8::new(0)).collect();
+    cells.leak()
+}
+
 fn machine(board: Board, irqchip: Irqchip) -> Machine<'static> {
+    machine_with(board, irqchip, true)
+}
+
+fn machine_with(board: Board, irqchip: Irqchip, pit: bool) -> Machine<'static> {
     let ram = &RAMS[NEXT_RAM.fetch_add(1, Ordering::Relaxed)];
     let config = Config {
         board,
         irqchip,
-        pit: true,
+        pit,
         ram,
         ram_size: RAM as u64,
         rom: &ROM,
@@ -100,7 +116,7 @@ fn machine(board: Board, irqchip: Irqchip) -> Machine<'static> {
         initrd: &[],
         cmdline: b"quiet",
         boot: &[],
-        testdev_memory: &[],
+        testdev_memory: testdev_memory(),
     };
     let mut machine = Machine::new(config).unwrap();
     machine.plug(&PropertyValues::new(&serial::CLASS)).unwrap();
@@ -307,8 +323,14 @@ fn state_moves_between_machines() {
                 let mut machine = machine(board, irqchip);
                 machine.plug(&PropertyValues::new(&ib700::CLASS)).unwrap();
                 machine
+                    .plug(&PropertyValues::new(&pc_testdev::CLASS))
+                    .unwrap();
+                machine
             };
             let mut first = with_watchdog();
+            let memory = pc_testdev::MEMORY_BASE;
+            first.physical_write(&mut host, 5, memory + 0x1ffe, b"four");
+            first.pio_write(&mut host, 5, pc_testdev::LINES_BASE + 9, Width::Byte, 1);
             for port in (0x20..0x500u16).chain(0xcf8..0xd00) {
                 if ![0x64, 0x92, 0xcf9].contains(&port) {
                     first.pio_write(&mut host, 5, port, Width::Byte, u32::from(port) * 7);
@@ -318,6 +340,9 @@ fn state_moves_between_machines() {
             let length = first.save(&mut saved).unwrap();
             let mut second = with_watchdog();
             second.load(&mut host, 5, &saved[..length]).unwrap();
+            let mut bytes = [0; 4];
+            second.physical_read(&mut host, 5, memory + 0x1ffe, &mut bytes);
+            assert_eq!(&bytes, b"four");
             let mut again = std::vec![0; STATE_MAX];
             let again_length = second.save(&mut again).unwrap();
             assert_eq!(saved[..length], again[..again_length]);
@@ -327,6 +352,51 @@ fn state_moves_between_machines() {
             assert!(second.load(&mut host, 5, &saved[..length + 1]).is_err());
         }
     }
+}
+
+#[test]
+fn the_test_device_flushes_pages_and_drives_lines() {
+    let mut host = Recorder::default();
+    let mut machine = machine(Board::Pc, Irqchip::Host);
+    let values = PropertyValues::new(&pc_testdev::CLASS);
+    machine.plug(&values).unwrap();
+    assert_eq!(machine.plug(&values), Err(DeviceError::TooMany(1)));
+    machine.pio_write(&mut host, 0, 0xe4, Width::Dword, 0x8000_1234);
+    machine.pio_write(&mut host, 0, 0xe4, Width::Byte, 0x12);
+    assert_eq!(host.flushed, [0x8000_1234]);
+    machine.pio_write(&mut host, 0, 0x2017, Width::Byte, 1);
+    machine.pio_write(&mut host, 0, 0x2017, Width::Byte, 0);
+    assert_eq!(host.gsis, [(23, true), (23, false)]);
+    // Two lines by one access.
+    machine.pio_write(&mut host, 0, 0x2003, Width::Word, 0x0101);
+    assert_eq!(host.gsis[2..], [(3, true), (4, true)]);
+}
+
+#[test]
+fn boards_without_a_timer() {
+    let mut host = Recorder::default();
+    let mut machine = machine_with(Board::Pc, Irqchip::Machine, false);
+    for port in [0x40, 0x43, 0x61] {
+        machine.pio_write(&mut host, 0, port, Width::Byte, 0x34);
+        assert_eq!(machine.pio_read(&mut host, 0, port, Width::Byte), 0xff);
+    }
+    let controllers = machine.controllers();
+    assert_eq!(controllers.pit, None);
+    assert_eq!(controllers.pic.master.pins & 1, 0);
+    machine.set_controllers(&mut host, 0, controllers).unwrap();
+    let mut saved = std::vec![0; STATE_MAX];
+    let length = machine.save(&mut saved).unwrap();
+    machine.load(&mut host, 0, &saved[..length]).unwrap();
+    let mut other = machine_with(Board::Pc, Irqchip::Machine, true);
+    assert!(other.load(&mut host, 0, &saved[..length]).is_err());
+    let mut wrong = other.controllers();
+    assert!(
+        machine
+            .set_controllers(&mut host, 0, wrong.clone())
+            .is_err()
+    );
+    wrong.pit = None;
+    assert!(other.set_controllers(&mut host, 0, wrong).is_err());
 }
 
 #[test]

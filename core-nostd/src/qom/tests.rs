@@ -6,6 +6,8 @@ use super::*;
 use crate::cpu::{features, models};
 use crate::devices::class::PropertyValues;
 use crate::devices::{debug_exit, debugcon, serial};
+use crate::irq::LocalApic;
+use crate::irq::lapic::LocalApicWiring;
 use crate::machine::{Board, CLASSES, Config, Irqchip, Machine, Place};
 use crate::memory::ArrayRam;
 use std::borrow::ToOwned;
@@ -84,16 +86,25 @@ impl Outside for Host {
 }
 
 fn machine(board: Board, irqchip: Irqchip) -> Machine<'static> {
+    machine_with(board, irqchip, true, &mut [])
+}
+
+fn machine_with(
+    board: Board,
+    irqchip: Irqchip,
+    pit: bool,
+    local_apics: &'static mut [LocalApic],
+) -> Machine<'static> {
     let config = Config {
         board,
         irqchip,
-        pit: true,
+        pit,
         ram: &RAM,
         ram_size: 0x1000,
         rom: &ROM,
         cpus: 3,
         max_cpus: 6,
-        local_apics: &mut [],
+        local_apics,
         rtc_base: 0,
         uuid: [0; 16],
         graphics: false,
@@ -144,6 +155,32 @@ fn on_pc(test: impl Fn(Tree<'_>)) {
         machine: &machine,
         outside,
     });
+}
+
+#[test]
+fn local_apics_are_of_whoever_models_them() {
+    let apic = LocalApic::new(LocalApicWiring {
+        id: 0,
+        bootstrap: true,
+        x2apic: false,
+        tsc_deadline: false,
+        address_bits: 36,
+    });
+    let path = "/machine/unattached/device[0]/lapic";
+    for (irqchip, name) in [
+        (Irqchip::Machine, "Str(\"apic\")"),
+        (Irqchip::Split, "Str(\"kvm-apic\")"),
+    ] {
+        let apics = std::vec![apic.clone(); 3].leak();
+        let machine = machine_with(Board::Pc, irqchip, true, apics);
+        let outside = &Host::new(false);
+        let tree = Tree {
+            machine: &machine,
+            outside,
+        };
+        assert_eq!(get(tree, path, "type"), name);
+        assert_eq!(get(tree, path, "version"), "Uint(20)");
+    }
 }
 
 fn paths(tree: Tree<'_>) -> Vec<String> {
@@ -303,6 +340,22 @@ fn paths_lead_back() {
             }
         }
     });
+}
+
+/// What follows the timer moves up, as with QEMU's `-machine pit=off`.
+#[test]
+fn boards_without_a_timer_have_no_gap() {
+    let machine = machine_with(Board::Pc, Irqchip::Machine, false, &mut []);
+    let outside = &Host::new(false);
+    let tree = Tree {
+        machine: &machine,
+        outside,
+    };
+    assert_eq!(get(tree, "/machine", "pit"), "Str(\"off\")");
+    for (number, type_name) in [(11, "mc146818rtc"), (12, "isa-serial"), (14, "i8042")] {
+        let path = format!("/machine/unattached/device[{number}]");
+        assert_eq!(get(tree, &path, "type"), format!("Str(\"{type_name}\")"));
+    }
 }
 
 /// What QEMU 7.2 was observed to have at the same paths.

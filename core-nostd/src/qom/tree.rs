@@ -11,7 +11,7 @@ use super::{ChardevKind, QomError, Tree};
 use crate::devices::class::DeviceClass;
 use crate::devices::{i8042, kernel, pit, port92, rtc};
 use crate::firmware::fw_cfg;
-use crate::irq::{ioapic, pic};
+use crate::irq::{ioapic, lapic, pic};
 use crate::machine::{Board, Irqchip, Place};
 use crate::pci::{i440fx, mechanism, piix3};
 
@@ -112,6 +112,11 @@ impl Tree<'_> {
         self.machine.irqchip() != Irqchip::Machine && self.board() != Board::None
     }
 
+    /// Whether the local APICs are the machine's.
+    fn own_apics(&self) -> bool {
+        self.machine.local_apics() > 0 && self.board() != Board::None
+    }
+
     /// Whether the other interrupt controllers and the interval timer are.
     pub(super) fn in_kernel(&self) -> bool {
         self.machine.irqchip() == Irqchip::Host && self.board() != Board::None
@@ -121,6 +126,7 @@ impl Tree<'_> {
     pub(super) fn class(&self, node: Node) -> Option<&'static DeviceClass> {
         let in_kernel = self.in_kernel();
         Some(match node {
+            Node::Lapic(_) if self.own_apics() => &lapic::CLASS,
             Node::Lapic(_) => &kernel::APIC_CLASS,
             Node::FwCfg => &fw_cfg::CLASS,
             Node::PciHost => &mechanism::CLASS,
@@ -378,7 +384,9 @@ impl Tree<'_> {
                 visit("pci.0", Node::PciBus);
             }
             Node::IsaBridge => visit("isa.0", Node::IsaBus),
-            Node::Cpu(index) if self.kernel_apics() => visit("lapic", Node::Lapic(index)),
+            Node::Cpu(index) if self.kernel_apics() || self.own_apics() => {
+                visit("lapic", Node::Lapic(index));
+            }
             _ => {}
         }
     }

@@ -167,8 +167,6 @@ interrupt:
 
 # Service calls: ud2 with the mark in r11 and the number in eax.
 service:
-    cmpl $1, %eax
-    je enter_kernel
     cmpl $2, %eax
     je read_msr
     cmpl $3, %eax
@@ -193,31 +191,6 @@ read_msr:                               # 2: MSR ecx to edx:eax
 triple_fault:                           # 3
     lidt idt_none
     ud2
-enter_kernel:                           # 1: edi in 32-bit protected mode with eax = esi, ebx = edx
-    movl %edx, %ebx
-    pushq $0x28
-    pushq $protected
-    lretq
-.code32
-protected:
-    movl $0x10, %eax
-    movl %eax, %ds
-    movl %eax, %es
-    movl %eax, %ss
-    movl %eax, %fs
-    movl %eax, %gs
-    movl $0x11, %eax                    # ET, PE
-    movl %eax, %cr0
-    movl $0xc0000080, %ecx
-    xorl %eax, %eax
-    xorl %edx, %edx
-    wrmsr
-    xorl %eax, %eax
-    movl %eax, %cr4
-    pushl $2
-    popfl
-    movl %esi, %eax
-    jmpl *%edi
 
 .section .rodata.boot, "a"
 .balign 8
@@ -227,7 +200,7 @@ gdt:
     .quad 0x00cf93000000ffff            # 10 ring-0 data
     .quad 0x00cff3000000ffff            # 18 ring-3 data
     .quad 0x00affb000000ffff            # 20 ring-3 code, 64-bit
-    .quad 0x00cf9b000000ffff            # 28 ring-0 code, 32-bit
+    .quad 0                             # 28 nothing
     .quad 0x0000890000002068 + (TSS << 16)  # 30 TSS
     .quad 0
 gdt_pointer:

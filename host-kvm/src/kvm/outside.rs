@@ -27,6 +27,13 @@ use super::vm::Vm;
 /// RFLAGS.IF.
 const INTERRUPT_FLAG: u64 = 1 << 9;
 
+/// Events that a processor takes before it looks whether it is to pause: one of each kind. Others
+/// that keep sending it more can't hold it here.
+const EVENTS_AT_ONCE: usize = 3;
+
+/// Exits that completing one access takes at most: an access is split at pages and every 8 bytes.
+const PARTS_MAX: usize = 64;
+
 /// What the kernel does not know of a processor.
 #[derive(Debug)]
 pub(super) struct Outside {
@@ -161,7 +168,10 @@ fn attend<H: ExitHandler + ?Sized>(
     handler: &H,
 ) -> Result<(), KvmError> {
     vcpu.outside.touched = false;
-    while let Some(event) = handler.take_event(cpu) {
+    for _ in 0..EVENTS_AT_ONCE {
+        let Some(event) = handler.take_event(cpu) else {
+            break;
+        };
         match event {
             CpuEvent::Nmi => {
                 vcpu.fd.nmi().map_err(KvmError::call("injecting an NMI"))?;
@@ -190,12 +200,16 @@ fn attend<H: ExitHandler + ?Sized>(
 
 /// Changes the state of a processor between two runs.
 fn change(vm: &Vm, vcpu: &mut Vcpu, change: impl FnOnce(&mut CpuState)) -> Result<(), KvmError> {
-    // An access that is under way would be completed on top of the new state.
+    // An access that is under way would be completed on top of the new state. What its further
+    // parts would do is lost with it.
     vcpu.immediate_exit().store(1, Ordering::Release);
-    // SAFETY: the descriptor is a vCPU's, and the call takes no argument.
-    if unsafe { libc::ioctl(vcpu.fd.as_raw_fd(), KVM_RUN, 0) } < 0 {
-        let error = io::Error::last_os_error();
-        if error.raw_os_error() != Some(libc::EINTR) {
+    for _ in 0..PARTS_MAX {
+        // SAFETY: the descriptor is a vCPU's, and the call takes no argument.
+        if unsafe { libc::ioctl(vcpu.fd.as_raw_fd(), KVM_RUN, 0) } < 0 {
+            let error = io::Error::last_os_error();
+            if error.raw_os_error() == Some(libc::EINTR) {
+                break;
+            }
             return Err(KvmError::Call {
                 what: "completing an access",
                 error,

@@ -24,7 +24,7 @@ static TABLES: [&OptsTable; 12] = [
 ];
 
 /// Options whose parameters depend on their first one, or that take none yet.
-static OPEN: [&str; 4] = ["device", "global", "net", "nic"];
+static OPEN: [&str; 5] = ["device", "global", "net", "nic", "vnc"];
 
 /// What values are of which only these words are there.
 fn of_words(words: &[&str]) -> Type {

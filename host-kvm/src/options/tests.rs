@@ -6,6 +6,7 @@ use thimble_core::machine::actions::{PanicAction, RebootAction, ShutdownAction, 
 
 use super::*;
 use crate::chardev::spec::Backend;
+use crate::log::Items;
 
 static SERIAL: DeviceClass = DeviceClass {
     name: "isa-serial",
@@ -79,7 +80,20 @@ fn a_whole_command_line() {
     assert_eq!(options.rtc.base, RtcBase::At(946_684_800));
     assert_eq!(options.escape_key, 0x14);
     assert_eq!(options.search_path().next(), Some("/a"));
+    assert_eq!(options.log_items, Items::CPU_RESET);
+    assert_eq!(options.log_file.as_deref(), Some("/l"));
     assert!(options.missing.is_empty() && options.warnings.is_empty());
+}
+
+#[test]
+fn log_items_add_up() {
+    let options = run("-d in_asm,int -d exec").unwrap();
+    assert_eq!(options.log_items, Items::IN_ASM | Items::INT | Items::EXEC);
+    assert_eq!(run("").unwrap().log_items, Items::empty());
+    for (line, item) in [("-d op", "'op'"), ("-d int,", "''"), ("-d int,,exec", "''")] {
+        let text = run(line).unwrap_err();
+        assert!(text.contains(&format!("no log item {item}")), "{text}");
+    }
 }
 
 #[test]
@@ -290,6 +304,7 @@ fn help_texts() {
         ("-device isa-serial,help", "iobase=<uint16>"),
         ("-chardev help", "socket"),
         ("-d help", "cpu_reset"),
+        ("-d ?", "in_asm"),
         ("-action help", "panic=pause|shutdown|exit-failure|none"),
         ("-L /x -L help", "/x\n"),
     ] {

@@ -215,8 +215,11 @@ impl Host for Bridge<'_> {
     }
 
     fn flush_page(&mut self, gpa: u64) {
-        if let Some(kvm) = self.accelerator.kvm() {
-            kvm.flush_page(gpa);
+        match self.accelerator {
+            Accelerator::Kvm(kvm) => kvm.flush_page(gpa),
+            // Its processors forget all pages together.
+            Accelerator::Soft(wires) => wires.memory_remapped(),
+            Accelerator::None => {}
         }
     }
 

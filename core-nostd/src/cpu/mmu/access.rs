@@ -138,6 +138,19 @@ impl Mmu {
             // is within it.
             return Ok(unsafe { W::load(host) });
         }
+        self.read_anywhere(memory, linear, mode, access)
+    }
+
+    /// Loads a word whose page is not ready. Apart from the rest, because that is in each instruction.
+    #[cold]
+    #[inline(never)]
+    fn read_anywhere<W: Word>(
+        &mut self,
+        memory: &mut impl PhysicalMemory,
+        linear: u64,
+        mode: Mode,
+        access: Access,
+    ) -> Result<W, Fault> {
         let spans = self.spans(memory, linear, W::SIZE, mode, access)?;
         Ok(spans.load_word(memory))
     }
@@ -161,6 +174,19 @@ impl Mmu {
             unsafe { word.store(host) };
             return Ok(());
         }
+        self.write_anywhere(memory, linear, mode, word)
+    }
+
+    /// Stores a word to a page that is not ready.
+    #[cold]
+    #[inline(never)]
+    fn write_anywhere<W: Word>(
+        &mut self,
+        memory: &mut impl PhysicalMemory,
+        linear: u64,
+        mode: Mode,
+        word: W,
+    ) -> Result<(), Fault> {
         let spans = self.spans(memory, linear, W::SIZE, mode, Access::Write)?;
         spans.store_word(memory, word);
         Ok(())

@@ -140,7 +140,9 @@ macro_rules! word {
 
             #[inline]
             unsafe fn load(from: *const u8) -> Self {
-                let word = if from.addr().is_multiple_of(Self::SIZE) {
+                // On x86-64 both are the same instruction.
+                let apart = !cfg!(target_arch = "x86_64");
+                let word = if apart && from.addr().is_multiple_of(Self::SIZE) {
                     // SAFETY: aligned, and valid as the caller says.
                     unsafe { <$atomic>::from_ptr(from.cast_mut().cast()) }.load(Ordering::Acquire)
                 } else {
@@ -152,7 +154,8 @@ macro_rules! word {
 
             #[inline]
             unsafe fn store(self, to: *mut u8) {
-                if to.addr().is_multiple_of(Self::SIZE) {
+                let apart = !cfg!(target_arch = "x86_64");
+                if apart && to.addr().is_multiple_of(Self::SIZE) {
                     // SAFETY: aligned, and valid as the caller says.
                     unsafe { <$atomic>::from_ptr(to.cast()) }
                         .store(self.to_le(), Ordering::Release);

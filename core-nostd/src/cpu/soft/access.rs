@@ -59,6 +59,8 @@ pub(super) fn within_limit(segment: &Segment, offset: u64, length: usize) -> boo
 pub(super) enum Intent {
     Read,
     Write,
+    /// As a load, and of code that cannot be read, too: a cache line by its address.
+    Flush,
 }
 
 impl Cpu {
@@ -165,6 +167,7 @@ impl Cpu {
         let allowed = match (code, intent) {
             _ if segment.unusable => false,
             (true, Intent::Read) => segment.kind & 2 != 0,
+            (_, Intent::Flush) => true,
             // In real mode CS may be written: its type says nothing there (volume 3, 20.1.1).
             (true, Intent::Write) => !self.protected(),
             (false, Intent::Read) => true,
@@ -203,7 +206,7 @@ impl Cpu {
     }
 
     /// Loads a word by segment and offset.
-    #[inline]
+    #[inline(never)]
     pub(super) fn load<W: Word>(
         &mut self,
         bus: &mut Bus<'_>,
@@ -217,7 +220,7 @@ impl Cpu {
     }
 
     /// Stores a word by segment and offset.
-    #[inline]
+    #[inline(never)]
     pub(super) fn store<W: Word>(
         &mut self,
         bus: &mut Bus<'_>,
@@ -233,7 +236,6 @@ impl Cpu {
 
     /// Changes a word by segment and offset: `change` gets the old value and gives the new one and a
     /// result. With `lock` nobody else stores between load and store.
-    #[inline]
     pub(super) fn modify<W: Word, R>(
         &mut self,
         bus: &mut Bus<'_>,

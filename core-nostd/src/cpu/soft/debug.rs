@@ -9,7 +9,7 @@
 
 use super::access::Intent;
 use super::{Bus, Cpu, Exception, Outcome, SHADOW_SS, slow};
-use crate::cpu::decode::{Instruction, Operand, Operation, Register, RegisterClass, Size};
+use crate::cpu::decode::{Instruction, Operand, Operation, Register, RegisterClass};
 use x86_64::registers::control::Cr4Flags;
 use x86_64::registers::rflags::RFlags;
 
@@ -107,10 +107,10 @@ impl Cpu {
     }
 
     /// Notes the use of a port where a breakpoint may be.
-    pub(super) fn watch_port(&mut self, port: u16, size: Size) {
+    pub(super) fn watch_port(&mut self, port: u16, bytes: u8) {
         if self.cr4().contains(Cr4Flags::DEBUGGING_EXTENSIONS) {
             let kind = |kind| kind == condition::PORT;
-            let bits = self.matching(port.into(), size.bytes().into(), kind);
+            let bits = self.matching(port.into(), bytes.into(), kind);
             self.debug_trap_due(bits);
         }
     }
@@ -139,7 +139,7 @@ impl Cpu {
         if matches!(number, 4 | 5) && extended {
             return self.undefined();
         }
-        self.check_privileged()?;
+        self.privileged()?;
         if self.dr7 & GD != 0 {
             return Err(self.raise(Exception::DebugAccess));
         }

@@ -219,9 +219,11 @@ impl Cpu {
             self.slow &= !super::slow::DEBUG;
         }
         let (vector, error) = exception.vector_and_code();
-        let arrived = self.arrive_from_outside(bus, vector, error, flags);
-        self.raised = Some(exception);
-        arrived
+        self.arrive_from_outside(bus, vector, error, flags)
+            .inspect_err(|_| {
+                // What was at the beginning of a triple fault tells more than its end.
+                self.raised = Some(exception);
+            })
     }
 
     /// Delivers an event that no instruction asks for, or what its delivery raises instead. An error
@@ -424,13 +426,15 @@ impl Cpu {
 
         let ist = if long { gate.gate_stack() } else { 0 };
         let (new_stack, mut stack) = if long {
-            let mut stack = if inner || ist != 0 {
+            // One of the table, too, comes with a null SS (SDM volume 3, 6.14.5).
+            let switched = inner || ist != 0;
+            let mut stack = if switched {
                 self.long_stack(bus, level, ist)?
             } else {
                 self.stack().as_long()
             };
             stack.align();
-            (inner.then(|| null_segment(level.into(), level)), stack)
+            (switched.then(|| null_segment(level.into(), level)), stack)
         } else if inner {
             let (segment, stack) = self.inner_stack(bus, level)?;
             (Some(segment), stack)

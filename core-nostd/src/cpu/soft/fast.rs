@@ -1,12 +1,12 @@
 //! The functions that execute micro-operations: common instructions, each compiled for its operand
 //! size and the kind of its operands.
 
-use super::access::Word;
+use super::access::{Intent, Word};
 use super::execute::ends_block;
 use super::micro::{Flow, Handler, Micro, Place};
 use super::{Bus, Cpu, Outcome};
 use crate::cpu::alu::{self, LazyFlags};
-use crate::cpu::decode::{Operation, Size};
+use crate::cpu::decode::{Operation, SegmentRegister, Size};
 use crate::cpu::gpr::RCX;
 
 /// An operation of two operands.
@@ -63,6 +63,14 @@ pub(super) const fn binary_index(operation: Operation) -> Option<usize> {
         Operation::Mov => 9,
         _ => return None,
     })
+}
+
+/// Whether there are functions for an operation that changes memory: the common ones.
+pub(super) const fn changes_memory(operation: Operation) -> bool {
+    !matches!(
+        operation,
+        Operation::Adc | Operation::Sbb | Operation::Neg | Operation::Not
+    )
 }
 
 /// What an operation's operands are, destination first.
@@ -160,8 +168,7 @@ impl Cpu {
         } else {
             let segment = m.segment();
             let offset = offset & m.mask();
-            let linear = self.linear(segment, offset, W::SIZE, super::access::Intent::Write)?;
-            (linear, segment)
+            (self.linear_to_modify(segment, offset, W::SIZE)?, segment)
         };
         let old = match self.mmu.read_to_modify(bus, linear, self.mode) {
             Ok(old) => old,
@@ -172,6 +179,17 @@ impl Cpu {
             Ok(()) => Ok(result),
             Err(fault) => Err(self.access_fault(fault, segment)),
         }
+    }
+
+    /// The linear address of memory that is changed, anywhere.
+    #[inline(never)]
+    fn linear_to_modify(
+        &mut self,
+        segment: SegmentRegister,
+        offset: u64,
+        length: usize,
+    ) -> Outcome<u64> {
+        self.linear(segment, offset, length, Intent::Write)
     }
 
     /// After a store: whether the block may go on.
@@ -584,6 +602,19 @@ macro_rules! widths {
 }
 
 macro_rules! forms {
+    // In memory it is left to the general way.
+    (register $operation:ty) => {
+        [
+            widths!(register_register, $operation),
+            widths!(register_immediate, $operation),
+            widths!(@ register_memory, Flat, $operation),
+            widths!(@ register_memory, Segmented, $operation),
+            [general; 4],
+            [general; 4],
+            [general; 4],
+            [general; 4],
+        ]
+    };
     ($operation:ty) => {
         [
             widths!(register_register, $operation),
@@ -600,9 +631,9 @@ macro_rules! forms {
 
 const BINARY: [[[Handler; 4]; Form::COUNT]; 10] = [
     forms!(Add),
-    forms!(Adc),
+    forms!(register Adc),
     forms!(Sub),
-    forms!(Sbb),
+    forms!(register Sbb),
     forms!(And),
     forms!(Or),
     forms!(Xor),
@@ -658,8 +689,8 @@ macro_rules! unary_forms {
 const UNARY: [[[Handler; 4]; 3]; 4] = [
     unary_forms!(Inc),
     unary_forms!(Dec),
-    unary_forms!(Neg),
-    unary_forms!(Not),
+    [widths!(unary_register, Neg), [general; 4], [general; 4]],
+    [widths!(unary_register, Not), [general; 4], [general; 4]],
 ];
 
 const SHIFT: [[Handler; 4]; 5] = [

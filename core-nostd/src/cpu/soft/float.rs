@@ -54,6 +54,8 @@ const X87: u64 = XCr0Flags::X87.bits();
 const XMM: u64 = XCr0Flags::SSE.bits();
 const AVX: u64 = XCr0Flags::AVX.bits();
 const PKRU: u64 = XCr0Flags::MPK.bits();
+/// Where it is in an area of XSAVE's standard format on most processors.
+const PKRU_AT: u64 = 2688;
 /// PKRU's number among the components.
 const PKRU_COMPONENT: u32 = 9;
 
@@ -369,13 +371,16 @@ impl Cpu {
             .then_some(entry.ebx.into())
     }
 
+    /// Where PKRU is in the saved state.
+    fn kept_pkru_at(&self) -> usize {
+        let offset = self.pkru_offset(false).unwrap_or(PKRU_AT);
+        offset as usize - XSAVE_BYTES as usize
+    }
+
     /// PKRU as the saved state has it: in XSAVE's standard format.
     pub(super) fn kept_pkru(&self) -> u32 {
         let area = &self.extended.area.0;
-        let Some(offset) = self.pkru_offset(false) else {
-            return 0;
-        };
-        let at = offset as usize - XSAVE_BYTES as usize;
+        let at = self.kept_pkru_at();
         match area.get(at..at + 4) {
             Some(bytes) if self.extended.xstate_bv & PKRU != 0 => {
                 u32::from_le_bytes(core::array::from_fn(|i| bytes[i]))
@@ -386,10 +391,7 @@ impl Cpu {
 
     /// Puts PKRU where the saved state has it.
     pub(super) fn keep_pkru(&self, extended: &mut ExtendedState) {
-        let Some(offset) = self.pkru_offset(false) else {
-            return;
-        };
-        let at = offset as usize - XSAVE_BYTES as usize;
+        let at = self.kept_pkru_at();
         let pkru = self.mmu.registers().pkru;
         if let Some(bytes) = extended.area.0.get_mut(at..at + 4) {
             bytes.copy_from_slice(&pkru.to_le_bytes());
@@ -535,5 +537,282 @@ impl Cpu {
             self.mmu.write_pkru(pkru);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::FpuState;
+    use crate::cpu::gpr::{RBX, RCX};
+    use crate::cpu::soft::testing::Guest;
+
+    const GP: Result<(), Exception> = Err(Exception::GP0);
+    const UD: Result<(), Exception> = Err(Exception::UD);
+    const NM: Result<(), Exception> = Err(Exception::DeviceNotAvailable);
+
+    /// In 64-bit mode with RBX = 3000h, CR4.OSFXSR and CR4.OSXSAVE.
+    fn guest() -> Guest {
+        let mut guest = Guest::long();
+        guest.change(|state| {
+            state.cr4 |= 1 << 9 | 1 << 18;
+            state.gpr[RBX] = 0x3000;
+            state.xcr0 = 0x203;
+        });
+        guest
+    }
+
+    fn filled() -> FpuState {
+        let mut fpu = FpuState {
+            fcw: 0x27f,
+            fsw: 5 << 11,
+            ftw: 0x81,
+            fop: 0x123,
+            fip: 0xffff_8000_1111_2222,
+            fdp: 0x7fff_3333_4444,
+            mxcsr: 0x1fa0,
+            ..FpuState::default()
+        };
+        for number in 0..16u8 {
+            fpu.xmm[usize::from(number)] = u128::MAX / 255 * u128::from(number + 1);
+            fpu.st[usize::from(number % 8)] = [number | 0x40; 10];
+        }
+        fpu
+    }
+
+    #[test]
+    fn control_words() {
+        let mut guest = guest();
+        // fldcw [rbx]; fnstcw [rbx]
+        for (word, kept) in [(0, 0x40), (0xffff, 0x1f7f), (0x37f, 0x37f)] {
+            guest.put(0x3000, &u16::to_le_bytes(word));
+            assert_eq!(guest.attempt(&[0xd9, 0x2b]), Ok(()));
+            assert_eq!(guest.attempt(&[0xd9, 0x3b]), Ok(()));
+            assert_eq!(guest.get::<2>(0x3000), u16::to_le_bytes(kept));
+        }
+        // An exception that is unmasked becomes pending, and FNINIT and FNCLEX forget it.
+        guest.change(|state| {
+            state.fpu.fsw = 0x3804;
+            state.cr0 |= 1 << 5;
+        });
+        guest.put(0x3000, &[0x7b, 3]);
+        assert_eq!(guest.attempt(&[0xd9, 0x2b]), Ok(()));
+        assert_eq!(guest.state().fpu.fsw, 0xb884);
+        let mf = Err(Exception::FloatingPoint);
+        assert_eq!(guest.attempt(&[0x9b]), mf);
+        assert_eq!(guest.attempt(&[0xd9, 0xd0]), mf);
+        assert_eq!(guest.attempt(&[0xd9, 0x2b]), mf);
+        assert_eq!(guest.attempt(&[0x0f, 0xef, 0xc0]), mf);
+        // fnstsw ax; fnclex; fninit
+        assert_eq!(guest.attempt(&[0xdf, 0xe0]), Ok(()));
+        assert_eq!(guest.state().gpr[RAX] & 0xffff, 0xb884);
+        assert_eq!(guest.attempt(&[0xdb, 0xe2]), Ok(()));
+        assert_eq!(guest.state().fpu.fsw, 0x3800);
+        guest.change(|state| state.fpu = filled());
+        assert_eq!(guest.attempt(&[0xdb, 0xe3]), Ok(()));
+        let fpu = guest.state().fpu;
+        assert_eq!((fpu.fcw, fpu.fsw, fpu.ftw, fpu.fip), (0x37f, 0, 0, 0));
+        // Physical register 5 was the top.
+        assert_eq!(fpu.st[5], filled().st[0]);
+        // fld1 is not here; with CR0.EM or TS none is.
+        assert_eq!(guest.attempt(&[0xd9, 0xe8]), UD);
+        for bit in [2, 3] {
+            guest.change(|state| state.cr0 = state.cr0 & !0xc | 1 << bit);
+            assert_eq!(guest.attempt(&[0xdb, 0xe3]), NM);
+            assert_eq!(guest.attempt(&[0x0f, 0xae, 0x03]), NM);
+        }
+    }
+
+    #[test]
+    fn mxcsr() {
+        let mut guest = guest();
+        let (ldmxcsr, stmxcsr) = ([0x0f, 0xae, 0x13], [0x0f, 0xae, 0x1b]);
+        guest.put(0x3000, &0xffbf_u32.to_le_bytes());
+        assert_eq!(guest.attempt(&ldmxcsr), Ok(()));
+        assert_eq!(guest.state().fpu.mxcsr, 0xffbf);
+        guest.put(0x3000, &0x1_0000u32.to_le_bytes());
+        assert_eq!(guest.attempt(&ldmxcsr), GP);
+        assert_eq!(guest.attempt(&stmxcsr), Ok(()));
+        assert_eq!(guest.get::<4>(0x3000), [0xbf, 0xff, 0, 0]);
+        guest.change(|state| state.cr4 &= !(1 << 9));
+        assert_eq!(guest.attempt(&stmxcsr), UD);
+    }
+
+    #[test]
+    fn fxsave_and_fxrstor() {
+        let mut guest = guest();
+        guest.put(0x3000, &[0xaa; 512]);
+        guest.change(|state| state.fpu = filled());
+        // fxsave64 [rbx]
+        assert_eq!(guest.attempt(&[0x48, 0x0f, 0xae, 0x03]), Ok(()));
+        let area = guest.get::<512>(0x3000);
+        assert_eq!(area[..8], [0x7f, 2, 0, 0x28, 0x81, 0, 0x23, 1]);
+        assert_eq!(area[8..16], 0xffff_8000_1111_2222u64.to_le_bytes());
+        assert_eq!(area[24..32], [0xa0, 0x1f, 0, 0, 0xff, 0xff, 0, 0]);
+        assert_eq!(area[32..48], [[0x48; 10].as_slice(), &[0; 6]].concat());
+        assert_eq!(area[400..], [[16; 16].as_slice(), &[0xaa; 96]].concat());
+        guest.change(|state| state.fpu = FpuState::default());
+        assert_eq!(guest.attempt(&[0x48, 0x0f, 0xae, 0x0b]), Ok(()));
+        assert_eq!(guest.state().fpu, filled());
+        // Without REX.W pointers have 32 bits.
+        assert_eq!(guest.attempt(&[0x0f, 0xae, 0x0b]), Ok(()));
+        assert_eq!(guest.state().fpu.fip, 0x1111_2222);
+        // A reserved bit of MXCSR changes nothing.
+        guest.put(0x3000 + 26, &[1]);
+        guest.put(0x3000, &[0]);
+        assert_eq!(guest.attempt(&[0x0f, 0xae, 0x0b]), GP);
+        assert_eq!(guest.state().fpu.fcw, 0x27f);
+        // Alignment, and a second page that is not there.
+        assert_eq!(
+            guest.attempt_with(&[(RBX, 0x3008)], &[0x0f, 0xae, 0x03]),
+            GP
+        );
+        guest.put(0x1f_fff0, &[0x55; 16]);
+        let fault = Err(Exception::PageFault(2));
+        assert_eq!(
+            guest.attempt_with(&[(RBX, 0x1f_fff0)], &[0x0f, 0xae, 0x03]),
+            fault
+        );
+        assert_eq!(guest.get::<16>(0x1f_fff0), [0x55; 16]);
+        assert_eq!(guest.state().cr2, 0x20_0000);
+    }
+
+    #[test]
+    fn fxsave_leaves_out_what_it_may() {
+        // Outside of 64-bit mode there are eight XMM registers.
+        let mut legacy = Guest::protected();
+        legacy.put(0x3000, &[0xaa; 512]);
+        legacy.change(|state| {
+            state.cr4 |= 1 << 9;
+            state.gpr[RBX] = 0x3000;
+            state.fpu = filled();
+        });
+        assert_eq!(legacy.attempt(&[0x0f, 0xae, 0x03]), Ok(()));
+        assert_eq!(
+            legacy.get::<32>(0x3000 + 272),
+            [[8; 16], [0xaa; 16]].concat()[..]
+        );
+        // Fast: no XMM registers, in CPL 0 only.
+        for (fast, expected) in [(guest(), 0xaa), (guest().user(), 16)] {
+            let mut fast = fast;
+            fast.put(0x3000, &[0xaa; 512]);
+            fast.change(|state| {
+                state.efer |= 1 << 14;
+                state.fpu = filled();
+            });
+            assert_eq!(fast.attempt(&[0x0f, 0xae, 0x03]), Ok(()));
+            assert_eq!(fast.get::<1>(0x3000 + 400), [expected]);
+        }
+    }
+
+    #[test]
+    fn xsave_keeps_what_it_is_not_asked_for() {
+        let mut guest = guest();
+        guest.put(0x3000, &[0xaa; 4096]);
+        guest.put(0x3000 + 512, &(1u64 << 62 | 2).to_le_bytes());
+        guest.change(|state| {
+            state.fpu = filled();
+            state.fpu.xmm = [0; 16];
+            state.fpu.mxcsr = 0x1f80;
+            state.gpr[RDX] = 0;
+        });
+        // xsave64 [rbx] with x87 and SSE, of which SSE is in its initial state
+        let registers = [(RAX, 3), (RDX, 0)];
+        assert_eq!(
+            guest.attempt_with(&registers, &[0x48, 0x0f, 0xae, 0x23]),
+            Ok(())
+        );
+        assert_eq!(guest.get::<8>(0x3000 + 512), (1u64 << 62 | 1).to_le_bytes());
+        assert_eq!(
+            guest.get::<8>(0x3000 + 520),
+            [0xaa; 8],
+            "not XSAVE's to write"
+        );
+        assert_eq!(guest.get::<1>(0x3000 + 160), [0]);
+        // xsaveopt leaves out what is in its initial state.
+        guest.put(0x3000 + 160, &[0xaa]);
+        assert_eq!(guest.attempt_with(&registers, &[0x0f, 0xae, 0x33]), Ok(()));
+        assert_eq!(guest.get::<1>(0x3000 + 160), [0xaa]);
+        assert_eq!(
+            guest.attempt_with(&[(RBX, 0x3010)], &[0x0f, 0xae, 0x23]),
+            GP
+        );
+        guest.change(|state| state.cr0 |= 8);
+        assert_eq!(
+            guest.attempt_with(&[(RBX, 0x3000)], &[0x0f, 0xae, 0x23]),
+            NM
+        );
+        guest.change(|state| state.cr4 &= !(1 << 18));
+        assert_eq!(guest.attempt(&[0x0f, 0xae, 0x23]), UD);
+    }
+
+    #[test]
+    fn xsave_and_xrstor_round_trip() {
+        // xsave64 and xsavec64
+        for code in [[0x48, 0x0f, 0xae, 0x23], [0x48, 0x0f, 0xc7, 0x23]] {
+            let mut guest = guest();
+            guest.put(0x3000, &[0; 4096]);
+            let pkru = |guest: &mut Guest, value: u64| {
+                guest.change(|state| state.cr4 |= 1 << 22);
+                let registers = [(RAX, value), (RCX, 0), (RDX, 0)];
+                guest.attempt_with(&registers, &[0x0f, 0x01, 0xef]).unwrap();
+            };
+            pkru(&mut guest, 0x5554);
+            guest.change(|state| state.fpu = filled());
+            let all = [(RAX, u64::MAX), (RDX, u64::MAX)];
+            assert_eq!(guest.attempt_with(&all, &code), Ok(()));
+            let format = u64::from_le_bytes(guest.get(0x3000 + 520));
+            let compacted = code[2] == 0xc7;
+            assert_eq!(format, if compacted { 1 << 63 | 0x203 } else { 0 });
+            let at = if compacted { 576 } else { 2688 };
+            assert_eq!(guest.get::<4>(0x3000 + at), [0x54, 0x55, 0, 0]);
+            pkru(&mut guest, 0);
+            guest.change(|state| state.fpu = FpuState::default());
+            let xrstor = [0x48, 0x0f, 0xae, 0x2b];
+            assert_eq!(guest.attempt_with(&all, &xrstor), Ok(()));
+            let state = guest.state();
+            assert_eq!(state.fpu, filled());
+            assert_eq!(guest.cpu.mmu.registers().pkru, 0x5554);
+            // Only what is asked for, and what is not present becomes initial.
+            guest.put(0x3000 + 512, &0x201u64.to_le_bytes());
+            assert_eq!(guest.attempt_with(&[(RAX, 2), (RDX, 0)], &xrstor), Ok(()));
+            let fpu = guest.state().fpu;
+            assert_eq!(fpu.xmm, [0; 16]);
+            assert_eq!(fpu.fcw, 0x27f);
+            let mxcsr = if compacted { 0x1f80 } else { 0x1fa0 };
+            assert_eq!(fpu.mxcsr, mxcsr);
+        }
+    }
+
+    #[test]
+    fn xrstor_checks_the_header() {
+        let mut guest = guest();
+        let xrstor = [0x0f, 0xae, 0x2b];
+        for (at, value, result) in [
+            (512, 7u64, GP),
+            (512, 3, Ok(())),
+            (520, 1, GP),
+            (528, 1, GP),
+            // Standard form ignores the rest, the compacted one does not.
+            (536, 1, Ok(())),
+            (520, 1 << 63 | 3, GP),
+        ] {
+            guest.put(0x3000, &[0; 640]);
+            guest.put(0x3000 + 24, &0x1f80u32.to_le_bytes());
+            guest.put(0x3000 + at, &value.to_le_bytes());
+            if value >> 63 != 0 {
+                guest.put(0x3000 + 568, &[1]);
+            }
+            assert_eq!(
+                guest.attempt_with(&[(RAX, 3)], &xrstor),
+                result,
+                "{at} {value:#x}"
+            );
+        }
+        guest.put(0x3000 + 568, &[0]);
+        assert_eq!(guest.attempt(&xrstor), Ok(()));
+        guest.put(0x3000 + 520, &(1u64 << 63 | 1).to_le_bytes());
+        guest.put(0x3000 + 512, &2u64.to_le_bytes());
+        assert_eq!(guest.attempt(&xrstor), GP);
     }
 }

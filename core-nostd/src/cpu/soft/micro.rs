@@ -164,7 +164,9 @@ fn address(
 /// next instruction in the block.
 pub(super) fn translate(i: &Instruction, code: CodeSize, offset: u64) -> Option<Micro> {
     use Operation::*;
-    if i.lock() {
+    let (first, second) = (i.operand(0), i.operand(1));
+    let in_memory = matches!(first, Operand::Memory(_));
+    if i.lock() || in_memory && !fast::changes_memory(i.operation()) {
         return None;
     }
     let mut micro = Micro {
@@ -174,7 +176,6 @@ pub(super) fn translate(i: &Instruction, code: CodeSize, offset: u64) -> Option<
         ..Micro::default()
     };
     let size = i.operand_size();
-    let (first, second) = (i.operand(0), i.operand(1));
     let long = code == CodeSize::Bits64;
     if let Some(binary) = fast::binary_index(i.operation()) {
         let form = match (first, second) {

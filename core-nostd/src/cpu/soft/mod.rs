@@ -75,7 +75,7 @@ pub(super) mod slow {
     pub(crate) const TRAP: u32 = 1 << 0;
     /// STI, MOV SS or POP SS holds interrupts back for one instruction.
     pub(crate) const SHADOW: u32 = 1 << 1;
-    /// DR7 enables instruction breakpoints.
+    /// DR7 enables breakpoints of instructions or data: after each instruction one may be due.
     pub(crate) const BREAKPOINTS: u32 = 1 << 2;
     /// An interrupt waits, and EFLAGS.IF lets it in.
     pub(crate) const INTERRUPT: u32 = 1 << 3;
@@ -371,7 +371,10 @@ impl Cpu {
             match self.dr7 >> (16 + 4 * number) & 3 {
                 0 => self.slow |= slow::BREAKPOINTS,
                 2 => {}
-                _ => self.data_checks |= data_check::WATCH,
+                _ => {
+                    self.slow |= slow::BREAKPOINTS;
+                    self.data_checks |= data_check::WATCH;
+                }
             }
         }
     }

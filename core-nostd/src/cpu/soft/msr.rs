@@ -364,3 +364,166 @@ impl Cpu {
         Some(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::soft::Exception;
+    use crate::cpu::soft::cpuid::entries_of;
+    use crate::cpu::soft::testing::Guest;
+
+    const GP: Result<(), Exception> = Err(Exception::GP0);
+
+    fn write(guest: &mut Guest, index: u32, value: u64) -> Result<(), Exception> {
+        let registers = [(RCX, index.into()), (RAX, value), (RDX, value >> 32)];
+        guest.attempt_with(&registers, &[0x0f, 0x30])
+    }
+
+    fn read(guest: &mut Guest, index: u32) -> Result<u64, Exception> {
+        let registers = [(RCX, index.into()), (RAX, u64::MAX), (RDX, u64::MAX)];
+        guest.attempt_with(&registers, &[0x0f, 0x32])?;
+        let state = guest.state();
+        Ok(state.gpr[RDX] << 32 | state.gpr[RAX])
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let mut guest = Guest::long();
+        let kernel = 0xffff_8000_1234_5678;
+        for (index, value) in [
+            (IA32_SYSENTER_CS, 0x10),
+            (IA32_SYSENTER_ESP, kernel),
+            (IA32_SYSENTER_EIP, kernel),
+            (STAR, 0x0013_0008_1234_5678),
+            (LSTAR, kernel),
+            (CSTAR, kernel),
+            (SFMASK, 0x4_7700),
+            (KERNEL_GS_BASE, kernel),
+            (FS_BASE, kernel),
+            (GS_BASE, 1 << 47),
+            (TSC_AUX, 0xffff_ffff),
+            (IA32_PAT, 0x0001_0405_0607_0406),
+            (IA32_MISC_ENABLE, 0x4_00c5_1889),
+            (IA32_MTRR_DEF_TYPE, 0xc06),
+            (IA32_MTRR_PHYSBASE0, 0xff_c000_0005),
+            (0x20f, 0xff_8000_0800),
+            (IA32_MTRR_FIX64K_00000, 0x0606_0504_0100_0606),
+            (0x26f, 0x0606_0606_0606_0606),
+            (IA32_MCG_STATUS, 7),
+            (IA32_MCG_CTL, 0),
+            (0x400, 0),
+            (0x401, 0),
+            (0x402, u64::MAX),
+            (MISC_FEATURES_ENABLES, 1),
+            (IA32_PKRS, 0x5555_5555),
+            (IA32_APIC_BASE, 0xfee0_0100),
+        ] {
+            assert_eq!(write(&mut guest, index, value), Ok(()), "{index:#x}");
+            assert_eq!(read(&mut guest, index), Ok(value), "{index:#x}");
+        }
+        assert_eq!(guest.cpu.mmu.registers().pkrs, 0x5555_5555);
+        assert_eq!(guest.state().gs.base, 1 << 47);
+    }
+
+    #[test]
+    fn bad_values_are_refused() {
+        let mut guest = Guest::long();
+        for (index, value) in [
+            (EFER, 1 << 1),
+            (EFER, 1 << 12),
+            (EFER, 0),
+            (IA32_SYSENTER_ESP, 1 << 62),
+            (LSTAR, 1 << 62),
+            (KERNEL_GS_BASE, 1 << 56),
+            (FS_BASE, 1 << 60),
+            (SFMASK, 1 << 32),
+            (TSC_AUX, 1 << 32),
+            (IA32_PAT, 2),
+            (IA32_PAT, 0x03 << 56),
+            (IA32_MISC_ENABLE, 2),
+            (IA32_MTRR_DEF_TYPE, 2),
+            (IA32_MTRR_DEF_TYPE, 1 << 9),
+            (IA32_MTRR_PHYSBASE0, 7),
+            (IA32_MTRR_PHYSBASE0, 1 << 8),
+            (IA32_MTRR_PHYSBASE0, 1 << 40),
+            (0x201, 1 << 10),
+            (0x210, 0),
+            (0x26f, 2 << 32),
+            (IA32_MTRRCAP, 0),
+            (IA32_MCG_CAP, 0),
+            (IA32_MCG_STATUS, 8),
+            (IA32_MCG_CTL, 1),
+            (0x400, 1),
+            (0x401, 1),
+            (0x400 + 4 * MCG_BANKS, 0),
+            (IA32_DEBUGCTL, 1),
+            (IA32_XSS, 1),
+            (IA32_PKRS, 1 << 32),
+            (MISC_FEATURES_ENABLES, 2),
+            (IA32_APIC_BASE, 1),
+            (IA32_APIC_BASE, 1 << 40),
+            (SMI_COUNT, 0),
+            (0x1234, 0),
+            (0xc000_0200, 0),
+        ] {
+            assert_eq!(write(&mut guest, index, value), GP, "{index:#x} {value:#x}");
+        }
+        for index in [0x1234, 0x210, 0x400 + 4 * MCG_BANKS, 0xc1, u32::MAX] {
+            assert_eq!(read(&mut guest, index), Err(Exception::GP0), "{index:#x}");
+        }
+        // The list keeps registers for whoever knows them, not for the guest.
+        guest.change(|state| assert!(state.msrs.set(0x4b56_4d02, 7)));
+        assert_eq!(read(&mut guest, 0x4b56_4d02), Err(Exception::GP0));
+        assert_eq!(guest.state().msrs.get(0x4b56_4d02), Some(7));
+    }
+
+    #[test]
+    fn efer() {
+        let mut guest = Guest::long();
+        // LMA is not to be written, and LME not while there is paging.
+        assert_eq!(write(&mut guest, EFER, 0x901), Ok(()));
+        assert_eq!(guest.state().efer, 0xd01);
+        assert_eq!(write(&mut guest, EFER, 0x401), GP);
+        let mut guest = Guest::protected();
+        assert_eq!(write(&mut guest, EFER, 0x4d01), Ok(()));
+        assert_eq!(guest.state().efer, 0x4901);
+        let mut none = [u32::MAX; crate::cpu::features::WORDS];
+        none[crate::cpu::features::EXT_1_EDX] = 0;
+        guest.cpu.set_cpuid(&entries_of(&none)).unwrap();
+        for bit in [0, 8, 11, 14] {
+            assert_eq!(write(&mut guest, EFER, 1 << bit), GP);
+        }
+        assert_eq!(write(&mut guest, LSTAR, 0), GP);
+        assert_eq!(write(&mut guest, STAR, 0), GP);
+    }
+
+    #[test]
+    fn time_and_its_adjustment() {
+        let mut guest = Guest::long();
+        assert_eq!(write(&mut guest, IA32_TSC, 1 << 40), Ok(()));
+        let time = read(&mut guest, IA32_TSC).unwrap();
+        assert!((1 << 40..(1 << 40) + 100).contains(&time));
+        let adjust = read(&mut guest, IA32_TSC_ADJUST).unwrap();
+        assert!(((1 << 40) - 100..1 << 40).contains(&adjust), "{adjust:#x}");
+        assert_eq!(write(&mut guest, IA32_TSC_ADJUST, 0), Ok(()));
+        assert!(read(&mut guest, IA32_TSC).unwrap() < 1000);
+    }
+
+    #[test]
+    fn constants() {
+        let mut guest = Guest::long();
+        assert_eq!(read(&mut guest, IA32_MTRRCAP), Ok(0x508));
+        assert_eq!(read(&mut guest, IA32_MCG_CAP), Ok(0x10a));
+        assert_eq!(read(&mut guest, IA32_MCG_CTL), Ok(u64::MAX));
+        assert_eq!(read(&mut guest, 0x404), Ok(u64::MAX));
+        assert_eq!(write(&mut guest, IA32_BIOS_SIGN_ID, 0), Ok(()));
+        assert_eq!(read(&mut guest, IA32_BIOS_SIGN_ID), Ok(1 << 32));
+        // HWCR lets a bank's status be written.
+        assert_eq!(write(&mut guest, HWCR, 1 << 18 | 1 << 6), Ok(()));
+        assert_eq!(read(&mut guest, HWCR), Ok(1 << 18));
+        assert_eq!(write(&mut guest, 0x405, 5), Ok(()));
+        // Not in CPL 3.
+        let mut guest = Guest::long().user();
+        assert_eq!(read(&mut guest, IA32_MTRRCAP), Err(Exception::GP0));
+    }
+}

@@ -5,11 +5,15 @@
 //! shuffles and combines floating-point numbers as bits. #UD are arithmetic, comparison and
 //! conversion of floating-point numbers, and SSE4.
 
+#![cfg_attr(test, allow(unsafe_code))]
+
 use super::access::Intent;
 use super::{Bus, Cpu, Outcome};
 use crate::cpu::decode::{Instruction, Operand, Packed, RegisterClass, SegmentRegister, Sse};
 
 const LOW: u128 = u64::MAX as u128;
+/// Bytes of a page.
+const PAGE: u64 = 4096;
 
 /// Applies an operation to each pair of elements of a width.
 #[inline]
@@ -284,6 +288,59 @@ impl Cpu {
         }
     }
 
+    /// Loads so many bytes, 16 at most, zero-extended. Where sixteen lie in one page they are two
+    /// words: no second one faults where a first one did not.
+    fn load_vector(
+        &mut self,
+        bus: &mut Bus<'_>,
+        (segment, offset): (SegmentRegister, u64),
+        length: u8,
+    ) -> Outcome<u128> {
+        match length {
+            4 => return Ok(self.load::<u32>(bus, segment, offset)?.into()),
+            8 => return Ok(self.load::<u64>(bus, segment, offset)?.into()),
+            _ => {}
+        }
+        let mut bytes = [0; 16];
+        let length = usize::from(length).min(bytes.len());
+        let linear = self.linear(segment, offset, length, Intent::Read)?;
+        if length == 16 && linear % PAGE <= PAGE - 16 {
+            let mut word = |at| self.mmu.read::<u64>(bus, linear + at, self.mode);
+            return match (word(0), word(8)) {
+                (Ok(low), Ok(high)) => Ok(u128::from(low) | u128::from(high) << 64),
+                (Err(fault), _) | (_, Err(fault)) => Err(self.access_fault(fault, segment)),
+            };
+        }
+        self.load_bytes(bus, segment, offset, &mut bytes[..length])?;
+        Ok(u128::from_le_bytes(bytes))
+    }
+
+    /// Stores the lowest bytes in the same way.
+    fn store_vector(
+        &mut self,
+        bus: &mut Bus<'_>,
+        (segment, offset): (SegmentRegister, u64),
+        length: u8,
+        value: u128,
+    ) -> Outcome {
+        match length {
+            4 => return self.store(bus, segment, offset, value as u32),
+            8 => return self.store(bus, segment, offset, value as u64),
+            _ => {}
+        }
+        let length = usize::from(length).min(16);
+        let linear = self.linear(segment, offset, length, Intent::Write)?;
+        if length == 16 && linear % PAGE <= PAGE - 16 {
+            for (at, word) in [(0, value as u64), (8, (value >> 64) as u64)] {
+                if let Err(fault) = self.mmu.write(bus, linear + at, self.mode, word) {
+                    return Err(self.access_fault(fault, segment));
+                }
+            }
+            return Ok(());
+        }
+        self.store_bytes(bus, segment, offset, &value.to_le_bytes()[..length])
+    }
+
     /// An operand as an integer, zero-extended.
     fn vector(
         &mut self,
@@ -300,11 +357,8 @@ impl Cpu {
                 _ => self.register::<u32>(register.number.into()).into(),
             }),
             Operand::Memory(_) => {
-                let (segment, offset) = self.vector_at(i, alignment)?;
-                let mut bytes = [0; 16];
-                let length = usize::from(i.memory_size()).min(bytes.len());
-                self.load_bytes(bus, segment, offset, &mut bytes[..length])?;
-                Ok(u128::from_le_bytes(bytes))
+                let at = self.vector_at(i, alignment)?;
+                self.load_vector(bus, at, i.memory_size())
             }
             Operand::Immediate(value) => Ok(value.into()),
             _ => Ok(0),
@@ -330,9 +384,8 @@ impl Cpu {
                 _ => self.set_register(register.number.into(), value as u32),
             },
             Operand::Memory(_) => {
-                let (segment, offset) = self.vector_at(i, alignment)?;
-                let length = usize::from(i.memory_size()).min(16);
-                self.store_bytes(bus, segment, offset, &value.to_le_bytes()[..length])?;
+                let at = self.vector_at(i, alignment)?;
+                self.store_vector(bus, at, i.memory_size(), value)?;
             }
             _ => {}
         }
@@ -476,5 +529,346 @@ impl Cpu {
             _ => return self.undefined(),
         };
         self.set_vector(bus, i, alignment, value)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::gpr::{RAX, RBX, RDI};
+    use crate::cpu::soft::Exception;
+    use crate::cpu::soft::testing::Guest;
+
+    fn guest() -> Guest {
+        let mut guest = Guest::long();
+        guest.change(|state| {
+            state.cr4 |= 1 << 9;
+            state.gpr[RBX] = 0x3000;
+            state.gpr[RDI] = 0x4ffc;
+        });
+        guest
+    }
+
+    /// Numbers with a liking for the ends of ranges.
+    #[cfg(target_arch = "x86_64")]
+    fn numbers() -> impl Iterator<Item = (u128, u128)> {
+        let mut seed = 0x9e37_79b9_7f4a_7c15u64;
+        let mut next = move || {
+            seed ^= seed << 13;
+            seed ^= seed >> 7;
+            seed ^= seed << 17;
+            seed
+        };
+        let mut number = move || {
+            let mut bytes = [0; 16];
+            for byte in &mut bytes {
+                let random = next();
+                *byte = match random >> 8 & 3 {
+                    0 => [0, 1, 0x7f, 0x80, 0xff][(random >> 16) as usize % 5],
+                    _ => random as u8,
+                };
+            }
+            u128::from_le_bytes(bytes)
+        };
+        (0..2000).map(move |_| (number(), number()))
+    }
+
+    /// Compares results with those of the processor that the tests run on.
+    #[cfg(target_arch = "x86_64")]
+    macro_rules! as_the_processor {
+        ($shift:expr; $($name:ident)*) => {$({
+            for (mut a, mut b) in numbers() {
+                if $shift {
+                    b = b % 70 | b & !LOW;
+                }
+                let expected = compute(Packed::$name, 128, a, b, 0).unwrap();
+                let expected_mmx = compute(Packed::$name, 64, a & LOW, b & LOW, 0).unwrap() & LOW;
+                let (a_before, mut mmx) = (a, a as u64);
+                // SAFETY: only these variables are accessed, and MMX is left empty.
+                unsafe {
+                    core::arch::asm!(
+                        "movdqu xmm0, [{a}]",
+                        "movdqu xmm1, [{b}]",
+                        concat!(stringify!($name), " xmm0, xmm1"),
+                        "movdqu [{a}], xmm0",
+                        a = in(reg) &raw mut a,
+                        b = in(reg) &raw mut b,
+                        out("xmm0") _,
+                        out("xmm1") _,
+                    );
+                }
+                assert_eq!(a, expected, "{} {a_before:#x} {b:#x}", stringify!($name));
+                if matches!(Packed::$name, Packed::Punpcklqdq | Packed::Punpckhqdq) {
+                    continue;
+                }
+                as_the_processor!(@mmx $name, mmx, b);
+                assert_eq!(u128::from(mmx), expected_mmx, "{} {a_before:#x} {b:#x}", stringify!($name));
+            }
+        })*};
+        (@mmx Punpcklqdq, $a:ident, $b:ident) => { let _ = &mut $a; };
+        (@mmx Punpckhqdq, $a:ident, $b:ident) => { let _ = &mut $a; };
+        (@mmx $name:ident, $a:ident, $b:ident) => {
+            // SAFETY: as above.
+            unsafe {
+                core::arch::asm!(
+                    "movq mm0, [{a}]",
+                    "movq mm1, [{b}]",
+                    concat!(stringify!($name), " mm0, mm1"),
+                    "movq [{a}], mm0",
+                    "emms",
+                    a = in(reg) &raw mut $a,
+                    b = in(reg) &raw mut $b,
+                    out("mm0") _,
+                    out("mm1") _,
+                );
+            }
+        };
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn results_are_the_processors() {
+        as_the_processor! { false;
+            Paddb Paddw Paddd Paddq Psubb Psubw Psubd Psubq Paddusb Paddusw Psubusb Psubusw Paddsb
+            Paddsw Psubsb Psubsw Pcmpeqb Pcmpeqw Pcmpeqd Pcmpgtb Pcmpgtw Pcmpgtd Pavgb Pavgw Pminub
+            Pmaxub Pminsw Pmaxsw Pmullw Pmulhw Pmulhuw Pmuludq Pmaddwd Psadbw Pand Pandn Por Pxor
+            Packsswb Packssdw Packuswb Punpcklbw Punpcklwd Punpckldq Punpcklqdq Punpckhbw Punpckhwd
+            Punpckhdq Punpckhqdq
+        }
+        as_the_processor! { true; Psllw Pslld Psllq Psrlw Psrld Psrlq Psraw Psrad }
+        if std::is_x86_feature_detected!("ssse3") {
+            as_the_processor! { false;
+                Pshufb Phaddw Phaddd Phaddsw Phsubw Phsubd Phsubsw Pmaddubsw Pmulhrsw Psignb Psignw
+                Psignd Pabsb Pabsw Pabsd
+            }
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn constants_shuffle_as_the_processor_does() {
+        macro_rules! with {
+            ($($name:ident $by:literal)*) => {$(
+                for (a, b) in numbers().take(50) {
+                    let expected = compute(Packed::$name, 128, a, b, $by).unwrap();
+                    let (mut a, mut b) = (a, b);
+                    // SAFETY: only these variables are accessed.
+                    unsafe {
+                        core::arch::asm!(
+                            "movdqu xmm0, [{a}]",
+                            "movdqu xmm1, [{b}]",
+                            concat!(stringify!($name), " xmm0, xmm1, ", stringify!($by)),
+                            "movdqu [{a}], xmm0",
+                            a = in(reg) &raw mut a,
+                            b = in(reg) &raw mut b,
+                            out("xmm0") _,
+                            out("xmm1") _,
+                        );
+                    }
+                    assert_eq!(a, expected, "{} {}", stringify!($name), $by);
+                }
+            )*};
+        }
+        with! { Pshufd 0x1b Pshufd 0x72 Pshuflw 0x4e Pshufhw 0x93 Pshuflw 0xd8 Pshufhw 0x01 }
+        if std::is_x86_feature_detected!("ssse3") {
+            with! { Palignr 0 Palignr 5 Palignr 16 Palignr 17 Palignr 31 Palignr 32 Palignr 200 }
+        }
+        let (a, b) = (0x1122_3344_5566_7788u128, 0x99aa_bbcc_ddee_ff00);
+        assert_eq!(
+            compute(Packed::Palignr, 64, a, b, 3).map(|r| r & LOW),
+            Some(0x6677_8899_aabb_ccdd)
+        );
+        assert_eq!(
+            compute(Packed::Pshufw, 64, 0, a, 0x1b).map(|r| r & LOW),
+            Some(0x7788_5566_3344_1122)
+        );
+        assert_eq!(compute(Packed::Pslldq, 128, a, 15, 0), Some(0x88 << 120));
+        assert_eq!(compute(Packed::Psrldq, 128, a, 16, 0), Some(0));
+    }
+
+    #[test]
+    fn moves() {
+        let mut guest = guest();
+        let value = 0x1111_2222_3333_4444_5555_6666_7777_8888u128;
+        guest.put(0x3000, &value.to_le_bytes());
+        // What each makes of xmm0 = all ones, [rbx] or xmm1 = the value.
+        let cases: [(&[u8], u128); 18] = [
+            (&[0x0f, 0x28, 0x03], value),
+            (&[0x66, 0x0f, 0x6f, 0xc1], value),
+            (&[0xf3, 0x0f, 0x10, 0x03], 0x7777_8888),
+            (&[0xf3, 0x0f, 0x10, 0xc1], u128::MAX << 32 | 0x7777_8888),
+            (&[0xf2, 0x0f, 0x10, 0x03], value & LOW),
+            (&[0xf2, 0x0f, 0x10, 0xc1], !LOW | value & LOW),
+            (&[0x0f, 0x12, 0x03], !LOW | value & LOW),
+            (&[0x0f, 0x12, 0xc1], !LOW | value >> 64),
+            (&[0x0f, 0x16, 0x03], LOW | value << 64),
+            (&[0x0f, 0x16, 0xc1], LOW | value << 64),
+            (&[0x66, 0x0f, 0x6e, 0xc3], 0x3000),
+            (&[0xf3, 0x0f, 0x7e, 0xc1], value & LOW),
+            (&[0x66, 0x0f, 0xc4, 0xc3, 9], !(0xffff << 16) | 0x3000 << 16),
+            (
+                &[0x0f, 0xc6, 0xc1, 0x1b],
+                0x7777_8888_5555_6666_ffff_ffff_ffff_ffff,
+            ),
+            (&[0x66, 0x0f, 0xc6, 0xc1, 2], value & !LOW | LOW),
+            (
+                &[0x0f, 0x14, 0xc1],
+                0x5555_6666_ffff_ffff_7777_8888_ffff_ffff,
+            ),
+            (&[0x66, 0x0f, 0x55, 0xc1], 0),
+            (
+                &[0xf3, 0x0f, 0x16, 0xc1],
+                0x1111_2222_1111_2222_5555_6666_5555_6666,
+            ),
+        ];
+        for (code, expected) in cases {
+            guest.change(|state| (state.fpu.xmm[0], state.fpu.xmm[1]) = (u128::MAX, value));
+            assert_eq!(guest.attempt(code), Ok(()), "{code:02x?}");
+            assert_eq!(guest.state().fpu.xmm[0], expected, "{code:02x?}");
+        }
+        // Stores from xmm1.
+        for (code, expected) in [
+            (&[0x0f, 0x11, 0x0b][..], value),
+            (&[0x0f, 0x17, 0x0b], !LOW | value >> 64),
+            (&[0xf3, 0x0f, 0x11, 0x0b], u128::MAX << 32 | 0x7777_8888),
+            (&[0x66, 0x0f, 0xd6, 0x0b], !LOW | value & LOW),
+            (&[0x66, 0x0f, 0xe7, 0x0b], value),
+        ] {
+            guest.put(0x3000, &[0xff; 16]);
+            assert_eq!(guest.attempt(code), Ok(()));
+            assert_eq!(
+                u128::from_le_bytes(guest.get(0x3000)),
+                expected,
+                "{code:02x?}"
+            );
+        }
+        // pmovmskb eax, xmm1; movmskps eax, xmm1; movq rax, xmm1; pextrw eax, xmm1, 7
+        let masks: [(&[u8], u64); 4] = [
+            (&[0x66, 0x0f, 0xd7, 0xc1], 0x0003),
+            (&[0x0f, 0x50, 0xc1], 0),
+            (&[0x66, 0x48, 0x0f, 0x7e, 0xc8], value as u64),
+            (&[0x66, 0x0f, 0xc5, 0xc1, 7], 0x1111),
+        ];
+        for (code, expected) in masks {
+            guest.change(|state| state.gpr[RAX] = u64::MAX);
+            assert_eq!(guest.attempt(code), Ok(()));
+            assert_eq!(guest.state().gpr[RAX], expected, "{code:02x?}");
+        }
+    }
+
+    #[test]
+    fn sixteen_bytes_across_pages() {
+        let mut guest = guest();
+        let value = (u128::MAX / 255 * 3) ^ 0x1234;
+        for at in [0x2ff0, 0x2ff1, 0x2ff8, 0x2fff] {
+            guest.change(|state| {
+                state.fpu.xmm[1] = value;
+                state.gpr[RBX] = at;
+            });
+            // movups [rbx], xmm1; movups xmm0, [rbx]
+            assert_eq!(guest.attempt(&[0x0f, 0x11, 0x0b]), Ok(()));
+            assert_eq!(u128::from_le_bytes(guest.get(at)), value);
+            assert_eq!(guest.attempt(&[0x0f, 0x10, 0x03]), Ok(()));
+            assert_eq!(guest.state().fpu.xmm[0], value);
+        }
+        // The second page is not there: nothing is stored, and its first byte is at fault.
+        guest.put(0x1f_fff8, &[0; 8]);
+        guest.change(|state| state.gpr[RBX] = 0x1f_fff8);
+        assert_eq!(
+            guest.attempt(&[0x0f, 0x11, 0x0b]),
+            Err(Exception::PageFault(2))
+        );
+        assert_eq!(guest.state().cr2, 0x20_0000);
+        assert_eq!(guest.get::<8>(0x1f_fff8), [0; 8]);
+        guest.change(|state| state.gpr[RBX] = 0x20_0010);
+        assert_eq!(
+            guest.attempt(&[0x0f, 0x28, 0x03]),
+            Err(Exception::PageFault(0))
+        );
+        assert_eq!(guest.state().cr2, 0x20_0010);
+    }
+
+    #[test]
+    fn alignment_and_availability() {
+        let mut guest = guest();
+        guest.change(|state| state.gpr[RBX] = 0x3008);
+        let (aligned, unaligned, mmx) =
+            ([0x0f, 0x28, 0x03], [0x0f, 0x10, 0x03], [0x0f, 0xef, 0xc0]);
+        assert_eq!(guest.attempt(&aligned), Err(Exception::GP0));
+        assert_eq!(
+            guest.attempt(&[0x66, 0x0f, 0xef, 0x03]),
+            Err(Exception::GP0)
+        );
+        assert_eq!(guest.attempt(&unaligned), Ok(()));
+        assert_eq!(guest.attempt(&[0x0f, 0x16, 0x03]), Ok(()));
+        let set = |guest: &mut Guest, cr0: u64, cr4: u64| {
+            guest.change(|state| {
+                state.cr0 = state.cr0 & !0xc | cr0;
+                state.cr4 = state.cr4 & !(1 << 9) | cr4;
+            });
+        };
+        let nm = Err(Exception::DeviceNotAvailable);
+        for (cr0, cr4, sse, on_mmx) in [
+            (0, 1 << 9, Ok(()), Ok(())),
+            (8, 1 << 9, nm, nm),
+            (4, 1 << 9, Err(Exception::UD), Err(Exception::UD)),
+            (12, 1 << 9, Err(Exception::UD), Err(Exception::UD)),
+            (0, 0, Err(Exception::UD), Ok(())),
+            (8, 0, Err(Exception::UD), nm),
+        ] {
+            set(&mut guest, cr0, cr4);
+            assert_eq!(guest.attempt(&unaligned), sse, "{cr0} {cr4}");
+            assert_eq!(guest.attempt(&mmx), on_mmx, "{cr0} {cr4}");
+        }
+        set(&mut guest, 0, 1 << 9);
+        // addps, sqrtsd: not here.
+        assert_eq!(guest.attempt(&[0x0f, 0x58, 0xc0]), Err(Exception::UD));
+        assert_eq!(guest.attempt(&[0xf2, 0x0f, 0x51, 0xc0]), Err(Exception::UD));
+    }
+
+    #[test]
+    fn mmx_registers_are_the_x87s() {
+        let mut guest = guest();
+        guest.change(|state| {
+            state.fpu.fsw = 3 << 11;
+            // ST0 is physical register 3.
+            state.fpu.st[0] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10];
+        });
+        // movq rax, mm3; then movq mm0, rbx
+        assert_eq!(guest.attempt(&[0x48, 0x0f, 0x7e, 0xd8]), Ok(()));
+        let state = guest.state();
+        assert_eq!(state.gpr[RAX], 0x0807_0605_0403_0201);
+        assert_eq!((state.fpu.fsw, state.fpu.ftw), (0, 0xff));
+        assert_eq!(state.fpu.st[3], [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]);
+        assert_eq!(guest.attempt(&[0x48, 0x0f, 0x6e, 0xc3]), Ok(()));
+        assert_eq!(
+            guest.state().fpu.st[0],
+            [0, 0x30, 0, 0, 0, 0, 0, 0, 0xff, 0xff]
+        );
+        // emms
+        assert_eq!(guest.attempt(&[0x0f, 0x77]), Ok(()));
+        assert_eq!(guest.state().fpu.ftw, 0);
+        // A load that faults leaves the x87 alone.
+        guest.change(|state| {
+            state.fpu.fsw = 3 << 11;
+            state.gpr[RBX] = 1 << 30;
+        });
+        assert!(guest.attempt(&[0x0f, 0x6f, 0x03]).is_err());
+        assert_eq!(guest.state().fpu.fsw, 3 << 11);
+    }
+
+    #[test]
+    fn masked_stores() {
+        let mut guest = guest();
+        guest.change(|state| {
+            state.fpu.xmm[1] = 0x0f0e_0d0c_0b0a_0908_0706_0504_0302_0100;
+            state.fpu.xmm[2] = 0x80 << 120 | 0x80 << 24 | 0x7f;
+        });
+        guest.put(0x4ff0, &[0xaa; 32]);
+        // maskmovdqu xmm1, xmm2, across a page's end
+        assert_eq!(guest.attempt(&[0x66, 0x0f, 0xf7, 0xca]), Ok(()));
+        let mut expected = [0xaa; 32];
+        (expected[12 + 3], expected[12 + 15]) = (3, 15);
+        assert_eq!(guest.get::<32>(0x4ff0), expected);
     }
 }

@@ -104,7 +104,7 @@ impl Cpu {
     }
 
     /// Runs one instruction from its bytes, with all that is looked at for each one.
-    fn step(&mut self, bus: &mut Bus<'_>) -> Outcome {
+    pub(super) fn step(&mut self, bus: &mut Bus<'_>) -> Outcome {
         if self.slow & slow::BREAKPOINTS != 0 {
             self.check_breakpoints()?;
         }

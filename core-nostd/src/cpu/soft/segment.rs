@@ -10,6 +10,7 @@
 
 use super::access::sized;
 use super::{Bus, Cpu, Exception, Outcome, SHADOW_SS};
+use crate::cpu::alu::Word as _;
 use crate::cpu::decode::{Instruction, Operand, Operation, RegisterClass, SegmentRegister, Size};
 use crate::cpu::mmu::Mode;
 use crate::cpu::state::{DescriptorTable, Segment};
@@ -187,6 +188,15 @@ impl Cpu {
     #[cold]
     pub(super) fn fail<T>(&mut self, failure: Failure, selector: u16) -> Outcome<T> {
         Err(self.raise(failure(selector & !RPL)))
+    }
+
+    /// #GP(0) unless the privilege level is 0.
+    pub(super) fn privileged(&mut self) -> Outcome {
+        if self.cpl == 0 {
+            Ok(())
+        } else {
+            self.protection()
+        }
     }
 
     /// Where a descriptor of so many bytes is; `None` behind its table's limit.
@@ -436,7 +446,7 @@ impl Cpu {
                 let at = self.offset(&memory, i.address_size());
                 let next = at.wrapping_add(size.bytes().into()) & i.address_size().mask();
                 let offset = sized!(size, W => {
-                    u64::from(self.load::<W>(bus, memory.segment, at)?)
+                    self.load::<W>(bus, memory.segment, at)?.zero_extend()
                 });
                 let selector: u16 = self.load(bus, memory.segment, next)?;
                 Ok((selector, offset))
@@ -471,7 +481,7 @@ impl Cpu {
     /// LLDT.
     pub(super) fn load_local_table(&mut self, bus: &mut Bus<'_>, i: &Instruction) -> Outcome {
         self.with_descriptors()?;
-        self.check_privileged()?;
+        self.privileged()?;
         let selector = self.read::<u16>(bus, i, 0)?;
         self.ldtr = self.local_table(
             bus,
@@ -522,7 +532,7 @@ impl Cpu {
     pub(super) fn load_task_register(&mut self, bus: &mut Bus<'_>, i: &Instruction) -> Outcome {
         let failure = Exception::GeneralProtection;
         self.with_descriptors()?;
-        self.check_privileged()?;
+        self.privileged()?;
         let selector = self.read::<u16>(bus, i, 0)?;
         if is_null(selector) {
             return self.protection();
@@ -581,7 +591,7 @@ impl Cpu {
 
     /// LGDT, LIDT.
     pub(super) fn load_table(&mut self, bus: &mut Bus<'_>, i: &Instruction) -> Outcome {
-        self.check_privileged()?;
+        self.privileged()?;
         let (segment, at) = self.memory_at(i)?;
         let limit: u16 = self.load(bus, segment, at)?;
         let at = at.wrapping_add(2) & i.address_size().mask();
@@ -671,14 +681,13 @@ impl Cpu {
     pub(super) fn adjust_rpl(&mut self, bus: &mut Bus<'_>, i: &Instruction) -> Outcome {
         self.with_descriptors()?;
         let source = self.read::<u16>(bus, i, 1)?;
-        let raised = self.update(bus, i, 0, |selector: u16| {
-            if rpl(selector) < rpl(source) {
-                (with_rpl(selector, rpl(source)), true)
-            } else {
-                (selector, false)
-            }
-        })?;
-        self.flags = self.flags.with_zero(raised == Some(true));
+        // What need not be changed is not stored.
+        let selector = self.read::<u16>(bus, i, 0)?;
+        let raised = rpl(selector) < rpl(source);
+        if raised {
+            self.write(bus, i, 0, with_rpl(selector, rpl(source)))?;
+        }
+        self.flags = self.flags.with_zero(raised);
         Ok(())
     }
 }

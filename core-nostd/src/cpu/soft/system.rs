@@ -10,7 +10,7 @@
 
 use core::sync::atomic::{Ordering, fence};
 
-use super::access::sized;
+use super::access::{Intent, sized};
 use super::cpuid::Feature;
 use super::{Bus, Cpu, Exception, Outcome, SHADOW_STI};
 use crate::cpu::Activity;
@@ -351,10 +351,11 @@ impl Cpu {
         Ok(())
     }
 
-    /// CLFLUSH, CLFLUSHOPT, CLWB: only their address is checked, as that of a load.
+    /// CLFLUSH, CLFLUSHOPT, CLWB: only their address is checked, as that of a load, which may be of
+    /// code that can't be read.
     pub(super) fn flush_line(&mut self, bus: &mut Bus<'_>, i: &Instruction) -> Outcome {
         let (segment, offset) = self.memory_at(i)?;
-        self.check_access(bus, segment, offset, 1, super::access::Intent::Read)
+        self.check_access(bus, segment, offset, 1, Intent::Flush)
     }
 
     /// LFENCE, MFENCE, SFENCE, SERIALIZE: devices' threads see stores in order.
@@ -612,5 +613,524 @@ impl Cpu {
             return Err(self.raise(Exception::DeviceNotAvailable));
         }
         self.check_pending_float()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::gpr::RBX;
+    use crate::cpu::soft::Stop;
+    use crate::cpu::soft::testing::Guest;
+
+    const GP: Result<(), Exception> = Err(Exception::GP0);
+    const UD: Result<(), Exception> = Err(Exception::UD);
+    const NM: Result<(), Exception> = Err(Exception::DeviceNotAvailable);
+
+    /// mov crN, rax; mov rax, crN.
+    const fn to_cr(number: u8) -> [u8; 3] {
+        [0x0f, 0x22, 0xc0 | number << 3]
+    }
+    const fn from_cr(number: u8) -> [u8; 3] {
+        [0x0f, 0x20, 0xc0 | number << 3]
+    }
+
+    fn set_cr(guest: &mut Guest, number: u8, value: u64) -> Result<(), Exception> {
+        guest.attempt_with(&[(RAX, value)], &to_cr(number))
+    }
+
+    #[test]
+    fn cr0() {
+        let mut guest = Guest::protected();
+        // PG without PE, NW without CD.
+        assert_eq!(set_cr(&mut guest, 0, 1 << 31), GP);
+        assert_eq!(set_cr(&mut guest, 0, 1 << 29 | 1), GP);
+        assert_eq!(set_cr(&mut guest, 0, 3 << 29 | 1), Ok(()));
+        // ET can't be cleared, reserved bits can't be set.
+        assert_eq!(set_cr(&mut guest, 0, 0x1ffa_ffc1), Ok(()));
+        assert_eq!(guest.state().cr0, 0x11);
+        assert_eq!(guest.attempt(&from_cr(0)), Ok(()));
+        assert_eq!(guest.state().gpr[RAX], 0x11);
+        // Back in real mode, where it may be set again.
+        assert_eq!(set_cr(&mut guest, 0, 0x10), Ok(()));
+        assert!(guest.cpu.real_mode());
+        let mut guest = Guest::long();
+        assert_eq!(set_cr(&mut guest, 0, 1 << 32 | 0x8000_0011), GP);
+        assert_eq!(set_cr(&mut guest, 0, 0x11), GP, "paging off in 64-bit mode");
+        assert_eq!(set_cr(&mut guest.user(), 0, 0x8000_0011), GP);
+    }
+
+    #[test]
+    fn long_mode_comes_and_goes_with_paging() {
+        let enter = |change: fn(&mut crate::cpu::CpuState)| {
+            let mut guest = Guest::long();
+            guest.change(|state| {
+                state.cr0 &= !(1 << 31);
+                state.efer = 1 << 8;
+                (state.cs.long, state.cs.big) = (false, true);
+                change(state);
+            });
+            let result = set_cr(&mut guest, 0, 0x8000_0011);
+            (result, guest)
+        };
+        let (result, mut guest) = enter(|_| ());
+        assert_eq!(result, Ok(()));
+        assert_eq!(guest.state().efer, 1 << 8 | 1 << 10);
+        // Compatibility mode: it may be left.
+        assert_eq!(set_cr(&mut guest, 0, 0x11), Ok(()));
+        assert_eq!(guest.state().efer, 1 << 8);
+        assert_eq!(enter(|state| state.cr4 = 0).0, GP);
+        assert_eq!(enter(|state| state.cs.long = true).0, GP);
+        assert_eq!(enter(|state| state.tr.kind = 3).0, GP);
+    }
+
+    #[test]
+    fn cr3_cr4_and_cr8() {
+        let mut guest = Guest::long();
+        assert_eq!(set_cr(&mut guest, 3, 1 << 40), GP, "beyond 40 bits");
+        assert_eq!(
+            set_cr(&mut guest, 3, 1 << 63 | 0x1f_0000),
+            GP,
+            "without PCIDE"
+        );
+        assert_eq!(set_cr(&mut guest, 3, 0x1f_0018), Ok(()));
+        assert_eq!(guest.state().cr3, 0x1f_0018);
+        let pae = 1 << 5;
+        for (value, result) in [
+            (pae | 1 << 13, GP),
+            (pae | 1 << 15, GP),
+            (pae | 1 << 32, GP),
+            (0, GP),
+            (pae | 1 << 12, GP),
+            // PCIDE with bits in CR3's context.
+            (pae | 1 << 17, GP),
+            (pae | 1 << 18 | 1 << 9 | 0xd, Ok(())),
+        ] {
+            assert_eq!(set_cr(&mut guest, 4, value), result, "{value:#x}");
+        }
+        assert_eq!(set_cr(&mut guest, 3, 0x1f_0000), Ok(()));
+        assert_eq!(set_cr(&mut guest, 4, pae | 1 << 17), Ok(()));
+        assert_eq!(set_cr(&mut guest, 3, 1 << 63 | 0x1f_0005), Ok(()));
+        assert_eq!(guest.state().cr3, 0x1f_0005);
+        // Outside of long mode there are no contexts.
+        assert_eq!(set_cr(&mut Guest::protected(), 4, 1 << 17), GP);
+        // mov cr8, rax; mov rax, cr8
+        assert_eq!(
+            guest.attempt_with(&[(RAX, 16)], &[0x44, 0x0f, 0x22, 0xc0]),
+            GP
+        );
+        assert_eq!(
+            guest.attempt_with(&[(RAX, 9)], &[0x44, 0x0f, 0x22, 0xc0]),
+            Ok(())
+        );
+        assert!(guest.signals.raised());
+        assert_eq!(
+            guest.attempt_with(&[(RAX, 0)], &[0x44, 0x0f, 0x20, 0xc0]),
+            Ok(())
+        );
+        assert_eq!(guest.state().gpr[RAX], 9);
+    }
+
+    #[test]
+    fn machine_status() {
+        let mut guest = Guest::new();
+        // lmsw ax: into protected mode, and never back.
+        assert_eq!(
+            guest.attempt_with(&[(RAX, 0xfff3)], &[0x0f, 0x01, 0xf0]),
+            Ok(())
+        );
+        assert!(!guest.cpu.real_mode());
+        assert_eq!(guest.attempt_with(&[(RAX, 0)], &[0x0f, 0x01, 0xf0]), Ok(()));
+        assert_eq!(guest.state().cr0 & 0xf, 1);
+        let mut guest = Guest::protected().user();
+        guest.change(|state| {
+            state.cr0 = 0x8005_0039;
+            state.cr3 = 0x1f_0000;
+            state.cr0 &= !(1 << 31);
+            state.gpr[RAX] = u64::MAX;
+            state.gpr[RBX] = 0x3000;
+        });
+        guest.put(0x3000, &[0xaa; 4]);
+        // smsw eax; smsw ax; smsw [ebx]
+        assert_eq!(guest.attempt(&[0x0f, 0x01, 0xe0]), Ok(()));
+        assert_eq!(guest.state().gpr[RAX], 0x5_0039);
+        assert_eq!(guest.attempt(&[0x0f, 0x01, 0x23]), Ok(()));
+        assert_eq!(guest.get::<4>(0x3000), [0x39, 0, 0xaa, 0xaa]);
+        guest.change(|state| state.cr4 |= 1 << 11);
+        assert_eq!(guest.attempt(&[0x0f, 0x01, 0xe0]), GP);
+        // clts
+        assert_eq!(guest.attempt(&[0x0f, 0x06]), GP);
+        guest.change(|state| (state.cs.dpl, state.ss.dpl) = (0, 0));
+        assert_eq!(guest.attempt(&[0x0f, 0x06]), Ok(()));
+        assert_eq!(guest.state().cr0, 0x5_0031);
+    }
+
+    #[test]
+    fn what_applications_may_not() {
+        let privileged: [&[u8]; 9] = [
+            &[0xf4],
+            &[0x0f, 0x08],
+            &[0x0f, 0x09],
+            &[0xf3, 0x0f, 0x09],
+            &[0x0f, 0x01, 0x38],
+            &[0x66, 0x0f, 0x38, 0x82, 0x00],
+            &[0x0f, 0x30],
+            &[0x0f, 0x32],
+            &[0x0f, 0x33],
+        ];
+        for mut guest in [
+            Guest::long().user(),
+            Guest::protected().user(),
+            Guest::v86(),
+        ] {
+            for code in privileged {
+                assert_eq!(guest.attempt(code), GP, "{code:02x?}");
+            }
+            // clac, stac, rsm, ud2, and wrpkru without CR4.PKE
+            for code in [
+                [0x0f, 0x01, 0xca],
+                [0x0f, 0x01, 0xcb],
+                [0x0f, 0xaa, 0],
+                [0x0f, 0x0b, 0],
+            ] {
+                assert_eq!(guest.attempt(&code), UD, "{code:02x?}");
+            }
+            assert_eq!(guest.attempt(&[0x0f, 0x01, 0xef]), UD);
+            // rdtsc
+            assert_eq!(guest.attempt(&[0x0f, 0x31]), Ok(()));
+            guest.change(|state| state.cr4 |= 1 << 2);
+            assert_eq!(guest.attempt(&[0x0f, 0x31]), GP);
+        }
+        // swapgs
+        assert_eq!(Guest::long().user().attempt(&[0x0f, 0x01, 0xf8]), GP);
+    }
+
+    /// IF, VIF, VIP.
+    const IF: u64 = 1 << 9;
+    const VIF: u64 = 1 << 19;
+    const VIP: u64 = 1 << 20;
+    const SHADOW: u8 = 2;
+
+    #[test]
+    fn cli_and_sti() {
+        const VME: u64 = 1;
+        const PVI: u64 = 2;
+        // Flags and CR4 before, then what CLI and STI make of the flags, or #GP(0).
+        type Case = (u64, u64, Option<u64>, Option<u64>);
+        let run = |make: &dyn Fn() -> Guest, cases: &[Case]| {
+            for &(flags, cr4, cleared, set) in cases {
+                for (opcode, expected) in [(0xfa, cleared), (0xfb, set)] {
+                    let mut guest = make();
+                    guest.change(|state| {
+                        state.rflags |= flags;
+                        state.cr4 |= cr4;
+                    });
+                    let before = guest.state().rflags & !(IF | VIF | VIP | 3 << 12);
+                    let result = guest.attempt(&[opcode]);
+                    let state = guest.state();
+                    match expected {
+                        None => assert_eq!(result, GP, "{opcode:#x} {flags:#x} {cr4}"),
+                        Some(after) => {
+                            assert_eq!(result, Ok(()));
+                            assert_eq!(state.rflags & !(3 << 12), before | after);
+                            let first = after & !flags & IF != 0;
+                            let shadow = if first { SHADOW } else { 0 };
+                            assert_eq!(state.events.shadow, shadow);
+                        }
+                    }
+                }
+            }
+        };
+        run(&Guest::new, &[(0, 0, Some(0), Some(IF))]);
+        run(&Guest::long, &[(0, 0, Some(0), Some(IF))]);
+        let iopl = 3 << 12;
+        run(
+            &|| Guest::protected().user(),
+            &[
+                (0, 0, None, None),
+                (iopl, PVI, Some(0), Some(IF)),
+                (0, VME, None, None),
+                (0, PVI, Some(0), Some(VIF)),
+                (VIP | VIF, PVI, Some(VIP), None),
+                (2 << 12 | IF, PVI, Some(IF), Some(IF | VIF)),
+            ],
+        );
+        run(
+            &Guest::v86,
+            &[
+                (0, PVI, None, None),
+                (iopl, 0, Some(0), Some(IF)),
+                (0, VME, Some(0), Some(VIF)),
+                (VIP, VME, Some(VIP), None),
+            ],
+        );
+        // Only the first STI holds interrupts back.
+        let mut guest = Guest::new();
+        guest.change(|state| state.rflags |= IF);
+        assert_eq!(guest.attempt(&[0xfb]), Ok(()));
+        assert_eq!(guest.state().events.shadow, 0);
+    }
+
+    /// Pushes `flags`, pops them with the code, and returns the flags.
+    fn popf(guest: &mut Guest, code: &[u8], flags: u64) -> Result<u64, Exception> {
+        guest.change(|state| state.gpr[RSP] = 0x8000);
+        guest.put(0x8000, &flags.to_le_bytes());
+        let result = guest.attempt(code);
+        let rsp = guest.state().gpr[RSP];
+        assert_eq!(result.is_err(), rsp == 0x8000);
+        result.map(|()| guest.state().rflags)
+    }
+
+    #[test]
+    fn popf_changes_what_it_may() {
+        let all = 0x3f_ffff;
+        // Neither VM, RF, VIF nor VIP; the fixed bits.
+        let kernel = 0x24_7fd7;
+        assert_eq!(popf(&mut Guest::long(), &[0x9d], all), Ok(kernel));
+        assert_eq!(popf(&mut Guest::protected(), &[0x9d], all), Ok(kernel));
+        assert_eq!(
+            popf(&mut Guest::protected(), &[0x66, 0x9d], all),
+            Ok(0x7fd7)
+        );
+        assert_eq!(popf(&mut Guest::new(), &[0x66, 0x9d], all), Ok(kernel));
+        assert_eq!(popf(&mut Guest::new(), &[0x9d], all), Ok(0x7fd7));
+        let mut user = Guest::long().user();
+        assert_eq!(popf(&mut user, &[0x9d], all), Ok(kernel & !(IF | 3 << 12)));
+        user.change(|state| state.rflags = 2 | 3 << 12 | VIF);
+        assert_eq!(popf(&mut user, &[0x9d], all & !(3 << 12)), Ok(kernel | VIF));
+        let mut v86 = Guest::v86();
+        assert_eq!(popf(&mut v86, &[0x9d], 0), Err(Exception::GP0));
+        v86.change(|state| state.rflags |= 3 << 12);
+        let expected = 0x2_7fd7 & !(1 << 17) | 1 << 17;
+        assert_eq!(popf(&mut v86, &[0x9d], 0xffff), Ok(expected));
+        // With virtual interrupts.
+        v86.change(|state| {
+            state.rflags = 2 | 1 << 17;
+            state.cr4 |= 1;
+        });
+        assert_eq!(popf(&mut v86, &[0x66, 0x9d], 0), Err(Exception::GP0));
+        assert_eq!(popf(&mut v86, &[0x9d], 1 << 8), Err(Exception::GP0));
+        assert_eq!(popf(&mut v86, &[0x9d], IF | 1), Ok(3 | 1 << 17 | VIF));
+        v86.change(|state| state.rflags |= VIP);
+        assert_eq!(popf(&mut v86, &[0x9d], IF), Err(Exception::GP0));
+        assert_eq!(popf(&mut v86, &[0x9d], 1), Ok(3 | 1 << 17 | VIP));
+    }
+
+    #[test]
+    fn pushf_hides_and_invents() {
+        let pushed = |guest: &mut Guest, code: &[u8], flags: u64| {
+            guest.change(|state| {
+                state.gpr[RSP] = 0x8000;
+                state.rflags |= flags;
+            });
+            guest.attempt(code)?;
+            let rsp = guest.state().gpr[RSP];
+            let mut bytes = [0; 8];
+            let length = 0x8000 - rsp as usize;
+            bytes[..length].copy_from_slice(&guest.get::<8>(rsp)[..length]);
+            Ok((length, u64::from_le_bytes(bytes)))
+        };
+        let rf = 1 << 16;
+        assert_eq!(
+            pushed(&mut Guest::long(), &[0x9c], rf | 0x41),
+            Ok((8, 0x43))
+        );
+        assert_eq!(pushed(&mut Guest::new(), &[0x9c], rf | 0x41), Ok((2, 0x43)));
+        assert_eq!(pushed(&mut Guest::v86(), &[0x9c], 0), Err(Exception::GP0));
+        assert_eq!(
+            pushed(&mut Guest::v86(), &[0x66, 0x9c], 3 << 12 | VIF),
+            Ok((4, 0x8_3002))
+        );
+        let mut v86 = Guest::v86();
+        v86.change(|state| state.cr4 |= 1);
+        assert_eq!(pushed(&mut v86, &[0x9c], VIF), Ok((2, 0x3202)));
+        assert_eq!(pushed(&mut v86, &[0x66, 0x9c], 0), Err(Exception::GP0));
+    }
+
+    #[test]
+    fn halt_is_left_by_what_comes() {
+        let mut guest = Guest::long();
+        guest.put(0x1000, &[0xfb, 0xf4, 0x90]);
+        assert_eq!(guest.run(10), Stop::Idle);
+        let state = guest.state();
+        assert_eq!((state.rip, state.activity), (0x1002, Activity::Halted));
+        assert_eq!(state.events.shadow, 0);
+    }
+
+    #[test]
+    fn segment_bases() {
+        let mut guest = Guest::long();
+        // wrfsbase rax; rdfsbase ebx
+        let (wrfsbase, rdfsbase) = ([0xf3, 0x48, 0x0f, 0xae, 0xd0], [0xf3, 0x0f, 0xae, 0xc3]);
+        assert_eq!(guest.attempt(&wrfsbase), UD);
+        guest.change(|state| state.cr4 |= 1 << 16);
+        let base = 0xffff_8000_1234_5678;
+        assert_eq!(guest.attempt_with(&[(RAX, base)], &wrfsbase), Ok(()));
+        assert_eq!(guest.state().fs.base, base);
+        assert_eq!(guest.attempt(&rdfsbase), Ok(()));
+        assert_eq!(guest.state().gpr[RBX], 0x1234_5678);
+        // With LA57 in CPUID addresses of 57 bits may be loaded, whatever CR4.LA57 is.
+        assert_eq!(guest.attempt_with(&[(RAX, 1 << 56)], &wrfsbase), GP);
+        assert_eq!(guest.attempt_with(&[(RAX, 1 << 55)], &wrfsbase), Ok(()));
+        // swapgs
+        guest.change(|state| {
+            state.gs.base = 5;
+            state.msrs.kernel_gs_base = 6;
+        });
+        assert_eq!(guest.attempt(&[0x0f, 0x01, 0xf8]), Ok(()));
+        let state = guest.state();
+        assert_eq!((state.gs.base, state.msrs.kernel_gs_base), (6, 5));
+    }
+
+    #[test]
+    fn invpcid_checks_its_descriptor() {
+        let invpcid = [0x66, 0x0f, 0x38, 0x82, 0x03];
+        let mut guest = Guest::long();
+        guest.change(|state| state.gpr[RBX] = 0x3000);
+        for (kind, context, linear, result) in [
+            (0, 0, 0x1000, Ok(())),
+            (0, 0, 1 << 62, GP),
+            (0, 1, 0, GP),
+            (1, 1, 0, GP),
+            (1, 0, 1 << 62, Ok(())),
+            (2, 1, 0, Ok(())),
+            (2, 1 << 12, 0, GP),
+            (3, 0, 0, Ok(())),
+            (4, 0, 0, GP),
+            (1 << 32, 0, 0, GP),
+        ] {
+            guest.put(0x3000, &u64::to_le_bytes(context));
+            guest.put(0x3008, &u64::to_le_bytes(linear));
+            assert_eq!(
+                guest.attempt_with(&[(RAX, kind)], &invpcid),
+                result,
+                "{kind}"
+            );
+        }
+        guest.change(|state| state.cr4 |= 1 << 17);
+        guest.put(0x3000, &0xfffu64.to_le_bytes());
+        assert_eq!(guest.attempt_with(&[(RAX, 1)], &invpcid), Ok(()));
+    }
+
+    #[test]
+    fn cache_lines_are_checked_as_loads() {
+        let mut guest = Guest::protected();
+        guest.change(|state| {
+            state.gpr[RBX] = 0x3000;
+            state.es.limit = 0x2fff;
+            // Not to be read.
+            state.cs.kind = 9;
+        });
+        // clflush [ebx], es:[ebx], cs:[ebx]; mov al, cs:[ebx]
+        assert_eq!(guest.attempt(&[0x0f, 0xae, 0x3b]), Ok(()));
+        assert_eq!(guest.attempt(&[0x26, 0x0f, 0xae, 0x3b]), GP);
+        assert_eq!(guest.attempt(&[0x2e, 0x0f, 0xae, 0x3b]), Ok(()));
+        assert_eq!(guest.attempt(&[0x2e, 0x8a, 0x03]), GP);
+        let mut guest = Guest::long();
+        let fault = Err(Exception::PageFault(0));
+        assert_eq!(
+            guest.attempt_with(&[(RBX, 0x20_0000)], &[0x0f, 0xae, 0x3b]),
+            fault
+        );
+        assert_eq!(
+            guest.attempt_with(&[(RBX, 1 << 62)], &[0x0f, 0xae, 0x3b]),
+            GP
+        );
+        // A prefetch checks nothing.
+        assert_eq!(guest.attempt(&[0x0f, 0x18, 0x03]), Ok(()));
+    }
+
+    #[test]
+    fn stale_translations_live_until_invlpg() {
+        let mut guest = Guest::long();
+        // mov al, [rbx]; invlpg [rbx]; mov al, [rbx], the page being given away between.
+        guest.put(
+            0x1000,
+            &[0x8a, 0x03, 0x8a, 0x03, 0x0f, 0x01, 0x3b, 0x8a, 0x03],
+        );
+        // A second mapping of the first 2 MiB, at 4 MiB.
+        guest.put(0x1f_2010, &0x87u64.to_le_bytes());
+        guest.change(|state| {
+            state.gpr[RBX] = 0x40_0000;
+            state.rip = 0x1000;
+        });
+        guest.put(0, &[7]);
+        guest.run(1);
+        guest.put(0x1f_2010, &0u64.to_le_bytes());
+        assert_eq!(guest.run(2), Stop::Budget);
+        assert_eq!(guest.state().gpr[RAX], 7);
+        assert_eq!(guest.state().cr2, 0);
+        guest.run(1);
+        assert_eq!(guest.state().cr2, 0x40_0000);
+    }
+
+    #[test]
+    fn time_and_chance() {
+        let mut guest = Guest::long();
+        assert_eq!(guest.attempt(&[0x0f, 0x01, 0xf9]), Ok(()));
+        let state = guest.state();
+        assert!(state.gpr[RAX] < 100 && state.gpr[RDX] == 0 && state.gpr[RCX] == 0);
+        // rdrand ax; rdseed rax; rdpid rcx
+        guest.change(|state| {
+            state.gpr[RAX] = u64::MAX;
+            state.rflags |= 0x8d4;
+            state.msrs.tsc_aux = 9;
+        });
+        assert_eq!(guest.attempt(&[0x66, 0x0f, 0xc7, 0xf0]), Ok(()));
+        let state = guest.state();
+        assert_eq!(state.gpr[RAX] >> 16, 0xffff_ffff_ffff);
+        assert_eq!(state.rflags & 0x8d5, 1);
+        assert_eq!(guest.attempt(&[0x48, 0x0f, 0xc7, 0xf8]), Ok(()));
+        assert_eq!(guest.attempt(&[0xf3, 0x0f, 0xc7, 0xf9]), Ok(()));
+        assert_eq!(guest.state().gpr[RCX], 9);
+    }
+
+    #[test]
+    fn extended_control_and_keys() {
+        let mut guest = Guest::long();
+        let (xgetbv, xsetbv) = ([0x0f, 0x01, 0xd0], [0x0f, 0x01, 0xd1]);
+        let (rdpkru, wrpkru) = ([0x0f, 0x01, 0xee], [0x0f, 0x01, 0xef]);
+        for code in [xgetbv, xsetbv, rdpkru, wrpkru] {
+            assert_eq!(guest.attempt(&code), UD);
+        }
+        guest.change(|state| state.cr4 |= 1 << 18 | 1 << 22);
+        for (value, index, result) in [
+            (1, 0, Ok(())),
+            (2, 0, GP),
+            (7, 0, GP),
+            (3, 1, GP),
+            (1 << 32 | 1, 0, GP),
+            (0x203, 0, Ok(())),
+        ] {
+            let registers = [(RAX, value), (RDX, value >> 32), (RCX, index)];
+            assert_eq!(
+                guest.attempt_with(&registers, &xsetbv),
+                result,
+                "{value:#x}"
+            );
+        }
+        assert_eq!(guest.attempt_with(&[(RCX, 0)], &xgetbv), Ok(()));
+        assert_eq!(guest.state().gpr[RAX], 0x203);
+        assert_eq!(guest.attempt_with(&[(RCX, 2)], &xgetbv), GP);
+        assert_eq!(
+            guest.attempt_with(&[(RCX, 0), (RAX, 0xc), (RDX, 1)], &wrpkru),
+            GP
+        );
+        assert_eq!(
+            guest.attempt_with(&[(RCX, 0), (RAX, 0xc), (RDX, 0)], &wrpkru),
+            Ok(())
+        );
+        assert_eq!(guest.attempt_with(&[(RAX, 0)], &rdpkru), Ok(()));
+        assert_eq!(guest.state().gpr[RAX], 0xc);
+        assert_eq!(
+            guest.state().extended.xstate_bv,
+            1 << 9,
+            "the saved state has it"
+        );
+        assert_eq!(guest.attempt_with(&[(RCX, 1)], &rdpkru), GP);
+        // wait
+        assert_eq!(guest.attempt(&[0x9b]), Ok(()));
+        guest.change(|state| state.cr0 |= 1 << 3 | 1 << 1);
+        assert_eq!(guest.attempt(&[0x9b]), NM);
     }
 }

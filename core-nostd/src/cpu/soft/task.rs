@@ -10,6 +10,7 @@ use super::access::sized;
 use super::segment::{Descriptor, is_null, null_segment, rpl, system};
 use super::transfer::FLAGS;
 use super::{Bus, Cpu, Exception, Outcome};
+use crate::cpu::alu::Word as _;
 use crate::cpu::decode::{SegmentRegister, Size};
 use crate::cpu::mmu::{Access, Mode};
 use crate::cpu::state::Segment;
@@ -26,8 +27,6 @@ const TRAP: u64 = 0x64;
 const LOCAL_BREAKPOINTS: u64 = 0x155;
 /// DR6: BT, the trap of a task with T set.
 const BT: u64 = 1 << 15;
-/// A 16-bit task has nothing for the upper halves of registers: they become this.
-const UPPER_HALF: u64 = 0xffff_0000;
 
 /// Where a kind of task-state segment has what.
 struct Layout {
@@ -241,7 +240,7 @@ impl Cpu {
         let mut values = [0; 10];
         let mut at = tss.base.wrapping_add(layout.rip);
         for value in &mut values {
-            *value = sized!(layout.size, W => u64::from(self.load_system::<W>(bus, at)?));
+            *value = sized!(layout.size, W => self.load_system::<W>(bus, at)?.zero_extend());
             at = at.wrapping_add(bytes);
         }
         let mut selectors = [0; 6];
@@ -269,7 +268,9 @@ impl Cpu {
             Ok(())
         };
         for (register, value) in self.registers.iter_mut().zip(registers) {
-            *register = if wide { value } else { UPPER_HALF | value };
+            // A 16-bit task has nothing for the upper halves.
+            let kept = if wide { 0 } else { *register & 0xffff_0000 };
+            *register = kept | value;
         }
         (self.rip, self.next_rip) = (rip, rip);
         self.dr7 &= !LOCAL_BREAKPOINTS;
@@ -309,6 +310,9 @@ impl Cpu {
         }
         let selector = selector_of(Cs);
         let level = rpl(selector);
+        // Before CS: with it, a handler of the same level can tell what is wrong with CS.
+        let stack = self.stack_segment(bus, selector_of(Ss), level, failure)?;
+        self.segments[Ss as usize] = stack;
         if is_null(selector) {
             return self.fail(failure, selector);
         }
@@ -325,8 +329,6 @@ impl Cpu {
             return self.fail(Exception::SegmentNotPresent, selector);
         }
         self.segments[Cs as usize] = self.use_descriptor(bus, code, selector)?;
-        let stack = self.stack_segment(bus, selector_of(Ss), level, failure)?;
-        self.segments[Ss as usize] = stack;
         for register in [Ds, Es, Fs, Gs] {
             let segment = self.data_segment(bus, selector_of(register), failure)?;
             self.segments[register as usize] = segment;

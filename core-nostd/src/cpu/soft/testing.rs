@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use super::cpuid::entries_of;
-use super::{Attention, Bus, CodeCache, Cpu, Event, Platform, Signals, Stop};
+use super::{Attention, Bus, CodeCache, Cpu, Event, Exception, Platform, Signals, Stop};
 use crate::cpu::mmu::{HostPage, PhysicalMemory, RamOnly};
 use crate::cpu::{CpuState, Segment};
 use crate::devices::Width;
@@ -37,6 +37,8 @@ pub(super) struct Board {
     ram: MarkedRam,
     /// Port writes: port, width, value.
     pub(super) written: Vec<(u16, u8, u32)>,
+    /// Port reads: port, width.
+    pub(super) read: Vec<(u16, u8)>,
     /// What port reads give.
     pub(super) port_value: u32,
     /// Interrupts that wait, by vector.
@@ -46,7 +48,7 @@ pub(super) struct Board {
     /// The processor is to leave.
     pub(super) leave: bool,
     task_priority: u8,
-    apic_base: u64,
+    pub(super) apic_base: u64,
     time: u64,
 }
 
@@ -75,7 +77,8 @@ unsafe impl PhysicalMemory for Board {
 
 // SAFETY: as above.
 unsafe impl Platform for Board {
-    fn pio_read(&mut self, _port: u16, _width: Width) -> u32 {
+    fn pio_read(&mut self, port: u16, width: Width) -> u32 {
+        self.read.push((port, width.bytes()));
         self.port_value
     }
 
@@ -170,6 +173,7 @@ impl Guest {
                     marks,
                 },
                 written: Vec::new(),
+                read: Vec::new(),
                 port_value: 0,
                 interrupts: VecDeque::new(),
                 events: VecDeque::new(),
@@ -298,5 +302,66 @@ impl Guest {
         let rip = self.state().rip;
         self.put(rip, code);
         self.run(instructions)
+    }
+
+    /// Executes one instruction at 1000h in CS: what it raises, which is not delivered.
+    pub(super) fn attempt(&mut self, code: &[u8]) -> Result<(), Exception> {
+        self.change(|state| state.rip = 0x1000);
+        let base = self.state().cs.base;
+        self.put(base + 0x1000, code);
+        let Self {
+            cpu,
+            code,
+            marks,
+            signals,
+            board,
+        } = self;
+        let stepped = cpu.step(&mut Bus::new(board, marks, signals, code));
+        stepped.map_err(|_| cpu.raised.unwrap())
+    }
+
+    /// The same with general registers set before.
+    pub(super) fn attempt_with(
+        &mut self,
+        registers: &[(usize, u64)],
+        code: &[u8],
+    ) -> Result<(), Exception> {
+        self.change(|state| {
+            for (number, value) in registers {
+                state.gpr[*number] = *value;
+            }
+        });
+        self.attempt(code)
+    }
+
+    /// In CPL 3, with the segments that there are.
+    pub(super) fn user(mut self) -> Self {
+        self.change(|state| {
+            (state.ss.dpl, state.cs.dpl) = (3, 3);
+        });
+        self
+    }
+
+    /// In virtual-8086 mode.
+    pub(super) fn v86() -> Self {
+        let mut guest = Self::protected();
+        guest.change(|state| {
+            state.rflags |= 1 << 17;
+            let segment = Segment {
+                dpl: 3,
+                ..Segment::real(0, 0, 3)
+            };
+            for register in [
+                &mut state.cs,
+                &mut state.ss,
+                &mut state.ds,
+                &mut state.es,
+                &mut state.fs,
+                &mut state.gs,
+            ] {
+                *register = segment;
+            }
+        });
+        guest
     }
 }

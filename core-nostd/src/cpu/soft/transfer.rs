@@ -11,7 +11,7 @@ use super::access::{Intent, sized, within_limit};
 use super::segment::{Descriptor, Failure, is_null, null_segment, rpl, system, with_rpl};
 use super::task::Switch;
 use super::{Bus, Cpu, Exception, Outcome, data_check};
-use crate::cpu::alu::STATUS;
+use crate::cpu::alu::{STATUS, Word as _};
 use crate::cpu::decode::{Instruction, SegmentRegister, Size};
 use crate::cpu::gpr::{R8, RCX, RDX, RSP};
 use crate::cpu::mmu::Mode;
@@ -93,6 +93,20 @@ impl Stack {
         Ok(self.segment.base.wrapping_add(offset) & 0xffff_ffff)
     }
 
+    /// Alignment, which counts on an application's own stack, and data breakpoints.
+    fn check(&self, cpu: &mut Cpu, linear: u64, length: usize, intent: Intent) -> Outcome {
+        if cpu.data_checks & data_check::ALIGNMENT != 0
+            && self.mode == Mode::User
+            && !linear.is_multiple_of(length as u64)
+        {
+            return Err(cpu.raise(Exception::AlignmentCheck));
+        }
+        if cpu.data_checks & data_check::WATCH != 0 {
+            cpu.watch(linear, length, intent);
+        }
+        Ok(())
+    }
+
     /// The pointer moved by a distance.
     fn moved(&self, distance: u64) -> u64 {
         let moved = self.pointer.wrapping_add(distance) & self.mask;
@@ -114,9 +128,7 @@ impl Stack {
         let length = usize::from(size.bytes());
         let pointer = self.moved((length as u64).wrapping_neg());
         let linear = self.linear(cpu, pointer & self.mask, length)?;
-        if cpu.data_checks & data_check::WATCH != 0 {
-            cpu.watch(linear, length, Intent::Write);
-        }
+        self.check(cpu, linear, length, Intent::Write)?;
         let written = sized!(size, W => cpu.mmu.write(bus, linear, self.mode, value as W));
         written.map_err(|fault| cpu.access_fault(fault, SegmentRegister::Ss))?;
         self.pointer = pointer;
@@ -141,11 +153,9 @@ impl Stack {
     pub(super) fn pop(&mut self, cpu: &mut Cpu, bus: &mut Bus<'_>, size: Size) -> Outcome<u64> {
         let length = usize::from(size.bytes());
         let linear = self.linear(cpu, self.pointer & self.mask, length)?;
-        if cpu.data_checks & data_check::WATCH != 0 {
-            cpu.watch(linear, length, Intent::Read);
-        }
+        self.check(cpu, linear, length, Intent::Read)?;
         let value = sized!(size, W => {
-            cpu.mmu.read::<W>(bus, linear, self.mode).map(u64::from)
+            cpu.mmu.read::<W>(bus, linear, self.mode).map(W::zero_extend)
         });
         self.pointer = self.moved(length as u64);
         value.map_err(|fault| cpu.access_fault(fault, SegmentRegister::Ss))
@@ -199,7 +209,7 @@ impl Cpu {
             return self.fail(Exception::InvalidTss, self.tr.selector);
         }
         let linear = self.tr.base.wrapping_add(offset.into());
-        sized!(size, W => self.load_system::<W>(bus, linear).map(u64::from))
+        sized!(size, W => self.load_system::<W>(bus, linear).map(W::zero_extend))
     }
 
     /// The stack of an inner privilege level, outside of long mode: the segment for SS and the stack.
@@ -586,8 +596,8 @@ impl Cpu {
         let mut stack = self.stack();
         let rip = stack.pop(self, bus, size)?;
         let selector = stack.pop(self, bus, size)? as u16;
-        stack.release(released);
         if !self.protected() {
+            stack.release(released);
             let code = self.plain_target(selector, rip)?;
             stack.leave(self);
             self.enter_code(code, rip);
@@ -596,10 +606,16 @@ impl Cpu {
         let code = self.returned_code(bus, selector)?;
         if rpl(selector) == self.cpl {
             self.check_entry(&code, rip)?;
+            // The stack has the size that it has for the code that it returns to.
+            if code.long && self.long_mode() {
+                stack = stack.as_long();
+            }
+            stack.release(released);
             stack.leave(self);
             self.enter_code(code, rip);
             return Ok(());
         }
+        stack.release(released);
         let pointer = stack.pop(self, bus, size)?;
         let selector = stack.pop(self, bus, size)? as u16;
         let segment = self.returned_stack(bus, selector, &code)?;
@@ -796,7 +812,7 @@ impl Cpu {
     /// SYSRET.
     pub(super) fn system_return(&mut self, i: &Instruction) -> Outcome {
         self.with_system_calls()?;
-        self.check_privileged()?;
+        self.privileged()?;
         let long = i.operand_size() == Size::Qword;
         let rip = self.registers[RCX];
         if long && !self.canonical(rip) {
@@ -846,7 +862,7 @@ impl Cpu {
     /// SYSEXIT.
     pub(super) fn system_exit(&mut self, i: &Instruction) -> Outcome {
         let selector = self.system_entry()?;
-        self.check_privileged()?;
+        self.privileged()?;
         let long = i.operand_size() == Size::Qword;
         let (pointer, rip) = (self.registers[RCX], self.registers[RDX]);
         if long && !(self.canonical(pointer) && self.canonical(rip)) {

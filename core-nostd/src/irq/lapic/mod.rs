@@ -30,7 +30,31 @@ use message::icr;
 
 use crate::cpu::LocalApicState;
 use crate::devices::Width;
+use crate::devices::class::{DeviceClass, Property, PropertyKind, Value};
 use crate::state::StateError;
+
+/// Class of the device.
+pub static CLASS: DeviceClass = DeviceClass {
+    name: "apic",
+    parent: "apic-common",
+    bus: None,
+    doc: "local APIC",
+    user_creatable: false,
+    properties: &[
+        Property {
+            name: "id",
+            kind: PropertyKind::Uint32,
+            default: Value::Unset,
+            doc: "APIC id",
+        },
+        Property {
+            name: "version",
+            kind: PropertyKind::Uint8,
+            default: Value::Uint(0x14),
+            doc: "low byte of the version register",
+        },
+    ],
+};
 
 /// Where the registers are after power-on.
 pub const BASE: u64 = 0xfee0_0000;
