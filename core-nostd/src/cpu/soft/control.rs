@@ -5,6 +5,7 @@
 
 use super::access::sized;
 use super::{Bus, Cpu, Outcome};
+use crate::cpu::alu;
 use crate::cpu::decode::{Instruction, Operand, Operation, SegmentRegister, Size};
 use crate::cpu::gpr::RCX;
 
@@ -44,7 +45,9 @@ impl Cpu {
     fn target(&mut self, bus: &mut Bus<'_>, i: &Instruction) -> Outcome<u64> {
         match i.operand(0) {
             Operand::Relative(distance) => Ok(self.next_rip.wrapping_add(distance as u64)),
-            _ => sized!(i.operand_size(), W => self.read::<W>(bus, i, 0).map(u64::from)),
+            _ => {
+                sized!(i.operand_size(), W => self.read::<W>(bus, i, 0).map(alu::Word::zero_extend))
+            }
         }
     }
 

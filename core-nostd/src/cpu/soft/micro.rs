@@ -106,14 +106,12 @@ impl Micro {
 
 /// A general register's number, unless it is the upper byte of one.
 fn general(operand: Operand) -> Option<u8> {
+    use RegisterClass::{Gpr8, Gpr16, Gpr32, Gpr64};
     match operand {
-        Operand::Register(Register { class, number }) => match class {
-            RegisterClass::Gpr8
-            | RegisterClass::Gpr16
-            | RegisterClass::Gpr32
-            | RegisterClass::Gpr64 => Some(number),
-            _ => None,
-        },
+        Operand::Register(Register {
+            class: Gpr8 | Gpr16 | Gpr32 | Gpr64,
+            number,
+        }) => Some(number),
         _ => None,
     }
 }

@@ -5,6 +5,7 @@
 
 use super::access::{Word, sized};
 use super::{Bus, Cpu, Outcome};
+use crate::cpu::alu;
 use crate::cpu::decode::{Instruction, Operand, SegmentRegister, Size};
 use crate::cpu::gpr::{RAX, RBP, RSP};
 
@@ -51,7 +52,7 @@ impl Cpu {
 
     /// Pops a value of a size, zero-extended.
     pub(super) fn pop_sized(&mut self, bus: &mut Bus<'_>, size: Size) -> Outcome<u64> {
-        sized!(size, W => self.pop::<W>(bus).map(u64::from))
+        sized!(size, W => self.pop::<W>(bus).map(alu::Word::zero_extend))
     }
 
     /// PUSH of registers, memory, immediates and segment registers.
@@ -150,7 +151,7 @@ impl Cpu {
             for _ in 1..level {
                 display = display.wrapping_sub(step) & self.stack_mask;
                 let pointer = sized!(size, W => {
-                    u64::from(self.load::<W>(bus, SegmentRegister::Ss, display)?)
+                    alu::Word::zero_extend(self.load::<W>(bus, SegmentRegister::Ss, display)?)
                 });
                 self.push_sized(bus, size, pointer)?;
             }
