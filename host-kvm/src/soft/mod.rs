@@ -1,6 +1,6 @@
 //! The software CPU's accelerator: one thread, in which all processors take turns.
 //!
-//! A turn lasts about [`TURN`], and shorter where a processor halts. When all have halted the thread
+//! A turn lasts about a millisecond, and shorter where a processor halts. When all have halted the thread
 //! sleeps until a processor's [`Wires`] are raised, by the machine's timers or by input: an idle guest
 //! costs nothing. Guest code runs without any lock but the one on the processors themselves; what
 //! another thread wants is heard at the end of a block of instructions.
