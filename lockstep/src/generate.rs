@@ -118,13 +118,15 @@ impl<'r> Maker<'r> {
             made.instruction.operation(),
             Call | Jmp | Ret | Loop | Loope | Loopne | Jcxz
         );
+        // Without paging there is something behind the code.
+        let end = world.long();
         let code = match random.below(100) {
             // Where limits are.
-            0..20 if branch => CODE_END - length,
+            0..20 if branch && end => CODE_END - length,
             // On both pages.
             0..5 => 0x1000 - random.below(length + 1),
             // On the last bytes there are, or past them.
-            5..8 => CODE_END - random.below(length + 1),
+            5..8 if end => CODE_END - random.below(length + 1),
             _ => 0x800 + random.below(0x400),
         };
         let case = Case {
@@ -489,6 +491,8 @@ impl<'r> Maker<'r> {
                     false => offset,
                 }
             }
+            // Without paging there is nothing but code.
+            _ if !self.case.world.long() => 0x100,
             92..96 => return self.random.value(),
             _ => DATA + self.random.below(0x1000),
         };

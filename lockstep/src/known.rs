@@ -67,7 +67,7 @@ const UD: End = End::Exception {
 };
 
 /// All of them.
-pub(crate) static KNOWN: [Known; 26] = [
+pub(crate) static KNOWN: [Known; 31] = [
     Known {
         what: "66h makes near branches of 64-bit mode 16 bits wide",
         section: "volume 2, CALL, JMP, RET, Jcc, LOOP; table A-1, superscript f64",
@@ -219,9 +219,12 @@ pub(crate) static KNOWN: [Known; 26] = [
         section: "volume 1, 3.3.7.1: linear addresses are canonical",
         by: By::Amd,
         applies: |i, case, expected| {
-            let based = i.memory().is_some_and(|memory| {
-                let number = memory.segment as usize;
-                matches!(number, FS | GS) && case.bases[number - FS] != 0
+            let based = i.operands().any(|operand| match operand {
+                Operand::Memory(memory) => {
+                    let number = memory.segment as usize;
+                    matches!(number, FS | GS) && case.bases[number - FS] != 0
+                }
+                _ => false,
             });
             let fault = matches!(expected.end, End::Exception { vector: 13, .. });
             based && long(case) && fault && expected.rip == case.rip
@@ -290,6 +293,53 @@ pub(crate) static KNOWN: [Known; 26] = [
                 && long(case)
                 && prefixed(case, 0x36)
                 && expected.is_at_handler(case.world, 12)
+        },
+    },
+    Known {
+        what: "67h is not heeded by NOP with an operand",
+        section: "volume 2, 2.1.1",
+        by: By::Emulator,
+        applies: |i, case, _| i.operation() == Operation::Nop && prefixed(case, 0x67),
+    },
+    Known {
+        what: "MOV of a segment register stores eight bytes with REX.W",
+        section: "volume 2, MOV: m16",
+        by: By::Emulator,
+        applies: |i, case, _| {
+            i.operation() == Operation::MovSegment
+                && long(case)
+                && i.operand_size() == Size::Qword
+                && matches!(i.operand(0), Operand::Memory(_))
+        },
+    },
+    Known {
+        what: "IN and OUT are refused in ring 0 at times",
+        section: "volume 1, 19.5.1: CPL is not above IOPL",
+        by: By::Emulator,
+        applies: |i, case, expected| {
+            matches!(i.operation(), Operation::In | Operation::Out)
+                && expected.is_at_handler(case.world, 13)
+        },
+    },
+    Known {
+        what: "POP of a segment register reads a word",
+        section: "volume 2, POP",
+        by: By::Emulator,
+        applies: |i, _, _| {
+            let Operand::Register(register) = i.operand(0) else {
+                return false;
+            };
+            i.operation() == Operation::Pop && register.class == RegisterClass::Segment
+        },
+    },
+    Known {
+        what: "a repeated CMPS or SCAS that faults leaves the flags of its last comparison",
+        section: "volume 2, REP: those before it are restored",
+        by: By::Amd,
+        applies: |i, case, expected| {
+            matches!(i.operation(), Operation::Cmps | Operation::Scas)
+                && (i.rep() || i.repne())
+                && expected.rip == case.rip
         },
     },
     Known {

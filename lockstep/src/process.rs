@@ -431,6 +431,9 @@ impl Subject for Process {
     }
 
     fn set_base(&mut self, base: &[u8]) {
+        // A guest that ran on this thread may have left its own table in the processor; this loads the process's. The
+        // same call has succeeded before.
+        let _ = set_local(0, &LOCALS[0]);
         self.base.copy_from_slice(base);
         self.alias().copy_from_slice(base);
     }
