@@ -175,7 +175,11 @@ enum Accelerator {
     },
 }
 
-fn build(options: &Options) -> Result<EventLoop, OptionError> {
+/// Everything that the options ask for, with the guest running already unless they say otherwise.
+///
+/// # Errors
+/// What can't be had, by the option that asks for it.
+pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
     let internal = failure("start-up");
     let board = match options.machine.kind {
         MachineKind::Pc => Board::Pc,
@@ -320,7 +324,7 @@ fn build(options: &Options) -> Result<EventLoop, OptionError> {
     };
     let processors = processors
         .map_err(|error| OptionError::new(&format!("-smp {}", options.smp.cpus), &error))?;
-    let shown = cpuid.map(|cpuid| {
+    let shown = cpuid.as_ref().map(|cpuid| {
         let name = cpu_model(options).split(',').next().unwrap_or_default();
         Processor::from_cpuid(name, &|leaf, subleaf| cpuid.registers(leaf, subleaf))
     });
@@ -333,6 +337,7 @@ fn build(options: &Options) -> Result<EventLoop, OptionError> {
         name: options.name.clone(),
         uuid: options.uuid.unwrap_or_default(),
         kvm: kvm_enabled,
+        features: cpuid.as_ref().map(CpuidTable::features).unwrap_or_default(),
         cpus: if board == Board::None {
             0
         } else {

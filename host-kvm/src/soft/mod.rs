@@ -213,6 +213,14 @@ impl Engine {
 
     fn set_state(&mut self, index: usize, state: &CpuState) -> Result<(), SoftError> {
         state.validate()?;
+        let mut started;
+        let mut state = state;
+        if state.activity == Activity::SipiReceived {
+            // It starts right away here.
+            started = state.clone();
+            started.start_up(started.events.sipi_vector);
+            state = &started;
+        }
         let (cpu, machine) = (index as u16, self.board.surroundings());
         let apic = state.apic.as_ref().ok_or(StateError::Invalid("apic"))?;
         machine.set_apic_state(cpu, apic, state.apic_base)?;

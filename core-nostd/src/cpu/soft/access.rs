@@ -11,6 +11,10 @@ use crate::cpu::decode::{
 use crate::cpu::mmu::{self, Mode};
 use crate::cpu::state::Segment;
 
+/// How often a locked change is tried before it is stored whatever is there by then: a device's
+/// register may have another value each time.
+pub(super) const EXCHANGES: usize = 16;
+
 /// An operand's type: `u8` to `u64`, to compute with, load and store.
 pub(super) trait Word: alu::Word + mmu::Word {}
 
@@ -250,14 +254,16 @@ impl Cpu {
             Ok(old) => old,
             Err(error) => return Err(fault(self, error)),
         };
+        let mut tries = 0;
         loop {
             let (new, result) = change(old);
-            if !lock {
+            if !lock || tries == EXCHANGES {
                 return match self.mmu.write(bus, linear, self.mode, new) {
                     Ok(()) => Ok(result),
                     Err(error) => Err(fault(self, error)),
                 };
             }
+            tries += 1;
             match self.mmu.compare_exchange(bus, linear, self.mode, old, new) {
                 Ok(Ok(())) => return Ok(result),
                 Ok(Err(found)) => old = found,

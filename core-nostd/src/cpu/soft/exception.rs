@@ -130,7 +130,7 @@ const fn class(vector: u8) -> Class {
     }
 }
 
-/// An exception was raised; [`Cpu::raise`] has noted which.
+/// An exception was raised; the processor has noted which.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Raised;
 
@@ -150,6 +150,8 @@ enum Source {
 struct Arrival {
     vector: u8,
     error: Option<u32>,
+    /// That of an interrupt is benign, whatever its vector.
+    class: Class,
     source: Source,
     /// What is pushed as RIP.
     rip: u64,
@@ -219,7 +221,7 @@ impl Cpu {
             self.slow &= !super::slow::DEBUG;
         }
         let (vector, error) = exception.vector_and_code();
-        self.arrive_from_outside(bus, vector, error, flags)
+        self.arrive_from_outside(bus, vector, error, class(vector), flags)
             .inspect_err(|_| {
                 // What was at the beginning of a triple fault tells more than its end.
                 self.raised = Some(exception);
@@ -244,7 +246,7 @@ impl Cpu {
             event.rip = self.rip;
             event.flags = self.rflags() | RFlags::RESUME_FLAG.bits();
             let (vector, error) = exception.vector_and_code();
-            (event.vector, event.error) = match (class(event.vector), class(vector)) {
+            (event.vector, event.error) = match (event.class, class(vector)) {
                 (Class::DoubleFault, _) => {
                     self.events.triple_fault = true;
                     self.changed_waiting();
@@ -257,7 +259,7 @@ impl Cpu {
                 // One after the other.
                 _ => (vector, error),
             };
-            // Once an interrupt has failed its vector is no exception's any more.
+            event.class = class(event.vector);
             event.source = Source::Hardware;
         }
     }
@@ -519,6 +521,7 @@ impl Cpu {
         let event = Arrival {
             vector,
             error: None,
+            class: Class::Benign,
             source,
             rip: self.next_rip,
             flags: self.rflags(),
@@ -559,7 +562,8 @@ impl Cpu {
         if fault && vector != vector::DEBUG {
             flags |= RFlags::RESUME_FLAG.bits();
         }
-        self.arrive_from_outside(bus, vector, error, flags)
+        let class = if fault { class(vector) } else { Class::Benign };
+        self.arrive_from_outside(bus, vector, error, class, flags)
     }
 
     /// Delivers an event at RIP that no instruction asked for.
@@ -568,11 +572,13 @@ impl Cpu {
         bus: &mut Bus<'_>,
         vector: u8,
         error: Option<u32>,
+        class: Class,
         flags: u64,
     ) -> Outcome {
         let event = Arrival {
             vector,
             error,
+            class,
             source: Source::Hardware,
             rip: self.rip,
             flags,
@@ -588,14 +594,16 @@ impl Cpu {
         if self.events.nmi_pending && !self.events.nmi_masked {
             self.events.nmi_pending = false;
             self.events.nmi_masked = true;
-            self.arrive_from_outside(bus, vector::NMI, None, self.rflags())?;
+            let flags = self.rflags();
+            self.arrive_from_outside(bus, vector::NMI, None, Class::Benign, flags)?;
         }
         if self.interrupt_waits && self.flag(RFlags::INTERRUPT_FLAG) {
             self.interrupt_waits = false;
             // Whether another one waits is found out before the next instruction.
             bus.signals.raise();
             if let Some(vector) = bus.platform.acknowledge() {
-                return self.arrive_from_outside(bus, vector, None, self.rflags());
+                let flags = self.rflags();
+                return self.arrive_from_outside(bus, vector, None, Class::Benign, flags);
             }
             self.changed_waiting();
         }
@@ -608,16 +616,22 @@ impl Cpu {
             Event::Nmi => self.events.nmi_pending = true,
             Event::Init => self.initialise(bus),
             Event::Startup(vector) if self.activity == Activity::WaitForSipi => {
-                let base = u64::from(vector) << 12;
-                let code = &mut self.segments[SegmentRegister::Cs as usize];
-                (code.selector, code.base) = (u16::from(vector) << 8, base);
-                (self.rip, self.next_rip) = (0, 0);
-                self.activity = Activity::Running;
-                self.changed_mode();
+                self.events.sipi_vector = vector;
+                self.start();
             }
             // Only a processor that waits for it starts.
             Event::Startup(_) => {}
         }
+    }
+
+    /// Starts at the page that a start-up IPI has named.
+    pub(super) fn start(&mut self) {
+        let vector = self.events.sipi_vector;
+        let code = &mut self.segments[SegmentRegister::Cs as usize];
+        (code.selector, code.base) = (u16::from(vector) << 8, u64::from(vector) << 12);
+        (self.rip, self.next_rip) = (0, 0);
+        self.activity = Activity::Running;
+        self.changed_mode();
     }
 
     /// INIT: the registers of a reset, but caches, floating-point and model-specific registers stay.

@@ -81,6 +81,9 @@ impl Cpu {
         if self.events.triple_fault {
             return Some(Stop::Shutdown);
         }
+        if self.activity == Activity::SipiReceived {
+            self.start();
+        }
         if self.events.under_way() && self.resume_delivery(bus).is_err() {
             return Some(Stop::Shutdown);
         }
