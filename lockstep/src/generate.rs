@@ -51,9 +51,25 @@ pub(crate) struct Made {
 /// A case of this form; `None` where this world's code has no such instruction.
 pub(crate) fn case(form: &Form, world: World, random: &mut Random) -> Option<Made> {
     let assembled = assemble::assemble(form, world.code_size(), random)?;
+    if world == World::Kernel32
+        && assembled.instruction.operand_size() == Size::Word
+        && branches(form.shape.operation)
+    {
+        // The window is out of its reach, and there is no telling what lies where it goes.
+        return None;
+    }
     let mut maker = Maker::new(world, assembled, random);
     maker.make();
     Some(maker.finish())
+}
+
+/// Whether it may go elsewhere.
+fn branches(operation: Operation) -> bool {
+    use Operation::*;
+    matches!(
+        operation,
+        Call | CallFar | Iret | Jcc(_) | Jcxz | Jmp | JmpFar | Loop | Loope | Loopne | Ret | Retf
+    )
 }
 
 struct Maker<'r> {
@@ -412,6 +428,7 @@ impl<'r> Maker<'r> {
     fn fixed_immediates(&mut self) {
         use Operation::*;
         let at = self.made.immediate;
+        let paging = self.case.world.long();
         let random = &mut *self.random;
         let bytes = &mut self.made.bytes;
         let (end, number) = (bytes.len(), bytes.get(at).copied());

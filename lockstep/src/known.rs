@@ -67,7 +67,7 @@ const UD: End = End::Exception {
 };
 
 /// All of them.
-pub(crate) static KNOWN: [Known; 31] = [
+pub(crate) static KNOWN: [Known; 32] = [
     Known {
         what: "66h makes near branches of 64-bit mode 16 bits wide",
         section: "volume 2, CALL, JMP, RET, Jcc, LOOP; table A-1, superscript f64",
@@ -293,6 +293,14 @@ pub(crate) static KNOWN: [Known; 31] = [
                 && long(case)
                 && prefixed(case, 0x36)
                 && expected.is_at_handler(case.world, 12)
+        },
+    },
+    Known {
+        what: "LEAVE wraps at 4 GiB",
+        section: "volume 3, 5.3: the limit is what faults, or wrapping is left open",
+        by: By::Emulator,
+        applies: |i, case, _| {
+            i.operation() == Operation::Leave && case.gpr[gpr::RBP] as u32 > 0xffff_fffc
         },
     },
     Known {

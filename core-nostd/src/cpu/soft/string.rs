@@ -78,10 +78,16 @@ impl Cpu {
 
     /// MOVS, STOS, LODS, CMPS, SCAS.
     pub(super) fn string(&mut self, bus: &mut Bus<'_>, i: &Instruction) -> Outcome {
+        let flags = self.flags;
         if (i.rep() || i.repne()) && self.data_checks == 0 && self.slow == 0 {
             self.bulk(bus, i);
         }
-        sized!(i.operand_size(), W => self.string_of::<W>(bus, i))
+        let done = sized!(i.operand_size(), W => self.string_of::<W>(bus, i));
+        if done.is_err() {
+            // Comparisons before the fault leave nothing behind (volume 2, REP).
+            self.flags = flags;
+        }
+        done
     }
 
     fn string_of<W: Word>(&mut self, bus: &mut Bus<'_>, i: &Instruction) -> Outcome {
