@@ -29,7 +29,7 @@ use crate::daemonize::{self, PidFile};
 use crate::event_loop::poller::{Poller, Waker};
 use crate::event_loop::{self, EventLoop};
 use crate::kvm::{self, KvmError, Vcpus};
-use crate::log::{Items, Sink};
+use crate::log::{self, Items, Sink};
 use crate::memory::{PAGE, Ram, Rom};
 use crate::messages;
 use crate::monitors::Monitors;
@@ -307,6 +307,7 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
     };
     let shared = Shared::new(guarded, running, waker.clone(), timer);
     let exits = || Arc::new(Exits::new(&shared));
+    let log = open_log(options, kvm_enabled)?;
     let processors = match (shared.accelerator(), &cpuid) {
         (vm::Accelerator::Kvm(kvm), Some(cpuid)) => {
             Vcpus::new(kvm.clone(), options.smp.cpus, cpuid, exits())
@@ -315,7 +316,7 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
                 .map(Some)
         }
         (vm::Accelerator::Soft(wires), Some(cpuid)) => {
-            SoftCpus::new(wires.clone(), cpuid, soft_memory, exits())
+            SoftCpus::new(wires.clone(), cpuid, soft_memory, exits(), log.clone())
                 .map(Processors::Soft)
                 .map_err(|error| error.to_string())
                 .map(Some)
@@ -344,7 +345,7 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
             options.smp.cpus
         },
         topology: topology(options),
-        log: open_log(options, shared.accelerator())?,
+        log,
         rtc_start,
         rtc_clock: options.rtc.clock,
         rtc_path: shared
@@ -790,32 +791,35 @@ fn qtest_log(options: &Options) -> Result<Option<File>, OptionError> {
 }
 
 /// The log: `-d`, `-D`.
-fn open_log(
-    options: &Options,
-    accelerator: &vm::Accelerator,
-) -> Result<Option<Arc<Sink>>, OptionError> {
+fn open_log(options: &Options, kvm: bool) -> Result<Option<Arc<Sink>>, OptionError> {
     let items = options.log_items;
     if items.is_empty() {
         return Ok(None);
     }
     let unseen = items & Items::SOFTWARE;
-    let names = unseen.names();
-    match accelerator {
-        _ if unseen.is_empty() => {}
-        vm::Accelerator::Kvm(_) => report(format_args!(
+    if kvm && !unseen.is_empty() {
+        let names = unseen.names();
+        report(format_args!(
             "-d {names}: nothing to log, as only the software CPU sees each instruction"
-        )),
-        vm::Accelerator::Soft(_) => {
-            let reason = "the software CPU does not log that";
-            return Err(OptionError::new(&format!("-d {names}"), reason));
-        }
-        vm::Accelerator::None => {}
+        ));
     }
     let origin = match &options.log_file {
         Some(path) => format!("-D {path}"),
         None => format!("-d {}", items.names()),
     };
-    let sink = Sink::open(items, options.log_file.as_deref()).map_err(failure(&origin))?;
+    let path = match &options.log_file {
+        Some(path) => {
+            let path = log::file_name(path, std::process::id()).ok_or_else(|| {
+                OptionError::new(
+                    &origin,
+                    "its name has a % other than one %d, the process number",
+                )
+            })?;
+            Some(path)
+        }
+        None => None,
+    };
+    let sink = Sink::open(items, path.as_deref()).map_err(failure(&origin))?;
     Ok(Some(Arc::new(sink)))
 }
 

@@ -26,9 +26,10 @@ use thimble_core::state::StateError;
 
 use crate::clock::monotonic;
 use crate::cpuid::CpuidTable;
+use crate::log::Sink;
 use crate::memory::{Ram, Rom};
 use crate::registers::{self, Glance};
-use board::Board;
+use board::{Board, Outside};
 pub use board::{Surroundings, TSC_HZ};
 pub use cpuid::offer;
 use wires::Wanted;
@@ -173,6 +174,7 @@ impl Engine {
             if seat.stopped || seat.idle && !self.wires.signals(index).raised() {
                 slept += 1;
                 if slept == self.seats.len() {
+                    self.board.flush_log();
                     self.wires.sleep();
                     slept = 0;
                 }
@@ -271,6 +273,7 @@ fn run_thread(engine: &Mutex<Engine>, wires: &Wires) {
         wires.take_leave();
         engine.follow();
         engine.run();
+        engine.board.flush_log();
     }
 }
 
@@ -295,7 +298,7 @@ pub struct Memory {
 
 impl SoftCpus {
     /// Makes as many processors as there are wires, and their thread. `cpuid` says what they show of
-    /// themselves.
+    /// themselves, `log` hears what they do.
     ///
     /// # Errors
     /// If there is no memory or no thread for them, or more leaves than a processor keeps.
@@ -304,6 +307,7 @@ impl SoftCpus {
         cpuid: &CpuidTable,
         memory: Memory,
         surroundings: Arc<dyn Surroundings>,
+        log: Option<Arc<Sink>>,
     ) -> Result<Self, SoftError> {
         let what = "mapping memory for the software CPU";
         let count = wires.count();
@@ -315,6 +319,9 @@ impl SoftCpus {
         let mut seats = Vec::with_capacity(count as usize);
         for index in 0..count {
             let mut cpu = Zeroed::<Cpu>::new().map_err(failed(what))?;
+            if let Some(log) = &log {
+                cpu.set_watch(log.watch());
+            }
             cpu.set_cpuid(&cpuid.for_cpu(index))
                 .map_err(|_| SoftError::Leaves)?;
             seats.push(Seat {
@@ -324,7 +331,12 @@ impl SoftCpus {
                 turn: TURN_FIRST,
             });
         }
-        let board = Board::new(surroundings.clone(), wires.clone(), ram, rom, marks, count);
+        let outside = Outside {
+            surroundings: surroundings.clone(),
+            wires: wires.clone(),
+            log,
+        };
+        let board = Board::new(outside, ram, rom, marks, count);
         let engine = Engine {
             seats,
             code: Zeroed::new().map_err(failed(what))?,

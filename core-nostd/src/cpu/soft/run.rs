@@ -6,7 +6,7 @@
 use super::code::{BLOCK_MAX, Block};
 use super::execute::ends_block;
 use super::micro::Flow;
-use super::{BLOCK_RIP, Bus, Cpu, Exception, Outcome, Raised, SHADOW_SS, slow};
+use super::{BLOCK_RIP, Bus, Cpu, Exception, Outcome, Raised, SHADOW_SS, Watch, slow};
 use crate::cpu::Activity;
 use crate::cpu::decode::{CodeSize, DecodeError, Instruction, LENGTH_MAX, SegmentRegister, decode};
 use x86_64::registers::rflags::RFlags;
@@ -53,7 +53,7 @@ impl Cpu {
             let outcome = if self.slow == 0 {
                 self.run_block(bus, left)
             } else {
-                self.step(bus)
+                self.run_slowly(bus, left)
             };
             if outcome.is_err() && self.deliver_raised(bus).is_err() {
                 return Stop::Shutdown;
@@ -122,6 +122,9 @@ impl Cpu {
             self.changed_waiting();
         }
         let instruction = self.fetch(bus)?;
+        if self.watched.contains(Watch::DECODED) {
+            self.tell_fetched(bus, &instruction);
+        }
         self.execute_at(bus, &instruction)?;
         if trap {
             self.single_stepped(&instruction);
@@ -147,7 +150,7 @@ impl Cpu {
     }
 
     /// The linear address of code, and how many bytes of it CS allows from there on.
-    fn code_address(&mut self) -> Outcome<(u64, u64)> {
+    pub(super) fn code_address(&mut self) -> Outcome<(u64, u64)> {
         if self.bits64() {
             if !self.canonical(self.rip) {
                 return self.protection();
@@ -194,7 +197,7 @@ impl Cpu {
     }
 
     /// Runs the block at RIP, or one instruction where there can't be one.
-    fn run_block(&mut self, bus: &mut Bus<'_>, left: u64) -> Outcome {
+    pub(super) fn run_block(&mut self, bus: &mut Bus<'_>, left: u64) -> Outcome {
         let (linear, allowed) = self.code_address()?;
         let gpa = match self.mmu.fetch_address(bus, linear, self.mode) {
             Ok(gpa) => gpa,
@@ -276,7 +279,7 @@ impl Cpu {
     /// Decodes the block at a guest physical address, up to its page's end. `None` where there is no
     /// memory to keep it for, or its first instruction is in two pages or is none.
     #[cold]
-    fn decode_block(&mut self, bus: &mut Bus<'_>, gpa: u64) -> Option<Block> {
+    pub(super) fn decode_block(&mut self, bus: &mut Bus<'_>, gpa: u64) -> Option<Block> {
         let memory = bus.platform.page(gpa & !(PAGE - 1));
         memory.pointer?;
         if bus.code.mark(bus.marks, gpa) {
@@ -305,6 +308,9 @@ impl Cpu {
         }
         if instructions.is_empty() {
             return None;
+        }
+        if self.watched.contains(Watch::DECODED) {
+            self.tell_decoded(bus, gpa, length);
         }
         Some(bus.code.insert(gpa, self.code_size, &instructions))
     }
