@@ -6,7 +6,7 @@ use super::execute::ends_block;
 use super::micro::{Flow, Handler, Micro, Place};
 use super::{Bus, Cpu, Outcome};
 use crate::cpu::alu::{self, LazyFlags};
-use crate::cpu::decode::{Instruction, Operation, SegmentRegister, Size};
+use crate::cpu::decode::{Condition, Instruction, Operation, SegmentRegister, Size};
 use crate::cpu::gpr::{RCX, RSP};
 
 /// An operation of two operands.
@@ -493,7 +493,7 @@ fn pop_register<W: Word>(cpu: &mut Cpu, bus: &mut Bus<'_>, m: Micro) -> Flow {
 /// A condition by its number.
 #[inline(always)]
 fn holds(cpu: &Cpu, condition: u8) -> bool {
-    cpu.flags.holds(alu::Condition::from_opcode(condition))
+    cpu.flags.holds(Condition::from_opcode(condition))
 }
 
 fn set_condition(cpu: &mut Cpu, _: &mut Bus<'_>, m: Micro) -> Flow {
@@ -590,6 +590,42 @@ fn return_long(cpu: &mut Cpu, bus: &mut Bus<'_>, _: Micro) -> Flow {
         return cpu.long_way(bus);
     };
     cpu.registers[RSP] = top.wrapping_add(8);
+    cpu.rip = target;
+    Flow::Leave
+}
+
+fn call_legacy(cpu: &mut Cpu, bus: &mut Bus<'_>, m: Micro) -> Flow {
+    let next = cpu.behind(m);
+    let target = next.wrapping_add(m.immediate as u64) & m.branch_size().mask();
+    if cpu.check_target(target).is_err() {
+        return Flow::Raised;
+    }
+    let pushed = match m.branch_size() {
+        Size::Word => push_value(cpu, bus, next as u16),
+        _ => push_value(cpu, bus, next as u32),
+    };
+    if pushed == Flow::Next {
+        cpu.rip = target;
+        return Flow::Leave;
+    }
+    pushed
+}
+
+fn return_legacy(cpu: &mut Cpu, bus: &mut Bus<'_>, m: Micro) -> Flow {
+    let top = cpu.stack_pointer();
+    let length = usize::from(m.branch_size().bytes());
+    let Ok(linear) = cpu.stack_linear(top, length, Intent::Read) else {
+        return Flow::Raised;
+    };
+    let target = match m.branch_size() {
+        Size::Word => cpu.mmu.try_read::<u16>(linear, cpu.mode).map(u64::from),
+        _ => cpu.mmu.try_read::<u32>(linear, cpu.mode).map(u64::from),
+    };
+    let limit = u64::from(cpu.segment(SegmentRegister::Cs).limit);
+    let Some(target) = target.filter(|target| *target <= limit) else {
+        return cpu.long_way(bus);
+    };
+    cpu.set_stack_pointer(top.wrapping_add(length as u64));
     cpu.rip = target;
     Flow::Leave
 }
@@ -740,13 +776,15 @@ const JUMP_IF: [[Handler; 16]; 2] = [
     conditions!(true: 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15),
 ];
 
-const SINGLE: [Handler; 7] = [
+const SINGLE: [Handler; 9] = [
     general,
     nothing,
     set_condition,
     jump_always::<false>,
     jump_always::<true>,
+    call_legacy,
     call_long,
+    return_legacy,
     return_long,
 ];
 
@@ -756,8 +794,7 @@ pub(super) const NOTHING: u16 = 1;
 pub(super) const SETCC: u16 = 2;
 const JUMP: u16 = 3;
 const CALL: u16 = 5;
-/// RET in 64-bit mode.
-pub(super) const RETURN: u16 = 6;
+const RETURN: u16 = 7;
 
 const BINARY_AT: usize = SINGLE.len();
 const LEA_AT: usize = BINARY_AT + 10 * Form::COUNT * 4;
@@ -885,12 +922,13 @@ pub(super) const fn cmov(size: Size) -> u16 {
     index(CMOV_AT + size as usize)
 }
 
-/// Relative branches; CALL in 64-bit mode only.
+/// Relative branches, and RET without operand.
 pub(super) const fn branch(operation: Operation, long: bool) -> Option<u16> {
     Some(match operation {
         Operation::Jcc(condition) => index(JUMP_IF_AT + long as usize * 16 + condition as usize),
         Operation::Jmp => JUMP + long as u16,
-        Operation::Call if long => CALL,
+        Operation::Call => CALL + long as u16,
+        Operation::Ret => RETURN + long as u16,
         _ => return None,
     })
 }
