@@ -446,11 +446,11 @@ impl<'r> Maker<'r> {
             Int if number == Some(0x80) => {
                 put(at, 0x81, 1);
             }
-            Jmp | Call if end - at >= 2 && random.percent(90) => {
+            Jmp | Call if end - at >= 2 && (!paging || random.percent(90)) => {
                 let distance = (random.below(0xe00) as i64 - 0x700) as u64;
                 put(at, distance, end - at);
             }
-            Jcc(_) if end - at >= 2 && random.percent(90) => {
+            Jcc(_) if end - at >= 2 && (!paging || random.percent(90)) => {
                 let distance = (random.below(0xe00) as i64 - 0x700) as u64;
                 put(at, distance, end - at);
             }
@@ -550,6 +550,7 @@ impl<'r> Maker<'r> {
     /// A linear address.
     fn target(&mut self, size: u64) -> u64 {
         let user64 = self.case.world == World::User64;
+        let string = assemble::is_string(self.operation());
         let random = &mut *self.random;
         let offset = match random.below(100) {
             0..45 => DATA + random.below((READ_ONLY - DATA - 64) / 16) * 16,
@@ -561,7 +562,9 @@ impl<'r> Maker<'r> {
             91..93 => HOLE + random.below(0x1000),
             93..94 => DATA - random.below(size + 1),
             94..96 => STACK + random.below(0x1000),
-            96..97 => CODE + random.below(0x700),
+            // A string instruction would run over itself.
+            96..97 if !string => CODE + random.below(0x700),
+            96..97 => DATA,
             _ if user64 => {
                 return match random.below(5) {
                     0 => 0x8000_0000_0000 | random.next() >> 4,
