@@ -344,7 +344,7 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
             options.smp.cpus
         },
         topology: topology(options),
-        log: open_log(options, kvm_enabled)?,
+        log: open_log(options, shared.accelerator())?,
         rtc_start,
         rtc_clock: options.rtc.clock,
         rtc_path: shared
@@ -790,17 +790,26 @@ fn qtest_log(options: &Options) -> Result<Option<File>, OptionError> {
 }
 
 /// The log: `-d`, `-D`.
-fn open_log(options: &Options, kvm: bool) -> Result<Option<Arc<Sink>>, OptionError> {
+fn open_log(
+    options: &Options,
+    accelerator: &vm::Accelerator,
+) -> Result<Option<Arc<Sink>>, OptionError> {
     let items = options.log_items;
     if items.is_empty() {
         return Ok(None);
     }
     let unseen = items & Items::SOFTWARE;
-    if kvm && !unseen.is_empty() {
-        let names = unseen.names();
-        report(format_args!(
+    let names = unseen.names();
+    match accelerator {
+        _ if unseen.is_empty() => {}
+        vm::Accelerator::Kvm(_) => report(format_args!(
             "-d {names}: nothing to log, as only the software CPU sees each instruction"
-        ));
+        )),
+        vm::Accelerator::Soft(_) => {
+            let reason = "the software CPU does not log that";
+            return Err(OptionError::new(&format!("-d {names}"), reason));
+        }
+        vm::Accelerator::None => {}
     }
     let origin = match &options.log_file {
         Some(path) => format!("-D {path}"),

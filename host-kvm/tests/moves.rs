@@ -6,6 +6,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use thimble_core::cpu::Activity;
 use thimble_core::machine::CLASSES;
 use thimble_host::event_loop::EventLoop;
 use thimble_host::kvm;
@@ -315,6 +316,23 @@ fn a_missing_feature_is_named() {
     let error = less.take_over(&mut more).unwrap_err().to_string();
     assert!(error.contains("CPUID.01H:ECX.popcnt [bit 23]"), "{error}");
     more.take_over(&mut less).unwrap();
+}
+
+/// INIT and a start-up IPI that wait in a local APIC when the guest stops.
+#[test]
+fn what_waits_to_be_looked_at_moves_along() {
+    let mut two = stage("waits", &["-accel", "tcg", "-smp", "2"]);
+    two.vm().shared().call(|machine, bridge, now| {
+        for command in [0xc_4500_u32, 0xc_4608] {
+            machine.processor_write(bridge, now, 0, 0xfee0_0300, &command.to_le_bytes());
+        }
+    });
+    for _ in 0..2 {
+        let snapshot = two.vm().snapshot().unwrap();
+        let second = snapshot.processors().nth(1).unwrap();
+        assert_eq!(second.activity, Activity::Running);
+        assert_eq!((second.cs.selector, second.rip), (0x800, 0));
+    }
 }
 
 #[test]

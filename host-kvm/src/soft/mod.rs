@@ -1,6 +1,6 @@
 //! The software CPU's accelerator: one thread, in which all processors take turns.
 //!
-//! A turn lasts about [`TURN`], and shorter where a processor halts. When all have halted the thread
+//! A turn lasts about a millisecond, and shorter where a processor halts. When all have halted the thread
 //! sleeps until a processor's [`Wires`] are raised, by the machine's timers or by input: an idle guest
 //! costs nothing. Guest code runs without any lock but the one on the processors themselves; what
 //! another thread wants is heard at the end of a block of instructions.
@@ -19,7 +19,7 @@ use std::thread::JoinHandle;
 use std::{fmt, io, thread};
 
 use thimble_core::cpu::soft::cpuid::CPUID_MAX;
-use thimble_core::cpu::soft::{Bus, CodeCache, Cpu, Stop};
+use thimble_core::cpu::soft::{Bus, CodeCache, Cpu, Event, Stop};
 use thimble_core::cpu::{Activity, CpuState, PagingRegisters, Registers};
 use thimble_core::memory::{CodeMarks, RamError};
 use thimble_core::state::StateError;
@@ -71,6 +71,8 @@ pub enum SoftError {
     NoMarks,
     /// CPUID has more leaves than a processor keeps.
     Leaves,
+    /// A processor's APIC id does not fit 8 bits, or is the broadcast.
+    ApicId(u32),
     /// There is no memory, or no thread.
     System {
         /// What was tried.
@@ -87,6 +89,7 @@ impl fmt::Display for SoftError {
             Self::Runs => f.write_str("a processor runs that must not"),
             Self::State(error) => write!(f, "a processor can't have this state: {error}"),
             Self::NoMarks => f.write_str("guest RAM keeps no marks of decoded code"),
+            Self::ApicId(id) => write!(f, "a processor would have APIC id {id}, above 254"),
             Self::Leaves => write!(f, "CPUID has more than {CPUID_MAX} leaves"),
             Self::System { what, error } => {
                 write!(f, "{what} failed: {}", crate::error_text(error))
@@ -306,6 +309,9 @@ impl SoftCpus {
         let count = wires.count();
         let Memory { ram, rom } = memory;
         let marks = ram.code_marks().ok_or(SoftError::NoMarks)?;
+        if let Some(id) = (0..count).map(|i| cpuid.apic_id(i)).find(|id| *id >= 0xff) {
+            return Err(SoftError::ApicId(id));
+        }
         let mut seats = Vec::with_capacity(count as usize);
         for index in 0..count {
             let mut cpu = Zeroed::<Cpu>::new().map_err(failed(what))?;
@@ -382,7 +388,28 @@ impl SoftCpus {
     /// # Errors
     /// If they are not, or there is no such processor.
     pub fn state(&self, index: u32) -> Result<Box<CpuState>, SoftError> {
-        Ok(self.parked(index)?.state(index as usize))
+        let mut engine = self.parked(index)?;
+        let (at, cpu) = (index as usize, index as u16);
+        // What waits in the local APIC to be looked at is part of the processor's state.
+        let mut events = Vec::new();
+        while let Some(event) = engine.board.surroundings().attend(cpu).event {
+            events.push(event);
+        }
+        let mut state = engine.state(at);
+        for event in &events {
+            match event {
+                Event::Nmi => state.events.nmi_pending = true,
+                Event::Init => state.init(self.signature),
+                Event::Startup(page) if state.activity == Activity::WaitForSipi => {
+                    state.start_up(*page);
+                }
+                Event::Startup(_) => {}
+            }
+        }
+        if !events.is_empty() {
+            engine.set_state(at, &state)?;
+        }
+        Ok(state)
     }
 
     /// Sets the whole state of a processor, which can go on from it even if it had stopped. All

@@ -91,6 +91,13 @@ impl From<StateError> for MoveError {
     }
 }
 
+impl Snapshot {
+    /// The processors.
+    pub fn processors(&self) -> impl Iterator<Item = &CpuState> {
+        self.processors.iter().map(|state| &**state)
+    }
+}
+
 impl Vm {
     /// The state of a VM whose guest does not run, but for RAM.
     ///

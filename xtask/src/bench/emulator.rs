@@ -21,15 +21,13 @@ const SETTLE: Duration = Duration::from_millis(50);
 type Result<T> = std::result::Result<T, String>;
 
 /// Options that every run has.
-const COMMON: [&str; 9] = [
+const COMMON: [&str; 7] = [
     "-nodefaults",
     "-no-user-config",
     "-display",
     "none",
     "-M",
     "pc",
-    "-accel",
-    "kvm",
     "-m",
 ];
 /// MiB of guest RAM.
@@ -44,8 +42,12 @@ pub(super) struct Emulator {
 }
 
 impl Emulator {
-    /// The whole command line of a run with these options.
+    /// The whole command line of a run with these options, on KVM unless they name an accelerator.
     pub(super) fn command_line(&self, options: &[&str]) -> Vec<String> {
+        let kvm: &[&str] = match options.contains(&"-accel") {
+            true => &[],
+            false => &["-accel", "kvm"],
+        };
         let program = self.program.to_string_lossy().into_owned();
         let ram = RAM_MIB.to_string();
         let common = COMMON.iter().map(|option| option.to_string());
@@ -54,6 +56,7 @@ impl Emulator {
             .into_iter()
             .chain(common)
             .chain([ram])
+            .chain(kvm.iter().map(|option| option.to_string()))
             .chain(rest)
             .collect()
     }
@@ -113,6 +116,20 @@ impl Running {
         let line = status.lines().find_map(|line| line.strip_prefix(key));
         line.and_then(|line| line.split_whitespace().next()?.parse().ok())
             .ok_or_else(|| format!("{path}: no {key}"))
+    }
+
+    /// Time that it has computed for, all threads, user and system, in ticks of 10 ms.
+    pub(super) fn computed(&self) -> Result<f64> {
+        let path = format!("/proc/{}/stat", self.id());
+        let stat = std::fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))?;
+        // Fields 14 and 15; the name in field 2 may have spaces.
+        let behind = stat.rsplit_once(')').map_or("", |(_, behind)| behind);
+        let mut fields = behind.split_whitespace().skip(11);
+        let mut field = || fields.next()?.parse::<f64>().ok();
+        match (field(), field()) {
+            (Some(user), Some(system)) => Ok(user + system),
+            _ => Err(format!("{path}: no times")),
+        }
     }
 
     /// Waits for the next byte on its standard output.

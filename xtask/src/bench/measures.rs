@@ -308,6 +308,66 @@ pub(super) fn exit(bench: &Bench) -> Rows {
     Ok(vec![row])
 }
 
+/// Marks of the guest that counts, and how far it counts between two.
+const COUNTED: (usize, u32) = (5, 20_000_000);
+
+/// A loop of two instructions on the software CPU.
+pub(super) fn software(bench: &Bench) -> Rows {
+    let (marks, turns) = COUNTED;
+    let rom = bench.rom("count-loop.rom", &roms::count_loop(turns))?;
+    let mut options = vec!["-accel", "tcg", "-bios", &rom];
+    options.extend(CONSOLE);
+    bench.announce("a counting loop on the software CPU", &options);
+    let results = bench.alternate(bench.runs.min(3), |emulator| {
+        let mut running = emulator.spawn(&options)?;
+        let start = running.next_byte()?;
+        for _ in 0..marks {
+            running.next_byte()?;
+        }
+        let seconds = start.elapsed().as_secs_f64();
+        Ok(2.0 * f64::from(turns) * marks as f64 / seconds / 1e6)
+    })?;
+    let medians = results.medians();
+    Ok(vec![row(
+        "instructions of a counting loop on the software CPU",
+        &medians,
+        |rate| format!("{rate:.0} million/s"),
+        Some(("at least 60 million/s", medians.thimble >= 60.0)),
+    )])
+}
+
+/// How long an idle guest is looked at, in seconds.
+const IDLE_SECONDS: u64 = 3;
+
+/// What a guest costs that has halted, on the software CPU.
+pub(super) fn idle(bench: &Bench) -> Rows {
+    let rom = bench.rom("first-write.rom", &roms::first_write())?;
+    let mut options = vec!["-accel", "tcg", "-bios", &rom];
+    options.extend(CONSOLE);
+    bench.announce("a guest in HLT on the software CPU", &options);
+    let results = bench.alternate(bench.runs.min(3), |emulator| {
+        let mut running = emulator.spawn(&options)?;
+        running.next_byte()?;
+        std::thread::sleep(Duration::from_millis(500));
+        let before = running.computed()?;
+        std::thread::sleep(Duration::from_secs(IDLE_SECONDS));
+        // Ticks of 10 ms: as many in a second are per cent.
+        Ok((running.computed()? - before) / IDLE_SECONDS as f64)
+    })?;
+    let medians = results.medians();
+    let mut row = row(
+        "part of a processor that an idle guest takes, software CPU",
+        &medians,
+        |percent| format!("{percent:.1} %"),
+        Some(("below 1 %", medians.thimble < 1.0)),
+    );
+    // Of nothing there is no part.
+    if medians.qemu <= 0.0 {
+        row.ratio = None;
+    }
+    Ok(vec![row])
+}
+
 /// Threads, resident memory and system calls up to the reply of query-status.
 pub(super) fn process(bench: &Bench) -> Rows {
     let stopped = Stopped::new(bench)?;

@@ -51,7 +51,7 @@ struct Row {
 type Measure = fn(&Bench) -> Result<Vec<Row>, String>;
 
 /// All measures by the name that `--only` takes.
-const MEASURES: [(&str, Measure); 11] = [
+const MEASURES: [(&str, Measure); 13] = [
     ("start", measures::start),
     ("boot", measures::boot),
     ("qmp", measures::round_trip),
@@ -59,6 +59,8 @@ const MEASURES: [(&str, Measure); 11] = [
     ("size", measures::size),
     ("exit", measures::exit),
     ("process", measures::process),
+    ("software", measures::software),
+    ("idle", measures::idle),
     ("rates", wire::rates),
     ("argument", wire::argument),
     ("flood", flood::memory),

@@ -164,7 +164,7 @@ impl Cpu {
     }
 
     /// Fetches and decodes the instruction at RIP.
-    fn fetch(&mut self, bus: &mut Bus<'_>) -> Outcome<Instruction> {
+    pub(super) fn fetch(&mut self, bus: &mut Bus<'_>) -> Outcome<Instruction> {
         let (linear, allowed) = self.code_address()?;
         let most = allowed.min(LENGTH_MAX as u64) as usize;
         let in_page = most.min((PAGE - linear % PAGE) as usize);
