@@ -59,8 +59,14 @@ pub(crate) fn case(form: &Form, world: World, random: &mut Random) -> Option<Mad
         return None;
     }
     let mut maker = Maker::new(world, assembled, random);
-    maker.make();
-    Some(maker.finish())
+    let targets = maker.make();
+    // Without paging whatever is found at another address is run as code.
+    let astray = !world.long()
+        && branches(form.shape.operation)
+        && targets
+            .iter()
+            .any(|(memory, at)| maker.linear(memory) != WINDOW.wrapping_add(*at));
+    (!astray).then(|| maker.finish())
 }
 
 /// Whether it may go elsewhere.
@@ -189,7 +195,8 @@ impl<'r> Maker<'r> {
         });
     }
 
-    fn make(&mut self) {
+    /// Fills in the case. The answers are memory operands, and offsets in the window that they were meant for.
+    fn make(&mut self) -> Vec<(Memory, u64)> {
         self.segments();
         self.flags();
         let cs = self.case.segment(CS);
@@ -205,6 +212,7 @@ impl<'r> Maker<'r> {
         self.contents(&targets);
         self.clamp_stack();
         self.case.code = self.made.bytes.clone();
+        targets
     }
 
     fn segments(&mut self) {
@@ -577,6 +585,27 @@ impl<'r> Maker<'r> {
             _ => return random.next() >> 33,
         };
         WINDOW + offset
+    }
+
+    /// Where a memory operand lies, outside of 64-bit mode.
+    fn linear(&self, memory: &Memory) -> u64 {
+        let register = |number: u8| self.case.gpr[usize::from(number & 15)];
+        let base = match memory.base {
+            Base::Register(number) => register(number),
+            _ => 0,
+        };
+        let index = memory.index.map_or(0, register);
+        let displacement = self
+            .made
+            .instruction
+            .memory()
+            .map_or(0, |memory| memory.displacement as u64);
+        let offset = base
+            .wrapping_add(index.wrapping_mul(memory.scale.into()))
+            .wrapping_add(displacement)
+            & self.made.instruction.address_size().mask();
+        let segment = self.case.segment(memory.segment as usize);
+        segment.base.wrapping_add(offset) & 0xffff_ffff
     }
 
     fn reach(&mut self, memory: &Memory, target: u64) {

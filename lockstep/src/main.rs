@@ -71,6 +71,10 @@ fn options() -> Result<Options, String> {
     };
     let mut arguments = std::env::args().skip(1);
     while let Some(name) = arguments.next() {
+        if name == "--help" {
+            println!("{USAGE}");
+            std::process::exit(0);
+        }
         if name == "--all" {
             options.all = true;
             continue;
