@@ -7,8 +7,8 @@ use thimble_core::cpu::decode::{
 use thimble_core::cpu::gpr;
 
 use crate::assemble::{self, Assembled};
-use crate::case::{CS, Case, DS, ES, FS, GS, Patch, SS, World};
-use crate::forms::Form;
+use crate::case::{CS, Case, DS, ES, FS, GS, Patch, SS, Vectors, World};
+use crate::forms::{self, Form};
 use crate::layout::{
     CODE, DATA, HOLE, KERNEL_CODE, KERNEL_CODE_32, KERNEL_DATA, READ_ONLY, STACK, STACK_END,
     USER_CODE, USER_CODE_32, USER_DATA, WINDOW, WINDOW_BYTES, local_selector,
@@ -67,6 +67,20 @@ pub(crate) fn case(form: &Form, world: World, random: &mut Random) -> Option<Mad
             .iter()
             .any(|(memory, at)| maker.linear(memory) != WINDOW.wrapping_add(*at));
     (!astray).then(|| maker.finish())
+}
+
+/// Registers with numbers of all kinds.
+fn vectors(random: &mut Random) -> Box<Vectors> {
+    let mut vectors = Box::new(Vectors::default());
+    for register in &mut vectors.xmm {
+        *register = u128::from(random.value()) << 64 | u128::from(random.value());
+    }
+    for register in &mut vectors.st {
+        register[..8].copy_from_slice(&random.value().to_le_bytes());
+        register[8..].copy_from_slice(&[0xff, 0xff]);
+    }
+    vectors.ftw = 0xff;
+    vectors
 }
 
 /// Whether it may go elsewhere.
@@ -160,6 +174,7 @@ impl<'r> Maker<'r> {
             rflags: FLAGS | random.next() & STATUS,
             selectors: [0; 6],
             bases: [0; 2],
+            vectors: forms::has_vectors(made.instruction.operation()).then(|| vectors(random)),
         };
         Self {
             random,
