@@ -8,6 +8,7 @@ use std::arch::x86_64::__cpuid;
 use thimble_core::cpu::decode::{CodeSize, Instruction, Operand, Operation, RegisterClass, Size};
 use thimble_core::cpu::gpr;
 
+use crate::assemble::is_string;
 use crate::case::{CS, Case, End, FS, GS, Outcome, World};
 use crate::forms::{Oracle, native};
 
@@ -45,11 +46,6 @@ fn prefixed(case: &Case, prefix: u8) -> bool {
         )
     });
     prefixes.into_iter().any(|byte| *byte == prefix)
-}
-
-fn is_string(operation: Operation) -> bool {
-    use Operation::*;
-    matches!(operation, Movs | Cmps | Stos | Lods | Scas | Ins | Outs)
 }
 
 /// A segment register as the first operand.
@@ -147,7 +143,7 @@ pub(crate) static KNOWN: [Known; 32] = [
     },
     Known {
         what: "CALL pushes before it looks where it goes",
-        section: "volume 2, CALL: the limit is checked first",
+        section: "volume 2, CALL: the target is checked first",
         by: By::Amd,
         applies: |i, case, expected| {
             let at_stack = matches!(
@@ -157,7 +153,7 @@ pub(crate) static KNOWN: [Known; 32] = [
                     ..
                 }
             );
-            i.operation() == Operation::Call && !long(case) && at_stack && expected.rip == case.rip
+            i.operation() == Operation::Call && at_stack && expected.rip == case.rip
         },
     },
     Known {
@@ -195,7 +191,13 @@ pub(crate) static KNOWN: [Known; 32] = [
         section: "volume 2, RET, IRET: nothing is said",
         by: By::Amd,
         applies: |i, case, expected| {
-            let fault = matches!(expected.end, End::Exception { vector: 14, .. });
+            let fault = matches!(
+                expected.end,
+                End::Exception {
+                    vector: 14 | 17,
+                    ..
+                }
+            );
             matches!(i.operation(), Operation::Retf | Operation::Iret)
                 && fault
                 && expected.rip == case.rip

@@ -199,8 +199,13 @@ impl Cpu {
         let _ = segment;
         // An XMM operand's own rule is #GP(0), and its instruction's to know.
         let aligned = length > 8 || linear.is_multiple_of(length.next_power_of_two() as u64);
-        // An address that is not canonical is #GP or #SS first.
-        if self.data_checks & data_check::ALIGNMENT != 0 && !aligned && self.canonical(linear) {
+        // Bytes that are not canonical are #GP or #SS first.
+        let last = linear.wrapping_add(length as u64 - 1);
+        if self.data_checks & data_check::ALIGNMENT != 0
+            && !aligned
+            && self.canonical(linear)
+            && self.canonical(last)
+        {
             return Err(self.raise(Exception::AlignmentCheck));
         }
         if self.data_checks & data_check::WATCH != 0 {
