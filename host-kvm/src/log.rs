@@ -111,7 +111,9 @@ pub fn file_name(template: &str, process: u32) -> Option<String> {
     let Some((before, rest)) = template.split_once('%') else {
         return Some(template.to_owned());
     };
-    let after = rest.strip_prefix('d').filter(|after| !after.contains('%'))?;
+    let after = rest
+        .strip_prefix('d')
+        .filter(|after| !after.contains('%'))?;
     Some(format!("{before}{process}{after}"))
 }
 

@@ -805,7 +805,10 @@ fn open_log(options: &Options, kvm: bool) -> Result<Option<Arc<Sink>>, OptionErr
     let path = match &options.log_file {
         Some(path) => {
             let path = log::file_name(path, std::process::id()).ok_or_else(|| {
-                OptionError::new(&origin, "its name has a % other than one %d, the process number")
+                OptionError::new(
+                    &origin,
+                    "its name has a % other than one %d, the process number",
+                )
             })?;
             Some(path)
         }

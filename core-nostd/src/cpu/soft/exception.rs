@@ -609,12 +609,7 @@ impl Cpu {
         if self.events.nmi_pending && !self.events.nmi_masked {
             self.events.nmi_pending = false;
             self.events.nmi_masked = true;
-            self.arrive_from_outside(
-                bus,
-                Source::Interrupt,
-                (vector::NMI, None),
-                self.rflags(),
-            )?;
+            self.arrive_from_outside(bus, Source::Interrupt, (vector::NMI, None), self.rflags())?;
         }
         if self.interrupt_waits && self.flag(RFlags::INTERRUPT_FLAG) {
             self.interrupt_waits = false;

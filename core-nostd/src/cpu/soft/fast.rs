@@ -4,7 +4,7 @@
 use super::access::{Intent, Word};
 use super::execute::ends_block;
 use super::micro::{Flow, Handler, Micro, Place};
-use super::{Bus, Cpu, Outcome};
+use super::{Bus, Cpu, Outcome, slow};
 use crate::cpu::alu::{self, LazyFlags};
 use crate::cpu::decode::{Operation, SegmentRegister, Size};
 use crate::cpu::gpr::RCX;
@@ -195,7 +195,7 @@ impl Cpu {
     /// After a store: whether the block may go on.
     #[inline(always)]
     fn stored(&mut self, bus: &Bus<'_>, m: Micro) -> Flow {
-        if bus.code_written() || self.slow != 0 {
+        if bus.code_written() || self.slow & !slow::WATCHED != 0 {
             self.rip = self.behind(m);
             return Flow::Leave;
         }
