@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use qemu_tests::{Emulator, packages, skip_part};
+use qemu_tests::{Emulator, packages};
 use rustix::process::{Resource, Rlimit};
 use serde_json::{Value, json};
 
