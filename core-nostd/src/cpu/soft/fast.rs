@@ -4,7 +4,7 @@
 use super::access::{Intent, Word};
 use super::execute::ends_block;
 use super::micro::{Flow, Handler, Micro, Place};
-use super::{Bus, Cpu, Outcome};
+use super::{Bus, Cpu, Outcome, slow};
 use crate::cpu::alu::{self, LazyFlags};
 use crate::cpu::decode::{Condition, Instruction, Operation, SegmentRegister, Size};
 use crate::cpu::gpr::{RCX, RSP};
@@ -171,7 +171,8 @@ impl Cpu {
             return Flow::Raised;
         }
         let last = ends_block(i.operation());
-        if last || self.next_rip != next || bus.code_written() || self.slow != 0 {
+        let slow = self.slow & !slow::WATCHED != 0;
+        if last || self.next_rip != next || bus.code_written() || slow {
             self.rip = self.next_rip;
             return Flow::Exit;
         }

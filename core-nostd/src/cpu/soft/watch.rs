@@ -155,3 +155,112 @@ impl Cpu {
         bus.platform.delivered(&delivery, &registers);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::soft::Stop;
+    use crate::cpu::soft::testing::{Guest, Told};
+    use std::vec::Vec;
+
+    const fn delivery(cause: Cause, vector: u8) -> Delivery {
+        Delivery {
+            cause,
+            vector,
+            error_code: None,
+            cr2: 0,
+        }
+    }
+
+    #[test]
+    fn everything_in_its_order() {
+        let mut guest = Guest::new();
+        guest.cpu.set_watch(Watch::all());
+        // Vectors 40h and 6.
+        guest.put(0x100, &[0, 0x20, 0, 0]);
+        guest.put(0x18, &[0, 0x30, 0, 0]);
+        // mov al, 1; int 40h; ud2. Handlers: iret; hlt.
+        guest.put(0x1000, &[0xb0, 1, 0xcd, 0x40, 0x0f, 0x0b]);
+        guest.put(0x2000, &[0xcf]);
+        guest.put(0x3000, &[0xf4]);
+        assert_eq!(guest.run(100), Stop::Idle);
+        let told = [
+            Told::Decoded(0x1000, [0xb0, 1, 0xcd, 0x40].into()),
+            Told::Entered(0x1000),
+            Told::Delivered(delivery(Cause::Software, 0x40), 0x1002),
+            Told::Decoded(0x2000, [0xcf].into()),
+            Told::Entered(0x2000),
+            Told::Decoded(0x1004, [0x0f, 0x0b].into()),
+            Told::Entered(0x1004),
+            Told::Delivered(delivery(Cause::Exception, 6), 0x1004),
+            Told::Decoded(0x3000, [0xf4].into()),
+            Told::Entered(0x3000),
+        ];
+        assert_eq!(guest.board.told, told);
+    }
+
+    #[test]
+    fn only_what_is_watched_and_through_resets() {
+        for (watch, count) in [
+            (Watch::empty(), 0),
+            (Watch::DECODED, 1),
+            (Watch::ENTERED, 3),
+        ] {
+            let mut guest = Guest::long();
+            guest.cpu.set_watch(watch);
+            guest.change(|state| state.rip = 0x1000);
+            // mov [rip+1000h], al; jmp to its start: a store does not end a block.
+            guest.put(0x1000, &[0x88, 0x05, 0, 0x10, 0, 0, 0xeb, 0xf8]);
+            assert_eq!(guest.run(6), Stop::Budget);
+            assert_eq!(guest.board.told.len(), count, "{watch:?}");
+            assert_eq!(guest.state().rip, 0x1000);
+            assert_eq!(guest.cpu.instructions(), 6);
+        }
+    }
+
+    #[test]
+    fn what_is_not_kept_is_told_of_each_time() {
+        let mut guest = Guest::long();
+        guest.cpu.set_watch(Watch::DECODED);
+        // mov ax, 1234h, in two pages.
+        let code = [0x66, 0xb8, 0x34, 0x12];
+        guest.put(0x1ffd, &code);
+        for _ in 0..2 {
+            guest.change(|state| state.rip = 0x1ffd);
+            guest.run(1);
+        }
+        let told = Told::Decoded(0x1ffd, code.into());
+        assert_eq!(guest.board.told, [told.clone(), told]);
+    }
+
+    #[test]
+    fn an_interrupt_is_no_exception_whatever_its_vector() {
+        let mut guest = Guest::protected();
+        guest.cpu.set_watch(Watch::DELIVERED);
+        guest.change(|state| {
+            state.rflags |= 1 << 9;
+            state.idtr.limit = 0;
+        });
+        guest.board.interrupts.push_back(8);
+        guest.signals.raise();
+        assert_eq!(guest.execute(&[0xf4], 100), Stop::Shutdown);
+        let told: Vec<_> = guest
+            .board
+            .told
+            .iter()
+            .map(|told| match told {
+                Told::Delivered(delivery, _) => {
+                    (delivery.cause, delivery.vector, delivery.error_code)
+                }
+                _ => panic!("not watched"),
+            })
+            .collect();
+        // #GP names the gate and says that the event came from outside.
+        let expected = [
+            (Cause::Hardware, 8, None),
+            (Cause::Exception, 13, Some(8 << 3 | 3)),
+            (Cause::Exception, 8, Some(0)),
+        ];
+        assert_eq!(told, expected);
+    }
+}
