@@ -156,7 +156,7 @@ pub fn machine_with(board: Board, irqchip: Irqchip, local_apics: &mut [LocalApic
         ram_size: RAM,
         rom: &ROM,
     };
-    machine_around(board, irqchip, memory, local_apics)
+    machine_around(board, irqchip, memory, local_apics, true)
 }
 
 /// What a machine is lent.
@@ -174,12 +174,13 @@ fn testdev_memory() -> &'static [AtomicU8] {
     TESTDEV.get_or_init(|| (0..pc_testdev::MEMORY).map(|_| AtomicU8::new(0)).collect())
 }
 
-/// A machine with every device around memory of its own.
+/// A machine around memory of its own, with every device; `pc-testdev`, whose memory is much to clear, only if asked for.
 fn machine_around<'m>(
     board: Board,
     irqchip: Irqchip,
     memory: Memory<'m>,
     local_apics: &'m mut [LocalApic],
+    testdev: bool,
 ) -> Machine<'m> {
     static KERNEL: OnceLock<Vec<u8>> = OnceLock::new();
     let config = Config {
@@ -209,9 +210,9 @@ fn machine_around<'m>(
         &debug_exit::CLASS,
         &ib700::CLASS,
         &pvpanic::CLASS,
-        &pc_testdev::CLASS,
     ];
-    for class in classes {
+    let testdev = testdev.then_some(&pc_testdev::CLASS);
+    for class in classes.into_iter().chain(testdev) {
         machine
             .plug(&PropertyValues::new(class))
             .expect("there is room for these");

@@ -75,6 +75,8 @@ pub struct Guest {
     pub second_state: Option<Box<CpuState>>,
     /// Interrupt controllers and timers are programmed.
     pub devices: bool,
+    /// There is a `pc-testdev`.
+    pub testdev: bool,
     /// A processor that shuts down resets the machine.
     pub resets: bool,
     /// What is saved is run once more.
@@ -523,6 +525,7 @@ impl Guest {
             second: options & 1 != 0,
             second_state,
             devices: options & 2 != 0,
+            testdev: options & 0x60 == 0x60,
             resets: options & 4 == 0,
             compares: options & 0x18 == 0x18,
             budget,
