@@ -29,9 +29,11 @@ pub enum Stop {
 }
 
 impl Cpu {
-    /// Runs at most so many instructions.
+    /// Runs at most so many instructions, and as many that raise an exception instead of being
+    /// executed, which may be all of them.
     pub fn run(&mut self, bus: &mut Bus<'_>, instructions: u64) -> Stop {
         let end = self.instructions.wrapping_add(instructions);
+        let mut exceptions = instructions;
         if self.marks_seen != bus.code.marked() {
             // Another processor has decoded code that this one could store to unnoticed.
             self.marks_seen = bus.code.marked();
@@ -55,8 +57,15 @@ impl Cpu {
             } else {
                 self.run_slowly(bus, left)
             };
-            if outcome.is_err() && self.deliver_raised(bus).is_err() {
-                return Stop::Shutdown;
+            if outcome.is_err() {
+                if self.deliver_raised(bus).is_err() {
+                    return Stop::Shutdown;
+                }
+                // A handler that raises one itself at its first instruction never executes any.
+                let Some(left) = exceptions.checked_sub(1) else {
+                    return Stop::Budget;
+                };
+                exceptions = left;
             }
         }
     }

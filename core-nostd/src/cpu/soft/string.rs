@@ -10,8 +10,9 @@ use crate::cpu::decode::{Instruction, Operation, SegmentRegister, Size};
 use crate::cpu::gpr::{RAX, RCX, RDI, RSI};
 use x86_64::registers::rflags::RFlags;
 
-/// Elements of a repeated instruction before interrupts get a chance.
-const ELEMENTS_MAX: u64 = 4096;
+/// Elements of a repeated instruction before it counts as another one: where devices are, each takes
+/// long.
+const ELEMENTS_MAX: u64 = 256;
 
 impl Cpu {
     /// What an element adds to a pointer.
