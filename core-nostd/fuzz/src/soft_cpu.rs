@@ -710,8 +710,7 @@ fn run_with(bytes: &[u8], shared: &mut Shared) {
     machine
         .load(wires, saved.now, &saved.machine)
         .expect("what a machine saves it can load");
-    // The gate is as whichever device wrote last has left it, which is no state of a device.
-    wires.set_a20(saved.a20);
+    assert_eq!(wires.a20, saved.a20, "A20 of a machine that was loaded");
     session.load_processors(&saved);
     session.run(BUDGET);
     assert_eq!(session.over, over, "one has ended");
