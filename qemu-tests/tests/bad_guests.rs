@@ -152,7 +152,11 @@ fn console(instance: &Instance) -> String {
     std::fs::read_to_string(instance.dir().join("console")).unwrap_or_default()
 }
 
-/// Lets a guest run, and then uses all that a VM can be told. `printed` is what it says first.
+/// What a guest prints that resets the machine.
+const RESETS: &str = "..";
+
+/// Lets a guest run, and then uses all that a VM can be told. `printed` is all that it says, or how that begins if it
+/// resets the machine.
 fn survives(name: &str, case: &str, options: &[&str], printed: &str) {
     let instance = start(case, options);
     let mut qmp = instance.qmp();
@@ -168,18 +172,22 @@ fn survives(name: &str, case: &str, options: &[&str], printed: &str) {
         assert!(begun.elapsed() < PATIENCE, "{name}: printed {text:?}");
         std::thread::sleep(Duration::from_millis(20));
     }
+    if printed != RESETS {
+        assert_eq!(console(&instance), printed, "{name}");
+    }
     let status = |value: Value| value["status"].clone();
     assert_eq!(status(ask("query-status", json!({}))), "running", "{name}");
     ask("stop", json!({}));
-    assert_eq!(status(ask("query-status", json!({}))), "paused", "{name}");
-    let registers = ask(
-        "human-monitor-command",
-        json!({"command-line": "info registers"}),
-    );
+    // A reset that the guest has asked for before is done all the same, and tells so.
+    let stopped = status(ask("query-status", json!({})));
     assert!(
-        registers.as_str().is_some_and(|text| text.contains("EIP=")),
-        "{name}: {registers}"
+        stopped == "paused" || stopped == "prelaunch",
+        "{name}: {stopped}"
     );
+    // Where it is, if there is memory.
+    let listing = ask("human-monitor-command", json!({"command-line": "x/2i $pc"}));
+    let told = |text: &str| listing.as_str().is_some_and(|all| all.contains(text));
+    assert!(told("0x") || told("ccess memory"), "{name}: {listing}");
     ask("cont", json!({}));
     ask("query-cpus-fast", json!({}));
     ask("system_reset", json!({}));
@@ -203,7 +211,7 @@ const TRIPLE_FAULT: &str = "lidt [no_idt]\n int3";
 #[test]
 fn a_triple_fault_resets_again_and_again() {
     if ready() {
-        survives("triple fault", TRIPLE_FAULT, &[], "..");
+        survives("triple fault", TRIPLE_FAULT, &[], RESETS);
     }
 }
 
@@ -223,8 +231,10 @@ fn exceptions_without_end() {
     if !ready() {
         return;
     }
-    // The handler of #UD raises it at its first instruction; the stack runs through all there is.
-    let code = "mov dword ptr [0x3000], 0x0b0f0b0f
+    // The handler of #UD raises it at its first instruction; the stack runs through all there is, but takes long to come
+    // to the tables from behind.
+    let code = "mov esp, 0x1000
+        mov dword ptr [0x3000], 0x0b0f0b0f
         mov word ptr [0x2000 + 6 * 8], 0x3000
         mov word ptr [0x2000 + 6 * 8 + 6], 0
         ud2";
@@ -244,12 +254,13 @@ fn code_where_no_memory_is() {
     if !ready() {
         return;
     }
-    survives("local APIC", "mov eax, 0xfee00000\n jmp eax", &[], ".");
-    // Nothing answers, and all bits set are an undefined instruction: vector 6.
-    survives("PCI hole", "mov eax, 0xe0000000\n jmp eax", &[], ".g");
-    survives("behind RAM", "mov eax, 0x2000000\n jmp eax", &[], ".g");
-    let across = "mov dword ptr [0x9fffc], 0xb8909090\n mov eax, 0x9fffc\n jmp eax";
-    survives("half an instruction in RAM", across, &[], ".g");
+    // Its registers read as instructions, of which one is undefined: vector 6. Elsewhere nothing answers, which reads as
+    // instructions, too.
+    survives("local APIC", "mov eax, 0xfee00000\n jmp eax", &[], ".g");
+    survives("PCI hole", "mov eax, 0xe0000000\n jmp eax", &[], ".");
+    survives("behind RAM", "mov eax, 0x2000000\n jmp eax", &[], ".");
+    let across = "mov dword ptr [0xfffffc], 0xb8909090\n mov eax, 0xfffffc\n jmp eax";
+    survives("half an instruction in RAM", across, &[], ".");
 }
 
 #[test]
@@ -268,8 +279,8 @@ fn page_tables_where_nothing_can_be_stored() {
         "mov dword ptr [0x500000], 0x12345678\n mov al, [0x500003]\n add al, 0x48\n out dx, al";
     survives("in ROM", &paging("offset directory", work), &[], ".Z");
     // Not present: exceptions find no handler either.
-    survives("in the local APIC", &paging("0xfee00000", ""), &[], ".");
-    survives("in the PCI hole", &paging("0xe0000000", ""), &[], ".");
+    survives("in the local APIC", &paging("0xfee00000", ""), &[], RESETS);
+    survives("in the PCI hole", &paging("0xe0000000", ""), &[], RESETS);
 }
 
 #[test]
@@ -287,11 +298,11 @@ fn stacks_and_descriptors_in_devices() {
         ".d",
     );
     let table = "mov dword ptr [0x3000], 0x00ff\n mov dword ptr [0x3002], 0xfee00000\n lidt [0x3000]\n int3";
-    survives("IDT in the local APIC", table, &[], "..");
+    survives("IDT in the local APIC", table, &[], RESETS);
     let table =
         "mov dword ptr [0x3000], 0x00ff\n mov dword ptr [0x3002], 0xe0000000\n lgdt [0x3000]
         mov ax, 16\n mov ds, ax";
-    survives("GDT in the PCI hole", table, &[], ".");
+    survives("GDT in the PCI hole", table, &[], RESETS);
 }
 
 #[test]

@@ -14,11 +14,11 @@ use std::sync::Once;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use thimble_core::cpu::CpuState;
 use thimble_core::cpu::mmu::{HostPage, PAGE_BYTES, PhysicalMemory};
 use thimble_core::cpu::msr_index::IA32_TSC_DEADLINE;
 use thimble_core::cpu::soft::cpuid::{SUPPORTED, entries_of};
 use thimble_core::cpu::soft::{Attention, Bus, CodeCache, Cpu, Event, Platform, Signals, Stop};
-use thimble_core::cpu::CpuState;
 use thimble_core::devices::{ConsoleId, GuestEvent, PowerRequest, Width};
 use thimble_core::irq::LocalApic;
 use thimble_core::irq::lapic::{CpuEvent, Tsc};
@@ -131,7 +131,10 @@ impl Around<'_> {
 
     /// The region that holds all of these bytes, unless the processor's own local APIC is there.
     fn region(&self, gpa: u64, length: usize) -> Option<Region> {
-        assert!(gpa % PAGE + length as u64 <= PAGE, "more than a page: {gpa:#x}");
+        assert!(
+            gpa % PAGE + length as u64 <= PAGE,
+            "more than a page: {gpa:#x}"
+        );
         if self.apic_pages[usize::from(self.cpu)] == Some(gpa & !(PAGE - 1)) {
             return None;
         }
@@ -169,7 +172,8 @@ unsafe impl PhysicalMemory for Around<'_> {
             return;
         }
         let (cpu, now) = (self.cpu, self.now);
-        self.machine.processor_read(&mut self.wires, now, cpu, gpa, to);
+        self.machine
+            .processor_read(&mut self.wires, now, cpu, gpa, to);
     }
 
     fn write(&mut self, gpa: u64, from: &[u8]) {
@@ -178,7 +182,8 @@ unsafe impl PhysicalMemory for Around<'_> {
             return;
         }
         let (cpu, now) = (self.cpu, self.now);
-        self.machine.processor_write(&mut self.wires, now, cpu, gpa, from);
+        self.machine
+            .processor_write(&mut self.wires, now, cpu, gpa, from);
     }
 
     fn compare_exchange(&mut self, gpa: u64, exchange: Exchange) -> bool {
@@ -196,11 +201,13 @@ unsafe impl PhysicalMemory for Around<'_> {
 // SAFETY: as above.
 unsafe impl Platform for Around<'_> {
     fn pio_read(&mut self, port: u16, width: Width) -> u32 {
-        self.machine.pio_read(&mut self.wires, self.now, port, width)
+        self.machine
+            .pio_read(&mut self.wires, self.now, port, width)
     }
 
     fn pio_write(&mut self, port: u16, width: Width, value: u32) {
-        self.machine.pio_write(&mut self.wires, self.now, port, width, value);
+        self.machine
+            .pio_write(&mut self.wires, self.now, port, width, value);
     }
 
     fn attend(&mut self) -> Attention {
@@ -220,7 +227,8 @@ unsafe impl Platform for Around<'_> {
     }
 
     fn acknowledge(&mut self) -> Option<u8> {
-        self.machine.take_interrupt(&mut self.wires, self.now, self.cpu)
+        self.machine
+            .take_interrupt(&mut self.wires, self.now, self.cpu)
     }
 
     fn task_priority(&mut self) -> u8 {
@@ -229,7 +237,8 @@ unsafe impl Platform for Around<'_> {
 
     fn set_task_priority(&mut self, class: u8) {
         let (cpu, now) = (self.cpu, self.now);
-        self.machine.set_task_priority(&mut self.wires, now, cpu, class);
+        self.machine
+            .set_task_priority(&mut self.wires, now, cpu, class);
     }
 
     fn apic_base(&mut self) -> u64 {
@@ -250,17 +259,25 @@ unsafe impl Platform for Around<'_> {
         if index == IA32_TSC_DEADLINE {
             return Some(self.machine.tsc_deadline(&mut self.wires, now, cpu));
         }
-        self.machine.apic_msr_read(&mut self.wires, now, cpu, index).ok()
+        self.machine
+            .apic_msr_read(&mut self.wires, now, cpu, index)
+            .ok()
     }
 
     fn apic_write_msr(&mut self, index: u32, value: u64, tsc: u64) -> bool {
         let (cpu, now) = (self.cpu, self.now);
         if index == IA32_TSC_DEADLINE {
-            let tsc = Tsc { value: tsc, hz: SECOND };
-            self.machine.set_tsc_deadline(&mut self.wires, now, cpu, value, tsc);
+            let tsc = Tsc {
+                value: tsc,
+                hz: SECOND,
+            };
+            self.machine
+                .set_tsc_deadline(&mut self.wires, now, cpu, value, tsc);
             return true;
         }
-        self.machine.apic_msr_write(&mut self.wires, now, cpu, index, value).is_ok()
+        self.machine
+            .apic_msr_write(&mut self.wires, now, cpu, index, value)
+            .is_ok()
     }
 
     fn apic_init(&mut self) {}
@@ -270,7 +287,10 @@ unsafe impl Platform for Around<'_> {
     }
 
     fn random(&mut self) -> u64 {
-        self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        self.random = self
+            .random
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
         self.random
     }
 }
@@ -343,7 +363,9 @@ impl<'m> Session<'m> {
             // Nothing of the last input is left.
             seat.cpu = zeroed();
             let entries = entries_of(&SUPPORTED);
-            seat.cpu.set_cpuid(&entries).expect("there is room for all leaves");
+            seat.cpu
+                .set_cpuid(&entries)
+                .expect("there is room for all leaves");
             (seat.idle, seat.stopped) = (false, false);
         }
         let mut session = Self {
@@ -526,10 +548,16 @@ impl<'m> Session<'m> {
 
     fn save(&mut self) -> Saved {
         let mut machine = vec![0; STATE_MAX];
-        let length = self.around.machine.save(&mut machine).expect("the state fits");
+        let length = self
+            .around
+            .machine
+            .save(&mut machine)
+            .expect("the state fits");
         machine.truncate(length);
         Saved {
-            processors: (0..self.processors).map(|index| self.state(index)).collect(),
+            processors: (0..self.processors)
+                .map(|index| self.state(index))
+                .collect(),
             machine,
             now: self.around.now,
             random: self.around.random,
@@ -646,7 +674,11 @@ fn run_with(bytes: &[u8], shared: &mut Shared) {
     session.run(guest.budget);
 
     let saved = session.save();
-    if saved.processors.iter().any(|state| state.validate().is_err()) {
+    if saved
+        .processors
+        .iter()
+        .any(|state| state.validate().is_err())
+    {
         for state in &saved.processors {
             assert_eq!(state.validate(), Ok(()), "{state:#x?}");
         }
@@ -678,17 +710,25 @@ fn run_with(bytes: &[u8], shared: &mut Shared) {
     machine
         .load(wires, saved.now, &saved.machine)
         .expect("what a machine saves it can load");
-    // The gate is as whichever device wrote last has left it, which is no state of a device.
-    wires.set_a20(saved.a20);
+    assert_eq!(wires.a20, saved.a20, "A20 of a machine that was loaded");
     session.load_processors(&saved);
     session.run(BUDGET);
     assert_eq!(session.over, over, "one has ended");
     let resumed = session.save();
-    for (index, (one, other)) in went_on.processors.iter().zip(&resumed.processors).enumerate() {
+    for (index, (one, other)) in went_on
+        .processors
+        .iter()
+        .zip(&resumed.processors)
+        .enumerate()
+    {
         assert_eq!(one, other, "processor {index} after a load");
     }
     assert_eq!(went_on, resumed, "a machine after a load");
-    let different = ram.copy().iter().zip(&memory_then).position(|(a, b)| a != b);
+    let different = ram
+        .copy()
+        .iter()
+        .zip(&memory_then)
+        .position(|(a, b)| a != b);
     assert_eq!(different, None, "RAM after a load");
 }
 

@@ -2,6 +2,7 @@
 
 use core::fmt;
 
+use super::a20::A20Gate;
 use super::{
     Board, Config, DEBUG_EXIT_MAX, DEBUGCON_MAX, Host, Irqchip, Machine, PciSlot, Port, PortsFull,
     RamLayout, SERIAL_MAX,
@@ -257,6 +258,7 @@ impl<'m> Machine<'m> {
             ),
             i8042: I8042::new(i8042),
             port92: Port92::new(),
+            a20: A20Gate::new(),
             post: Post::new(),
             fw_cfg: FwCfg::new(true),
             pci: ConfigMechanism1::new(),
@@ -542,6 +544,7 @@ impl<'m> Machine<'m> {
         self.rtc.reset(context!(self, now));
         self.i8042.reset(context!(self, now));
         self.port92.reset(context!(self, now));
+        self.a20 = A20Gate::new();
         self.post.reset(context!(self, now));
         self.fw_cfg.reset(context!(self, now));
         self.pci.reset(context!(self, now));

@@ -17,6 +17,7 @@ macro_rules! context {
     };
 }
 
+mod a20;
 pub mod actions;
 mod apics;
 mod board;
@@ -28,6 +29,7 @@ pub mod qtest;
 mod run_state;
 mod state;
 
+use a20::A20Gate;
 use core::sync::atomic::AtomicU8;
 
 use crate::devices::debug_exit::DebugExit;
@@ -123,6 +125,7 @@ pub struct Machine<'m> {
     rtc: Rtc,
     i8042: I8042,
     port92: Port92,
+    a20: A20Gate,
     post: Post,
     fw_cfg: FwCfg<'m>,
     pci: ConfigMechanism1,
@@ -414,7 +417,10 @@ impl<'m> Machine<'m> {
                 }
                 Effect::Power(request) => host.power(request),
                 Effect::Guest(event) => host.guest_event(event),
-                Effect::A20(enabled) => host.set_a20(enabled),
+                Effect::A20(enabled) => {
+                    self.a20.open = enabled;
+                    host.set_a20(enabled);
+                }
                 Effect::RemapMemory => {
                     self.remap();
                     host.memory_remapped();

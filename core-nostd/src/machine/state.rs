@@ -67,6 +67,8 @@ macro_rules! each_device {
                 $call!($machine.pci);
                 $call!($machine.i440fx);
                 $call!($machine.piix3);
+                // Behind both devices that drive it.
+                $call!($machine.a20);
             }
             for index in 0..$machine.serials.len() {
                 if $machine.serials[index].is_some() {

@@ -38,6 +38,7 @@ struct Recorder {
     routes: Vec<(u8, Option<Msi>)>,
     remaps: usize,
     flushed: Vec<u64>,
+    a20: Option<bool>,
 }
 
 impl Host for Recorder {
@@ -84,7 +85,9 @@ impl Host for Recorder {
         self.flushed.push(gpa);
     }
 
-    fn set_a20(&mut self, _enabled: bool) {}
+    fn set_a20(&mut self, enabled: bool) {
+        self.a20 = Some(enabled);
+    }
 }
 
 fn testdev_memory() -> &'static [AtomicU8] {
@@ -397,6 +400,25 @@ fn boards_without_a_timer() {
     );
     wrong.pit = None;
     assert!(other.set_controllers(&mut host, 0, wrong).is_err());
+}
+
+#[test]
+fn the_gate_that_was_written_last_is_saved() {
+    // The keyboard controller closes A20, port 92h opens it; and the other way round.
+    for open in [false, true] {
+        let (mut machine, mut host) = (machine(Board::Pc, Irqchip::Machine), Recorder::default());
+        let keyboard = if open { 0xdd } else { 0xdf };
+        machine.pio_write(&mut host, 0, 0x92, Width::Byte, if open { 0 } else { 2 });
+        machine.pio_write(&mut host, 0, 0x64, Width::Byte, keyboard);
+        machine.pio_write(&mut host, 0, 0x92, Width::Byte, if open { 2 } else { 0 });
+        assert_eq!(host.a20, Some(open));
+        let mut saved = std::vec![0; STATE_MAX];
+        let length = machine.save(&mut saved).unwrap();
+        let mut other = super::tests::machine(Board::Pc, Irqchip::Machine);
+        host.a20 = None;
+        other.load(&mut host, 0, &saved[..length]).unwrap();
+        assert_eq!(host.a20, Some(open));
+    }
 }
 
 #[test]

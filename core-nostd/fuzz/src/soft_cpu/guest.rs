@@ -117,22 +117,36 @@ fn image() -> &'static [u8] {
 fn make_image() -> Vec<u8> {
     let mut image = vec![0; IMAGE];
     // push bp; mov bp, sp; inc word [bp+2]; pop bp; iret
-    put(&mut image, HANDLERS_16, &[0x55, 0x89, 0xe5, 0xff, 0x46, 2, 0x5d, 0xcf]);
+    put(
+        &mut image,
+        HANDLERS_16,
+        &[0x55, 0x89, 0xe5, 0xff, 0x46, 2, 0x5d, 0xcf],
+    );
     // push ax; mov al, 20h; out 20h, al; pop ax; iret
-    put(&mut image, HANDLERS_16 + 16, &[0x50, 0xb0, 0x20, 0xe6, 0x20, 0x58, 0xcf]);
+    put(
+        &mut image,
+        HANDLERS_16 + 16,
+        &[0x50, 0xb0, 0x20, 0xe6, 0x20, 0x58, 0xcf],
+    );
     for vector in 0..256u64 {
         let interrupt = vector >= 0x20;
         let at = HANDLERS_16 + if interrupt { 16 } else { 0 };
         put(&mut image, 4 * vector, &(at as u32).to_le_bytes());
         // push eax; mov al, 20h; out 20h, al; mov [FEE000B0h], eax; pop eax; iret
         let code: &[u8] = match (interrupt, has_code(vector)) {
-            (true, _) => &[0x50, 0xb0, 0x20, 0xe6, 0x20, 0xa3, 0xb0, 0, 0xe0, 0xfe, 0x58, 0xcf],
+            (true, _) => &[
+                0x50, 0xb0, 0x20, 0xe6, 0x20, 0xa3, 0xb0, 0, 0xe0, 0xfe, 0x58, 0xcf,
+            ],
             (_, true) => &[0x83, 0xc4, 4, 0xff, 0x04, 0x24, 0xcf],
             _ => &[0xff, 0x04, 0x24, 0xcf],
         };
         let handler = HANDLERS_32 + vector * HANDLER;
         put(&mut image, handler, code);
-        let privilege = if matches!(vector, 3 | 4 | 0x80) { 3 << 5 } else { 0 };
+        let privilege = if matches!(vector, 3 | 4 | 0x80) {
+            3 << 5
+        } else {
+            0
+        };
         let entry = match vector {
             0x21 => gate(selector::TSS_NEXT, 0, 0x85),
             _ => gate(selector::CODE, handler, 0x8e | privilege),
@@ -148,7 +162,11 @@ fn make_image() -> Vec<u8> {
         let handler = HANDLERS_64 + vector * HANDLER;
         put(&mut image, handler, code);
         // Double faults, NMIs and machine checks have stacks of their own.
-        let stack = if matches!(vector, 2 | 8 | 18) { 1 << 32 } else { 0 };
+        let stack = if matches!(vector, 2 | 8 | 18) {
+            1 << 32
+        } else {
+            0
+        };
         let entry = gate(selector::CODE_64, handler, 0x8e | privilege) | stack;
         put(&mut image, IDT_64 + 16 * vector, &entry.to_le_bytes());
     }
@@ -167,40 +185,78 @@ fn make_image() -> Vec<u8> {
         (selector::TSS_16, descriptor(TSS_16, 0x2b, 0xe1)),
         (selector::LDT, descriptor(LDT, 0xff, 0xe2)),
         (selector::TASK_GATE, gate(selector::TSS_NEXT, 0, 0xe5)),
-        (selector::CALL_GATE, gate(selector::CODE, CODE + 0x800, 0xec) | 2 << 32),
+        (
+            selector::CALL_GATE,
+            gate(selector::CODE, CODE + 0x800, 0xec) | 2 << 32,
+        ),
         (selector::TSS_64, descriptor(TSS_64, TSS_BYTES.into(), 0x8b)),
-        (selector::CALL_GATE_64, gate(selector::CODE_64, CODE + 0x800, 0xec)),
+        (
+            selector::CALL_GATE_64,
+            gate(selector::CODE_64, CODE + 0x800, 0xec),
+        ),
         (selector::CONFORMING, flat(0x409f)),
     ];
     for (selector, entry) in entries {
-        put(&mut image, GDT + u64::from(selector & !7), &entry.to_le_bytes());
+        put(
+            &mut image,
+            GDT + u64::from(selector & !7),
+            &entry.to_le_bytes(),
+        );
     }
     put(&mut image, LDT + 8, &flat(0x40f3).to_le_bytes());
     put(&mut image, LDT + 16, &flat(0x40fb).to_le_bytes());
     // The stacks of both tasks, and what the next one begins with.
     for tss in [TSS_32, TSS_NEXT] {
         for level in 0..3 {
-            put(&mut image, tss + 4 + 8 * level, &(STACK as u32 - 0x200).to_le_bytes());
+            put(
+                &mut image,
+                tss + 4 + 8 * level,
+                &(STACK as u32 - 0x200).to_le_bytes(),
+            );
             put(&mut image, tss + 8 + 8 * level, &[selector::DATA as u8]);
         }
         put(&mut image, tss + 0x1c, &(DIRECTORY as u32).to_le_bytes());
         put(&mut image, tss + 0x20, &(CODE as u32 + 0x400).to_le_bytes());
         put(&mut image, tss + 0x24, &2u32.to_le_bytes());
-        put(&mut image, tss + 0x38, &(STACK as u32 - 0x400).to_le_bytes());
+        put(
+            &mut image,
+            tss + 0x38,
+            &(STACK as u32 - 0x400).to_le_bytes(),
+        );
         for segment in 0..6 {
-            let value = if segment == 1 { selector::CODE } else { selector::DATA };
+            let value = if segment == 1 {
+                selector::CODE
+            } else {
+                selector::DATA
+            };
             put(&mut image, tss + 0x48 + 4 * segment, &value.to_le_bytes());
         }
         put(&mut image, tss + 0x66, &0x88u16.to_le_bytes());
     }
     for level in 0..3 {
-        put(&mut image, TSS_64 + 4 + 8 * level, &(STACK - 0x200).to_le_bytes());
+        put(
+            &mut image,
+            TSS_64 + 4 + 8 * level,
+            &(STACK - 0x200).to_le_bytes(),
+        );
     }
     put(&mut image, TSS_64 + 0x24, &(STACK - 0x400).to_le_bytes());
     put(&mut image, TSS_64 + 0x66, &0x68u16.to_le_bytes());
-    put(&mut image, TSS_16 + 2, &(STACK as u16 - 0x200).to_le_bytes());
-    put(&mut image, TSS_16 + 14, &(CODE as u16 + 0x600).to_le_bytes());
-    for (at, value) in [(36, selector::CODE_16), (38, selector::DATA_16), (4, selector::DATA_16)] {
+    put(
+        &mut image,
+        TSS_16 + 2,
+        &(STACK as u16 - 0x200).to_le_bytes(),
+    );
+    put(
+        &mut image,
+        TSS_16 + 14,
+        &(CODE as u16 + 0x600).to_le_bytes(),
+    );
+    for (at, value) in [
+        (36, selector::CODE_16),
+        (38, selector::DATA_16),
+        (4, selector::DATA_16),
+    ] {
         put(&mut image, TSS_16 + at, &value.to_le_bytes());
     }
     // Present, writable, for users; and large.
@@ -213,9 +269,17 @@ fn make_image() -> Vec<u8> {
             put(&mut image, PAE_TABLE + 8 * page, &entry.to_le_bytes());
         }
     }
-    let narrow = [(0, TABLE | PAGE), (0x3fb, 0xfec0_0000 | LARGE), (0x3ff, 0xffc0_0000 | LARGE)];
+    let narrow = [
+        (0, TABLE | PAGE),
+        (0x3fb, 0xfec0_0000 | LARGE),
+        (0x3ff, 0xffc0_0000 | LARGE),
+    ];
     for (index, entry) in narrow {
-        put(&mut image, DIRECTORY + 4 * index, &(entry as u32).to_le_bytes());
+        put(
+            &mut image,
+            DIRECTORY + 4 * index,
+            &(entry as u32).to_le_bytes(),
+        );
     }
     let wide = [
         (PAE_POINTERS, PAE_DIRECTORY | 1),
@@ -345,9 +409,19 @@ impl Start {
         }
         state.cr0 = 0x33 | u64::from(paging) << 31;
         state.ldtr = loaded(selector::LDT);
-        state.tr = loaded(if long { selector::TSS_64 } else { selector::TSS_32 });
+        state.tr = loaded(if long {
+            selector::TSS_64
+        } else {
+            selector::TSS_32
+        });
         state.cs = loaded(code);
-        for segment in [&mut state.ss, &mut state.ds, &mut state.es, &mut state.fs, &mut state.gs] {
+        for segment in [
+            &mut state.ss,
+            &mut state.ds,
+            &mut state.es,
+            &mut state.fs,
+            &mut state.gs,
+        ] {
             *segment = loaded(data);
         }
         match self {
@@ -386,8 +460,20 @@ impl Start {
 
 /// Places that records change by number.
 const PLACES: [u64; 14] = [
-    GDT, IDT_32, IDT_64, TSS_32, TSS_64, TSS_NEXT, TSS_16, LDT, DIRECTORY, TABLE, PAE_POINTERS,
-    PAE_DIRECTORY, PAE_TABLE, LEVEL_4,
+    GDT,
+    IDT_32,
+    IDT_64,
+    TSS_32,
+    TSS_64,
+    TSS_NEXT,
+    TSS_16,
+    LDT,
+    DIRECTORY,
+    TABLE,
+    PAE_POINTERS,
+    PAE_DIRECTORY,
+    PAE_TABLE,
+    LEVEL_4,
 ];
 
 impl Guest {
@@ -504,7 +590,8 @@ impl Guest {
                     state.events.exception.error_code = (bits & 128 != 0).then_some(0);
                 }
                 _ => {
-                    let mut second = Start::ALL[usize::from(source.byte()) % Start::ALL.len()].state();
+                    let mut second =
+                        Start::ALL[usize::from(source.byte()) % Start::ALL.len()].state();
                     second.rip = second.rip.wrapping_add(source.number(2));
                     second_state = Some(Box::new(second));
                     budget = source.number(2) % BUDGET;
@@ -555,7 +642,12 @@ pub fn program_devices(around: &mut Around<'_>) {
         machine.pio_write(wires, now, port, Width::Byte, value);
     }
     // On, with a periodic timer at vector 40h.
-    let registers = [(0xf0, 0x1ffu32), (0x320, 0x2_0040), (0x3e0, 3), (0x380, 10_000)];
+    let registers = [
+        (0xf0, 0x1ffu32),
+        (0x320, 0x2_0040),
+        (0x3e0, 3),
+        (0x380, 10_000),
+    ];
     for (register, value) in registers {
         let gpa = 0xfee0_0000 + register;
         machine.processor_write(wires, now, 0, gpa, &value.to_le_bytes());

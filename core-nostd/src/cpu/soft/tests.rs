@@ -75,6 +75,33 @@ fn repeated_strings() {
 }
 
 #[test]
+fn handlers_that_never_begin_use_the_budget_up() {
+    // The handler of #UD is ud2, whose handler is the same; the stack goes round.
+    let mut guest = Guest::new();
+    guest.put(4 * 6, &0x2000u32.to_le_bytes());
+    guest.put(0x2000, &[0x0f, 0x0b]);
+    assert_eq!(guest.execute(&[0x0f, 0x0b], 1000), Stop::Budget);
+    assert_eq!(guest.cpu.instructions(), 0);
+    let state = guest.state();
+    assert_eq!(state.rip, 0x2000);
+    assert_eq!(state.gpr[RSP], 0x8000 - 1001 * 6);
+}
+
+#[test]
+fn repeated_strings_outside_of_ram_are_many_steps() {
+    // rep stosb to where nothing is: no more than so many stores before others have a turn.
+    let mut guest = Guest::long();
+    guest.put(0x1f_1008, &0xc000_0087u64.to_le_bytes());
+    guest.change(|state| {
+        state.gpr[RCX] = 1 << 30;
+        state.gpr[RDI] = 1 << 30;
+    });
+    assert_eq!(guest.execute(&[0xf3, 0xaa], 4), Stop::Budget);
+    let stored = (1 << 30) - guest.state().gpr[RCX];
+    assert!((4..=1024).contains(&stored), "{stored}");
+}
+
+#[test]
 fn calls_and_stack_frames() {
     let mut guest = Guest::long();
     // call +5; (5 bytes skipped) push rax; enter 16, 0; leave; pop rbx; ret
