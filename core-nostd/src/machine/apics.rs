@@ -33,6 +33,9 @@ impl Machine<'_> {
         gpa: u64,
         to: &mut [u8],
     ) {
+        if self.in_hole(cpu, gpa, to.len()) {
+            return to.fill(0xff);
+        }
         let Some((before, length)) = self.own_page(cpu, gpa, to.len()) else {
             return self.physical_read(host, now, gpa, to);
         };
@@ -65,6 +68,9 @@ impl Machine<'_> {
         gpa: u64,
         from: &[u8],
     ) {
+        if self.in_hole(cpu, gpa, from.len()) {
+            return;
+        }
         let Some((before, length)) = self.own_page(cpu, gpa, from.len()) else {
             return self.physical_write(host, now, gpa, from);
         };
@@ -88,6 +94,19 @@ impl Machine<'_> {
         if !behind.is_empty() {
             self.physical_write(host, now, start.wrapping_add(length as u64), behind);
         }
+    }
+
+    /// Whether an access is to the page that a local APIC left when it was switched off or became an
+    /// x2APIC, and nothing else is there. It reads as ones and takes no messages.
+    fn in_hole(&self, cpu: u16, gpa: u64, length: usize) -> bool {
+        let Some(apic) = self.local_apic(cpu).filter(|apic| apic.page().is_none()) else {
+            return false;
+        };
+        let offset = gpa.wrapping_sub(apic.base() & !(lapic::LENGTH - 1));
+        offset < lapic::LENGTH
+            && length as u64 <= lapic::LENGTH - offset
+            && self.map.find(gpa).is_none()
+            && self.ioapic_at(gpa, length).is_none()
     }
 
     /// Which part of an access is to the processor's own page: the bytes before it, and the bytes in

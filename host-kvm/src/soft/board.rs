@@ -273,8 +273,14 @@ unsafe impl Platform for Board {
 
     fn attend(&mut self) -> Attention {
         Attention {
-            leave: self.wires.leaves(),
+            leave: self.wires.leaves() || self.wires.turn_ends(),
             ..self.surroundings.attend(self.cpu)
+        }
+    }
+
+    fn pause(&mut self) {
+        if self.wires.count() > 1 {
+            self.wires.end_turn(self.cpu);
         }
     }
 

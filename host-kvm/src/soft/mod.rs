@@ -47,12 +47,13 @@ pub const PROCESSOR_BYTES: usize = size_of::<Cpu>();
 const _: () =
     assert!(PROCESSOR_BYTES + size_of::<CodeCache>() + size_of::<CodeMarks>() <= MEMORY_MAX);
 
-/// How long a turn lasts, in nanoseconds, as far as the last one of the same processor tells.
-const TURN: u64 = 1_000_000;
+/// How long a turn lasts, in nanoseconds, as far as the last one of the same processor tells. Others
+/// that spin on a lock wait that long, so it is short.
+const TURN: u64 = 100_000;
 /// Instructions of a turn, at least and at most.
 const TURN_MIN: u64 = 1_000;
 /// See [`TURN_MIN`].
-const TURN_MAX: u64 = 10_000_000;
+const TURN_MAX: u64 = 1_000_000;
 /// Those of the first turn.
 const TURN_FIRST: u64 = 50_000;
 
@@ -187,6 +188,7 @@ impl Engine {
 
     fn take_turn(&mut self, index: usize) {
         let start = monotonic();
+        self.wires.begin_turn(index as u16);
         let stop = self.with(index, |seat, bus| seat.cpu.run(bus, seat.turn));
         let seat = &mut self.seats[index];
         seat.idle = stop == Stop::Idle;

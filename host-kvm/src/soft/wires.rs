@@ -3,7 +3,7 @@
 //! Whatever they want, they note it first and raise the processors' [`Signals`] then: the one that
 //! runs looks at the end of its block of instructions, and leaves guest code if it is to.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::Thread;
 
@@ -36,6 +36,10 @@ pub struct Wires {
     signals: Box<[Signals]>,
     /// The thread is to leave guest code and look at the rest.
     leave: AtomicBool,
+    /// The processor whose turn it is.
+    running: AtomicU16,
+    /// Its turn is to end, as another processor has something to do.
+    turn_over: AtomicBool,
     remapped: AtomicBool,
     a20_masked: AtomicBool,
     control: Mutex<Control>,
@@ -52,6 +56,8 @@ impl Wires {
         Self {
             signals: (0..processors).map(|_| Signals::new()).collect(),
             leave: AtomicBool::new(false),
+            running: AtomicU16::new(0),
+            turn_over: AtomicBool::new(false),
             remapped: AtomicBool::new(false),
             a20_masked: AtomicBool::new(false),
             control: Mutex::new(Control {
@@ -75,8 +81,32 @@ impl Wires {
     pub fn attention(&self, cpu: u16) {
         if let Some(signals) = self.signals.get(usize::from(cpu)) {
             signals.raise();
+            let running = self.running.load(Ordering::Relaxed);
+            if running != cpu {
+                // It may well wait for what that one is about to do.
+                self.end_turn(running);
+            }
             self.wake();
         }
+    }
+
+    /// A processor's turn begins.
+    pub(super) fn begin_turn(&self, cpu: u16) {
+        self.running.store(cpu, Ordering::Relaxed);
+        self.turn_over.store(false, Ordering::Relaxed);
+    }
+
+    /// Ends the turn of a processor before its time; only matters while it lasts.
+    pub(super) fn end_turn(&self, cpu: u16) {
+        if let Some(signals) = self.signals.get(usize::from(cpu)) {
+            self.turn_over.store(true, Ordering::Relaxed);
+            signals.raise();
+        }
+    }
+
+    /// Whether the turn is to end.
+    pub(super) fn turn_ends(&self) -> bool {
+        self.turn_over.load(Ordering::Relaxed)
     }
 
     /// The memory map has changed: no processor runs on before it knows.
@@ -246,11 +276,26 @@ mod tests {
     #[test]
     fn signals_reach_the_processor_that_is_meant() {
         let wires = Wires::new(2);
+        wires.begin_turn(1);
         wires.attention(1);
-        wires.attention(9);
         assert!(!wires.signals(0).raised() && wires.signals(1).raised());
+        wires.attention(9);
         assert!(!wires.leaves());
         wires.sleep();
+    }
+
+    #[test]
+    fn a_turn_ends_for_another_processor() {
+        let wires = Wires::new(2);
+        wires.begin_turn(0);
+        wires.attention(0);
+        assert!(!wires.turn_ends());
+        wires.attention(1);
+        assert!(wires.turn_ends() && !wires.leaves());
+        wires.begin_turn(1);
+        assert!(!wires.turn_ends());
+        wires.end_turn(1);
+        assert!(wires.turn_ends());
     }
 
     #[test]

@@ -47,6 +47,9 @@ pub unsafe trait Platform: PhysicalMemory {
     /// Looks what waits, once [`Signals`] were raised or an interrupt was acknowledged.
     fn attend(&mut self) -> Attention;
 
+    /// PAUSE: the processor waits for another one. Does nothing unless overridden.
+    fn pause(&mut self) {}
+
     /// Takes an interrupt: the vector. `None` if none waits any more.
     fn acknowledge(&mut self) -> Option<u8>;
 

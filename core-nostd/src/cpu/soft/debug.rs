@@ -65,6 +65,12 @@ impl Cpu {
         }
     }
 
+    /// The debug traps that are due, as bits for DR6; they no longer are.
+    pub(super) fn take_debug_trap(&mut self) -> u64 {
+        self.slow &= !slow::DEBUG;
+        core::mem::take(&mut self.debug_trap)
+    }
+
     /// Raises #DB where an instruction breakpoint is at RIP. RF, and a load of SS before, hold it back.
     pub(super) fn check_breakpoints(&mut self) -> Outcome {
         if self.flag(RFlags::RESUME_FLAG) || self.events.shadow & SHADOW_SS != 0 {
@@ -88,11 +94,20 @@ impl Cpu {
         let steps = match instruction.operation() {
             // They clear TF before the trap.
             Operation::Int | Operation::Int1 | Operation::Int3 => false,
+            // It has seen to it.
+            Operation::Sysret => false,
             Operation::Into | Operation::Syscall => self.flag(RFlags::TRAP_FLAG),
             // A load of SS holds the trap back, and the next instruction has its own.
             _ => self.events.shadow & SHADOW_SS == 0,
         };
         if steps {
+            self.debug_trap_due(BS);
+        }
+    }
+
+    /// SYSRET has loaded EFLAGS. With TF the trap is due now, as if SYSCALL had just been stepped over.
+    pub(super) fn system_returned(&mut self) {
+        if self.flag(RFlags::TRAP_FLAG) {
             self.debug_trap_due(BS);
         }
     }

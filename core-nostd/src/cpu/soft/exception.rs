@@ -540,8 +540,10 @@ impl Cpu {
             flags: self.rflags(),
         };
         if source == Source::Exception {
-            // INT1 clears DR7.GD as every debug exception does.
-            self.report_debug(self.dr6 & 0xf);
+            // INT1 clears DR7.GD as every debug exception does, and brings what a load of SS has held
+            // back.
+            let due = self.take_debug_trap();
+            self.report_debug(self.dr6 & 0xf | due);
         }
         self.deliver(bus, &event)
     }

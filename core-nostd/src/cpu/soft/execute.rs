@@ -99,7 +99,8 @@ impl Cpu {
             Sysenter => self.system_enter()?,
             Sysexit => self.system_exit(i)?,
             MovDebug => self.mov_debug(bus, i)?,
-            Nop | Pause | Endbr32 | Endbr64 => {}
+            Nop | Endbr32 | Endbr64 => {}
+            Pause => bus.platform.pause(),
             Prefetch | Prefetchw | Prefetchwt1 => {}
             Prefetchnta | Prefetcht0 | Prefetcht1 | Prefetcht2 => {}
             MovControl => self.mov_control(bus, i)?,

@@ -98,8 +98,7 @@ impl Cpu {
         }
         // Traps of the instruction before; MOV SS holds them back.
         if self.debug_trap != 0 && self.events.shadow & SHADOW_SS == 0 {
-            let bits = core::mem::take(&mut self.debug_trap);
-            self.slow &= !slow::DEBUG;
+            let bits = self.take_debug_trap();
             let _ = self.raise(Exception::Debug(bits));
             if self.deliver_raised(bus).is_err() {
                 return Some(Stop::Shutdown);

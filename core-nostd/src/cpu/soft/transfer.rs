@@ -832,6 +832,7 @@ impl Cpu {
         } else {
             self.enter_code(Self::flat_code(base, 3, false), rip & 0xffff_ffff);
         }
+        self.system_returned();
         Ok(())
     }
 

@@ -101,6 +101,31 @@ fn each_processor_has_a_page_of_its_own() {
 }
 
 #[test]
+fn a_page_that_was_left_reads_as_ones_and_takes_nothing() {
+    let (mut machine, mut host) = machine(Irqchip::Machine);
+    // Off, then on, then an x2APIC.
+    for (base, left) in [
+        (0xfee0_0100, true),
+        (0xfee0_0900, false),
+        (0xfee0_0d00, true),
+    ] {
+        assert_eq!(machine.set_apic_base(&mut host, 0, 0, base), Ok(()));
+        put(&mut machine, &mut host, 0, 0, 0xfee0_0080, 0x20);
+        let read = get(&mut machine, &mut host, 0, 0xfee0_0080);
+        assert_eq!(read, if left { u32::MAX } else { 0x20 });
+        assert_eq!(machine.task_priority(0), if left { 0 } else { 2 });
+        machine.set_task_priority(&mut host, 0, 0, 0);
+    }
+    // Other processors' pages are not touched by it, and neither is what lies around.
+    assert_eq!(get(&mut machine, &mut host, 1, 0xfee0_0020), 1 << 24);
+    assert_eq!(get(&mut machine, &mut host, 0, 0xfee0_1000), 0);
+    // Memory is where it was, whatever page was left there.
+    assert_eq!(machine.set_apic_base(&mut host, 0, 0, 0x1100), Ok(()));
+    put(&mut machine, &mut host, 0, 0, 0x1080, 5);
+    assert_eq!(get(&mut machine, &mut host, 0, 0x1080), 5);
+}
+
+#[test]
 fn the_8259a_comes_through_lint0_of_the_first() {
     let (mut machine, mut host) = machine(Irqchip::Machine);
     for (port, value) in [

@@ -816,6 +816,20 @@ fn fast_system_calls() {
     assert_eq!((state.rip, state.rflags), (0x4000, 0x3203));
     assert_eq!((state.cs.selector, state.ss.selector), (0x33, 0x2b));
     assert_eq!((state.cs.long, state.cs.dpl, state.ss.dpl), (true, 3, 3));
+    // With TF in what it loads it is followed by a single step.
+    let mut guest = long();
+    prepare(&mut guest);
+    guest.change(|state| {
+        state.gpr[RCX] = 0x4000;
+        state.gpr[11] = 0x102;
+    });
+    guest.put(0x4000, &[0x90, 0x90]);
+    guest.one(&[0x48, 0x0f, 0x07]);
+    guest.run(1);
+    let state = guest.state();
+    assert_eq!(state.dr6, 0xffff_4ff0);
+    assert_eq!((state.cs.dpl, state.rflags & 0x100), (0, 0));
+    assert_eq!(guest.get(state.gpr[RSP]), 0x4000u64.to_le_bytes());
     // sysretl goes to compatibility mode; a target that is not canonical faults at level 0.
     let mut guest = long();
     prepare(&mut guest);
@@ -1329,6 +1343,36 @@ fn misaligned_stacks_of_applications() {
     });
     assert_eq!(guest.fault(&[0xcb]), 17);
     assert_eq!(guest.stack_words::<2>(), [0, CODE as u32]);
+}
+
+#[test]
+fn int1_brings_what_a_load_of_ss_has_held_back() {
+    let mut guest = protected();
+    guest.change(|state| {
+        state.dr[1] = 0x3000;
+        state.dr7 = 0xf0_0408;
+    });
+    guest.put_u16(0x3000, DATA_0);
+    // mov ss, [0x3000]; int1
+    guest.put(CODE, &[0x8e, 0x15, 0, 0x30, 0, 0, 0xf1]);
+    guest.run(2);
+    let state = guest.state();
+    assert_eq!((state.rip, state.dr6), (HANDLERS + 0x10, 0xffff_0ff2));
+    assert_eq!(guest.stack_words::<1>(), [CODE as u32 + 7]);
+    // That was all: the handler is not interrupted again.
+    guest.run(1);
+    assert_eq!(guest.state().rip, HANDLERS + 0x11);
+    // INT 1 is no debug exception, and the trap comes right after it.
+    let mut guest = protected();
+    guest.change(|state| {
+        state.dr[1] = 0x3000;
+        state.dr7 = 0xf0_0408;
+    });
+    guest.put_u16(0x3000, DATA_0);
+    guest.put(CODE, &[0x8e, 0x15, 0, 0x30, 0, 0, 0xcd, 1]);
+    guest.run(3);
+    assert_eq!(guest.state().rip, HANDLERS + 0x11);
+    assert_eq!(guest.stack_words::<1>(), [HANDLERS as u32 + 0x10]);
 }
 
 #[test]
