@@ -88,6 +88,30 @@ pub(crate) const IMAGES: &[Image] = &[
         test: false,
         ..image("exit_loop")
     },
+    Image {
+        test: false,
+        ..image("speed64")
+    },
+    Image {
+        test: false,
+        ..image("speed32")
+    },
+    Image {
+        test: false,
+        ..image("idle")
+    },
+    Image {
+        test: false,
+        ..image("idle_ticks")
+    },
+    Image {
+        test: false,
+        ..image("spin")
+    },
+    Image {
+        test: false,
+        ..image("spin_ports")
+    },
 ];
 
 /// An image that `-kernel` loads: an ELF file with a PVH note or a multiboot header. It is built only where it is asked for, and `firmware/build.rs` links it
