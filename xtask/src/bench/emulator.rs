@@ -21,17 +21,17 @@ const SETTLE: Duration = Duration::from_millis(50);
 type Result<T> = std::result::Result<T, String>;
 
 /// Options that every run has.
-const COMMON: [&str; 9] = [
+const COMMON: [&str; 7] = [
     "-nodefaults",
     "-no-user-config",
     "-display",
     "none",
     "-M",
     "pc",
-    "-accel",
-    "kvm",
     "-m",
 ];
+/// What runs the guest if the options name nothing else.
+const ACCEL: [&str; 2] = ["-accel", "kvm"];
 /// MiB of guest RAM.
 pub(super) const RAM_MIB: u64 = 64;
 
@@ -49,11 +49,15 @@ impl Emulator {
         let program = self.program.to_string_lossy().into_owned();
         let ram = RAM_MIB.to_string();
         let common = COMMON.iter().map(|option| option.to_string());
+        let named = options.contains(&"-accel");
+        let accel = ACCEL.iter().filter(|_| !named);
+        let accel = accel.map(|option| option.to_string());
         let rest = options.iter().map(|option| option.to_string());
         [program]
             .into_iter()
             .chain(common)
             .chain([ram])
+            .chain(accel)
             .chain(rest)
             .collect()
     }
@@ -117,9 +121,20 @@ impl Running {
 
     /// Waits for the next byte on its standard output.
     pub(super) fn next_byte(&mut self) -> Result<Instant> {
+        match self.next_byte_if_any()? {
+            Some((_, at)) => Ok(at),
+            None => Err("no output of the guest: it has ended".to_string()),
+        }
+    }
+
+    /// As [`Running::next_byte`], with the byte; none if the process has ended.
+    pub(super) fn next_byte_if_any(&mut self) -> Result<Option<(u8, Instant)>> {
         let mut byte = [0];
-        match self.out.read_exact(&mut byte) {
-            Ok(()) => Ok(Instant::now()),
+        match self.out.read(&mut byte) {
+            Ok(0) => Ok(None),
+            Ok(_) => Ok(Some((byte[0], Instant::now()))),
+            // Standard input was not read to its end by the one that has gone.
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => Ok(None),
             Err(error) => Err(format!("no output of the guest: {error}")),
         }
     }

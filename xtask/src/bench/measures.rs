@@ -22,22 +22,23 @@ const COMMANDS: usize = 10_000;
 const TURNS: u32 = 500;
 const MARKS: usize = 9;
 
-fn ns(duration: Duration) -> f64 {
+pub(super) fn ns(duration: Duration) -> f64 {
     duration.as_nanos() as f64
 }
 
 /// A console on standard output that guests write to at port 402h.
-const CONSOLE: [&str; 4] = ["-debugcon", "stdio", "-global", "isa-debugcon.iobase=0x402"];
+pub(super) const CONSOLE: [&str; 4] =
+    ["-debugcon", "stdio", "-global", "isa-debugcon.iobase=0x402"];
 
 /// Options for a stopped guest with a QMP socket, and the socket's path.
-struct Stopped {
-    rom: String,
+pub(super) struct Stopped {
+    pub(super) rom: String,
     socket: PathBuf,
     chardev: String,
 }
 
 impl Stopped {
-    fn new(bench: &Bench) -> Result<Self, String> {
+    pub(super) fn new(bench: &Bench) -> Result<Self, String> {
         let socket = bench.folder.join("qmp.sock");
         Ok(Self {
             rom: bench.rom("first-write.rom", &roms::first_write())?,
@@ -194,7 +195,7 @@ pub(super) fn memory(bench: &Bench) -> Rows {
 ///
 /// A guest that touches no RAM is expected: should the kernel have merged its mapping with another one, what
 /// the emulator wrote there counts.
-fn private_dirty(smaps: &str, ram: u64) -> u64 {
+pub(super) fn private_dirty(smaps: &str, ram: u64) -> u64 {
     let (mut sum, mut writable, mut size) = (0, false, 0);
     let number = |text: &str| text.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok();
     for line in smaps.lines() {
