@@ -10,6 +10,9 @@ const KERNELS: &[(&str, &str)] = &[
 
 /// Images of assembly alone, which `ram.ld` puts into RAM.
 const BARE: &[&str] = &[
+    "cpu_strict",
+    "cpu_protected",
+    "cpu_real",
     "idle",
     "idle_ticks",
     "speed32",

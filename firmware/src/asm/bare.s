@@ -372,6 +372,7 @@ mode 16
 stubs stub16_, trap16
 trap16:
     popw %cs:trap_vector
+    movw $0, %cs:trap_vector + 2
     popw %cs:trap_ip
     popw %cs:trap_cs
     popw %cs:trap_flags

@@ -1,0 +1,117 @@
+# What the manual asks for and translators are known to leave out: limits of segments above all (AT&T syntax, behind `bare.s`).
+#
+# Intel SDM volume 3: 5.3 (limit checking), 20.1 (real-address mode), volume 2: LOCK.
+
+.set FAR, 0x150000
+.set READ_ONLY, 0x58
+.set SMALL, 0x60
+.set DOWN, 0x68
+
+mode 16
+start:
+    call set_vectors
+    try "lock of a load"
+    .byte 0xf0, 0x8b, 0x07
+    caught
+    # Limits of 64 KiB.
+    movw $0xffff, %bx
+    try "byte at ffff"
+    movb (%bx), %al
+    caught
+    try "word at ffff"
+    movw (%bx), %ax
+    caught
+    try "word at ffff of ss"
+    movw %ss:(%bx), %ax
+    caught
+    try "beyond 64 KiB"
+    movl $0x10000, %ebx
+    movb (%ebx), %al
+    caught
+    try "doubleword at fffe"
+    movw $0xfffe, %bx
+    movl (%bx), %eax
+    caught
+    try "string across the end"
+    movw $0xffff, %si
+    movw $0xd800, %di
+    movw $2, %cx
+    rep movsw
+    caught
+    movzwl %cx, %ecx
+    movzwl %si, %esi
+    show "words left ", %ecx
+    show "at ", %esi
+
+
+    # Unreal mode: only fs has another limit.
+    lgdtl gdt_pointer
+    movl %cr0, %eax
+    orb $1, %al
+    movl %eax, %cr0
+    jmp 1f
+1:  movw $DATA, %bx
+    movw %bx, %fs
+    andb $0xfe, %al
+    movl %eax, %cr0
+    jmp 1f
+1:  movl $FAR, %ebx
+    try "fs with 4 GiB"
+    movl %fs:(%ebx), %eax
+    caught
+    try "not so ds"
+    movl (%ebx), %eax
+    caught
+
+    # Protected mode.
+    xorl %eax, %eax
+    xorl %ebx, %ebx
+    enter_protected
+    movl $0x0000ffff, gdt + READ_ONLY
+    movl $0x00cf9000, gdt + READ_ONLY + 4
+    movl $0x000000ff, gdt + SMALL
+    movl $0x00409200, gdt + SMALL + 4
+    movl $0x00000fff, gdt + DOWN        # from 1000h on
+    movl $0x00409600, gdt + DOWN + 4
+    try "read-only to fs"
+    movl $READ_ONLY, %eax
+    movl %eax, %fs
+    movl %fs:0x1000, %eax
+    movl %eax, %fs:0x1000
+    caught
+    xorl %eax, %eax
+    movl %eax, %fs
+    try "null used"
+    movl %fs:0x1000, %eax
+    caught
+    try "write to code"
+    movl %eax, %cs:0x1000
+    caught
+    movl $SMALL, %eax
+    movl %eax, %fs
+    try "last byte"
+    movb %fs:0xff, %al
+    caught
+    try "behind the last byte"
+    movb %fs:0x100, %al
+    caught
+    try "across the last byte"
+    movl %fs:0xfd, %eax
+    caught
+    try "far beyond"
+    movl $-4, %ebx
+    movl %fs:(%ebx), %eax
+    caught
+    movl $DOWN, %eax
+    movl %eax, %fs
+    try "expand-down, first byte"
+    movb %fs:0x1000, %al
+    caught
+    try "expand-down, below"
+    movb %fs:0xfff, %al
+    caught
+    try "lock of a store"
+    .byte 0xf0, 0x89, 0x05
+    .long 0x28000
+    caught
+    end
