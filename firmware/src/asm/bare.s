@@ -252,6 +252,10 @@ console puts64, hex64, report64
 .set PDPT, TABLES + 0x1000
 .set PD, TABLES + 0x2000
 .macro enter_long
+    movl $TABLES, %edi
+    movl $0x1800, %ecx
+    xorl %eax, %eax
+    rep stosl
     movl $(PDPT + 7), PML4
     movl $PD, %edi
     movl $0x87, %eax
@@ -286,6 +290,7 @@ console puts64, hex64, report64
     lidt idt64_pointer
     movq $STACK - 0x800, tss + 4        # RSP0
     movq $STACK - 0x1000, tss + 36      # IST1
+    andb $0xfd, gdt + TSS_SELECTOR + 5  # not busy, should an image have used it before
     movl $TSS_SELECTOR, %eax
     ltr %ax
 .endm

@@ -433,6 +433,7 @@ start:
     ud2
     mode 32
     caught
+    andl $~0x10000, trap_flags          # RF is `cpu_strict.s`'s
     tell "  flags ", trap_flags
     tell " ss:sp ", trap_ss
     show ":", trap_sp

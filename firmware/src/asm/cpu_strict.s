@@ -6,6 +6,7 @@
 .set READ_ONLY, 0x58
 .set SMALL, 0x60
 .set DOWN, 0x68
+.set DIRECTORY, 0x10000
 
 mode 16
 start:
@@ -113,5 +114,61 @@ start:
     try "lock of a store"
     .byte 0xf0, 0x89, 0x05
     .long 0x28000
+    caught
+    try "flags of a fault"
+    pushl $2
+    popfl
+    ud2
+    caught
+    show "flags ", trap_flags
+
+    # Reserved bits of entries of page tables.
+    xorl %eax, %eax
+    movl %eax, %fs
+    movl $0x10, %eax                    # PSE
+    movl %eax, %cr4
+    movl $0x87, DIRECTORY
+    movl $0x200087, DIRECTORY + 4       # bit 21 in a page of 4 MiB
+    movl $DIRECTORY, %eax
+    movl %eax, %cr3
+    movl %cr0, %eax
+    orl $0x80000000, %eax
+    movl %eax, %cr0
+    try "reserved bit of a large page: read"
+    movl 0x400000, %eax
+    caught
+    try "reserved bit of a large page: write"
+    movl %eax, 0x400000
+    caught
+    movl %cr0, %eax
+    andl $~0x80000000, %eax
+    movl %eax, %cr0
+    movl $(DIRECTORY + 0x1001), DIRECTORY
+    movl $0x87, DIRECTORY + 0x1000
+    movl $0x87, DIRECTORY + 0x1008
+    movl $0x80000, DIRECTORY + 0x100c   # beyond the widest address
+    movl $0x20, %eax                    # PAE
+    movl %eax, %cr4
+    movl $0, DIRECTORY + 4
+    movl $DIRECTORY, %eax
+    movl %eax, %cr3
+    movl %cr0, %eax
+    orl $0x80000000, %eax
+    movl %eax, %cr0
+    movl 0x1000, %ecx
+    show "pointer, used: ", DIRECTORY
+    try "address beyond the widest"
+    movl 0x200000, %eax
+    caught
+    try "execution disable without NXE"
+    movl $0x80000000, DIRECTORY + 0x100c
+    movl %cr3, %eax
+    movl %eax, %cr3
+    movl 0x200000, %eax
+    caught
+    try "reserved bits of a pointer"
+    movl $0x1e7, DIRECTORY + 8
+    movl %cr3, %eax
+    movl %eax, %cr3
     caught
     end
