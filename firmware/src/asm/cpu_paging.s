@@ -229,30 +229,6 @@ start:
     try "not canonical: read"
     movl (%rbx), %eax
     caught
-    try "not canonical: read by rbp"
-    movq %rbx, %rbp
-    movl (%rbp), %eax
-    caught
-    try "not canonical: jump"
-    jmpq *%rbx
-    caught
-    try "not canonical: return"
-    pushq %rbx
-    ret
-    caught
-    try "not canonical: iret"
-    pushq $DATA
-    pushq $STACK
-    pushq $2
-    pushq $CODE64
-    pushq %rbx
-    iretq
-    caught
-    try "not canonical: lgdt"
-    movw $0x7f, FRAME + 0x1000
-    movq %rbx, FRAME + 0x1002
-    lgdt FRAME + 0x1000
-    caught
     try "not canonical: fs base"
     movl $0xc0000100, %ecx
     xorl %eax, %eax

@@ -171,4 +171,30 @@ start:
     movl %cr3, %eax
     movl %eax, %cr3
     caught
+
+    # Long mode: addresses that are not canonical.
+    movl %cr0, %eax
+    andl $~0x80000000, %eax
+    movl %eax, %cr0
+    enter_long
+    movabsq $0x800000000000, %rbx
+    try "not canonical: read by rbp"
+    movq %rbx, %rbp
+    movl (%rbp), %eax
+    caught
+    try "not canonical: jump"
+    jmpq *%rbx
+    caught
+    try "not canonical: return"
+    pushq %rbx
+    ret
+    caught
+    try "not canonical: iret"
+    pushq $DATA
+    pushq $STACK
+    pushq $2
+    pushq $CODE64
+    pushq %rbx
+    iretq
+    caught
     end
