@@ -127,7 +127,7 @@ copy:
 image_begin:
 
 # The text at esi.
-.macro console puts, hex, report
+.macro console puts, hex, report, unexpected
 \puts:
     save_all
     cld
@@ -199,14 +199,20 @@ image_begin:
     tell " cr2 ", trap_cr2
 2:  print "\n"
     ret
+
+# An exception that nobody tries ends the image.
+\unexpected:
+    print "unexpected"
+    call \report
+    end
 .endm
 
 mode 16
-console puts16, hex16, report16
+console puts16, hex16, report16, unexpected16
 mode 32
-console puts32, hex32, report32
+console puts32, hex32, report32, unexpected32
 mode 64
-console puts64, hex64, report64
+console puts64, hex64, report64, unexpected64
 
 # Prints a name and goes on behind `caught` if what follows causes an exception, with the stack as it is here.
 .macro try name
@@ -226,6 +232,7 @@ console puts64, hex64, report64
 
 .macro caught
 7:  by_mode "call report16", "call report32", "call report64"
+    by_mode "movl $unexpected16, resume", "movl $unexpected32, resume", "movq $unexpected64, resume"
 .endm
 
 # From real mode: flat segments of 32 bits, interrupts off, exceptions told of.

@@ -235,10 +235,6 @@ start:
     movl $0x8000, %edx
     wrmsr
     caught
-    try "across the gap"
-    movabsq $0x7ffffffffffd, %rbx
-    movq (%rbx), %rax
-    caught
     show "table: ", LONG_TABLE
     show "read only: ", LONG_TABLE + 8
     show "software's bits: ", LONG_TABLE + 40
@@ -288,10 +284,6 @@ start:
 1:
     movq %cr8, %rax
     show "cr8 ", %rax
-    try "reserved bits of cr8"
-    movl $0x10, %eax
-    movq %rax, %cr8
-    caught
     end
 
 mode 32

@@ -197,4 +197,24 @@ start:
     pushq %rbx
     iretq
     caught
+    try "across the gap"
+    movabsq $0x7ffffffffffd, %rbx
+    movq (%rbx), %rax
+    caught
+    try "reserved bits of cr8"
+    movl $0x10, %eax
+    movq %rax, %cr8
+    caught
+    try "general detect"
+    movl $0x2400, %eax
+    movq %rax, %dr7
+    movq %dr0, %rax
+    caught
+    movq %dr6, %rax
+    show "cause ", %rax
+    movl $0x400, %eax
+    movq %rax, %dr7
+    try "int1"
+    .byte 0xf1
+    caught
     end
