@@ -10,6 +10,7 @@ const KERNELS: &[(&str, &str)] = &[
 
 /// Images of assembly alone, which `ram.ld` puts into RAM.
 const BARE: &[&str] = &[
+    "cpu_apic",
     "cpu_long",
     "cpu_paging",
     "cpu_strict",
