@@ -539,8 +539,15 @@ fn register_of(leaf: &mut Leaf, register: Register) -> &mut u32 {
     }
 }
 
+/// The first feature of a set that another lacks, as `CPUID.01H:ECX.sse3 [bit 0]`.
+pub fn first_missing(wanted: &FeatureSet, have: &FeatureSet) -> Option<String> {
+    let lacks = wanted.iter().zip(have).map(|(wanted, have)| wanted & !have);
+    let (word, lacks) = lacks.enumerate().find(|(_, lacks)| *lacks != 0)?;
+    Some(describe(word, lacks.trailing_zeros()))
+}
+
 /// `CPUID.01H:ECX.sse3 [bit 0]`.
-pub(crate) fn describe(word: usize, bit: u32) -> String {
+fn describe(word: usize, bit: u32) -> String {
     let info = WORD_INFO[word];
     let (leaf, register) = (info.leaf, info.register.name());
     let dot = if features::name(word, bit).is_empty() {

@@ -14,6 +14,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bitflags::bitflags;
 use thimble_core::cpu::decode::{CodeSize, list};
+use thimble_core::cpu::soft::{Cause, Delivery, Watch};
 use thimble_core::cpu::{Registers, gpr};
 
 use crate::messages::report;
@@ -105,28 +106,15 @@ impl Items {
     }
 }
 
-/// Where an interrupt or exception comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cause {
-    /// An exception that the processor raises.
-    Exception,
-    /// An interrupt from a controller, or the NMI.
-    Hardware,
-    /// INT n, INT3, INTO or INT1.
-    Software,
-}
-
-/// An interrupt or exception that a processor is about to deliver.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Interrupt {
-    /// Where from.
-    pub cause: Cause,
-    /// The vector.
-    pub vector: u8,
-    /// The error code of exceptions that have one.
-    pub error_code: Option<u32>,
-    /// CR2, which a page fault has set.
-    pub cr2: u64,
+/// The name of a log's file: one `%d` in what `-D` gives stands for the process number. `None` if there is another `%`.
+pub fn file_name(template: &str, process: u32) -> Option<String> {
+    let Some((before, rest)) = template.split_once('%') else {
+        return Some(template.to_owned());
+    };
+    let after = rest
+        .strip_prefix('d')
+        .filter(|after| !after.contains('%'))?;
+    Some(format!("{before}{process}{after}"))
 }
 
 /// A log, shared by the threads that have something to tell.
@@ -173,6 +161,15 @@ impl Sink {
         self.items.intersects(items)
     }
 
+    /// What a processor is to tell of for these items.
+    pub fn watch(&self) -> Watch {
+        let mut watch = Watch::empty();
+        watch.set(Watch::DECODED, self.wants(Items::IN_ASM));
+        watch.set(Watch::ENTERED, self.wants(Items::EXEC | Items::CPU));
+        watch.set(Watch::DELIVERED, self.wants(Items::INT));
+        watch
+    }
+
     fn lock(&self) -> MutexGuard<'_, Output> {
         self.output.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -207,29 +204,29 @@ impl Sink {
     }
 
     /// Logs that a processor enters the block at a linear address: [`Items::EXEC`], and [`Items::CPU`] with its
-    /// registers, which are asked for only then.
-    pub fn entered(&self, cpu: u32, address: u64, registers: impl FnOnce() -> Registers) {
+    /// registers.
+    pub fn entered(&self, cpu: u32, address: u64, registers: &Registers) {
         if self.wants(Items::EXEC) {
             self.lock()
                 .put(format_args!("Trace {cpu}: [{address:016x}]\n"));
         }
         if self.wants(Items::CPU) {
-            let text = text_of(&registers());
+            let text = text_of(registers);
             self.lock().put(format_args!("{text}"));
         }
     }
 
     /// Logs an interrupt or exception, with the registers that it finds: [`Items::INT`].
-    pub fn interrupt(&self, cpu: u32, interrupt: &Interrupt, registers: &Registers) {
+    pub fn delivered(&self, cpu: u32, delivery: &Delivery, registers: &Registers) {
         if !self.wants(Items::INT) {
             return;
         }
-        let Interrupt {
+        let Delivery {
             cause,
             vector,
             error_code,
             cr2,
-        } = interrupt;
+        } = delivery;
         let mut output = self.lock();
         if *cause == Cause::Hardware {
             output.put(format_args!(
@@ -422,6 +419,16 @@ mod tests {
     }
 
     #[test]
+    fn files_may_be_named_by_the_process() {
+        let name = |template| file_name(template, 77);
+        assert_eq!(name("/tmp/a.log").as_deref(), Some("/tmp/a.log"));
+        assert_eq!(name("a%d.log").as_deref(), Some("a77.log"));
+        for template in ["%", "%s", "%%", "%d%d", "a%d%"] {
+            assert_eq!(name(template), None, "{template}");
+        }
+    }
+
+    #[test]
     fn blocks_are_listed() {
         // mov $1, %ax; an undefined opcode of one byte; jmp to itself.
         let text = logged(Items::IN_ASM, |sink| {
@@ -430,8 +437,8 @@ mod tests {
                 &[0xb8, 1, 0, 0xff, 0xff, 0xeb, 0xfe],
                 CodeSize::Bits16,
             );
-            sink.entered(0, 0, || panic!("not asked for"));
-            sink.interrupt(0, &PAGE_FAULT, &registers());
+            sink.entered(0, 0, &registers());
+            sink.delivered(0, &PAGE_FAULT, &registers());
         });
         assert_eq!(
             text,
@@ -446,7 +453,7 @@ mod tests {
     #[test]
     fn blocks_are_entered() {
         let text = logged(Items::EXEC | Items::CPU, |sink| {
-            sink.entered(3, 0xf_e05b, registers);
+            sink.entered(3, 0xf_e05b, &registers());
         });
         let (first, rest) = text.split_once('\n').unwrap();
         assert_eq!(first, "Trace 3: [00000000000fe05b]");
@@ -461,7 +468,7 @@ mod tests {
         );
     }
 
-    const PAGE_FAULT: Interrupt = Interrupt {
+    const PAGE_FAULT: Delivery = Delivery {
         cause: Cause::Exception,
         vector: 14,
         error_code: Some(2),
@@ -471,14 +478,14 @@ mod tests {
     #[test]
     fn interrupts_are_told() {
         let text = logged(Items::INT, |sink| {
-            sink.interrupt(1, &PAGE_FAULT, &registers());
-            let hardware = Interrupt {
+            sink.delivered(1, &PAGE_FAULT, &registers());
+            let hardware = Delivery {
                 cause: Cause::Hardware,
                 vector: 8,
                 error_code: None,
                 cr2: 0,
             };
-            sink.interrupt(0, &hardware, &registers());
+            sink.delivered(0, &hardware, &registers());
         });
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(
@@ -498,8 +505,8 @@ mod tests {
     fn only_what_was_asked_for() {
         let text = logged(Items::CPU_RESET, |sink| {
             sink.decoded(0, &[0x90], CodeSize::Bits32);
-            sink.interrupt(0, &PAGE_FAULT, &registers());
-            sink.entered(0, 0, || panic!("not asked for"));
+            sink.delivered(0, &PAGE_FAULT, &registers());
+            sink.entered(0, 0, &registers());
             sink.reset(2, "its state\n");
         });
         assert_eq!(text, "CPU Reset (CPU 2)\nits state\n\n");

@@ -29,7 +29,7 @@ use crate::daemonize::{self, PidFile};
 use crate::event_loop::poller::{Poller, Waker};
 use crate::event_loop::{self, EventLoop};
 use crate::kvm::{self, KvmError, Vcpus};
-use crate::log::{Items, Sink};
+use crate::log::{self, Items, Sink};
 use crate::memory::{PAGE, Ram, Rom};
 use crate::messages;
 use crate::monitors::Monitors;
@@ -175,7 +175,11 @@ enum Accelerator {
     },
 }
 
-fn build(options: &Options) -> Result<EventLoop, OptionError> {
+/// Everything that the options ask for, with the guest running already unless they say otherwise.
+///
+/// # Errors
+/// What can't be had, by the option that asks for it.
+pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
     let internal = failure("start-up");
     let board = match options.machine.kind {
         MachineKind::Pc => Board::Pc,
@@ -303,6 +307,7 @@ fn build(options: &Options) -> Result<EventLoop, OptionError> {
     };
     let shared = Shared::new(guarded, running, waker.clone(), timer);
     let exits = || Arc::new(Exits::new(&shared));
+    let log = open_log(options, kvm_enabled)?;
     let processors = match (shared.accelerator(), &cpuid) {
         (vm::Accelerator::Kvm(kvm), Some(cpuid)) => {
             Vcpus::new(kvm.clone(), options.smp.cpus, cpuid, exits())
@@ -311,7 +316,7 @@ fn build(options: &Options) -> Result<EventLoop, OptionError> {
                 .map(Some)
         }
         (vm::Accelerator::Soft(wires), Some(cpuid)) => {
-            SoftCpus::new(wires.clone(), cpuid, soft_memory, exits())
+            SoftCpus::new(wires.clone(), cpuid, soft_memory, exits(), log.clone())
                 .map(Processors::Soft)
                 .map_err(|error| error.to_string())
                 .map(Some)
@@ -320,7 +325,7 @@ fn build(options: &Options) -> Result<EventLoop, OptionError> {
     };
     let processors = processors
         .map_err(|error| OptionError::new(&format!("-smp {}", options.smp.cpus), &error))?;
-    let shown = cpuid.map(|cpuid| {
+    let shown = cpuid.as_ref().map(|cpuid| {
         let name = cpu_model(options).split(',').next().unwrap_or_default();
         Processor::from_cpuid(name, &|leaf, subleaf| cpuid.registers(leaf, subleaf))
     });
@@ -333,13 +338,14 @@ fn build(options: &Options) -> Result<EventLoop, OptionError> {
         name: options.name.clone(),
         uuid: options.uuid.unwrap_or_default(),
         kvm: kvm_enabled,
+        features: cpuid.as_ref().map(CpuidTable::features).unwrap_or_default(),
         cpus: if board == Board::None {
             0
         } else {
             options.smp.cpus
         },
         topology: topology(options),
-        log: open_log(options, kvm_enabled)?,
+        log,
         rtc_start,
         rtc_clock: options.rtc.clock,
         rtc_path: shared
@@ -801,7 +807,19 @@ fn open_log(options: &Options, kvm: bool) -> Result<Option<Arc<Sink>>, OptionErr
         Some(path) => format!("-D {path}"),
         None => format!("-d {}", items.names()),
     };
-    let sink = Sink::open(items, options.log_file.as_deref()).map_err(failure(&origin))?;
+    let path = match &options.log_file {
+        Some(path) => {
+            let path = log::file_name(path, std::process::id()).ok_or_else(|| {
+                OptionError::new(
+                    &origin,
+                    "its name has a % other than one %d, the process number",
+                )
+            })?;
+            Some(path)
+        }
+        None => None,
+    };
+    let sink = Sink::open(items, path.as_deref()).map_err(failure(&origin))?;
     Ok(Some(Arc::new(sink)))
 }
 

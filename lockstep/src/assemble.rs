@@ -33,7 +33,7 @@ pub(crate) fn assemble(form: &Form, mode: CodeSize, random: &mut Random) -> Opti
     None
 }
 
-fn is_string(operation: Operation) -> bool {
+pub(crate) fn is_string(operation: Operation) -> bool {
     use Operation::*;
     matches!(operation, Movs | Cmps | Stos | Lods | Scas | Ins | Outs)
 }

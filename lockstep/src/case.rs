@@ -88,6 +88,35 @@ pub(crate) struct Patch {
     pub(crate) bytes: Vec<u8>,
 }
 
+/// Registers of the x87, MMX and SSE, as FXSAVE orders them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Vectors {
+    /// Control word.
+    pub(crate) fcw: u16,
+    /// Status word.
+    pub(crate) fsw: u16,
+    /// A bit for each register in use.
+    pub(crate) ftw: u8,
+    pub(crate) mxcsr: u32,
+    /// ST0 to ST7, whose low halves are MM0 to MM7.
+    pub(crate) st: [[u8; 10]; 8],
+    pub(crate) xmm: [u128; 16],
+}
+
+impl Default for Vectors {
+    /// After FNINIT, with MXCSR's default.
+    fn default() -> Self {
+        Self {
+            fcw: 0x37f,
+            fsw: 0,
+            ftw: 0,
+            mxcsr: 0x1f80,
+            st: [[0; 10]; 8],
+            xmm: [0; 16],
+        }
+    }
+}
+
 /// What is before some instructions run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Case {
@@ -102,6 +131,8 @@ pub(crate) struct Case {
     pub(crate) selectors: [u16; 6],
     /// Of FS and GS in 64-bit mode.
     pub(crate) bases: [u64; 2],
+    /// If they matter.
+    pub(crate) vectors: Option<Box<Vectors>>,
 }
 
 impl Case {
@@ -162,6 +193,8 @@ pub(crate) struct Outcome {
     pub(crate) bases: [u64; 2],
     /// After a page fault.
     pub(crate) cr2: u64,
+    /// If they matter.
+    pub(crate) vectors: Option<Box<Vectors>>,
 }
 
 impl Outcome {
@@ -212,6 +245,7 @@ impl Raw {
             selectors: self.selectors,
             bases: self.bases,
             cr2: self.cr2,
+            vectors: None,
         };
         if !world.user() {
             return outcome;
@@ -249,6 +283,7 @@ impl Raw {
             selectors: self.selectors,
             bases: self.bases,
             cr2: self.cr2,
+            vectors: None,
         }
     }
 }

@@ -3,7 +3,7 @@
 use thimble_core::cpu::alu::undefined;
 use thimble_core::cpu::decode::{CodeSize, Instruction, Operand, Operation, RegisterClass};
 
-use crate::case::{CS, Case, End, FS, GS, Outcome};
+use crate::case::{CS, Case, End, FS, GS, Outcome, Vectors};
 use crate::layout::{KERNEL_CODE, MAPPED, USER_CODE};
 
 /// Resume flag.
@@ -155,10 +155,17 @@ pub(crate) fn difference(
             }
         }
     }
+    if case.vectors.is_some()
+        && let (Some(e), Some(g)) = (&expected.vectors, &got.vectors)
+        && let Some(difference) = vector_difference(e, g, if still_long { 16 } else { 8 })
+    {
+        return Some(difference);
+    }
     if expected.cr2 != got.cr2 && case.world.user() {
         return Some(format!("cr2: {:x}, not {:x}", got.cr2, expected.cr2));
     }
-    if !mask.memory {
+    // Nobody says what a shutdown leaves half done.
+    if !mask.memory && expected.end != End::Shutdown {
         for (start, end) in MAPPED {
             let part = start as usize..end as usize;
             let (e, g) = (&window[part.clone()], &their_window[part]);
@@ -175,6 +182,23 @@ pub(crate) fn difference(
         }
     }
     None
+}
+
+/// The first difference of vectors.
+fn vector_difference(expected: &Vectors, got: &Vectors, count: usize) -> Option<String> {
+    for (number, (e, g)) in expected.xmm[..count].iter().zip(&got.xmm).enumerate() {
+        if e != g {
+            return Some(format!("xmm{number}: {g:032x}, not {e:032x}"));
+        }
+    }
+    for (number, (e, g)) in expected.st.iter().zip(&got.st).enumerate() {
+        if e != g {
+            return Some(format!("st{number}: {g:02x?}, not {e:02x?}"));
+        }
+    }
+    let rest = |v: &Vectors| (v.fcw, v.fsw, v.ftw, v.mxcsr);
+    let (e, g) = (rest(expected), rest(got));
+    (e != g).then(|| format!("fcw, fsw, ftw, mxcsr: {g:x?}, not {e:x?}"))
 }
 
 /// Whether an outcome says anything to compare with.

@@ -160,6 +160,14 @@ pub(crate) fn emulated(oracle: Oracle, case: &Case, got: &Outcome) -> bool {
 /// CPUID.7.0:EDX: SERIALIZE.
 const SERIALIZE: u32 = 1 << 14;
 
+/// Whether the registers of x87, MMX and SSE matter.
+pub(crate) fn has_vectors(operation: Operation) -> bool {
+    matches!(
+        operation,
+        Operation::Fpu(_) | Operation::Sse(_) | Operation::Packed(_)
+    )
+}
+
 /// What is to be done about a form.
 pub(crate) fn plan(form: &Form, world: World, oracle: Oracle, all: bool) -> Plan {
     use Operation::*;
@@ -170,6 +178,12 @@ pub(crate) fn plan(form: &Form, world: World, oracle: Oracle, all: bool) -> Plan
         Fpu(_) | Sse(_) | Packed(_) | Wait if !all => Plan::Skip("x87, MMX and SSE, without --all"),
         Fxsave | Fxrstor | Xsave | Xsavec | Xsaveopt | Xrstor if !all => {
             Plan::Skip("x87, MMX and SSE, without --all")
+        }
+        operation if has_vectors(operation) && oracle != Oracle::Process => {
+            Plan::Skip("x87, MMX and SSE against the process only")
+        }
+        Fxsave | Fxrstor | Xsave | Xsavec | Xsaveopt | Xrstor => {
+            Plan::Skip("images that tell what the processor is")
         }
         Rdtsc | Rdtscp | Rdpmc => Plan::Skip("tells the time"),
         Rdrand | Rdseed => Plan::Skip("random"),

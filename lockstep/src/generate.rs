@@ -7,8 +7,8 @@ use thimble_core::cpu::decode::{
 use thimble_core::cpu::gpr;
 
 use crate::assemble::{self, Assembled};
-use crate::case::{CS, Case, DS, ES, FS, GS, Patch, SS, World};
-use crate::forms::Form;
+use crate::case::{CS, Case, DS, ES, FS, GS, Patch, SS, Vectors, World};
+use crate::forms::{self, Form};
 use crate::layout::{
     CODE, DATA, HOLE, KERNEL_CODE, KERNEL_CODE_32, KERNEL_DATA, READ_ONLY, STACK, STACK_END,
     USER_CODE, USER_CODE_32, USER_DATA, WINDOW, WINDOW_BYTES, local_selector,
@@ -51,9 +51,45 @@ pub(crate) struct Made {
 /// A case of this form; `None` where this world's code has no such instruction.
 pub(crate) fn case(form: &Form, world: World, random: &mut Random) -> Option<Made> {
     let assembled = assemble::assemble(form, world.code_size(), random)?;
+    if world == World::Kernel32
+        && assembled.instruction.operand_size() == Size::Word
+        && branches(form.shape.operation)
+    {
+        // The window is out of its reach, and there is no telling what lies where it goes.
+        return None;
+    }
     let mut maker = Maker::new(world, assembled, random);
-    maker.make();
-    Some(maker.finish())
+    let targets = maker.make();
+    // Without paging whatever is found at another address is run as code.
+    let astray = !world.long()
+        && branches(form.shape.operation)
+        && targets
+            .iter()
+            .any(|(memory, at)| maker.linear(memory) != WINDOW.wrapping_add(*at));
+    (!astray).then(|| maker.finish())
+}
+
+/// Registers with numbers of all kinds.
+fn vectors(random: &mut Random) -> Box<Vectors> {
+    let mut vectors = Box::new(Vectors::default());
+    for register in &mut vectors.xmm {
+        *register = u128::from(random.value()) << 64 | u128::from(random.value());
+    }
+    for register in &mut vectors.st {
+        register[..8].copy_from_slice(&random.value().to_le_bytes());
+        register[8..].copy_from_slice(&[0xff, 0xff]);
+    }
+    vectors.ftw = 0xff;
+    vectors
+}
+
+/// Whether it may go elsewhere.
+fn branches(operation: Operation) -> bool {
+    use Operation::*;
+    matches!(
+        operation,
+        Call | CallFar | Iret | Jcc(_) | Jcxz | Jmp | JmpFar | Loop | Loope | Loopne | Ret | Retf
+    )
 }
 
 struct Maker<'r> {
@@ -118,13 +154,15 @@ impl<'r> Maker<'r> {
             made.instruction.operation(),
             Call | Jmp | Ret | Loop | Loope | Loopne | Jcxz
         );
+        // Without paging there is something behind the code.
+        let end = world.long();
         let code = match random.below(100) {
             // Where limits are.
-            0..20 if branch => CODE_END - length,
+            0..20 if branch && end => CODE_END - length,
             // On both pages.
             0..5 => 0x1000 - random.below(length + 1),
             // On the last bytes there are, or past them.
-            5..8 => CODE_END - random.below(length + 1),
+            5..8 if end => CODE_END - random.below(length + 1),
             _ => 0x800 + random.below(0x400),
         };
         let case = Case {
@@ -136,6 +174,7 @@ impl<'r> Maker<'r> {
             rflags: FLAGS | random.next() & STATUS,
             selectors: [0; 6],
             bases: [0; 2],
+            vectors: forms::has_vectors(made.instruction.operation()).then(|| vectors(random)),
         };
         Self {
             random,
@@ -171,7 +210,8 @@ impl<'r> Maker<'r> {
         });
     }
 
-    fn make(&mut self) {
+    /// Fills in the case. The answers are memory operands, and offsets in the window that they were meant for.
+    fn make(&mut self) -> Vec<(Memory, u64)> {
         self.segments();
         self.flags();
         let cs = self.case.segment(CS);
@@ -187,6 +227,7 @@ impl<'r> Maker<'r> {
         self.contents(&targets);
         self.clamp_stack();
         self.case.code = self.made.bytes.clone();
+        targets
     }
 
     fn segments(&mut self) {
@@ -410,6 +451,7 @@ impl<'r> Maker<'r> {
     fn fixed_immediates(&mut self) {
         use Operation::*;
         let at = self.made.immediate;
+        let paging = self.case.world.long();
         let random = &mut *self.random;
         let bytes = &mut self.made.bytes;
         let (end, number) = (bytes.len(), bytes.get(at).copied());
@@ -427,11 +469,11 @@ impl<'r> Maker<'r> {
             Int if number == Some(0x80) => {
                 put(at, 0x81, 1);
             }
-            Jmp | Call if end - at >= 2 && random.percent(90) => {
+            Jmp | Call if end - at >= 2 && (!paging || random.percent(90)) => {
                 let distance = (random.below(0xe00) as i64 - 0x700) as u64;
                 put(at, distance, end - at);
             }
-            Jcc(_) if end - at >= 2 && random.percent(90) => {
+            Jcc(_) if end - at >= 2 && (!paging || random.percent(90)) => {
                 let distance = (random.below(0xe00) as i64 - 0x700) as u64;
                 put(at, distance, end - at);
             }
@@ -489,6 +531,8 @@ impl<'r> Maker<'r> {
                     false => offset,
                 }
             }
+            // Without paging there is nothing but code.
+            _ if !self.case.world.long() => 0x100,
             92..96 => return self.random.value(),
             _ => DATA + self.random.below(0x1000),
         };
@@ -529,6 +573,7 @@ impl<'r> Maker<'r> {
     /// A linear address.
     fn target(&mut self, size: u64) -> u64 {
         let user64 = self.case.world == World::User64;
+        let string = assemble::is_string(self.operation());
         let random = &mut *self.random;
         let offset = match random.below(100) {
             0..45 => DATA + random.below((READ_ONLY - DATA - 64) / 16) * 16,
@@ -540,7 +585,9 @@ impl<'r> Maker<'r> {
             91..93 => HOLE + random.below(0x1000),
             93..94 => DATA - random.below(size + 1),
             94..96 => STACK + random.below(0x1000),
-            96..97 => CODE + random.below(0x700),
+            // A string instruction would run over itself.
+            96..97 if !string => CODE + random.below(0x700),
+            96..97 => DATA,
             _ if user64 => {
                 return match random.below(5) {
                     0 => 0x8000_0000_0000 | random.next() >> 4,
@@ -553,6 +600,27 @@ impl<'r> Maker<'r> {
             _ => return random.next() >> 33,
         };
         WINDOW + offset
+    }
+
+    /// Where a memory operand lies, outside of 64-bit mode.
+    fn linear(&self, memory: &Memory) -> u64 {
+        let register = |number: u8| self.case.gpr[usize::from(number & 15)];
+        let base = match memory.base {
+            Base::Register(number) => register(number),
+            _ => 0,
+        };
+        let index = memory.index.map_or(0, register);
+        let displacement = self
+            .made
+            .instruction
+            .memory()
+            .map_or(0, |memory| memory.displacement as u64);
+        let offset = base
+            .wrapping_add(index.wrapping_mul(memory.scale.into()))
+            .wrapping_add(displacement)
+            & self.made.instruction.address_size().mask();
+        let segment = self.case.segment(memory.segment as usize);
+        segment.base.wrapping_add(offset) & 0xffff_ffff
     }
 
     fn reach(&mut self, memory: &Memory, target: u64) {

@@ -8,6 +8,7 @@ use std::arch::x86_64::__cpuid;
 use thimble_core::cpu::decode::{CodeSize, Instruction, Operand, Operation, RegisterClass, Size};
 use thimble_core::cpu::gpr;
 
+use crate::assemble::is_string;
 use crate::case::{CS, Case, End, FS, GS, Outcome, World};
 use crate::forms::{Oracle, native};
 
@@ -47,11 +48,6 @@ fn prefixed(case: &Case, prefix: u8) -> bool {
     prefixes.into_iter().any(|byte| *byte == prefix)
 }
 
-fn is_string(operation: Operation) -> bool {
-    use Operation::*;
-    matches!(operation, Movs | Cmps | Stos | Lods | Scas | Ins | Outs)
-}
-
 /// A segment register as the first operand.
 fn pushes_segment(i: &Instruction) -> bool {
     let Operand::Register(register) = i.operand(0) else {
@@ -67,7 +63,7 @@ const UD: End = End::Exception {
 };
 
 /// All of them.
-pub(crate) static KNOWN: [Known; 26] = [
+pub(crate) static KNOWN: [Known; 32] = [
     Known {
         what: "66h makes near branches of 64-bit mode 16 bits wide",
         section: "volume 2, CALL, JMP, RET, Jcc, LOOP; table A-1, superscript f64",
@@ -147,7 +143,7 @@ pub(crate) static KNOWN: [Known; 26] = [
     },
     Known {
         what: "CALL pushes before it looks where it goes",
-        section: "volume 2, CALL: the limit is checked first",
+        section: "volume 2, CALL: the target is checked first",
         by: By::Amd,
         applies: |i, case, expected| {
             let at_stack = matches!(
@@ -157,7 +153,7 @@ pub(crate) static KNOWN: [Known; 26] = [
                     ..
                 }
             );
-            i.operation() == Operation::Call && !long(case) && at_stack && expected.rip == case.rip
+            i.operation() == Operation::Call && at_stack && expected.rip == case.rip
         },
     },
     Known {
@@ -195,7 +191,13 @@ pub(crate) static KNOWN: [Known; 26] = [
         section: "volume 2, RET, IRET: nothing is said",
         by: By::Amd,
         applies: |i, case, expected| {
-            let fault = matches!(expected.end, End::Exception { vector: 14, .. });
+            let fault = matches!(
+                expected.end,
+                End::Exception {
+                    vector: 14 | 17,
+                    ..
+                }
+            );
             matches!(i.operation(), Operation::Retf | Operation::Iret)
                 && fault
                 && expected.rip == case.rip
@@ -219,9 +221,12 @@ pub(crate) static KNOWN: [Known; 26] = [
         section: "volume 1, 3.3.7.1: linear addresses are canonical",
         by: By::Amd,
         applies: |i, case, expected| {
-            let based = i.memory().is_some_and(|memory| {
-                let number = memory.segment as usize;
-                matches!(number, FS | GS) && case.bases[number - FS] != 0
+            let based = i.operands().any(|operand| match operand {
+                Operand::Memory(memory) => {
+                    let number = memory.segment as usize;
+                    matches!(number, FS | GS) && case.bases[number - FS] != 0
+                }
+                _ => false,
             });
             let fault = matches!(expected.end, End::Exception { vector: 13, .. });
             based && long(case) && fault && expected.rip == case.rip
@@ -290,6 +295,61 @@ pub(crate) static KNOWN: [Known; 26] = [
                 && long(case)
                 && prefixed(case, 0x36)
                 && expected.is_at_handler(case.world, 12)
+        },
+    },
+    Known {
+        what: "LEAVE wraps at 4 GiB",
+        section: "volume 3, 5.3: the limit is what faults, or wrapping is left open",
+        by: By::Emulator,
+        applies: |i, case, _| {
+            i.operation() == Operation::Leave && case.gpr[gpr::RBP] as u32 > 0xffff_fffc
+        },
+    },
+    Known {
+        what: "67h is not heeded by NOP with an operand",
+        section: "volume 2, 2.1.1",
+        by: By::Emulator,
+        applies: |i, case, _| i.operation() == Operation::Nop && prefixed(case, 0x67),
+    },
+    Known {
+        what: "MOV of a segment register stores eight bytes with REX.W",
+        section: "volume 2, MOV: m16",
+        by: By::Emulator,
+        applies: |i, case, _| {
+            i.operation() == Operation::MovSegment
+                && long(case)
+                && i.operand_size() == Size::Qword
+                && matches!(i.operand(0), Operand::Memory(_))
+        },
+    },
+    Known {
+        what: "IN and OUT are refused in ring 0 at times",
+        section: "volume 1, 19.5.1: CPL is not above IOPL",
+        by: By::Emulator,
+        applies: |i, case, expected| {
+            matches!(i.operation(), Operation::In | Operation::Out)
+                && expected.is_at_handler(case.world, 13)
+        },
+    },
+    Known {
+        what: "POP of a segment register reads a word",
+        section: "volume 2, POP",
+        by: By::Emulator,
+        applies: |i, _, _| {
+            let Operand::Register(register) = i.operand(0) else {
+                return false;
+            };
+            i.operation() == Operation::Pop && register.class == RegisterClass::Segment
+        },
+    },
+    Known {
+        what: "a repeated CMPS or SCAS that faults leaves the flags of its last comparison",
+        section: "volume 2, REP: those before it are restored",
+        by: By::Amd,
+        applies: |i, case, expected| {
+            matches!(i.operation(), Operation::Cmps | Operation::Scas)
+                && (i.rep() || i.repne())
+                && expected.rip == case.rip
         },
     },
     Known {

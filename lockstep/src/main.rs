@@ -38,7 +38,7 @@ usage: cargo xtask lockstep [OPTIONS]
   --subject NAME  soft; kvm or process, to compare oracles (soft)
   --case N        only the case of this number, with all that is known of it
   --show N        differences in full, at most (10)
-  --all           x87, MMX and SSE, too: part two of the software CPU";
+  --all           x87, MMX and SSE, too, with their registers, against the process: part two of the software CPU";
 
 /// What the command line says.
 struct Options {
@@ -71,6 +71,10 @@ fn options() -> Result<Options, String> {
     };
     let mut arguments = std::env::args().skip(1);
     while let Some(name) = arguments.next() {
+        if name == "--help" {
+            println!("{USAGE}");
+            std::process::exit(0);
+        }
         if name == "--all" {
             options.all = true;
             continue;

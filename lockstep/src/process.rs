@@ -13,7 +13,7 @@ use std::ffi::c_void;
 use std::{fs, io, mem, ptr};
 
 use crate::alarm;
-use crate::case::{CS, Case, DS, ES, End, FS, GS, Outcome, SS, Subject};
+use crate::case::{CS, Case, DS, ES, End, FS, GS, Outcome, SS, Subject, Vectors};
 use crate::layout::{DATA, LOCALS, Local, MAPPED, READ_ONLY, WINDOW, WINDOW_BYTES};
 
 /// Where the frame lies that a case is entered by. IRETQ to a 16-bit stack leaves the upper half of ESP as it was, so
@@ -64,7 +64,13 @@ struct Kept {
     gs: u64,
     bases: [u64; 2],
     registers: [i64; 23],
+    image: [u8; IMAGE],
 }
+
+/// Bytes that FXSAVE stores.
+const IMAGE: usize = 512;
+/// Where in memory FXRSTOR finds them.
+const IMAGE_BEFORE: usize = FRAME - 0x400;
 
 #[repr(transparent)]
 struct Shared(UnsafeCell<Kept>);
@@ -84,6 +90,7 @@ static THIMBLE_LOCKSTEP_KEPT: Shared = Shared(UnsafeCell::new(Kept {
     gs: 0,
     bases: [0; 2],
     registers: [0; 23],
+    image: [0; IMAGE],
 }));
 
 unsafe extern "C" {
@@ -118,6 +125,7 @@ global_asm!(
     "mov rax, [rdi + 40]",
     "wrgsbase rax",
     "2:",
+    "fxrstor64 [rdi - 0x400]",
     "lea rsp, [rdi + 56]",
     "pop r15",
     "pop r14",
@@ -171,6 +179,10 @@ global_asm!(
     "mov rsp, [rcx]",
     "mov ecx, 23",
     "rep movsq",
+    // uc_mcontext.fpregs: what FXSAVE stores.
+    "mov rsi, [rdx + 224]",
+    "mov ecx, 64",
+    "rep movsq",
     "pop r15",
     "pop r14",
     "pop r13",
@@ -190,6 +202,11 @@ global_asm!(
 const _: () = {
     assert!(mem::offset_of!(Frame, r15_to_r8) == 56);
     assert!(mem::offset_of!(Kept, registers) == 80);
+    assert!(mem::offset_of!(Kept, image) == 80 + 23 * 8);
+    assert!(
+        mem::offset_of!(libc::ucontext_t, uc_mcontext) + mem::offset_of!(libc::mcontext_t, fpregs)
+            == 224
+    );
     assert!(mem::offset_of!(libc::ucontext_t, uc_mcontext) == 40);
     assert!(libc::SIGALRM == 14);
 };
@@ -391,9 +408,59 @@ impl Process {
             rsp: g[4],
             ss: selector(SS),
         };
+        let image = case.vectors.as_deref().map_or(DEFAULT_IMAGE, image);
         // SAFETY: the page is mapped, and only this and the entry use it.
-        unsafe { (FRAME as *mut Frame).write(frame) };
+        unsafe {
+            (FRAME as *mut Frame).write(frame);
+            (IMAGE_BEFORE as *mut [u8; IMAGE]).write(image);
+        }
     }
+}
+
+/// What FXRSTOR takes for vectors (SDM volume 1, table 10-2).
+fn image(vectors: &Vectors) -> [u8; IMAGE] {
+    let mut image = DEFAULT_IMAGE;
+    image[..2].copy_from_slice(&vectors.fcw.to_le_bytes());
+    image[2..4].copy_from_slice(&vectors.fsw.to_le_bytes());
+    image[4] = vectors.ftw;
+    image[24..28].copy_from_slice(&vectors.mxcsr.to_le_bytes());
+    for (place, register) in image[32..160].chunks_exact_mut(16).zip(&vectors.st) {
+        place[..10].copy_from_slice(register);
+    }
+    for (place, register) in image[160..416].chunks_exact_mut(16).zip(&vectors.xmm) {
+        place.copy_from_slice(&register.to_le_bytes());
+    }
+    image
+}
+
+/// That of [`Vectors::default`].
+const DEFAULT_IMAGE: [u8; IMAGE] = {
+    let mut image = [0; IMAGE];
+    [image[0], image[1]] = 0x37fu16.to_le_bytes();
+    [image[24], image[25]] = 0x1f80u16.to_le_bytes();
+    image
+};
+
+/// The same the other way.
+fn vectors(image: &[u8; IMAGE]) -> Vectors {
+    let word = |at: usize| u16::from_le_bytes([image[at], image[at + 1]]);
+    let mut vectors = Vectors {
+        fcw: word(0),
+        fsw: word(2),
+        ftw: image[4],
+        mxcsr: u32::from(word(26)) << 16 | u32::from(word(24)),
+        ..Vectors::default()
+    };
+    for (place, register) in image[32..160].chunks_exact(16).zip(&mut vectors.st) {
+        register.copy_from_slice(&place[..10]);
+    }
+    for (place, register) in image[160..416].chunks_exact(16).zip(&mut vectors.xmm) {
+        *register = place
+            .iter()
+            .rev()
+            .fold(0, |all, byte| all << 8 | u128::from(*byte));
+    }
+    vectors
 }
 
 fn outcome() -> (u64, Outcome) {
@@ -421,6 +488,7 @@ fn outcome() -> (u64, Outcome) {
         ],
         bases: kept.bases,
         cr2: if vector == 14 { r[22] } else { 0 },
+        vectors: Some(Box::new(vectors(&kept.image))),
     };
     (kept.signal, outcome)
 }
@@ -431,6 +499,9 @@ impl Subject for Process {
     }
 
     fn set_base(&mut self, base: &[u8]) {
+        // A guest that ran on this thread may have left its own table in the processor; this loads the process's. The
+        // same call has succeeded before.
+        let _ = set_local(0, &LOCALS[0]);
         self.base.copy_from_slice(base);
         self.alias().copy_from_slice(base);
     }

@@ -7,11 +7,11 @@ use thimble_core::cpu::features::{Register, WORD_INFO};
 use thimble_core::cpu::mmu::{HostPage, PhysicalMemory, RamOnly};
 use thimble_core::cpu::soft::cpuid::CpuidEntry;
 use thimble_core::cpu::soft::{Attention, Bus, CodeCache, Cpu, Platform, Signals, Stop};
-use thimble_core::cpu::{CpuState, DescriptorTable};
+use thimble_core::cpu::{CpuState, DescriptorTable, FpuState};
 use thimble_core::devices::Width;
 use thimble_core::memory::{ArrayRam, Block, CodeMarks, Exchange, GuestRam};
 
-use crate::case::{CS, Case, DS, ES, End, FS, GS, Outcome, Raw, SS, Subject, World};
+use crate::case::{CS, Case, DS, ES, End, FS, GS, Outcome, Raw, SS, Subject, Vectors, World};
 use crate::control::control;
 use crate::layout::{self, RAM, WINDOW, WINDOW_BYTES};
 
@@ -283,11 +283,23 @@ impl Subject for Soft {
         self.load(case);
         let stop = self.step(INSTRUCTIONS_MAX);
         let raw = self.raw();
-        match stop {
+        let mut outcome = match stop {
             Stop::Idle => raw.halted(case.world, self.board.bytes()),
             Stop::Shutdown => raw.ended(End::Shutdown),
             Stop::Budget | Stop::Leave => raw.ended(End::Timeout),
+        };
+        if case.vectors.is_some() {
+            let fpu = &self.state.fpu;
+            outcome.vectors = Some(Box::new(Vectors {
+                fcw: fpu.fcw,
+                fsw: fpu.fsw,
+                ftw: fpu.ftw,
+                mxcsr: fpu.mxcsr,
+                st: fpu.st,
+                xmm: fpu.xmm,
+            }));
         }
+        outcome
     }
 
     fn window(&self) -> &[u8] {
@@ -330,6 +342,16 @@ fn registers(case: &Case, template: &CpuState) -> CpuState {
         activity: Default::default(),
         events: Default::default(),
         ..template.clone()
+    };
+    let vectors = case.vectors.as_deref().cloned().unwrap_or_default();
+    state.fpu = FpuState {
+        fcw: vectors.fcw,
+        fsw: vectors.fsw,
+        ftw: vectors.ftw,
+        st: vectors.st,
+        xmm: vectors.xmm,
+        mxcsr: vectors.mxcsr,
+        ..FpuState::default()
     };
     state.ldtr.base += system;
     state.tr.base += system;

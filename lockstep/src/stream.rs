@@ -314,6 +314,7 @@ fn start(world: World, random: &mut Random) -> Case {
         rflags: 0x202 | random.next() & 0x8d5,
         selectors,
         bases: [0; 2],
+        vectors: None,
     };
     let offset = 0x100 + random.below(0xf00);
     case.rip = (WINDOW + offset).wrapping_sub(case.segment(CS).base);

@@ -117,7 +117,21 @@ const CASES: &[Case] = &[
     case(&["-M", "nosuch"], "unsupported machine type"),
     case(&["-M", "pc,nosuch=on"], "Invalid parameter"),
     case(&["-accel", "nosuch"], "invalid accelerator"),
-    case(&["-accel", "tcg"], "not available"),
+    case(&["-accel", "tcg,thread=multi"], "processors take turns"),
+    case(&["-accel", "tcg,tb-size=64"], "fixed size"),
+    case(&["-accel", "tcg,one-insn-per-tb=on"], "one-insn-per-tb"),
+    case(
+        &["-accel", "tcg,kernel-irqchip=on"],
+        "Property 'tcg-accel.kernel-irqchip' not found",
+    ),
+    case(
+        &["-accel", "tcg", "-cpu", "host"],
+        "CPU model 'host' requires KVM",
+    ),
+    case(
+        &["-accel", "tcg", "-cpu", "qemu64,+avx2,enforce"],
+        "TCG doesn't support requested features",
+    ),
     case(&["-accel", "kvm", "-M", "pc,accel=kvm"], "together"),
     case(&["-m", "0x"], ""),
     case(&["-m", "0xffffffffffffffffffff"], ""),
@@ -581,6 +595,37 @@ fn without_kvm(prepare: &str) -> Option<(Option<i32>, String)> {
     let output = program_output(&mut command, SOON);
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     (text.starts_with("thimble: ")).then(|| (output.status.code(), text))
+}
+
+/// Without an accelerator that was asked for, guests run on the software CPU where there is no KVM.
+#[test]
+fn the_software_cpu_stands_in_for_kvm() {
+    if !Path::new("/usr/bin/unshare").exists() {
+        return skip("unshare is missing");
+    }
+    for options in ["", "-accel kvm -accel tcg", "-M pc,accel=kvm:tcg"] {
+        let prepare = "mount -t tmpfs none /dev";
+        // A guest that ends by itself: there is a kernel's boot ROM, and nothing to boot.
+        let script = format!(
+            "{prepare} && exec timeout -s INT 5 \"$0\" -nodefaults -display none -bios demo.rom -serial stdio \
+             -no-reboot {options}"
+        );
+        let mut command = Command::new("unshare");
+        command
+            .args(["--mount", "sh", "-c", &script])
+            .arg(thimble_binary());
+        let output = program_output(&mut command, SOON);
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        if !errors.starts_with("thimble: ") {
+            return skip(&format!("not allowed here: {prepare}"));
+        }
+        assert!(errors.contains("there is no /dev/kvm"), "{errors}");
+        assert!(errors.contains(": using the software CPU\n"), "{errors}");
+        assert_eq!(errors.lines().count(), 1, "{errors}");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(text.contains("Bye."), "{options}: {text}");
+        assert_eq!(output.status.code(), Some(0), "{options}: {errors}");
+    }
 }
 
 #[test]

@@ -219,7 +219,7 @@ fn sigterm_ends_with_status_zero() {
 fn the_list_names_known_tests_only() {
     let mut tests: Vec<String> = scripts().iter().map(|script| test_name(script)).collect();
     tests.extend(["qtest-lines", "qmp-bytes", "qmp-session", "commands-schema"].map(String::from));
-    tests.extend(["qom-paths", "qom-tree", "qom-types"].map(String::from));
+    tests.extend(["qom-paths", "qom-tree", "qom-types", "commands-human-32"].map(String::from));
     tests.extend(qemu_tests::images::all().map(|image| image.test_name()));
     check_list(&tests);
 }

@@ -2,7 +2,7 @@
 
 use std::process::Stdio;
 
-use crate::{Outcome, build, fuzz, images};
+use crate::{Outcome, build, fuzz, images, lockstep};
 
 /// How long each fuzz target runs in a usual test run, in seconds, and in a long one.
 const FUZZ_SECONDS: (u32, u32) = (20, 300);
@@ -77,6 +77,9 @@ pub(crate) fn all(long: bool) -> Outcome {
         ],
         &[("THIMBLE_ACCEL", "tcg")],
     );
+    // Says itself what it skips.
+    let seed: &[&str] = if long { &["--minutes", "5"] } else { &[] };
+    counts.step("lockstep", lockstep::lockstep(seed));
     let text = std::fs::read_to_string(&skips).map_err(|error| error.to_string())?;
     for line in text.lines() {
         // The plain harness has counted a test that skipped itself as passed.

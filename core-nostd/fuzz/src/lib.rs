@@ -4,6 +4,7 @@
 pub mod json;
 pub mod reference;
 pub mod schema;
+pub mod soft_cpu;
 
 use std::sync::OnceLock;
 use std::sync::atomic::AtomicU8;
@@ -16,7 +17,7 @@ use thimble_core::devices::{
 use thimble_core::irq::LocalApic;
 use thimble_core::irq::lapic::{LocalApicWiring, Tsc};
 use thimble_core::machine::{Board, Config, Host, Irqchip, Machine, STATE_MAX};
-use thimble_core::memory::ArrayRam;
+use thimble_core::memory::{ArrayRam, GuestRam};
 use thimble_core::qmp;
 use thimble_monitor::Out;
 
@@ -150,15 +151,45 @@ pub fn machine(board: Board, irqchip: Irqchip) -> Machine<'static> {
 
 /// A machine with every device, and with these local APICs.
 pub fn machine_with(board: Board, irqchip: Irqchip, local_apics: &mut [LocalApic]) -> Machine<'_> {
-    static KERNEL: OnceLock<Vec<u8>> = OnceLock::new();
+    let memory = Memory {
+        ram: ram(),
+        ram_size: RAM,
+        rom: &ROM,
+    };
+    machine_around(board, irqchip, memory, local_apics, true)
+}
+
+/// What a machine is lent.
+#[derive(Clone, Copy)]
+struct Memory<'m> {
+    ram: &'m dyn GuestRam,
+    /// Bytes of RAM.
+    ram_size: usize,
+    rom: &'m [u8],
+}
+
+/// What the device `pc-testdev` keeps its bytes in.
+fn testdev_memory() -> &'static [AtomicU8] {
     static TESTDEV: OnceLock<Vec<AtomicU8>> = OnceLock::new();
+    TESTDEV.get_or_init(|| (0..pc_testdev::MEMORY).map(|_| AtomicU8::new(0)).collect())
+}
+
+/// A machine around memory of its own, with every device; `pc-testdev`, whose memory is much to clear, only if asked for.
+fn machine_around<'m>(
+    board: Board,
+    irqchip: Irqchip,
+    memory: Memory<'m>,
+    local_apics: &'m mut [LocalApic],
+    testdev: bool,
+) -> Machine<'m> {
+    static KERNEL: OnceLock<Vec<u8>> = OnceLock::new();
     let config = Config {
         board,
         irqchip,
         pit: true,
-        ram: ram(),
-        ram_size: RAM as u64,
-        rom: &ROM,
+        ram: memory.ram,
+        ram_size: memory.ram_size as u64,
+        rom: memory.rom,
         cpus: 1,
         max_cpus: 2,
         local_apics,
@@ -169,8 +200,7 @@ pub fn machine_with(board: Board, irqchip: Irqchip, local_apics: &mut [LocalApic
         initrd: b"initrd",
         cmdline: b"quiet",
         boot: &[],
-        testdev_memory: TESTDEV
-            .get_or_init(|| (0..pc_testdev::MEMORY).map(|_| AtomicU8::new(0)).collect()),
+        testdev_memory: testdev_memory(),
     };
     let mut machine = Machine::new(config).expect("the board fits its tables");
     let classes = [
@@ -180,9 +210,9 @@ pub fn machine_with(board: Board, irqchip: Irqchip, local_apics: &mut [LocalApic
         &debug_exit::CLASS,
         &ib700::CLASS,
         &pvpanic::CLASS,
-        &pc_testdev::CLASS,
     ];
-    for class in classes {
+    let testdev = testdev.then_some(&pc_testdev::CLASS);
+    for class in classes.into_iter().chain(testdev) {
         machine
             .plug(&PropertyValues::new(class))
             .expect("there is room for these");

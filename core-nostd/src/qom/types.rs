@@ -172,6 +172,8 @@ static KVM: &[TypeProperty] = &[property(
     "interrupt controllers in the kernel",
 )];
 
+static TCG: &[TypeProperty] = &[property("thread", "string", "threads of processors")];
+
 static PCI_DEVICE: &[TypeProperty] = &[
     preset(
         "addr",
@@ -221,6 +223,7 @@ static TYPES: &[PlainType] = &[
     concrete("accel", "object", &[]),
     concrete("kvm-accel", "accel", KVM),
     concrete("qtest-accel", "accel", &[]),
+    concrete("tcg-accel", "accel", TCG),
     base("bus", "object", &[]),
     concrete("ISA", "bus", BUS),
     concrete("PCI", "bus", BUS),

@@ -344,7 +344,9 @@ impl MachineOptions {
         for (key, _) in given.iter() {
             let known = match accel {
                 Accel::Kvm => matches!(key, "accel" | "kernel-irqchip"),
-                Accel::Tcg => matches!(key, "accel" | "thread"),
+                Accel::Tcg => {
+                    matches!(key, "accel" | "thread" | "one-insn-per-tb" | "split-wx")
+                }
                 Accel::Qtest => key == "accel",
             };
             if !known {
@@ -380,7 +382,16 @@ pub(super) static ACCEL: OptsTable = OptsTable {
             Kind::Absent("the code cache has a fixed size"),
             "",
         ),
-        SubOption::new("split-wx", Kind::Absent("there is no translator"), ""),
+        SubOption::new(
+            "one-insn-per-tb",
+            Kind::Only(&["off"], "the log of blocks tells what runs"),
+            "",
+        ),
+        SubOption::new(
+            "split-wx",
+            Kind::Only(&["off"], "there is no translator"),
+            "",
+        ),
         SubOption::new("igd-passthru", Kind::Absent(NOT_MODELLED), ""),
         SubOption::new("kvm-shadow-mem", Kind::Absent("the kernel decides"), ""),
         SubOption::new(
@@ -635,6 +646,15 @@ mod tests {
             assert!(machine.set(text).is_err(), "{text}");
         }
         assert!(machine.add_accel("tcg,kernel-irqchip=on").is_err());
-        assert!(machine.add_accel("tcg,thread=multi").is_err());
+        for text in [
+            "tcg,thread=multi",
+            "tcg,tb-size=32",
+            "tcg,one-insn-per-tb=on",
+            "tcg,split-wx=on",
+            "kvm,thread=single",
+        ] {
+            assert!(machine.add_accel(text).is_err(), "{text}");
+        }
+        assert!(machine.add_accel("tcg,thread=single,split-wx=off").is_ok());
     }
 }

@@ -3,10 +3,11 @@
 
 use std::sync::Arc;
 
-use thimble_core::cpu::LocalApicState;
+use thimble_core::cpu::decode::CodeSize;
 use thimble_core::cpu::mmu::{HostPage, PAGE_BYTES, PhysicalMemory};
 use thimble_core::cpu::msr_index::IA32_TSC_DEADLINE;
-use thimble_core::cpu::soft::{Attention, Platform};
+use thimble_core::cpu::soft::{Attention, Delivery, Platform};
+use thimble_core::cpu::{LocalApicState, Registers};
 use thimble_core::devices::Width;
 use thimble_core::memory::{Backing, Block, CodeMarks, Exchange, GuestRam, MemoryMap, Region};
 use thimble_core::state::StateError;
@@ -14,6 +15,7 @@ use thimble_core::time::SECOND;
 
 use super::wires::Wires;
 use crate::clock::Clock;
+use crate::log::Sink;
 use crate::memory::{PAGE, Ram, Rom};
 
 /// Ticks of the time stamp counter in a second: nanoseconds of the virtual clock, so that it stands
@@ -92,12 +94,21 @@ pub trait Surroundings: Send + Sync {
     fn triple_fault(&self, cpu: u16);
 }
 
+/// Whom processors talk to.
+pub(super) struct Outside {
+    pub(super) surroundings: Arc<dyn Surroundings>,
+    pub(super) wires: Arc<Wires>,
+    /// Where it goes what they do.
+    pub(super) log: Option<Arc<Sink>>,
+}
+
 /// What is around the processor whose turn it is.
 pub(super) struct Board {
     /// The processor.
     pub(super) cpu: u16,
     surroundings: Arc<dyn Surroundings>,
     wires: Arc<Wires>,
+    log: Option<Arc<Sink>>,
     ram: &'static Ram,
     rom: &'static Rom,
     /// RAM's marks of pages with decoded code.
@@ -112,13 +123,17 @@ pub(super) struct Board {
 
 impl Board {
     pub(super) fn new(
-        surroundings: Arc<dyn Surroundings>,
-        wires: Arc<Wires>,
+        outside: Outside,
         ram: &'static Ram,
         rom: &'static Rom,
         marks: &'static CodeMarks,
         processors: u32,
     ) -> Self {
+        let Outside {
+            surroundings,
+            wires,
+            log,
+        } = outside;
         let (map, clock) = (surroundings.memory_map(), surroundings.clock());
         let apic_pages = (0..processors)
             .map(|cpu| surroundings.apic_page(cpu as u16))
@@ -127,12 +142,20 @@ impl Board {
             cpu: 0,
             surroundings,
             wires,
+            log,
             ram,
             rom,
             marks,
             map,
             clock,
             apic_pages,
+        }
+    }
+
+    /// Writes what the log keeps back.
+    pub(super) fn flush_log(&self) {
+        if let Some(log) = &self.log {
+            log.flush();
         }
     }
 
@@ -308,5 +331,23 @@ unsafe impl Platform for Board {
         // the kernel's generator has been seeded, for which the call waits.
         unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
         u64::from_ne_bytes(bytes)
+    }
+
+    fn decoded(&mut self, linear: u64, bytes: &[u8], code: CodeSize) {
+        if let Some(log) = &self.log {
+            log.decoded(linear, bytes, code);
+        }
+    }
+
+    fn entered(&mut self, linear: u64, registers: &Registers) {
+        if let Some(log) = &self.log {
+            log.entered(self.cpu.into(), linear, registers);
+        }
+    }
+
+    fn delivered(&mut self, delivery: &Delivery, registers: &Registers) {
+        if let Some(log) = &self.log {
+            log.delivered(self.cpu.into(), delivery, registers);
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! The software CPU's accelerator: one thread, in which all processors take turns.
 //!
-//! A turn lasts about [`TURN`], and shorter where a processor halts. When all have halted the thread
+//! A turn lasts about a millisecond, and shorter where a processor halts. When all have halted the thread
 //! sleeps until a processor's [`Wires`] are raised, by the machine's timers or by input: an idle guest
 //! costs nothing. Guest code runs without any lock but the one on the processors themselves; what
 //! another thread wants is heard at the end of a block of instructions.
@@ -19,16 +19,17 @@ use std::thread::JoinHandle;
 use std::{fmt, io, thread};
 
 use thimble_core::cpu::soft::cpuid::CPUID_MAX;
-use thimble_core::cpu::soft::{Bus, CodeCache, Cpu, Stop};
+use thimble_core::cpu::soft::{Bus, CodeCache, Cpu, Event, Stop};
 use thimble_core::cpu::{Activity, CpuState, PagingRegisters, Registers};
 use thimble_core::memory::{CodeMarks, RamError};
 use thimble_core::state::StateError;
 
 use crate::clock::monotonic;
 use crate::cpuid::CpuidTable;
+use crate::log::Sink;
 use crate::memory::{Ram, Rom};
 use crate::registers::{self, Glance};
-use board::Board;
+use board::{Board, Outside};
 pub use board::{Surroundings, TSC_HZ};
 pub use cpuid::offer;
 use wires::Wanted;
@@ -71,6 +72,8 @@ pub enum SoftError {
     NoMarks,
     /// CPUID has more leaves than a processor keeps.
     Leaves,
+    /// A processor's APIC id does not fit 8 bits, or is the broadcast.
+    ApicId(u32),
     /// There is no memory, or no thread.
     System {
         /// What was tried.
@@ -87,6 +90,7 @@ impl fmt::Display for SoftError {
             Self::Runs => f.write_str("a processor runs that must not"),
             Self::State(error) => write!(f, "a processor can't have this state: {error}"),
             Self::NoMarks => f.write_str("guest RAM keeps no marks of decoded code"),
+            Self::ApicId(id) => write!(f, "a processor would have APIC id {id}, above 254"),
             Self::Leaves => write!(f, "CPUID has more than {CPUID_MAX} leaves"),
             Self::System { what, error } => {
                 write!(f, "{what} failed: {}", crate::error_text(error))
@@ -170,6 +174,7 @@ impl Engine {
             if seat.stopped || seat.idle && !self.wires.signals(index).raised() {
                 slept += 1;
                 if slept == self.seats.len() {
+                    self.board.flush_log();
                     self.wires.sleep();
                     slept = 0;
                 }
@@ -213,6 +218,14 @@ impl Engine {
 
     fn set_state(&mut self, index: usize, state: &CpuState) -> Result<(), SoftError> {
         state.validate()?;
+        let mut started;
+        let mut state = state;
+        if state.activity == Activity::SipiReceived {
+            // It starts right away here.
+            started = state.clone();
+            started.start_up(started.events.sipi_vector);
+            state = &started;
+        }
         let (cpu, machine) = (index as u16, self.board.surroundings());
         let apic = state.apic.as_ref().ok_or(StateError::Invalid("apic"))?;
         machine.set_apic_state(cpu, apic, state.apic_base)?;
@@ -260,6 +273,7 @@ fn run_thread(engine: &Mutex<Engine>, wires: &Wires) {
         wires.take_leave();
         engine.follow();
         engine.run();
+        engine.board.flush_log();
     }
 }
 
@@ -284,7 +298,7 @@ pub struct Memory {
 
 impl SoftCpus {
     /// Makes as many processors as there are wires, and their thread. `cpuid` says what they show of
-    /// themselves.
+    /// themselves, `log` hears what they do.
     ///
     /// # Errors
     /// If there is no memory or no thread for them, or more leaves than a processor keeps.
@@ -293,14 +307,21 @@ impl SoftCpus {
         cpuid: &CpuidTable,
         memory: Memory,
         surroundings: Arc<dyn Surroundings>,
+        log: Option<Arc<Sink>>,
     ) -> Result<Self, SoftError> {
         let what = "mapping memory for the software CPU";
         let count = wires.count();
         let Memory { ram, rom } = memory;
         let marks = ram.code_marks().ok_or(SoftError::NoMarks)?;
+        if let Some(id) = (0..count).map(|i| cpuid.apic_id(i)).find(|id| *id >= 0xff) {
+            return Err(SoftError::ApicId(id));
+        }
         let mut seats = Vec::with_capacity(count as usize);
         for index in 0..count {
             let mut cpu = Zeroed::<Cpu>::new().map_err(failed(what))?;
+            if let Some(log) = &log {
+                cpu.set_watch(log.watch());
+            }
             cpu.set_cpuid(&cpuid.for_cpu(index))
                 .map_err(|_| SoftError::Leaves)?;
             seats.push(Seat {
@@ -310,7 +331,12 @@ impl SoftCpus {
                 turn: TURN_FIRST,
             });
         }
-        let board = Board::new(surroundings.clone(), wires.clone(), ram, rom, marks, count);
+        let outside = Outside {
+            surroundings: surroundings.clone(),
+            wires: wires.clone(),
+            log,
+        };
+        let board = Board::new(outside, ram, rom, marks, count);
         let engine = Engine {
             seats,
             code: Zeroed::new().map_err(failed(what))?,
@@ -374,7 +400,28 @@ impl SoftCpus {
     /// # Errors
     /// If they are not, or there is no such processor.
     pub fn state(&self, index: u32) -> Result<Box<CpuState>, SoftError> {
-        Ok(self.parked(index)?.state(index as usize))
+        let mut engine = self.parked(index)?;
+        let (at, cpu) = (index as usize, index as u16);
+        // What waits in the local APIC to be looked at is part of the processor's state.
+        let mut events = Vec::new();
+        while let Some(event) = engine.board.surroundings().attend(cpu).event {
+            events.push(event);
+        }
+        let mut state = engine.state(at);
+        for event in &events {
+            match event {
+                Event::Nmi => state.events.nmi_pending = true,
+                Event::Init => state.init(self.signature),
+                Event::Startup(page) if state.activity == Activity::WaitForSipi => {
+                    state.start_up(*page);
+                }
+                Event::Startup(_) => {}
+            }
+        }
+        if !events.is_empty() {
+            engine.set_state(at, &state)?;
+        }
+        Ok(state)
     }
 
     /// Sets the whole state of a processor, which can go on from it even if it had stopped. All

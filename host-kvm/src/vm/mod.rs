@@ -9,6 +9,7 @@ mod objects;
 mod owner;
 mod processors;
 mod save;
+mod snapshot;
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -18,6 +19,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rustix::fd::OwnedFd;
 use rustix::time::{Itimerspec, TimerfdTimerFlags, Timespec, timerfd_settime};
 
+use thimble_core::cpu::features::FeatureSet;
 use thimble_core::devices::{GuestEvent, PowerRequest, ShutdownCause};
 use thimble_core::machine::actions::{
     Actions, GuestPanicAction, PanicAction, RebootAction, ShutdownAction, WatchdogAction,
@@ -39,6 +41,7 @@ pub use bridge::{Bridge, BridgeState, CONSOLES_MAX, Exits, Pending};
 pub use objects::ObjectFacts;
 pub use processors::{Accelerator, ProcessorError, Processors};
 pub use save::{Outcome, SAVE_JOBS_MAX, SaveJobs, Space};
+pub use snapshot::{MoveError, Snapshot};
 
 /// What the machine's lock guards.
 pub struct Guarded {
@@ -214,6 +217,8 @@ pub struct Settings {
     pub uuid: [u8; 16],
     /// Whether the accelerator is KVM.
     pub kvm: bool,
+    /// What the processors show of themselves.
+    pub features: FeatureSet,
     /// How many processors there are.
     pub cpus: u32,
     /// Where they are.

@@ -70,6 +70,7 @@ fn settings() -> Settings {
         name: None,
         uuid: [0; 16],
         kvm: false,
+        features: FeatureSet::default(),
         log: None,
         rtc_start: 0,
         rtc_clock: RtcClock::Vm,

@@ -4,17 +4,16 @@
 
 use std::fmt::Write as _;
 
-use qemu_tests::{Emulator, Instance, Launcher, QmpClient, skip_part};
+use qemu_tests::{Emulator, Instance, Launcher, QmpClient};
 use serde_json::json;
 use thimble_core::cpu::decode::{
     Choice, CodeSize, Encoding, Map, Operation, Packed as OnIntegers, Shape, disassemble,
     encoding_of, encodings,
 };
 
-use crate::memory::runs_with_kvm;
 use crate::{
     answer, command_with, compare, emulators, negotiated, passive, refused, roms, wait_console,
-    with_rom,
+    with_rom, with_rom_of_any_mode,
 };
 
 /// Where the listings are: in the ROM, which all guests map one to one.
@@ -83,20 +82,15 @@ fn lines_say_the_same() {
 
 /// Registers, translated addresses and code in the mode of this guest.
 fn check_mode(test: &str, rom: &[u8]) {
-    let mut emulators = emulators();
-    if emulators.len() == 2 && !runs_with_kvm(rom) {
-        skip_part("KVM on this host can't run the guest");
-        emulators.clear();
-    }
     let guest = |emulator| {
-        let instance = with_rom(emulator, rom).start();
+        let instance = with_rom_of_any_mode(emulator, rom).start();
         let client = negotiated(&instance);
         wait_console(&instance, "P");
         (instance, client)
     };
     let mut lines = include_str!("../../qmp/human-paging.list").to_string();
     let _ = writeln!(lines, "x/125i {LISTING:#x}");
-    compare_lines(test, &emulators, guest, &lines);
+    compare_lines(test, &emulators(), guest, &lines);
 }
 
 #[test]

@@ -10,6 +10,7 @@
 mod crate_types;
 mod human;
 mod identity;
+mod logs;
 mod memory;
 mod objects;
 mod power;
@@ -50,12 +51,26 @@ pub(crate) fn passive(emulator: Emulator) -> Launcher {
 
 /// An emulator that can run this ROM: a pc of 16 MiB with a debug console into `{dir}/console`.
 pub(crate) fn with_rom(emulator: Emulator, rom: &[u8]) -> Launcher {
+    with_rom_under(emulator, rom, packages::accelerator())
+}
+
+/// The same for a ROM with a processor mode that KVM on this host may not run: the software CPU does then.
+pub(crate) fn with_rom_of_any_mode(emulator: Emulator, rom: &[u8]) -> Launcher {
+    let under = match emulator {
+        Emulator::Thimble if !memory::runs_here(rom) => "tcg",
+        _ => packages::accelerator(),
+    };
+    with_rom_under(emulator, rom, under)
+}
+
+/// The same with a choice of what Thimble runs it with.
+pub(crate) fn with_rom_under(emulator: Emulator, rom: &[u8], accelerator: &str) -> Launcher {
     let launcher = emulator.launcher();
     std::fs::write(launcher.dir().join("guest.rom"), rom).expect("a file");
     launcher
         .args(match emulator {
             Emulator::Qemu => ["-accel", "tcg"],
-            Emulator::Thimble => ["-accel", packages::accelerator()],
+            Emulator::Thimble => ["-accel", accelerator],
         })
         .args(["-nodefaults", "-no-user-config", "-display", "none"])
         .args(["-M", "pc", "-m", "16", "-bios", "{dir}/guest.rom"])

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use qemu_tests::{Emulator, packages, skip_part};
+use qemu_tests::{Emulator, packages};
 use rustix::process::{Resource, Rlimit};
 use serde_json::{Value, json};
 
 use crate::{
     NEVER, SOON, answer, ask, command_with, compare, connect, content, emulators, negotiated,
     out_of_band, passive, physical, refused, roms, status, wait_console, with_rom,
+    with_rom_of_any_mode,
 };
 
 /// The reset vector, 16 bytes below 4 GiB.
@@ -139,10 +140,10 @@ fn half_and_half() -> String {
     format!("{}{}", "A".repeat(16), "B".repeat(16))
 }
 
-/// Whether KVM on this host runs this guest at all: some run long mode and real mode only.
-pub(crate) fn runs_with_kvm(rom: &[u8]) -> bool {
-    if packages::qemu().is_none() {
-        return false;
+/// Whether this guest runs at all with what guests run with here: some KVM runs long mode and real mode only.
+pub(crate) fn runs_here(rom: &[u8]) -> bool {
+    if packages::qemu().is_none() || packages::accelerator() == "tcg" {
+        return packages::accelerator() == "tcg";
     }
     let instance = Emulator::Qemu.launcher();
     std::fs::write(instance.dir().join("guest.rom"), rom).expect("a file");
@@ -164,11 +165,7 @@ pub(crate) fn runs_with_kvm(rom: &[u8]) -> bool {
 fn check_mappings(rom: &[u8], across: &[i64], large: i64, unmapped: &[(i64, usize)]) {
     let mut answers = Vec::new();
     for emulator in emulators() {
-        if emulator == Emulator::Thimble && !runs_with_kvm(rom) {
-            skip_part("KVM on this host can't run the guest");
-            continue;
-        }
-        let instance = with_rom(emulator, rom).start();
+        let instance = with_rom_of_any_mode(emulator, rom).start();
         let mut client = negotiated(&instance);
         wait_console(&instance, "P");
         for address in across {

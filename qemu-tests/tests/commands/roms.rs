@@ -185,6 +185,131 @@ program!(
         .long 0xf0000 + (paging_64_gdt - paging_64_start)"
 );
 
+program!(
+    /// Real mode: an interrupt and two exceptions of software's own making, #DE and #UD, and prints `P`. The handler skips what
+    /// faults, two bytes.
+    vectors_16, vectors_16_start, vectors_16_end,
+    "   cli
+        xorw %ax, %ax
+        movw %ax, %ds
+        movw %ax, %ss
+        movw $0x7c00, %sp
+        movw $(vectors_16_handler - vectors_16_start), %ax
+        movw %ax, 0
+        movw %ax, 0x0c
+        movw %ax, 0x18
+        movw %ax, 0x100
+        movw $0xf000, %ax
+        movw %ax, 2
+        movw %ax, 0x0e
+        movw %ax, 0x1a
+        movw %ax, 0x102
+        ljmpw $0xf000, $(vectors_16_low - vectors_16_start)
+    vectors_16_low:
+        xorw %cx, %cx
+        int $0x40
+        int3
+        incw %cx
+        xorw %bx, %bx
+        divw %bx
+        ud2
+        movw $3, %cx
+    1:  decw %cx
+        jnz 1b
+        movw $0x402, %dx
+        movb $'P', %al
+        outb %al, %dx
+    2:  jmp 2b
+    vectors_16_handler:
+        jcxz 3f
+        pushw %bp
+        movw %sp, %bp
+        addw $2, 2(%bp)
+        popw %bp
+    3:  iretw"
+);
+
+program!(
+    /// Long mode, the lowest 2 MiB mapped one to one: interrupts and exceptions, with error codes and without, and prints `P`.
+    vectors_64, vectors_64_start, vectors_64_end,
+    "   cli
+        xorw %ax, %ax
+        movw %ax, %ds
+        lgdtl %cs:vectors_64_gdtr - vectors_64_start
+        movl %cr0, %eax
+        orb $1, %al
+        movl %eax, %cr0
+        ljmpl $8, $(0xf0000 + (vectors_64_flat - vectors_64_start))
+    .code32
+    vectors_64_flat:
+        movw $16, %ax
+        movw %ax, %ds
+        movw %ax, %es
+        movw %ax, %ss
+        movl $0x9000, %esp
+        movl $0x11003, 0x10000
+        movl $0x12003, 0x11000
+        movl $0x00083, 0x12000
+        movl $0x14000, %edi
+    1:  movl $(0x180000 + (vectors_64_handler - vectors_64_start)), (%edi)
+        movl $0x000f8e00, 4(%edi)
+        movl $0, 8(%edi)
+        movl $0, 12(%edi)
+        addl $16, %edi
+        cmpl $0x14410, %edi
+        jb 1b
+        movl $0x20, %eax
+        movl %eax, %cr4
+        movl $0x10000, %eax
+        movl %eax, %cr3
+        movl $0xc0000080, %ecx
+        xorl %edx, %edx
+        movl $0x100, %eax
+        wrmsr
+        movl %cr0, %eax
+        orl $0x80000000, %eax
+        movl %eax, %cr0
+        ljmpl $24, $(0xf0000 + (vectors_64_long - vectors_64_start))
+    .code64
+    vectors_64_long:
+        lidt vectors_64_idtr(%rip)
+        leaq 1f(%rip), %rbx
+        int $0x40
+    1:  leaq 1f(%rip), %rbx
+        int3
+    1:  leaq 1f(%rip), %rbx
+        xorl %ecx, %ecx
+        movl $0x1234, %eax
+        divl %ecx
+    1:  leaq 1f(%rip), %rbx
+        ud2
+    1:  leaq 1f(%rip), %rbx
+        movq $-1, %rax
+        shrq %rax
+        movq (%rax), %rcx
+    1:  leaq 1f(%rip), %rbx
+        movq $0x203456, %rax
+        movl %ecx, (%rax)
+    1:  leaq 1f(%rip), %rbx
+        movw $0x50, %ax
+        movw %ax, %ds
+    1:  movw $0x402, %dx
+        movb $'P', %al
+        outb %al, %dx
+    2:  jmp 2b
+    vectors_64_handler:
+        movl $0x9000, %esp
+        jmp *%rbx
+    vectors_64_gdt:
+        .quad 0, 0x00cf9b000000ffff, 0x00cf93000000ffff, 0x00af9b000000ffff
+    vectors_64_gdtr:
+        .word 31
+        .long 0xf0000 + (vectors_64_gdt - vectors_64_start)
+    vectors_64_idtr:
+        .word 0x40f
+        .quad 0x14000"
+);
+
 /// The doubleword at ROM offset F00h goes into the local APIC's LVT entry of LINT1 (SDM volume 3, 11.5.1).
 fn with_lint1(mut rom: Vec<u8>, entry: u32) -> Vec<u8> {
     rom[0xf00..0xf04].copy_from_slice(&entry.to_le_bytes());

@@ -324,63 +324,63 @@ impl LazyFlags {
     }
 }
 
-/// The conditions of Jcc, SETcc and CMOVcc; the value is the low half of the opcode.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A condition of Jcc, SETcc and CMOVcc, by its number in opcodes (SDM volume 2, appendix B.1.4.7).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Condition {
     /// O: OF.
-    Overflow = 0,
+    O = 0,
     /// NO: not OF.
-    NotOverflow = 1,
+    No = 1,
     /// B, C, NAE: CF.
-    Below = 2,
+    B = 2,
     /// AE, NB, NC: not CF.
-    AboveOrEqual = 3,
+    Ae = 3,
     /// E, Z: ZF.
-    Equal = 4,
+    E = 4,
     /// NE, NZ: not ZF.
-    NotEqual = 5,
+    Ne = 5,
     /// BE, NA: CF or ZF.
-    BelowOrEqual = 6,
+    Be = 6,
     /// A, NBE: neither CF nor ZF.
-    Above = 7,
+    A = 7,
     /// S: SF.
-    Sign = 8,
+    S = 8,
     /// NS: not SF.
-    NotSign = 9,
+    Ns = 9,
     /// P, PE: PF.
-    Parity = 10,
+    P = 10,
     /// NP, PO: not PF.
-    NotParity = 11,
+    Np = 11,
     /// L, NGE: SF differs from OF.
-    Less = 12,
+    L = 12,
     /// GE, NL: SF equals OF.
-    GreaterOrEqual = 13,
+    Ge = 13,
     /// LE, NG: ZF, or SF differs from OF.
-    LessOrEqual = 14,
+    Le = 14,
     /// G, NLE: not ZF, and SF equals OF.
-    Greater = 15,
+    G = 15,
 }
 
 impl Condition {
     /// All of them, by code.
     pub const ALL: [Self; 16] = [
-        Self::Overflow,
-        Self::NotOverflow,
-        Self::Below,
-        Self::AboveOrEqual,
-        Self::Equal,
-        Self::NotEqual,
-        Self::BelowOrEqual,
-        Self::Above,
-        Self::Sign,
-        Self::NotSign,
-        Self::Parity,
-        Self::NotParity,
-        Self::Less,
-        Self::GreaterOrEqual,
-        Self::LessOrEqual,
-        Self::Greater,
+        Self::O,
+        Self::No,
+        Self::B,
+        Self::Ae,
+        Self::E,
+        Self::Ne,
+        Self::Be,
+        Self::A,
+        Self::S,
+        Self::Ns,
+        Self::P,
+        Self::Np,
+        Self::L,
+        Self::Ge,
+        Self::Le,
+        Self::G,
     ];
 
     /// The condition in the low four bits of an opcode.

@@ -5,27 +5,7 @@
 //! the 64-bit forms of FXSAVE and XSAVE: [`Instruction::operand_size`](super::Instruction::operand_size) tells. Near
 //! and far transfers are apart, and so are the moves that aren't between general registers and memory.
 
-/// A condition of Jcc, SETcc and CMOVcc, by its number in opcodes (SDM volume 2, appendix B.1.4.7).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[expect(missing_docs, reason = "the SDM's letters")]
-pub enum Condition {
-    O,
-    No,
-    B,
-    Ae,
-    E,
-    Ne,
-    Be,
-    A,
-    S,
-    Ns,
-    P,
-    Np,
-    L,
-    Ge,
-    Le,
-    G,
-}
+pub use crate::cpu::alu::Condition;
 
 /// What an instruction does.
 ///

@@ -192,6 +192,47 @@ impl Mmu {
         Ok(())
     }
 
+    /// Loads a word, if its page is ready; else the caller must take the long way.
+    #[inline(always)]
+    pub fn try_read<W: Word>(&self, linear: u64, mode: Mode) -> Option<W> {
+        let host = self.tlb.hit(linear, mode, Access::Read)?;
+        // SAFETY: as in `read_as`.
+        within_page(linear, W::SIZE).then(|| unsafe { W::load(host) })
+    }
+
+    /// Stores a word, if its page is ready, and says whether.
+    #[inline(always)]
+    pub fn try_write<W: Word>(&mut self, linear: u64, mode: Mode, word: W) -> bool {
+        let host = self.tlb.hit(linear, mode, Access::Write);
+        match host.filter(|_| within_page(linear, W::SIZE)) {
+            Some(host) => {
+                // SAFETY: as in `write`.
+                unsafe { word.store(host) };
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Changes a word, if its page is ready.
+    #[inline(always)]
+    pub fn try_modify<W: Word, R>(
+        &mut self,
+        linear: u64,
+        mode: Mode,
+        change: impl FnOnce(W) -> (W, R),
+    ) -> Option<R> {
+        let host = self.tlb.hit(linear, mode, Access::Write)?;
+        if !within_page(linear, W::SIZE) {
+            return None;
+        }
+        // SAFETY: as in `write`; what may be stored to may be loaded from.
+        let (word, result) = change(unsafe { W::load(host) });
+        // SAFETY: as in `write`.
+        unsafe { word.store(host) };
+        Some(result)
+    }
+
     /// Loads a word that is stored again afterwards: raises what the store would raise.
     ///
     /// # Errors

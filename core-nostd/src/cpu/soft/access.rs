@@ -11,6 +11,10 @@ use crate::cpu::decode::{
 use crate::cpu::mmu::{self, Mode};
 use crate::cpu::state::Segment;
 
+/// How often a locked change is tried before it is stored whatever is there by then: a device's
+/// register may have another value each time.
+pub(super) const EXCHANGES: usize = 16;
+
 /// An operand's type: `u8` to `u64`, to compute with, load and store.
 pub(super) trait Word: alu::Word + mmu::Word {}
 
@@ -195,8 +199,13 @@ impl Cpu {
         let _ = segment;
         // An XMM operand's own rule is #GP(0), and its instruction's to know.
         let aligned = length > 8 || linear.is_multiple_of(length.next_power_of_two() as u64);
-        // An address that is not canonical is #GP or #SS first.
-        if self.data_checks & data_check::ALIGNMENT != 0 && !aligned && self.canonical(linear) {
+        // Bytes that are not canonical are #GP or #SS first.
+        let last = linear.wrapping_add(length as u64 - 1);
+        if self.data_checks & data_check::ALIGNMENT != 0
+            && !aligned
+            && self.canonical(linear)
+            && self.canonical(last)
+        {
             return Err(self.raise(Exception::AlignmentCheck));
         }
         if self.data_checks & data_check::WATCH != 0 {
@@ -250,14 +259,16 @@ impl Cpu {
             Ok(old) => old,
             Err(error) => return Err(fault(self, error)),
         };
+        let mut tries = 0;
         loop {
             let (new, result) = change(old);
-            if !lock {
+            if !lock || tries == EXCHANGES {
                 return match self.mmu.write(bus, linear, self.mode, new) {
                     Ok(()) => Ok(result),
                     Err(error) => Err(fault(self, error)),
                 };
             }
+            tries += 1;
             match self.mmu.compare_exchange(bus, linear, self.mode, old, new) {
                 Ok(Ok(())) => return Ok(result),
                 Ok(Err(found)) => old = found,

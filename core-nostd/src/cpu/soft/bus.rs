@@ -4,6 +4,9 @@
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use super::code::CodeCache;
+use super::watch::Delivery;
+use crate::cpu::Registers;
+use crate::cpu::decode::CodeSize;
 use crate::cpu::mmu::{HostPage, PhysicalMemory};
 use crate::devices::Width;
 use crate::memory::{CodeMarks, Exchange};
@@ -75,6 +78,25 @@ pub unsafe trait Platform: PhysicalMemory {
 
     /// Sixty-four random bits.
     fn random(&mut self) -> u64;
+
+    /// [`Watch::DECODED`](super::Watch::DECODED): instructions were decoded at a linear address, and
+    /// `bytes` are all of theirs. Those that can't be kept are told of each time: between two pages,
+    /// and in memory that is no RAM or ROM.
+    fn decoded(&mut self, linear: u64, bytes: &[u8], code: CodeSize) {
+        let _ = (linear, bytes, code);
+    }
+
+    /// [`Watch::ENTERED`](super::Watch::ENTERED): a block at a linear address is about to run, or one
+    /// instruction by itself.
+    fn entered(&mut self, linear: u64, registers: &Registers) {
+        let _ = (linear, registers);
+    }
+
+    /// [`Watch::DELIVERED`](super::Watch::DELIVERED): an interrupt or exception is about to be
+    /// delivered, with the registers that it finds. RIP is the instruction's that asks for it or faults.
+    fn delivered(&mut self, delivery: &Delivery, registers: &Registers) {
+        let _ = (delivery, registers);
+    }
 }
 
 /// What other threads raise to be heard by a processor that runs.

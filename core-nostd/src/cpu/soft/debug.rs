@@ -139,7 +139,7 @@ impl Cpu {
         if matches!(number, 4 | 5) && extended {
             return self.undefined();
         }
-        self.privileged()?;
+        self.check_privileged()?;
         if self.dr7 & GD != 0 {
             return Err(self.raise(Exception::DebugAccess));
         }

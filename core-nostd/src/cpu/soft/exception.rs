@@ -11,7 +11,7 @@
 use super::segment::{Descriptor, is_null, null_segment, system, with_rpl};
 use super::task::Switch;
 use super::transfer::{IOPL, Stack};
-use super::{Bus, Cpu, Event, Outcome};
+use super::{Bus, Cpu, Event, Outcome, Watch};
 use crate::cpu::decode::{Instruction, Operation, SegmentRegister, Size};
 use crate::cpu::mmu::{Fault, FaultKind, MmuRegisters};
 use crate::cpu::state::{Activity, CpuState, Events, Segment};
@@ -130,27 +130,36 @@ const fn class(vector: u8) -> Class {
     }
 }
 
-/// An exception was raised; [`Cpu::raise`] has noted which.
+/// An exception was raised; the processor has noted which.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Raised;
 
 /// Where an event comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Source {
-    /// An exception, interrupt or NMI, or INT1: privilege does not matter.
-    Hardware,
+pub(super) enum Source {
+    /// An exception, or INT1: privilege does not matter.
+    Exception,
+    /// An interrupt or NMI: privilege does not matter.
+    Interrupt,
     /// INT3 and INTO.
     Software,
     /// INT n, which virtual-8086 mode treats in its own way.
     SoftwareByNumber,
 }
 
+impl Source {
+    /// Whether an instruction asks for it.
+    const fn is_software(self) -> bool {
+        matches!(self, Self::Software | Self::SoftwareByNumber)
+    }
+}
+
 /// An event to be delivered.
 #[derive(Clone, Copy, Debug)]
-struct Arrival {
-    vector: u8,
-    error: Option<u32>,
-    source: Source,
+pub(super) struct Arrival {
+    pub(super) vector: u8,
+    pub(super) error: Option<u32>,
+    pub(super) source: Source,
     /// What is pushed as RIP.
     rip: u64,
     /// What is pushed as flags.
@@ -219,7 +228,7 @@ impl Cpu {
             self.slow &= !super::slow::DEBUG;
         }
         let (vector, error) = exception.vector_and_code();
-        self.arrive_from_outside(bus, vector, error, flags)
+        self.arrive_from_outside(bus, Source::Exception, (vector, error), flags)
             .inspect_err(|_| {
                 // What was at the beginning of a triple fault tells more than its end.
                 self.raised = Some(exception);
@@ -244,7 +253,12 @@ impl Cpu {
             event.rip = self.rip;
             event.flags = self.rflags() | RFlags::RESUME_FLAG.bits();
             let (vector, error) = exception.vector_and_code();
-            (event.vector, event.error) = match (class(event.vector), class(vector)) {
+            let first = match event.source {
+                Source::Exception => class(event.vector),
+                // Whatever its vector (SDM volume 3, table 6-4).
+                _ => Class::Benign,
+            };
+            (event.vector, event.error) = match (first, class(vector)) {
                 (Class::DoubleFault, _) => {
                     self.events.triple_fault = true;
                     self.changed_waiting();
@@ -257,20 +271,22 @@ impl Cpu {
                 // One after the other.
                 _ => (vector, error),
             };
-            // Once an interrupt has failed its vector is no exception's any more.
-            event.source = Source::Hardware;
+            event.source = Source::Exception;
         }
     }
 
     /// Delivers an event. If that raises an exception no register has changed, except that a task
     /// switch may be done.
     fn deliver(&mut self, bus: &mut Bus<'_>, event: &Arrival) -> Outcome {
+        if self.watched.contains(Watch::DELIVERED) {
+            self.tell_delivered(bus, event);
+        }
         let delivered = if self.real_mode() {
             self.deliver_real(bus, event)
         } else {
             self.deliver_protected(bus, event)
         };
-        if delivered.is_err() && event.source == Source::Hardware {
+        if delivered.is_err() && !event.source.is_software() {
             self.raised = self.raised.map(Exception::external);
         }
         delivered
@@ -394,7 +410,7 @@ impl Cpu {
             system::TASK_GATE => (Size::Byte, false),
             _ => return Err(self.raise(bad_gate)),
         };
-        if event.source != Source::Hardware && gate.dpl() < self.cpl {
+        if event.source.is_software() && gate.dpl() < self.cpl {
             return Err(self.raise(bad_gate));
         }
         if !gate.present() {
@@ -513,7 +529,7 @@ impl Cpu {
             Operation::Int3 => (vector::BREAKPOINT, Source::Software),
             Operation::Into if !self.flags.overflow() => return Ok(()),
             Operation::Into => (vector::OVERFLOW, Source::Software),
-            Operation::Int1 => (vector::DEBUG, Source::Hardware),
+            Operation::Int1 => (vector::DEBUG, Source::Exception),
             _ => (self.read::<u8>(bus, i, 0)?, Source::SoftwareByNumber),
         };
         let event = Arrival {
@@ -523,7 +539,7 @@ impl Cpu {
             rip: self.next_rip,
             flags: self.rflags(),
         };
-        if source == Source::Hardware {
+        if source == Source::Exception {
             // INT1 clears DR7.GD as every debug exception does.
             self.report_debug(self.dr6 & 0xf);
         }
@@ -559,21 +575,26 @@ impl Cpu {
         if fault && vector != vector::DEBUG {
             flags |= RFlags::RESUME_FLAG.bits();
         }
-        self.arrive_from_outside(bus, vector, error, flags)
+        let source = if fault {
+            Source::Exception
+        } else {
+            Source::Interrupt
+        };
+        self.arrive_from_outside(bus, source, (vector, error), flags)
     }
 
     /// Delivers an event at RIP that no instruction asked for.
     fn arrive_from_outside(
         &mut self,
         bus: &mut Bus<'_>,
-        vector: u8,
-        error: Option<u32>,
+        source: Source,
+        (vector, error): (u8, Option<u32>),
         flags: u64,
     ) -> Outcome {
         let event = Arrival {
             vector,
             error,
-            source: Source::Hardware,
+            source,
             rip: self.rip,
             flags,
         };
@@ -588,14 +609,19 @@ impl Cpu {
         if self.events.nmi_pending && !self.events.nmi_masked {
             self.events.nmi_pending = false;
             self.events.nmi_masked = true;
-            self.arrive_from_outside(bus, vector::NMI, None, self.rflags())?;
+            self.arrive_from_outside(bus, Source::Interrupt, (vector::NMI, None), self.rflags())?;
         }
         if self.interrupt_waits && self.flag(RFlags::INTERRUPT_FLAG) {
             self.interrupt_waits = false;
             // Whether another one waits is found out before the next instruction.
             bus.signals.raise();
             if let Some(vector) = bus.platform.acknowledge() {
-                return self.arrive_from_outside(bus, vector, None, self.rflags());
+                return self.arrive_from_outside(
+                    bus,
+                    Source::Interrupt,
+                    (vector, None),
+                    self.rflags(),
+                );
             }
             self.changed_waiting();
         }
@@ -608,16 +634,22 @@ impl Cpu {
             Event::Nmi => self.events.nmi_pending = true,
             Event::Init => self.initialise(bus),
             Event::Startup(vector) if self.activity == Activity::WaitForSipi => {
-                let base = u64::from(vector) << 12;
-                let code = &mut self.segments[SegmentRegister::Cs as usize];
-                (code.selector, code.base) = (u16::from(vector) << 8, base);
-                (self.rip, self.next_rip) = (0, 0);
-                self.activity = Activity::Running;
-                self.changed_mode();
+                self.events.sipi_vector = vector;
+                self.start();
             }
             // Only a processor that waits for it starts.
             Event::Startup(_) => {}
         }
+    }
+
+    /// Starts at the page that a start-up IPI has named.
+    pub(super) fn start(&mut self) {
+        let vector = self.events.sipi_vector;
+        let code = &mut self.segments[SegmentRegister::Cs as usize];
+        (code.selector, code.base) = (u16::from(vector) << 8, u64::from(vector) << 12);
+        (self.rip, self.next_rip) = (0, 0);
+        self.activity = Activity::Running;
+        self.changed_mode();
     }
 
     /// INIT: the registers of a reset, but caches, floating-point and model-specific registers stay.

@@ -1,16 +1,9 @@
 //! Which method executes which operation.
 
 use super::{Bus, Cpu, Outcome};
-use crate::cpu::alu;
-use crate::cpu::decode::{Condition, Instruction, Operation};
+use crate::cpu::decode::{Instruction, Operation};
 
 impl Cpu {
-    /// Whether a condition holds now.
-    pub(super) fn holds(&self, condition: Condition) -> bool {
-        self.flags
-            .holds(alu::Condition::from_opcode(condition as u8))
-    }
-
     /// Executes an instruction at [`Cpu::rip`], with [`Cpu::next_rip`] behind it. What it changes of
     /// `next_rip` is where it goes on. On an exception nothing has changed that a restart would
     /// see.
@@ -27,8 +20,8 @@ impl Cpu {
             Xadd => self.xadd(bus, i)?,
             Cmpxchg => self.cmpxchg(bus, i)?,
             Cmpxchg8b | Cmpxchg16b => self.cmpxchg_double(bus, i)?,
-            Cmovcc(condition) => self.cmov(bus, i, self.holds(condition))?,
-            Setcc(condition) => self.write(bus, i, 0, u8::from(self.holds(condition)))?,
+            Cmovcc(condition) => self.cmov(bus, i, self.flags.holds(condition))?,
+            Setcc(condition) => self.write(bus, i, 0, u8::from(self.flags.holds(condition)))?,
             Mul => self.multiply(bus, i)?,
             Imul if i.operands().count() == 1 => self.multiply(bus, i)?,
             Imul => self.multiply_signed(bus, i)?,
@@ -82,7 +75,7 @@ impl Cpu {
             Jmp => self.jump_near(bus, i)?,
             Call => self.call_near(bus, i)?,
             Ret => self.return_near(bus, i)?,
-            Jcc(condition) => self.jump_if(i, self.holds(condition))?,
+            Jcc(condition) => self.jump_if(i, self.flags.holds(condition))?,
             Loop | Loope | Loopne | Jcxz => self.count_and_jump(i)?,
             // Protection.
             MovSegment => self.mov_segment(bus, i)?,

@@ -4,10 +4,10 @@
 use super::access::{Intent, Word};
 use super::execute::ends_block;
 use super::micro::{Flow, Handler, Micro, Place};
-use super::{Bus, Cpu, Outcome};
+use super::{Bus, Cpu, Outcome, slow};
 use crate::cpu::alu::{self, LazyFlags};
-use crate::cpu::decode::{Operation, SegmentRegister, Size};
-use crate::cpu::gpr::RCX;
+use crate::cpu::decode::{Condition, Instruction, Operation, SegmentRegister, Size};
+use crate::cpu::gpr::{RCX, RSP};
 
 /// An operation of two operands.
 trait Binary {
@@ -124,82 +124,80 @@ impl Cpu {
             .wrapping_add(m.displacement as u64)
     }
 
+    /// The linear address of a micro-operation's memory.
     #[inline(always)]
-    fn micro_load<A: Address, W: Word>(&mut self, bus: &mut Bus<'_>, m: Micro) -> Outcome<W> {
+    fn micro_linear<A: Address, W: Word>(&mut self, m: Micro, intent: Intent) -> Outcome<u64> {
         let offset = self.micro_offset(m);
         if A::FLAT && self.data_checks == 0 {
-            match self.mmu.read(bus, offset, self.mode) {
-                Ok(value) => Ok(value),
-                Err(fault) => Err(self.access_fault(fault, m.segment())),
-            }
+            Ok(offset)
         } else {
-            self.load(bus, m.segment(), offset & m.mask())
+            self.linear_anywhere(m, offset, W::SIZE, intent)
         }
     }
 
-    #[inline(always)]
-    fn micro_store<A: Address, W: Word>(
-        &mut self,
-        bus: &mut Bus<'_>,
-        m: Micro,
-        value: W,
-    ) -> Outcome {
-        let offset = self.micro_offset(m);
-        if A::FLAT && self.data_checks == 0 {
-            match self.mmu.write(bus, offset, self.mode, value) {
-                Ok(()) => Ok(()),
-                Err(fault) => Err(self.access_fault(fault, m.segment())),
-            }
-        } else {
-            self.store(bus, m.segment(), offset & m.mask(), value)
-        }
-    }
-
-    #[inline(always)]
-    fn micro_modify<A: Address, W: Word, R>(
-        &mut self,
-        bus: &mut Bus<'_>,
-        m: Micro,
-        change: impl FnOnce(W) -> (W, R),
-    ) -> Outcome<R> {
-        let offset = self.micro_offset(m);
-        let (linear, segment) = if A::FLAT && self.data_checks == 0 {
-            (offset, m.segment())
-        } else {
-            let segment = m.segment();
-            let offset = offset & m.mask();
-            (self.linear_to_modify(segment, offset, W::SIZE)?, segment)
-        };
-        let old = match self.mmu.read_to_modify(bus, linear, self.mode) {
-            Ok(old) => old,
-            Err(fault) => return Err(self.access_fault(fault, segment)),
-        };
-        let (new, result) = change(old);
-        match self.mmu.write(bus, linear, self.mode, new) {
-            Ok(()) => Ok(result),
-            Err(fault) => Err(self.access_fault(fault, segment)),
-        }
-    }
-
-    /// The linear address of memory that is changed, anywhere.
+    /// The same with all checks. Apart from the rest, because that is in each function.
     #[inline(never)]
-    fn linear_to_modify(
+    fn linear_anywhere(
         &mut self,
-        segment: SegmentRegister,
+        m: Micro,
         offset: u64,
         length: usize,
+        intent: Intent,
     ) -> Outcome<u64> {
-        self.linear(segment, offset, length, Intent::Write)
+        self.linear(m.segment(), offset & m.mask(), length, intent)
     }
 
-    /// After a store: whether the block may go on.
-    #[inline(always)]
-    fn stored(&mut self, bus: &Bus<'_>, m: Micro) -> Flow {
-        if bus.code_written() || self.slow != 0 {
-            self.rip = self.behind(m);
-            return Flow::Leave;
+    /// Executes the instruction at RIP from its bytes: its memory's page is not ready, is a device's, or
+    /// holds code; or it is in two pages.
+    #[cold]
+    #[inline(never)]
+    fn long_way(&mut self, bus: &mut Bus<'_>) -> Flow {
+        match self.fetch(bus) {
+            Ok(instruction) => self.execute_here(bus, &instruction),
+            Err(_) => Flow::Raised,
+        }
+    }
+
+    /// Executes the instruction at RIP, whatever it is.
+    fn execute_here(&mut self, bus: &mut Bus<'_>, i: &Instruction) -> Flow {
+        let next = self.rip.wrapping_add(i.length().into());
+        let next = if self.bits64() {
+            next
+        } else {
+            next & 0xffff_ffff
+        };
+        self.next_rip = next;
+        if self.execute(bus, i).is_err() {
+            return Flow::Raised;
+        }
+        let last = ends_block(i.operation());
+        let slow = self.slow & !slow::WATCHED != 0;
+        if last || self.next_rip != next || bus.code_written() || slow {
+            self.rip = self.next_rip;
+            return Flow::Exit;
         }
         Flow::Next
+    }
+
+    /// The linear address of an offset in the stack.
+    #[inline(always)]
+    fn stack_linear(&mut self, offset: u64, length: usize, intent: Intent) -> Outcome<u64> {
+        if self.bits64() && self.data_checks == 0 {
+            Ok(offset)
+        } else {
+            self.stack_linear_anywhere(offset, length, intent)
+        }
+    }
+
+    /// The same with all checks.
+    #[inline(never)]
+    fn stack_linear_anywhere(
+        &mut self,
+        offset: u64,
+        length: usize,
+        intent: Intent,
+    ) -> Outcome<u64> {
+        self.linear(SegmentRegister::Ss, offset, length, intent)
     }
 
     /// The address of the next instruction.
@@ -249,8 +247,11 @@ fn register_memory<O: Binary, W: Word, A: Address>(
     bus: &mut Bus<'_>,
     m: Micro,
 ) -> Flow {
-    let Ok(b) = cpu.micro_load::<A, W>(bus, m) else {
+    let Ok(linear) = cpu.micro_linear::<A, W>(m, Intent::Read) else {
         return Flow::Raised;
+    };
+    let Some(b) = cpu.mmu.try_read::<W>(linear, cpu.mode) else {
+        return cpu.long_way(bus);
     };
     let a = cpu.register::<W>(m.a.into());
     let (value, flags) = O::apply(a, b, cpu.flags);
@@ -270,25 +271,31 @@ fn memory_value<O: Binary, W: Word, A: Address>(
     m: Micro,
     b: W,
 ) -> Flow {
-    if !O::LOADS {
-        if cpu.micro_store::<A, W>(bus, m, b).is_err() {
-            return Flow::Raised;
-        }
-        return cpu.stored(bus, m);
-    }
-    if !O::STORES {
-        let Ok(a) = cpu.micro_load::<A, W>(bus, m) else {
-            return Flow::Raised;
-        };
-        cpu.flags = O::apply(a, b, cpu.flags).1;
-        return Flow::Next;
-    }
-    let flags = cpu.flags;
-    let Ok(flags) = cpu.micro_modify::<A, W, _>(bus, m, |a| O::apply(a, b, flags)) else {
+    let intent = if O::STORES {
+        Intent::Write
+    } else {
+        Intent::Read
+    };
+    let Ok(linear) = cpu.micro_linear::<A, W>(m, intent) else {
         return Flow::Raised;
     };
-    cpu.flags = flags;
-    cpu.stored(bus, m)
+    let flags = cpu.flags;
+    let done = if !O::LOADS {
+        cpu.mmu.try_write(linear, cpu.mode, b).then_some(flags)
+    } else if !O::STORES {
+        let a = cpu.mmu.try_read::<W>(linear, cpu.mode);
+        a.map(|a| O::apply(a, b, flags).1)
+    } else {
+        cpu.mmu
+            .try_modify(linear, cpu.mode, |a: W| O::apply(a, b, flags))
+    };
+    let Some(flags) = done else {
+        return cpu.long_way(bus);
+    };
+    if O::LOADS {
+        cpu.flags = flags;
+    }
+    Flow::Next
 }
 
 fn memory_register<O: Binary, W: Word, A: Address>(
@@ -338,8 +345,11 @@ fn extend_memory<S: Word, D: Word, const SIGNED: bool, A: Address>(
     bus: &mut Bus<'_>,
     m: Micro,
 ) -> Flow {
-    let Ok(value) = cpu.micro_load::<A, S>(bus, m) else {
+    let Ok(linear) = cpu.micro_linear::<A, S>(m, Intent::Read) else {
         return Flow::Raised;
+    };
+    let Some(value) = cpu.mmu.try_read::<S>(linear, cpu.mode) else {
+        return cpu.long_way(bus);
     };
     cpu.set_register(m.a.into(), extended::<S, D, SIGNED>(value));
     Flow::Next
@@ -378,12 +388,18 @@ fn unary_register<O: Unary, W: Word>(cpu: &mut Cpu, _: &mut Bus<'_>, m: Micro) -
 }
 
 fn unary_memory<O: Unary, W: Word, A: Address>(cpu: &mut Cpu, bus: &mut Bus<'_>, m: Micro) -> Flow {
-    let flags = cpu.flags;
-    let Ok(flags) = cpu.micro_modify::<A, W, _>(bus, m, |a| O::apply(a, flags)) else {
+    let Ok(linear) = cpu.micro_linear::<A, W>(m, Intent::Write) else {
         return Flow::Raised;
     };
-    cpu.flags = flags;
-    cpu.stored(bus, m)
+    let flags = cpu.flags;
+    match cpu
+        .mmu
+        .try_modify(linear, cpu.mode, |a: W| O::apply(a, flags))
+    {
+        Some(flags) => cpu.flags = flags,
+        None => return cpu.long_way(bus),
+    }
+    Flow::Next
 }
 
 /// A shift or rotation by an immediate, or by CL, whose low bits an immediate leaves zero.
@@ -439,25 +455,38 @@ fn multiply_immediate<W: Word>(cpu: &mut Cpu, _: &mut Bus<'_>, m: Micro) -> Flow
     Flow::Next
 }
 
+/// Pushes a value.
+#[inline(always)]
+fn push_value<W: Word>(cpu: &mut Cpu, bus: &mut Bus<'_>, value: W) -> Flow {
+    let top = cpu.stack_pointer().wrapping_sub(W::SIZE as u64) & cpu.stack_mask;
+    let Ok(linear) = cpu.stack_linear(top, W::SIZE, Intent::Write) else {
+        return Flow::Raised;
+    };
+    if !cpu.mmu.try_write(linear, cpu.mode, value) {
+        return cpu.long_way(bus);
+    }
+    cpu.set_stack_pointer(top);
+    Flow::Next
+}
+
 fn push_register<W: Word>(cpu: &mut Cpu, bus: &mut Bus<'_>, m: Micro) -> Flow {
     let value = cpu.register::<W>(m.a.into());
-    match cpu.push(bus, value) {
-        Ok(()) => cpu.stored(bus, m),
-        Err(_) => Flow::Raised,
-    }
+    push_value(cpu, bus, value)
 }
 
 fn push_immediate<W: Word>(cpu: &mut Cpu, bus: &mut Bus<'_>, m: Micro) -> Flow {
-    match cpu.push::<W>(bus, immediate(m)) {
-        Ok(()) => cpu.stored(bus, m),
-        Err(_) => Flow::Raised,
-    }
+    push_value::<W>(cpu, bus, immediate(m))
 }
 
 fn pop_register<W: Word>(cpu: &mut Cpu, bus: &mut Bus<'_>, m: Micro) -> Flow {
-    let Ok(value) = cpu.pop::<W>(bus) else {
+    let top = cpu.stack_pointer();
+    let Ok(linear) = cpu.stack_linear(top, W::SIZE, Intent::Read) else {
         return Flow::Raised;
     };
+    let Some(value) = cpu.mmu.try_read::<W>(linear, cpu.mode) else {
+        return cpu.long_way(bus);
+    };
+    cpu.set_stack_pointer(top.wrapping_add(W::SIZE as u64));
     cpu.set_register(m.a.into(), value);
     Flow::Next
 }
@@ -465,7 +494,7 @@ fn pop_register<W: Word>(cpu: &mut Cpu, bus: &mut Bus<'_>, m: Micro) -> Flow {
 /// A condition by its number.
 #[inline(always)]
 fn holds(cpu: &Cpu, condition: u8) -> bool {
-    cpu.flags.holds(alu::Condition::from_opcode(condition))
+    cpu.flags.holds(Condition::from_opcode(condition))
 }
 
 fn set_condition(cpu: &mut Cpu, _: &mut Bus<'_>, m: Micro) -> Flow {
@@ -538,25 +567,66 @@ fn jump_if<const LONG: bool, const CONDITION: u8>(
 
 fn call_long(cpu: &mut Cpu, bus: &mut Bus<'_>, m: Micro) -> Flow {
     let (start, next) = (cpu.rip, cpu.rip.wrapping_add(m.length.into()));
-    if jump_long(cpu, m) == Flow::Raised {
-        return Flow::Raised;
+    let target = next.wrapping_add(m.immediate as u64);
+    if (target ^ start) >> 47 != 0 {
+        return cpu.long_way(bus);
     }
-    if cpu.push(bus, next).is_err() {
-        cpu.rip = start;
-        return Flow::Raised;
+    match push_value(cpu, bus, next) {
+        Flow::Next => {
+            cpu.rip = target;
+            Flow::Leave
+        }
+        other => other,
     }
-    Flow::Leave
 }
 
 fn return_long(cpu: &mut Cpu, bus: &mut Bus<'_>, _: Micro) -> Flow {
-    let before = cpu.registers[crate::cpu::gpr::RSP];
-    let Ok(target) = cpu.pop::<u64>(bus) else {
+    let top = cpu.registers[RSP];
+    let Ok(linear) = cpu.stack_linear(top, 8, Intent::Read) else {
         return Flow::Raised;
     };
-    if (target ^ cpu.rip) >> 47 != 0 && cpu.check_target(target).is_err() {
-        cpu.registers[crate::cpu::gpr::RSP] = before;
+    let target = cpu.mmu.try_read::<u64>(linear, cpu.mode);
+    let target = target.filter(|target| (target ^ cpu.rip) >> 47 == 0);
+    let Some(target) = target else {
+        return cpu.long_way(bus);
+    };
+    cpu.registers[RSP] = top.wrapping_add(8);
+    cpu.rip = target;
+    Flow::Leave
+}
+
+fn call_legacy(cpu: &mut Cpu, bus: &mut Bus<'_>, m: Micro) -> Flow {
+    let next = cpu.behind(m);
+    let target = next.wrapping_add(m.immediate as u64) & m.branch_size().mask();
+    if cpu.check_target(target).is_err() {
         return Flow::Raised;
     }
+    let pushed = match m.branch_size() {
+        Size::Word => push_value(cpu, bus, next as u16),
+        _ => push_value(cpu, bus, next as u32),
+    };
+    if pushed == Flow::Next {
+        cpu.rip = target;
+        return Flow::Leave;
+    }
+    pushed
+}
+
+fn return_legacy(cpu: &mut Cpu, bus: &mut Bus<'_>, m: Micro) -> Flow {
+    let top = cpu.stack_pointer();
+    let length = usize::from(m.branch_size().bytes());
+    let Ok(linear) = cpu.stack_linear(top, length, Intent::Read) else {
+        return Flow::Raised;
+    };
+    let target = match m.branch_size() {
+        Size::Word => cpu.mmu.try_read::<u16>(linear, cpu.mode).map(u64::from),
+        _ => cpu.mmu.try_read::<u32>(linear, cpu.mode).map(u64::from),
+    };
+    let limit = u64::from(cpu.segment(SegmentRegister::Cs).limit);
+    let Some(target) = target.filter(|target| *target <= limit) else {
+        return cpu.long_way(bus);
+    };
+    cpu.set_stack_pointer(top.wrapping_add(length as u64));
     cpu.rip = target;
     Flow::Leave
 }
@@ -568,17 +638,7 @@ fn nothing(_: &mut Cpu, _: &mut Bus<'_>, _: Micro) -> Flow {
 /// An instruction without a function of its own.
 fn general(cpu: &mut Cpu, bus: &mut Bus<'_>, m: Micro) -> Flow {
     let instruction = *bus.code.instruction(m.immediate as u32);
-    let next = cpu.behind(m);
-    cpu.next_rip = next;
-    if cpu.execute(bus, &instruction).is_err() {
-        return Flow::Raised;
-    }
-    let last = ends_block(instruction.operation());
-    if last || cpu.next_rip != next || bus.code_written() || cpu.slow != 0 {
-        cpu.rip = cpu.next_rip;
-        return Flow::Exit;
-    }
-    Flow::Next
+    cpu.execute_here(bus, &instruction)
 }
 
 /// A function for each operand size.
@@ -717,13 +777,15 @@ const JUMP_IF: [[Handler; 16]; 2] = [
     conditions!(true: 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15),
 ];
 
-const SINGLE: [Handler; 7] = [
+const SINGLE: [Handler; 9] = [
     general,
     nothing,
     set_condition,
     jump_always::<false>,
     jump_always::<true>,
+    call_legacy,
     call_long,
+    return_legacy,
     return_long,
 ];
 
@@ -733,8 +795,7 @@ pub(super) const NOTHING: u16 = 1;
 pub(super) const SETCC: u16 = 2;
 const JUMP: u16 = 3;
 const CALL: u16 = 5;
-/// RET in 64-bit mode.
-pub(super) const RETURN: u16 = 6;
+const RETURN: u16 = 7;
 
 const BINARY_AT: usize = SINGLE.len();
 const LEA_AT: usize = BINARY_AT + 10 * Form::COUNT * 4;
@@ -862,12 +923,13 @@ pub(super) const fn cmov(size: Size) -> u16 {
     index(CMOV_AT + size as usize)
 }
 
-/// Relative branches; CALL in 64-bit mode only.
+/// Relative branches, and RET without operand.
 pub(super) const fn branch(operation: Operation, long: bool) -> Option<u16> {
     Some(match operation {
         Operation::Jcc(condition) => index(JUMP_IF_AT + long as usize * 16 + condition as usize),
         Operation::Jmp => JUMP + long as u16,
-        Operation::Call if long => CALL,
+        Operation::Call => CALL + long as u16,
+        Operation::Ret => RETURN + long as u16,
         _ => return None,
     })
 }

@@ -303,10 +303,10 @@ pub(super) fn translate(i: &Instruction, code: CodeSize, offset: u64) -> Option<
         }
         Ret if first == Operand::None => {
             micro.a = size as u8;
-            if !long || size != Size::Qword {
+            if long && size != Size::Qword {
                 return None;
             }
-            fast::RETURN
+            fast::branch(i.operation(), long)?
         }
         Nop => fast::NOTHING,
         _ => return None,

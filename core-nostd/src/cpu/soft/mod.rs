@@ -14,7 +14,8 @@
 //! - `integer`, `bits`, `string`, `stack`, `control`: instructions of applications;
 //! - `float`, `packed`: state of the x87, MMX and SSE; moves and integers in their registers;
 //! - `system`, `msr`, `cpuid`, `io`: those of systems, and what the processor says of itself;
-//! - `segment`, `transfer`, `task`, `exception`, `debug`: protection.
+//! - `segment`, `transfer`, `task`, `exception`, `debug`: protection;
+//! - `watch`: what logs are made from.
 
 mod access;
 mod bits;
@@ -43,6 +44,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 mod transfer;
+mod watch;
 
 use super::alu::{LazyFlags, STATUS};
 use super::decode::{CodeSize, SegmentRegister};
@@ -58,6 +60,7 @@ pub use bus::{Attention, Bus, Event, Platform, Signals};
 pub use code::CodeCache;
 pub use exception::{Exception, Raised};
 pub use run::Stop;
+pub use watch::{Cause, Delivery, Watch};
 
 /// What an instruction gives, unless it raises an exception, whose details are in the processor.
 pub type Outcome<T = ()> = Result<T, Raised>;
@@ -88,6 +91,8 @@ pub(super) mod slow {
     pub(crate) const IDLE: u32 = 1 << 6;
     /// EFLAGS.RF: cleared once the next instruction is done.
     pub(crate) const RESUME: u32 = 1 << 7;
+    /// Somebody is told of each block that is entered.
+    pub(crate) const WATCHED: u32 = 1 << 8;
 }
 
 /// [`Events::shadow`]: MOV SS or POP SS holds interrupts and debug traps back for one instruction.
@@ -151,6 +156,8 @@ pub struct Cpu {
     raised: Option<Exception>,
     /// The platform's INTR is up.
     interrupt_waits: bool,
+    /// What the platform is told of.
+    watched: Watch,
     activity: Activity,
     events: Events,
     /// Time stamp counter: what is added to the platform's.
@@ -400,6 +407,9 @@ impl Cpu {
         }
         if self.activity != Activity::Running {
             reasons |= slow::IDLE;
+        }
+        if self.watched.contains(Watch::ENTERED) {
+            reasons |= slow::WATCHED;
         }
         self.slow = reasons;
     }

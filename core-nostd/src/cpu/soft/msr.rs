@@ -245,7 +245,7 @@ impl Cpu {
             IA32_TSC => {
                 // The adjustment goes along (volume 3, 18.17.3).
                 let change = value.wrapping_sub(self.tsc(bus));
-                self.tsc_offset = self.tsc_offset.wrapping_add(change);
+                self.move_tsc(bus, change);
                 if self.has(Feature::TSC_ADJUST) {
                     self.msrs.tsc_adjust = self.msrs.tsc_adjust.wrapping_add(change);
                 }
@@ -253,7 +253,7 @@ impl Cpu {
             }
             IA32_TSC_ADJUST => {
                 let change = value.wrapping_sub(self.msrs.tsc_adjust);
-                self.tsc_offset = self.tsc_offset.wrapping_add(change);
+                self.move_tsc(bus, change);
             }
             IA32_APIC_BASE => {
                 let flags = ApicBaseFlags::from_bits_retain(value);
@@ -333,6 +333,22 @@ impl Cpu {
             _ => return None,
         }
         check(self.msrs.set(index, value))
+    }
+
+    /// Moves the time stamp counter. What the local APIC's timer waits for moves along.
+    fn move_tsc(&mut self, bus: &mut Bus<'_>, change: u64) {
+        self.tsc_offset = self.tsc_offset.wrapping_add(change);
+        if !self.has(Feature::TSC_DEADLINE) {
+            return;
+        }
+        if let Some(deadline) = bus.platform.apic_read_msr(IA32_TSC_DEADLINE)
+            && deadline != 0
+        {
+            let tsc = self.tsc(bus);
+            bus.platform
+                .apic_write_msr(IA32_TSC_DEADLINE, deadline, tsc);
+            bus.signals.raise();
+        }
     }
 
     /// WRMSR to EFER.

@@ -6,7 +6,7 @@
 use super::code::{BLOCK_MAX, Block};
 use super::execute::ends_block;
 use super::micro::Flow;
-use super::{BLOCK_RIP, Bus, Cpu, Exception, Outcome, Raised, SHADOW_SS, slow};
+use super::{BLOCK_RIP, Bus, Cpu, Exception, Outcome, Raised, SHADOW_SS, Watch, slow};
 use crate::cpu::Activity;
 use crate::cpu::decode::{CodeSize, DecodeError, Instruction, LENGTH_MAX, SegmentRegister, decode};
 use x86_64::registers::rflags::RFlags;
@@ -29,9 +29,11 @@ pub enum Stop {
 }
 
 impl Cpu {
-    /// Runs at most so many instructions.
+    /// Runs at most so many instructions, and as many that raise an exception instead of being
+    /// executed, which may be all of them.
     pub fn run(&mut self, bus: &mut Bus<'_>, instructions: u64) -> Stop {
         let end = self.instructions.wrapping_add(instructions);
+        let mut exceptions = instructions;
         if self.marks_seen != bus.code.marked() {
             // Another processor has decoded code that this one could store to unnoticed.
             self.marks_seen = bus.code.marked();
@@ -53,10 +55,17 @@ impl Cpu {
             let outcome = if self.slow == 0 {
                 self.run_block(bus, left)
             } else {
-                self.step(bus)
+                self.run_slowly(bus, left)
             };
-            if outcome.is_err() && self.deliver_raised(bus).is_err() {
-                return Stop::Shutdown;
+            if outcome.is_err() {
+                if self.deliver_raised(bus).is_err() {
+                    return Stop::Shutdown;
+                }
+                // A handler that raises one itself at its first instruction never executes any.
+                let Some(left) = exceptions.checked_sub(1) else {
+                    return Stop::Budget;
+                };
+                exceptions = left;
             }
         }
     }
@@ -80,6 +89,9 @@ impl Cpu {
         }
         if self.events.triple_fault {
             return Some(Stop::Shutdown);
+        }
+        if self.activity == Activity::SipiReceived {
+            self.start();
         }
         if self.events.under_way() && self.resume_delivery(bus).is_err() {
             return Some(Stop::Shutdown);
@@ -119,6 +131,9 @@ impl Cpu {
             self.changed_waiting();
         }
         let instruction = self.fetch(bus)?;
+        if self.watched.contains(Watch::DECODED) {
+            self.tell_fetched(bus, &instruction);
+        }
         self.execute_at(bus, &instruction)?;
         if trap {
             self.single_stepped(&instruction);
@@ -144,7 +159,7 @@ impl Cpu {
     }
 
     /// The linear address of code, and how many bytes of it CS allows from there on.
-    fn code_address(&mut self) -> Outcome<(u64, u64)> {
+    pub(super) fn code_address(&mut self) -> Outcome<(u64, u64)> {
         if self.bits64() {
             if !self.canonical(self.rip) {
                 return self.protection();
@@ -161,7 +176,7 @@ impl Cpu {
     }
 
     /// Fetches and decodes the instruction at RIP.
-    fn fetch(&mut self, bus: &mut Bus<'_>) -> Outcome<Instruction> {
+    pub(super) fn fetch(&mut self, bus: &mut Bus<'_>) -> Outcome<Instruction> {
         let (linear, allowed) = self.code_address()?;
         let most = allowed.min(LENGTH_MAX as u64) as usize;
         let in_page = most.min((PAGE - linear % PAGE) as usize);
@@ -191,7 +206,7 @@ impl Cpu {
     }
 
     /// Runs the block at RIP, or one instruction where there can't be one.
-    fn run_block(&mut self, bus: &mut Bus<'_>, left: u64) -> Outcome {
+    pub(super) fn run_block(&mut self, bus: &mut Bus<'_>, left: u64) -> Outcome {
         let (linear, allowed) = self.code_address()?;
         let gpa = match self.mmu.fetch_address(bus, linear, self.mode) {
             Ok(gpa) => gpa,
@@ -273,7 +288,7 @@ impl Cpu {
     /// Decodes the block at a guest physical address, up to its page's end. `None` where there is no
     /// memory to keep it for, or its first instruction is in two pages or is none.
     #[cold]
-    fn decode_block(&mut self, bus: &mut Bus<'_>, gpa: u64) -> Option<Block> {
+    pub(super) fn decode_block(&mut self, bus: &mut Bus<'_>, gpa: u64) -> Option<Block> {
         let memory = bus.platform.page(gpa & !(PAGE - 1));
         memory.pointer?;
         if bus.code.mark(bus.marks, gpa) {
@@ -302,6 +317,9 @@ impl Cpu {
         }
         if instructions.is_empty() {
             return None;
+        }
+        if self.watched.contains(Watch::DECODED) {
+            self.tell_decoded(bus, gpa, length);
         }
         Some(bus.code.insert(gpa, self.code_size, &instructions))
     }

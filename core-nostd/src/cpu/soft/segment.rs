@@ -8,7 +8,7 @@
 //! that limits from protected mode stay; SGDT and SIDT store the whole base at every operand size;
 //! LAR shows the limit's bits 19 to 16.
 
-use super::access::sized;
+use super::access::{EXCHANGES, sized};
 use super::{Bus, Cpu, Exception, Outcome, SHADOW_SS};
 use crate::cpu::alu::Word as _;
 use crate::cpu::decode::{Instruction, Operand, Operation, RegisterClass, SegmentRegister, Size};
@@ -190,15 +190,6 @@ impl Cpu {
         Err(self.raise(failure(selector & !RPL)))
     }
 
-    /// #GP(0) unless the privilege level is 0.
-    pub(super) fn privileged(&mut self) -> Outcome {
-        if self.cpl == 0 {
-            Ok(())
-        } else {
-            self.protection()
-        }
-    }
-
     /// Where a descriptor of so many bytes is; `None` behind its table's limit.
     fn descriptor_address(&self, selector: u16, bytes: u32) -> Option<u64> {
         let (base, limit) = if selector & LOCAL == 0 {
@@ -256,7 +247,7 @@ impl Cpu {
         };
         let address = address.wrapping_add(4);
         let mut old: u32 = self.load_system(bus, address)?;
-        loop {
+        for _ in 0..EXCHANGES {
             let new = old & !clear | set;
             if new == old {
                 return Ok(());
@@ -270,6 +261,7 @@ impl Cpu {
                 Err(fault) => return Err(self.access_fault(fault, SegmentRegister::Ds)),
             }
         }
+        self.store_system(bus, address, old & !clear | set)
     }
 
     /// Notes in a descriptor that its segment is in use, and makes a segment register's content of it.
@@ -481,7 +473,7 @@ impl Cpu {
     /// LLDT.
     pub(super) fn load_local_table(&mut self, bus: &mut Bus<'_>, i: &Instruction) -> Outcome {
         self.with_descriptors()?;
-        self.privileged()?;
+        self.check_privileged()?;
         let selector = self.read::<u16>(bus, i, 0)?;
         self.ldtr = self.local_table(
             bus,
@@ -532,7 +524,7 @@ impl Cpu {
     pub(super) fn load_task_register(&mut self, bus: &mut Bus<'_>, i: &Instruction) -> Outcome {
         let failure = Exception::GeneralProtection;
         self.with_descriptors()?;
-        self.privileged()?;
+        self.check_privileged()?;
         let selector = self.read::<u16>(bus, i, 0)?;
         if is_null(selector) {
             return self.protection();
@@ -591,7 +583,7 @@ impl Cpu {
 
     /// LGDT, LIDT.
     pub(super) fn load_table(&mut self, bus: &mut Bus<'_>, i: &Instruction) -> Outcome {
-        self.privileged()?;
+        self.check_privileged()?;
         let (segment, at) = self.memory_at(i)?;
         let limit: u16 = self.load(bus, segment, at)?;
         let at = at.wrapping_add(2) & i.address_size().mask();

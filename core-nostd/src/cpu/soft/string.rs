@@ -10,8 +10,9 @@ use crate::cpu::decode::{Instruction, Operation, SegmentRegister, Size};
 use crate::cpu::gpr::{RAX, RCX, RDI, RSI};
 use x86_64::registers::rflags::RFlags;
 
-/// Elements of a repeated instruction before interrupts get a chance.
-const ELEMENTS_MAX: u64 = 4096;
+/// Elements of a repeated instruction before it counts as another one: where devices are, each takes
+/// long.
+const ELEMENTS_MAX: u64 = 256;
 
 impl Cpu {
     /// What an element adds to a pointer.
@@ -78,10 +79,16 @@ impl Cpu {
 
     /// MOVS, STOS, LODS, CMPS, SCAS.
     pub(super) fn string(&mut self, bus: &mut Bus<'_>, i: &Instruction) -> Outcome {
+        let flags = self.flags;
         if (i.rep() || i.repne()) && self.data_checks == 0 && self.slow == 0 {
             self.bulk(bus, i);
         }
-        sized!(i.operand_size(), W => self.string_of::<W>(bus, i))
+        let done = sized!(i.operand_size(), W => self.string_of::<W>(bus, i));
+        if done.is_err() {
+            // Comparisons before the fault leave nothing behind (volume 2, REP).
+            self.flags = flags;
+        }
+        done
     }
 
     fn string_of<W: Word>(&mut self, bus: &mut Bus<'_>, i: &Instruction) -> Outcome {

@@ -2,9 +2,10 @@
 #![allow(unsafe_code)]
 
 use super::cpuid::entries_of;
-use super::{Attention, Bus, CodeCache, Cpu, Event, Exception, Platform, Signals, Stop};
+use super::{Attention, Bus, CodeCache, Cpu, Delivery, Event, Exception, Platform, Signals, Stop};
+use crate::cpu::decode::CodeSize;
 use crate::cpu::mmu::{HostPage, PhysicalMemory, RamOnly};
-use crate::cpu::{CpuState, Segment};
+use crate::cpu::{CpuState, Registers, Segment};
 use crate::devices::Width;
 use crate::memory::{ArrayRam, Block, CodeMarks, Exchange, GuestRam};
 use std::boxed::Box;
@@ -32,6 +33,17 @@ unsafe impl GuestRam for MarkedRam {
     }
 }
 
+/// What a watched processor tells of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Told {
+    /// Linear address and bytes.
+    Decoded(u64, Vec<u8>),
+    /// Linear address.
+    Entered(u64),
+    /// What, and RIP.
+    Delivered(Delivery, u64),
+}
+
 /// What is around the processor.
 pub(super) struct Board {
     ram: MarkedRam,
@@ -50,6 +62,8 @@ pub(super) struct Board {
     task_priority: u8,
     pub(super) apic_base: u64,
     time: u64,
+    /// What the processor has told of.
+    pub(super) told: Vec<Told>,
 }
 
 // SAFETY: RAM lives as long as the board, and so do all translations.
@@ -134,6 +148,19 @@ unsafe impl Platform for Board {
         self.time = self.time.wrapping_mul(6364136223846793005).wrapping_add(1);
         self.time
     }
+
+    fn decoded(&mut self, linear: u64, bytes: &[u8], _code: CodeSize) {
+        self.told.push(Told::Decoded(linear, bytes.to_vec()));
+    }
+
+    fn entered(&mut self, linear: u64, registers: &Registers) {
+        assert_eq!(registers.pc(), linear);
+        self.told.push(Told::Entered(linear));
+    }
+
+    fn delivered(&mut self, delivery: &Delivery, registers: &Registers) {
+        self.told.push(Told::Delivered(*delivery, registers.rip));
+    }
 }
 
 impl Board {
@@ -180,6 +207,7 @@ impl Guest {
                 leave: false,
                 task_priority: 0,
                 apic_base: 0xfee0_0900,
+                told: Vec::new(),
                 time: 0,
             },
         };

@@ -812,7 +812,7 @@ impl Cpu {
     /// SYSRET.
     pub(super) fn system_return(&mut self, i: &Instruction) -> Outcome {
         self.with_system_calls()?;
-        self.privileged()?;
+        self.check_privileged()?;
         let long = i.operand_size() == Size::Qword;
         let rip = self.registers[RCX];
         if long && !self.canonical(rip) {
@@ -862,7 +862,7 @@ impl Cpu {
     /// SYSEXIT.
     pub(super) fn system_exit(&mut self, i: &Instruction) -> Outcome {
         let selector = self.system_entry()?;
-        self.privileged()?;
+        self.check_privileged()?;
         let long = i.operand_size() == Size::Qword;
         let (pointer, rip) = (self.registers[RCX], self.registers[RDX]);
         if long && !(self.canonical(pointer) && self.canonical(rip)) {

@@ -1124,6 +1124,17 @@ fn hardware_interrupts_and_nmis() {
     guest.run(2);
     assert_eq!(guest.state().rip, HANDLERS + 0x21);
     assert_eq!(guest.stack_words::<1>(), [CODE as u32]);
+    // Interrupts are benign, also those with the vectors of exceptions: one whose delivery fails is
+    // followed by that failure's exception.
+    let mut guest = protected();
+    guest.put_u64(IDT + 8 * 8, gate(CODE_0, 0x5000, 0x0e, 0));
+    guest.put(CODE, &[0x90; 8]);
+    guest.change(|state| state.rflags |= 0x200);
+    guest.board.interrupts.push_back(8);
+    guest.signals.raise();
+    guest.run(1);
+    assert_eq!(guest.state().rip, HANDLERS + 0xb1);
+    assert_eq!(guest.stack_words::<2>(), [0x43, CODE as u32]);
     // HLT waits for one.
     let mut guest = protected();
     guest.change(|state| state.activity = Activity::Halted);
@@ -1164,6 +1175,17 @@ fn starting_an_application_processor() {
         (0x1200, 0x1_2000, 2)
     );
     assert_eq!(state.activity, Activity::Running);
+    // One that was received before the state was saved.
+    let mut other = protected();
+    other.put(0x1_2000, &[0x90; 4]);
+    other.change(|state| {
+        state.activity = Activity::SipiReceived;
+        state.events.sipi_vector = 0x12;
+        state.cs = Segment::real(0xf000, 0xffff_0000, 0xb);
+        state.cr0 = 0x10;
+    });
+    other.run(1);
+    assert_eq!((other.state().cs.base, other.state().rip), (0x1_2000, 1));
     // A second one changes nothing.
     guest.board.events.push_back(Event::Startup(0x30));
     guest.signals.raise();
@@ -1294,4 +1316,44 @@ fn debug_registers() {
     let mut guest = long();
     guest.change(|state| state.gpr[RAX] = 1 << 40);
     assert_eq!(guest.one(&[0x0f, 0x23, 0xc0]).dr[0], 1 << 40);
+}
+
+#[test]
+fn misaligned_stacks_of_applications() {
+    // retf with CR0.AM and EFLAGS.AC.
+    let mut guest = user(protected());
+    guest.change(|state| {
+        state.cr0 |= 1 << 18;
+        state.rflags |= 1 << 18;
+        state.gpr[RSP] = STACK - 9;
+    });
+    assert_eq!(guest.fault(&[0xcb]), 17);
+    assert_eq!(guest.stack_words::<2>(), [0, CODE as u32]);
+}
+
+#[test]
+fn breakpoints_of_ports_and_fetches_of_far_pointers() {
+    // out 0x80, al: with CR4.DE, a trap.
+    for (extended, hits) in [(true, true), (false, false)] {
+        let mut guest = protected();
+        guest.change(|state| {
+            state.dr[3] = 0x80;
+            state.dr7 = 0x480 | 2 << 28;
+            state.cr4 |= u64::from(extended) << 3;
+        });
+        guest.put(CODE, &[0xe6, 0x80, 0x90, 0x90]);
+        guest.run(2);
+        let state = guest.state();
+        assert_eq!(state.rip == HANDLERS + 0x11, hits);
+        assert_eq!(state.dr6, if hits { 0xffff_0ff8 } else { 0xffff_0ff0 });
+    }
+    // les ecx, [0x3000]
+    let mut guest = protected();
+    guest.put(0x3000, &[0x78, 0x56, 0x34, 0x12, DATA_3 as u8, 0]);
+    let state = guest.one(&[0xc4, 0x0d, 0, 0x30, 0, 0]);
+    assert_eq!((state.es.selector, state.gpr[RCX]), (DATA_3, 0x1234_5678));
+    // One that can't be loaded leaves the register.
+    guest.put_u16(0x3004, ABSENT);
+    assert_eq!(guest.fault(&[0xc4, 0x15, 0, 0x30, 0, 0]), NP);
+    assert_eq!(guest.state().gpr[RDX], 0);
 }

@@ -1,6 +1,6 @@
 //! What `cargo xtask lockstep` found to differ from the processor, a test each.
 
-use crate::cpu::gpr::{RAX, RBP, RBX, RCX, RSP};
+use crate::cpu::gpr::{RAX, RBP, RBX, RCX, RDI, RSI, RSP};
 use crate::cpu::soft::Exception;
 use crate::cpu::soft::testing::Guest;
 
@@ -92,4 +92,66 @@ fn what_is_not_canonical_is_not_misaligned() {
     });
     guest.execute(&[0x8b, 0x01], 1);
     assert_eq!(guest.cpu.raised(), Some(Exception::AlignmentCheck));
+}
+
+#[test]
+fn what_ends_beyond_canonical_addresses_is_not_misaligned() {
+    let mut guest = Guest::long().user();
+    guest.change(|state| {
+        state.cr0 |= 1 << 18;
+        state.rflags |= 1 << 18;
+        state.gpr[RCX] = 0x7fff_ffff_ffff;
+    });
+    // mov eax, [rcx]
+    assert_eq!(guest.attempt(&[0x8b, 0x01]), Err(Exception::GP0));
+}
+
+#[test]
+fn far_returns_heed_alignment() {
+    let mut guest = Guest::long().user();
+    guest.change(|state| {
+        state.cr0 |= 1 << 18;
+        state.rflags |= 1 << 18;
+        state.gpr[RSP] = 0x7ffe;
+    });
+    // retf, and iretq
+    for code in [&[0xcb][..], &[0x48, 0xcf]] {
+        assert_eq!(guest.attempt(code), Err(Exception::AlignmentCheck));
+    }
+}
+
+#[test]
+fn arpl_that_changes_nothing_stores_nothing() {
+    let mut guest = Guest::protected();
+    guest.change(|state| {
+        // Data that can't be written to.
+        state.ds.kind = 1;
+        state.gpr[RCX] = 0x3000;
+        state.gpr[RAX] = 1;
+    });
+    guest.put(0x3000, &[3, 0]);
+    // arpl [ecx], ax
+    assert_eq!(guest.attempt(&[0x63, 0x01]), Ok(()));
+    assert_eq!(guest.state().rflags & 1 << 6, 0);
+    guest.put(0x3000, &[0, 0]);
+    guest.change(|state| state.rip = 0x1000);
+    assert_eq!(guest.attempt(&[0x63, 0x01]), Err(Exception::GP0));
+}
+
+#[test]
+fn a_repeated_comparison_that_faults_leaves_no_flags_behind() {
+    let mut guest = Guest::long();
+    // The second of these bytes is the last that is mapped.
+    guest.change(|state| {
+        state.gpr[RDI] = 0x1f_fffe;
+        state.gpr[RSI] = 0x3000;
+        state.gpr[RCX] = 5;
+        state.rflags = 3;
+    });
+    // repe cmpsb
+    let raised = guest.attempt(&[0xf3, 0xa6]);
+    assert!(matches!(raised, Err(Exception::PageFault(_))), "{raised:?}");
+    let state = guest.state();
+    assert_eq!(state.gpr[RCX], 3);
+    assert_eq!(state.rflags & 0x8d5, 1);
 }
