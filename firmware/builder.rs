@@ -81,6 +81,33 @@ pub(crate) const IMAGES: &[Image] = &[
         ..image("smp")
     },
     Image {
+        ring0: true,
+        ..image("cpu_real")
+    },
+    Image {
+        ring0: true,
+        ..image("cpu_protected")
+    },
+    Image {
+        ring0: true,
+        options: &["-cpu", "max"],
+        ..image("cpu_paging")
+    },
+    Image {
+        ring0: true,
+        ..image("cpu_long")
+    },
+    Image {
+        ring0: true,
+        ..image("cpu_strict")
+    },
+    Image {
+        ring0: true,
+        local_apic: true,
+        options: &["-smp", "4"],
+        ..image("cpu_apic")
+    },
+    Image {
         test: false,
         ..image("first_write")
     },
