@@ -46,10 +46,10 @@ pub(crate) fn build_all() -> Result<Vec<PathBuf>, String> {
     Ok(roms)
 }
 
-/// Builds one image and returns the path of its ROM, in `target/firmware/measured`.
+/// Builds one image and returns the path of its ROM, in `target/firmware/other`.
 pub(crate) fn rom(name: &str) -> Result<String, String> {
     let folder = build::target().join("firmware");
-    let place = folder.join("measured");
+    let place = folder.join("other");
     let used = builder::build(name, build::root(), &folder)?;
     let rom = place.join(format!("{name}.rom"));
     fs::create_dir_all(&place)

@@ -15,7 +15,7 @@ start:
     jmp 1f
 1:
 
-.set TURNS, 4000000
+.set TURNS, 8000000
     phase "integer", TURNS * 10
     movl $TURNS, %ecx
     movl $12345, %eax

@@ -7,7 +7,7 @@ start:
     enter_long
 
 # Integer arithmetic: ten instructions a turn.
-.set TURNS, 4000000
+.set TURNS, 30000000
     phase "integer", TURNS * 10
     movl $TURNS, %ecx
     movl $12345, %eax
@@ -28,7 +28,7 @@ start:
     phase_ends
 
 # Loads and stores: 6 instructions a word, 64 KiB at a time.
-.set TURNS, 700
+.set TURNS, 1400
     phase "copy", TURNS * 8192 * 6
     movl $TURNS, %ebx
 1:  movl $SOURCE, %esi
@@ -115,7 +115,7 @@ way3:
     addl $2, %ecx                       # FMASK
     xorl %eax, %eax
     wrmsr
-.set TURNS, 1000000
+.set TURNS, 3000000
     phase "syscalls", TURNS * 7
     movl $ring3, %ecx
     movl $2, %r11d
@@ -136,7 +136,7 @@ service:
     phase_ends
 
 # Port I/O, and memory-mapped I/O: a register of the I/O APIC.
-.set TURNS, 400000
+.set TURNS, 1500000
     phase "ports", TURNS * 3
     movl $TURNS, %ecx
 1:  outb %al, $0x80
