@@ -8,12 +8,29 @@ const KERNELS: &[(&str, &str)] = &[
     ("told_pvh", "plain.ld"),
 ];
 
+/// Images of assembly alone, which `ram.ld` puts into RAM.
+const BARE: &[&str] = &[
+    "cpu_apic",
+    "cpu_long",
+    "cpu_paging",
+    "cpu_strict",
+    "cpu_protected",
+    "cpu_real",
+    "idle",
+    "idle_ticks",
+    "speed32",
+    "speed64",
+    "spin",
+    "spin_ports",
+];
+
 fn main() {
     let root = std::env::var("CARGO_MANIFEST_DIR").expect("cargo sets it");
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=rom.ld");
     println!("cargo:rerun-if-changed=kernel.ld");
     println!("cargo:rerun-if-changed=plain.ld");
+    println!("cargo:rerun-if-changed=ram.ld");
     println!("cargo:rerun-if-changed=src/bin");
     for argument in [
         "-nostdlib",
@@ -33,7 +50,11 @@ fn main() {
         let path = image.expect("an entry").path();
         let name = path.file_stem().expect("a file").to_string_lossy();
         let kernel = KERNELS.iter().find(|kernel| kernel.0 == name);
-        let script = kernel.map_or("rom.ld", |kernel| kernel.1);
+        let script = match kernel {
+            Some(kernel) => kernel.1,
+            None if BARE.contains(&&*name) => "ram.ld",
+            None => "rom.ld",
+        };
         println!("cargo:rustc-link-arg-bin={name}=-Wl,-T,{root}/{script}");
     }
 }

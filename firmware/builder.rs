@@ -81,12 +81,63 @@ pub(crate) const IMAGES: &[Image] = &[
         ..image("smp")
     },
     Image {
+        ring0: true,
+        ..image("cpu_real")
+    },
+    Image {
+        ring0: true,
+        ..image("cpu_protected")
+    },
+    Image {
+        ring0: true,
+        options: &["-cpu", "max"],
+        ..image("cpu_paging")
+    },
+    Image {
+        ring0: true,
+        ..image("cpu_long")
+    },
+    Image {
+        ring0: true,
+        ..image("cpu_strict")
+    },
+    Image {
+        ring0: true,
+        local_apic: true,
+        options: &["-smp", "4"],
+        ..image("cpu_apic")
+    },
+    Image {
         test: false,
         ..image("first_write")
     },
     Image {
         test: false,
         ..image("exit_loop")
+    },
+    Image {
+        test: false,
+        ..image("speed64")
+    },
+    Image {
+        test: false,
+        ..image("speed32")
+    },
+    Image {
+        test: false,
+        ..image("idle")
+    },
+    Image {
+        test: false,
+        ..image("idle_ticks")
+    },
+    Image {
+        test: false,
+        ..image("spin")
+    },
+    Image {
+        test: false,
+        ..image("spin_ports")
     },
 ];
 

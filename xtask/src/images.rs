@@ -46,6 +46,18 @@ pub(crate) fn build_all() -> Result<Vec<PathBuf>, String> {
     Ok(roms)
 }
 
+/// Builds one image and returns the path of its ROM, in `target/firmware/other`.
+pub(crate) fn rom(name: &str) -> Result<String, String> {
+    let folder = build::target().join("firmware");
+    let place = folder.join("other");
+    let used = builder::build(name, build::root(), &folder)?;
+    let rom = place.join(format!("{name}.rom"));
+    fs::create_dir_all(&place)
+        .and_then(|()| fs::write(&rom, builder::pad(&used)))
+        .map_err(|error| format!("{}: {error}", rom.display()))?;
+    Ok(rom.to_string_lossy().into_owned())
+}
+
 /// The images that the binary carries: their names and the bytes that are stored.
 pub(crate) fn embedded() -> Result<Vec<(String, Vec<u8>)>, String> {
     let folder = build::target().join("firmware");

@@ -30,6 +30,8 @@ const COMMON: [&str; 7] = [
     "pc",
     "-m",
 ];
+/// What runs the guest if the options name nothing else.
+const ACCEL: [&str; 2] = ["-accel", "kvm"];
 /// MiB of guest RAM.
 pub(super) const RAM_MIB: u64 = 64;
 
@@ -42,21 +44,20 @@ pub(super) struct Emulator {
 }
 
 impl Emulator {
-    /// The whole command line of a run with these options, on KVM unless they name an accelerator.
+    /// The whole command line of a run with these options.
     pub(super) fn command_line(&self, options: &[&str]) -> Vec<String> {
-        let kvm: &[&str] = match options.contains(&"-accel") {
-            true => &[],
-            false => &["-accel", "kvm"],
-        };
         let program = self.program.to_string_lossy().into_owned();
         let ram = RAM_MIB.to_string();
         let common = COMMON.iter().map(|option| option.to_string());
+        let named = options.contains(&"-accel");
+        let accel = ACCEL.iter().filter(|_| !named);
+        let accel = accel.map(|option| option.to_string());
         let rest = options.iter().map(|option| option.to_string());
         [program]
             .into_iter()
             .chain(common)
             .chain([ram])
-            .chain(kvm.iter().map(|option| option.to_string()))
+            .chain(accel)
             .chain(rest)
             .collect()
     }
@@ -118,25 +119,22 @@ impl Running {
             .ok_or_else(|| format!("{path}: no {key}"))
     }
 
-    /// Time that it has computed for, all threads, user and system, in ticks of 10 ms.
-    pub(super) fn computed(&self) -> Result<f64> {
-        let path = format!("/proc/{}/stat", self.id());
-        let stat = std::fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))?;
-        // Fields 14 and 15; the name in field 2 may have spaces.
-        let behind = stat.rsplit_once(')').map_or("", |(_, behind)| behind);
-        let mut fields = behind.split_whitespace().skip(11);
-        let mut field = || fields.next()?.parse::<f64>().ok();
-        match (field(), field()) {
-            (Some(user), Some(system)) => Ok(user + system),
-            _ => Err(format!("{path}: no times")),
+    /// Waits for the next byte on its standard output.
+    pub(super) fn next_byte(&mut self) -> Result<Instant> {
+        match self.next_byte_if_any()? {
+            Some((_, at)) => Ok(at),
+            None => Err("no output of the guest: it has ended".to_string()),
         }
     }
 
-    /// Waits for the next byte on its standard output.
-    pub(super) fn next_byte(&mut self) -> Result<Instant> {
+    /// As [`Running::next_byte`], with the byte; none if the process has ended.
+    pub(super) fn next_byte_if_any(&mut self) -> Result<Option<(u8, Instant)>> {
         let mut byte = [0];
-        match self.out.read_exact(&mut byte) {
-            Ok(()) => Ok(Instant::now()),
+        match self.out.read(&mut byte) {
+            Ok(0) => Ok(None),
+            Ok(_) => Ok(Some((byte[0], Instant::now()))),
+            // Standard input was not read to its end by the one that has gone.
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => Ok(None),
             Err(error) => Err(format!("no output of the guest: {error}")),
         }
     }

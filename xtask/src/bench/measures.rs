@@ -22,22 +22,23 @@ const COMMANDS: usize = 10_000;
 const TURNS: u32 = 500;
 const MARKS: usize = 9;
 
-fn ns(duration: Duration) -> f64 {
+pub(super) fn ns(duration: Duration) -> f64 {
     duration.as_nanos() as f64
 }
 
 /// A console on standard output that guests write to at port 402h.
-const CONSOLE: [&str; 4] = ["-debugcon", "stdio", "-global", "isa-debugcon.iobase=0x402"];
+pub(super) const CONSOLE: [&str; 4] =
+    ["-debugcon", "stdio", "-global", "isa-debugcon.iobase=0x402"];
 
 /// Options for a stopped guest with a QMP socket, and the socket's path.
-struct Stopped {
-    rom: String,
+pub(super) struct Stopped {
+    pub(super) rom: String,
     socket: PathBuf,
     chardev: String,
 }
 
 impl Stopped {
-    fn new(bench: &Bench) -> Result<Self, String> {
+    pub(super) fn new(bench: &Bench) -> Result<Self, String> {
         let socket = bench.folder.join("qmp.sock");
         Ok(Self {
             rom: bench.rom("first-write.rom", &roms::first_write())?,
@@ -194,7 +195,7 @@ pub(super) fn memory(bench: &Bench) -> Rows {
 ///
 /// A guest that touches no RAM is expected: should the kernel have merged its mapping with another one, what
 /// the emulator wrote there counts.
-fn private_dirty(smaps: &str, ram: u64) -> u64 {
+pub(super) fn private_dirty(smaps: &str, ram: u64) -> u64 {
     let (mut sum, mut writable, mut size) = (0, false, 0);
     let number = |text: &str| text.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok();
     for line in smaps.lines() {
@@ -303,66 +304,6 @@ pub(super) fn exit(bench: &Bench) -> Rows {
         Some(("at most 300 ns, aim 100", medians.thimble <= 300.0)),
     );
     if medians.thimble <= 0.0 {
-        row.ratio = None;
-    }
-    Ok(vec![row])
-}
-
-/// Marks of the guest that counts, and how far it counts between two.
-const COUNTED: (usize, u32) = (5, 20_000_000);
-
-/// A loop of two instructions on the software CPU.
-pub(super) fn software(bench: &Bench) -> Rows {
-    let (marks, turns) = COUNTED;
-    let rom = bench.rom("count-loop.rom", &roms::count_loop(turns))?;
-    let mut options = vec!["-accel", "tcg", "-bios", &rom];
-    options.extend(CONSOLE);
-    bench.announce("a counting loop on the software CPU", &options);
-    let results = bench.alternate(bench.runs.min(3), |emulator| {
-        let mut running = emulator.spawn(&options)?;
-        let start = running.next_byte()?;
-        for _ in 0..marks {
-            running.next_byte()?;
-        }
-        let seconds = start.elapsed().as_secs_f64();
-        Ok(2.0 * f64::from(turns) * marks as f64 / seconds / 1e6)
-    })?;
-    let medians = results.medians();
-    Ok(vec![row(
-        "instructions of a counting loop on the software CPU",
-        &medians,
-        |rate| format!("{rate:.0} million/s"),
-        Some(("at least 60 million/s", medians.thimble >= 60.0)),
-    )])
-}
-
-/// How long an idle guest is looked at, in seconds.
-const IDLE_SECONDS: u64 = 3;
-
-/// What a guest costs that has halted, on the software CPU.
-pub(super) fn idle(bench: &Bench) -> Rows {
-    let rom = bench.rom("first-write.rom", &roms::first_write())?;
-    let mut options = vec!["-accel", "tcg", "-bios", &rom];
-    options.extend(CONSOLE);
-    bench.announce("a guest in HLT on the software CPU", &options);
-    let results = bench.alternate(bench.runs.min(3), |emulator| {
-        let mut running = emulator.spawn(&options)?;
-        running.next_byte()?;
-        std::thread::sleep(Duration::from_millis(500));
-        let before = running.computed()?;
-        std::thread::sleep(Duration::from_secs(IDLE_SECONDS));
-        // Ticks of 10 ms: as many in a second are per cent.
-        Ok((running.computed()? - before) / IDLE_SECONDS as f64)
-    })?;
-    let medians = results.medians();
-    let mut row = row(
-        "part of a processor that an idle guest takes, software CPU",
-        &medians,
-        |percent| format!("{percent:.1} %"),
-        Some(("below 1 %", medians.thimble < 1.0)),
-    );
-    // Of nothing there is no part.
-    if medians.qemu <= 0.0 {
         row.ratio = None;
     }
     Ok(vec![row])

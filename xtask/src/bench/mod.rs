@@ -8,6 +8,7 @@ mod flood;
 mod measures;
 mod parser;
 mod roms;
+mod software;
 mod wire;
 
 use std::path::{Path, PathBuf};
@@ -51,7 +52,7 @@ struct Row {
 type Measure = fn(&Bench) -> Result<Vec<Row>, String>;
 
 /// All measures by the name that `--only` takes.
-const MEASURES: [(&str, Measure); 13] = [
+const MEASURES: [(&str, Measure); 16] = [
     ("start", measures::start),
     ("boot", measures::boot),
     ("qmp", measures::round_trip),
@@ -59,12 +60,15 @@ const MEASURES: [(&str, Measure); 13] = [
     ("size", measures::size),
     ("exit", measures::exit),
     ("process", measures::process),
-    ("software", measures::software),
-    ("idle", measures::idle),
     ("rates", wire::rates),
     ("argument", wire::argument),
     ("flood", flood::memory),
     ("parser", parser::throughput),
+    ("software-speed", software::speed),
+    ("software-memory", software::memory),
+    ("software-idle", software::idle),
+    ("software-spin", software::spinning),
+    ("software-boot", software::boot),
 ];
 
 /// Runs the measures and prints the table. A target that is missed is shown, and no failure.

@@ -49,28 +49,6 @@ pub(super) fn exit_loop(turns: u32) -> Vec<u8> {
     rom
 }
 
-/// Writes `!` to port [`MARK_PORT`] and counts down from `turns`, in two instructions, without end.
-pub(super) fn count_loop(turns: u32) -> Vec<u8> {
-    let mut rom = vec![0xff; SIZE];
-    let mut code = vec![
-        0xba, 0x02, 0x04, // mov dx, 402h
-        0xb0, b'!', // mov al, '!'
-        0xee, // out dx, al
-        0x66, 0xb9, // mov ecx, turns
-    ];
-    code.extend(turns.to_le_bytes());
-    code.extend([
-        0x66, 0x49, // dec ecx
-        0x75, 0xfc, // jnz to the dec
-        0xeb, 0xf3, // jmp to the out
-    ]);
-    rom[LOOP..LOOP + code.len()].copy_from_slice(&code);
-    let jump = (LOOP as u16).wrapping_sub(RESET as u16 + 3);
-    rom[RESET] = 0xe9; // jmp to the loop
-    rom[RESET + 1..RESET + 3].copy_from_slice(&jump.to_le_bytes());
-    rom
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,0 +1,15 @@
+//! The local APIC with four processors. Assembly only: `asm/cpu_apic.s`.
+#![no_std]
+#![no_main]
+
+core::arch::global_asm!(
+    include_str!("../asm/bare.s"),
+    include_str!("../asm/cpu_apic.s"),
+    options(att_syntax)
+);
+
+/// Never called: there is no Rust code in this image.
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
