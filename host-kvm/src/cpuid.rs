@@ -21,6 +21,16 @@ const HYPERVISOR_BIT: u32 = 1 << 31;
 const X2APIC_BIT: u32 = 1 << 21;
 /// CPUID.1:ECX: the local APIC's timer can wait for the time stamp counter.
 const TSC_DEADLINE_BIT: u32 = 1 << 24;
+/// CPUID.7:ECX: protection keys of user-mode addresses.
+const PKU_BIT: u32 = 1 << 3;
+/// CPUID.7:ECX: paging with five levels, and linear addresses of 57 bits.
+const LA57_BIT: u32 = 1 << 16;
+/// CPUID.0Dh: XSAVE's component of protection keys.
+const PKRU_COMPONENT: u32 = 9;
+/// CPUID.0Dh, sub-leaf 0, EAX: no other components than those of the legacy area.
+const X87_AND_SSE: u32 = 0b11;
+/// Bytes of the legacy area and the header of XSAVE.
+const LEGACY_AREA: u32 = 576;
 /// CPUID.1:ECX: CR4.OSXSAVE is set; the accelerator follows the guest.
 const OSXSAVE_BIT: u32 = 1 << 27;
 /// CPUID.1:EDX: several logical processors share a package.
@@ -471,6 +481,9 @@ impl CpuidTable {
         let x2apic = leaves
             .iter()
             .any(|e| e.leaf == 1 && e.ecx & X2APIC_BIT != 0);
+        let [_, _, extended, _] = self.registers(7, 0);
+        let protection_keys = extended & PKU_BIT != 0;
+        let five_levels = extended & LA57_BIT != 0;
         // Made anew below, with one entry a level.
         leaves.retain(|leaf| leaf.leaf != 0xb && leaf.leaf != 0x1f);
         for leaf in &mut leaves {
@@ -493,7 +506,19 @@ impl CpuidTable {
                     leaf.eax =
                         leaf.eax & 0x3fff | ((1 << sharing) - 1) << 14 | ((1 << cores) - 1) << 26;
                 }
+                // Components of features that are not shown are not there.
+                0xd if leaf.subleaf == 0 && !protection_keys => {
+                    leaf.eax &= !(1 << PKRU_COMPONENT);
+                    if leaf.eax == X87_AND_SSE {
+                        leaf.ecx = LEGACY_AREA;
+                    }
+                }
+                0xd if leaf.subleaf == PKRU_COMPONENT && !protection_keys => {
+                    (leaf.eax, leaf.ebx, leaf.ecx, leaf.edx) = (0, 0, 0, 0);
+                }
                 0x8000_0008 => {
+                    let linear = if five_levels { 57 } else { 48 };
+                    leaf.eax = leaf.eax & !0xff00 | linear << 8;
                     leaf.ecx =
                         leaf.ecx & !0xf0ff | package_bits << 12 | count.saturating_sub(1).min(255);
                 }

@@ -93,9 +93,10 @@ pub fn offer() -> Offer {
         leaf(5, [0; 4]),
         leaf(6, [0; 4]),
         subleaf(7, 0, [0; 4]),
-        // XSAVE: x87 and SSE in the legacy area, which has a header behind it.
-        subleaf(0xd, 0, [3, 576, 576, 0]),
+        // XSAVE: x87 and SSE in the legacy area, which has a header behind it; PKRU's eight bytes at 2688.
+        subleaf(0xd, 0, [0x203, 576, 2696, 0]),
         subleaf(0xd, 1, [0; 4]),
+        subleaf(0xd, 9, [8, 2688, 0, 0]),
         leaf(
             HYPERVISOR,
             [HYPERVISOR_MAX, hypervisor_b, hypervisor_c, hypervisor_d],
