@@ -274,8 +274,9 @@ pub struct Told<'a> {
 /// # Errors
 /// [`Error::LinuxVideo`].
 fn video_mode(append: &[u8]) -> Result<u16, Error> {
-    let words = append.split(|byte| byte.is_ascii_whitespace());
-    let Some(mode) = words.filter_map(|word| word.strip_prefix(b"vga=")).last() else {
+    let words = append.rsplit(|byte| byte.is_ascii_whitespace());
+    let mode = words.filter_map(|word| word.strip_prefix(b"vga=")).next();
+    let Some(mode) = mode else {
         return Ok(VID_NORMAL);
     };
     match mode {
