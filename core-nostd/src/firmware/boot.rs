@@ -544,6 +544,47 @@ mod tests {
     }
 
     #[test]
+    fn linux_is_told_by_the_zero_page() {
+        static RAM: ArrayRam<SIZE> = ArrayRam::new();
+        let module = Module {
+            offset: 0,
+            size: 6,
+            text: b"",
+        };
+        // Fixed at 1 MiB, as there is no more here.
+        let mut file = crate::firmware::linux::tests::kernel();
+        file[0x234] = 0;
+        file[0x260..0x264].copy_from_slice(&0x8_0000u32.to_le_bytes());
+        let modules = [module];
+        let mut request = request(&modules);
+        let registers = load(&RAM, &file, &request, b"initrd");
+        assert_eq!(registers, [0x10_0000, 0, 0]);
+        let page = INFO_START as u32;
+        let at = |offset| word(&RAM, page + offset);
+        assert_eq!(at(0x202), 0x5372_6448);
+        assert_eq!(text(&RAM, at(0x228)), b"a=b c");
+        assert_eq!((at(0x218), at(0x21c)), (SIZE as u32 - 0x1000, 6));
+        assert!(holds(&RAM, at(0x218), b"initrd"));
+        assert!(holds(&RAM, 0x10_0000, &file[3 * 512..]));
+        assert!(holds(&RAM, 0x10_0000 + 1000, &[0xdd]), "not cleared for it");
+        assert_eq!(at(0x1e8) as u8, 6);
+        assert_eq!((at(0x2d0), at(0x2d8), at(0x2e0)), (0, 0x9_fc00, 1));
+        let last = 0x2d0 + 5 * 20;
+        assert_eq!((at(last), at(last + 4), at(last + 8)), (0, 1, 1 << 30));
+        assert_eq!(at(last + 20), 0, "the end of the map");
+        // Kernel and initrd do not overlap, also where the kernel's file ends long before that.
+        request.modules_size = SIZE as u32 - 0x18_0000;
+        let plan = loader::plan(&file, SIZE as u64).unwrap();
+        let mut table = vec![0; TABLE_MAX];
+        assert!(request.prepare(&plan, &mut table).is_ok());
+        let field = |at: usize| u32::from_le_bytes(table[at..at + 4].try_into().unwrap());
+        assert_eq!((field(16), field(20)), (page, 1));
+        request.modules_size += 1;
+        let error = request.prepare(&plan, &mut table);
+        assert_eq!(error, Err(Error::InitrdTooLarge));
+    }
+
+    #[test]
     fn without_modules_there_is_no_list() {
         static RAM: ArrayRam<SIZE> = ArrayRam::new();
         let mut request = request(&[]);

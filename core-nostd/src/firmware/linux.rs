@@ -269,14 +269,13 @@ pub struct Told<'a> {
     pub initrd: (u32, u32),
 }
 
-/// What the command line says of the video mode: the last `vga=` counts.
+/// What the command line says of the video mode: the first `vga=` counts.
 ///
 /// # Errors
 /// [`Error::LinuxVideo`].
 fn video_mode(append: &[u8]) -> Result<u16, Error> {
-    let words = append.rsplit(|byte| byte.is_ascii_whitespace());
-    let mode = words.filter_map(|word| word.strip_prefix(b"vga=")).next();
-    let Some(mode) = mode else {
+    let mut words = append.split(|byte| byte.is_ascii_whitespace());
+    let Some(mode) = words.find_map(|word| word.strip_prefix(b"vga=")) else {
         return Ok(VID_NORMAL);
     };
     match mode {
@@ -287,6 +286,7 @@ fn video_mode(append: &[u8]) -> Result<u16, Error> {
     }
     let (digits, radix) = match mode {
         [b'0', b'x' | b'X', digits @ ..] => (digits, 16),
+        [b'0', _, ..] => (mode, 8),
         // A sign is none of the digits' business.
         [b'+' | b'-', ..] => return Err(Error::LinuxVideo),
         _ => (mode, 10),
@@ -300,4 +300,256 @@ fn number(bytes: &[u8], at: usize, count: usize) -> Option<u32> {
     let field = bytes.get(at..at.checked_add(count)?)?;
     let value = field.iter().rev();
     Some(value.fold(0, |value, byte| value << 8 | u32::from(*byte)))
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::firmware::loader::{self, Protocol};
+    use std::vec;
+    use std::vec::Vec;
+
+    const RAM_END: u64 = 64 << 20;
+    const MIB: u32 = 1 << 20;
+
+    fn put(file: &mut [u8], at: usize, value: u64, count: usize) {
+        file[at..at + count].copy_from_slice(&value.to_le_bytes()[..count]);
+    }
+
+    /// Protocol 2.15, relocatable, to be at 16 MiB and to have 4 MiB there; 2 sectors of real-mode
+    /// code behind the boot sector, and 1000 bytes of kernel.
+    pub(crate) fn kernel() -> Vec<u8> {
+        let mut file = vec![0; 3 * 512];
+        let fields = [
+            (SETUP_SECTS, 2, 1),
+            (SYSSIZE, 63, 4),
+            (VID_MODE, 0x1234, 2),
+            (JUMP - 1, 0x6aeb, 2),
+            (MAGIC, 0x5372_6448, 4),
+            (VERSION, 0x20f, 2),
+            (TYPE_OF_LOADER, 0x77, 1),
+            (LOADFLAGS, 0x81, 1),
+            (CODE32_START, 0x10_0000, 4),
+            (RAMDISK_IMAGE, 0x1111, 4),
+            (RAMDISK_SIZE, 0x2222, 4),
+            (INITRD_ADDR_MAX, 0x7fff_ffff, 4),
+            (KERNEL_ALIGNMENT, 0x20_0000, 4),
+            (RELOCATABLE_KERNEL, 1, 1),
+            (XLOADFLAGS, 1, 2),
+            (CMDLINE_SIZE, 2047, 4),
+            (SETUP_DATA, 0x3333, 8),
+            (PREF_ADDRESS, 16 << 20, 8),
+            (INIT_SIZE, 4 << 20, 4),
+        ];
+        for (at, value, count) in fields {
+            put(&mut file, at, value, count);
+        }
+        file.extend((0..1000).map(|index| index as u8));
+        file
+    }
+
+    /// A kernel with another value in one field.
+    fn with(at: usize, value: u64, count: usize) -> Vec<u8> {
+        let mut file = kernel();
+        put(&mut file, at, value, count);
+        file
+    }
+
+    fn read(file: &[u8]) -> Result<Header, Error> {
+        assert!(is_kernel(file));
+        Header::read(file, RAM_END)
+    }
+
+    #[test]
+    fn a_header_is_understood() {
+        let header = read(&kernel()).unwrap();
+        assert_eq!(header.kernel, (3 * 512, 1000));
+        assert_eq!((header.address, header.entry), (16 * MIB, 16 * MIB));
+        assert_eq!(header.end, 20 << 20);
+        assert_eq!(header.initrd_end, 1 << 31);
+        assert_eq!(header.cmdline_max, 2047);
+        let plan = loader::plan(&kernel(), RAM_END).unwrap();
+        assert_eq!((plan.protocol, plan.entry), (Protocol::Linux, 16 * MIB));
+        assert_eq!(plan.segments().len(), 1);
+        assert_eq!(plan.end(), 20 << 20);
+    }
+
+    #[test]
+    fn kernels_go_where_they_like_if_they_can() {
+        let address = |file: &[u8], ram_end| {
+            Header::read(file, ram_end).map(|header| (header.address, header.entry))
+        };
+        // The second place is as low as its alignment lets it.
+        assert_eq!(address(&kernel(), 20 << 20), Ok((16 * MIB, 16 * MIB)));
+        assert_eq!(address(&kernel(), (20 << 20) - 1), Ok((2 * MIB, 2 * MIB)));
+        let too_large = Error::OutsideRam(2 << 20, 6 << 20);
+        assert_eq!(address(&kernel(), (6 << 20) - 1), Err(too_large));
+        for preferred in [0, 0xf_0000, 0x100_0001, 1 << 32, u64::MAX] {
+            let file = with(PREF_ADDRESS, preferred, 8);
+            assert_eq!(address(&file, RAM_END), Ok((2 * MIB, 2 * MIB)));
+        }
+        // One that stays where it is put is put at 1 MiB, and enters where it says.
+        let mut fixed = with(RELOCATABLE_KERNEL, 0, 1);
+        assert_eq!(address(&fixed, RAM_END), Ok((MIB, MIB)));
+        put(&mut fixed, CODE32_START, 0x10_0010, 4);
+        assert_eq!(address(&fixed, RAM_END), Ok((MIB, 0x10_0010)));
+        for bad in [0u32, 0xf_ffff, MIB + 1000, u32::MAX] {
+            put(&mut fixed, CODE32_START, bad.into(), 4);
+            let error = Error::BadEntry(bad.into());
+            assert_eq!(address(&fixed, RAM_END), Err(error));
+        }
+    }
+
+    #[test]
+    fn older_protocols_have_less() {
+        let old = |version| read(&with(VERSION, version, 2));
+        // No preference.
+        assert_eq!(old(0x209).unwrap().address, 2 * MIB);
+        assert_eq!(old(0x209).unwrap().end, (2 << 20) + 1000);
+        // No limit of the command line; not relocatable; no limit of the initrd.
+        assert_eq!(old(0x206).unwrap().cmdline_max, 2047);
+        assert_eq!(old(0x205).unwrap().cmdline_max, 255);
+        assert_eq!(old(0x204).unwrap().address, MIB);
+        assert_eq!(old(0x203).unwrap().initrd_end, 1 << 31);
+        assert_eq!(old(0x202).unwrap().initrd_end, 0x3800_0000);
+        assert_eq!(old(0x201), Err(Error::LinuxProtocol(0x201)));
+        // A header that ends before a field doesn't have it, whatever the version says.
+        assert_eq!(read(&with(JUMP, 0x30, 1)).unwrap().address, MIB);
+        // Nor is there one that is longer than the page has room for.
+        assert_eq!(read(&with(JUMP, 0xff, 1)).unwrap().length, 0x90);
+        let anywhere = read(&with(XLOADFLAGS, 3, 2)).unwrap();
+        assert_eq!(anywhere.initrd_end, 1 << 32);
+    }
+
+    #[test]
+    fn impossible_headers_are_refused() {
+        let cases = [
+            (with(LOADFLAGS, 0, 1), Error::LinuxLow),
+            (with(KERNEL_ALIGNMENT, 0, 4), Error::LinuxAlignment(0)),
+            (with(KERNEL_ALIGNMENT, 3, 4), Error::LinuxAlignment(3)),
+            (
+                with(KERNEL_ALIGNMENT, 1 << 31, 4),
+                Error::OutsideRam(1 << 31, (1 << 31) + (4 << 20)),
+            ),
+            (with(SYSSIZE, 64, 4), Error::Truncated),
+            (with(SETUP_SECTS, 3, 1), Error::Truncated),
+            (with(SETUP_SECTS, 255, 1), Error::Truncated),
+            // 0 stands for 4.
+            (with(SETUP_SECTS, 0, 1), Error::Truncated),
+            (
+                with(INIT_SIZE, u32::MAX.into(), 4),
+                Error::OutsideRam(2 << 20, (2 << 20) + u64::from(u32::MAX)),
+            ),
+        ];
+        for (file, error) in cases {
+            assert_eq!(read(&file), Err(error));
+        }
+        let file = kernel();
+        for length in MAGIC + 4..file.len() - 8 {
+            assert_eq!(read(&file[..length]), Err(Error::Truncated), "{length}");
+        }
+    }
+
+    #[test]
+    fn the_page_has_the_header_and_what_the_loader_adds() {
+        let header = read(&kernel()).unwrap();
+        let told = Told {
+            append: b"quiet vga=0x317",
+            command_line: 0xa500,
+            initrd: (0x300_0000, 0x1234),
+        };
+        let mut page = vec![0; ZERO_PAGE];
+        header.fill(&mut page, &told).unwrap();
+        let field = |at, count| number(&page, at, count).unwrap();
+        let expected = [
+            (SETUP_SECTS, 1, 2),
+            (VID_MODE, 2, 0x317),
+            (MAGIC, 4, 0x5372_6448),
+            (TYPE_OF_LOADER, 1, 0xff),
+            (LOADFLAGS, 1, 1),
+            (CODE32_START, 4, 16 * MIB),
+            (RAMDISK_IMAGE, 4, 0x300_0000),
+            (RAMDISK_SIZE, 4, 0x1234),
+            (CMD_LINE_PTR, 4, 0xa500),
+            (SETUP_DATA, 4, 0),
+            (INIT_SIZE, 4, 4 * MIB),
+        ];
+        for (at, count, value) in expected {
+            assert_eq!(field(at, count), value, "{at:#x}");
+        }
+        let behind = HEADER + header.length;
+        assert_eq!(behind, 0x202 + 0x6a);
+        assert!(
+            page[..HEADER]
+                .iter()
+                .chain(&page[behind..])
+                .all(|byte| *byte == 0)
+        );
+        let error = header.fill(&mut page[1..], &told);
+        assert_eq!(error, Err(Error::InfoTooLarge));
+    }
+
+    #[test]
+    fn command_lines_have_a_limit() {
+        let header = read(&with(CMDLINE_SIZE, 5, 4)).unwrap();
+        let fill = |append| {
+            let told = Told {
+                append,
+                command_line: 0,
+                initrd: (0, 0),
+            };
+            header.fill(&mut [0; ZERO_PAGE], &told)
+        };
+        assert_eq!(fill(b"quiet"), Ok(()));
+        assert_eq!(fill(b"quiet "), Err(Error::LinuxCommandLine(5)));
+    }
+
+    /// As QEMU 7.2 reads them, but that they are whole words.
+    #[test]
+    fn video_modes() {
+        let modes: [(&[u8], u16); 10] = [
+            (b"", 0xffff),
+            (b"xvga=3", 0xffff),
+            (b"quiet vga=normal", 0xffff),
+            (b"vga=ext quiet", 0xfffe),
+            (b"vga=ask", 0xfffd),
+            (b"vga=791", 791),
+            (b"vga=0X317\tquiet", 0x317),
+            (b"vga=0", 0),
+            (b"vga=017", 15),
+            (b"vga=1 vga=x", 1),
+        ];
+        for (line, mode) in modes {
+            assert_eq!(video_mode(line), Ok(mode));
+        }
+        let bad: [&[u8]; 6] = [
+            b"vga=",
+            b"vga=x",
+            b"vga=65536",
+            b"vga=-1",
+            b"vga=0x",
+            b"vga=\xff",
+        ];
+        for line in bad {
+            assert_eq!(video_mode(line), Err(Error::LinuxVideo));
+        }
+    }
+
+    #[test]
+    fn every_changed_byte_ends_with_a_kernel_in_ram_or_an_error() {
+        for at in HEADER..0x270 {
+            for value in [0, 1, 2, 0x0f, 0x10, 0x7f, 0x80, 0xff] {
+                let mut file = kernel();
+                file[at] = value;
+                let Ok(plan) = loader::plan(&file, RAM_END) else {
+                    continue;
+                };
+                assert!(plan.end() <= RAM_END, "{at:#x} {value:#x}");
+                let inside = |segment: &loader::Segment| {
+                    segment.address >= HIGH_START && segment.end() <= plan.end()
+                };
+                assert!(plan.segments().iter().all(inside), "{at:#x} {value:#x}");
+            }
+        }
+    }
 }
