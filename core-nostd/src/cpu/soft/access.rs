@@ -197,8 +197,12 @@ impl Cpu {
         intent: Intent,
     ) -> Outcome {
         let _ = segment;
-        // An XMM operand's own rule is #GP(0), and its instruction's to know.
-        let aligned = length > 8 || linear.is_multiple_of(length.next_power_of_two() as u64);
+        // Volume 3, table 6-7. XMM operands that must be aligned have raised #GP(0) before.
+        let boundary = match length {
+            10 => 8,
+            length => length.next_power_of_two() as u64,
+        };
+        let aligned = linear.is_multiple_of(boundary);
         // Bytes that are not canonical are #GP or #SS first.
         let last = linear.wrapping_add(length as u64 - 1);
         if self.data_checks & data_check::ALIGNMENT != 0

@@ -292,9 +292,12 @@ impl Cpu {
         let mask = self.vector(bus, i, 2, Alignment::Any)?;
         let (segment, offset) = self.memory_at(i)?;
         let length = width as usize / 8;
-        if signs(8, width, mask) != 0 {
-            self.check_access(bus, segment, offset, length, Intent::Write)?;
-        }
+        // Whatever the mask: implementations may, and the processors that were looked at do. What is
+        // stored are bytes, which are always aligned, and only they meet breakpoints.
+        let checks = core::mem::take(&mut self.data_checks);
+        let checked = self.check_access(bus, segment, offset, length, Intent::Write);
+        self.data_checks = checks;
+        checked?;
         let bytes = value.to_le_bytes().into_iter().zip(mask.to_le_bytes());
         for (at, (byte, mask)) in (0..).zip(bytes.take(length)) {
             if mask & 0x80 != 0 {
