@@ -175,7 +175,7 @@ pub(crate) fn plan(form: &Form, world: World, oracle: Oracle, all: bool) -> Plan
     match form.shape.operation {
         // POP FS, POP GS.
         Pop if oracle == Oracle::Kvm && form.encoding.map == Map::Two => Plan::Skip(tables),
-        Fpu(_) | Sse(_) | Packed(_) | Wait if !all => Plan::Skip("x87, MMX and SSE, without --all"),
+        Fpu(_) | Packed(_) | Wait if !all => Plan::Skip("x87, MMX and SSE, without --all"),
         Fxsave | Fxrstor | Xsave | Xsavec | Xsaveopt | Xrstor if !all => {
             Plan::Skip("x87, MMX and SSE, without --all")
         }

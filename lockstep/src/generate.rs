@@ -8,6 +8,7 @@ use thimble_core::cpu::gpr;
 
 use crate::assemble::{self, Assembled};
 use crate::case::{CS, Case, DS, ES, FS, GS, Patch, SS, Vectors, World};
+use crate::floats;
 use crate::forms::{self, Form};
 use crate::layout::{
     CODE, DATA, HOLE, KERNEL_CODE, KERNEL_CODE_32, KERNEL_DATA, READ_ONLY, STACK, STACK_END,
@@ -70,11 +71,12 @@ pub(crate) fn case(form: &Form, world: World, random: &mut Random) -> Option<Mad
 }
 
 /// Registers with numbers of all kinds.
-fn vectors(random: &mut Random) -> Box<Vectors> {
+fn vectors(operation: Operation, random: &mut Random) -> Box<Vectors> {
     let mut vectors = Box::new(Vectors::default());
     for register in &mut vectors.xmm {
-        *register = u128::from(random.value()) << 64 | u128::from(random.value());
+        *register = floats::operand(operation, random);
     }
+    vectors.mxcsr = floats::mxcsr(operation, random);
     for register in &mut vectors.st {
         register[..8].copy_from_slice(&random.value().to_le_bytes());
         register[8..].copy_from_slice(&[0xff, 0xff]);
@@ -174,7 +176,8 @@ impl<'r> Maker<'r> {
             rflags: FLAGS | random.next() & STATUS,
             selectors: [0; 6],
             bases: [0; 2],
-            vectors: forms::has_vectors(made.instruction.operation()).then(|| vectors(random)),
+            vectors: forms::has_vectors(made.instruction.operation())
+                .then(|| vectors(made.instruction.operation(), random)),
         };
         Self {
             random,
@@ -848,6 +851,14 @@ impl<'r> Maker<'r> {
                 let mut bounds = word(below as u64);
                 bounds.extend(word(above as u64));
                 self.give(1, targets, &bounds);
+            }
+            Sse(thimble_core::cpu::decode::Sse::Ldmxcsr) => {
+                let value = floats::loaded(self.random);
+                self.give(0, targets, &value.to_le_bytes());
+            }
+            Sse(_) if matches!(instruction.operand(1), Operand::Memory(_)) => {
+                let value = floats::operand(self.operation(), self.random);
+                self.give(1, targets, &value.to_le_bytes());
             }
             Bt | Bts | Btr | Btc => {
                 if let Operand::Register(bit) = instruction.operand(1)

@@ -9,7 +9,7 @@
 
 use super::access::Intent;
 use super::{Bus, Cpu, Outcome};
-use crate::cpu::decode::{Instruction, Operand, Packed, RegisterClass, SegmentRegister, Sse};
+use crate::cpu::decode::{Instruction, Operand, Packed, RegisterClass, SegmentRegister};
 
 const LOW: u128 = u64::MAX as u128;
 /// Bytes of a page.
@@ -43,7 +43,7 @@ const fn signed(bits: u32, value: u64) -> i64 {
 }
 
 /// One element by number.
-const fn element(bits: u32, value: u128, number: u32) -> u64 {
+pub(super) const fn element(bits: u32, value: u128, number: u32) -> u64 {
     (value >> (bits * number)) as u64 & (u64::MAX >> (64 - bits))
 }
 
@@ -59,7 +59,7 @@ fn saturate_unsigned(bits: u32, value: i64) -> i64 {
 }
 
 /// Puts elements of both operands' low or high halves side by side.
-fn interleave(bits: u32, width: u32, high: bool, a: u128, b: u128) -> u128 {
+pub(super) fn interleave(bits: u32, width: u32, high: bool, a: u128, b: u128) -> u128 {
     let half = width / bits / 2;
     let first = if high { half } else { 0 };
     let mut result = 0;
@@ -104,7 +104,7 @@ fn horizontal(bits: u32, width: u32, a: u128, b: u128, join: fn(i64, i64) -> i64
 }
 
 /// Elements by two bits of a constant each.
-fn shuffle(bits: u32, source: u128, by: u8) -> u128 {
+pub(super) fn shuffle(bits: u32, source: u128, by: u8) -> u128 {
     (0..4).fold(0, |result, place| {
         let number = u32::from(by >> (2 * place) & 3);
         result | u128::from(element(bits, source, number)) << (bits * place)
@@ -252,7 +252,7 @@ fn compute(name: Packed, width: u32, a: u128, b: u128, by: u8) -> Option<u128> {
 }
 
 /// The signs of elements, as PMOVMSKB and its like collect them.
-fn signs(bits: u32, width: u32, value: u128) -> u128 {
+pub(super) fn signs(bits: u32, width: u32, value: u128) -> u128 {
     (0..width / bits).fold(0, |result, number| {
         result | (value >> (bits * number + bits - 1) & 1) << number
     })
@@ -260,7 +260,7 @@ fn signs(bits: u32, width: u32, value: u128) -> u128 {
 
 /// What an operand's memory must be aligned to.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Alignment {
+pub(super) enum Alignment {
     /// Sixteen bytes, if it has as many.
     Natural,
     /// Nothing.
@@ -276,7 +276,7 @@ impl Cpu {
     }
 
     /// Segment and offset of the memory operand, aligned as asked.
-    fn vector_at(
+    pub(super) fn vector_at(
         &mut self,
         i: &Instruction,
         alignment: Alignment,
@@ -290,7 +290,7 @@ impl Cpu {
 
     /// Loads so many bytes, 16 at most, zero-extended. Where sixteen lie in one page they are two
     /// words: no second one faults where a first one did not.
-    fn load_vector(
+    pub(super) fn load_vector(
         &mut self,
         bus: &mut Bus<'_>,
         (segment, offset): (SegmentRegister, u64),
@@ -316,7 +316,7 @@ impl Cpu {
     }
 
     /// Stores the lowest bytes in the same way.
-    fn store_vector(
+    pub(super) fn store_vector(
         &mut self,
         bus: &mut Bus<'_>,
         (segment, offset): (SegmentRegister, u64),
@@ -342,7 +342,7 @@ impl Cpu {
     }
 
     /// An operand as an integer, zero-extended.
-    fn vector(
+    pub(super) fn vector(
         &mut self,
         bus: &mut Bus<'_>,
         i: &Instruction,
@@ -366,7 +366,7 @@ impl Cpu {
     }
 
     /// Writes an operand, cut to its size.
-    fn set_vector(
+    pub(super) fn set_vector(
         &mut self,
         bus: &mut Bus<'_>,
         i: &Instruction,
@@ -468,67 +468,6 @@ impl Cpu {
             self.use_mmx();
         }
         Ok(())
-    }
-
-    /// Instructions on floating-point numbers in XMM registers.
-    pub(super) fn media(&mut self, bus: &mut Bus<'_>, i: &Instruction, name: Sse) -> Outcome {
-        use Sse::*;
-        if matches!(name, Ldmxcsr | Stmxcsr) {
-            return self.media_control(bus, i);
-        }
-        self.check_sse()?;
-        let alignment = match name {
-            Movups | Movupd => Alignment::Any,
-            _ => Alignment::Natural,
-        };
-        let b = self.vector(bus, i, 1, alignment)?;
-        let to_memory = matches!(i.operand(0), Operand::Memory(_));
-        // Of a destination in memory nothing is read.
-        let a = if to_memory {
-            0
-        } else {
-            self.vector(bus, i, 0, alignment)?
-        };
-        let by = match i.operand(2) {
-            Operand::Immediate(value) => value as u8,
-            _ => 0,
-        };
-        let both_registers = i.memory().is_none();
-        let value = match name {
-            Movaps | Movapd | Movups | Movupd | Movntps | Movntpd => b,
-            // From memory the rest of the register is cleared, from a register it is kept.
-            Movss if both_registers => a & !0xffff_ffff | b & 0xffff_ffff,
-            Movsd if both_registers => a & !LOW | b & LOW,
-            Movss | Movsd => b,
-            Movlps | Movlpd if to_memory => b,
-            Movlps | Movlpd => a & !LOW | b & LOW,
-            Movhps | Movhpd if to_memory => b >> 64,
-            Movhps | Movhpd | Movlhps => a & LOW | b << 64,
-            Movhlps => a & !LOW | b >> 64,
-            Movddup => b & LOW | b << 64,
-            Movshdup => each(64, b, 0, |b, _| b >> 32 | b & !0xffff_ffff),
-            Movsldup => each(64, b, 0, |b, _| b & 0xffff_ffff | b << 32),
-            Movmskps => signs(32, 128, b),
-            Movmskpd => signs(64, 128, b),
-            Andps | Andpd => a & b,
-            Andnps | Andnpd => !a & b,
-            Orps | Orpd => a | b,
-            Xorps | Xorpd => a ^ b,
-            Unpcklps => interleave(32, 128, false, a, b),
-            Unpckhps => interleave(32, 128, true, a, b),
-            Unpcklpd => interleave(64, 128, false, a, b),
-            Unpckhpd => interleave(64, 128, true, a, b),
-            Shufps => shuffle(32, a, by) & LOW | shuffle(32, b, by) & !LOW,
-            Shufpd => {
-                let (a, b) = (
-                    element(64, a, (by & 1).into()),
-                    element(64, b, (by >> 1 & 1).into()),
-                );
-                u128::from(a) | u128::from(b) << 64
-            }
-            _ => return self.undefined(),
-        };
-        self.set_vector(bus, i, alignment, value)
     }
 }
 
