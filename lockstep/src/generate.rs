@@ -82,6 +82,16 @@ fn vectors(operation: Operation, random: &mut Random) -> Box<Vectors> {
         register[8..].copy_from_slice(&[0xff, 0xff]);
     }
     vectors.ftw = 0xff;
+    if matches!(operation, Operation::Sse(_)) {
+        // Some go over to MMX registers.
+        vectors.ftw = random.byte();
+        vectors.fsw = (random.below(8) << 11) as u16;
+        if random.percent(20) {
+            // ZE and ES: an exception of the x87 is pending.
+            vectors.fcw &= !4;
+            vectors.fsw |= 0x8084;
+        }
+    }
     vectors
 }
 

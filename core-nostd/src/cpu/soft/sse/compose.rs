@@ -11,31 +11,61 @@ use crate::cpu::decode::Sse;
 
 /// What is special about a format of numbers.
 #[derive(Clone, Copy)]
-struct Format {
+pub(super) struct Format {
     /// Bits of a number.
-    bits: u32,
+    pub(super) bits: u32,
     /// Bits of its fraction.
     fraction: u32,
 }
 
-const SINGLE: Format = Format {
+pub(super) const SINGLE: Format = Format {
     bits: 32,
     fraction: 23,
 };
-const DOUBLE: Format = Format {
+pub(super) const DOUBLE: Format = Format {
     bits: 64,
     fraction: 52,
 };
 
 impl Format {
+    /// The exponent of 1.
+    const fn bias(self) -> u64 {
+        (1 << (self.bits - self.fraction - 2)) - 1
+    }
+
+    /// The sign.
+    const fn sign(self) -> u64 {
+        1 << (self.bits - 1)
+    }
+
+    /// A finite number's bits with an exponent that makes it 1 or more and less than 2; zero is 1.
+    pub(super) fn significand(self, value: u64) -> u64 {
+        let one = 1 << self.fraction;
+        let mut fraction = value & (one - 1);
+        if value & (self.sign() - one) == 0 && fraction != 0 {
+            // A denormal one: the highest bit becomes the implied one.
+            fraction <<= fraction.leading_zeros() - one.leading_zeros();
+        }
+        value & self.sign() | self.bias() << self.fraction | fraction & (one - 1)
+    }
+
+    /// A number divided by four; `None` if that is a denormal one, but not for zero.
+    pub(super) fn smaller(self, value: u64) -> Option<u64> {
+        let exponent = (value & (self.sign() - 1)) >> self.fraction;
+        match exponent {
+            _ if value & (self.sign() - 1) == 0 => Some(value),
+            0..3 => None,
+            _ => Some(value - (2 << self.fraction)),
+        }
+    }
+
     /// Rounds a number to an integer as MXCSR's rounding control says, and tells flags.
     ///
     /// Zeros and what is rounded to zero keep their sign. Denormal operands are no exception.
     fn round(self, value: u64, rounding: u32, denormals_are_zeros: bool) -> (u64, u32) {
-        let sign = 1 << (self.bits - 1);
+        let (sign, bias) = (self.sign(), self.bias());
         let (negative, magnitude) = (value & sign != 0, value & (sign - 1));
         let fraction = (1u64 << self.fraction) - 1;
-        let bias = (1u64 << (self.bits - self.fraction - 2)) - 1;
         let exponent = magnitude >> self.fraction;
         if exponent > 2 * bias {
             let quiet = 1 << (self.fraction - 1);

@@ -4,6 +4,7 @@
 //! each instruction, and its tables of exceptions by class (2.4). Files:
 //!
 //! - `native`: the host's SSE and SSE2 instructions, which compute;
+//! - `exceptions`: what MXCSR's masks make of the flags;
 //! - `convert`: conversions, and the way from the x87 to MMX registers that some of them take;
 //! - `compose`: instructions after SSE2, made of several of the host's or of integer arithmetic.
 //!
@@ -17,14 +18,14 @@
 
 mod compose;
 mod convert;
+mod exceptions;
 mod native;
 
 use super::packed::{Alignment, element, interleave, shuffle, signs};
-use super::{Bus, Cpu, Exception, Outcome};
+use super::{Bus, Cpu, Outcome};
 use crate::cpu::alu::{LazyFlags, STATUS};
 use crate::cpu::decode::{Instruction, Operand, Sse};
-use native::{Computed, Native};
-use x86_64::registers::control::Cr4Flags;
+use native::Native;
 
 /// The low half of a register.
 const LOW: u128 = u64::MAX as u128;
@@ -52,47 +53,6 @@ mod mxcsr {
 }
 
 impl Cpu {
-    /// Computes with the guest's MXCSR. Flags are those of its masks, but MXCSR is not changed yet.
-    fn native(&self, native: Native, a: u128, b: u128, general: u64) -> Computed {
-        let control = self.fpu.mxcsr;
-        if control & (mxcsr::UNDERFLOW << mxcsr::MASKS) != 0 {
-            return native.compute(a, b, general, control);
-        }
-        // Unmasked underflow is a tiny result, be it exact, and FTZ is not heeded. A second time all
-        // tiny results are flushed, which the flag tells.
-        let mut computed = native.compute(a, b, general, control & !mxcsr::FTZ);
-        let flushed = native.compute(a, b, general, control | mxcsr::FTZ);
-        computed.flags |= flushed.flags & mxcsr::UNDERFLOW;
-        computed
-    }
-
-    /// Takes over flags that an instruction has set, and raises what they say if it is not masked.
-    fn settle(&mut self, flags: u32) -> Outcome {
-        let unmasked = flags & !(self.fpu.mxcsr >> mxcsr::MASKS);
-        if unmasked == 0 {
-            self.fpu.mxcsr |= flags;
-            return Ok(());
-        }
-        // What is found before a computation keeps it from being done.
-        self.fpu.mxcsr |= if unmasked & mxcsr::BEFORE != 0 {
-            flags & mxcsr::BEFORE
-        } else {
-            flags
-        };
-        if self.cr4().contains(Cr4Flags::OSXMMEXCPT_ENABLE) {
-            Err(self.raise(Exception::SimdFloatingPoint))
-        } else {
-            self.undefined()
-        }
-    }
-
-    /// An instruction that is one of the host's.
-    fn one(&mut self, native: Native, a: u128, b: u128) -> Outcome<u128> {
-        let computed = self.native(native, a, b, 0);
-        self.settle(computed.flags)?;
-        Ok(computed.xmm)
-    }
-
     /// CMPccPS and its like: the predicate is in the immediate's low bits.
     fn compare_packed(&mut self, native: Native, a: u128, b: u128, by: u8) -> Outcome<u128> {
         let result = self.one(native.plus(by & 3), a, b)?;
