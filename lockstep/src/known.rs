@@ -5,7 +5,9 @@
 
 use std::arch::x86_64::__cpuid;
 
-use thimble_core::cpu::decode::{CodeSize, Instruction, Operand, Operation, RegisterClass, Size};
+use thimble_core::cpu::decode::{
+    CodeSize, Instruction, Operand, Operation, RegisterClass, Size, Sse,
+};
 use thimble_core::cpu::gpr;
 
 use crate::assemble::is_string;
@@ -63,7 +65,7 @@ const UD: End = End::Exception {
 };
 
 /// All of them.
-pub(crate) static KNOWN: [Known; 33] = [
+pub(crate) static KNOWN: &[Known] = &[
     Known {
         what: "66h makes near branches of 64-bit mode 16 bits wide",
         section: "volume 2, CALL, JMP, RET, Jcc, LOOP; table A-1, superscript f64",
@@ -397,6 +399,16 @@ pub(crate) static KNOWN: [Known; 33] = [
                 )
             );
             sha && i.memory().is_some() && expected.rip != case.rip
+        },
+    },
+    Known {
+        what: "MXCSR has a mask of exceptions for misaligned operands, bit 17",
+        section: "volume 1, 10.2.3: reserved",
+        by: By::Amd,
+        applies: |i, _, expected| {
+            let loaded = expected.vectors.as_ref().map(|vectors| vectors.mxcsr);
+            i.operation() == Operation::Sse(Sse::Ldmxcsr)
+                && loaded.is_some_and(|mxcsr| mxcsr & 1 << 17 != 0)
         },
     },
 ];

@@ -34,7 +34,7 @@ pub(super) const fn signed(bits: u32, value: u64) -> i64 {
 }
 
 /// One element by number.
-pub(super) const fn element(bits: u32, value: u128, number: u32) -> u64 {
+pub(in crate::cpu::soft) const fn element(bits: u32, value: u128, number: u32) -> u64 {
     (value >> (bits * number)) as u64 & (u64::MAX >> (64 - bits))
 }
 
@@ -50,7 +50,13 @@ fn saturate_unsigned(bits: u32, value: i64) -> i64 {
 }
 
 /// Puts elements of both operands' low or high halves side by side.
-pub(super) fn interleave(bits: u32, width: u32, high: bool, a: u128, b: u128) -> u128 {
+pub(in crate::cpu::soft) fn interleave(
+    bits: u32,
+    width: u32,
+    high: bool,
+    a: u128,
+    b: u128,
+) -> u128 {
     let half = width / bits / 2;
     let first = if high { half } else { 0 };
     let mut result = 0;
@@ -95,7 +101,7 @@ fn horizontal(bits: u32, width: u32, a: u128, b: u128, join: fn(i64, i64) -> i64
 }
 
 /// Elements by two bits of a constant each.
-pub(super) fn shuffle(bits: u32, source: u128, by: u8) -> u128 {
+pub(in crate::cpu::soft) fn shuffle(bits: u32, source: u128, by: u8) -> u128 {
     (0..4).fold(0, |result, place| {
         let number = u32::from(by >> (2 * place) & 3);
         result | u128::from(element(bits, source, number)) << (bits * place)
@@ -311,7 +317,7 @@ pub(super) fn compute(name: Packed, width: u32, a: u128, b: u128, by: u8) -> Opt
 }
 
 /// The signs of elements, as PMOVMSKB and its like collect them.
-pub(super) fn signs(bits: u32, width: u32, value: u128) -> u128 {
+pub(in crate::cpu::soft) fn signs(bits: u32, width: u32, value: u128) -> u128 {
     (0..width / bits).fold(0, |result, number| {
         result | (value >> (bits * number + bits - 1) & 1) << number
     })

@@ -1,10 +1,9 @@
 //! Instructions on MMX and XMM registers: moves, logic and integers.
 //!
 //! Source: Intel SDM volume 2 for each instruction; volume 1, 9.2 (MMX registers), 11.4 and 12. There
-//! are all of MMX, the integer part of SSE to SSE4.2, SSSE3, AES, SHA and PCLMULQDQ, and of SSE, SSE2
-//! and SSE3 what moves, shuffles and combines floating-point numbers as bits. This file has operands
-//! and dispatch; `lanes` has integers side by side, `text` comparisons of strings, `crypto` ciphers
-//! and hashes.
+//! are all of MMX, the integer part of SSE to SSE4.2, SSSE3, AES, SHA and PCLMULQDQ; `sse` has what is
+//! about floating-point numbers. This file has operands and dispatch, `lanes` integers side by side,
+//! `text` comparisons of strings, `crypto` ciphers and hashes.
 //!
 //! All of it is integer code: no instruction is there by grace of the processor below, nor gives
 //! another result on another one.
@@ -16,12 +15,13 @@ mod lanes;
 mod tests;
 mod text;
 
-use self::lanes::{compute, each, each_signed, element, interleave, shuffle, signs};
+use self::lanes::{compute, each_signed};
+pub(super) use self::lanes::{element, interleave, shuffle, signs};
 use self::text::{Control, Text};
 use super::access::Intent;
 use super::{Bus, Cpu, Outcome};
 use crate::cpu::alu::LazyFlags;
-use crate::cpu::decode::{Instruction, Operand, Packed, RegisterClass, SegmentRegister, Size, Sse};
+use crate::cpu::decode::{Instruction, Operand, Packed, RegisterClass, SegmentRegister, Size};
 use crate::cpu::gpr::{RAX, RCX, RDX};
 use x86_64::registers::rflags::RFlags;
 
@@ -31,7 +31,7 @@ const PAGE: u64 = 4096;
 
 /// What an operand's memory must be aligned to.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Alignment {
+pub(super) enum Alignment {
     /// Sixteen bytes, if it has as many.
     Natural,
     /// Nothing.
@@ -57,7 +57,7 @@ impl Cpu {
     }
 
     /// Segment and offset of the memory operand, aligned as asked.
-    fn vector_at(
+    pub(super) fn vector_at(
         &mut self,
         i: &Instruction,
         alignment: Alignment,
@@ -71,7 +71,7 @@ impl Cpu {
 
     /// Loads so many bytes, 16 at most, zero-extended. Where sixteen lie in one page they are two
     /// words: no second one faults where a first one did not.
-    fn load_vector(
+    pub(super) fn load_vector(
         &mut self,
         bus: &mut Bus<'_>,
         (segment, offset): (SegmentRegister, u64),
@@ -97,7 +97,7 @@ impl Cpu {
     }
 
     /// Stores the lowest bytes in the same way.
-    fn store_vector(
+    pub(super) fn store_vector(
         &mut self,
         bus: &mut Bus<'_>,
         (segment, offset): (SegmentRegister, u64),
@@ -123,7 +123,7 @@ impl Cpu {
     }
 
     /// An operand as an integer, zero-extended.
-    fn vector(
+    pub(super) fn vector(
         &mut self,
         bus: &mut Bus<'_>,
         i: &Instruction,
@@ -147,7 +147,7 @@ impl Cpu {
     }
 
     /// Writes an operand, cut to its size.
-    fn set_vector(
+    pub(super) fn set_vector(
         &mut self,
         bus: &mut Bus<'_>,
         i: &Instruction,
@@ -309,66 +309,5 @@ impl Cpu {
             self.use_mmx();
         }
         Ok(())
-    }
-
-    /// Instructions on floating-point numbers in XMM registers.
-    pub(super) fn media(&mut self, bus: &mut Bus<'_>, i: &Instruction, name: Sse) -> Outcome {
-        use Sse::*;
-        if matches!(name, Ldmxcsr | Stmxcsr) {
-            return self.media_control(bus, i);
-        }
-        self.check_sse()?;
-        let alignment = match name {
-            Movups | Movupd => Alignment::Any,
-            _ => Alignment::Natural,
-        };
-        let b = self.vector(bus, i, 1, alignment)?;
-        let to_memory = matches!(i.operand(0), Operand::Memory(_));
-        // Of a destination in memory nothing is read.
-        let a = if to_memory {
-            0
-        } else {
-            self.vector(bus, i, 0, alignment)?
-        };
-        let by = match i.operand(2) {
-            Operand::Immediate(value) => value as u8,
-            _ => 0,
-        };
-        let both_registers = i.memory().is_none();
-        let value = match name {
-            Movaps | Movapd | Movups | Movupd | Movntps | Movntpd => b,
-            // From memory the rest of the register is cleared, from a register it is kept.
-            Movss if both_registers => a & !0xffff_ffff | b & 0xffff_ffff,
-            Movsd if both_registers => a & !LOW | b & LOW,
-            Movss | Movsd => b,
-            Movlps | Movlpd if to_memory => b,
-            Movlps | Movlpd => a & !LOW | b & LOW,
-            Movhps | Movhpd if to_memory => b >> 64,
-            Movhps | Movhpd | Movlhps => a & LOW | b << 64,
-            Movhlps => a & !LOW | b >> 64,
-            Movddup => b & LOW | b << 64,
-            Movshdup => each(64, b, 0, |b, _| b >> 32 | b & !0xffff_ffff),
-            Movsldup => each(64, b, 0, |b, _| b & 0xffff_ffff | b << 32),
-            Movmskps => signs(32, 128, b),
-            Movmskpd => signs(64, 128, b),
-            Andps | Andpd => a & b,
-            Andnps | Andnpd => !a & b,
-            Orps | Orpd => a | b,
-            Xorps | Xorpd => a ^ b,
-            Unpcklps => interleave(32, 128, false, a, b),
-            Unpckhps => interleave(32, 128, true, a, b),
-            Unpcklpd => interleave(64, 128, false, a, b),
-            Unpckhpd => interleave(64, 128, true, a, b),
-            Shufps => shuffle(32, a, by) & LOW | shuffle(32, b, by) & !LOW,
-            Shufpd => {
-                let (a, b) = (
-                    element(64, a, (by & 1).into()),
-                    element(64, b, (by >> 1 & 1).into()),
-                );
-                u128::from(a) | u128::from(b) << 64
-            }
-            _ => return self.undefined(),
-        };
-        self.set_vector(bus, i, alignment, value)
     }
 }
