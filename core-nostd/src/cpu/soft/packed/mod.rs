@@ -19,7 +19,7 @@ use self::lanes::{compute, each_signed};
 pub(super) use self::lanes::{element, interleave, shuffle, signs};
 use self::text::{Control, Text};
 use super::access::Intent;
-use super::{Bus, Cpu, Outcome};
+use super::{Bus, Cpu, Outcome, data_check};
 use crate::cpu::alu::LazyFlags;
 use crate::cpu::decode::{Instruction, Operand, Packed, RegisterClass, SegmentRegister, Size};
 use crate::cpu::gpr::{RAX, RCX, RDX};
@@ -292,10 +292,14 @@ impl Cpu {
         let mask = self.vector(bus, i, 2, Alignment::Any)?;
         let (segment, offset) = self.memory_at(i)?;
         let length = width as usize / 8;
-        // Whatever the mask: implementations may, and the processors that were looked at do. What is
-        // stored are bytes, which are always aligned, and only they meet breakpoints.
-        let checks = core::mem::take(&mut self.data_checks);
-        let checked = self.check_access(bus, segment, offset, length, Intent::Write);
+        // Whatever the mask: implementations may, and the processors that were looked at do, eight
+        // bytes at a time. Only what is stored meets breakpoints.
+        let checks = self.data_checks;
+        self.data_checks &= data_check::ALIGNMENT;
+        let checked = (0..length).step_by(8).try_for_each(|at| {
+            let offset = offset.wrapping_add(at as u64) & i.address_size().mask();
+            self.check_access(bus, segment, offset, 8, Intent::Write)
+        });
         self.data_checks = checks;
         checked?;
         let bytes = value.to_le_bytes().into_iter().zip(mask.to_le_bytes());
