@@ -10,6 +10,7 @@ use crate::assemble::{self, Assembled};
 use crate::case::{CS, Case, DS, ES, FS, GS, Patch, SS, Vectors, World};
 use crate::floats;
 use crate::forms::{self, Form};
+use crate::lanes;
 use crate::layout::{
     CODE, DATA, HOLE, KERNEL_CODE, KERNEL_CODE_32, KERNEL_DATA, READ_ONLY, STACK, STACK_END,
     USER_CODE, USER_CODE_32, USER_DATA, WINDOW, WINDOW_BYTES, local_selector,
@@ -74,15 +75,22 @@ pub(crate) fn case(form: &Form, world: World, random: &mut Random) -> Option<Mad
 fn vectors(operation: Operation, random: &mut Random) -> Box<Vectors> {
     let mut vectors = Box::new(Vectors::default());
     for register in &mut vectors.xmm {
-        *register = floats::operand(operation, random);
+        *register = match operation {
+            Operation::Packed(name) => lanes::operand(name, random),
+            _ => floats::operand(operation, random),
+        };
     }
     vectors.mxcsr = floats::mxcsr(operation, random);
     for register in &mut vectors.st {
-        register[..8].copy_from_slice(&random.value().to_le_bytes());
+        let number = match operation {
+            Operation::Packed(name) => lanes::operand(name, random) as u64,
+            _ => random.value(),
+        };
+        register[..8].copy_from_slice(&number.to_le_bytes());
         register[8..].copy_from_slice(&[0xff, 0xff]);
     }
     vectors.ftw = 0xff;
-    if matches!(operation, Operation::Sse(_)) && random.percent(70) {
+    if matches!(operation, Operation::Sse(_) | Operation::Packed(_)) && random.percent(70) {
         // Some go over to MMX registers.
         vectors.ftw = random.byte();
         vectors.fsw = (random.below(8) << 11) as u16;
@@ -869,6 +877,17 @@ impl<'r> Maker<'r> {
             Sse(_) if matches!(instruction.operand(1), Operand::Memory(_)) => {
                 let value = floats::operand(self.operation(), self.random);
                 self.give(1, targets, &value.to_le_bytes());
+            }
+            Packed(name) => {
+                if matches!(instruction.operand(1), Operand::Memory(_)) {
+                    let value = lanes::operand(name, self.random);
+                    self.give(1, targets, &value.to_le_bytes());
+                }
+                for number in [gpr::RAX, gpr::RDX] {
+                    if forms::compares_text(name) && !self.addresses(number as u8) {
+                        self.case.gpr[number] = lanes::length(self.random) & self.size_of_code();
+                    }
+                }
             }
             Bt | Bts | Btr | Btc => {
                 if let Operand::Register(bit) = instruction.operand(1)

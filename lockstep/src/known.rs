@@ -6,7 +6,7 @@
 use std::arch::x86_64::__cpuid;
 
 use thimble_core::cpu::decode::{
-    CodeSize, Instruction, Operand, Operation, RegisterClass, Size, Sse,
+    CodeSize, Instruction, Operand, Operation, Packed, RegisterClass, Size, Sse,
 };
 use thimble_core::cpu::gpr;
 
@@ -389,6 +389,35 @@ pub(crate) static KNOWN: &[Known] = &[
             i.operation() == Operation::Sse(Sse::Cvtpi2ps)
                 && matches!(i.operand(1), Operand::Memory(_))
                 && vectors.is_some_and(|vectors| (vectors.fsw, vectors.ftw) != (0, 0xff))
+        },
+    },
+    Known {
+        what: "SHA takes sixteen bytes at any address",
+        section: "volume 2, 2.4: exceptions of type 4",
+        by: By::Amd,
+        applies: |i, _, _| {
+            use thimble_core::cpu::decode::Packed::*;
+            let sha = matches!(
+                i.operation(),
+                Operation::Packed(
+                    Sha1msg1
+                        | Sha1msg2
+                        | Sha1nexte
+                        | Sha1rnds4
+                        | Sha256msg1
+                        | Sha256msg2
+                        | Sha256rnds2
+                )
+            );
+            sha && i.memory().is_some()
+        },
+    },
+    Known {
+        what: "MASKMOVQ that faults has gone over to MMX registers",
+        section: "volume 3, 6.5: faults are restartable",
+        by: By::Amd,
+        applies: |i, case, expected| {
+            i.operation() == Operation::Packed(Packed::Maskmovq) && expected.rip == case.rip
         },
     },
     Known {

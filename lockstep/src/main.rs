@@ -16,6 +16,7 @@ mod forms;
 mod generate;
 mod known;
 mod kvm;
+mod lanes;
 mod layout;
 mod process;
 mod random;

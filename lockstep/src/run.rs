@@ -74,8 +74,16 @@ struct Pair<'s> {
 }
 
 impl Pair<'_> {
-    /// Both outcomes, unless the oracle has none, and the difference.
+    /// Both outcomes, unless the oracle has none, and the difference, if it's there a second time: the kernel below has
+    /// been seen to tell zeros for XMM registers, in one of some hundred thousand signals.
     fn run(&mut self, case: &Case, mask: Mask) -> Option<(Outcome, Outcome, Option<String>)> {
+        match self.once(case, mask)? {
+            (.., Some(_)) if case.vectors.is_some() => self.once(case, mask),
+            same => Some(same),
+        }
+    }
+
+    fn once(&mut self, case: &Case, mask: Mask) -> Option<(Outcome, Outcome, Option<String>)> {
         let expected = self.oracle.run(case);
         if !compare::comparable(&expected) {
             return None;
