@@ -25,7 +25,8 @@ const APIC_BIT: u32 = 1 << 9;
 const SVM_BIT: u32 = 1 << 2;
 /// Family 6, model 6, stepping 3: `max` where no host is taken after.
 const SIGNATURE_MAX: u32 = 0x663;
-const VENDOR_MAX: [u32; 3] = [0x6874_7541, 0x444d_4163, 0x6974_6e65];
+/// "Auth", "enti", "cAMD".
+const VENDOR_MAX: [u32; 3] = [0x6874_7541, 0x6974_6e65, 0x444d_4163];
 const BRAND_MAX: &[u8; 48] =
     b"Thimble software CPU\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
 /// Bytes of a line that CLFLUSH flushes, in units of 8.
