@@ -12,7 +12,8 @@
 //! - `access`: segments' checks, effective addresses, operands, the stack;
 //! - `execute`: which method does which operation;
 //! - `integer`, `bits`, `string`, `stack`, `control`: instructions of applications;
-//! - `float`, `packed`: state of the x87, MMX and SSE; moves and integers in their registers;
+//! - `x87`, `media`, `xsave`: the x87, SSE's control, and what saves and loads their state;
+//! - `packed`: moves and integers in MMX and XMM registers;
 //! - `system`, `msr`, `cpuid`, `io`: those of systems, and what the processor says of itself;
 //! - `segment`, `transfer`, `task`, `exception`, `debug`: protection;
 //! - `watch`: what logs are made from.
@@ -27,9 +28,9 @@ mod debug;
 mod exception;
 mod execute;
 mod fast;
-mod float;
 mod integer;
 mod io;
+mod media;
 mod micro;
 mod msr;
 mod packed;
@@ -45,6 +46,8 @@ mod testing;
 mod tests;
 mod transfer;
 mod watch;
+mod x87;
+mod xsave;
 
 use super::alu::{LazyFlags, STATUS};
 use super::decode::{CodeSize, SegmentRegister};
