@@ -97,6 +97,10 @@ pub(crate) struct Vectors {
     pub(crate) fsw: u16,
     /// A bit for each register in use.
     pub(crate) ftw: u8,
+    /// Last instruction of the x87: opcode, pointer, pointer to its operand.
+    pub(crate) fop: u16,
+    pub(crate) fip: u64,
+    pub(crate) fdp: u64,
     pub(crate) mxcsr: u32,
     /// ST0 to ST7, whose low halves are MM0 to MM7.
     pub(crate) st: [[u8; 10]; 8],
@@ -110,6 +114,9 @@ impl Default for Vectors {
             fcw: 0x37f,
             fsw: 0,
             ftw: 0,
+            fop: 0,
+            fip: 0,
+            fdp: 0,
             mxcsr: 0x1f80,
             st: [[0; 10]; 8],
             xmm: [0; 16],

@@ -8,6 +8,7 @@ use thimble_core::cpu::gpr;
 
 use crate::assemble::{self, Assembled};
 use crate::case::{CS, Case, DS, ES, FS, GS, Patch, SS, Vectors, World};
+use crate::floats;
 use crate::forms::{self, Form};
 use crate::layout::{
     CODE, DATA, HOLE, KERNEL_CODE, KERNEL_CODE_32, KERNEL_DATA, READ_ONLY, STACK, STACK_END,
@@ -69,8 +70,14 @@ pub(crate) fn case(form: &Form, world: World, random: &mut Random) -> Option<Mad
     (!astray).then(|| maker.finish())
 }
 
-/// Registers with numbers of all kinds.
-fn vectors(random: &mut Random) -> Box<Vectors> {
+/// Registers with numbers of all kinds, where they matter.
+fn vectors(operation: Operation, random: &mut Random) -> Option<Box<Vectors>> {
+    if let Operation::Fpu(_) | Operation::Wait = operation {
+        return Some(floats::vectors(random));
+    }
+    if !forms::has_vectors(operation) {
+        return None;
+    }
     let mut vectors = Box::new(Vectors::default());
     for register in &mut vectors.xmm {
         *register = u128::from(random.value()) << 64 | u128::from(random.value());
@@ -80,7 +87,7 @@ fn vectors(random: &mut Random) -> Box<Vectors> {
         register[8..].copy_from_slice(&[0xff, 0xff]);
     }
     vectors.ftw = 0xff;
-    vectors
+    Some(vectors)
 }
 
 /// Whether it may go elsewhere.
@@ -174,7 +181,7 @@ impl<'r> Maker<'r> {
             rflags: FLAGS | random.next() & STATUS,
             selectors: [0; 6],
             bases: [0; 2],
-            vectors: forms::has_vectors(made.instruction.operation()).then(|| vectors(random)),
+            vectors: vectors(made.instruction.operation(), random),
         };
         Self {
             random,
@@ -760,6 +767,10 @@ impl<'r> Maker<'r> {
         let instruction = self.made.instruction;
         let word = |value: u64| value.to_le_bytes()[..bytes].to_vec();
         match self.operation() {
+            Fpu(_) if instruction.memory().is_some() => {
+                let operand = floats::operand(&instruction, self.random);
+                self.give(0, targets, &operand);
+            }
             Jmp | Call if !matches!(instruction.operand(0), Operand::Relative(_)) => {
                 let pointer = self.code_pointer(self.case.selectors[CS]);
                 self.give(0, targets, &word(pointer));

@@ -11,6 +11,7 @@ mod assemble;
 mod case;
 mod compare;
 mod control;
+mod floats;
 mod forms;
 mod generate;
 mod known;

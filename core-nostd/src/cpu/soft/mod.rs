@@ -170,6 +170,7 @@ pub struct Cpu {
     /// Pages that were marked in the code cache when this one last looked.
     marks_seen: u64,
     msrs: Msrs,
+    /// x87 and SSE, with registers of the x87 by physical number.
     fpu: FpuState,
     extended: ExtendedState,
     /// What CPUID says.
@@ -200,7 +201,7 @@ impl Cpu {
         self.events = state.events;
         self.tsc_offset = state.msrs.tsc.wrapping_sub(bus.tsc());
         self.msrs = state.msrs.clone();
-        self.fpu = state.fpu;
+        self.set_float_state(&state.fpu);
         self.extended = state.extended.clone();
         let registers = MmuRegisters {
             paging: state.into(),
@@ -233,7 +234,7 @@ impl Cpu {
         state.events = self.events;
         state.msrs = self.msrs.clone();
         state.msrs.tsc = self.tsc(bus);
-        state.fpu = self.fpu;
+        state.fpu = self.float_state();
         state.extended = self.extended.clone();
         self.keep_pkru(&mut state.extended);
     }

@@ -114,15 +114,26 @@ impl Cpu {
         Ok(())
     }
 
+    /// What FXSAVE keeps of a pointer: all of it with REX.W, a selector and 32 bits outside of 64-bit
+    /// mode.
+    fn pointer_mask(&self, wide: bool) -> u64 {
+        match (wide, self.bits64()) {
+            (true, _) => u64::MAX,
+            (false, true) => 0xffff_ffff,
+            (false, false) => 0xffff_ffff_ffff,
+        }
+    }
+
     /// The legacy area of the state as it is.
     fn legacy(&self, wide: bool) -> Legacy {
-        let fpu = &self.fpu;
+        let fpu = self.float_state();
         let mut area = Legacy([0; LEGACY_BYTES]);
         area.put(0, fpu.fcw.to_le_bytes());
         area.put(2, fpu.fsw.to_le_bytes());
         area.put(4, [fpu.ftw]);
         area.put(6, fpu.fop.to_le_bytes());
-        let pointer = |pointer| if wide { pointer } else { pointer & 0xffff_ffff };
+        let mask = self.pointer_mask(wide);
+        let pointer = |pointer| pointer & mask;
         area.put(8, u64::to_le_bytes(pointer(fpu.fip)));
         area.put(16, u64::to_le_bytes(pointer(fpu.fdp)));
         area.put(MXCSR_AT, fpu.mxcsr.to_le_bytes());
@@ -140,18 +151,16 @@ impl Cpu {
     fn load_legacy_float(&mut self, area: &Legacy, wide: bool) {
         self.fpu.ftw = area.0[4];
         self.fpu.fop = u16::from_le_bytes(area.get(6)) & 0x7ff;
-        let pointer = |at| {
-            let pointer = u64::from_le_bytes(area.get(at));
-            if wide { pointer } else { pointer & 0xffff_ffff }
-        };
+        let mask = self.pointer_mask(wide);
+        let pointer = |at| u64::from_le_bytes(area.get(at)) & mask;
         (self.fpu.fip, self.fpu.fdp) = (pointer(8), pointer(16));
-        for (number, register) in self.fpu.st.iter_mut().enumerate() {
-            *register = area.get(ST_AT + 16 * number);
-        }
         self.set_float_words(
             u16::from_le_bytes(area.get(0)),
             u16::from_le_bytes(area.get(2)),
         );
+        let mut state = self.fpu;
+        state.st = core::array::from_fn(|number| area.get(ST_AT + 16 * number));
+        self.set_float_state(&state);
     }
 
     fn load_legacy_xmm(&mut self, area: &Legacy) {
