@@ -133,8 +133,9 @@ pub(crate) fn vectors(random: &mut Random) -> Box<Vectors> {
     };
     vectors.ftw = used.rotate_left(top);
     vectors.fop = random.next() as u16 & 0x7ff;
-    vectors.fip = random.next() >> 17;
-    vectors.fdp = random.next() >> 17;
+    // Elsewhere than in 64-bit mode selectors are above.
+    vectors.fip = random.next() >> 32;
+    vectors.fdp = random.next() >> 32;
     vectors
 }
 

@@ -177,7 +177,10 @@ impl Cpu {
             }
             Fst | Fstp | Fstpnce => {
                 let pops = u8::from(name != Fst);
-                if self.is_empty(0) {
+                if self.is_empty(0) && name == Fstpnce {
+                    self.fpu.fsw &= !C1;
+                    self.pop_number();
+                } else if self.is_empty(0) {
                     self.underflow(rm, pops);
                 } else {
                     self.fpu.fsw &= !C1;
@@ -230,10 +233,10 @@ impl Cpu {
                 self.fpu.fsw &= !C1;
                 self.set_st(0, number);
             }
-            Ffree => self.free(rm),
-            Ffreep => {
+            Ffree | Ffreep => {
+                self.fpu.fsw &= !C1;
                 self.free(rm);
-                self.pop_number();
+                self.pop_numbers((name == Ffreep).into());
             }
             Fincstp | Fdecstp => {
                 self.fpu.fsw &= !C1;
@@ -284,7 +287,8 @@ impl Cpu {
         } else {
             execute(code, self.fpu.fcw, self.st(0), other).status
         };
-        if self.take_status(status, C1) & BEFORE != 0 {
+        let unmasked = self.take_status(status, C1);
+        if unmasked & INVALID != 0 {
             return;
         }
         self.take_status(status, changed);
@@ -295,7 +299,9 @@ impl Cpu {
                 | when(C0, RFlags::CARRY_FLAG);
             self.flags = LazyFlags::from_rflags(flags & STATUS);
         }
-        self.pop_numbers(pops);
+        if unmasked & BEFORE == 0 {
+            self.pop_numbers(pops);
+        }
     }
 
     /// Stores ST(0) to memory.
@@ -349,16 +355,16 @@ impl Cpu {
     /// What computes with ST(0), and ST(1) at times, alone.
     fn function(&mut self, name: Fpu, modrm: u8) {
         use Fpu::*;
-        let codes = match name {
-            Fprem | Fprem1 => CODES,
-            Fsin | Fcos | Fsincos | Fptan => C1 | C2,
-            _ => C1,
+        let incomplete = match name {
+            Fprem | Fprem1 | Fsin | Fcos | Fsincos | Fptan => C2,
+            _ => 0,
         };
         let pushes = matches!(name, Fptan | Fsincos | Fxtract);
         let pops = matches!(name, Fpatan | Fyl2x | Fyl2xp1);
         let two = pops || matches!(name, Fprem | Fprem1 | Fscale);
         let empty = self.is_empty(0) || two && self.is_empty(1);
         if empty || pushes && !self.is_empty(7) {
+            self.fpu.fsw &= !incomplete;
             if self.stack_fault(!empty) {
                 if pops {
                     self.pop_number();
@@ -371,6 +377,11 @@ impl Cpu {
             return;
         }
         let results = execute(Code::d9(modrm), self.fpu.fcw, self.st(0), self.st(1));
+        // Where there is no quotient, its bits stay as they were.
+        let quotient = matches!(name, Fprem | Fprem1)
+            && results.status & (INVALID | BEFORE & !self.fpu.fcw) == 0
+            && u16::from_le_bytes([results.top[8], results.top[9]]) & 0x7fff != 0x7fff;
+        let codes = if quotient { CODES } else { C1 | incomplete };
         self.take_status(results.status, codes);
         if results.pushed() {
             self.set_st(0, results.below);
