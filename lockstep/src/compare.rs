@@ -198,7 +198,12 @@ fn vector_difference(expected: &Vectors, got: &Vectors, count: usize) -> Option<
     }
     let rest = |v: &Vectors| (v.fcw, v.fsw, v.ftw, v.mxcsr);
     let (e, g) = (rest(expected), rest(got));
-    (e != g).then(|| format!("fcw, fsw, ftw, mxcsr: {g:x?}, not {e:x?}"))
+    if e != g {
+        return Some(format!("fcw, fsw, ftw, mxcsr: {g:x?}, not {e:x?}"));
+    }
+    let last = |v: &Vectors| (v.fop, v.fip, v.fdp);
+    let (e, g) = (last(expected), last(got));
+    (e != g).then(|| format!("fop, fip, fdp: {g:x?}, not {e:x?}"))
 }
 
 /// Whether an outcome says anything to compare with.

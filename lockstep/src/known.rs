@@ -5,7 +5,9 @@
 
 use std::arch::x86_64::__cpuid;
 
-use thimble_core::cpu::decode::{CodeSize, Instruction, Fpu, Operand, Operation, RegisterClass, Size};
+use thimble_core::cpu::decode::{
+    CodeSize, Fpu, Instruction, Operand, Operation, RegisterClass, Size,
+};
 use thimble_core::cpu::gpr;
 
 use crate::assemble::is_string;

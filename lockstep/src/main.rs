@@ -39,7 +39,7 @@ usage: cargo xtask lockstep [OPTIONS]
   --subject NAME  soft; kvm or process, to compare oracles (soft)
   --case N        only the case of this number, with all that is known of it
   --show N        differences in full, at most (10)
-  --all           x87, MMX and SSE, too, with their registers, against the process: part two of the software CPU";
+  --all           MMX and SSE, too, with their registers, against the process: part two of the software CPU";
 
 /// What the command line says.
 struct Options {

@@ -73,8 +73,17 @@ struct Pair<'s> {
 }
 
 impl Pair<'_> {
-    /// Both outcomes, unless the oracle has none, and the difference.
+    /// Both outcomes, unless the oracle has none, and the difference. One that is not there the next time is none: the
+    /// kernel below may have lost registers of the x87 on the way to another process.
     fn run(&mut self, case: &Case, mask: Mask) -> Option<(Outcome, Outcome, Option<String>)> {
+        let first = self.run_once(case, mask)?;
+        match first.2 {
+            Some(_) if case.vectors.is_some() => self.run_once(case, mask),
+            _ => Some(first),
+        }
+    }
+
+    fn run_once(&mut self, case: &Case, mask: Mask) -> Option<(Outcome, Outcome, Option<String>)> {
         let expected = self.oracle.run(case);
         if !compare::comparable(&expected) {
             return None;

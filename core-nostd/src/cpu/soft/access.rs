@@ -197,13 +197,8 @@ impl Cpu {
         intent: Intent,
     ) -> Outcome {
         let _ = segment;
-        // An XMM operand's own rule is #GP(0), and its instruction's to know; a number of 80 bits is
-        // aligned as one of 64.
-        let aligned = match length {
-            10 => linear.is_multiple_of(8),
-            11.. => true,
-            _ => linear.is_multiple_of(length.next_power_of_two() as u64),
-        };
+        // An XMM operand's own rule is #GP(0), and its instruction's to know.
+        let aligned = length > 8 || linear.is_multiple_of(length.next_power_of_two() as u64);
         // Bytes that are not canonical are #GP or #SS first.
         let last = linear.wrapping_add(length as u64 - 1);
         if self.data_checks & data_check::ALIGNMENT != 0

@@ -7,7 +7,6 @@ use super::native::{Code, Number, execute};
 use super::{C0, C1, C2, C3, INVALID, STACK_FAULT};
 use crate::cpu::alu::{LazyFlags, STATUS};
 use crate::cpu::decode::{Fpu, Instruction, SegmentRegister};
-use crate::cpu::soft::access::Intent;
 use crate::cpu::soft::{Bus, Cpu, Outcome};
 use x86_64::registers::rflags::RFlags;
 
@@ -27,10 +26,10 @@ const TRUNCATE: u16 = 3 << 10;
 const CODES: u16 = C0 | C1 | C2 | C3;
 
 impl Cpu {
-    /// Loads an operand of so many bytes.
-    fn load_number(&mut self, bus: &mut Bus<'_>, place: Place, size: u8) -> Outcome<Number> {
+    /// Loads an operand.
+    fn load_number(&mut self, bus: &mut Bus<'_>, i: &Instruction, place: Place) -> Outcome<Number> {
         let mut number = [0; 10];
-        match size {
+        match i.memory_size() {
             2 => {
                 number[..2].copy_from_slice(&self.load::<u16>(bus, place.0, place.1)?.to_le_bytes())
             }
@@ -40,7 +39,13 @@ impl Cpu {
             8 => {
                 number[..8].copy_from_slice(&self.load::<u64>(bus, place.0, place.1)?.to_le_bytes())
             }
-            _ => self.load_bytes(bus, place.0, place.1, &mut number)?,
+            // Two accesses, each aligned by itself.
+            _ => {
+                let low: u64 = self.load(bus, place.0, place.1)?;
+                let high: u16 = self.load(bus, place.0, Self::upper(i, place))?;
+                number[..8].copy_from_slice(&low.to_le_bytes());
+                number[8..].copy_from_slice(&high.to_le_bytes());
+            }
         }
         Ok(number)
     }
@@ -48,17 +53,37 @@ impl Cpu {
     fn store_number(
         &mut self,
         bus: &mut Bus<'_>,
+        i: &Instruction,
         place: Place,
-        size: u8,
         number: &Number,
     ) -> Outcome {
         let word = u64::from_le_bytes(core::array::from_fn(|i| number[i]));
-        match size {
+        match i.memory_size() {
             2 => self.store(bus, place.0, place.1, word as u16),
             4 => self.store(bus, place.0, place.1, word as u32),
             8 => self.store(bus, place.0, place.1, word),
-            _ => self.store_bytes(bus, place.0, place.1, number),
+            _ => {
+                self.check_number(bus, i, place)?;
+                let high = u16::from_le_bytes([number[8], number[9]]);
+                self.store(bus, place.0, place.1, word)?;
+                self.store(bus, place.0, Self::upper(i, place), high)
+            }
         }
+    }
+
+    /// The offset of the upper 16 of 80 bits.
+    fn upper(i: &Instruction, place: Place) -> u64 {
+        place.1.wrapping_add(8) & i.address_size().mask()
+    }
+
+    /// Raises what a store would raise.
+    fn check_number(&mut self, bus: &mut Bus<'_>, i: &Instruction, place: Place) -> Outcome {
+        let size = usize::from(i.memory_size());
+        self.check_store(bus, place.0, place.1, size.min(8))?;
+        if size > 8 {
+            self.check_store(bus, place.0, Self::upper(i, place), size - 8)?;
+        }
+        Ok(())
     }
 
     /// Executes what is not one of the control instructions.
@@ -78,7 +103,7 @@ impl Cpu {
                 let pops = u8::from(place.is_none() && escape == 6);
                 let (code, other, to) = match place {
                     Some(place) => {
-                        let other = self.load_number(bus, place, i.memory_size())?;
+                        let other = self.load_number(bus, i, place)?;
                         (Code::memory(escape, reg), other, 0)
                     }
                     // D8h has its result in ST(0), DCh and DEh in ST(i).
@@ -102,7 +127,7 @@ impl Cpu {
             | Fcomip | Fucomi | Fucomip => {
                 let (code, other) = match place {
                     Some(place) => {
-                        let other = self.load_number(bus, place, i.memory_size())?;
+                        let other = self.load_number(bus, i, place)?;
                         (Code::memory(escape, 2), other)
                     }
                     None => {
@@ -145,7 +170,7 @@ impl Cpu {
             Fld | Fild | Fbld | Fld1 | Fldl2t | Fldl2e | Fldpi | Fldlg2 | Fldln2 | Fldz => {
                 let size = i.memory_size();
                 let operand = match place {
-                    Some(place) => self.load_number(bus, place, size)?,
+                    Some(place) => self.load_number(bus, i, place)?,
                     None => [0; 10],
                 };
                 let code = match (name, size) {
@@ -340,13 +365,13 @@ impl Cpu {
             None => (top, fault),
         };
         if status & !self.fpu.fcw & NOT_STORED == 0 {
-            self.store_number(bus, place, size, &number)?;
+            self.store_number(bus, i, place, &number)?;
             self.take_status(status, C1);
             if !matches!(name, Fst | Fist) {
                 self.pop_number();
             }
         } else {
-            self.check_access(bus, place.0, place.1, size.into(), Intent::Write)?;
+            self.check_number(bus, i, place)?;
             self.take_status(status, C1);
         }
         Ok(())
