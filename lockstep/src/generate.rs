@@ -78,15 +78,17 @@ fn vectors(operation: Operation, random: &mut Random) -> Option<Box<Vectors>> {
     if !forms::has_vectors(operation) {
         return None;
     }
-    let mut vectors = Box::new(Vectors::default());
+    let mut vectors = match operation {
+        // MMX registers are the x87's.
+        Operation::Packed(_) => floats::vectors(random),
+        _ => Box::new(Vectors::default()),
+    };
     for register in &mut vectors.xmm {
         *register = u128::from(random.value()) << 64 | u128::from(random.value());
     }
     for register in &mut vectors.st {
         register[..8].copy_from_slice(&random.value().to_le_bytes());
-        register[8..].copy_from_slice(&[0xff, 0xff]);
     }
-    vectors.ftw = 0xff;
     Some(vectors)
 }
 
