@@ -17,6 +17,7 @@ use crate::layout::{
 };
 use crate::process::STACK_HIGH;
 use crate::random::Random;
+use crate::x87;
 
 /// Flags: those of arithmetic.
 const STATUS: u64 = 0x8d5;
@@ -71,9 +72,16 @@ pub(crate) fn case(form: &Form, world: World, random: &mut Random) -> Option<Mad
     (!astray).then(|| maker.finish())
 }
 
-/// Registers with numbers of all kinds.
-fn vectors(operation: Operation, random: &mut Random) -> Box<Vectors> {
-    let mut vectors = Box::new(Vectors::default());
+/// Registers with numbers of all kinds, where they matter.
+fn vectors(operation: Operation, random: &mut Random) -> Option<Box<Vectors>> {
+    if !forms::has_vectors(operation) {
+        return None;
+    }
+    let mut vectors = match operation {
+        // MMX registers are the x87's.
+        Operation::Fpu(_) | Operation::Wait | Operation::Packed(_) => x87::vectors(random),
+        _ => Box::new(Vectors::default()),
+    };
     for register in &mut vectors.xmm {
         *register = match operation {
             Operation::Packed(name) => lanes::operand(name, random),
@@ -83,24 +91,27 @@ fn vectors(operation: Operation, random: &mut Random) -> Box<Vectors> {
     vectors.mxcsr = floats::mxcsr(operation, random);
     for register in &mut vectors.st {
         let number = match operation {
+            Operation::Fpu(_) | Operation::Wait => break,
             Operation::Packed(name) => lanes::operand(name, random) as u64,
             _ => random.value(),
         };
         register[..8].copy_from_slice(&number.to_le_bytes());
         register[8..].copy_from_slice(&[0xff, 0xff]);
     }
-    vectors.ftw = 0xff;
-    if matches!(operation, Operation::Sse(_) | Operation::Packed(_)) && random.percent(70) {
-        // Some go over to MMX registers.
-        vectors.ftw = random.byte();
-        vectors.fsw = (random.below(8) << 11) as u16;
-        if random.percent(20) {
+    if let Operation::Sse(_) = operation {
+        vectors.ftw = 0xff;
+        if random.percent(70) {
+            // Some go over to MMX registers.
+            vectors.ftw = random.byte();
+            vectors.fsw = (random.below(8) << 11) as u16;
+        }
+        if random.percent(15) {
             // ZE and ES: an exception of the x87 is pending.
             vectors.fcw &= !4;
             vectors.fsw |= 0x8084;
         }
     }
-    vectors
+    Some(vectors)
 }
 
 /// Whether it may go elsewhere.
@@ -194,8 +205,7 @@ impl<'r> Maker<'r> {
             rflags: FLAGS | random.next() & STATUS,
             selectors: [0; 6],
             bases: [0; 2],
-            vectors: forms::has_vectors(made.instruction.operation())
-                .then(|| vectors(made.instruction.operation(), random)),
+            vectors: vectors(made.instruction.operation(), random),
         };
         Self {
             random,
@@ -781,6 +791,10 @@ impl<'r> Maker<'r> {
         let instruction = self.made.instruction;
         let word = |value: u64| value.to_le_bytes()[..bytes].to_vec();
         match self.operation() {
+            Fpu(_) if instruction.memory().is_some() => {
+                let operand = x87::operand(&instruction, self.random);
+                self.give(0, targets, &operand);
+            }
             Jmp | Call if !matches!(instruction.operand(0), Operand::Relative(_)) => {
                 let pointer = self.code_pointer(self.case.selectors[CS]);
                 self.give(0, targets, &word(pointer));
