@@ -250,15 +250,15 @@ fn text_and_bits() {
 #[target_feature(enable = "sse4.2,aes,pclmulqdq")]
 fn sums() {
     macro_rules! sums {
-        ($($name:ident $(::<$by:literal>)? ($($operand:ident),+);)*) => {$({
+        ($a:ident $b:ident $c:ident; $($name:ident $(::<$by:literal>)? ($($operand:tt),+);)*) => {$({
             let mut numbers = Numbers(0x9e37_79b9_7f4a_7c15);
             let mut sum = 0u128;
             for _ in 0..64 {
-                let (a, b) = (numbers.register(), numbers.register());
+                let ($a, $b) = (numbers.register(), numbers.register());
                 // Some lanes are equal.
-                let b = register(number(b) & !0xffff_0000_ff00 | number(a) & 0xffff_0000_ff00);
-                let c = numbers.register();
-                let _ = (b, c);
+                let $b = register(number($b) & !0xffff_0000_ff00 | number($a) & 0xffff_0000_ff00);
+                let $c = numbers.register();
+                let _ = ($b, $c);
                 let result = $name$(::<$by>)?($($operand),+);
                 sum = sum.rotate_left(5) ^ number(result);
             }
@@ -266,6 +266,7 @@ fn sums() {
         })*};
     }
     sums! {
+        a b c;
         _mm_shuffle_epi8(a, b);
         _mm_hadd_epi16(a, b);
         _mm_hsubs_epi16(a, b);
