@@ -90,7 +90,7 @@ fn vectors(operation: Operation, random: &mut Random) -> Box<Vectors> {
         register[8..].copy_from_slice(&[0xff, 0xff]);
     }
     vectors.ftw = 0xff;
-    if matches!(operation, Operation::Sse(_) | Operation::Packed(_)) {
+    if matches!(operation, Operation::Sse(_) | Operation::Packed(_)) && random.percent(70) {
         // Some go over to MMX registers.
         vectors.ftw = random.byte();
         vectors.fsw = (random.below(8) << 11) as u16;

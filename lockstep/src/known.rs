@@ -381,6 +381,17 @@ pub(crate) static KNOWN: &[Known] = &[
         applies: |i, case, expected| i.operation() == Operation::Popa && expected.rip == case.rip,
     },
     Known {
+        what: "CVTPI2PS from memory leaves the x87 alone",
+        section: "volume 2, CVTPI2PS: goes over to MMX registers, and CVTPI2PD from a register only",
+        by: By::Amd,
+        applies: |i, case, _| {
+            let vectors = case.vectors.as_deref();
+            i.operation() == Operation::Sse(Sse::Cvtpi2ps)
+                && matches!(i.operand(1), Operand::Memory(_))
+                && vectors.is_some_and(|vectors| (vectors.fsw, vectors.ftw) != (0, 0xff))
+        },
+    },
+    Known {
         what: "SHA takes sixteen bytes at any address",
         section: "volume 2, 2.4: exceptions of type 4",
         by: By::Amd,

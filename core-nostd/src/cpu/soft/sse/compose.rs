@@ -250,3 +250,150 @@ fn blend(bits: u32, a: u128, b: u128, by: u8) -> u128 {
 fn sign_bits(bits: u32, value: u128) -> u8 {
     super::signs(bits, 128, value) as u8
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::soft::testing::Guest;
+
+    /// What an instruction makes of XMM0 and XMM1, and MXCSR's flags.
+    fn run(code: &[u8], a: u128, b: u128) -> (u128, u32) {
+        let mut guest = Guest::long();
+        guest.change(|state| {
+            state.cr4 |= 3 << 9;
+            (state.fpu.xmm[0], state.fpu.xmm[1]) = (a, b);
+        });
+        assert_eq!(guest.attempt(code), Ok(()));
+        let fpu = guest.state().fpu;
+        (fpu.xmm[0], fpu.mxcsr & 0x3f)
+    }
+
+    fn singles(values: [f32; 4]) -> u128 {
+        let bits = values.map(|value| u128::from(value.to_bits()));
+        bits[0] | bits[1] << 32 | bits[2] << 64 | bits[3] << 96
+    }
+
+    #[test]
+    fn sums_of_neighbours() {
+        let (a, b) = (
+            singles([1.0, 2.0, 3.0, 4.0]),
+            singles([10.0, 20.0, 30.0, 40.0]),
+        );
+        for (code, result) in [
+            ([0xf2, 0x0f, 0xd0, 0xc1], [-9.0, 22.0, -27.0, 44.0]),
+            ([0xf2, 0x0f, 0x7c, 0xc1], [3.0, 7.0, 30.0, 70.0]),
+            ([0xf2, 0x0f, 0x7d, 0xc1], [-1.0, -1.0, -10.0, -10.0]),
+        ] {
+            assert_eq!(run(&code, a, b), (singles(result), 0));
+        }
+        // dpps xmm0, xmm1, 75h: the last product does not count.
+        let dpps = [0x66, 0x0f, 0x3a, 0x40, 0xc1, 0x75];
+        assert_eq!(run(&dpps, a, b), (singles([140.0, 0.0, 140.0, 0.0]), 0));
+        // Nor is it looked at.
+        let a = a | singles([0.0, 0.0, 0.0, f32::INFINITY]);
+        let zeros = b & !(u128::MAX << 96);
+        assert_eq!(run(&dpps, a, zeros).1, 0);
+    }
+
+    #[test]
+    fn rounding_to_integers() {
+        let numbers = [
+            0.0,
+            -0.0,
+            0.4,
+            -0.4,
+            0.5,
+            -0.5,
+            0.6,
+            1.0,
+            1.5,
+            -1.5,
+            2.5,
+            -2.5,
+            3.7,
+            -3.2,
+            1e15,
+            4503599627370495.5,
+            -4503599627370497.0,
+            9e15,
+            1e300,
+            f64::INFINITY,
+            5e-324,
+        ];
+        for number in numbers {
+            let bits = number.to_bits();
+            let results = [
+                number.round_ties_even(),
+                number.floor(),
+                number.ceil(),
+                number.trunc(),
+            ];
+            for (rounding, result) in (0..).zip(results) {
+                let flags = if result == number { 0 } else { 0x20 };
+                assert_eq!(
+                    DOUBLE.round(bits, rounding, false),
+                    (result.to_bits(), flags),
+                    "{number} {rounding}"
+                );
+                let number = number as f32;
+                let results = [
+                    number.round_ties_even(),
+                    number.floor(),
+                    number.ceil(),
+                    number.trunc(),
+                ];
+                let result = u64::from(results[rounding as usize].to_bits());
+                assert_eq!(
+                    SINGLE.round(number.to_bits().into(), rounding, false).0,
+                    result
+                );
+            }
+        }
+        // Denormals as zeros; NaNs.
+        assert_eq!(DOUBLE.round(1, 2, true), (0, 0));
+        assert_eq!(DOUBLE.round(1 << 63 | 1, 1, true), (1 << 63, 0));
+        assert_eq!(
+            DOUBLE.round(0x7ff0 << 48 | 1, 0, false),
+            (0x7ff8 << 48 | 1, 1)
+        );
+        assert_eq!(
+            DOUBLE.round(0x7ff8 << 48 | 1, 0, false),
+            (0x7ff8 << 48 | 1, 0)
+        );
+        // roundsd xmm0, xmm1, up without precision exceptions
+        let number = u128::from(1.5f64.to_bits());
+        assert_eq!(
+            run(&[0x66, 0x0f, 0x3a, 0x0b, 0xc1, 0xa], 7 << 64, number),
+            (7 << 64 | u128::from(2f64.to_bits()), 0)
+        );
+    }
+
+    #[test]
+    fn blends_and_inserts() {
+        let (a, b) = (
+            0x4444_4444_3333_3333_2222_2222_1111_1111,
+            0x8888_8888_7777_7777_6666_6666_5555_5555u128,
+        );
+        for (code, result) in [
+            // blendps, blendpd, blendvps by XMM0's own signs
+            (
+                [0x0c, 0xc1, 5].as_slice(),
+                0x4444_4444_7777_7777_2222_2222_5555_5555u128,
+            ),
+            (&[0x0d, 0xc1, 2], 0x8888_8888_7777_7777_2222_2222_1111_1111),
+            // insertps: the fourth single goes to the second place, the first becomes zero
+            (
+                &[0x21, 0xc1, 0xd1],
+                0x4444_4444_3333_3333_8888_8888_0000_0000,
+            ),
+        ] {
+            let code = [&[0x66, 0x0f, 0x3a], code].concat();
+            assert_eq!(run(&code, a, b), (result, 0));
+        }
+        let signs = a | 1 << 63;
+        assert_eq!(
+            run(&[0x66, 0x0f, 0x38, 0x14, 0xc1], signs, b).0,
+            0x4444_4444_3333_3333_6666_6666_1111_1111
+        );
+    }
+}

@@ -85,6 +85,10 @@ impl Cpu {
             Cvtpi2ps | Cvtps2pi | Cvttps2pi => b & LOW,
             _ => b,
         };
+        // Arithmetic that raises an exception comes too late to keep it from happening.
+        if mmx {
+            self.use_mmx();
+        }
         let computed = self.native(native, a, b, b as u64);
         self.settle(computed.flags)?;
         let value = match name {
@@ -92,10 +96,6 @@ impl Cpu {
             Cvtss2si | Cvtsd2si | Cvttss2si | Cvttsd2si => computed.general.into(),
             _ => computed.xmm,
         };
-        self.set_vector(bus, i, Alignment::Natural, value)?;
-        if mmx {
-            self.use_mmx();
-        }
-        Ok(())
+        self.set_vector(bus, i, Alignment::Natural, value)
     }
 }
