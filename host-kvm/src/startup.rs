@@ -582,8 +582,10 @@ impl Kernel {
         };
         let mut table = vec![0; boot::TABLE_MAX];
         let length = request.prepare(&plan, &mut table).map_err(|error| {
+            use loader::Error::{InitrdTooLarge, LinuxCommandLine, LinuxVideo};
             let origin = match (&error, &options.initrd) {
-                (loader::Error::InitrdTooLarge, Some(initrd)) => format!("-initrd {initrd}"),
+                (InitrdTooLarge, Some(initrd)) => format!("-initrd {initrd}"),
+                (LinuxCommandLine(_) | LinuxVideo, _) => "-append".to_string(),
                 _ => format!("-kernel {path}"),
             };
             OptionError::new(&origin, &error.to_string())
