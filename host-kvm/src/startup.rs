@@ -592,6 +592,7 @@ impl Kernel {
             modules_size: initrd.len() as u32,
             low_ram: layout.low,
             high_ram: layout.high,
+            acpi: options.machine.acpi,
         };
         let mut table = vec![0; boot::TABLE_MAX];
         let length = request.prepare(&plan, &mut table).map_err(|error| {
