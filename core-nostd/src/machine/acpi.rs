@@ -83,6 +83,8 @@ impl<'m> Machine<'m> {
             (self.layout.low as u32, below_ioapic, false),
         ];
         let is_pc = self.board == Board::Pc;
+        let functions = self.slots.iter().map(|(address, _)| address.device());
+        let slots = functions.fold(0, |slots, device| slots | 1 << (device & 31));
         let facts = Facts {
             cpus: self.cpus.0,
             max_cpus: self.cpus.1,
@@ -96,6 +98,7 @@ impl<'m> Machine<'m> {
             pci: is_pc.then_some(PciFacts {
                 config_ports: (mechanism::CONFADD, 8),
                 memory: &windows,
+                slots,
                 isa_bridge: piix3::ADDRESS,
                 link_irqs: &LINK_IRQS,
             }),

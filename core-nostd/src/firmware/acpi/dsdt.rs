@@ -80,9 +80,13 @@ fn pci_bus(w: &mut Writer<'_>, facts: &Facts<'_>, pci: &PciFacts<'_>) {
                 r.memory_window(*first, *last, *cacheable);
             }
         });
-        let entries = SLOTS * PINS;
+        // Nothing is plugged in later: guests need not read of empty slots.
+        let taken = (0..SLOTS).filter(|slot| pci.slots >> slot & 1 != 0);
+        let entries = pci.slots.count_ones() as u8 * PINS;
         w.named_package("_PRT", entries, |w| {
-            (0..entries).for_each(|entry| route(w, facts, pci, entry / PINS, entry % PINS));
+            for slot in taken {
+                (0..PINS).for_each(|pin| route(w, facts, pci, slot, pin));
+            }
         });
         w.device("ISA", |w| {
             w.name("_ADR", Term::Int(address_of(pci.isa_bridge)));

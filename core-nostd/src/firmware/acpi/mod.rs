@@ -87,6 +87,8 @@ pub struct PciFacts<'a> {
     pub config_ports: (u16, u8),
     /// Addresses that belong to the bus: first, last, whether they can be cached.
     pub memory: &'a [(u32, u32, bool)],
+    /// A bit for each slot with functions, 0 to 31.
+    pub slots: u32,
     /// The ISA bridge, a PIIX3 with power management of a PIIX4 beside it.
     pub isa_bridge: Address,
     /// Interrupts that its PIRQs can be routed to.

@@ -277,7 +277,7 @@ pub(super) fn madt(w: &mut Writer<'_>, links: &mut Links, facts: &Facts<'_>) -> 
         for irq in 0..16 {
             let pin = ioapic::pin_of(IrqLine::new(irq));
             let level = irq == facts.sci || facts.level_irqs().contains(&irq);
-            if pin == irq as _ && !level {
+            if pin == irq && !level {
                 continue;
             }
             let flags = match level {
@@ -285,7 +285,7 @@ pub(super) fn madt(w: &mut Writer<'_>, links: &mut Links, facts: &Facts<'_>) -> 
                 false => madt::CONFORMING,
             };
             w.raw(&[madt::SOURCE_OVERRIDE, 10, 0, irq]);
-            w.raw(&(pin as u32).to_le_bytes());
+            w.raw(&u32::from(pin).to_le_bytes());
             w.raw(&flags.to_le_bytes());
         }
         // Of all processors.
