@@ -198,6 +198,16 @@ impl Engine {
     /// Runs processors until they are to leave.
     fn run(&mut self) {
         while !self.wires.leaves() {
+            let counted = self.board.counter.as_ref().map(Counter::now);
+            let now = counted.unwrap_or_else(monotonic);
+            if self.wires.deadline() <= now {
+                self.wires.begin_turn(self.next as u16);
+                self.board.surroundings().advance();
+                if self.wires.turn_ends() {
+                    // That was for another processor.
+                    (self.next, self.left) = ((self.next + 1) % self.seats.len(), 0);
+                }
+            }
             let count = self.seats.len();
             let can_run = |index: &usize| {
                 let seat = &self.seats[*index];
@@ -205,8 +215,8 @@ impl Engine {
             };
             let order = (self.next..count).chain(0..self.next);
             let found = order.into_iter().find(can_run);
-            match (found, self.board.counter.is_some()) {
-                (Some(index), false) => self.take_turn(index),
+            match (found, counted.is_some()) {
+                (Some(index), false) => self.take_turn(index, now),
                 (Some(index), true) => self.take_counted_turn(index),
                 (None, false) => self.rest(),
                 (None, true) => self.rest_counted(),
@@ -214,19 +224,10 @@ impl Engine {
         }
     }
 
-    fn advance(&self) {
-        self.board.surroundings().advance();
-    }
-
-    fn take_turn(&mut self, index: usize) {
-        let (start, due) = (monotonic(), self.wires.deadline());
-        let mut budget = self.seats[index].turn;
-        if due <= start {
-            self.advance();
-        } else if due - start < TURN {
-            // As many instructions as fit before the timer.
-            budget = (budget * (due - start) / TURN).max(TURN_MIN);
-        }
+    fn take_turn(&mut self, index: usize, start: u64) {
+        let until_due = self.wires.deadline().saturating_sub(start).min(TURN);
+        // As many instructions as fit before the next timer.
+        let budget = (self.seats[index].turn * until_due / TURN).max(TURN_MIN);
         let stop = self.run_seat(index, budget);
         self.next = (index + 1) % self.seats.len();
         if stop == Stop::Budget {
@@ -254,11 +255,7 @@ impl Engine {
     /// Nobody can run: waits for the next timer, or for a signal.
     fn rest(&mut self) {
         self.board.flush_log();
-        let due = self.wires.deadline();
-        self.wires.sleep(due);
-        if due != NEVER && due <= monotonic() {
-            self.advance();
-        }
+        self.wires.sleep(self.wires.deadline());
     }
 
     /// The same as [`Engine::take_turn`], by instructions: a turn that is interrupted to look after
@@ -267,10 +264,6 @@ impl Engine {
         let Some(counter) = &self.board.counter else {
             return;
         };
-        let due = self.wires.deadline();
-        if due <= counter.now() {
-            self.advance();
-        }
         let left = match self.left {
             left if index == self.next && left > 0 => left,
             _ => TURN_COUNTED,
@@ -304,11 +297,8 @@ impl Engine {
             return;
         };
         let (due, now) = (self.wires.deadline(), counter.now());
-        if due <= now {
-            return self.advance();
-        }
         if due != NEVER && !counter.sleeps() {
-            return counter.set(due);
+            return counter.set(due.max(now));
         }
         let start = monotonic();
         let until = match due {
@@ -319,11 +309,8 @@ impl Engine {
         let end = monotonic();
         if counter.sleeps() {
             counter.slept(end - start);
-            counter.set(if end >= until {
-                due
-            } else {
-                now.saturating_add(end - start).min(due)
-            });
+            let passed = now.saturating_add(end - start).min(due.max(now));
+            counter.set(if end >= until { due.max(now) } else { passed });
         }
     }
 
