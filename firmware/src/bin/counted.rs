@@ -28,8 +28,8 @@ const TIMER_DIVIDE: u64 = APIC + 0x3e0;
 const VECTOR: u32 = 0x29;
 
 const TRAMPOLINE: u64 = 0x2_0000;
-/// Where the other processors count.
-const COUNTS: u64 = TRAMPOLINE + 0x800;
+/// Where the other processors count: not in the page of their code, which would be decoded again each time.
+const COUNTS: u64 = TRAMPOLINE + 0x1000;
 
 core::arch::global_asm!(
     r#"
@@ -48,14 +48,14 @@ ap_start:
     hlt
     jmp 3b
 # Counts as fast as it can.
-1:  lock incl 0x804
+1:  lock incl 0x1004
     jmp 1b
 # Waits for the count of the first one to change, and counts how often it did.
-2:  movl 0x804, %eax
+2:  movl 0x1004, %eax
 4:  pause
-    cmpl 0x804, %eax
+    cmpl 0x1004, %eax
     je 4b
-    incl 0x808
+    incl 0x1008
     jmp 2b
 ap_end:
 .code64
