@@ -380,8 +380,6 @@ fn run_thread(engine: &Mutex<Engine>, wires: &Wires) {
     let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
     while wires.may_run() {
         let mut engine = lock(engine);
-        // What is noted from here on ends the run, or the next one.
-        wires.take_leave();
         engine.follow();
         engine.run();
         engine.board.flush_log();
