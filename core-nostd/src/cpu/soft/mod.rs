@@ -169,6 +169,8 @@ pub struct Cpu {
     tsc_offset: u64,
     /// Instructions executed.
     instructions: u64,
+    /// Instructions that raised an exception instead.
+    faults: u64,
     /// Pages that were marked in the code cache when this one last looked.
     marks_seen: u64,
     msrs: Msrs,
@@ -255,6 +257,13 @@ impl Cpu {
     /// Instructions executed since it was made.
     pub fn instructions(&self) -> u64 {
         self.instructions
+    }
+
+    /// How far it is since it was made, as [counted time](Bus::count_time) goes: instructions
+    /// executed, and those that raised an exception instead. A repeated string instruction that
+    /// something interrupts is not counted yet there.
+    pub fn time(&self) -> u64 {
+        self.instructions.wrapping_add(self.faults)
     }
 
     /// The exception that an instruction raised last: after a triple fault, the one that could not
