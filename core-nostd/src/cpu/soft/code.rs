@@ -81,8 +81,8 @@ impl CodeCache {
 
     /// A micro-operation of a block.
     #[inline]
-    pub(super) fn micro(&self, index: u32) -> Micro {
-        self.micros[index as usize % MICROS]
+    pub(super) fn micro(&self, index: u32) -> &Micro {
+        &self.micros[index as usize % MICROS]
     }
 
     /// The instruction that a micro-operation names.

@@ -230,13 +230,15 @@ impl Cpu {
             let mut done = 0;
             while done < count {
                 let micro = bus.code.micro(block.first + u32::from(done));
+                // Apart from the copy, which is handed on as two words then.
+                let (handler, length) = (micro.handler(), micro.length);
                 self.rip = rip;
-                flow = micro.execute(self, bus);
+                flow = handler(self, bus, *micro);
                 if flow != Flow::Next {
                     break;
                 }
                 done += 1;
-                rip = rip.wrapping_add(micro.length.into());
+                rip = rip.wrapping_add(length.into());
             }
             match flow {
                 Flow::Next if size == CodeSize::Bits64 => self.rip = rip,
