@@ -60,7 +60,7 @@ fn text(random: &mut Random) -> u128 {
         let letter = match random.below(30) {
             0 => 0,
             1 => random.next() & 0xff,
-            _ => 0x61 + random.below(letters) | high,
+            _ => (0x61 + random.below(letters)) | high,
         };
         text << if words { 16 } else { 8 } | u128::from(letter)
     })

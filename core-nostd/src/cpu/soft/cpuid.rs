@@ -241,8 +241,8 @@ pub const SUPPORTED: FeatureSet = {
         F::XGETBV1,
         F::ARAT,
     ]);
-    // FPU, PSE-36, and HTT, which is topology.
-    set[LEAF_1_EDX] |= 1 << 0 | 1 << 17 | 1 << 28;
+    // FPU, PSE-36, self snoop, which nothing is without caches, and HTT, which is topology.
+    set[LEAF_1_EDX] |= 1 << 0 | 1 << 17 | 1 << 27 | 1 << 28;
     // Topology, too: CmpLegacy, TopologyExtensions.
     set[EXT_1_ECX] |= 1 << 1 | 1 << 22;
     set[EXT_1_EDX] |= set[LEAF_1_EDX] & AMD_ALIASES;

@@ -24,7 +24,7 @@ static RECIPROCALS: [u8; 256] = {
 
 /// Multiplication by x in the field.
 const fn twice(a: u8) -> u8 {
-    a << 1 ^ (a >> 7) * 0x1b
+    (a << 1) ^ ((a >> 7) * 0x1b)
 }
 
 const fn product(mut a: u8, mut b: u8) -> u8 {
@@ -64,7 +64,7 @@ const ONES: u128 = u128::MAX / 0xff;
 
 /// Multiplies each byte by x.
 const fn twice_each(state: u128) -> u128 {
-    (state & ONES * 0x7f) << 1 ^ (state >> 7 & ONES) * 0x1b
+    ((state & (ONES * 0x7f)) << 1) ^ ((state >> 7 & ONES) * 0x1b)
 }
 
 /// Moves each column's bytes up by `rows` places, around.
