@@ -28,7 +28,8 @@ pub(super) enum Flow {
 }
 
 /// What executes a micro-operation.
-pub(super) type Handler = fn(&mut Cpu, &mut Bus<'_>, Micro) -> Flow;
+#[allow(improper_ctypes_definitions)]
+pub(super) type Handler = extern "C-unwind" fn(&mut Cpu, &mut Bus<'_>, Micro) -> Flow;
 
 /// [`Micro::handler`] of instructions without a function of their own.
 pub(super) const GENERAL: u16 = 0;
