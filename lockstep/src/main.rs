@@ -18,6 +18,7 @@ mod known;
 mod kvm;
 mod lanes;
 mod layout;
+mod media;
 mod process;
 mod random;
 mod run;

@@ -50,9 +50,7 @@ impl Stream {
         };
         let length = LENGTH.0 + random.below(LENGTH.1);
         let usable = |form: &&Form| {
-            let operation = form.shape.operation;
-            let plan = forms::plan(form, world, oracle);
-            plan == Plan::Run && suits(operation) && !forms::has_vectors(operation)
+            forms::plan(form, world, oracle) == Plan::Run && suits(form.shape.operation)
         };
         let usable: Vec<&Form> = forms.iter().filter(usable).collect();
         let mut position = 0;
