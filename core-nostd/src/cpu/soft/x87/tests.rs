@@ -121,7 +121,7 @@ fn used(guest: &mut Guest) -> std::vec::Vec<Number> {
     let fpu = guest.state().fpu;
     let used = fpu.ftw.rotate_right((fpu.fsw >> 11 & 7).into());
     assert_eq!(
-        u16::from(used) + 1 & u16::from(used),
+        (u16::from(used) + 1) & u16::from(used),
         0,
         "one after the other"
     );
