@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::__cpuid_count;
 
-use thimble_core::cpu::decode::{Choice, Encoding, Map, Operation, Shape, encodings};
+use thimble_core::cpu::decode::{Choice, Encoding, Map, Operation, Packed, Shape, encodings};
 use thimble_core::cpu::gpr;
 
 use crate::case::{Case, End, Outcome, World};
@@ -168,14 +168,18 @@ pub(crate) fn has_vectors(operation: Operation) -> bool {
     )
 }
 
+/// Whether lengths of strings are in registers.
+pub(crate) fn compares_text(name: Packed) -> bool {
+    matches!(name, Packed::Pcmpestri | Packed::Pcmpestrm)
+}
+
 /// What is to be done about a form.
-pub(crate) fn plan(form: &Form, world: World, oracle: Oracle, all: bool) -> Plan {
+pub(crate) fn plan(form: &Form, world: World, oracle: Oracle) -> Plan {
     use Operation::*;
     let tables = "KVM only: its tables are not the guest's in ring 3";
     match form.shape.operation {
         // POP FS, POP GS.
         Pop if oracle == Oracle::Kvm && form.encoding.map == Map::Two => Plan::Skip(tables),
-        Sse(_) | Packed(_) if !all => Plan::Skip("MMX and SSE, without --all"),
         operation if has_vectors(operation) && oracle != Oracle::Process => {
             Plan::Skip("x87, MMX and SSE against the process only")
         }

@@ -8,14 +8,16 @@ use thimble_core::cpu::gpr;
 
 use crate::assemble::{self, Assembled};
 use crate::case::{CS, Case, DS, ES, FS, GS, Patch, SS, Vectors, World};
-use crate::floats;
 use crate::forms::{self, Form};
+use crate::lanes;
 use crate::layout::{
     CODE, DATA, HOLE, KERNEL_CODE, KERNEL_CODE_32, KERNEL_DATA, READ_ONLY, STACK, STACK_END,
     USER_CODE, USER_CODE_32, USER_DATA, WINDOW, WINDOW_BYTES, local_selector,
 };
+use crate::media;
 use crate::process::STACK_HIGH;
 use crate::random::Random;
+use crate::x87;
 
 /// Flags: those of arithmetic.
 const STATUS: u64 = 0x8d5;
@@ -73,21 +75,32 @@ pub(crate) fn case(form: &Form, world: World, random: &mut Random) -> Option<Mad
 /// Registers with numbers of all kinds, where they matter.
 fn vectors(operation: Operation, random: &mut Random) -> Option<Box<Vectors>> {
     if let Operation::Fpu(_) | Operation::Wait = operation {
-        return Some(floats::vectors(random));
+        return Some(x87::vectors(random));
     }
     if !forms::has_vectors(operation) {
         return None;
     }
-    let mut vectors = match operation {
-        // MMX registers are the x87's.
-        Operation::Packed(_) => floats::vectors(random),
-        _ => Box::new(Vectors::default()),
+    // MMX registers are the x87's.
+    let mut vectors = match random.percent(70) {
+        true => x87::vectors(random),
+        false => Box::new(Vectors {
+            ftw: 0xff,
+            ..Vectors::default()
+        }),
     };
     for register in &mut vectors.xmm {
-        *register = u128::from(random.value()) << 64 | u128::from(random.value());
+        *register = match operation {
+            Operation::Packed(name) => lanes::operand(name, random),
+            _ => media::operand(operation, random),
+        };
     }
+    vectors.mxcsr = media::mxcsr(operation, random);
     for register in &mut vectors.st {
-        register[..8].copy_from_slice(&random.value().to_le_bytes());
+        let number = match operation {
+            Operation::Packed(name) => lanes::operand(name, random) as u64,
+            _ => random.value(),
+        };
+        register[..8].copy_from_slice(&number.to_le_bytes());
     }
     Some(vectors)
 }
@@ -770,7 +783,7 @@ impl<'r> Maker<'r> {
         let word = |value: u64| value.to_le_bytes()[..bytes].to_vec();
         match self.operation() {
             Fpu(_) if instruction.memory().is_some() => {
-                let operand = floats::operand(&instruction, self.random);
+                let operand = x87::operand(&instruction, self.random);
                 self.give(0, targets, &operand);
             }
             Jmp | Call if !matches!(instruction.operand(0), Operand::Relative(_)) => {
@@ -861,6 +874,25 @@ impl<'r> Maker<'r> {
                 let mut bounds = word(below as u64);
                 bounds.extend(word(above as u64));
                 self.give(1, targets, &bounds);
+            }
+            Sse(thimble_core::cpu::decode::Sse::Ldmxcsr) => {
+                let value = media::loaded(self.random);
+                self.give(0, targets, &value.to_le_bytes());
+            }
+            Sse(_) if matches!(instruction.operand(1), Operand::Memory(_)) => {
+                let value = media::operand(self.operation(), self.random);
+                self.give(1, targets, &value.to_le_bytes());
+            }
+            Packed(name) => {
+                if matches!(instruction.operand(1), Operand::Memory(_)) {
+                    let value = lanes::operand(name, self.random);
+                    self.give(1, targets, &value.to_le_bytes());
+                }
+                for number in [gpr::RAX, gpr::RDX] {
+                    if forms::compares_text(name) && !self.addresses(number as u8) {
+                        self.case.gpr[number] = lanes::length(self.random) & self.size_of_code();
+                    }
+                }
             }
             Bt | Bts | Btr | Btc => {
                 if let Operand::Register(bit) = instruction.operand(1)

@@ -1,10 +1,12 @@
 //! What firmware is told by the machine.
 
+pub mod acpi;
 pub mod boot;
 pub mod contents;
 pub mod e820;
 pub mod fw_cfg;
 pub mod keys;
+pub mod linux;
 pub mod loader;
 
 pub use contents::MachineFacts;

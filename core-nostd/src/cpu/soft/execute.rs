@@ -100,7 +100,10 @@ impl Cpu {
             Sysexit => self.system_exit(i)?,
             MovDebug => self.mov_debug(bus, i)?,
             Nop | Endbr32 | Endbr64 => {}
-            Pause => bus.platform.pause(),
+            Pause => {
+                self.exactly(bus)?;
+                bus.platform.pause();
+            }
             Prefetch | Prefetchw | Prefetchwt1 => {}
             Prefetchnta | Prefetcht0 | Prefetcht1 | Prefetcht2 => {}
             MovControl => self.mov_control(bus, i)?,

@@ -14,6 +14,7 @@
 //! - `integer`, `bits`, `string`, `stack`, `control`: instructions of applications;
 //! - `x87`, `media`, `xsave`: the x87, SSE's control, and what saves and loads their state;
 //! - `packed`: moves and integers in MMX and XMM registers;
+//! - `sse`: floating-point numbers in XMM registers;
 //! - `system`, `msr`, `cpuid`, `io`: those of systems, and what the processor says of itself;
 //! - `segment`, `transfer`, `task`, `exception`, `debug`: protection;
 //! - `watch`: what logs are made from.
@@ -36,6 +37,7 @@ mod msr;
 mod packed;
 mod run;
 mod segment;
+mod sse;
 mod stack;
 mod string;
 mod system;
@@ -167,6 +169,8 @@ pub struct Cpu {
     tsc_offset: u64,
     /// Instructions executed.
     instructions: u64,
+    /// Instructions that raised an exception instead.
+    faults: u64,
     /// Pages that were marked in the code cache when this one last looked.
     marks_seen: u64,
     msrs: Msrs,
@@ -255,6 +259,13 @@ impl Cpu {
         self.instructions
     }
 
+    /// How far it is since it was made, as [counted time](Bus::count_time) goes: instructions
+    /// executed, and those that raised an exception instead. A repeated string instruction that
+    /// something interrupts is not counted yet there.
+    pub fn time(&self) -> u64 {
+        self.instructions.wrapping_add(self.faults)
+    }
+
     /// The exception that an instruction raised last: after a triple fault, the one that could not
     /// be delivered.
     pub fn raised(&self) -> Option<Exception> {
@@ -264,6 +275,17 @@ impl Cpu {
     /// Time stamp counter, as RDTSC shows it.
     fn tsc(&self, bus: &mut Bus<'_>) -> u64 {
         bus.tsc().wrapping_add(self.tsc_offset)
+    }
+
+    /// The address behind an instruction at RIP of so many bytes.
+    #[inline(always)]
+    fn behind(&self, length: u8) -> u64 {
+        let next = self.rip.wrapping_add(length.into());
+        if self.bits64() {
+            next
+        } else {
+            next & 0xffff_ffff
+        }
     }
 
     /// RFLAGS, whole.
