@@ -46,7 +46,9 @@ pub(crate) fn system_reset<O: Owner>(context: &mut Context<'_, O>) -> Result<(),
     Ok(context.owner.system_reset()?)
 }
 
-pub(crate) fn system_powerdown<O: Owner>(context: &mut Context<'_, O>) -> Result<(), Fail<'static>> {
+pub(crate) fn system_powerdown<O: Owner>(
+    context: &mut Context<'_, O>,
+) -> Result<(), Fail<'static>> {
     Ok(context.owner.system_powerdown()?)
 }
 
