@@ -38,7 +38,7 @@ use crate::options::{
     self, Accel, DEFAULT_CPU, KernelIrqchip, MachineKind, OptionError, Options, Parsed, RtcBase,
 };
 use crate::qtest::{self, QtestServer};
-use crate::soft::{self, SoftCpus, Wires};
+use crate::soft::{self, Determinism, SoftCpus, Wires};
 use crate::vm::{
     self, BridgeState, CONSOLES_MAX, Exits, Guarded, ObjectFacts, Processors, Settings, Shared, Vm,
     since_epoch,
@@ -304,7 +304,12 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
         machine,
         chardevs,
         bridge_state,
-        clock: Clock::Stopped { now: 0 },
+        clock: match (&running, options.icount) {
+            (vm::Accelerator::Soft(_), Some(_)) => Clock::Counted {
+                now: Box::leak(Box::default()),
+            },
+            _ => Clock::Stopped { now: 0 },
+        },
         input_waits: false,
         timer_at: 0,
     };
@@ -319,10 +324,21 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
                 .map(Some)
         }
         (vm::Accelerator::Soft(wires), Some(cpuid)) => {
-            SoftCpus::new(wires.clone(), cpuid, soft_memory, exits(), log.clone())
-                .map(Processors::Soft)
-                .map_err(|error| error.to_string())
-                .map(Some)
+            let determinism = Determinism {
+                icount: options.icount,
+                seed: options.seed,
+            };
+            SoftCpus::new(
+                wires.clone(),
+                cpuid,
+                soft_memory,
+                exits(),
+                log.clone(),
+                determinism,
+            )
+            .map(Processors::Soft)
+            .map_err(|error| error.to_string())
+            .map(Some)
         }
         _ => Ok(None),
     };
@@ -445,6 +461,7 @@ fn accelerator_error(error: KvmError) -> OptionError {
 /// guest code.
 fn choose_accelerator(options: &Options, board: Board) -> Result<Accelerator, OptionError> {
     let wanted: &[Accel] = match options.machine.accels.as_slice() {
+        [] if options.icount.is_some() => &[Accel::Tcg],
         [] => &[Accel::Kvm, Accel::Tcg],
         given => given,
     };
@@ -464,6 +481,16 @@ fn choose_accelerator(options: &Options, board: Board) -> Result<Accelerator, Op
                 }
             },
         };
+        if options.icount.is_some()
+            && matches!(
+                chosen,
+                Accelerator::Kvm(_) | Accelerator::None { kvm: true }
+            )
+        {
+            // QEMU's sentence.
+            let reason = "is not allowed with hardware virtualization";
+            return Err(OptionError::sentence("-icount", reason));
+        }
         if let (Some(reason), Accelerator::Soft) = (reason, &chosen) {
             report(format_args!("{reason}: using the software CPU"));
         }
@@ -596,8 +623,10 @@ impl Kernel {
         };
         let mut table = vec![0; boot::TABLE_MAX];
         let length = request.prepare(&plan, &mut table).map_err(|error| {
+            use loader::Error::{InitrdTooLarge, LinuxCommandLine, LinuxVideo};
             let origin = match (&error, &options.initrd) {
-                (loader::Error::InitrdTooLarge, Some(initrd)) => format!("-initrd {initrd}"),
+                (InitrdTooLarge, Some(initrd)) => format!("-initrd {initrd}"),
+                (LinuxCommandLine(_) | LinuxVideo, _) => "-append".to_string(),
                 _ => format!("-kernel {path}"),
             };
             OptionError::new(&origin, &error.to_string())

@@ -166,9 +166,18 @@ impl Shared {
         result
     }
 
-    /// Lets the timerfd expire when the machine's next timer does.
+    /// Lets the timerfd expire when the machine's next timer does. The software CPU's thread waits for
+    /// that itself: an idle guest's tick wakes one thread only.
     pub fn arm_timer(&self, guarded: &mut Guarded) {
         let deadline = guarded.machine.next_deadline();
+        if let Accelerator::Soft(wires) = &self.accelerator {
+            let deadline = match guarded.clock {
+                Clock::Counted { .. } => deadline,
+                clock => deadline.and_then(|deadline| clock.host_time(deadline)),
+            };
+            wires.set_deadline(deadline);
+            return;
+        }
         let deadline = deadline.and_then(|deadline| guarded.clock.host_time(deadline));
         // An expiry of 0 would disarm the timer; so does this where there is no deadline.
         let at = deadline.map_or(0, |deadline| deadline.max(1));

@@ -233,6 +233,22 @@ impl Mmu {
         Some(result)
     }
 
+    /// Makes a page ready for accesses by [`Mmu::try_read`] and the like, as far as its first bytes of
+    /// an access are at `linear` and none behind the page. False where it can't be: what the access
+    /// raises, or whatever else is special, is for the long way to find out.
+    #[cold]
+    pub fn prepare(
+        &mut self,
+        memory: &mut impl PhysicalMemory,
+        linear: u64,
+        mode: Mode,
+        access: Access,
+    ) -> bool {
+        within_page(linear, size_of::<u64>())
+            && self.spans(memory, linear, 1, mode, access).is_ok()
+            && self.tlb.hit(linear, mode, access).is_some()
+    }
+
     /// Loads a word that is stored again afterwards: raises what the store would raise.
     ///
     /// # Errors
@@ -530,7 +546,11 @@ impl Mmu {
         self.tlb.heat(linear, mode, page.bits, frame, host, allowed);
         let offset = linear & OFFSET;
         let direct = access != Access::Write || host.write;
+        let device = host.pointer.is_none();
         let host = host.pointer.filter(|_| direct);
+        if device && !memory.admits_devices() {
+            return Err(Fault::later(linear));
+        }
         Ok(Span {
             host: host.map(|page| page.as_ptr().wrapping_add(offset as usize)),
             gpa: frame | offset,

@@ -46,10 +46,17 @@ pub unsafe trait PhysicalMemory {
     /// Replaces an aligned word if it is what it is expected to be, in one step where it is RAM,
     /// and says whether it was. Where words do not keep what is stored, the answer is true.
     fn compare_exchange(&mut self, gpa: u64, exchange: Exchange) -> bool;
+
+    /// Whether devices may be accessed now; if not, an access that would reach one fails with
+    /// [`FaultKind::Later`](super::FaultKind::Later).
+    fn admits_devices(&self) -> bool {
+        true
+    }
 }
 
 /// RAM, and nothing else: other addresses read all ones and drop what is stored. Stores go through
-/// pointers, of which a dirty log learns nothing: this is for tests, fuzzers and bare metal.
+/// pointers, but to pages with decoded code, so that a dirty log learns nothing of them: this is for
+/// tests, fuzzers and bare metal.
 #[derive(Clone, Copy)]
 pub struct RamOnly<'a>(pub &'a dyn GuestRam);
 
@@ -63,7 +70,7 @@ unsafe impl PhysicalMemory for RamOnly<'_> {
         });
         HostPage {
             pointer: block.map(|block| block.pointer),
-            write: block.is_some(),
+            write: block.is_some() && !self.0.code_marks().is_some_and(|marks| marks.marked(gpa)),
         }
     }
 

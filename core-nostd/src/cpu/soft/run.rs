@@ -13,6 +13,8 @@ use x86_64::registers::rflags::RFlags;
 
 /// Bytes of a page.
 const PAGE: u64 = 4096;
+/// Bytes of code that are read at a time: those of most blocks.
+const READ_AHEAD: usize = 64;
 
 /// Why [`Cpu::run`] came back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,10 +32,11 @@ pub enum Stop {
 
 impl Cpu {
     /// Runs at most so many instructions, and as many that raise an exception instead of being
-    /// executed, which may be all of them.
+    /// executed, which may be all of them. With [counted time](Bus::count_time) both are one number.
     pub fn run(&mut self, bus: &mut Bus<'_>, instructions: u64) -> Stop {
-        let end = self.instructions.wrapping_add(instructions);
+        let end = self.spent(bus).wrapping_add(instructions);
         let mut exceptions = instructions;
+        let mut again = false;
         if self.marks_seen != bus.code.marked() {
             // Another processor has decoded code that this one could store to unnoticed.
             self.marks_seen = bus.code.marked();
@@ -48,16 +51,24 @@ impl Cpu {
             {
                 return stop;
             }
-            let left = end.wrapping_sub(self.instructions);
+            let left = end.wrapping_sub(self.spent(bus));
             if left == 0 {
                 return Stop::Budget;
             }
-            let outcome = if self.slow == 0 {
+            let outcome = if self.slow | u32::from(again) == 0 {
+                bus.begin_block();
                 self.run_block(bus, left)
             } else {
-                self.run_slowly(bus, left)
+                self.run_carefully(bus, left, again)
             };
+            again = false;
             if outcome.is_err() {
+                if bus.counts() && self.raised.is_none() {
+                    again = true;
+                    continue;
+                }
+                self.faults = self.faults.wrapping_add(1);
+                bus.settle(self.time());
                 if self.deliver_raised(bus).is_err() {
                     return Stop::Shutdown;
                 }
@@ -70,9 +81,53 @@ impl Cpu {
         }
     }
 
+    /// What counts against the budget.
+    fn spent(&self, bus: &Bus<'_>) -> u64 {
+        if bus.counts() {
+            self.time()
+        } else {
+            self.instructions
+        }
+    }
+
+    /// Runs what there is reason to be careful with: one instruction that is begun `again`, as it asks
+    /// for something that depends on time, or as [`slow`] says.
+    #[cold]
+    fn run_carefully(&mut self, bus: &mut Bus<'_>, left: u64, again: bool) -> Outcome {
+        if again {
+            bus.settle(self.time());
+            return self.step(bus);
+        }
+        if self.slow == slow::WATCHED {
+            bus.begin_block();
+        } else {
+            bus.settle(self.time());
+        }
+        self.run_slowly(bus, left)
+    }
+
+    /// The instruction asks for something that depends on time, and must be begun again if it is not
+    /// known how far the processor is.
+    #[inline]
+    pub(super) fn exactly(&mut self, bus: &Bus<'_>) -> Outcome {
+        if bus.exact() {
+            Ok(())
+        } else {
+            Err(self.later())
+        }
+    }
+
+    /// Gives the instruction up, to be begun again by itself.
+    #[cold]
+    pub(super) fn later(&mut self) -> Raised {
+        self.raised = None;
+        Raised
+    }
+
     /// Does what waits; comes back with `slow` only for what concerns the next instruction.
     #[cold]
     fn look_around(&mut self, bus: &mut Bus<'_>) -> Option<Stop> {
+        bus.settle(self.time());
         if bus.signals.take() {
             loop {
                 let attention = bus.platform.attend();
@@ -145,12 +200,7 @@ impl Cpu {
 
     /// Executes an instruction that lies at RIP.
     fn execute_at(&mut self, bus: &mut Bus<'_>, instruction: &Instruction) -> Outcome {
-        let next = self.rip.wrapping_add(instruction.length().into());
-        self.next_rip = if self.bits64() {
-            next
-        } else {
-            next & 0xffff_ffff
-        };
+        self.next_rip = self.behind(instruction.length());
         self.execute(bus, instruction)?;
         self.rip = self.next_rip;
         self.instructions = self.instructions.wrapping_add(1);
@@ -204,27 +254,14 @@ impl Cpu {
         self.protection()
     }
 
-    /// Runs the block at RIP, or one instruction where there can't be one.
-    pub(super) fn run_block(&mut self, bus: &mut Bus<'_>, left: u64) -> Outcome {
-        let (linear, allowed) = self.code_address()?;
+    /// Runs the block at RIP, or one instruction where there can't be one, and those that follow it
+    /// within the page.
+    pub(super) fn run_block(&mut self, bus: &mut Bus<'_>, mut left: u64) -> Outcome {
+        let (linear, mut allowed) = self.code_address()?;
         let gpa = match self.mmu.fetch_address(bus, linear, self.mode) {
             Ok(gpa) => gpa,
             Err(fault) => return Err(self.access_fault(fault, SegmentRegister::Cs)),
         };
-        self.run_blocks(bus, linear, gpa, allowed, left)
-    }
-
-    /// Runs blocks from a linear and guest physical address on, as long as they follow each other
-    /// within the page.
-    #[inline(always)]
-    fn run_blocks(
-        &mut self,
-        bus: &mut Bus<'_>,
-        linear: u64,
-        gpa: u64,
-        mut allowed: u64,
-        mut left: u64,
-    ) -> Outcome {
         let size = self.code_size;
         let (page, rip_page) = (gpa & !(PAGE - 1), self.rip.wrapping_sub(linear % PAGE));
         loop {
@@ -236,23 +273,25 @@ impl Cpu {
                     None => return self.step(bus),
                 },
             };
-            let count = u64::from(block.count);
-            if count > left || size != CodeSize::Bits64 && u64::from(block.length) > allowed {
+            if size != CodeSize::Bits64 && u64::from(block.length) > allowed {
                 return self.step(bus);
             }
+            let count = left.min(block.count.into()) as u16;
             self.registers[BLOCK_RIP] = self.rip;
             let mut rip = self.rip;
             let mut flow = Flow::Next;
             let mut done = 0;
-            while done < block.count {
+            while done < count {
                 let micro = bus.code.micro(block.first + u32::from(done));
+                // Apart from the copy, which is handed on as two words then.
+                let (handler, length) = (micro.handler(), micro.length);
                 self.rip = rip;
-                flow = micro.execute(self, bus);
+                flow = handler(self, bus, *micro);
                 if flow != Flow::Next {
                     break;
                 }
                 done += 1;
-                rip = rip.wrapping_add(micro.length.into());
+                rip = rip.wrapping_add(length.into());
             }
             match flow {
                 Flow::Next if size == CodeSize::Bits64 => self.rip = rip,
@@ -297,12 +336,18 @@ impl Cpu {
         }
         let mut instructions = heapless::Vec::<Instruction, BLOCK_MAX>::new();
         let in_page = (PAGE - gpa % PAGE) as usize;
+        // Bytes from `start` to `end` of the block are at hand.
+        let mut bytes = [0; READ_AHEAD];
+        let (mut start, mut end) = (0, 0);
         let mut length = 0;
         while length < in_page {
-            let mut bytes = [0; LENGTH_MAX];
-            let end = LENGTH_MAX.min(in_page - length);
-            bus.platform.read(gpa + length as u64, &mut bytes[..end]);
-            let decoded = decode(&bytes[..end], self.code_size).ok();
+            if end < in_page && end - length < LENGTH_MAX {
+                (start, end) = (length, in_page.min(length + READ_AHEAD));
+                bus.platform
+                    .read(gpa + length as u64, &mut bytes[..end - start]);
+            }
+            let most = LENGTH_MAX.min(end - length);
+            let decoded = decode(&bytes[length - start..][..most], self.code_size).ok();
             let Some(instruction) = decoded.and_then(|instruction| self.admit(instruction)) else {
                 break;
             };
