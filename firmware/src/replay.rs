@@ -45,7 +45,7 @@ macro_rules! scripts {
 const SCRIPTS: &[(&str, &str)] = scripts!(
     "protocol" "widths" "pic" "pit" "rtc" "serial" "i8042" "i8042-mouse" "i8042-queues" "port92" "post" "fw-cfg"
     "fw-cfg-edges" "pci" "pci-config" "i440fx" "pam" "smram" "piix3" "piix3-writes" "debugcon" "debugcon-readback"
-    "ib700" "pvpanic" "pc-testdev" "debug-exit"
+    "ib700" "pvpanic" "pc-testdev" "debug-exit" "piix4-pm" "apmc"
 );
 
 /// QMP cases, in the spelling of `qemu-tests/tests/qmp.rs`.
