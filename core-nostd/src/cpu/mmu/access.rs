@@ -542,7 +542,11 @@ impl Mmu {
         self.tlb.heat(linear, mode, &page, frame, host, allowed);
         let offset = linear & OFFSET;
         let direct = access != Access::Write || host.write;
+        let device = host.pointer.is_none();
         let host = host.pointer.filter(|_| direct);
+        if device && !memory.admits_devices() {
+            return Err(Fault::later(linear));
+        }
         Ok(Span {
             host: host.map(|page| page.as_ptr().wrapping_add(offset as usize)),
             gpa: frame | offset,

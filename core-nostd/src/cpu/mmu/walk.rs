@@ -110,6 +110,9 @@ pub enum FaultKind {
     Page,
     /// The linear address is not canonical: #SS(0) for accesses by the stack segment, else #GP(0).
     NotCanonical,
+    /// None: the access reaches a device, which may not be accessed before the instruction is begun
+    /// again ([`PhysicalMemory::admits_devices`]).
+    Later,
 }
 
 /// Why an access failed. Nothing was loaded or stored.
@@ -128,6 +131,14 @@ impl Fault {
         Self {
             kind: FaultKind::Page,
             error_code: code.bits(),
+            linear,
+        }
+    }
+
+    pub(super) const fn later(linear: u64) -> Self {
+        Self {
+            kind: FaultKind::Later,
+            error_code: 0,
             linear,
         }
     }
