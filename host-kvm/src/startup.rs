@@ -12,6 +12,7 @@ use std::sync::atomic::AtomicU8;
 use rustix::time::{TimerfdClockId, TimerfdFlags, timerfd_create};
 use thimble_core::devices::class::{DeviceClass, PropertyValues};
 use thimble_core::devices::{self, debugcon, i8042, pc_testdev, rtc, serial};
+use thimble_core::firmware::acpi;
 use thimble_core::firmware::boot::{self, Module, Request};
 use thimble_core::firmware::loader::{self, Protocol};
 use thimble_core::irq::LocalApic;
@@ -230,6 +231,7 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
             _ => Irqchip::Machine,
         },
         pit: options.machine.pit,
+        acpi: options.machine.acpi,
         ram: leak::<Ram>(&ram),
         ram_size: options.memory,
         rom: leak(&rom).bytes(),
@@ -258,6 +260,7 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
 
     let mut bridge_state = BridgeState::default();
     plug_devices(options, &mut machine, &chardevs, &mut bridge_state.consoles)?;
+    add_acpi_tables(options, &mut machine)?;
     let mut monitors = Monitors::default();
     for monitor in &options.qmp {
         monitors.add(chardev(&chardevs, &monitor.chardev)?);
@@ -402,6 +405,16 @@ fn local_apics(
     // Those whose ids don't fit are refused with the processors.
     let apic = |index| LocalApic::new(cpuid.local_apic(index));
     (0..options.smp.cpus).map(apic).collect::<Vec<_>>().leak()
+}
+
+/// Builds the ACPI tables of a machine whose devices are all there.
+fn add_acpi_tables(options: &Options, machine: &mut Machine<'static>) -> Result<(), OptionError> {
+    let topology = topology(options);
+    // Zeros that nobody touches cost no memory.
+    let memory = vec![0; acpi::MEMORY].leak();
+    machine
+        .add_acpi_tables(&|index| topology.apic_id(index.into()), memory)
+        .map_err(|error| OptionError::new("-machine acpi=on", &error.to_string()))
 }
 
 /// Lends what an [`Arc`] holds for the life of the process.
@@ -606,11 +619,14 @@ impl Kernel {
             modules_size: initrd.len() as u32,
             low_ram: layout.low,
             high_ram: layout.high,
+            acpi: options.machine.acpi,
         };
         let mut table = vec![0; boot::TABLE_MAX];
         let length = request.prepare(&plan, &mut table).map_err(|error| {
+            use loader::Error::{InitrdTooLarge, LinuxCommandLine, LinuxVideo};
             let origin = match (&error, &options.initrd) {
-                (loader::Error::InitrdTooLarge, Some(initrd)) => format!("-initrd {initrd}"),
+                (InitrdTooLarge, Some(initrd)) => format!("-initrd {initrd}"),
+                (LinuxCommandLine(_) | LinuxVideo, _) => "-append".to_string(),
                 _ => format!("-kernel {path}"),
             };
             OptionError::new(&origin, &error.to_string())

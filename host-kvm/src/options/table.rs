@@ -228,7 +228,11 @@ pub(super) static OPTIONS: &[OptionRow] = &[
         "read no configuration files; none are ever read",
     ),
     flag(&["no-hpet"], |_| Ok(()), "no HPET; there is none"),
-    flag(&["no-acpi"], |_| Ok(()), "no ACPI tables; there are none"),
+    flag(
+        &["no-acpi"],
+        |b| b.set(|o| o.machine.acpi = false),
+        "the same as -machine acpi=off",
+    ),
     flag(
         &["S"],
         |b| b.set(|o| o.paused = true),

@@ -476,14 +476,19 @@ impl Vm {
         }
     }
 
+    /// Presses the power button, and tells of it.
+    pub(super) fn press_power_button(&mut self) {
+        self.shared
+            .call(|machine, bridge, now| machine.press_power_button(bridge, now));
+        self.event(Event::Powerdown);
+    }
+
     fn watchdog_expired(&mut self) {
         let action = self.settings.actions.watchdog;
         self.event(Event::Watchdog { action });
         match action {
             WatchdogAction::Reset => self.reset(ShutdownCause::GuestReset),
-            // No board has a power button that the guest could notice yet, as with guests whose
-            // power management is off.
-            WatchdogAction::Shutdown => self.event(Event::Powerdown),
+            WatchdogAction::Shutdown => self.press_power_button(),
             WatchdogAction::Poweroff => {
                 self.pause();
                 self.end(0);

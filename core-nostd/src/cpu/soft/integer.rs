@@ -178,9 +178,7 @@ impl Cpu {
             self.flags = self.flags.with_zero(old == expected);
             return Ok(());
         }
-        if self.linear(segment, offset, 16, super::access::Intent::Write)? % 16 != 0 {
-            return self.protection();
-        }
+        self.aligned_area(i, 16)?;
         let pair = |cpu: &Self, high: usize, low: usize| {
             u128::from(cpu.registers[high]) << 64 | u128::from(cpu.registers[low])
         };
@@ -369,18 +367,20 @@ impl Cpu {
     }
 }
 
-/// The size of MOVZX's, MOVSX's and MOVSXD's source.
+/// The size of a source that has one of its own: that of MOVZX, MOVSX, MOVSXD and CRC32.
 pub(super) fn source_size(i: &Instruction) -> Size {
     match i.operand(1) {
         crate::cpu::decode::Operand::Register(Register { class, .. }) => match class {
             RegisterClass::Gpr8 | RegisterClass::Gpr8High => Size::Byte,
             RegisterClass::Gpr16 => Size::Word,
-            _ => Size::Dword,
+            RegisterClass::Gpr32 => Size::Dword,
+            _ => Size::Qword,
         },
         _ => match i.memory_size() {
             1 => Size::Byte,
             2 => Size::Word,
-            _ => Size::Dword,
+            4 => Size::Dword,
+            _ => Size::Qword,
         },
     }
 }

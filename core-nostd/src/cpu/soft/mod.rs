@@ -12,7 +12,8 @@
 //! - `access`: segments' checks, effective addresses, operands, the stack;
 //! - `execute`: which method does which operation;
 //! - `integer`, `bits`, `string`, `stack`, `control`: instructions of applications;
-//! - `float`, `packed`: state of the x87, MMX and SSE; integers in their registers;
+//! - `x87`, `media`, `xsave`: the x87, SSE's control, and what saves and loads their state;
+//! - `packed`: moves and integers in MMX and XMM registers;
 //! - `sse`: floating-point numbers in XMM registers;
 //! - `system`, `msr`, `cpuid`, `io`: those of systems, and what the processor says of itself;
 //! - `segment`, `transfer`, `task`, `exception`, `debug`: protection;
@@ -28,9 +29,9 @@ mod debug;
 mod exception;
 mod execute;
 mod fast;
-mod float;
 mod integer;
 mod io;
+mod media;
 mod micro;
 mod msr;
 mod packed;
@@ -47,6 +48,8 @@ mod testing;
 mod tests;
 mod transfer;
 mod watch;
+mod x87;
+mod xsave;
 
 use super::alu::{LazyFlags, STATUS};
 use super::decode::{CodeSize, SegmentRegister};
@@ -171,6 +174,7 @@ pub struct Cpu {
     /// Pages that were marked in the code cache when this one last looked.
     marks_seen: u64,
     msrs: Msrs,
+    /// x87 and SSE, with registers of the x87 by physical number.
     fpu: FpuState,
     extended: ExtendedState,
     /// What CPUID says.
@@ -201,7 +205,7 @@ impl Cpu {
         self.events = state.events;
         self.tsc_offset = state.msrs.tsc.wrapping_sub(bus.tsc());
         self.msrs = state.msrs.clone();
-        self.fpu = state.fpu;
+        self.set_float_state(&state.fpu);
         self.extended = state.extended.clone();
         let registers = MmuRegisters {
             paging: state.into(),
@@ -234,7 +238,7 @@ impl Cpu {
         state.events = self.events;
         state.msrs = self.msrs.clone();
         state.msrs.tsc = self.tsc(bus);
-        state.fpu = self.fpu;
+        state.fpu = self.float_state();
         state.extended = self.extended.clone();
         self.keep_pkru(&mut state.extended);
     }
@@ -271,6 +275,17 @@ impl Cpu {
     /// Time stamp counter, as RDTSC shows it.
     fn tsc(&self, bus: &mut Bus<'_>) -> u64 {
         bus.tsc().wrapping_add(self.tsc_offset)
+    }
+
+    /// The address behind an instruction at RIP of so many bytes.
+    #[inline(always)]
+    fn behind(&self, length: u8) -> u64 {
+        let next = self.rip.wrapping_add(length.into());
+        if self.bits64() {
+            next
+        } else {
+            next & 0xffff_ffff
+        }
     }
 
     /// RFLAGS, whole.
