@@ -10,6 +10,7 @@
 //! [`SoftCpus::pause`], [`SoftCpus::shutdown`] and questions to one processor do.
 
 mod board;
+mod code_memory;
 mod cpuid;
 mod wires;
 mod zeroed;
@@ -30,6 +31,7 @@ use crate::log::Sink;
 use crate::memory::{Ram, Rom};
 use crate::registers::{self, Glance};
 use board::{Board, Outside};
+use code_memory::Executable;
 pub use board::{Surroundings, TSC_HZ};
 pub use cpuid::offer;
 use wires::Wanted;
@@ -127,6 +129,8 @@ struct Seat {
 struct Engine {
     seats: Vec<Seat>,
     code: Zeroed<CodeCache>,
+    /// What `code` is translated to, if the host allows it.
+    _executable: Option<Executable>,
     board: Board,
     wires: Arc<Wires>,
     /// Whose turn is next.
@@ -339,9 +343,13 @@ impl SoftCpus {
             log,
         };
         let board = Board::new(outside, ram, rom, marks, count);
+        let mut code = Zeroed::<CodeCache>::new().map_err(failed(what))?;
+        // SAFETY: the engine drops it after the cache.
+        let executable = if std::env::var_os("NOJIT").is_some() { None } else { unsafe { Executable::lend(&mut code) }.ok() };
         let engine = Engine {
             seats,
-            code: Zeroed::new().map_err(failed(what))?,
+            code,
+            _executable: executable,
             board,
             wires: wires.clone(),
             next: 0,

@@ -240,6 +240,9 @@ impl Cpu {
             if count > left || size != CodeSize::Bits64 && u64::from(block.length) > allowed {
                 return self.step(bus);
             }
+            if let Some(outcome) = self.try_translated(bus, page | into, &block, left) {
+                return outcome;
+            }
             self.registers[BLOCK_RIP] = self.rip;
             let mut rip = self.rip;
             let mut flow = Flow::Next;
