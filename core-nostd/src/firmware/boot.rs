@@ -1,20 +1,22 @@
 //! What the boot ROM does to start a kernel, as a table that it works through, and what the kernel
-//! is told: multiboot information (Multiboot Specification 0.6.96, section 3.3) or
-//! `hvm_start_info` (Xen's public header `arch-x86/hvm/start_info.h`, version 1).
+//! is told: multiboot information (Multiboot Specification 0.6.96, section 3.3),
+//! `hvm_start_info` (Xen's public header `arch-x86/hvm/start_info.h`, version 1), or Linux' zero
+//! page (see [`super::linux`]).
 //!
 //! The kernel is looked at before the guest runs; the ROM knows no file formats. The table is the
 //! item [`keys::BOOT`] of fw_cfg, at most [`TABLE_MAX`] bytes:
 //!
 //! | offset | what |
 //! |---|---|
-//! | 0 | count of transfers, entry point, EAX, EBX: 32 bits each, little-endian |
-//! | 16 | transfers of 16 bytes, as fw_cfg's DMA takes them |
+//! | 0 | count of transfers, entry point, EAX, EBX, ESI, 1 for the segments of Linux, 0, 0: 32 bits each, little-endian |
+//! | 32 | transfers of 16 bytes, as fw_cfg's DMA takes them |
 //! | [`INFO_OFFSET`] | what the kernel is told, which the last transfer brings to [`INFO_START`], or behind a kernel that lies there |
 //!
 //! Where a specification leaves a choice it is QEMU 7.2's: flags, boot device, the kernel's path in
 //! front of the command line, and modules behind the kernel. There are no ACPI tables to tell of.
 
 use super::keys;
+use super::linux::{self, Header, Told, ZERO_PAGE};
 use super::loader::{Error, Plan, Protocol};
 
 /// Where the table has what the kernel is told.
@@ -31,10 +33,12 @@ pub const TABLE_MAX: usize = INFO_OFFSET + INFO_MAX;
 /// Bytes that the kernel can be told.
 const INFO_MAX: usize = (INFO_END - INFO_START) as usize;
 
+/// Bytes of the table before its transfers.
+const TABLE_HEAD: usize = 32;
 /// Bytes of a transfer.
 const TRANSFER: usize = 16;
 /// Transfers that a table has room for.
-const TRANSFERS_MAX: usize = (INFO_OFFSET - TRANSFER) / TRANSFER;
+const TRANSFERS_MAX: usize = (INFO_OFFSET - TABLE_HEAD) / TRANSFER;
 
 /// fw_cfg's DMA control: read from the item, skip in it, select it first.
 const READ: u32 = 1 << 1;
@@ -123,7 +127,7 @@ impl Request<'_> {
             0 => free,
             size => plan.place_initrd(free, size, self.low_ram)?,
         };
-        let (eax, ebx) = self.tell(plan, &mut info, modules)?;
+        let registers = self.tell(plan, &mut info, modules)?;
         let start = info.start;
         let told = info.used;
         head.fill(0);
@@ -151,18 +155,52 @@ impl Request<'_> {
         transfers.skip_to(keys::BOOT, INFO_OFFSET as u32)?;
         transfers.add(READ, told as u32, start)?;
         let count = transfers.count as u32;
-        for (field, value) in head.chunks_exact_mut(4).zip([count, plan.entry, eax, ebx]) {
+        let (eax, ebx, esi) = registers;
+        let segments = u32::from(plan.protocol == Protocol::Linux);
+        let values = [count, plan.entry, eax, ebx, esi, segments];
+        for (field, value) in head.chunks_exact_mut(4).zip(values) {
             field.copy_from_slice(&value.to_le_bytes());
         }
         Ok(INFO_OFFSET + told)
     }
 
-    /// Writes what the kernel is told, with modules from an address on; returns EAX and EBX.
-    fn tell(&self, plan: &Plan, info: &mut Info<'_>, modules: u64) -> Result<(u32, u32), Error> {
-        Ok(match plan.protocol {
-            Protocol::Pvh => (0, self.start_info(info, modules)?),
-            Protocol::Multiboot => (MULTIBOOT_LOADED, self.multiboot(info, modules)?),
+    /// Writes what the kernel is told, with modules from an address on; returns EAX, EBX and ESI.
+    fn tell(
+        &self,
+        plan: &Plan,
+        info: &mut Info<'_>,
+        modules: u64,
+    ) -> Result<(u32, u32, u32), Error> {
+        Ok(match (plan.protocol, &plan.linux) {
+            (Protocol::Linux, Some(header)) => (0, 0, self.zero_page(header, info, modules)?),
+            (Protocol::Multiboot, _) => (MULTIBOOT_LOADED, self.multiboot(info, modules)?, 0),
+            _ => (0, self.start_info(info, modules)?, 0),
         })
+    }
+
+    fn zero_page(&self, header: &Header, info: &mut Info<'_>, modules: u64) -> Result<u32, Error> {
+        let at = info.reserve(ZERO_PAGE)?;
+        let command_line = info.text(&[self.append])?;
+        let told = Told {
+            append: self.append,
+            command_line,
+            initrd: match self.modules_size {
+                0 => (0, 0),
+                size => (modules as u32, size),
+            },
+        };
+        let page = info.bytes.get_mut(at..at + ZERO_PAGE);
+        header.fill(page.ok_or(Error::InfoTooLarge)?, &told)?;
+        let mut entries = 0;
+        for (address, length, kind) in self.memory() {
+            let entry = at + linux::E820_TABLE + 20 * entries;
+            info.put64(entry, address);
+            info.put64(entry + 8, length);
+            info.put32(entry + 16, kind);
+            entries += 1;
+        }
+        info.put(at + linux::E820_ENTRIES, &[entries as u8]);
+        Ok(info.address(at))
     }
 
     /// The memory map: address, length, type.
@@ -318,7 +356,7 @@ impl Transfers<'_> {
 
     fn add(&mut self, control: u32, length: u32, address: u64) -> Result<(), Error> {
         self.count += 1;
-        let at = self.count * TRANSFER;
+        let at = TABLE_HEAD + (self.count - 1) * TRANSFER;
         let room = self.bytes.get_mut(at..at + TRANSFER);
         let room = room.filter(|_| self.count <= TRANSFERS_MAX);
         let value = u128::from(control) << 96 | u128::from(length) << 64 | u128::from(address);
@@ -400,7 +438,7 @@ mod tests {
             device.pio_write(&mut cx, offset, Width::Dword, value.swap_bytes());
         };
         let word = |at: usize| u32::from_le_bytes(table[at..at + 4].try_into().unwrap());
-        for transfer in table[16..].chunks_exact(16).take(word(0) as usize) {
+        for transfer in table[TABLE_HEAD..].chunks_exact(16).take(word(0) as usize) {
             ram.write(0x7000, transfer).unwrap();
             out(4, 0);
             out(8, 0x7000);
@@ -506,6 +544,47 @@ mod tests {
     }
 
     #[test]
+    fn linux_is_told_by_the_zero_page() {
+        static RAM: ArrayRam<SIZE> = ArrayRam::new();
+        let module = Module {
+            offset: 0,
+            size: 6,
+            text: b"",
+        };
+        // Fixed at 1 MiB, as there is no more here.
+        let mut file = crate::firmware::linux::tests::kernel();
+        file[0x234] = 0;
+        file[0x260..0x264].copy_from_slice(&0x8_0000u32.to_le_bytes());
+        let modules = [module];
+        let mut request = request(&modules);
+        let registers = load(&RAM, &file, &request, b"initrd");
+        assert_eq!(registers, [0x10_0000, 0, 0]);
+        let page = INFO_START as u32;
+        let at = |offset| word(&RAM, page + offset);
+        assert_eq!(at(0x202), 0x5372_6448);
+        assert_eq!(text(&RAM, at(0x228)), b"a=b c");
+        assert_eq!((at(0x218), at(0x21c)), (SIZE as u32 - 0x1000, 6));
+        assert!(holds(&RAM, at(0x218), b"initrd"));
+        assert!(holds(&RAM, 0x10_0000, &file[3 * 512..]));
+        assert!(holds(&RAM, 0x10_0000 + 1000, &[0xdd]), "not cleared for it");
+        assert_eq!(at(0x1e8) as u8, 6);
+        assert_eq!((at(0x2d0), at(0x2d8), at(0x2e0)), (0, 0x9_fc00, 1));
+        let last = 0x2d0 + 5 * 20;
+        assert_eq!((at(last), at(last + 4), at(last + 8)), (0, 1, 1 << 30));
+        assert_eq!(at(last + 20), 0, "the end of the map");
+        // Kernel and initrd do not overlap, also where the kernel's file ends long before that.
+        request.modules_size = SIZE as u32 - 0x18_0000;
+        let plan = loader::plan(&file, SIZE as u64).unwrap();
+        let mut table = vec![0; TABLE_MAX];
+        assert!(request.prepare(&plan, &mut table).is_ok());
+        let field = |at: usize| u32::from_le_bytes(table[at..at + 4].try_into().unwrap());
+        assert_eq!((field(16), field(20)), (page, 1));
+        request.modules_size += 1;
+        let error = request.prepare(&plan, &mut table);
+        assert_eq!(error, Err(Error::InitrdTooLarge));
+    }
+
+    #[test]
     fn without_modules_there_is_no_list() {
         static RAM: ArrayRam<SIZE> = ArrayRam::new();
         let mut request = request(&[]);
@@ -572,7 +651,7 @@ mod tests {
                     };
                     assert!(length <= TABLE_MAX);
                     let count = usize::from(table[0]);
-                    for transfer in (1..=count).map(|index| index * TRANSFER) {
+                    for transfer in (0..count).map(|index| TABLE_HEAD + index * TRANSFER) {
                         let end = field(transfer + 8, 8) + field(transfer + 4, 4);
                         let reads = field(transfer, 4) as u32 & READ != 0;
                         assert!(!reads || end <= SIZE as u64, "{at:#x} {value:#x}");

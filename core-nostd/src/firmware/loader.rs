@@ -1,14 +1,16 @@
-//! What a kernel file wants: an ELF file with a PVH note, or a multiboot-1 header. Pure functions
-//! over the file's bytes.
+//! What a kernel file wants: a Linux bzImage, an ELF file with a PVH note, or a multiboot-1 header.
+//! Pure functions over the file's bytes.
 //!
 //! Sources: System V ABI (ELF), Xen's `elfnote.h` (XEN_ELFNOTE_PHYS32_ENTRY is note 18 of owner
-//! "Xen"), the Multiboot Specification 0.6.96. Where they leave a choice it is the one that
-//! QEMU 7.2 shows: a multiboot header counts before a PVH note, 64-bit programs with a multiboot
-//! header are refused, and both classes of ELF go with both machine types.
-//! Not modelled: multiboot video modes (a kernel that wants one is told of none), multiboot 2,
-//! bzImage.
+//! "Xen"), the Multiboot Specification 0.6.96; for Linux see [`super::linux`]. Where they leave a
+//! choice it is the one that QEMU 7.2 shows: Linux' mark counts before a multiboot header, that
+//! before a PVH note, 64-bit programs with a multiboot header are refused, and both classes of ELF
+//! go with both machine types.
+//! Not modelled: multiboot video modes (a kernel that wants one is told of none), multiboot 2.
 
 use core::fmt;
+
+use super::linux::{self, Header};
 
 /// A file may be loaded below this address: behind it is what the boot ROM needs, up to the end of
 /// base memory.
@@ -38,10 +40,18 @@ const NOTES_MAX: u64 = 64 << 10;
 pub enum Error {
     /// The file ends inside of a header or a segment.
     Truncated,
-    /// Not an ELF or multiboot file.
+    /// Not a Linux, ELF or multiboot file.
     Unknown,
-    /// A Linux bzImage.
-    BzImage,
+    /// A Linux kernel of a boot protocol before 2.02.
+    LinuxProtocol(u16),
+    /// A Linux kernel that is to be loaded below 1 MiB.
+    LinuxLow,
+    /// A Linux kernel with an alignment that is no power of two, or larger than memory.
+    LinuxAlignment(u32),
+    /// A command line longer than the Linux kernel takes.
+    LinuxCommandLine(u32),
+    /// `vga=` on a Linux kernel's command line is no mode.
+    LinuxVideo,
     /// An ELF file of another kind than expected.
     BadElf,
     /// ELF without a PVH entry and without a multiboot header.
@@ -72,8 +82,31 @@ impl fmt::Display for Error {
     fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
         to.write_str(match self {
             Self::Truncated => "the kernel file is truncated",
-            Self::Unknown => "the kernel file is neither ELF with a PVH note nor multiboot",
-            Self::BzImage => "the kernel is a bzImage, which the boot ROM can't start yet",
+            Self::Unknown => {
+                "the kernel file is neither a Linux bzImage nor ELF with a PVH note nor multiboot"
+            }
+            Self::LinuxLow => "the Linux kernel is a zImage, of which only bzImages are started",
+            // QEMU's words.
+            Self::LinuxVideo => "invalid 'vga=' kernel parameter.",
+            Self::LinuxProtocol(version) => {
+                let (major, minor) = (version >> 8, version & 0xff);
+                return write!(
+                    to,
+                    "the Linux kernel's boot protocol is {major}.{minor:02}, but 2.02 is the oldest that is spoken"
+                );
+            }
+            Self::LinuxAlignment(alignment) => {
+                return write!(
+                    to,
+                    "the Linux kernel's header wants an impossible alignment of {alignment:#x}"
+                );
+            }
+            Self::LinuxCommandLine(most) => {
+                return write!(
+                    to,
+                    "the command line is longer than the {most} bytes that the Linux kernel takes"
+                );
+            }
             Self::BadElf => "the kernel's ELF header is not that of an x86 program",
             Self::NoEntry => "the kernel is ELF, but has neither a PVH note nor a multiboot header",
             // QEMU's words.
@@ -115,6 +148,8 @@ pub enum Protocol {
     Pvh,
     /// eax is 2BADB002h, ebx points at the multiboot information.
     Multiboot,
+    /// esi points at Linux' zero page.
+    Linux,
 }
 
 /// A piece of the file and where it goes.
@@ -146,6 +181,8 @@ pub struct Plan {
     pub entry: u32,
     /// Whether the kernel asks for a video mode, which it will not get.
     pub wants_video: bool,
+    /// What a Linux kernel's header says.
+    pub linux: Option<Header>,
     segments: [Segment; SEGMENTS_MAX],
     used: usize,
 }
@@ -162,6 +199,7 @@ impl Plan {
             .segments()
             .iter()
             .map(Segment::end)
+            .chain(self.linux.map(|header| header.end))
             .fold(HIGH_START, u64::max);
         (end + 0xfff) & !0xfff
     }
@@ -174,18 +212,19 @@ impl Plan {
     }
 
     /// Where initrd or modules of `size` bytes in all go: as high as they can, on a page boundary,
-    /// for PVH; for multiboot at `start`, which is such a boundary behind the kernel.
+    /// for PVH and Linux; for multiboot at `start`, which is such a boundary behind the kernel.
     ///
     /// # Errors
     /// [`Error::InitrdTooLarge`].
     pub fn place_initrd(&self, start: u64, size: u32, ram_end: u64) -> Result<u64, Error> {
-        let highest = ram_end.min(1 << 32).checked_sub(u64::from(size));
+        let most = self.linux.map_or(1 << 32, |header| header.initrd_end);
+        let highest = ram_end.min(most).checked_sub(u64::from(size));
         let highest = highest.ok_or(Error::InitrdTooLarge)? & !0xfff;
         if highest < start {
             return Err(Error::InitrdTooLarge);
         }
         Ok(match self.protocol {
-            Protocol::Pvh => highest,
+            Protocol::Pvh | Protocol::Linux => highest,
             Protocol::Multiboot => start,
         })
     }
@@ -195,6 +234,7 @@ impl Plan {
             protocol,
             entry: 0,
             wants_video: false,
+            linux: None,
             segments: [Segment::default(); SEGMENTS_MAX],
             used: 0,
         }
@@ -252,6 +292,9 @@ impl Plan {
 /// # Errors
 /// Any of [`Error`]'s but [`Error::InitrdTooLarge`].
 pub fn plan(file: &[u8], ram_end: u64) -> Result<Plan, Error> {
+    if linux::is_kernel(file) {
+        return plan_linux(file, ram_end);
+    }
     let mark: [u8; 4] = bytes(file, 0)?;
     let elf = &mark == b"\x7fELF";
     if let Some((offset, flags)) = find_multiboot(file) {
@@ -279,10 +322,23 @@ pub fn plan(file: &[u8], ram_end: u64) -> Result<Plan, Error> {
     if elf {
         return plan_elf(file, ram_end, Protocol::Pvh);
     }
-    if size_of(file) > 0x206 && &bytes::<4>(file, 0x202)? == b"HdrS" {
-        return Err(Error::BzImage);
-    }
     Err(Error::Unknown)
+}
+
+fn plan_linux(file: &[u8], ram_end: u64) -> Result<Plan, Error> {
+    let header = Header::read(file, ram_end)?;
+    let mut plan = Plan::new(Protocol::Linux);
+    let (offset, size) = header.kernel;
+    // What the kernel needs beyond its file it clears itself.
+    let segment = Segment {
+        address: header.address.into(),
+        offset,
+        file_size: size,
+        memory_size: size.into(),
+    };
+    plan.add(segment, size_of(file), ram_end)?;
+    plan.linux = Some(header);
+    plan.enter_at(header.entry.into())
 }
 
 /// The offset of the multiboot header, and its flags.
@@ -415,7 +471,7 @@ fn plan_elf(file: &[u8], ram_end: u64, protocol: Protocol) -> Result<Plan, Error
         (Protocol::Pvh, None) => Err(Error::NoEntry),
         // The entry of a multiboot ELF is physical, unless it lies in code that is linked to run
         // elsewhere than it is loaded.
-        (Protocol::Multiboot, _) => plan.enter_at(translated.unwrap_or(entry)),
+        (_, _) => plan.enter_at(translated.unwrap_or(entry)),
     }
 }
 
@@ -687,7 +743,7 @@ mod tests {
         let mut file = vec![0; 0x400];
         assert_eq!(plan(&file, RAM_END), Err(Error::Unknown));
         put(&mut file, 0x202, b"HdrS");
-        assert_eq!(plan(&file, RAM_END), Err(Error::BzImage));
+        assert_eq!(plan(&file, RAM_END), Err(Error::LinuxProtocol(0)));
         let mut file = pvh();
         file[0x148] = 17;
         assert_eq!(plan(&file, RAM_END), Err(Error::NoEntry));

@@ -5,6 +5,7 @@ pub mod contents;
 pub mod e820;
 pub mod fw_cfg;
 pub mod keys;
+pub mod linux;
 pub mod loader;
 
 pub use contents::MachineFacts;

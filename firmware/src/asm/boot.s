@@ -1,10 +1,11 @@
 # The boot ROM (AT&T syntax): starts the kernel that fw_cfg tells of, or says that there is none.
 #
 # It knows no file formats: the machine has put down what is to be done, as a table of transfers for fw_cfg's DMA interface
-# (QEMU's docs/specs/fw_cfg). The table is the item BF00h: count of transfers, entry point, EAX, EBX, 32 bits each, little-endian;
+# (QEMU's docs/specs/fw_cfg). The table is the item BF00h: count of transfers, entry point, EAX, EBX, ESI, whether the segments are
+# to be Linux', 0, 0: 32 bits each, little-endian;
 # then the transfers, 16 bytes each, which the device takes as they are. All of that lies in the item's first 1024 bytes.
 #
-# The kernel is entered as multiboot 1 and PVH ask for: 32-bit protected mode with flat segments, no paging, interrupts off, A20 open.
+# The kernel is entered as multiboot 1, PVH and Linux ask for: 32-bit protected mode with flat segments, no paging, interrupts off, A20 open.
 # Only integer instructions that every processor has are used, and a few dozen of them, because the processor may be an emulated one.
 #
 # Memory: the table in the last KiB of base memory, which PCs keep for firmware, and a few bytes below it. The stack there is the
@@ -20,6 +21,8 @@
 .set FW_CFG_DMA, 0x514
 .set CODE, 0x08
 .set DATA, 0x10
+.set LINUX_CODE, 0x10                   # __BOOT_CS
+.set LINUX_DATA, 0x18                   # __BOOT_DS
 .set DEBUG_PORT, 0x402
 .set COM1, 0x3f8
 
@@ -72,7 +75,7 @@ start32:
     testl %edi, %edi
     jz stop
 
-    movl $(TABLE + 16), %ebx
+    movl $(TABLE + 32), %ebx
 1:  call transfer
     addl $16, %ebx
     decl %edi
@@ -81,6 +84,18 @@ start32:
     movl TABLE + 4, %edx
     movl TABLE + 8, %eax
     movl TABLE + 12, %ebx
+    movl TABLE + 16, %esi
+    cmpl $0, TABLE + 20
+    je 2f
+    lgdtl linux_gdt_pointer
+    movl $LINUX_DATA, %ecx
+    movl %ecx, %ds
+    movl %ecx, %es
+    movl %ecx, %fs
+    movl %ecx, %gs
+    movl %ecx, %ss
+    ljmpl $LINUX_CODE, $2f
+2:  xorl %ebp, %ebp                     # edi is 0 by now
     pushl $2                            # no flag but the one that is always set
     popfl
     jmpl *%edx
@@ -158,6 +173,15 @@ gdt:
 gdt_pointer:
     .word 23
     .long gdt
+linux_gdt_pointer:
+    .word 31
+    .long linux_gdt
+.balign 8
+linux_gdt:
+    .quad 0
+    .quad 0
+    .quad 0x00cf9b000000ffff            # 10 code
+    .quad 0x00cf93000000ffff            # 18 data
 
 prefix: .asciz "Thimble boot ROM: "
 no_device: .asciz "no kernel: there is no fw_cfg device to get one from\n"
