@@ -14,7 +14,7 @@ use thimble_core::cpu::Segment;
 use crate::alarm;
 use crate::case::{CS, Case, DS, ES, End, FS, GS, Outcome, Raw, SS, Subject, World};
 use crate::control::control;
-use crate::layout::{self, RAM, WINDOW, WINDOW_BYTES};
+use crate::layout::{self, Images, RAM, WINDOW, WINDOW_BYTES};
 
 /// Answers to ports and MMIO, after which a run is given up.
 const EXITS_MAX: u32 = 1000;
@@ -25,13 +25,10 @@ pub(crate) struct Guest {
     // Keeps the memory's mapping in the guest.
     _vm: VmFd,
     ram: Mapping,
-    /// Memory before a case of ring 3, and of ring 0.
-    images: [Vec<u8>; 2],
+    images: Images,
     sregs: kvm_sregs,
     /// No exception on its way.
     events: kvm_vcpu_events,
-    /// The image that the guest's memory was last made of.
-    last: Option<bool>,
 }
 
 /// Memory that a guest sees.
@@ -112,28 +109,14 @@ impl Guest {
             vcpu,
             _vm: vm,
             ram,
-            images: [layout::system(false), layout::system(true)],
+            images: Images::new(),
             sregs,
             events,
-            last: None,
         })
     }
 
     fn load(&mut self, case: &Case) {
-        let user = case.world.user();
-        let image = &self.images[usize::from(user)];
-        let ram = self.ram.bytes_mut();
-        if user && self.last == Some(true) {
-            // Ring 3 reaches nothing else, and the ring-0 stack is written before it is read.
-            for (start, end) in layout::MAPPED {
-                let part = (WINDOW + start) as usize..(WINDOW + end) as usize;
-                ram[part.clone()].copy_from_slice(&image[part]);
-            }
-        } else {
-            ram.copy_from_slice(image);
-        }
-        self.last = Some(user);
-        case.apply(&mut ram[WINDOW as usize..][..WINDOW_BYTES]);
+        self.images.load(case, self.ram.bytes_mut());
         let sync = self.vcpu.sync_regs_mut();
         sync.regs = regs(case);
         sync.sregs = sregs(case, &self.sregs);
@@ -171,10 +154,7 @@ impl Subject for Guest {
     }
 
     fn set_base(&mut self, base: &[u8]) {
-        for image in &mut self.images {
-            image[WINDOW as usize..][..WINDOW_BYTES].copy_from_slice(base);
-        }
-        self.last = None;
+        self.images.set_base(base);
     }
 
     fn run(&mut self, case: &Case) -> Outcome {

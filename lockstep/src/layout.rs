@@ -7,6 +7,8 @@
 
 use thimble_core::cpu::Segment;
 
+use crate::case::Case;
+
 /// Bytes of guest memory.
 pub(crate) const RAM: usize = 0x4_0000;
 /// The window's address: linear and physical. It is the base of real mode's segment 2000h.
@@ -285,6 +287,49 @@ pub(crate) fn system(user: bool) -> Vec<u8> {
         ram[at..][..2].copy_from_slice(&((HANDLERS + vector) as u16).to_le_bytes());
     }
     ram
+}
+
+/// What guest memory is made of before each case.
+pub(crate) struct Images {
+    /// For cases of ring 0 and of ring 3.
+    images: [Vec<u8>; 2],
+    /// Which of them the memory was last made of.
+    last: Option<bool>,
+}
+
+impl Images {
+    /// With an empty window.
+    pub(crate) fn new() -> Self {
+        Self {
+            images: [system(false), system(true)],
+            last: None,
+        }
+    }
+
+    /// Sets what the window holds before a case changes it.
+    pub(crate) fn set_base(&mut self, base: &[u8]) {
+        for image in &mut self.images {
+            image[WINDOW as usize..][..WINDOW_BYTES].copy_from_slice(base);
+        }
+        self.last = None;
+    }
+
+    /// Makes guest memory ready for a case: always the same memory, to which nobody stores but the guest.
+    pub(crate) fn load(&mut self, case: &Case, ram: &mut [u8]) {
+        let user = case.world.user();
+        let image = &self.images[usize::from(user)];
+        if user && self.last == Some(true) {
+            // Ring 3 reaches nothing else, and the ring-0 stack is written before it is read.
+            for (start, end) in MAPPED {
+                let part = (WINDOW + start) as usize..(WINDOW + end) as usize;
+                ram[part.clone()].copy_from_slice(&image[part]);
+            }
+        } else {
+            ram.copy_from_slice(image);
+        }
+        self.last = Some(user);
+        case.apply(&mut ram[WINDOW as usize..][..WINDOW_BYTES]);
+    }
 }
 
 #[cfg(test)]

@@ -9,41 +9,24 @@ use thimble_core::cpu::soft::cpuid::CpuidEntry;
 use thimble_core::cpu::soft::{Attention, Bus, CodeCache, Cpu, Platform, Signals, Stop};
 use thimble_core::cpu::{CpuState, DescriptorTable, FpuState};
 use thimble_core::devices::Width;
-use thimble_core::memory::{ArrayRam, Block, CodeMarks, Exchange, GuestRam};
+use thimble_core::memory::{Exchange, GuestRam, MarkedRam};
 
 use crate::case::{CS, Case, DS, ES, End, FS, GS, Outcome, Raw, SS, Subject, Vectors, World};
 use crate::control::control;
-use crate::layout::{self, RAM, WINDOW, WINDOW_BYTES};
+use crate::layout::{self, Images, RAM, WINDOW, WINDOW_BYTES};
 
 /// Instructions of a case, at most.
 const INSTRUCTIONS_MAX: u64 = 200_000;
 
-/// RAM that tells of stores to code.
-struct Memory {
-    ram: Box<ArrayRam<RAM>>,
-    marks: Arc<CodeMarks>,
-}
-
-// SAFETY: that of `ArrayRam`.
-unsafe impl GuestRam for Memory {
-    fn block(&self, gpa: u64) -> Option<Block> {
-        self.ram.block(gpa)
-    }
-
-    fn written(&self, gpa: u64, length: usize) {
-        self.marks.stored(gpa, length);
-    }
-}
-
 struct Board {
-    memory: Memory,
+    ram: Arc<MarkedRam<RAM>>,
     time: u64,
 }
 
 impl Board {
     /// No case runs while the host looks.
     fn bytes(&self) -> &[u8] {
-        match self.memory.block(0) {
+        match self.ram.block(0) {
             // SAFETY: the block is all of the RAM, and nobody stores to it before `&mut self` is free again.
             Some(block) => unsafe {
                 std::slice::from_raw_parts(block.pointer.as_ptr(), block.length)
@@ -53,7 +36,7 @@ impl Board {
     }
 
     fn bytes_mut(&mut self) -> &mut [u8] {
-        match self.memory.block(0) {
+        match self.ram.block(0) {
             // SAFETY: as above, and `self` is borrowed mutably.
             Some(block) => unsafe {
                 std::slice::from_raw_parts_mut(block.pointer.as_ptr(), block.length)
@@ -66,23 +49,19 @@ impl Board {
 // SAFETY: RAM lives as long as the board, and so do all translations.
 unsafe impl PhysicalMemory for Board {
     fn page(&mut self, gpa: u64) -> HostPage {
-        let page = RamOnly(&self.memory).page(gpa);
-        HostPage {
-            write: page.write && !self.memory.marks.marked(gpa),
-            ..page
-        }
+        RamOnly(&*self.ram).page(gpa)
     }
 
     fn read(&mut self, gpa: u64, to: &mut [u8]) {
-        RamOnly(&self.memory).read(gpa, to);
+        RamOnly(&*self.ram).read(gpa, to);
     }
 
     fn write(&mut self, gpa: u64, from: &[u8]) {
-        RamOnly(&self.memory).write(gpa, from);
+        RamOnly(&*self.ram).write(gpa, from);
     }
 
     fn compare_exchange(&mut self, gpa: u64, exchange: Exchange) -> bool {
-        RamOnly(&self.memory).compare_exchange(gpa, exchange)
+        RamOnly(&*self.ram).compare_exchange(gpa, exchange)
     }
 }
 
@@ -144,11 +123,10 @@ unsafe impl Platform for Board {
 pub(crate) struct Soft {
     cpu: Box<Cpu>,
     code: Box<CodeCache>,
-    marks: Arc<CodeMarks>,
+    ram: Arc<MarkedRam<RAM>>,
     signals: Signals,
     board: Board,
-    images: [Vec<u8>; 2],
-    last: Option<bool>,
+    images: Images,
     state: CpuState,
 }
 
@@ -162,54 +140,50 @@ impl Soft {
         let mut cpu: Box<Cpu> = zeroed();
         // More leaves than there are words of features there can't be.
         let _ = cpu.set_cpuid(&leaves());
-        // SAFETY: marks are valid when zero, as their documentation says.
-        let marks: Arc<CodeMarks> = unsafe { Arc::new_zeroed().assume_init() };
+        // SAFETY: valid when zero, as its documentation says.
+        let ram: Arc<MarkedRam<RAM>> = unsafe { Arc::new_zeroed().assume_init() };
         Self {
             cpu,
             code: zeroed(),
-            marks: marks.clone(),
+            ram: ram.clone(),
             signals: Signals::new(),
-            board: Board {
-                memory: Memory {
-                    ram: zeroed(),
-                    marks,
-                },
-                time: 0,
-            },
-            images: [layout::system(false), layout::system(true)],
-            last: None,
+            board: Board { ram, time: 0 },
+            images: Images::new(),
             state: CpuState::default(),
         }
     }
 
     fn load(&mut self, case: &Case) {
-        let user = case.world.user();
-        let image = &self.images[usize::from(user)];
-        let ram = self.board.bytes_mut();
-        if user && self.last == Some(true) {
-            for (start, end) in layout::MAPPED {
-                let part = (WINDOW + start) as usize..(WINDOW + end) as usize;
-                ram[part.clone()].copy_from_slice(&image[part]);
-            }
-        } else {
-            ram.copy_from_slice(image);
-        }
-        self.last = Some(user);
-        case.apply(&mut ram[WINDOW as usize..][..WINDOW_BYTES]);
-        self.board.memory.marks.stored(0, RAM);
+        self.images.load(case, self.board.bytes_mut());
+        self.ram.marks().stored(0, RAM);
         let state = &mut self.state;
         *state = registers(case, state);
-        let mut bus = Bus::new(&mut self.board, &self.marks, &self.signals, &mut self.code);
+        let mut bus = Bus::new(
+            &mut self.board,
+            self.ram.marks(),
+            &self.signals,
+            &mut self.code,
+        );
         self.cpu.set_state(state, &mut bus);
     }
 
     fn step(&mut self, instructions: u64) -> Stop {
-        let mut bus = Bus::new(&mut self.board, &self.marks, &self.signals, &mut self.code);
+        let mut bus = Bus::new(
+            &mut self.board,
+            self.ram.marks(),
+            &self.signals,
+            &mut self.code,
+        );
         self.cpu.run(&mut bus, instructions)
     }
 
     fn raw(&mut self) -> Raw {
-        let mut bus = Bus::new(&mut self.board, &self.marks, &self.signals, &mut self.code);
+        let mut bus = Bus::new(
+            &mut self.board,
+            self.ram.marks(),
+            &self.signals,
+            &mut self.code,
+        );
         let state = &mut self.state;
         self.cpu.state(state, &mut bus);
         Raw {
@@ -273,10 +247,7 @@ impl Subject for Soft {
     }
 
     fn set_base(&mut self, base: &[u8]) {
-        for image in &mut self.images {
-            image[WINDOW as usize..][..WINDOW_BYTES].copy_from_slice(base);
-        }
-        self.last = None;
+        self.images.set_base(base);
     }
 
     fn run(&mut self, case: &Case) -> Outcome {

@@ -9,4 +9,4 @@ mod ram;
 
 pub use code_marks::{CodeMarks, Written};
 pub use map::{Backing, MapFull, MemoryMap, REGIONS_MAX, Region};
-pub use ram::{ArrayRam, Block, Exchange, GuestRam, RamError};
+pub use ram::{ArrayRam, Block, Exchange, GuestRam, MarkedRam, RamError};

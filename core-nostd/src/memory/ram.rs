@@ -6,6 +6,8 @@ use core::fmt;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
+use super::CodeMarks;
+
 /// Contiguous host memory behind a guest physical address.
 #[derive(Clone, Copy, Debug)]
 pub struct Block {
@@ -59,6 +61,11 @@ pub unsafe trait GuestRam: Sync {
 
     /// Notes that `length` bytes at `gpa` were written: the dirty log and decoded code hang on it.
     fn written(&self, gpa: u64, length: usize);
+
+    /// The marks of pages with decoded code, if it keeps any: they are told of each store.
+    fn code_marks(&self) -> Option<&CodeMarks> {
+        None
+    }
 
     /// Copies RAM at `gpa` into `to`. On error `to` holds what could be read before it.
     fn read(&self, mut gpa: u64, mut to: &mut [u8]) -> Result<(), RamError> {
@@ -165,6 +172,36 @@ unsafe impl<const N: usize> GuestRam for ArrayRam<N> {
     }
 
     fn written(&self, _gpa: u64, _length: usize) {}
+}
+
+/// [`ArrayRam`] with marks of pages that hold decoded code. Valid when all bytes are zero.
+#[derive(Default)]
+#[repr(C)]
+pub struct MarkedRam<const N: usize> {
+    ram: ArrayRam<N>,
+    marks: CodeMarks,
+}
+
+impl<const N: usize> MarkedRam<N> {
+    /// Its marks.
+    pub fn marks(&self) -> &CodeMarks {
+        &self.marks
+    }
+}
+
+// SAFETY: that of `ArrayRam`.
+unsafe impl<const N: usize> GuestRam for MarkedRam<N> {
+    fn block(&self, gpa: u64) -> Option<Block> {
+        self.ram.block(gpa)
+    }
+
+    fn written(&self, gpa: u64, length: usize) {
+        self.marks.stored(gpa, length);
+    }
+
+    fn code_marks(&self) -> Option<&CodeMarks> {
+        Some(&self.marks)
+    }
 }
 
 #[cfg(test)]

@@ -49,7 +49,8 @@ pub unsafe trait PhysicalMemory {
 }
 
 /// RAM, and nothing else: other addresses read all ones and drop what is stored. Stores go through
-/// pointers, of which a dirty log learns nothing: this is for tests, fuzzers and bare metal.
+/// pointers, but to pages with decoded code, so that a dirty log learns nothing of them: this is for
+/// tests, fuzzers and bare metal.
 #[derive(Clone, Copy)]
 pub struct RamOnly<'a>(pub &'a dyn GuestRam);
 
@@ -63,7 +64,7 @@ unsafe impl PhysicalMemory for RamOnly<'_> {
         });
         HostPage {
             pointer: block.map(|block| block.pointer),
-            write: block.is_some(),
+            write: block.is_some() && !self.0.code_marks().is_some_and(|marks| marks.marked(gpa)),
         }
     }
 

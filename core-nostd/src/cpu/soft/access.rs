@@ -3,7 +3,7 @@
 //! Source: Intel SDM volume 1, 3.7.5 (effective addresses), volume 3, 5.3 (limits), 5.5 (types),
 //! 5.3.1 (64-bit mode), 6.15 "Interrupt 17" (alignment).
 
-use super::{Bus, Cpu, Exception, Outcome, Raised, ZERO, data_check};
+use super::{Bus, Cpu, Exception, Outcome, Raised, data_check};
 use crate::cpu::alu;
 use crate::cpu::decode::{
     Base, Instruction, Memory, Operand, Register, RegisterClass, SegmentRegister, Size,
@@ -116,12 +116,9 @@ impl Cpu {
             Base::Register(number) => self.registers[usize::from(number) % 16],
             Base::Rip => self.next_rip,
         };
-        let index = memory.index.map_or(0, usize::from);
-        let index = if memory.index.is_some() {
-            self.registers[index % 16]
-        } else {
-            self.registers[ZERO]
-        };
+        let index = memory
+            .index
+            .map_or(0, |number| self.registers[usize::from(number) % 16]);
         base.wrapping_add(index.wrapping_mul(memory.scale.into()))
             .wrapping_add(memory.displacement as u64)
             & size.mask()
@@ -151,7 +148,7 @@ impl Cpu {
             self.checked_linear(segment, offset, length, intent)?
         };
         if self.data_checks != 0 {
-            self.check_data(segment, linear, length, intent)?;
+            self.check_data(linear, length, intent)?;
         }
         Ok(linear)
     }
@@ -189,14 +186,7 @@ impl Cpu {
 
     /// Alignment and data breakpoints.
     #[cold]
-    fn check_data(
-        &mut self,
-        segment: SegmentRegister,
-        linear: u64,
-        length: usize,
-        intent: Intent,
-    ) -> Outcome {
-        let _ = segment;
+    fn check_data(&mut self, linear: u64, length: usize, intent: Intent) -> Outcome {
         // An XMM operand's own rule is #GP(0), and its instruction's to know.
         let aligned = length > 8 || linear.is_multiple_of(length.next_power_of_two() as u64);
         // Bytes that are not canonical are #GP or #SS first.

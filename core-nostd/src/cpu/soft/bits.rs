@@ -1,9 +1,10 @@
 //! Shifts, rotates and instructions on single bits: base set, BMI1, BMI2, LZCNT, POPCNT, CRC32.
 
 use super::access::{Word, sized};
+use super::integer::source_size;
 use super::{Bus, Cpu, Outcome};
 use crate::cpu::alu::{self, LazyFlags};
-use crate::cpu::decode::{Instruction, Operand, Operation, Size};
+use crate::cpu::decode::{Instruction, Operand, Operation};
 
 /// An operation by a count, which changes its operand.
 type Shift<W> = fn(W, u8, LazyFlags) -> (W, LazyFlags);
@@ -158,22 +159,7 @@ impl Cpu {
     /// CRC32: the operand size is the destination's, the source has its own.
     pub(super) fn crc32(&mut self, bus: &mut Bus<'_>, i: &Instruction) -> Outcome {
         let crc = self.read::<u32>(bus, i, 0)?;
-        let source = match i.operand(1) {
-            Operand::Register(register) => match register.class {
-                crate::cpu::decode::RegisterClass::Gpr8
-                | crate::cpu::decode::RegisterClass::Gpr8High => Size::Byte,
-                crate::cpu::decode::RegisterClass::Gpr16 => Size::Word,
-                crate::cpu::decode::RegisterClass::Gpr32 => Size::Dword,
-                _ => Size::Qword,
-            },
-            _ => match i.memory_size() {
-                1 => Size::Byte,
-                2 => Size::Word,
-                4 => Size::Dword,
-                _ => Size::Qword,
-            },
-        };
-        let crc = sized!(source, S => alu::crc32(crc, self.read::<S>(bus, i, 1)?));
+        let crc = sized!(source_size(i), S => alu::crc32(crc, self.read::<S>(bus, i, 1)?));
         self.write(bus, i, 0, u64::from(crc))
     }
 }

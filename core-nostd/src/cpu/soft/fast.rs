@@ -160,12 +160,7 @@ impl Cpu {
 
     /// Executes the instruction at RIP, whatever it is.
     fn execute_here(&mut self, bus: &mut Bus<'_>, i: &Instruction) -> Flow {
-        let next = self.rip.wrapping_add(i.length().into());
-        let next = if self.bits64() {
-            next
-        } else {
-            next & 0xffff_ffff
-        };
+        let next = self.behind(i.length());
         self.next_rip = next;
         if self.execute(bus, i).is_err() {
             return Flow::Raised;
@@ -198,17 +193,6 @@ impl Cpu {
         intent: Intent,
     ) -> Outcome<u64> {
         self.linear(SegmentRegister::Ss, offset, length, intent)
-    }
-
-    /// The address of the next instruction.
-    #[inline(always)]
-    fn behind(&self, m: Micro) -> u64 {
-        let next = self.rip.wrapping_add(m.length.into());
-        if self.bits64() {
-            next
-        } else {
-            next & 0xffff_ffff
-        }
     }
 }
 
@@ -532,7 +516,7 @@ fn jump_long(cpu: &mut Cpu, m: Micro) -> Flow {
 /// Goes to a relative target.
 #[inline(always)]
 fn jump_legacy(cpu: &mut Cpu, m: Micro) -> Flow {
-    let target = cpu.behind(m).wrapping_add(m.immediate as u64) & m.branch_size().mask();
+    let target = cpu.behind(m.length).wrapping_add(m.immediate as u64) & m.branch_size().mask();
     if cpu.check_target(target).is_err() {
         return Flow::Raised;
     }
@@ -596,7 +580,7 @@ fn return_long(cpu: &mut Cpu, bus: &mut Bus<'_>, _: Micro) -> Flow {
 }
 
 fn call_legacy(cpu: &mut Cpu, bus: &mut Bus<'_>, m: Micro) -> Flow {
-    let next = cpu.behind(m);
+    let next = cpu.behind(m.length);
     let target = next.wrapping_add(m.immediate as u64) & m.branch_size().mask();
     if cpu.check_target(target).is_err() {
         return Flow::Raised;

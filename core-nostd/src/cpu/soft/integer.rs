@@ -369,18 +369,20 @@ impl Cpu {
     }
 }
 
-/// The size of MOVZX's, MOVSX's and MOVSXD's source.
+/// The size of a source that has one of its own: that of MOVZX, MOVSX, MOVSXD and CRC32.
 pub(super) fn source_size(i: &Instruction) -> Size {
     match i.operand(1) {
         crate::cpu::decode::Operand::Register(Register { class, .. }) => match class {
             RegisterClass::Gpr8 | RegisterClass::Gpr8High => Size::Byte,
             RegisterClass::Gpr16 => Size::Word,
-            _ => Size::Dword,
+            RegisterClass::Gpr32 => Size::Dword,
+            _ => Size::Qword,
         },
         _ => match i.memory_size() {
             1 => Size::Byte,
             2 => Size::Word,
-            _ => Size::Dword,
+            4 => Size::Dword,
+            _ => Size::Qword,
         },
     }
 }

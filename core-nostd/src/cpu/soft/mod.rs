@@ -267,6 +267,17 @@ impl Cpu {
         bus.tsc().wrapping_add(self.tsc_offset)
     }
 
+    /// The address behind an instruction at RIP of so many bytes.
+    #[inline(always)]
+    fn behind(&self, length: u8) -> u64 {
+        let next = self.rip.wrapping_add(length.into());
+        if self.bits64() {
+            next
+        } else {
+            next & 0xffff_ffff
+        }
+    }
+
     /// RFLAGS, whole.
     fn rflags(&self) -> u64 {
         self.flags.to_rflags(self.system_flags)

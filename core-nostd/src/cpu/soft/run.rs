@@ -145,12 +145,7 @@ impl Cpu {
 
     /// Executes an instruction that lies at RIP.
     fn execute_at(&mut self, bus: &mut Bus<'_>, instruction: &Instruction) -> Outcome {
-        let next = self.rip.wrapping_add(instruction.length().into());
-        self.next_rip = if self.bits64() {
-            next
-        } else {
-            next & 0xffff_ffff
-        };
+        self.next_rip = self.behind(instruction.length());
         self.execute(bus, instruction)?;
         self.rip = self.next_rip;
         self.instructions = self.instructions.wrapping_add(1);
@@ -204,27 +199,14 @@ impl Cpu {
         self.protection()
     }
 
-    /// Runs the block at RIP, or one instruction where there can't be one.
-    pub(super) fn run_block(&mut self, bus: &mut Bus<'_>, left: u64) -> Outcome {
-        let (linear, allowed) = self.code_address()?;
+    /// Runs the block at RIP, or one instruction where there can't be one, and those that follow it
+    /// within the page.
+    pub(super) fn run_block(&mut self, bus: &mut Bus<'_>, mut left: u64) -> Outcome {
+        let (linear, mut allowed) = self.code_address()?;
         let gpa = match self.mmu.fetch_address(bus, linear, self.mode) {
             Ok(gpa) => gpa,
             Err(fault) => return Err(self.access_fault(fault, SegmentRegister::Cs)),
         };
-        self.run_blocks(bus, linear, gpa, allowed, left)
-    }
-
-    /// Runs blocks from a linear and guest physical address on, as long as they follow each other
-    /// within the page.
-    #[inline(always)]
-    fn run_blocks(
-        &mut self,
-        bus: &mut Bus<'_>,
-        linear: u64,
-        gpa: u64,
-        mut allowed: u64,
-        mut left: u64,
-    ) -> Outcome {
         let size = self.code_size;
         let (page, rip_page) = (gpa & !(PAGE - 1), self.rip.wrapping_sub(linear % PAGE));
         loop {

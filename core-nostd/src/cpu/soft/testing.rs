@@ -7,7 +7,7 @@ use crate::cpu::decode::CodeSize;
 use crate::cpu::mmu::{HostPage, PhysicalMemory, RamOnly};
 use crate::cpu::{CpuState, Registers, Segment};
 use crate::devices::Width;
-use crate::memory::{ArrayRam, Block, CodeMarks, Exchange, GuestRam};
+use crate::memory::{Exchange, GuestRam, MarkedRam};
 use std::boxed::Box;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,23 +15,6 @@ use std::vec::Vec;
 
 /// Bytes of RAM, from address 0.
 pub(super) const RAM: usize = 0x20_0000;
-
-/// RAM that tells of stores to code.
-struct MarkedRam {
-    ram: Box<ArrayRam<RAM>>,
-    marks: Arc<CodeMarks>,
-}
-
-// SAFETY: that of `ArrayRam`.
-unsafe impl GuestRam for MarkedRam {
-    fn block(&self, gpa: u64) -> Option<Block> {
-        self.ram.block(gpa)
-    }
-
-    fn written(&self, gpa: u64, length: usize) {
-        self.marks.stored(gpa, length);
-    }
-}
 
 /// What a watched processor tells of.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,7 +29,7 @@ pub(super) enum Told {
 
 /// What is around the processor.
 pub(super) struct Board {
-    ram: MarkedRam,
+    ram: Arc<MarkedRam<RAM>>,
     /// Port writes: port, width, value.
     pub(super) written: Vec<(u16, u8, u32)>,
     /// Port reads: port, width.
@@ -69,23 +52,19 @@ pub(super) struct Board {
 // SAFETY: RAM lives as long as the board, and so do all translations.
 unsafe impl PhysicalMemory for Board {
     fn page(&mut self, gpa: u64) -> HostPage {
-        let page = RamOnly(&self.ram).page(gpa);
-        HostPage {
-            write: page.write && !self.ram.marks.marked(gpa),
-            ..page
-        }
+        RamOnly(&*self.ram).page(gpa)
     }
 
     fn read(&mut self, gpa: u64, to: &mut [u8]) {
-        RamOnly(&self.ram).read(gpa, to);
+        RamOnly(&*self.ram).read(gpa, to);
     }
 
     fn write(&mut self, gpa: u64, from: &[u8]) {
-        RamOnly(&self.ram).write(gpa, from);
+        RamOnly(&*self.ram).write(gpa, from);
     }
 
     fn compare_exchange(&mut self, gpa: u64, exchange: Exchange) -> bool {
-        RamOnly(&self.ram).compare_exchange(gpa, exchange)
+        RamOnly(&*self.ram).compare_exchange(gpa, exchange)
     }
 }
 
@@ -174,7 +153,7 @@ impl Board {
 pub(super) struct Guest {
     pub(super) cpu: Box<Cpu>,
     code: Box<CodeCache>,
-    marks: Arc<CodeMarks>,
+    ram: Arc<MarkedRam<RAM>>,
     pub(super) signals: Signals,
     pub(super) board: Board,
 }
@@ -187,18 +166,15 @@ fn zeroed<T>() -> Box<T> {
 impl Guest {
     /// In real mode after a reset, about to run what is at 0000:1000h, with the stack at 0000:8000h.
     pub(super) fn new() -> Self {
-        // SAFETY: integers and booleans.
-        let marks: Arc<CodeMarks> = unsafe { Arc::new_zeroed().assume_init() };
+        // SAFETY: valid when zero.
+        let ram: Arc<MarkedRam<RAM>> = unsafe { Arc::new_zeroed().assume_init() };
         let mut guest = Self {
             cpu: zeroed(),
             code: zeroed(),
-            marks: marks.clone(),
+            ram: ram.clone(),
             signals: Signals::new(),
             board: Board {
-                ram: MarkedRam {
-                    ram: zeroed(),
-                    marks,
-                },
+                ram,
                 written: Vec::new(),
                 read: Vec::new(),
                 port_value: 0,
@@ -287,11 +263,11 @@ impl Guest {
         let Self {
             cpu,
             code,
-            marks,
+            ram,
             signals,
             board,
         } = self;
-        cpu.state(&mut state, &mut Bus::new(board, marks, signals, code));
+        cpu.state(&mut state, &mut Bus::new(board, ram.marks(), signals, code));
         state
     }
 
@@ -306,11 +282,11 @@ impl Guest {
         let Self {
             cpu,
             code,
-            marks,
+            ram,
             signals,
             board,
         } = self;
-        cpu.set_state(&state, &mut Bus::new(board, marks, signals, code));
+        cpu.set_state(&state, &mut Bus::new(board, ram.marks(), signals, code));
     }
 
     /// Runs so many instructions at most.
@@ -318,11 +294,14 @@ impl Guest {
         let Self {
             cpu,
             code,
-            marks,
+            ram,
             signals,
             board,
         } = self;
-        cpu.run(&mut Bus::new(board, marks, signals, code), instructions)
+        cpu.run(
+            &mut Bus::new(board, ram.marks(), signals, code),
+            instructions,
+        )
     }
 
     /// Puts code where the processor is, and runs so many instructions.
@@ -340,11 +319,11 @@ impl Guest {
         let Self {
             cpu,
             code,
-            marks,
+            ram,
             signals,
             board,
         } = self;
-        let stepped = cpu.step(&mut Bus::new(board, marks, signals, code));
+        let stepped = cpu.step(&mut Bus::new(board, ram.marks(), signals, code));
         stepped.map_err(|_| cpu.raised.unwrap())
     }
 
