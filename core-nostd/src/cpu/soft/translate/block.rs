@@ -67,7 +67,12 @@ enum Flags {
 /// Code behind the block that it seldom goes to.
 enum Aside {
     /// Executes an instruction by its function, and goes on, with the host's flags if wanted.
-    Execute { site: Site, call: Call, back: u32, flags: bool },
+    Execute {
+        site: Site,
+        call: Call,
+        back: u32,
+        flags: bool,
+    },
     /// Brings flags in memory into the form of translations.
     Flags { site: Site, back: u32 },
     /// To an offset in the page, from a jump that could go directly.
@@ -244,7 +249,12 @@ impl Translator<'_> {
             Shape::Setcc => {
                 self.host_flags(m.b);
                 let to = self.read(m.a, RAX);
-                self.asm.op(Size::Byte, opcode::SETCC | u16::from(m.b & 15), 0, Rm::Register(to));
+                self.asm.op(
+                    Size::Byte,
+                    opcode::SETCC | u16::from(m.b & 15),
+                    0,
+                    Rm::Register(to),
+                );
                 self.written(m.a, RAX);
                 true
             }
@@ -299,14 +309,25 @@ impl Translator<'_> {
     /// The instruction as the interpreter's.
     fn call(&self) -> Call {
         let index = self.first + self.index as u32;
-        Call::new(index, self.offset, self.start, self.index, self.micros.len())
+        Call::new(
+            index,
+            self.offset,
+            self.start,
+            self.index,
+            self.micros.len(),
+        )
     }
 
     /// The code for an instruction that needs its function jumps away on this condition.
     fn unless(&mut self, condition: u8, flags: bool) {
         let site = self.asm.jump_if(condition);
         let (call, back) = (self.call(), 0);
-        let _ = self.asides.push(Aside::Execute { site, call, back, flags });
+        let _ = self.asides.push(Aside::Execute {
+            site,
+            call,
+            back,
+            flags,
+        });
     }
 
     // Registers.
@@ -432,7 +453,8 @@ impl Translator<'_> {
 
     /// CF of flags in memory, which are plain.
     fn load_carry(&mut self) {
-        self.asm.op(Size::Dword, opcode::BIT_IMMEDIATE, 4, at(CPU, FLAGS));
+        self.asm
+            .op(Size::Dword, opcode::BIT_IMMEDIATE, 4, at(CPU, FLAGS));
         self.asm.byte(0);
     }
 
@@ -440,7 +462,8 @@ impl Translator<'_> {
 
     /// Whether an address can be formed inline.
     fn reaches(&self, m: Micro, place: Place) -> bool {
-        if m.mask() == 0xffff || usize::from(m.base) == BLOCK_RIP && self.displacement(m).is_none() {
+        if m.mask() == 0xffff || usize::from(m.base) == BLOCK_RIP && self.displacement(m).is_none()
+        {
             return false;
         }
         let segment = m.segment();
@@ -495,7 +518,12 @@ impl Translator<'_> {
             let base = offset_of!(Cpu, segments)
                 + segment as usize * size_of::<Segment>()
                 + offset_of!(Segment, base);
-            self.asm.op(Size::Qword, alu::load(alu::ADD), RAX, at(CPU, distance(base)));
+            self.asm.op(
+                Size::Qword,
+                alu::load(alu::ADD),
+                RAX,
+                at(CPU, distance(base)),
+            );
         }
         self.host_address(size, access, flags);
     }
@@ -514,7 +542,8 @@ impl Translator<'_> {
         let tag = entry(layout::TAGS + 8 * access as usize);
         asm.op(Size::Qword, alu::load(alu::CMP), R11, tag);
         self.unless(NOT_EQUAL, flags);
-        self.asm.op(Size::Qword, alu::load(alu::ADD), RAX, entry(layout::HOST));
+        self.asm
+            .op(Size::Qword, alu::load(alu::ADD), RAX, entry(layout::HOST));
     }
 
     // Instructions. They say whether they have done it.
@@ -579,7 +608,11 @@ impl Translator<'_> {
                 } else {
                     self.read(m.a, RDX)
                 };
-                let opcode = if operation == TEST { opcode } else { opcode + 2 };
+                let opcode = if operation == TEST {
+                    opcode
+                } else {
+                    opcode + 2
+                };
                 self.asm.op(size, opcode, to, at(RAX, 0));
                 if stores {
                     self.written(m.a, RDX);
@@ -739,7 +772,8 @@ impl Translator<'_> {
         let to = self.read(m.a, RAX);
         if by_register {
             const _: () = assert!(PINNED[GUEST_RCX] == RCX);
-            self.asm.sized(size, opcode::SHIFT_CL, digit, Rm::Register(to));
+            self.asm
+                .sized(size, opcode::SHIFT_CL, digit, Rm::Register(to));
         } else if count == 0 {
             // The upper half is cleared all the same.
             if size == Size::Dword {
@@ -748,7 +782,8 @@ impl Translator<'_> {
             self.written(m.a, RAX);
             return true;
         } else {
-            self.asm.sized(size, opcode::SHIFT_IMMEDIATE, digit, Rm::Register(to));
+            self.asm
+                .sized(size, opcode::SHIFT_IMMEDIATE, digit, Rm::Register(to));
             self.asm.byte(count);
         }
         self.written(m.a, RAX);
@@ -768,7 +803,8 @@ impl Translator<'_> {
         if immediate {
             let from = self.read(m.b, RDX);
             let to = self.target(m.a, RAX, size);
-            self.asm.op(size, opcode::IMUL_IMMEDIATE, to, Rm::Register(from));
+            self.asm
+                .op(size, opcode::IMUL_IMMEDIATE, to, Rm::Register(from));
             self.asm.immediate(size, m.immediate);
         } else {
             let from = self.read(m.b, RDX);
@@ -794,14 +830,16 @@ impl Translator<'_> {
     /// The stack pointer moves.
     fn move_stack(&mut self, bytes: i32) {
         let pointer = PINNED[GUEST_RSP];
-        self.asm.op(self.width(), opcode::LEA, pointer, at(pointer, bytes));
+        self.asm
+            .op(self.width(), opcode::LEA, pointer, at(pointer, bytes));
     }
 
     /// The host address of the word that is pushed comes into RAX.
     fn pushed(&mut self) {
         let width = self.width();
         let down = -i32::from(width.bytes());
-        self.asm.op(width, opcode::LEA, RAX, at(PINNED[GUEST_RSP], down));
+        self.asm
+            .op(width, opcode::LEA, RAX, at(PINNED[GUEST_RSP], down));
         self.host_address(width, Access::Write, false);
     }
 
@@ -837,7 +875,8 @@ impl Translator<'_> {
     /// The host address of the word on top of the stack comes into RAX.
     fn popped(&mut self) {
         let width = self.width();
-        self.asm.op(width, opcode::LOAD, RAX, Rm::Register(PINNED[GUEST_RSP]));
+        self.asm
+            .op(width, opcode::LOAD, RAX, Rm::Register(PINNED[GUEST_RSP]));
         self.host_address(width, Access::Read, false);
     }
 
@@ -858,7 +897,12 @@ impl Translator<'_> {
     /// RIP of an offset from the page comes into a register.
     fn rip(&mut self, register: u8, offset: i64) {
         self.asm.load(register, at(CPU, frame!(page)));
-        self.asm.op(self.width(), opcode::LEA, register, at(register, offset as i32));
+        self.asm.op(
+            self.width(),
+            opcode::LEA,
+            register,
+            at(register, offset as i32),
+        );
     }
 
     fn jump_if(&mut self, m: Micro, condition: u8) {
@@ -885,7 +929,8 @@ impl Translator<'_> {
         }
         self.rip(RAX, target);
         self.asm.call(self.stubs.lookup);
-        self.asm.op(Size::Qword, opcode::TEST, RAX, Rm::Register(RAX));
+        self.asm
+            .op(Size::Qword, opcode::TEST, RAX, Rm::Register(RAX));
         // The target may be refused.
         self.unless(EQUAL, false);
         self.follow();
@@ -898,7 +943,8 @@ impl Translator<'_> {
         }
         self.rip(RAX, offset);
         self.asm.call(self.stubs.lookup);
-        self.asm.op(Size::Qword, opcode::TEST, RAX, Rm::Register(RAX));
+        self.asm
+            .op(Size::Qword, opcode::TEST, RAX, Rm::Register(RAX));
         let site = self.asm.jump_if(EQUAL);
         let offset = offset as i32;
         let _ = self.asides.push(Aside::Leave { site, offset });
@@ -909,7 +955,8 @@ impl Translator<'_> {
     fn follow(&mut self) {
         self.asm.load(RDX, at(CPU, frame!(next_page)));
         self.asm.store(at(CPU, frame!(page)), RDX);
-        self.asm.op(Size::Dword, opcode::GROUP5, 4, Rm::Register(RAX));
+        self.asm
+            .op(Size::Dword, opcode::GROUP5, 4, Rm::Register(RAX));
     }
 
     /// Goes to an offset in the page: to its translation if there is one, now or later.
@@ -917,7 +964,9 @@ impl Translator<'_> {
         let known = if offset == self.start {
             Some(self.entry)
         } else {
-            let found = self.cache.find(self.page | u64::from(offset), self.context.size());
+            let found = self
+                .cache
+                .find(self.page | u64::from(offset), self.context.size());
             found.and_then(|block| block.translation(self.context))
         };
         match known {
@@ -936,7 +985,8 @@ impl Translator<'_> {
         if !near {
             self.rip(RAX, target);
             self.asm.call(self.stubs.lookup);
-            self.asm.op(Size::Qword, opcode::TEST, RAX, Rm::Register(RAX));
+            self.asm
+                .op(Size::Qword, opcode::TEST, RAX, Rm::Register(RAX));
             self.unless(EQUAL, false);
             self.asm.store(at(CPU, frame!(next_code)), RAX);
         }
@@ -958,7 +1008,8 @@ impl Translator<'_> {
         let width = self.width();
         self.asm.op(width, opcode::LOAD, RAX, at(RAX, 0));
         self.asm.call(self.stubs.lookup);
-        self.asm.op(Size::Qword, opcode::TEST, RAX, Rm::Register(RAX));
+        self.asm
+            .op(Size::Qword, opcode::TEST, RAX, Rm::Register(RAX));
         self.unless(EQUAL, false);
         self.move_stack(width.bytes().into());
         self.follow();
@@ -1001,7 +1052,8 @@ impl Translator<'_> {
                 self.asm.bind(site);
                 if taken {
                     let count = self.micros.len() as i32;
-                    self.asm.alu(Size::Qword, alu::ADD, at(CPU, frame!(left)), count);
+                    self.asm
+                        .alu(Size::Qword, alu::ADD, at(CPU, frame!(left)), count);
                 }
                 self.leave_at(self.start.into());
                 self.asm.set(RAX, 0);

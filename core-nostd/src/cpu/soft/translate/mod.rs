@@ -84,6 +84,8 @@ pub struct CodeMemory {
     write: usize,
     execute: usize,
     length: usize,
+    /// How often a block is interpreted before it is translated.
+    warm: u32,
 }
 
 impl CodeMemory {
@@ -98,7 +100,16 @@ impl CodeMemory {
             write: write.expose_provenance(),
             execute: execute.expose_provenance(),
             length: length.min(MEMORY_MAX),
+            warm: WARM,
         }
+    }
+
+    /// The same, with blocks being translated after so many runs, 200 at most, instead of as many as
+    /// pay: for tests.
+    #[must_use]
+    pub fn after(self, runs: u32) -> Self {
+        let warm = runs.min(200);
+        Self { warm, ..self }
     }
 }
 
@@ -255,7 +266,9 @@ impl Cpu {
         self.count_translated();
         let flow = micro.execute(self, bus);
         match flow {
-            Flow::Next if micro.handler != GENERAL || self.context().0 == self.frame.context as u8 => {
+            Flow::Next
+                if micro.handler != GENERAL || self.context().0 == self.frame.context as u8 =>
+            {
                 self.frame.left = self.frame.left.wrapping_sub(count);
                 return Then::Next;
             }
@@ -341,7 +354,7 @@ impl Cpu {
         if !bus.code.translates() {
             return None;
         }
-        if block.host < WARM {
+        if block.host < bus.code.translations().memory.warm {
             bus.code.set_host(gpa, self.code_size, block.host + 1);
             return None;
         }
@@ -434,7 +447,7 @@ impl CodeCache {
         let entry = match block.translation(context) {
             Some(entry) => entry,
             None => {
-                if block.host > WARM {
+                if block.host > 0xff {
                     // It is another context's; if it comes back it has to warm up again.
                     self.set_host(gpa, context.size(), 0);
                     return None;
@@ -445,7 +458,14 @@ impl CodeCache {
             }
         };
         let translations = self.translations_mut();
-        let link = core::mem::replace(&mut translations.link, Link { site: 0, context: 0, target: 0 });
+        let link = core::mem::replace(
+            &mut translations.link,
+            Link {
+                site: 0,
+                context: 0,
+                target: 0,
+            },
+        );
         if link.site != 0 && link.target == gpa && link.context == context.0 {
             translations.aim(link.site, entry);
         }

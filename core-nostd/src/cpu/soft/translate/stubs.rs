@@ -151,7 +151,12 @@ fn write_lookup(asm: &mut Assembler) {
     const RATIO: u32 = (layout::ENTRY / 8).trailing_zeros();
     asm.op(Size::Qword, opcode::SHIFT_IMMEDIATE, 5, Rm::Register(RDX));
     asm.byte(RATIO as u8);
-    asm.op(Size::Qword, alu::load(alu::ADD), RDX, at(CPU, frame!(frames)));
+    asm.op(
+        Size::Qword,
+        alu::load(alu::ADD),
+        RDX,
+        at(CPU, frame!(frames)),
+    );
     asm.alu(Size::Dword, alu::AND, Rm::Register(RAX), 0xfff);
     asm.op(Size::Qword, alu::load(alu::OR), RAX, at(RDX, 0));
     // The block's place: see `code::slot`.
@@ -161,16 +166,36 @@ fn write_lookup(asm: &mut Assembler) {
     asm.op(Size::Dword, opcode::STORE, RAX, Rm::Register(RDX));
     asm.op(Size::Dword, alu::load(alu::XOR), RDX, Rm::Register(R11));
     asm.op(Size::Dword, alu::load(alu::XOR), RDX, at(CPU, frame!(size)));
-    asm.alu(Size::Dword, alu::AND, Rm::Register(RDX), code::BLOCKS as i32 - 1);
-    asm.alu(Size::Dword, alu::AND, Rm::Register(R11), code::GENERATIONS as i32 - 1);
+    asm.alu(
+        Size::Dword,
+        alu::AND,
+        Rm::Register(RDX),
+        code::BLOCKS as i32 - 1,
+    );
+    asm.alu(
+        Size::Dword,
+        alu::AND,
+        Rm::Register(R11),
+        code::GENERATIONS as i32 - 1,
+    );
     const _: () = assert!(size_of::<code::Block>() == 24 && offset_of!(CodeCache, blocks) == 0);
     asm.lea(RDX, Rm::Memory(Some(RDX), Some((RDX, 1)), 0));
     asm.lea(RDX, Rm::Memory(None, Some((RDX, 3)), 0));
-    asm.op(Size::Qword, alu::load(alu::ADD), RDX, at(CPU, frame!(cache)));
+    asm.op(
+        Size::Qword,
+        alu::load(alu::ADD),
+        RDX,
+        at(CPU, frame!(cache)),
+    );
     // Its key: see `code::key`.
     asm.lea(RAX, Rm::Memory(None, Some((RAX, 2)), 0));
     asm.op(Size::Qword, alu::load(alu::OR), RAX, at(CPU, frame!(size)));
-    asm.op(Size::Qword, alu::load(alu::CMP), RAX, at(RDX, offset_of!(code::Block, key) as i32));
+    asm.op(
+        Size::Qword,
+        alu::load(alu::CMP),
+        RAX,
+        at(RDX, offset_of!(code::Block, key) as i32),
+    );
     misses[1] = Some(asm.jump_if(5));
     asm.load(RAX, at(CPU, frame!(cache)));
     let generations = offset_of!(CodeCache, generations) as i32;
@@ -183,15 +208,30 @@ fn write_lookup(asm: &mut Assembler) {
     let generation = offset_of!(code::Block, generation) as i32;
     asm.op(Size::Dword, alu::load(alu::CMP), RAX, at(RDX, generation));
     misses[2] = Some(asm.jump_if(5));
-    asm.op(Size::Dword, opcode::LOAD, RAX, at(RDX, offset_of!(code::Block, host) as i32));
-    asm.sized(Size::Byte, alu::load(alu::CMP), RAX, at(CPU, frame!(context)));
+    asm.op(
+        Size::Dword,
+        opcode::LOAD,
+        RAX,
+        at(RDX, offset_of!(code::Block, host) as i32),
+    );
+    asm.sized(
+        Size::Byte,
+        alu::load(alu::CMP),
+        RAX,
+        at(CPU, frame!(context)),
+    );
     misses[3] = Some(asm.jump_if(5));
     asm.op(Size::Dword, opcode::SHIFT_IMMEDIATE, 5, Rm::Register(RAX));
     asm.byte(8);
     misses[4] = Some(asm.jump_if(4));
     asm.op(Size::Dword, opcode::SHIFT_IMMEDIATE, 4, Rm::Register(RAX));
     asm.byte(super::ALIGNMENT.trailing_zeros() as u8);
-    asm.op(Size::Qword, alu::load(alu::ADD), RAX, at(CPU, frame!(execute)));
+    asm.op(
+        Size::Qword,
+        alu::load(alu::ADD),
+        RAX,
+        at(CPU, frame!(execute)),
+    );
     asm.byte(0xc3);
     for miss in misses.into_iter().flatten() {
         asm.bind(miss);
@@ -204,7 +244,12 @@ fn write_lookup(asm: &mut Assembler) {
 pub(super) fn hot_index(asm: &mut Assembler, register: u8) {
     const ENTRY: u32 = layout::ENTRY.trailing_zeros();
     const _: () = assert!(layout::ENTRY.is_power_of_two() && HOT_ENTRIES.is_power_of_two());
-    asm.op(Size::Dword, opcode::SHIFT_IMMEDIATE, 5, Rm::Register(register));
+    asm.op(
+        Size::Dword,
+        opcode::SHIFT_IMMEDIATE,
+        5,
+        Rm::Register(register),
+    );
     asm.byte(12 - ENTRY as u8);
     let mask = (HOT_ENTRIES - 1) * layout::ENTRY;
     asm.alu(Size::Dword, alu::AND, Rm::Register(register), mask as i32);
@@ -214,7 +259,9 @@ impl Translations {
     /// Room for a block, behind the stubs, which are written if they are not there. `None` if the
     /// memory is full.
     pub(super) fn room(&mut self, bytes: u32) -> Option<Assembler> {
-        let CodeMemory { write: to, length, .. } = self.memory;
+        let CodeMemory {
+            write: to, length, ..
+        } = self.memory;
         // SAFETY: `CodeMemory::new` was promised that, and there is one assembler at a time.
         let mut asm = unsafe { Assembler::new(to, self.used, length as u32) };
         if self.used == 0 {
