@@ -102,6 +102,11 @@ pub(crate) const IMAGES: &[Image] = &[
         ..image("cpu_strict")
     },
     Image {
+        // The newest model that QEMU's translator has in full, and SHA where there is any.
+        options: &["-cpu", "Westmere,+sha-ni,check=off"],
+        ..image("vectors")
+    },
+    Image {
         ring0: true,
         local_apic: true,
         options: &["-smp", "4"],

@@ -1,5 +1,9 @@
 //! The binary `thimble`: everything is in the library, so that tests and fuzzers link it too.
 
+// A debug build is linked with the standard library as it comes, which brings the real ones.
+#[cfg(not(debug_assertions))]
+mod unwinding;
+
 fn main() -> std::process::ExitCode {
     thimble_host::main()
 }

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::__cpuid_count;
 
-use thimble_core::cpu::decode::{Choice, Encoding, Map, Operation, Shape, encodings};
+use thimble_core::cpu::decode::{Choice, Encoding, Map, Operation, Packed, Shape, encodings};
 use thimble_core::cpu::gpr;
 
 use crate::case::{Case, End, Outcome, World};
@@ -168,6 +168,11 @@ pub(crate) fn has_vectors(operation: Operation) -> bool {
     )
 }
 
+/// Whether lengths of strings are in registers.
+pub(crate) fn compares_text(name: Packed) -> bool {
+    matches!(name, Packed::Pcmpestri | Packed::Pcmpestrm)
+}
+
 /// What is to be done about a form.
 pub(crate) fn plan(form: &Form, world: World, oracle: Oracle, all: bool) -> Plan {
     use Operation::*;
@@ -175,7 +180,7 @@ pub(crate) fn plan(form: &Form, world: World, oracle: Oracle, all: bool) -> Plan
     match form.shape.operation {
         // POP FS, POP GS.
         Pop if oracle == Oracle::Kvm && form.encoding.map == Map::Two => Plan::Skip(tables),
-        Fpu(_) | Sse(_) | Packed(_) | Wait if !all => Plan::Skip("x87, MMX and SSE, without --all"),
+        Fpu(_) | Wait if !all => Plan::Skip("x87, MMX and SSE, without --all"),
         Fxsave | Fxrstor | Xsave | Xsavec | Xsaveopt | Xrstor if !all => {
             Plan::Skip("x87, MMX and SSE, without --all")
         }

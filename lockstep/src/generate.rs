@@ -8,7 +8,9 @@ use thimble_core::cpu::gpr;
 
 use crate::assemble::{self, Assembled};
 use crate::case::{CS, Case, DS, ES, FS, GS, Patch, SS, Vectors, World};
+use crate::floats;
 use crate::forms::{self, Form};
+use crate::lanes;
 use crate::layout::{
     CODE, DATA, HOLE, KERNEL_CODE, KERNEL_CODE_32, KERNEL_DATA, READ_ONLY, STACK, STACK_END,
     USER_CODE, USER_CODE_32, USER_DATA, WINDOW, WINDOW_BYTES, local_selector,
@@ -70,16 +72,34 @@ pub(crate) fn case(form: &Form, world: World, random: &mut Random) -> Option<Mad
 }
 
 /// Registers with numbers of all kinds.
-fn vectors(random: &mut Random) -> Box<Vectors> {
+fn vectors(operation: Operation, random: &mut Random) -> Box<Vectors> {
     let mut vectors = Box::new(Vectors::default());
     for register in &mut vectors.xmm {
-        *register = u128::from(random.value()) << 64 | u128::from(random.value());
+        *register = match operation {
+            Operation::Packed(name) => lanes::operand(name, random),
+            _ => floats::operand(operation, random),
+        };
     }
+    vectors.mxcsr = floats::mxcsr(operation, random);
     for register in &mut vectors.st {
-        register[..8].copy_from_slice(&random.value().to_le_bytes());
+        let number = match operation {
+            Operation::Packed(name) => lanes::operand(name, random) as u64,
+            _ => random.value(),
+        };
+        register[..8].copy_from_slice(&number.to_le_bytes());
         register[8..].copy_from_slice(&[0xff, 0xff]);
     }
     vectors.ftw = 0xff;
+    if matches!(operation, Operation::Sse(_) | Operation::Packed(_)) && random.percent(70) {
+        // Some go over to MMX registers.
+        vectors.ftw = random.byte();
+        vectors.fsw = (random.below(8) << 11) as u16;
+        if random.percent(20) {
+            // ZE and ES: an exception of the x87 is pending.
+            vectors.fcw &= !4;
+            vectors.fsw |= 0x8084;
+        }
+    }
     vectors
 }
 
@@ -174,7 +194,8 @@ impl<'r> Maker<'r> {
             rflags: FLAGS | random.next() & STATUS,
             selectors: [0; 6],
             bases: [0; 2],
-            vectors: forms::has_vectors(made.instruction.operation()).then(|| vectors(random)),
+            vectors: forms::has_vectors(made.instruction.operation())
+                .then(|| vectors(made.instruction.operation(), random)),
         };
         Self {
             random,
@@ -848,6 +869,25 @@ impl<'r> Maker<'r> {
                 let mut bounds = word(below as u64);
                 bounds.extend(word(above as u64));
                 self.give(1, targets, &bounds);
+            }
+            Sse(thimble_core::cpu::decode::Sse::Ldmxcsr) => {
+                let value = floats::loaded(self.random);
+                self.give(0, targets, &value.to_le_bytes());
+            }
+            Sse(_) if matches!(instruction.operand(1), Operand::Memory(_)) => {
+                let value = floats::operand(self.operation(), self.random);
+                self.give(1, targets, &value.to_le_bytes());
+            }
+            Packed(name) => {
+                if matches!(instruction.operand(1), Operand::Memory(_)) {
+                    let value = lanes::operand(name, self.random);
+                    self.give(1, targets, &value.to_le_bytes());
+                }
+                for number in [gpr::RAX, gpr::RDX] {
+                    if forms::compares_text(name) && !self.addresses(number as u8) {
+                        self.case.gpr[number] = lanes::length(self.random) & self.size_of_code();
+                    }
+                }
             }
             Bt | Bts | Btr | Btc => {
                 if let Operand::Register(bit) = instruction.operand(1)

@@ -5,7 +5,9 @@
 
 use std::arch::x86_64::__cpuid;
 
-use thimble_core::cpu::decode::{CodeSize, Instruction, Operand, Operation, RegisterClass, Size};
+use thimble_core::cpu::decode::{
+    CodeSize, Instruction, Operand, Operation, Packed, RegisterClass, Size, Sse,
+};
 use thimble_core::cpu::gpr;
 
 use crate::assemble::is_string;
@@ -63,7 +65,7 @@ const UD: End = End::Exception {
 };
 
 /// All of them.
-pub(crate) static KNOWN: [Known; 32] = [
+pub(crate) static KNOWN: &[Known] = &[
     Known {
         what: "66h makes near branches of 64-bit mode 16 bits wide",
         section: "volume 2, CALL, JMP, RET, Jcc, LOOP; table A-1, superscript f64",
@@ -377,6 +379,56 @@ pub(crate) static KNOWN: [Known; 32] = [
         section: "volume 2, POPA: nothing is said",
         by: By::Amd,
         applies: |i, case, expected| i.operation() == Operation::Popa && expected.rip == case.rip,
+    },
+    Known {
+        what: "CVTPI2PS from memory leaves the x87 alone",
+        section: "volume 2, CVTPI2PS: goes over to MMX registers, and CVTPI2PD from a register only",
+        by: By::Amd,
+        applies: |i, case, _| {
+            let vectors = case.vectors.as_deref();
+            i.operation() == Operation::Sse(Sse::Cvtpi2ps)
+                && matches!(i.operand(1), Operand::Memory(_))
+                && vectors.is_some_and(|vectors| (vectors.fsw, vectors.ftw) != (0, 0xff))
+        },
+    },
+    Known {
+        what: "SHA takes sixteen bytes at any address",
+        section: "volume 2, 2.4: exceptions of type 4",
+        by: By::Amd,
+        applies: |i, _, _| {
+            use thimble_core::cpu::decode::Packed::*;
+            let sha = matches!(
+                i.operation(),
+                Operation::Packed(
+                    Sha1msg1
+                        | Sha1msg2
+                        | Sha1nexte
+                        | Sha1rnds4
+                        | Sha256msg1
+                        | Sha256msg2
+                        | Sha256rnds2
+                )
+            );
+            sha && i.memory().is_some()
+        },
+    },
+    Known {
+        what: "MASKMOVQ that faults has gone over to MMX registers",
+        section: "volume 3, 6.5: faults are restartable",
+        by: By::Amd,
+        applies: |i, case, expected| {
+            i.operation() == Operation::Packed(Packed::Maskmovq) && expected.rip == case.rip
+        },
+    },
+    Known {
+        what: "MXCSR has a mask of exceptions for misaligned operands, bit 17",
+        section: "volume 1, 10.2.3: reserved",
+        by: By::Amd,
+        applies: |i, _, expected| {
+            let loaded = expected.vectors.as_ref().map(|vectors| vectors.mxcsr);
+            i.operation() == Operation::Sse(Sse::Ldmxcsr)
+                && loaded.is_some_and(|mxcsr| mxcsr & 1 << 17 != 0)
+        },
     },
 ];
 

@@ -40,7 +40,8 @@ struct Tally {
     compared: BTreeMap<(String, u8), u64>,
     /// Forms that weren't run, by reason.
     skipped: BTreeMap<&'static str, BTreeSet<String>>,
-    known: [u64; KNOWN.len()],
+    /// By place in [`KNOWN`].
+    known: Vec<u64>,
     /// Differences by world and form, and the first of each.
     wrong: BTreeMap<(World, String), u64>,
     shown: u64,
@@ -73,8 +74,16 @@ struct Pair<'s> {
 }
 
 impl Pair<'_> {
-    /// Both outcomes, unless the oracle has none, and the difference.
+    /// Both outcomes, unless the oracle has none, and the difference, if it's there a second time: the kernel below has
+    /// been seen to tell zeros for XMM registers, in one of some hundred thousand signals.
     fn run(&mut self, case: &Case, mask: Mask) -> Option<(Outcome, Outcome, Option<String>)> {
+        match self.once(case, mask)? {
+            (.., Some(_)) if case.vectors.is_some() => self.once(case, mask),
+            same => Some(same),
+        }
+    }
+
+    fn once(&mut self, case: &Case, mask: Mask) -> Option<(Outcome, Outcome, Option<String>)> {
         let expected = self.oracle.run(case);
         if !compare::comparable(&expected) {
             return None;
@@ -109,7 +118,10 @@ pub(crate) fn run(options: &Options) -> Result<(), String> {
     let forms = forms::all();
     let mut subject = open(&options.subject)?;
     let mut oracles: BTreeMap<&str, Box<dyn Subject>> = BTreeMap::new();
-    let mut tally = Tally::default();
+    let mut tally = Tally {
+        known: vec![0; KNOWN.len()],
+        ..Tally::default()
+    };
     let mut missing: BTreeSet<&str> = BTreeSet::new();
     let end = Instant::now() + Duration::from_secs(60 * options.minutes);
     let mut seed = options.seed;
@@ -294,7 +306,7 @@ fn report(
         println!("  {reason}: {}", names.join(" "));
     }
     println!("\nKnown differences:");
-    for (known, count) in KNOWN.iter().zip(tally.known) {
+    for (known, count) in KNOWN.iter().zip(&tally.known) {
         println!("  {count:6} {} (SDM {})", known.what, known.section);
     }
     let partial = options.form.is_some()
@@ -313,8 +325,8 @@ fn report(
         }
         let stale = KNOWN
             .iter()
-            .zip(tally.known)
-            .filter(|(_, count)| *count == 0);
+            .zip(&tally.known)
+            .filter(|(_, count)| **count == 0);
         // Some take a few seeds.
         for (known, _) in stale {
             println!("never seen this time: {}", known.what);

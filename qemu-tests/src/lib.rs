@@ -15,6 +15,7 @@ mod clients;
 mod differences;
 mod emulator;
 pub mod images;
+pub mod initramfs;
 pub mod packages;
 pub mod python;
 pub mod reference;

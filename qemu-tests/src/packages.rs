@@ -14,6 +14,90 @@ pub fn seabios() -> Option<PathBuf> {
     file("/usr/share/seabios/bios-256k.bin", "seabios")
 }
 
+/// Debian's busybox, linked statically, or `None` where it can't be had.
+pub fn busybox() -> Option<PathBuf> {
+    file("/bin/busybox", "busybox-static")
+}
+
+/// memtest86+ for processors with long mode, or `None` where it can't be had.
+pub fn memtest() -> Option<PathBuf> {
+    file("/boot/memtest86+x64.bin", "memtest86+")
+}
+
+/// Debian's Linux for virtual machines (`linux-image-cloud-amd64`): its `vmlinuz`, or `None` where it can't be had.
+///
+/// The package isn't installed, which would make an initial RAM disk for the host, but unpacked below `target/`.
+pub fn linux() -> Option<PathBuf> {
+    const NAME: &str = "vmlinuz";
+    static ONCE: Mutex<()> = Mutex::new(());
+    let _guard = ONCE
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    let folder = crate::workspace_dir().join("target/linux");
+    let kernel = folder.join(NAME);
+    if kernel.is_file() {
+        return Some(kernel);
+    }
+    // Another process may be at this, too: each has a folder of its own, and the file appears whole.
+    let own = folder.join(format!("new-{}", std::process::id()));
+    std::fs::create_dir_all(&own).ok()?;
+    let unpacked = unpack_linux(&own);
+    if let Some(unpacked) = unpacked {
+        std::fs::rename(unpacked, &kernel).ok()?;
+    }
+    std::fs::remove_dir_all(&own).ok()?;
+    kernel.is_file().then_some(kernel)
+}
+
+/// Downloads the kernel's package into a folder and unpacks it there: the kernel's path.
+fn unpack_linux(folder: &Path) -> Option<PathBuf> {
+    const PACKAGE: &str = "linux-image-cloud-amd64";
+    if !Path::new("/usr/bin/apt-get").exists() {
+        return None;
+    }
+    eprintln!("downloading the kernel of the Debian package {PACKAGE}");
+    // The package is an empty one that depends on that of the newest version.
+    let newest = || {
+        let output = Command::new("apt-cache")
+            .args(["depends", PACKAGE])
+            .output();
+        let text = String::from_utf8(output.ok()?.stdout).ok()?;
+        let mut names = text
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix("Depends: "));
+        names
+            .find(|name| name.starts_with("linux-image-"))
+            .map(str::to_string)
+    };
+    let download = |name: &str| {
+        let output = Command::new("apt-get")
+            .args(["download", "-q", name])
+            .current_dir(folder)
+            .output();
+        output.is_ok_and(|output| output.status.success())
+    };
+    // Lists that are out of date name what is no longer there.
+    if !newest().is_some_and(|name| download(&name)) {
+        apt(&["update"]);
+        if !newest().is_some_and(|name| download(&name)) {
+            return None;
+        }
+    }
+    let first = |folder: &Path, start: &str| {
+        let mut entries = std::fs::read_dir(folder).ok()?.flatten();
+        let named =
+            |entry: &std::fs::DirEntry| entry.file_name().to_string_lossy().starts_with(start);
+        entries.find(named).map(|entry| entry.path())
+    };
+    let package = first(folder, "linux-image-")?;
+    let unpacked = Command::new("dpkg-deb")
+        .arg("-x")
+        .args([&package, folder])
+        .status();
+    unpacked.ok().filter(|status| status.success())?;
+    first(&folder.join("boot"), "vmlinuz-")
+}
+
 /// The path of `name`, after installing `package` if it is missing and this may be done.
 pub fn program(name: &str, package: &str) -> Option<PathBuf> {
     find_program(name).or_else(|| {

@@ -323,6 +323,9 @@ changed:
     jnz 4b
 5:  cli
     apic 0x320, 0x10000
+    sti                                 # takes a tick that came before the mask
+    nop
+    cli
     show "strings left ", %rbx
     show "rcx ", %rcx
     show "rsi ", %rsi

@@ -4,7 +4,7 @@
 //! 32 KiB for data and code each, 2 MiB, 16 MiB. There are no caches to be found out about: guests
 //! plan by such numbers, and a division by zero would follow from none.
 
-use thimble_core::cpu::features::{LEAF_1_ECX, LEAF_1_EDX, Register, WORD_INFO, WORDS};
+use thimble_core::cpu::features::{EXT_1_ECX, LEAF_1_ECX, LEAF_1_EDX, Register, WORD_INFO, WORDS};
 use thimble_core::cpu::soft::cpuid::SUPPORTED;
 
 use crate::cpuid::{Leaf, Offer};
@@ -21,6 +21,8 @@ const SIGNATURE: [u32; 3] = [0x5447_4354, 0x4354_4743, 0x4743_5447];
 const HYPERVISOR_BIT: u32 = 1 << 31;
 /// CPUID.1:EDX: there is a local APIC.
 const APIC_BIT: u32 = 1 << 9;
+/// CPUID.80000001:ECX: nested virtualisation, which the default model has and this processor has not.
+const SVM_BIT: u32 = 1 << 2;
 /// Family 6, model 6, stepping 3: `max` where no host is taken after.
 const SIGNATURE_MAX: u32 = 0x663;
 const VENDOR_MAX: [u32; 3] = [0x6874_7541, 0x444d_4163, 0x6974_6e65];
@@ -129,6 +131,8 @@ pub fn offer() -> Offer {
             }
         }
     }
+    let mut withheld = [0; WORDS];
+    withheld[EXT_1_ECX] = SVM_BIT;
     let mut always = [0; WORDS];
     always[LEAF_1_ECX] = HYPERVISOR_BIT;
     always[LEAF_1_EDX] = APIC_BIT;
@@ -138,7 +142,7 @@ pub fn offer() -> Offer {
         leaves,
         besides: [0; WORDS],
         without: [0; WORDS],
-        withheld: [0; WORDS],
+        withheld,
         always,
         hypervisor: SIGNATURE,
     }

@@ -275,8 +275,6 @@ fn run_thread(engine: &Mutex<Engine>, wires: &Wires) {
     wires.started();
     while wires.may_run() {
         let mut engine = lock(engine);
-        // What is noted from here on ends the run, or the next one.
-        wires.take_leave();
         engine.follow();
         engine.run();
         engine.board.flush_log();

@@ -211,13 +211,16 @@ impl Wires {
         self.parked.notify_all();
     }
 
-    /// Parks until processors are to run; false if the thread is to end.
+    /// Parks until processors are to run; false if the thread is to end. What is noted from then on
+    /// ends the run.
     pub(super) fn may_run(&self) -> bool {
         let mut control = self.control();
         loop {
             match control.wanted {
                 Wanted::Run if control.visitors == 0 => {
                     control.parked = false;
+                    // Under the lock: later, a visitor's wish could be lost.
+                    self.leave.store(false, Ordering::Release);
                     return true;
                 }
                 Wanted::Exit => {
@@ -241,11 +244,6 @@ impl Wires {
     /// Whether the thread is to leave guest code.
     pub(super) fn leaves(&self) -> bool {
         self.leave.load(Ordering::Acquire)
-    }
-
-    /// The same, once.
-    pub(super) fn take_leave(&self) -> bool {
-        self.leave.swap(false, Ordering::AcqRel)
     }
 
     /// Whether the memory map has changed since the last call.
@@ -301,12 +299,14 @@ mod tests {
     #[test]
     fn all_leave_for_a_new_map_and_for_a20() {
         let wires = Wires::new(2);
+        wires.resume();
         wires.set_a20(true);
         assert!(wires.a20() && !wires.leaves());
         wires.set_a20(false);
-        assert!(!wires.a20() && wires.take_leave() && !wires.leaves());
+        assert!(!wires.a20() && wires.leaves());
+        assert!(wires.may_run() && !wires.leaves());
         wires.memory_remapped();
-        assert!(wires.take_leave() && wires.take_remapped() && !wires.take_remapped());
+        assert!(wires.leaves() && wires.take_remapped() && !wires.take_remapped());
         assert!(wires.signals(0).raised() && wires.signals(1).raised());
     }
 

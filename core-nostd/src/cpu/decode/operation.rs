@@ -276,20 +276,22 @@ pub enum Sse {
     Subpd, Subps, Subsd, Subss, Ucomisd, Ucomiss, Unpckhpd, Unpckhps, Unpcklpd, Unpcklps, Xorpd, Xorps,
 }
 
-/// Operations of MMX and SSE on integers.
+/// Operations of MMX and SSE on integers, AES, SHA and PCLMULQDQ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[expect(missing_docs, reason = "the SDM's mnemonics")]
 #[rustfmt::skip]
 pub enum Packed {
-    Emms, Lddqu, Maskmovdqu, Maskmovq, Movd, Movdq2q, Movdqa, Movdqu, Movntdq, Movntdqa, Movntq, Movq, Movq2dq,
-    Mpsadbw, Pabsb, Pabsd, Pabsw, Packssdw, Packsswb, Packusdw, Packuswb, Paddb, Paddd, Paddq, Paddsb, Paddsw,
-    Paddusb, Paddusw, Paddw, Palignr, Pand, Pandn, Pavgb, Pavgw, Pblendvb, Pblendw, Pcmpeqb, Pcmpeqd, Pcmpeqq,
-    Pcmpeqw, Pcmpestri, Pcmpestrm, Pcmpgtb, Pcmpgtd, Pcmpgtq, Pcmpgtw, Pcmpistri, Pcmpistrm, Pextrb, Pextrd, Pextrq,
-    Pextrw, Phaddd, Phaddsw, Phaddw, Phminposuw, Phsubd, Phsubsw, Phsubw, Pinsrb, Pinsrd, Pinsrq, Pinsrw, Pmaddubsw,
-    Pmaddwd, Pmaxsb, Pmaxsd, Pmaxsw, Pmaxub, Pmaxud, Pmaxuw, Pminsb, Pminsd, Pminsw, Pminub, Pminud, Pminuw,
-    Pmovmskb, Pmovsxbd, Pmovsxbq, Pmovsxbw, Pmovsxdq, Pmovsxwd, Pmovsxwq, Pmovzxbd, Pmovzxbq, Pmovzxbw, Pmovzxdq,
-    Pmovzxwd, Pmovzxwq, Pmuldq, Pmulhrsw, Pmulhuw, Pmulhw, Pmulld, Pmullw, Pmuludq, Por, Psadbw, Pshufb, Pshufd,
-    Pshufhw, Pshuflw, Pshufw, Psignb, Psignd, Psignw, Pslld, Pslldq, Psllq, Psllw, Psrad, Psraw, Psrld, Psrldq,
-    Psrlq, Psrlw, Psubb, Psubd, Psubq, Psubsb, Psubsw, Psubusb, Psubusw, Psubw, Ptest, Punpckhbw, Punpckhdq,
-    Punpckhqdq, Punpckhwd, Punpcklbw, Punpckldq, Punpcklqdq, Punpcklwd, Pxor,
+    Aesdec, Aesdeclast, Aesenc, Aesenclast, Aesimc, Aeskeygenassist, Emms, Lddqu, Maskmovdqu, Maskmovq, Movd,
+    Movdq2q, Movdqa, Movdqu, Movntdq, Movntdqa, Movntq, Movq, Movq2dq, Mpsadbw, Pabsb, Pabsd, Pabsw, Packssdw,
+    Packsswb, Packusdw, Packuswb, Paddb, Paddd, Paddq, Paddsb, Paddsw, Paddusb, Paddusw, Paddw, Palignr, Pand,
+    Pandn, Pavgb, Pavgw, Pblendvb, Pblendw, Pclmulqdq, Pcmpeqb, Pcmpeqd, Pcmpeqq, Pcmpeqw, Pcmpestri, Pcmpestrm,
+    Pcmpgtb, Pcmpgtd, Pcmpgtq, Pcmpgtw, Pcmpistri, Pcmpistrm, Pextrb, Pextrd, Pextrq, Pextrw, Phaddd, Phaddsw,
+    Phaddw, Phminposuw, Phsubd, Phsubsw, Phsubw, Pinsrb, Pinsrd, Pinsrq, Pinsrw, Pmaddubsw, Pmaddwd, Pmaxsb, Pmaxsd,
+    Pmaxsw, Pmaxub, Pmaxud, Pmaxuw, Pminsb, Pminsd, Pminsw, Pminub, Pminud, Pminuw, Pmovmskb, Pmovsxbd, Pmovsxbq,
+    Pmovsxbw, Pmovsxdq, Pmovsxwd, Pmovsxwq, Pmovzxbd, Pmovzxbq, Pmovzxbw, Pmovzxdq, Pmovzxwd, Pmovzxwq, Pmuldq,
+    Pmulhrsw, Pmulhuw, Pmulhw, Pmulld, Pmullw, Pmuludq, Por, Psadbw, Pshufb, Pshufd, Pshufhw, Pshuflw, Pshufw,
+    Psignb, Psignd, Psignw, Pslld, Pslldq, Psllq, Psllw, Psrad, Psraw, Psrld, Psrldq, Psrlq, Psrlw, Psubb, Psubd,
+    Psubq, Psubsb, Psubsw, Psubusb, Psubusw, Psubw, Ptest, Punpckhbw, Punpckhdq, Punpckhqdq, Punpckhwd, Punpcklbw,
+    Punpckldq, Punpcklqdq, Punpcklwd, Pxor, Sha1msg1, Sha1msg2, Sha1nexte, Sha1rnds4, Sha256msg1, Sha256msg2,
+    Sha256rnds2,
 }

@@ -20,6 +20,13 @@ macro_rules! only_66 {
     };
 }
 
+/// Without a mandatory prefix only.
+macro_rules! only_np {
+    ($entry:expr) => {
+        Prefix(&[$entry, Undefined, Undefined, Undefined])
+    };
+}
+
 /// One operation on MMX and XMM registers.
 macro_rules! packed {
     ($name:ident) => {
@@ -82,6 +89,17 @@ pub(super) static MAP_38: [Entry; 256] = map! {
     0x40 => only_66!(op2(Packed(Pmulld), Vx, Wx)),
     0x41 => only_66!(op2(Packed(Phminposuw), Vx, Wx)),
     0x82 => only_66!(op2(Invpcid, Gn, Mdq)),
+    0xc8 => only_np!(op2(Packed(Sha1nexte), Vx, Wx)),
+    0xc9 => only_np!(op2(Packed(Sha1msg1), Vx, Wx)),
+    0xca => only_np!(op2(Packed(Sha1msg2), Vx, Wx)),
+    0xcb => only_np!(op2(Packed(Sha256rnds2), Vx, Wx)),
+    0xcc => only_np!(op2(Packed(Sha256msg1), Vx, Wx)),
+    0xcd => only_np!(op2(Packed(Sha256msg2), Vx, Wx)),
+    0xdb => only_66!(op2(Packed(Aesimc), Vx, Wx)),
+    0xdc => only_66!(op2(Packed(Aesenc), Vx, Wx)),
+    0xdd => only_66!(op2(Packed(Aesenclast), Vx, Wx)),
+    0xde => only_66!(op2(Packed(Aesdec), Vx, Wx)),
+    0xdf => only_66!(op2(Packed(Aesdeclast), Vx, Wx)),
     0xf0 => Prefix(&[op2(Movbe, Gv, Mv), op2(Movbe, Gv, Mv), Undefined, op2(Crc32, Gy, Eb).sized(SizeRule::B)]),
     0xf1 => Prefix(&[op2(Movbe, Mv, Gv), op2(Movbe, Mv, Gv), Undefined, op2(Crc32, Gy, Ev).sized(SizeRule::V)]),
     0xf6 => Prefix(&[Undefined, op2(Adcx, Gy, Ey), op2(Adox, Gy, Ey), Undefined]),
@@ -108,8 +126,11 @@ pub(super) static MAP_3A: [Entry; 256] = map! {
     0x40 => only_66!(op3(Sse(Dpps), Vx, Wx, Ib)),
     0x41 => only_66!(op3(Sse(Dppd), Vx, Wx, Ib)),
     0x42 => only_66!(op3(Packed(Mpsadbw), Vx, Wx, Ib)),
+    0x44 => only_66!(op3(Packed(Pclmulqdq), Vx, Wx, Ib)),
     0x60 => only_66!(op3(Packed(Pcmpestrm), Vx, Wx, Ib)),
     0x61 => only_66!(op3(Packed(Pcmpestri), Vx, Wx, Ib)),
     0x62 => only_66!(op3(Packed(Pcmpistrm), Vx, Wx, Ib)),
     0x63 => only_66!(op3(Packed(Pcmpistri), Vx, Wx, Ib)),
+    0xcc => only_np!(op3(Packed(Sha1rnds4), Vx, Wx, Ib)),
+    0xdf => only_66!(op3(Packed(Aeskeygenassist), Vx, Wx, Ib)),
 };

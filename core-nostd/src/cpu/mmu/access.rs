@@ -233,6 +233,22 @@ impl Mmu {
         Some(result)
     }
 
+    /// Makes a page ready for accesses by [`Mmu::try_read`] and the like, as far as its first bytes of
+    /// an access are at `linear` and none behind the page. False where it can't be: what the access
+    /// raises, or whatever else is special, is for the long way to find out.
+    #[cold]
+    pub fn prepare(
+        &mut self,
+        memory: &mut impl PhysicalMemory,
+        linear: u64,
+        mode: Mode,
+        access: Access,
+    ) -> bool {
+        within_page(linear, size_of::<u64>())
+            && self.spans(memory, linear, 1, mode, access).is_ok()
+            && self.tlb.hit(linear, mode, access).is_some()
+    }
+
     /// Loads a word that is stored again afterwards: raises what the store would raise.
     ///
     /// # Errors

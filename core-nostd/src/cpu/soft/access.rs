@@ -187,8 +187,12 @@ impl Cpu {
     /// Alignment and data breakpoints.
     #[cold]
     fn check_data(&mut self, linear: u64, length: usize, intent: Intent) -> Outcome {
-        // An XMM operand's own rule is #GP(0), and its instruction's to know.
-        let aligned = length > 8 || linear.is_multiple_of(length.next_power_of_two() as u64);
+        // XMM operands whose instruction does not ask for alignment are checked, too: the manual leaves
+        // it to the processor. Larger ones have rules of their own.
+        let aligned = match length {
+            ..=8 | 16 => linear.is_multiple_of(length.next_power_of_two() as u64),
+            _ => true,
+        };
         // Bytes that are not canonical are #GP or #SS first.
         let last = linear.wrapping_add(length as u64 - 1);
         if self.data_checks & data_check::ALIGNMENT != 0

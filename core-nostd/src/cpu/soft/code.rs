@@ -15,9 +15,10 @@ use crate::cpu::decode::{CodeSize, Instruction};
 use crate::memory::{CodeMarks, Written};
 
 /// Blocks that are kept, a power of two.
-pub(super) const BLOCKS: usize = 1 << 14;
-/// Micro-operations of all blocks.
-const MICROS: usize = 1 << 17;
+pub(super) const BLOCKS: usize = 1 << 16;
+/// Micro-operations of all blocks. A Linux kernel runs about 300000 different instructions until it
+/// has started its first program.
+pub(super) const MICROS: usize = 1 << 19;
 /// Instructions that they name.
 const INSTRUCTIONS: usize = 1 << 16;
 /// Instructions of a block at most.
@@ -107,8 +108,8 @@ impl CodeCache {
 
     /// A micro-operation of a block.
     #[inline]
-    pub(super) fn micro(&self, index: u32) -> Micro {
-        self.micros[index as usize % MICROS]
+    pub(super) fn micro(&self, index: u32) -> &Micro {
+        &self.micros[index as usize % MICROS]
     }
 
     /// The instruction that a micro-operation names.

@@ -104,6 +104,7 @@ features! {
     SSE = LEAF_1_EDX, 25, "sse";
     SSE2 = LEAF_1_EDX, 26, "sse2";
     SSE3 = LEAF_1_ECX, 0, "pni";
+    PCLMUL = LEAF_1_ECX, 1, "pclmulqdq";
     SSSE3 = LEAF_1_ECX, 9, "ssse3";
     CX16 = LEAF_1_ECX, 13, "cx16";
     PCID = LEAF_1_ECX, 17, "pcid";
@@ -113,6 +114,7 @@ features! {
     MOVBE = LEAF_1_ECX, 22, "movbe";
     POPCNT = LEAF_1_ECX, 23, "popcnt";
     TSC_DEADLINE = LEAF_1_ECX, 24, "tsc-deadline";
+    AES = LEAF_1_ECX, 25, "aes";
     XSAVE = LEAF_1_ECX, 26, "xsave";
     RDRAND = LEAF_1_ECX, 30, "rdrand";
     HYPERVISOR = LEAF_1_ECX, 31, "hypervisor";
@@ -128,6 +130,7 @@ features! {
     SMAP = LEAF_7_EBX, 20, "smap";
     CLFLUSHOPT = LEAF_7_EBX, 23, "clflushopt";
     CLWB = LEAF_7_EBX, 24, "clwb";
+    SHA = LEAF_7_EBX, 29, "sha-ni";
     UMIP = LEAF_7_ECX, 2, "umip";
     PKU = LEAF_7_ECX, 3, "pku";
     LA57 = LEAF_7_ECX, 16, "la57";
@@ -163,9 +166,7 @@ const fn set(features: &[Feature]) -> FeatureSet {
     set
 }
 
-/// The features that this processor has: what a model may show. SSE and SSE2 are among them before
-/// all of their instructions are there, because the 64-bit ABI asks for them; `float` says what is
-/// missing.
+/// The features that this processor has: what a model may show.
 pub const SUPPORTED: FeatureSet = {
     use Feature as F;
     let mut set = set(&[
@@ -189,12 +190,18 @@ pub const SUPPORTED: FeatureSet = {
         F::FXSR,
         F::SSE,
         F::SSE2,
+        F::SSE3,
+        F::PCLMUL,
+        F::SSSE3,
         F::CX16,
         F::PCID,
+        F::SSE41,
+        F::SSE42,
         F::X2APIC,
         F::MOVBE,
         F::POPCNT,
         F::TSC_DEADLINE,
+        F::AES,
         F::XSAVE,
         F::RDRAND,
         F::HYPERVISOR,
@@ -210,6 +217,7 @@ pub const SUPPORTED: FeatureSet = {
         F::SMAP,
         F::CLFLUSHOPT,
         F::CLWB,
+        F::SHA,
         F::UMIP,
         F::PKU,
         F::LA57,
@@ -233,8 +241,8 @@ pub const SUPPORTED: FeatureSet = {
         F::XGETBV1,
         F::ARAT,
     ]);
-    // FPU, PSE-36, and HTT, which is topology.
-    set[LEAF_1_EDX] |= 1 << 0 | 1 << 17 | 1 << 28;
+    // FPU, PSE-36, self snoop, which nothing is without caches, and HTT, which is topology.
+    set[LEAF_1_EDX] |= 1 << 0 | 1 << 17 | 1 << 27 | 1 << 28;
     // Topology, too: CmpLegacy, TopologyExtensions.
     set[EXT_1_ECX] |= 1 << 1 | 1 << 22;
     set[EXT_1_EDX] |= set[LEAF_1_EDX] & AMD_ALIASES;
@@ -511,6 +519,11 @@ fn feature_of_packed(packed: Packed, i: &Instruction) -> Feature {
         // A word to memory is a later form than a word to a register.
         Pextrw if i.memory().is_some() => Feature::SSE41,
         Pcmpgtq | Pcmpestri | Pcmpestrm | Pcmpistri | Pcmpistrm => Feature::SSE42,
+        Aesdec | Aesdeclast | Aesenc | Aesenclast | Aesimc | Aeskeygenassist => Feature::AES,
+        Pclmulqdq => Feature::PCLMUL,
+        Sha1msg1 | Sha1msg2 | Sha1nexte | Sha1rnds4 | Sha256msg1 | Sha256msg2 | Sha256rnds2 => {
+            Feature::SHA
+        }
         _ if xmm || !mmx && packed != Emms => Feature::SSE2,
         Paddq | Psubq | Pmuludq => Feature::SSE2,
         // AMD's extensions of MMX are the integer part of SSE.
@@ -707,6 +720,15 @@ mod tests {
         (Feature::SSE2, &[0xf3, 0x0f, 0x6f, 0x03]),
         (Feature::SSE3, &[0xf2, 0x0f, 0x12, 0xc0]),
         (Feature::SSSE3, &[0x66, 0x0f, 0x38, 0x00, 0xc0]),
+        (Feature::SSE41, &[0x66, 0x0f, 0x38, 0x17, 0xc0]),
+        (Feature::SSE41, &[0x66, 0x0f, 0x3a, 0x15, 0x03, 0]),
+        (Feature::SSE42, &[0x66, 0x0f, 0x38, 0x37, 0xc0]),
+        (Feature::SSE42, &[0x66, 0x0f, 0x3a, 0x63, 0xc0, 0]),
+        (Feature::PCLMUL, &[0x66, 0x0f, 0x3a, 0x44, 0xc0, 0]),
+        (Feature::AES, &[0x66, 0x0f, 0x38, 0xdc, 0xc0]),
+        (Feature::AES, &[0x66, 0x0f, 0x3a, 0xdf, 0xc0, 0]),
+        (Feature::SHA, &[0x0f, 0x38, 0xc8, 0xc0]),
+        (Feature::SHA, &[0x0f, 0x3a, 0xcc, 0xc0, 0]),
     ];
 
     fn without(feature: Feature) -> Guest {
@@ -779,13 +801,13 @@ mod tests {
 
     #[test]
     fn models_lack_only_what_is_known() {
-        // What QEMU's default model asks for and does not get: SSE3 and nested virtualisation.
+        // What QEMU's default model asks for and does not get: nested virtualisation.
         let model = find("qemu64").unwrap();
         let lacks: Vec<&str> = (0..WORDS)
             .flat_map(|word| (0..32).map(move |bit| (word, bit)))
             .filter(|&(word, bit)| (model.features[word] & !SUPPORTED[word]) >> bit & 1 != 0)
             .map(|(word, bit)| features::name(word, bit))
             .collect();
-        assert_eq!(lacks, ["pni", "svm"]);
+        assert_eq!(lacks, ["svm"]);
     }
 }

@@ -1,5 +1,8 @@
 //! The functions that execute micro-operations: common instructions, each compiled for its operand
 //! size and the kind of its operands.
+//!
+//! They have the C calling convention because that one passes a micro-operation in registers.
+#![allow(improper_ctypes_definitions)]
 
 use super::access::{Intent, Word};
 use super::execute::ends_block;
@@ -8,6 +11,7 @@ use super::{Bus, Cpu, Outcome, slow};
 use crate::cpu::alu::{self, LazyFlags};
 use crate::cpu::decode::{Condition, Instruction, Operation, SegmentRegister, Size};
 use crate::cpu::gpr::{RCX, RSP};
+use crate::cpu::mmu::Access;
 
 /// An operation of two operands.
 trait Binary {
@@ -147,8 +151,20 @@ impl Cpu {
         self.linear(m.segment(), offset & m.mask(), length, intent)
     }
 
-    /// Executes the instruction at RIP from its bytes: its memory's page is not ready, is a device's, or
-    /// holds code; or it is in two pages.
+    /// Makes the page at a linear address ready and executes the micro-operation once more; where it
+    /// can't be, the instruction the long way.
+    #[cold]
+    #[inline(never)]
+    fn not_ready(&mut self, bus: &mut Bus<'_>, m: Micro, linear: u64, access: Access) -> Flow {
+        if self.mmu.prepare(bus, linear, self.mode, access) {
+            m.execute(self, bus)
+        } else {
+            self.long_way(bus)
+        }
+    }
+
+    /// Executes the instruction at RIP from its bytes: its memory is a device's, holds code, is in two
+    /// pages, or can't be accessed.
     #[cold]
     #[inline(never)]
     fn long_way(&mut self, bus: &mut Bus<'_>) -> Flow {
@@ -202,7 +218,11 @@ fn immediate<W: Word>(m: Micro) -> W {
     alu::Word::truncate(m.immediate as i64 as u64)
 }
 
-fn register_register<O: Binary, W: Word>(cpu: &mut Cpu, _: &mut Bus<'_>, m: Micro) -> Flow {
+extern "C-unwind" fn register_register<O: Binary, W: Word>(
+    cpu: &mut Cpu,
+    _: &mut Bus<'_>,
+    m: Micro,
+) -> Flow {
     let (a, b) = (cpu.register::<W>(m.a.into()), cpu.register::<W>(m.b.into()));
     let (value, flags) = O::apply(a, b, cpu.flags);
     if O::LOADS {
@@ -214,7 +234,11 @@ fn register_register<O: Binary, W: Word>(cpu: &mut Cpu, _: &mut Bus<'_>, m: Micr
     Flow::Next
 }
 
-fn register_immediate<O: Binary, W: Word>(cpu: &mut Cpu, _: &mut Bus<'_>, m: Micro) -> Flow {
+extern "C-unwind" fn register_immediate<O: Binary, W: Word>(
+    cpu: &mut Cpu,
+    _: &mut Bus<'_>,
+    m: Micro,
+) -> Flow {
     let a = cpu.register::<W>(m.a.into());
     let (value, flags) = O::apply(a, immediate(m), cpu.flags);
     if O::LOADS {
@@ -226,7 +250,7 @@ fn register_immediate<O: Binary, W: Word>(cpu: &mut Cpu, _: &mut Bus<'_>, m: Mic
     Flow::Next
 }
 
-fn register_memory<O: Binary, W: Word, A: Address>(
+extern "C-unwind" fn register_memory<O: Binary, W: Word, A: Address>(
     cpu: &mut Cpu,
     bus: &mut Bus<'_>,
     m: Micro,
@@ -235,7 +259,7 @@ fn register_memory<O: Binary, W: Word, A: Address>(
         return Flow::Raised;
     };
     let Some(b) = cpu.mmu.try_read::<W>(linear, cpu.mode) else {
-        return cpu.long_way(bus);
+        return cpu.not_ready(bus, m, linear, Access::Read);
     };
     let a = cpu.register::<W>(m.a.into());
     let (value, flags) = O::apply(a, b, cpu.flags);
@@ -274,7 +298,12 @@ fn memory_value<O: Binary, W: Word, A: Address>(
             .try_modify(linear, cpu.mode, |a: W| O::apply(a, b, flags))
     };
     let Some(flags) = done else {
-        return cpu.long_way(bus);
+        let access = if O::STORES {
+            Access::Write
+        } else {
+            Access::Read
+        };
+        return cpu.not_ready(bus, m, linear, access);
     };
     if O::LOADS {
         cpu.flags = flags;
@@ -282,7 +311,7 @@ fn memory_value<O: Binary, W: Word, A: Address>(
     Flow::Next
 }
 
-fn memory_register<O: Binary, W: Word, A: Address>(
+extern "C-unwind" fn memory_register<O: Binary, W: Word, A: Address>(
     cpu: &mut Cpu,
     bus: &mut Bus<'_>,
     m: Micro,
@@ -291,7 +320,7 @@ fn memory_register<O: Binary, W: Word, A: Address>(
     memory_value::<O, W, A>(cpu, bus, m, b)
 }
 
-fn memory_immediate<O: Binary, W: Word, A: Address>(
+extern "C-unwind" fn memory_immediate<O: Binary, W: Word, A: Address>(
     cpu: &mut Cpu,
     bus: &mut Bus<'_>,
     m: Micro,
@@ -299,7 +328,7 @@ fn memory_immediate<O: Binary, W: Word, A: Address>(
     memory_value::<O, W, A>(cpu, bus, m, immediate(m))
 }
 
-fn lea_of<W: Word>(cpu: &mut Cpu, _: &mut Bus<'_>, m: Micro) -> Flow {
+extern "C-unwind" fn lea_of<W: Word>(cpu: &mut Cpu, _: &mut Bus<'_>, m: Micro) -> Flow {
     let offset = cpu.micro_offset(m) & m.mask();
     cpu.set_register::<W>(m.a.into(), alu::Word::truncate(offset));
     Flow::Next
@@ -314,7 +343,7 @@ fn extended<S: Word, D: Word, const SIGNED: bool>(value: S) -> D {
     })
 }
 
-fn extend_register<S: Word, D: Word, const SIGNED: bool>(
+extern "C-unwind" fn extend_register<S: Word, D: Word, const SIGNED: bool>(
     cpu: &mut Cpu,
     _: &mut Bus<'_>,
     m: Micro,
@@ -324,7 +353,7 @@ fn extend_register<S: Word, D: Word, const SIGNED: bool>(
     Flow::Next
 }
 
-fn extend_memory<S: Word, D: Word, const SIGNED: bool, A: Address>(
+extern "C-unwind" fn extend_memory<S: Word, D: Word, const SIGNED: bool, A: Address>(
     cpu: &mut Cpu,
     bus: &mut Bus<'_>,
     m: Micro,
@@ -333,7 +362,7 @@ fn extend_memory<S: Word, D: Word, const SIGNED: bool, A: Address>(
         return Flow::Raised;
     };
     let Some(value) = cpu.mmu.try_read::<S>(linear, cpu.mode) else {
-        return cpu.long_way(bus);
+        return cpu.not_ready(bus, m, linear, Access::Read);
     };
     cpu.set_register(m.a.into(), extended::<S, D, SIGNED>(value));
     Flow::Next
@@ -364,14 +393,22 @@ unary_operations! {
     Not |a, flags| (alu::not(a), flags);
 }
 
-fn unary_register<O: Unary, W: Word>(cpu: &mut Cpu, _: &mut Bus<'_>, m: Micro) -> Flow {
+extern "C-unwind" fn unary_register<O: Unary, W: Word>(
+    cpu: &mut Cpu,
+    _: &mut Bus<'_>,
+    m: Micro,
+) -> Flow {
     let (value, flags) = O::apply(cpu.register::<W>(m.a.into()), cpu.flags);
     cpu.flags = flags;
     cpu.set_register(m.a.into(), value);
     Flow::Next
 }
 
-fn unary_memory<O: Unary, W: Word, A: Address>(cpu: &mut Cpu, bus: &mut Bus<'_>, m: Micro) -> Flow {
+extern "C-unwind" fn unary_memory<O: Unary, W: Word, A: Address>(
+    cpu: &mut Cpu,
+    bus: &mut Bus<'_>,
+    m: Micro,
+) -> Flow {
     let Ok(linear) = cpu.micro_linear::<A, W>(m, Intent::Write) else {
         return Flow::Raised;
     };
@@ -381,7 +418,7 @@ fn unary_memory<O: Unary, W: Word, A: Address>(cpu: &mut Cpu, bus: &mut Bus<'_>,
         .try_modify(linear, cpu.mode, |a: W| O::apply(a, flags))
     {
         Some(flags) => cpu.flags = flags,
-        None => return cpu.long_way(bus),
+        None => return cpu.not_ready(bus, m, linear, Access::Write),
     }
     Flow::Next
 }
@@ -412,7 +449,11 @@ shifts! {
     Ror ror;
 }
 
-fn shift_register<O: Shift, W: Word>(cpu: &mut Cpu, _: &mut Bus<'_>, m: Micro) -> Flow {
+extern "C-unwind" fn shift_register<O: Shift, W: Word>(
+    cpu: &mut Cpu,
+    _: &mut Bus<'_>,
+    m: Micro,
+) -> Flow {
     let counted = if usize::from(m.b) == RCX {
         cpu.registers[RCX] as u8
     } else {
@@ -424,7 +465,7 @@ fn shift_register<O: Shift, W: Word>(cpu: &mut Cpu, _: &mut Bus<'_>, m: Micro) -
     Flow::Next
 }
 
-fn multiply_register<W: Word>(cpu: &mut Cpu, _: &mut Bus<'_>, m: Micro) -> Flow {
+extern "C-unwind" fn multiply_register<W: Word>(cpu: &mut Cpu, _: &mut Bus<'_>, m: Micro) -> Flow {
     let (a, b) = (cpu.register::<W>(m.a.into()), cpu.register::<W>(m.b.into()));
     let (product, flags) = alu::imul(a, b, cpu.flags);
     cpu.flags = flags;
@@ -432,7 +473,7 @@ fn multiply_register<W: Word>(cpu: &mut Cpu, _: &mut Bus<'_>, m: Micro) -> Flow 
     Flow::Next
 }
 
-fn multiply_immediate<W: Word>(cpu: &mut Cpu, _: &mut Bus<'_>, m: Micro) -> Flow {
+extern "C-unwind" fn multiply_immediate<W: Word>(cpu: &mut Cpu, _: &mut Bus<'_>, m: Micro) -> Flow {
     let (product, flags) = alu::imul(cpu.register::<W>(m.b.into()), immediate(m), cpu.flags);
     cpu.flags = flags;
     cpu.set_register(m.a.into(), product);
@@ -441,34 +482,34 @@ fn multiply_immediate<W: Word>(cpu: &mut Cpu, _: &mut Bus<'_>, m: Micro) -> Flow
 
 /// Pushes a value.
 #[inline(always)]
-fn push_value<W: Word>(cpu: &mut Cpu, bus: &mut Bus<'_>, value: W) -> Flow {
+fn push_value<W: Word>(cpu: &mut Cpu, bus: &mut Bus<'_>, m: Micro, value: W) -> Flow {
     let top = cpu.stack_pointer().wrapping_sub(W::SIZE as u64) & cpu.stack_mask;
     let Ok(linear) = cpu.stack_linear(top, W::SIZE, Intent::Write) else {
         return Flow::Raised;
     };
     if !cpu.mmu.try_write(linear, cpu.mode, value) {
-        return cpu.long_way(bus);
+        return cpu.not_ready(bus, m, linear, Access::Write);
     }
     cpu.set_stack_pointer(top);
     Flow::Next
 }
 
-fn push_register<W: Word>(cpu: &mut Cpu, bus: &mut Bus<'_>, m: Micro) -> Flow {
+extern "C-unwind" fn push_register<W: Word>(cpu: &mut Cpu, bus: &mut Bus<'_>, m: Micro) -> Flow {
     let value = cpu.register::<W>(m.a.into());
-    push_value(cpu, bus, value)
+    push_value(cpu, bus, m, value)
 }
 
-fn push_immediate<W: Word>(cpu: &mut Cpu, bus: &mut Bus<'_>, m: Micro) -> Flow {
-    push_value::<W>(cpu, bus, immediate(m))
+extern "C-unwind" fn push_immediate<W: Word>(cpu: &mut Cpu, bus: &mut Bus<'_>, m: Micro) -> Flow {
+    push_value::<W>(cpu, bus, m, immediate(m))
 }
 
-fn pop_register<W: Word>(cpu: &mut Cpu, bus: &mut Bus<'_>, m: Micro) -> Flow {
+extern "C-unwind" fn pop_register<W: Word>(cpu: &mut Cpu, bus: &mut Bus<'_>, m: Micro) -> Flow {
     let top = cpu.stack_pointer();
     let Ok(linear) = cpu.stack_linear(top, W::SIZE, Intent::Read) else {
         return Flow::Raised;
     };
     let Some(value) = cpu.mmu.try_read::<W>(linear, cpu.mode) else {
-        return cpu.long_way(bus);
+        return cpu.not_ready(bus, m, linear, Access::Read);
     };
     cpu.set_stack_pointer(top.wrapping_add(W::SIZE as u64));
     cpu.set_register(m.a.into(), value);
@@ -481,13 +522,13 @@ fn holds(cpu: &Cpu, condition: u8) -> bool {
     cpu.flags.holds(Condition::from_opcode(condition))
 }
 
-fn set_condition(cpu: &mut Cpu, _: &mut Bus<'_>, m: Micro) -> Flow {
+extern "C-unwind" fn set_condition(cpu: &mut Cpu, _: &mut Bus<'_>, m: Micro) -> Flow {
     let value = u8::from(holds(cpu, m.b));
     cpu.set_register(m.a.into(), value);
     Flow::Next
 }
 
-fn move_condition<W: Word>(cpu: &mut Cpu, _: &mut Bus<'_>, m: Micro) -> Flow {
+extern "C-unwind" fn move_condition<W: Word>(cpu: &mut Cpu, _: &mut Bus<'_>, m: Micro) -> Flow {
     let from = if holds(cpu, m.immediate as u8) {
         m.b
     } else {
@@ -533,11 +574,15 @@ fn jump<const LONG: bool>(cpu: &mut Cpu, m: Micro) -> Flow {
     }
 }
 
-fn jump_always<const LONG: bool>(cpu: &mut Cpu, _: &mut Bus<'_>, m: Micro) -> Flow {
+extern "C-unwind" fn jump_always<const LONG: bool>(
+    cpu: &mut Cpu,
+    _: &mut Bus<'_>,
+    m: Micro,
+) -> Flow {
     jump::<LONG>(cpu, m)
 }
 
-fn jump_if<const LONG: bool, const CONDITION: u8>(
+extern "C-unwind" fn jump_if<const LONG: bool, const CONDITION: u8>(
     cpu: &mut Cpu,
     _: &mut Bus<'_>,
     m: Micro,
@@ -549,13 +594,13 @@ fn jump_if<const LONG: bool, const CONDITION: u8>(
     }
 }
 
-fn call_long(cpu: &mut Cpu, bus: &mut Bus<'_>, m: Micro) -> Flow {
+extern "C-unwind" fn call_long(cpu: &mut Cpu, bus: &mut Bus<'_>, m: Micro) -> Flow {
     let (start, next) = (cpu.rip, cpu.rip.wrapping_add(m.length.into()));
     let target = next.wrapping_add(m.immediate as u64);
     if (target ^ start) >> 47 != 0 {
         return cpu.long_way(bus);
     }
-    match push_value(cpu, bus, next) {
+    match push_value(cpu, bus, m, next) {
         Flow::Next => {
             cpu.rip = target;
             Flow::Leave
@@ -564,30 +609,31 @@ fn call_long(cpu: &mut Cpu, bus: &mut Bus<'_>, m: Micro) -> Flow {
     }
 }
 
-fn return_long(cpu: &mut Cpu, bus: &mut Bus<'_>, _: Micro) -> Flow {
+extern "C-unwind" fn return_long(cpu: &mut Cpu, bus: &mut Bus<'_>, m: Micro) -> Flow {
     let top = cpu.registers[RSP];
     let Ok(linear) = cpu.stack_linear(top, 8, Intent::Read) else {
         return Flow::Raised;
     };
-    let target = cpu.mmu.try_read::<u64>(linear, cpu.mode);
-    let target = target.filter(|target| (target ^ cpu.rip) >> 47 == 0);
-    let Some(target) = target else {
-        return cpu.long_way(bus);
+    let Some(target) = cpu.mmu.try_read::<u64>(linear, cpu.mode) else {
+        return cpu.not_ready(bus, m, linear, Access::Read);
     };
+    if (target ^ cpu.rip) >> 47 != 0 {
+        return cpu.long_way(bus);
+    }
     cpu.registers[RSP] = top.wrapping_add(8);
     cpu.rip = target;
     Flow::Leave
 }
 
-fn call_legacy(cpu: &mut Cpu, bus: &mut Bus<'_>, m: Micro) -> Flow {
+extern "C-unwind" fn call_legacy(cpu: &mut Cpu, bus: &mut Bus<'_>, m: Micro) -> Flow {
     let next = cpu.behind(m.length);
     let target = next.wrapping_add(m.immediate as u64) & m.branch_size().mask();
     if cpu.check_target(target).is_err() {
         return Flow::Raised;
     }
     let pushed = match m.branch_size() {
-        Size::Word => push_value(cpu, bus, next as u16),
-        _ => push_value(cpu, bus, next as u32),
+        Size::Word => push_value(cpu, bus, m, next as u16),
+        _ => push_value(cpu, bus, m, next as u32),
     };
     if pushed == Flow::Next {
         cpu.rip = target;
@@ -596,7 +642,7 @@ fn call_legacy(cpu: &mut Cpu, bus: &mut Bus<'_>, m: Micro) -> Flow {
     pushed
 }
 
-fn return_legacy(cpu: &mut Cpu, bus: &mut Bus<'_>, m: Micro) -> Flow {
+extern "C-unwind" fn return_legacy(cpu: &mut Cpu, bus: &mut Bus<'_>, m: Micro) -> Flow {
     let top = cpu.stack_pointer();
     let length = usize::from(m.branch_size().bytes());
     let Ok(linear) = cpu.stack_linear(top, length, Intent::Read) else {
@@ -606,21 +652,23 @@ fn return_legacy(cpu: &mut Cpu, bus: &mut Bus<'_>, m: Micro) -> Flow {
         Size::Word => cpu.mmu.try_read::<u16>(linear, cpu.mode).map(u64::from),
         _ => cpu.mmu.try_read::<u32>(linear, cpu.mode).map(u64::from),
     };
-    let limit = u64::from(cpu.segment(SegmentRegister::Cs).limit);
-    let Some(target) = target.filter(|target| *target <= limit) else {
-        return cpu.long_way(bus);
+    let Some(target) = target else {
+        return cpu.not_ready(bus, m, linear, Access::Read);
     };
+    if target > u64::from(cpu.segment(SegmentRegister::Cs).limit) {
+        return cpu.long_way(bus);
+    }
     cpu.set_stack_pointer(top.wrapping_add(length as u64));
     cpu.rip = target;
     Flow::Leave
 }
 
-fn nothing(_: &mut Cpu, _: &mut Bus<'_>, _: Micro) -> Flow {
+extern "C-unwind" fn nothing(_: &mut Cpu, _: &mut Bus<'_>, _: Micro) -> Flow {
     Flow::Next
 }
 
 /// An instruction without a function of its own.
-fn general(cpu: &mut Cpu, bus: &mut Bus<'_>, m: Micro) -> Flow {
+extern "C-unwind" fn general(cpu: &mut Cpu, bus: &mut Bus<'_>, m: Micro) -> Flow {
     let instruction = *bus.code.instruction(m.immediate as u32);
     cpu.execute_here(bus, &instruction)
 }

@@ -7,7 +7,7 @@
 //! 8.7 (the bitmap in task-state segments of 32 and 64 bits), volume 2 for the instructions.
 
 use super::access::{Intent, Word, sized};
-use super::{Bus, Cpu, Outcome};
+use super::{Bus, Cpu, Exception, Outcome};
 use crate::cpu::decode::{Instruction, SegmentRegister, Size};
 use crate::cpu::gpr::{RAX, RDI, RDX, RSI};
 use crate::cpu::mmu::Access;
@@ -155,6 +155,13 @@ impl Cpu {
         } else {
             last & 0xffff_ffff
         };
+        // What ends where no address is canonical has no first page to fault on.
+        if self.bits64() && !(self.canonical(linear) && self.canonical(last)) {
+            return Err(self.raise(match segment {
+                SegmentRegister::Ss => Exception::SS0,
+                _ => Exception::GP0,
+            }));
+        }
         // The second page is named by its first byte.
         let second = (last ^ linear) >> 12 != 0;
         for at in [Some(linear), second.then_some(last & !0xfff)] {

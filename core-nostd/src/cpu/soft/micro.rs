@@ -28,7 +28,8 @@ pub(super) enum Flow {
 }
 
 /// What executes a micro-operation.
-pub(super) type Handler = fn(&mut Cpu, &mut Bus<'_>, Micro) -> Flow;
+#[allow(improper_ctypes_definitions)]
+pub(super) type Handler = extern "C-unwind" fn(&mut Cpu, &mut Bus<'_>, Micro) -> Flow;
 
 /// [`Micro::handler`] of instructions without a function of their own.
 pub(super) const GENERAL: u16 = 0;
@@ -315,9 +316,15 @@ pub(super) fn translate(i: &Instruction, code: CodeSize, offset: u64) -> Option<
 }
 
 impl Micro {
+    /// The function that executes it.
+    #[inline]
+    pub(super) fn handler(&self) -> Handler {
+        HANDLERS[usize::from(self.handler) % HANDLERS.len()]
+    }
+
     /// Executes it.
     #[inline]
     pub(super) fn execute(self, cpu: &mut Cpu, bus: &mut Bus<'_>) -> Flow {
-        HANDLERS[usize::from(self.handler) % HANDLERS.len()](cpu, bus, self)
+        self.handler()(cpu, bus, self)
     }
 }

@@ -12,7 +12,8 @@
 //! - `access`: segments' checks, effective addresses, operands, the stack;
 //! - `execute`: which method does which operation;
 //! - `integer`, `bits`, `string`, `stack`, `control`: instructions of applications;
-//! - `float`, `packed`: state of the x87, MMX and SSE; moves and integers in their registers;
+//! - `float`, `packed`: state of the x87, MMX and SSE; integers in their registers;
+//! - `sse`: floating-point numbers in XMM registers;
 //! - `system`, `msr`, `cpuid`, `io`: those of systems, and what the processor says of itself;
 //! - `segment`, `transfer`, `task`, `exception`, `debug`: protection;
 //! - `translate`: blocks that run often as code of the host;
@@ -36,6 +37,7 @@ mod msr;
 mod packed;
 mod run;
 mod segment;
+mod sse;
 mod stack;
 mod string;
 mod system;

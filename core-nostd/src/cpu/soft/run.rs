@@ -13,6 +13,8 @@ use x86_64::registers::rflags::RFlags;
 
 /// Bytes of a page.
 const PAGE: u64 = 4096;
+/// Bytes of code that are read at a time: those of most blocks.
+const READ_AHEAD: usize = 64;
 
 /// Why [`Cpu::run`] came back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -218,10 +220,10 @@ impl Cpu {
                     None => return self.step(bus),
                 },
             };
-            let count = u64::from(block.count);
-            if count > left || size != CodeSize::Bits64 && u64::from(block.length) > allowed {
+            if size != CodeSize::Bits64 && u64::from(block.length) > allowed {
                 return self.step(bus);
             }
+            let count = left.min(block.count.into()) as u16;
             if let Some(outcome) = self.try_translated(bus, page | into, &block, left) {
                 return outcome;
             }
@@ -229,15 +231,17 @@ impl Cpu {
             let mut rip = self.rip;
             let mut flow = Flow::Next;
             let mut done = 0;
-            while done < block.count {
+            while done < count {
                 let micro = bus.code.micro(block.first + u32::from(done));
+                // Apart from the copy, which is handed on as two words then.
+                let (handler, length) = (micro.handler(), micro.length);
                 self.rip = rip;
-                flow = micro.execute(self, bus);
+                flow = handler(self, bus, *micro);
                 if flow != Flow::Next {
                     break;
                 }
                 done += 1;
-                rip = rip.wrapping_add(micro.length.into());
+                rip = rip.wrapping_add(length.into());
             }
             match flow {
                 Flow::Next if size == CodeSize::Bits64 => self.rip = rip,
@@ -282,12 +286,18 @@ impl Cpu {
         }
         let mut instructions = heapless::Vec::<Instruction, BLOCK_MAX>::new();
         let in_page = (PAGE - gpa % PAGE) as usize;
+        // Bytes from `start` to `end` of the block are at hand.
+        let mut bytes = [0; READ_AHEAD];
+        let (mut start, mut end) = (0, 0);
         let mut length = 0;
         while length < in_page {
-            let mut bytes = [0; LENGTH_MAX];
-            let end = LENGTH_MAX.min(in_page - length);
-            bus.platform.read(gpa + length as u64, &mut bytes[..end]);
-            let decoded = decode(&bytes[..end], self.code_size).ok();
+            if end < in_page && end - length < LENGTH_MAX {
+                (start, end) = (length, in_page.min(length + READ_AHEAD));
+                bus.platform
+                    .read(gpa + length as u64, &mut bytes[..end - start]);
+            }
+            let most = LENGTH_MAX.min(end - length);
+            let decoded = decode(&bytes[length - start..][..most], self.code_size).ok();
             let Some(instruction) = decoded.and_then(|instruction| self.admit(instruction)) else {
                 break;
             };

@@ -124,7 +124,7 @@ impl CodeCache {
         };
         let mut micros = heapless::Vec::<Micro, BLOCK_MAX>::new();
         for index in 0..u32::from(block.count) {
-            micros.push(self.micro(block.first + index)).ok()?;
+            micros.push(*self.micro(block.first + index)).ok()?;
         }
         let mut translator = Translator {
             entry: room.position,

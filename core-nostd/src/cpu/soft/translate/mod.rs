@@ -34,7 +34,7 @@ mod tests;
 
 use core::mem::offset_of;
 
-use super::code::{Block, CodeCache};
+use super::code::{BLOCK_MAX, Block, CodeCache, MICROS};
 use super::micro::{Flow, GENERAL};
 use super::{BLOCK_RIP, Bus, Cpu, Outcome, Raised};
 use crate::cpu::alu::LazyFlags;
@@ -194,6 +194,8 @@ const GENERATION: i32 = distance(offset_of!(Cpu, mmu) + TLB_OFFSET + layout::GEN
 const HOT: usize = offset_of!(Cpu, mmu) + TLB_OFFSET + layout::HOT;
 const FRAMES: usize = offset_of!(Cpu, mmu) + TLB_OFFSET + layout::FRAMES;
 
+const _: () = assert!(MICROS <= 1 << 20 && BLOCK_MAX < 1 << 7);
+
 /// What a call of an instruction's function needs to know, in 64 bits.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
@@ -210,10 +212,10 @@ impl Call {
     fn new(index: u32, offset: u32, block: u32, place: usize, count: usize) -> Self {
         Self(
             u64::from(index)
-                | u64::from(offset) << 17
-                | u64::from(block) << 29
-                | (place as u64) << 41
-                | (count as u64) << 48,
+                | u64::from(offset) << 20
+                | u64::from(block) << 32
+                | (place as u64) << 44
+                | (count as u64) << 51,
         )
     }
 
@@ -255,16 +257,16 @@ unsafe extern "sysv64" fn execute(cpu: *mut Cpu, call: Call) -> Then {
 
 impl Cpu {
     fn execute_for_translation(&mut self, bus: &mut Bus<'_>, call: Call) -> Then {
-        let micro = bus.code.micro(call.bits(0, 17) as u32);
-        let (place, count) = (call.bits(41, 7), call.bits(48, 7));
+        let micro = *bus.code.micro(call.bits(0, 20) as u32);
+        let (place, count) = (call.bits(44, 7), call.bits(51, 7));
         let mask = if self.bits64() { u64::MAX } else { 0xffff_ffff };
         let page = self.frame.page;
-        self.registers[BLOCK_RIP] = page.wrapping_add(call.bits(29, 12)) & mask;
-        self.rip = page.wrapping_add(call.bits(17, 12)) & mask;
+        self.registers[BLOCK_RIP] = page.wrapping_add(call.bits(32, 12)) & mask;
+        self.rip = page.wrapping_add(call.bits(20, 12)) & mask;
         // As if this block were not begun, until it ends.
         self.frame.left = self.frame.left.wrapping_add(count);
         self.count_translated();
-        let flow = micro.execute(self, bus);
+        let flow = micro.handler()(self, bus, micro);
         match flow {
             Flow::Next
                 if micro.handler != GENERAL || self.context().0 == self.frame.context as u8 =>
@@ -351,7 +353,7 @@ impl Cpu {
         block: &Block,
         left: u64,
     ) -> Option<Outcome> {
-        if !bus.code.translates() {
+        if !bus.code.translates() || left < block.count.into() {
             return None;
         }
         if block.host < bus.code.translations().memory.warm {
