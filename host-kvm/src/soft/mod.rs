@@ -31,8 +31,8 @@ use crate::log::Sink;
 use crate::memory::{Ram, Rom};
 use crate::registers::{self, Glance};
 use board::{Board, Outside};
-use code_memory::Executable;
 pub use board::{Surroundings, TSC_HZ};
+use code_memory::Executable;
 pub use cpuid::offer;
 use wires::Wanted;
 pub use wires::Wires;
@@ -343,7 +343,11 @@ impl SoftCpus {
         let board = Board::new(outside, ram, rom, marks, count);
         let mut code = Zeroed::<CodeCache>::new().map_err(failed(what))?;
         // SAFETY: the engine drops it after the cache.
-        let executable = if std::env::var_os("NOJIT").is_some() { None } else { unsafe { Executable::lend(&mut code) }.ok() };
+        let executable = if std::env::var_os("NOJIT").is_some() {
+            None
+        } else {
+            unsafe { Executable::lend(&mut code) }.ok()
+        };
         let engine = Engine {
             seats,
             code,

@@ -13,26 +13,20 @@ std::thread_local! {
     static MEMORY: CodeMemory = map();
 }
 
-/// Memory that can be written and, elsewhere, executed: one for each thread, whose tests come one
+/// Memory that can be written and executed: one for each thread, whose tests come one
 /// after the other. It is never unmapped.
 fn memory() -> CodeMemory {
     MEMORY.with(|memory| *memory)
 }
 
 fn map() -> CodeMemory {
-    // SAFETY: a new file, and two new mappings of it.
+    let rights = libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC;
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+    // SAFETY: a new mapping, which nobody else has.
     unsafe {
-        let file = libc::memfd_create(c"code".as_ptr(), libc::MFD_CLOEXEC);
-        assert!(file >= 0 && libc::ftruncate(file, LENGTH as i64) == 0);
-        let map = |rights| {
-            let (null, flags) = (core::ptr::null_mut(), libc::MAP_SHARED);
-            let mapping = libc::mmap(null, LENGTH, libc::PROT_READ | rights, flags, file, 0);
-            assert_ne!(mapping, libc::MAP_FAILED);
-            mapping.cast::<u8>()
-        };
-        let (write, execute) = (map(libc::PROT_WRITE), map(libc::PROT_EXEC));
-        libc::close(file);
-        CodeMemory::new(write, execute, LENGTH)
+        let memory = libc::mmap(core::ptr::null_mut(), LENGTH, rights, flags, -1, 0);
+        assert_ne!(memory, libc::MAP_FAILED);
+        CodeMemory::new(memory.cast(), memory.cast(), LENGTH)
     }
 }
 
