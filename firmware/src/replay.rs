@@ -191,6 +191,7 @@ fn build<'m>(
         board,
         irqchip,
         pit: true,
+        acpi: true,
         ram,
         ram_size: match board {
             Board::None => 0,

@@ -1337,6 +1337,7 @@ fn machine_with(
             board: Board::Pc,
             irqchip,
             pit: true,
+            acpi: true,
             ram,
             ram_size: RAM_BYTES,
             rom: &[],

@@ -97,6 +97,10 @@ pub(crate) struct Vectors {
     pub(crate) fsw: u16,
     /// A bit for each register in use.
     pub(crate) ftw: u8,
+    /// Last instruction of the x87: opcode, pointer, pointer to its operand.
+    pub(crate) fop: u16,
+    pub(crate) fip: u64,
+    pub(crate) fdp: u64,
     pub(crate) mxcsr: u32,
     /// ST0 to ST7, whose low halves are MM0 to MM7.
     pub(crate) st: [[u8; 10]; 8],
@@ -110,6 +114,9 @@ impl Default for Vectors {
             fcw: 0x37f,
             fsw: 0,
             ftw: 0,
+            fop: 0,
+            fip: 0,
+            fdp: 0,
             mxcsr: 0x1f80,
             st: [[0; 10]; 8],
             xmm: [0; 16],
@@ -316,11 +323,42 @@ fn rest(
     )
 }
 
+impl fmt::Display for Vectors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            fcw,
+            fsw,
+            ftw,
+            mxcsr,
+            ..
+        } = self;
+        writeln!(
+            f,
+            "    fcw {fcw:x} fsw {fsw:x} ftw {ftw:x} fop {:x} fip {:x} fdp {:x} mxcsr {mxcsr:x}",
+            self.fop, self.fip, self.fdp
+        )?;
+        for (number, register) in self.st.iter().enumerate() {
+            let [low @ .., a, b] = register;
+            let end = if number % 4 == 3 { "\n" } else { " " };
+            let (high, low) = (u16::from_le_bytes([*a, *b]), u64::from_le_bytes(*low));
+            write!(f, "    st{number} {high:04x}:{low:016x}{end}")?;
+        }
+        for (number, register) in self.xmm.iter().enumerate() {
+            let end = if number % 2 == 1 { "\n" } else { " " };
+            write!(f, "    xmm{number:<2} {register:032x}{end}")?;
+        }
+        Ok(())
+    }
+}
+
 impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "    {} code {:02x?}", self.world.name(), self.code)?;
         registers(f, &self.gpr)?;
         rest(f, self.rip, self.rflags, &self.selectors, &self.bases)?;
+        if let Some(vectors) = &self.vectors {
+            vectors.fmt(f)?;
+        }
         for patch in &self.patches {
             writeln!(
                 f,
@@ -337,6 +375,9 @@ impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "    {:x?} cr2 {:x}", self.end, self.cr2)?;
         registers(f, &self.gpr)?;
-        rest(f, self.rip, self.rflags, &self.selectors, &self.bases)
+        rest(f, self.rip, self.rflags, &self.selectors, &self.bases)?;
+        self.vectors
+            .as_ref()
+            .map_or(Ok(()), |vectors| vectors.fmt(f))
     }
 }

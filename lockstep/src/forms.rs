@@ -164,7 +164,7 @@ const SERIALIZE: u32 = 1 << 14;
 pub(crate) fn has_vectors(operation: Operation) -> bool {
     matches!(
         operation,
-        Operation::Fpu(_) | Operation::Sse(_) | Operation::Packed(_)
+        Operation::Fpu(_) | Operation::Wait | Operation::Sse(_) | Operation::Packed(_)
     )
 }
 
@@ -174,16 +174,12 @@ pub(crate) fn compares_text(name: Packed) -> bool {
 }
 
 /// What is to be done about a form.
-pub(crate) fn plan(form: &Form, world: World, oracle: Oracle, all: bool) -> Plan {
+pub(crate) fn plan(form: &Form, world: World, oracle: Oracle) -> Plan {
     use Operation::*;
     let tables = "KVM only: its tables are not the guest's in ring 3";
     match form.shape.operation {
         // POP FS, POP GS.
         Pop if oracle == Oracle::Kvm && form.encoding.map == Map::Two => Plan::Skip(tables),
-        Fpu(_) | Wait if !all => Plan::Skip("x87, MMX and SSE, without --all"),
-        Fxsave | Fxrstor | Xsave | Xsavec | Xsaveopt | Xrstor if !all => {
-            Plan::Skip("x87, MMX and SSE, without --all")
-        }
         operation if has_vectors(operation) && oracle != Oracle::Process => {
             Plan::Skip("x87, MMX and SSE against the process only")
         }
@@ -199,7 +195,7 @@ pub(crate) fn plan(form: &Form, world: World, oracle: Oracle, all: bool) -> Plan
         Sgdt | Sidt | Sldt | Str | Smsw if world.user() => {
             Plan::Skip("a kernel under the case answers in its stead (UMIP)")
         }
-        Xsaves | Xrstors => Plan::Skip("a feature that the software CPU does not have"),
+        Xsaves | Xrstors if !world.user() => Plan::Skip("images that tell what the processor is"),
         Serialize if __cpuid_count(7, 0).edx & SERIALIZE == 0 => {
             Plan::Skip("a feature that the processor below does not have")
         }

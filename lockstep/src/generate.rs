@@ -8,15 +8,16 @@ use thimble_core::cpu::gpr;
 
 use crate::assemble::{self, Assembled};
 use crate::case::{CS, Case, DS, ES, FS, GS, Patch, SS, Vectors, World};
-use crate::floats;
 use crate::forms::{self, Form};
 use crate::lanes;
 use crate::layout::{
     CODE, DATA, HOLE, KERNEL_CODE, KERNEL_CODE_32, KERNEL_DATA, READ_ONLY, STACK, STACK_END,
     USER_CODE, USER_CODE_32, USER_DATA, WINDOW, WINDOW_BYTES, local_selector,
 };
+use crate::media;
 use crate::process::STACK_HIGH;
 use crate::random::Random;
+use crate::x87;
 
 /// Flags: those of arithmetic.
 const STATUS: u64 = 0x8d5;
@@ -71,36 +72,37 @@ pub(crate) fn case(form: &Form, world: World, random: &mut Random) -> Option<Mad
     (!astray).then(|| maker.finish())
 }
 
-/// Registers with numbers of all kinds.
-fn vectors(operation: Operation, random: &mut Random) -> Box<Vectors> {
-    let mut vectors = Box::new(Vectors::default());
+/// Registers with numbers of all kinds, where they matter.
+fn vectors(operation: Operation, random: &mut Random) -> Option<Box<Vectors>> {
+    if let Operation::Fpu(_) | Operation::Wait = operation {
+        return Some(x87::vectors(random));
+    }
+    if !forms::has_vectors(operation) {
+        return None;
+    }
+    // MMX registers are the x87's.
+    let mut vectors = match random.percent(70) {
+        true => x87::vectors(random),
+        false => Box::new(Vectors {
+            ftw: 0xff,
+            ..Vectors::default()
+        }),
+    };
     for register in &mut vectors.xmm {
         *register = match operation {
             Operation::Packed(name) => lanes::operand(name, random),
-            _ => floats::operand(operation, random),
+            _ => media::operand(operation, random),
         };
     }
-    vectors.mxcsr = floats::mxcsr(operation, random);
+    vectors.mxcsr = media::mxcsr(operation, random);
     for register in &mut vectors.st {
         let number = match operation {
             Operation::Packed(name) => lanes::operand(name, random) as u64,
             _ => random.value(),
         };
         register[..8].copy_from_slice(&number.to_le_bytes());
-        register[8..].copy_from_slice(&[0xff, 0xff]);
     }
-    vectors.ftw = 0xff;
-    if matches!(operation, Operation::Sse(_) | Operation::Packed(_)) && random.percent(70) {
-        // Some go over to MMX registers.
-        vectors.ftw = random.byte();
-        vectors.fsw = (random.below(8) << 11) as u16;
-        if random.percent(20) {
-            // ZE and ES: an exception of the x87 is pending.
-            vectors.fcw &= !4;
-            vectors.fsw |= 0x8084;
-        }
-    }
-    vectors
+    Some(vectors)
 }
 
 /// Whether it may go elsewhere.
@@ -194,8 +196,7 @@ impl<'r> Maker<'r> {
             rflags: FLAGS | random.next() & STATUS,
             selectors: [0; 6],
             bases: [0; 2],
-            vectors: forms::has_vectors(made.instruction.operation())
-                .then(|| vectors(made.instruction.operation(), random)),
+            vectors: vectors(made.instruction.operation(), random),
         };
         Self {
             random,
@@ -781,6 +782,10 @@ impl<'r> Maker<'r> {
         let instruction = self.made.instruction;
         let word = |value: u64| value.to_le_bytes()[..bytes].to_vec();
         match self.operation() {
+            Fpu(_) if instruction.memory().is_some() => {
+                let operand = x87::operand(&instruction, self.random);
+                self.give(0, targets, &operand);
+            }
             Jmp | Call if !matches!(instruction.operand(0), Operand::Relative(_)) => {
                 let pointer = self.code_pointer(self.case.selectors[CS]);
                 self.give(0, targets, &word(pointer));
@@ -871,11 +876,11 @@ impl<'r> Maker<'r> {
                 self.give(1, targets, &bounds);
             }
             Sse(thimble_core::cpu::decode::Sse::Ldmxcsr) => {
-                let value = floats::loaded(self.random);
+                let value = media::loaded(self.random);
                 self.give(0, targets, &value.to_le_bytes());
             }
             Sse(_) if matches!(instruction.operand(1), Operand::Memory(_)) => {
-                let value = floats::operand(self.operation(), self.random);
+                let value = media::operand(self.operation(), self.random);
                 self.give(1, targets, &value.to_le_bytes());
             }
             Packed(name) => {

@@ -6,12 +6,12 @@
 use std::arch::x86_64::__cpuid;
 
 use thimble_core::cpu::decode::{
-    CodeSize, Instruction, Operand, Operation, Packed, RegisterClass, Size, Sse,
+    CodeSize, Fpu, Instruction, Operand, Operation, Packed, RegisterClass, Size, Sse,
 };
 use thimble_core::cpu::gpr;
 
 use crate::assemble::is_string;
-use crate::case::{CS, Case, End, FS, GS, Outcome, World};
+use crate::case::{CS, Case, End, FS, GS, Outcome, Vectors, World};
 use crate::forms::{Oracle, native};
 
 /// A difference that is known.
@@ -63,6 +63,27 @@ const UD: End = End::Exception {
     vector: 6,
     error: None,
 };
+
+/// Condition code C1 of the x87's status word.
+const C1: u16 = 1 << 9;
+
+/// Registers of the x87 before and after.
+fn x87<'c>(case: &'c Case, expected: &'c Outcome) -> Option<(&'c Vectors, &'c Vectors)> {
+    Some((case.vectors.as_deref()?, expected.vectors.as_deref()?))
+}
+
+/// An instruction that compares, and whether EFLAGS tell the answer.
+fn compares(i: &Instruction) -> Option<bool> {
+    use Fpu::*;
+    let Operation::Fpu(name) = i.operation() else {
+        return None;
+    };
+    match name {
+        Fcom | Fcomp | Fcompp | Ficom | Ficomp | Fucom | Fucomp | Fucompp | Ftst => Some(false),
+        Fcomi | Fcomip | Fucomi | Fucomip => Some(true),
+        _ => None,
+    }
+}
 
 /// All of them.
 pub(crate) static KNOWN: &[Known] = &[
@@ -372,6 +393,37 @@ pub(crate) static KNOWN: &[Known] = &[
                 || expected.is_at_handler(case.world, 14)
                 || expected.end == End::Shutdown && expected.cr2 != 0;
             fault && expected.cr2 & 0xfff == 0
+        },
+    },
+    Known {
+        what: "x87 comparisons tell that numbers are unordered where the invalid operation is not masked",
+        section: "volume 2, FCOM, FUCOM, FICOM, FTST, FCOMI: codes and flags are not set",
+        by: By::Amd,
+        applies: |i, case, expected| {
+            compares(i).is_some()
+                && x87(case, expected).is_some_and(|(_, after)| after.fsw & !after.fcw & 1 != 0)
+        },
+    },
+    Known {
+        what: "FCOMI and its kin leave C1 alone",
+        section: "volume 2, FCOMI: C1 is cleared",
+        by: By::Amd,
+        applies: |i, case, expected| {
+            compares(i) == Some(true)
+                && x87(case, expected)
+                    .is_some_and(|(before, after)| before.fsw & after.fsw & C1 != 0)
+        },
+    },
+    Known {
+        what: "the x87's environment and state are accessed in another order",
+        section: "volume 2, FSTENV, FSAVE, FLDENV, FRSTOR: nothing is said",
+        by: By::Amd,
+        applies: |i, case, expected| {
+            use Fpu::*;
+            matches!(
+                i.operation(),
+                Operation::Fpu(Fnstenv | Fnsave | Fldenv | Frstor)
+            ) && expected.rip == case.rip
         },
     },
     Known {

@@ -18,11 +18,13 @@ mod known;
 mod kvm;
 mod lanes;
 mod layout;
+mod media;
 mod process;
 mod random;
 mod run;
 mod soft;
 mod stream;
+mod x87;
 
 use std::process::ExitCode;
 
@@ -39,8 +41,7 @@ usage: cargo xtask lockstep [OPTIONS]
   --oracle NAME   only process, kvm or emulator
   --subject NAME  soft, or translated: by blocks of host code; kvm or process, to compare oracles (soft)
   --case N        only the case of this number, with all that is known of it
-  --show N        differences in full, at most (10)
-  --all           x87, MMX and SSE, too, with their registers, against the process: part two of the software CPU";
+  --show N        differences in full, at most (10)";
 
 /// What the command line says.
 struct Options {
@@ -54,7 +55,6 @@ struct Options {
     subject: String,
     case: Option<u64>,
     show: u64,
-    all: bool,
 }
 
 fn options() -> Result<Options, String> {
@@ -69,17 +69,12 @@ fn options() -> Result<Options, String> {
         subject: "soft".to_string(),
         case: None,
         show: 10,
-        all: false,
     };
     let mut arguments = std::env::args().skip(1);
     while let Some(name) = arguments.next() {
         if name == "--help" {
             println!("{USAGE}");
             std::process::exit(0);
-        }
-        if name == "--all" {
-            options.all = true;
-            continue;
         }
         let value = arguments.next().ok_or_else(|| USAGE.to_string())?;
         let number = || {

@@ -423,6 +423,9 @@ fn image(vectors: &Vectors) -> [u8; IMAGE] {
     image[..2].copy_from_slice(&vectors.fcw.to_le_bytes());
     image[2..4].copy_from_slice(&vectors.fsw.to_le_bytes());
     image[4] = vectors.ftw;
+    image[6..8].copy_from_slice(&vectors.fop.to_le_bytes());
+    image[8..16].copy_from_slice(&vectors.fip.to_le_bytes());
+    image[16..24].copy_from_slice(&vectors.fdp.to_le_bytes());
     image[24..28].copy_from_slice(&vectors.mxcsr.to_le_bytes());
     for (place, register) in image[32..160].chunks_exact_mut(16).zip(&vectors.st) {
         place[..10].copy_from_slice(register);
@@ -444,10 +447,18 @@ const DEFAULT_IMAGE: [u8; IMAGE] = {
 /// The same the other way.
 fn vectors(image: &[u8; IMAGE]) -> Vectors {
     let word = |at: usize| u16::from_le_bytes([image[at], image[at + 1]]);
+    let quad = |at: usize| {
+        (0..4)
+            .rev()
+            .fold(0, |all, part| all << 16 | u64::from(word(at + 2 * part)))
+    };
     let mut vectors = Vectors {
         fcw: word(0),
         fsw: word(2),
         ftw: image[4],
+        fop: word(6),
+        fip: quad(8),
+        fdp: quad(16),
         mxcsr: u32::from(word(26)) << 16 | u32::from(word(24)),
         ..Vectors::default()
     };

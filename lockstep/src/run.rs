@@ -181,7 +181,7 @@ fn setup(options: &Options, seed: u64, forms: &[Form], pair: &mut Pair<'_>, tall
         if !has(form, world.code_size()) || !wanted(&form.name) {
             continue;
         }
-        if let Plan::Skip(reason) = forms::plan(form, world, kind, options.all) {
+        if let Plan::Skip(reason) = forms::plan(form, world, kind) {
             let names = tally.skipped.entry(reason).or_default();
             names.insert(forms::family(form.shape.operation));
             continue;
@@ -363,7 +363,7 @@ fn too_few(
     for size in [CodeSize::Bits64, CodeSize::Bits32, CodeSize::Bits16] {
         for form in forms.iter().filter(|form| has(form, size)) {
             let planned = SETUPS.iter().any(|(world, kind)| {
-                let plan = forms::plan(form, *world, *kind, options.all);
+                let plan = forms::plan(form, *world, *kind);
                 let there = forms::native(*kind) && !missing.contains(kind.subject());
                 world.code_size() == size && there && plan == Plan::Run
             });

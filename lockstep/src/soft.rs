@@ -290,6 +290,9 @@ impl Subject for Soft {
                 fcw: fpu.fcw,
                 fsw: fpu.fsw,
                 ftw: fpu.ftw,
+                fop: fpu.fop,
+                fip: fpu.fip,
+                fdp: fpu.fdp,
                 mxcsr: fpu.mxcsr,
                 st: fpu.st,
                 xmm: fpu.xmm,
@@ -344,10 +347,12 @@ fn registers(case: &Case, template: &CpuState) -> CpuState {
         fcw: vectors.fcw,
         fsw: vectors.fsw,
         ftw: vectors.ftw,
+        fop: vectors.fop,
+        fip: vectors.fip,
+        fdp: vectors.fdp,
         st: vectors.st,
         xmm: vectors.xmm,
         mxcsr: vectors.mxcsr,
-        ..FpuState::default()
     };
     state.ldtr.base += system;
     state.tr.base += system;

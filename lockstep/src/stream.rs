@@ -50,7 +50,7 @@ impl Stream {
         };
         let length = LENGTH.0 + random.below(LENGTH.1);
         let usable = |form: &&Form| {
-            forms::plan(form, world, oracle, false) == Plan::Run && suits(form.shape.operation)
+            forms::plan(form, world, oracle) == Plan::Run && suits(form.shape.operation)
         };
         let usable: Vec<&Form> = forms.iter().filter(usable).collect();
         let mut position = 0;

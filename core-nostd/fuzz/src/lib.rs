@@ -187,6 +187,7 @@ fn machine_around<'m>(
         board,
         irqchip,
         pit: true,
+        acpi: true,
         ram: memory.ram,
         ram_size: memory.ram_size as u64,
         rom: memory.rom,

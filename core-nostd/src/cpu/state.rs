@@ -126,9 +126,9 @@ pub struct FpuState {
     pub ftw: u8,
     /// Last opcode, 11 bits.
     pub fop: u16,
-    /// Last instruction pointer.
+    /// Last instruction pointer; of code outside of 64-bit mode CS is in bits 47..32.
     pub fip: u64,
-    /// Last data pointer.
+    /// Last data pointer, with its segment in the same way.
     pub fdp: u64,
     /// ST0 to ST7, 80 bits each, little-endian; MMX registers are their low 64 bits.
     pub st: [[u8; 10]; 8],

@@ -94,6 +94,8 @@ pub struct Config<'m> {
     /// Whether there is an interval timer, an 8254 (`-machine pit=`). Without it there is no port 61h
     /// either.
     pub pit: bool,
+    /// Whether there is ACPI: its hardware, and tables once [`super::Machine::add_acpi_tables`] is called.
+    pub acpi: bool,
     /// Guest RAM: [`Config::ram_size`] bytes laid out as [`RamLayout::new`] says.
     pub ram: &'m dyn GuestRam,
     /// Bytes of guest RAM.

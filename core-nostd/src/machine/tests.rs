@@ -106,6 +106,7 @@ fn machine_with(board: Board, irqchip: Irqchip, pit: bool) -> Machine<'static> {
         board,
         irqchip,
         pit,
+        acpi: true,
         ram,
         ram_size: RAM as u64,
         rom: &ROM,

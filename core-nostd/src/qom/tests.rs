@@ -99,6 +99,7 @@ fn machine_with(
         board,
         irqchip,
         pit,
+        acpi: true,
         ram: &RAM,
         ram_size: 0x1000,
         rom: &ROM,

@@ -495,6 +495,7 @@ mod tests {
             board: Board::Pc,
             irqchip: Irqchip::Machine,
             pit: true,
+            acpi: true,
             ram,
             ram_size: RAM,
             rom: rom.bytes(),

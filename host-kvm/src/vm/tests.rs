@@ -24,6 +24,7 @@ fn vm(settings: Settings) -> Vm {
         board: Board::Pc,
         irqchip: Irqchip::Machine,
         pit: true,
+        acpi: true,
         ram,
         ram_size: RAM,
         rom: &ROM,

@@ -46,6 +46,7 @@ fn machine(bytes: &[u8]) -> InMemory<'static, Deaf> {
         cmdline: &[],
         graphics: false,
         pit: true,
+        acpi: true,
         local_apics: &mut [],
         boot: &[],
         testdev_memory: &[],

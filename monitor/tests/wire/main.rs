@@ -68,6 +68,7 @@ fn vm() -> Vm {
         board: Board::Pc,
         irqchip: Irqchip::Machine,
         pit: true,
+        acpi: true,
         ram,
         ram_size: 4096,
         rom: &[0; 4096],

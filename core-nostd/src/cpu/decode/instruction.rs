@@ -312,6 +312,12 @@ impl Instruction {
         self.prefixes & REPNE != 0
     }
 
+    /// Of an x87 instruction the eleven bits that FXSAVE calls its opcode: those of the first byte that differ, and
+    /// ModRM.
+    pub const fn x87_opcode(&self) -> u16 {
+        self.immediate as u16
+    }
+
     /// The segment of the memory operand, or of what MONITOR's rAX points to, after overrides. String destinations
     /// are in ES whatever this says.
     pub const fn segment(&self) -> SegmentRegister {

@@ -363,6 +363,9 @@ impl<'b> Decoder<'b> {
             }
             self.made.operands[place] = self.operand(spec, in_memory)?;
         }
+        if let Operation::Fpu(_) = form.operation {
+            self.made.immediate = u64::from(self.opcode & 7) << 8 | u64::from(self.modrm()?);
+        }
         self.made.length = self.at as u8;
         Ok(self.made)
     }

@@ -152,7 +152,7 @@ impl Mmu {
         } else if value & KEEP == 0 {
             self.tlb.forget_context(self.context());
         } else {
-            self.tlb.cool();
+            self.tlb.cool_local();
         }
         Ok(())
     }

@@ -178,9 +178,7 @@ impl Cpu {
             self.flags = self.flags.with_zero(old == expected);
             return Ok(());
         }
-        if self.linear(segment, offset, 16, super::access::Intent::Write)? % 16 != 0 {
-            return self.protection();
-        }
+        self.aligned_area(i, 16)?;
         let pair = |cpu: &Self, high: usize, low: usize| {
             u128::from(cpu.registers[high]) << 64 | u128::from(cpu.registers[low])
         };

@@ -12,7 +12,8 @@
 //! - `access`: segments' checks, effective addresses, operands, the stack;
 //! - `execute`: which method does which operation;
 //! - `integer`, `bits`, `string`, `stack`, `control`: instructions of applications;
-//! - `float`, `packed`: state of the x87, MMX and SSE; integers in their registers;
+//! - `x87`, `media`, `xsave`: the x87, SSE's control, and what saves and loads their state;
+//! - `packed`: moves and integers in MMX and XMM registers;
 //! - `sse`: floating-point numbers in XMM registers;
 //! - `system`, `msr`, `cpuid`, `io`: those of systems, and what the processor says of itself;
 //! - `segment`, `transfer`, `task`, `exception`, `debug`: protection;
@@ -29,9 +30,9 @@ mod debug;
 mod exception;
 mod execute;
 mod fast;
-mod float;
 mod integer;
 mod io;
+mod media;
 mod micro;
 mod msr;
 mod packed;
@@ -49,6 +50,8 @@ mod tests;
 mod transfer;
 mod translate;
 mod watch;
+mod x87;
+mod xsave;
 
 use super::alu::{LazyFlags, STATUS};
 use super::decode::{CodeSize, SegmentRegister};
@@ -171,9 +174,12 @@ pub struct Cpu {
     tsc_offset: u64,
     /// Instructions executed.
     instructions: u64,
+    /// Instructions that raised an exception instead.
+    faults: u64,
     /// Pages that were marked in the code cache when this one last looked.
     marks_seen: u64,
     msrs: Msrs,
+    /// x87 and SSE, with registers of the x87 by physical number.
     fpu: FpuState,
     extended: ExtendedState,
     /// What CPUID says.
@@ -204,7 +210,7 @@ impl Cpu {
         self.events = state.events;
         self.tsc_offset = state.msrs.tsc.wrapping_sub(bus.tsc());
         self.msrs = state.msrs.clone();
-        self.fpu = state.fpu;
+        self.set_float_state(&state.fpu);
         self.extended = state.extended.clone();
         let registers = MmuRegisters {
             paging: state.into(),
@@ -237,7 +243,7 @@ impl Cpu {
         state.events = self.events;
         state.msrs = self.msrs.clone();
         state.msrs.tsc = self.tsc(bus);
-        state.fpu = self.fpu;
+        state.fpu = self.float_state();
         state.extended = self.extended.clone();
         self.keep_pkru(&mut state.extended);
     }
@@ -256,6 +262,13 @@ impl Cpu {
     /// Instructions executed since it was made.
     pub fn instructions(&self) -> u64 {
         self.instructions
+    }
+
+    /// How far it is since it was made, as [counted time](Bus::count_time) goes: instructions
+    /// executed, and those that raised an exception instead. A repeated string instruction that
+    /// something interrupts is not counted yet there.
+    pub fn time(&self) -> u64 {
+        self.instructions.wrapping_add(self.faults)
     }
 
     /// The exception that an instruction raised last: after a triple fault, the one that could not

@@ -45,6 +45,7 @@ fn machine(irqchip: Irqchip) -> (Machine<'static>, Recorder) {
         board: Board::Pc,
         irqchip,
         pit: true,
+        acpi: true,
         ram: Box::leak(Box::new(ArrayRam::<0x1_0000>::new())),
         ram_size: 0x1_0000,
         rom: &[],

@@ -1,38 +1,23 @@
-//! State of the x87, MMX and SSE: when it may be used, what saves and loads it, its control words.
+//! FXSAVE, XSAVE and their kin: the state of the x87, SSE and protection keys in memory.
 //!
-//! Source: Intel SDM volume 1, chapters 8, 10 and 13 (FXSAVE's format in 10.5, XSAVE's in 13.4 to
-//! 13.8), volume 2 for each instruction, volume 3, 2.5 and 13.1 (CR0.EM, CR0.TS, CR4.OSFXSR).
+//! Source: Intel SDM volume 1, 10.5 (FXSAVE's format), chapter 13 (XSAVE's: 13.4 to 13.8); volume 2
+//! for each instruction.
 //!
-//! Of the x87 there are FNINIT, FNCLEX, FNOP, FLDCW, FNSTCW and FNSTSW; what computes, loads and
-//! stores numbers is #UD, and so are FNSTENV, FNSAVE, FLDENV and FRSTOR. With CR0.NE clear a pending
-//! exception of the x87 waits for ever: no FERR# leads to the interrupt controller. Selectors of the
-//! x87's last instruction and operand are saved as 0, as newer processors do.
+//! There are no components of supervisors: IA32_XSS is zero, and XSAVES saves what XSAVEC does. What
+//! is in its initial state XSAVEOPT, XSAVEC and XSAVES leave out; what has not been modified since it
+//! was loaded they write all the same, which they may.
 
 use super::access::Intent;
 use super::cpuid::Feature;
+use super::media::MXCSR_MASK;
+use super::x87::FCW_INIT;
 use super::{Bus, Cpu, Exception, ExtendedState, Outcome};
-use crate::cpu::decode::{Fpu, Instruction, Operation, SegmentRegister, Size, Sse};
+use crate::cpu::decode::{Instruction, Operation, SegmentRegister, Size};
 use crate::cpu::gpr::{RAX, RDX};
 use x86_64::registers::control::{Cr0Flags, Cr4Flags};
 use x86_64::registers::model_specific::EferFlags;
 use x86_64::registers::mxcsr::MxCsr;
 use x86_64::registers::xcontrol::XCr0Flags;
-
-/// x87 control word after FNINIT.
-const FCW_INIT: u16 = 0x37f;
-/// x87 control word: bits that there are, and the one that is always set.
-const FCW_BITS: u16 = 0x1f7f;
-const FCW_SET: u16 = 0x40;
-/// x87 control and status word: the six exceptions.
-const EXCEPTIONS: u16 = 0x3f;
-/// x87 status word: an unmasked exception is pending, in both of its places.
-const PENDING: u16 = 1 << 15 | 1 << 7;
-/// x87 status word: what FNCLEX clears.
-const FNCLEX: u16 = 0x80ff;
-/// x87 status word: the top of the stack.
-const TOP: u16 = 7 << 11;
-/// MXCSR: bits that there are, as FXSAVE says.
-const MXCSR_MASK: u32 = 0xffff;
 
 /// Bytes that FXSAVE writes and FXRSTOR reads; the area goes on to 512.
 const FXSAVE_BYTES: usize = 416;
@@ -71,130 +56,7 @@ impl Legacy {
         core::array::from_fn(|i| self.0[at + i])
     }
 }
-
 impl Cpu {
-    /// #NM of x87 instructions, FXSAVE and their like.
-    pub(super) fn check_float(&mut self) -> Outcome {
-        if self
-            .cr0()
-            .intersects(Cr0Flags::EMULATE_COPROCESSOR | Cr0Flags::TASK_SWITCHED)
-        {
-            return Err(self.raise(Exception::DeviceNotAvailable));
-        }
-        Ok(())
-    }
-
-    /// #MF that an earlier x87 instruction left behind.
-    pub(super) fn check_pending_float(&mut self) -> Outcome {
-        if self.fpu.fsw & PENDING != 0 && self.cr0().contains(Cr0Flags::NUMERIC_ERROR) {
-            return Err(self.raise(Exception::FloatingPoint));
-        }
-        Ok(())
-    }
-
-    /// What instructions on MMX registers raise.
-    pub(super) fn check_mmx(&mut self) -> Outcome {
-        if self.cr0().contains(Cr0Flags::EMULATE_COPROCESSOR) {
-            return self.undefined();
-        }
-        self.check_float()?;
-        self.check_pending_float()
-    }
-
-    /// What instructions on XMM registers and MXCSR raise.
-    pub(super) fn check_sse(&mut self) -> Outcome {
-        if self.cr0().contains(Cr0Flags::EMULATE_COPROCESSOR)
-            || !self.cr4().contains(Cr4Flags::OSFXSR)
-        {
-            return self.undefined();
-        }
-        self.check_float()
-    }
-
-    /// An instruction uses MMX registers: they are the x87's registers by physical number.
-    pub(super) fn use_mmx(&mut self) {
-        self.clear_top();
-        self.fpu.ftw = 0xff;
-    }
-
-    /// Makes physical register 0 the top of the stack, leaving each where it is.
-    fn clear_top(&mut self) {
-        let top = usize::from((self.fpu.fsw & TOP) >> 11);
-        self.fpu.st.rotate_right(top);
-        self.fpu.fsw &= !TOP;
-    }
-
-    /// An MMX register, wherever the top of the stack is.
-    pub(super) fn mmx(&self, number: u8) -> u64 {
-        let top = (self.fpu.fsw & TOP) >> 11;
-        let register = &self.fpu.st[usize::from(number.wrapping_sub(top as u8) % 8)];
-        u64::from_le_bytes(core::array::from_fn(|i| register[i]))
-    }
-
-    /// Sets an MMX register, after [`Cpu::use_mmx`]: its exponent's bits become ones.
-    pub(super) fn set_mmx(&mut self, number: u8, value: u64) {
-        let register = &mut self.fpu.st[usize::from(number % 8)];
-        *register = [0xff; 10];
-        register[..8].copy_from_slice(&value.to_le_bytes());
-    }
-
-    /// Sets the x87's control and status words, and whether an exception is pending by them.
-    fn set_float_words(&mut self, fcw: u16, fsw: u16) {
-        self.fpu.fcw = fcw & FCW_BITS | FCW_SET;
-        let pending = fsw & !self.fpu.fcw & EXCEPTIONS != 0;
-        self.fpu.fsw = fsw & !PENDING | if pending { PENDING } else { 0 };
-    }
-
-    /// The x87 as FNINIT leaves it; the registers keep what they hold.
-    fn initialise_float(&mut self) {
-        self.clear_top();
-        (self.fpu.fcw, self.fpu.fsw, self.fpu.ftw) = (FCW_INIT, 0, 0);
-        (self.fpu.fop, self.fpu.fip, self.fpu.fdp) = (0, 0, 0);
-    }
-
-    /// x87 instructions.
-    pub(super) fn float(&mut self, bus: &mut Bus<'_>, i: &Instruction, name: Fpu) -> Outcome {
-        self.check_float()?;
-        match name {
-            Fpu::Fninit => self.initialise_float(),
-            Fpu::Fnclex => self.fpu.fsw &= !FNCLEX,
-            Fpu::Fnstcw => self.write(bus, i, 0, self.fpu.fcw)?,
-            Fpu::Fnstsw => self.write(bus, i, 0, self.fpu.fsw)?,
-            // Of coprocessors before the 387.
-            Fpu::Fneni | Fpu::Fndisi | Fpu::Fnsetpm => {}
-            Fpu::Fnop => self.check_pending_float()?,
-            Fpu::Fldcw => {
-                self.check_pending_float()?;
-                let fcw = self.read::<u16>(bus, i, 0)?;
-                self.set_float_words(fcw, self.fpu.fsw);
-            }
-            _ => return self.undefined(),
-        }
-        Ok(())
-    }
-
-    /// EMMS: all registers are empty.
-    pub(super) fn empty_mmx(&mut self) -> Outcome {
-        self.check_mmx()?;
-        self.clear_top();
-        self.fpu.ftw = 0;
-        Ok(())
-    }
-
-    /// LDMXCSR, STMXCSR.
-    pub(super) fn media_control(&mut self, bus: &mut Bus<'_>, i: &Instruction) -> Outcome {
-        self.check_sse()?;
-        if i.operation() == Operation::Sse(Sse::Stmxcsr) {
-            return self.write(bus, i, 0, self.fpu.mxcsr);
-        }
-        let mxcsr = self.read::<u32>(bus, i, 0)?;
-        if mxcsr & !MXCSR_MASK != 0 {
-            return self.protection();
-        }
-        self.fpu.mxcsr = mxcsr;
-        Ok(())
-    }
-
     /// XMM registers that instructions in this mode can name.
     fn xmm_count(&self) -> usize {
         if self.bits64() { 16 } else { 8 }
@@ -256,15 +118,26 @@ impl Cpu {
         Ok(())
     }
 
+    /// What FXSAVE keeps of a pointer: all of it with REX.W, a selector and 32 bits outside of 64-bit
+    /// mode.
+    fn pointer_mask(&self, wide: bool) -> u64 {
+        match (wide, self.bits64()) {
+            (true, _) => u64::MAX,
+            (false, true) => 0xffff_ffff,
+            (false, false) => 0xffff_ffff_ffff,
+        }
+    }
+
     /// The legacy area of the state as it is.
     fn legacy(&self, wide: bool) -> Legacy {
-        let fpu = &self.fpu;
+        let fpu = self.float_state();
         let mut area = Legacy([0; LEGACY_BYTES]);
         area.put(0, fpu.fcw.to_le_bytes());
         area.put(2, fpu.fsw.to_le_bytes());
         area.put(4, [fpu.ftw]);
         area.put(6, fpu.fop.to_le_bytes());
-        let pointer = |pointer| if wide { pointer } else { pointer & 0xffff_ffff };
+        let mask = self.pointer_mask(wide);
+        let pointer = |pointer| pointer & mask;
         area.put(8, u64::to_le_bytes(pointer(fpu.fip)));
         area.put(16, u64::to_le_bytes(pointer(fpu.fdp)));
         area.put(MXCSR_AT, fpu.mxcsr.to_le_bytes());
@@ -282,18 +155,16 @@ impl Cpu {
     fn load_legacy_float(&mut self, area: &Legacy, wide: bool) {
         self.fpu.ftw = area.0[4];
         self.fpu.fop = u16::from_le_bytes(area.get(6)) & 0x7ff;
-        let pointer = |at| {
-            let pointer = u64::from_le_bytes(area.get(at));
-            if wide { pointer } else { pointer & 0xffff_ffff }
-        };
+        let mask = self.pointer_mask(wide);
+        let pointer = |at| u64::from_le_bytes(area.get(at)) & mask;
         (self.fpu.fip, self.fpu.fdp) = (pointer(8), pointer(16));
-        for (number, register) in self.fpu.st.iter_mut().enumerate() {
-            *register = area.get(ST_AT + 16 * number);
-        }
         self.set_float_words(
             u16::from_le_bytes(area.get(0)),
             u16::from_le_bytes(area.get(2)),
         );
+        let mut state = self.fpu;
+        state.st = core::array::from_fn(|number| area.get(ST_AT + 16 * number));
+        self.set_float_state(&state);
     }
 
     fn load_legacy_xmm(&mut self, area: &Legacy) {
@@ -418,16 +289,21 @@ impl Cpu {
         if self.cr0().contains(Cr0Flags::TASK_SWITCHED) {
             return Err(self.raise(Exception::DeviceNotAvailable));
         }
+        let privileged = matches!(i.operation(), Operation::Xsaves | Operation::Xrstors);
+        if privileged {
+            self.check_privileged()?;
+        }
         let area = self.aligned_area(i, 64)?;
         let asked =
             u64::from(self.register::<u32>(RDX)) << 32 | u64::from(self.register::<u32>(RAX));
+        // IA32_XSS, of which XSAVES saves components, too, is always zero.
         Ok((area, asked & self.xcr0))
     }
 
-    /// XSAVE, XSAVEOPT, XSAVEC.
+    /// XSAVE, XSAVEOPT, XSAVEC, XSAVES.
     pub(super) fn save_extended(&mut self, bus: &mut Bus<'_>, i: &Instruction) -> Outcome {
         let (area, asked) = self.xsave_operands(i)?;
-        let compacted = i.operation() == Operation::Xsavec;
+        let compacted = matches!(i.operation(), Operation::Xsavec | Operation::Xsaves);
         let length = self.xsave_bytes(asked, compacted);
         self.check_access(bus, area.0, area.1, length as usize, Intent::Write)?;
         let used = self.components_in_use();
@@ -473,7 +349,7 @@ impl Cpu {
         Ok(())
     }
 
-    /// XRSTOR.
+    /// XRSTOR, and XRSTORS, for which only the compacted format is one.
     pub(super) fn restore_extended(&mut self, bus: &mut Bus<'_>, i: &Instruction) -> Outcome {
         let (place, asked) = self.xsave_operands(i)?;
         self.check_access(bus, place.0, place.1, XSAVE_BYTES as usize, Intent::Read)?;
@@ -484,13 +360,14 @@ impl Cpu {
             .map(|word| u64::from_le_bytes(core::array::from_fn(|i| word[i])));
         let (present, format) = (words.next().unwrap_or(0), words.next().unwrap_or(0));
         let compacted = format & COMPACTED != 0;
+        let supervisor = i.operation() == Operation::Xrstors;
         let reserved = if compacted {
             let components = format & !COMPACTED;
-            !self.has(Feature::XSAVEC)
+            !supervisor && !self.has(Feature::XSAVEC)
                 || (components & !self.xcr0) | (present & !components) != 0
                 || words.any(|word| word != 0)
         } else {
-            present & !self.xcr0 != 0 || format != 0 || words.next().unwrap_or(0) != 0
+            supervisor || present & !self.xcr0 != 0 || format != 0 || words.next().unwrap_or(0) != 0
         };
         if reserved {
             return self.protection();
@@ -578,64 +455,6 @@ mod tests {
             fpu.st[usize::from(number % 8)] = [number | 0x40; 10];
         }
         fpu
-    }
-
-    #[test]
-    fn control_words() {
-        let mut guest = guest();
-        // fldcw [rbx]; fnstcw [rbx]
-        for (word, kept) in [(0, 0x40), (0xffff, 0x1f7f), (0x37f, 0x37f)] {
-            guest.put(0x3000, &u16::to_le_bytes(word));
-            assert_eq!(guest.attempt(&[0xd9, 0x2b]), Ok(()));
-            assert_eq!(guest.attempt(&[0xd9, 0x3b]), Ok(()));
-            assert_eq!(guest.get::<2>(0x3000), u16::to_le_bytes(kept));
-        }
-        // An exception that is unmasked becomes pending, and FNINIT and FNCLEX forget it.
-        guest.change(|state| {
-            state.fpu.fsw = 0x3804;
-            state.cr0 |= 1 << 5;
-        });
-        guest.put(0x3000, &[0x7b, 3]);
-        assert_eq!(guest.attempt(&[0xd9, 0x2b]), Ok(()));
-        assert_eq!(guest.state().fpu.fsw, 0xb884);
-        let mf = Err(Exception::FloatingPoint);
-        assert_eq!(guest.attempt(&[0x9b]), mf);
-        assert_eq!(guest.attempt(&[0xd9, 0xd0]), mf);
-        assert_eq!(guest.attempt(&[0xd9, 0x2b]), mf);
-        assert_eq!(guest.attempt(&[0x0f, 0xef, 0xc0]), mf);
-        // fnstsw ax; fnclex; fninit
-        assert_eq!(guest.attempt(&[0xdf, 0xe0]), Ok(()));
-        assert_eq!(guest.state().gpr[RAX] & 0xffff, 0xb884);
-        assert_eq!(guest.attempt(&[0xdb, 0xe2]), Ok(()));
-        assert_eq!(guest.state().fpu.fsw, 0x3800);
-        guest.change(|state| state.fpu = filled());
-        assert_eq!(guest.attempt(&[0xdb, 0xe3]), Ok(()));
-        let fpu = guest.state().fpu;
-        assert_eq!((fpu.fcw, fpu.fsw, fpu.ftw, fpu.fip), (0x37f, 0, 0, 0));
-        // Physical register 5 was the top.
-        assert_eq!(fpu.st[5], filled().st[0]);
-        // fld1 is not here; with CR0.EM or TS none is.
-        assert_eq!(guest.attempt(&[0xd9, 0xe8]), UD);
-        for bit in [2, 3] {
-            guest.change(|state| state.cr0 = state.cr0 & !0xc | 1 << bit);
-            assert_eq!(guest.attempt(&[0xdb, 0xe3]), NM);
-            assert_eq!(guest.attempt(&[0x0f, 0xae, 0x03]), NM);
-        }
-    }
-
-    #[test]
-    fn mxcsr() {
-        let mut guest = guest();
-        let (ldmxcsr, stmxcsr) = ([0x0f, 0xae, 0x13], [0x0f, 0xae, 0x1b]);
-        guest.put(0x3000, &0xffbf_u32.to_le_bytes());
-        assert_eq!(guest.attempt(&ldmxcsr), Ok(()));
-        assert_eq!(guest.state().fpu.mxcsr, 0xffbf);
-        guest.put(0x3000, &0x1_0000u32.to_le_bytes());
-        assert_eq!(guest.attempt(&ldmxcsr), GP);
-        assert_eq!(guest.attempt(&stmxcsr), Ok(()));
-        assert_eq!(guest.get::<4>(0x3000), [0xbf, 0xff, 0, 0]);
-        guest.change(|state| state.cr4 &= !(1 << 9));
-        assert_eq!(guest.attempt(&stmxcsr), UD);
     }
 
     #[test]
@@ -814,5 +633,39 @@ mod tests {
         guest.put(0x3000 + 520, &(1u64 << 63 | 1).to_le_bytes());
         guest.put(0x3000 + 512, &2u64.to_le_bytes());
         assert_eq!(guest.attempt(&xrstor), GP);
+    }
+
+    #[test]
+    fn xsaves_and_xrstors() {
+        let mut guest = guest();
+        guest.put(0x3000, &[0; 4096]);
+        guest.change(|state| state.fpu = filled());
+        let all = [(RAX, u64::MAX), (RDX, u64::MAX)];
+        let (xsaves, xrstors) = ([0x48, 0x0f, 0xc7, 0x2b], [0x48, 0x0f, 0xc7, 0x1b]);
+        assert_eq!(guest.attempt_with(&all, &xsaves), Ok(()));
+        // PKRU is in its initial state.
+        assert_eq!(guest.get::<8>(0x3000 + 512), 3u64.to_le_bytes());
+        assert_eq!(
+            guest.get::<8>(0x3000 + 520),
+            (1u64 << 63 | 0x203).to_le_bytes()
+        );
+        guest.change(|state| state.fpu = FpuState::default());
+        assert_eq!(guest.attempt(&xrstors), Ok(()));
+        assert_eq!(guest.state().fpu, filled());
+        // What is not in the area becomes initial, and the registers with it.
+        guest.put(0x3000 + 512, &[2]);
+        assert_eq!(guest.attempt(&xrstors), Ok(()));
+        let fpu = guest.state().fpu;
+        assert_eq!((fpu.fcw, fpu.st), (0x37f, [[0; 10]; 8]));
+        assert_eq!(fpu.xmm, filled().xmm);
+        // The standard format is none of theirs, and neither are other rings.
+        guest.put(0x3000 + 520, &[0; 8]);
+        assert_eq!(guest.attempt(&xrstors), GP);
+        assert_eq!(guest.attempt(&[0x0f, 0xae, 0x2b]), Ok(()));
+        let mut user = guest.user();
+        assert_eq!(user.attempt(&xsaves), GP);
+        assert_eq!(user.attempt(&[0x48, 0x0f, 0xc7, 0x23]), Ok(()));
+        user.change(|state| state.cr4 &= !(1 << 18));
+        assert_eq!(user.attempt(&xsaves), UD);
     }
 }

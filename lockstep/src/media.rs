@@ -1,4 +1,4 @@
-//! Floating-point numbers at which arithmetic changes its behaviour, and MXCSR.
+//! Floating-point numbers of SSE at which arithmetic changes its behaviour, and MXCSR.
 
 use thimble_core::cpu::decode::{Operation, Sse};
 

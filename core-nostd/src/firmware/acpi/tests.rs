@@ -1,0 +1,1 @@
+//! The image is taken apart again as a guest does it.
