@@ -49,9 +49,9 @@ const FILTER_BITS: u64 = 256;
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 struct Hot {
-    /// By [`Access`]: the page's linear address and the generation, or 0.
+    /// By [`Access`]: [`Tlb::tag`], or 0.
     tags: [u64; 3],
-    /// Host address of the page.
+    /// What is added to a linear address, wrapping, for the host address.
     host: usize,
 }
 
@@ -88,6 +88,23 @@ pub struct Tlb {
     /// Which of `hot` have been made of translations that are not global, a bit each; others may be
     /// among them.
     local: [[u64; HOT_ENTRIES / 64]; Mode::COUNT],
+}
+
+/// Where translated code finds the hot table: offsets in [`Tlb`], and in an entry.
+pub(in crate::cpu) mod layout {
+    use super::{HOT_ENTRIES, Hot, Tlb};
+    use core::mem::offset_of;
+
+    pub(in crate::cpu) const HOT: usize = offset_of!(Tlb, hot);
+    pub(in crate::cpu) const FRAMES: usize = offset_of!(Tlb, frames);
+    pub(in crate::cpu) const GENERATION: usize = offset_of!(Tlb, generation);
+    /// Bytes of an entry.
+    pub(in crate::cpu) const ENTRY: usize = size_of::<Hot>();
+    /// Bytes of a mode's entries, and of its frames.
+    pub(in crate::cpu) const MODE: usize = HOT_ENTRIES * ENTRY;
+    pub(in crate::cpu) const MODE_FRAMES: usize = HOT_ENTRIES * 8;
+    pub(in crate::cpu) const TAGS: usize = offset_of!(Hot, tags);
+    pub(in crate::cpu) const HOST: usize = offset_of!(Hot, host);
 }
 
 const NO_HOT: Hot = Hot {
@@ -164,10 +181,10 @@ impl Tlb {
         }
     }
 
-    /// The tag of a page of the current generation.
+    /// The tag of a page of the current generation: its last byte's address less the generation.
     #[inline]
     const fn tag(&self, linear: u64) -> u64 {
-        linear & !OFFSET | (self.generation + 1)
+        (linear | OFFSET) - self.generation
     }
 
     /// Host address of a byte that may be accessed at once, up to the end of its page of 4 KiB.
@@ -178,7 +195,7 @@ impl Tlb {
             return None;
         }
         Some(ptr::with_exposed_provenance_mut(
-            hot.host | (linear & OFFSET) as usize,
+            hot.host.wrapping_add(linear as usize),
         ))
     }
 
@@ -210,7 +227,9 @@ impl Tlb {
         let index = hot_index(linear);
         self.hot[mode as usize][index] = Hot {
             tags: [tag_if(read), tag_if(write && host.write), tag_if(execute)],
-            host: NonNull::as_ptr(pointer).expose_provenance(),
+            host: NonNull::as_ptr(pointer)
+                .expose_provenance()
+                .wrapping_sub((linear & !OFFSET) as usize),
         };
         self.frames[mode as usize][index] = frame;
         if !page.flags.contains(PageFlags::GLOBAL) {
