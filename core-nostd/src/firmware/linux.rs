@@ -504,7 +504,7 @@ pub(super) mod tests {
         assert_eq!(fill(b"quiet "), Err(Error::LinuxCommandLine(5)));
     }
 
-    /// As QEMU 7.2 reads them, but that they are whole words.
+    /// As QEMU 7.2 reads them, but that they are whole words, and numbers have no sign and fit.
     #[test]
     fn video_modes() {
         let modes: [(&[u8], u16); 10] = [
