@@ -25,31 +25,31 @@ use super::packed::{Alignment, element, interleave, shuffle, signs};
 use super::{Bus, Cpu, Outcome};
 use crate::cpu::alu::{LazyFlags, STATUS};
 use crate::cpu::decode::{Instruction, Operand, Sse};
-use native::Native;
+pub(super) use native::{Lanes, Native};
 
 /// The low half of a register.
 const LOW: u128 = u64::MAX as u128;
 
 /// MXCSR, SDM volume 1, figure 10-3.
-mod mxcsr {
+pub(super) mod mxcsr {
     /// Invalid operation, denormal operand, division by zero: found before anything is computed.
-    pub(super) const BEFORE: u32 = 0x07;
+    pub(crate) const BEFORE: u32 = 0x07;
     /// Invalid operation.
-    pub(super) const INVALID: u32 = 1 << 0;
+    pub(crate) const INVALID: u32 = 1 << 0;
     /// Overflow.
-    pub(super) const OVERFLOW: u32 = 1 << 3;
+    pub(crate) const OVERFLOW: u32 = 1 << 3;
     /// Underflow.
-    pub(super) const UNDERFLOW: u32 = 1 << 4;
+    pub(crate) const UNDERFLOW: u32 = 1 << 4;
     /// Precision: the result is inexact.
-    pub(super) const PRECISION: u32 = 1 << 5;
+    pub(crate) const PRECISION: u32 = 1 << 5;
     /// Denormals are zeros.
-    pub(super) const DAZ: u32 = 1 << 6;
+    pub(crate) const DAZ: u32 = 1 << 6;
     /// Masks are so far above flags.
-    pub(super) const MASKS: u32 = 7;
+    pub(crate) const MASKS: u32 = 7;
     /// Rounding control, two bits.
-    pub(super) const ROUNDING: u32 = 13;
+    pub(crate) const ROUNDING: u32 = 13;
     /// Flush to zero.
-    pub(super) const FTZ: u32 = 1 << 15;
+    pub(crate) const FTZ: u32 = 1 << 15;
 }
 
 impl Cpu {
@@ -69,7 +69,7 @@ impl Cpu {
     }
 
     /// COMISS and its like: ZF, PF and CF tell the order.
-    fn compare_scalar(&mut self, native: Native, a: u128, b: u128) -> Outcome {
+    pub(super) fn compare_scalar(&mut self, native: Native, a: u128, b: u128) -> Outcome {
         let computed = self.native(native, a, b, 0);
         self.settle(computed.flags)?;
         self.flags = LazyFlags::from_rflags(computed.general & STATUS);
@@ -153,7 +153,7 @@ impl Cpu {
 }
 
 /// The host's instruction of the same name, if SSE or SSE2 has it.
-const fn arithmetic(name: Sse) -> Option<Native> {
+pub(super) const fn arithmetic(name: Sse) -> Option<Native> {
     use Sse::*;
     Some(match name {
         Addps => Native::AddPs,
@@ -194,6 +194,45 @@ const fn arithmetic(name: Sse) -> Option<Native> {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    #[ignore]
+    fn bench_sse() {
+        let loops: [(&str, &[u8]); 14] = [
+            ("add rax,rbx", &[0x48, 0x01, 0xd8]),
+            ("nop", &[0x90]),
+            ("mov rax,[rbx]", &[0x48, 0x8b, 0x03]),
+            ("mov [rbx],rax", &[0x48, 0x89, 0x03]),
+            ("addsd", &[0xf2, 0x0f, 0x58, 0xc1]),
+            ("addsd mem", &[0xf2, 0x0f, 0x58, 0x03]),
+            ("mulsd", &[0xf2, 0x0f, 0x59, 0xd9]),
+            ("addps", &[0x0f, 0x58, 0xc1]),
+            ("movaps load", &[0x0f, 0x28, 0x03]),
+            ("movups store", &[0x0f, 0x11, 0x03]),
+            ("pxor", &[0x66, 0x0f, 0xef, 0xc1]),
+            ("pcmpeqb", &[0x66, 0x0f, 0x74, 0xc1]),
+            ("pmovmskb", &[0x66, 0x0f, 0xd7, 0xc1]),
+            ("cvttsd2si", &[0xf2, 0x0f, 0x2c, 0xc1]),
+        ];
+        for (name, code) in loops {
+            let mut guest = guest(0x1fa0, double(1.5), double(1.25));
+            let mut all = std::vec::Vec::new();
+            for _ in 0..30 {
+                all.extend_from_slice(code);
+            }
+            let back = -(all.len() as i32 + 5);
+            all.push(0xe9);
+            all.extend_from_slice(&back.to_le_bytes());
+            guest.put(0x1000, &all);
+            guest.run(100_000);
+            let n = 6_000_000u64;
+            let start = std::time::Instant::now();
+            guest.run(n);
+            std::println!(
+                "{name}: {:.2} ns",
+                start.elapsed().as_nanos() as f64 / n as f64
+            );
+        }
+    }
     use super::*;
     use crate::cpu::gpr::{RAX, RBX};
     use crate::cpu::soft::Exception;
