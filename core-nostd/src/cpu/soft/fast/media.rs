@@ -362,20 +362,31 @@ macro_rules! quick {
 quick! { quick_double, ordinary_double, certain_double, f64, u64, 52, 0x7ff, AddSd SubSd MulSd DivSd MinSd MaxSd }
 quick! { quick_single, ordinary_single, certain_single, f32, u32, 23, 0xff, AddSs SubSs MulSs DivSs MinSs MaxSs }
 
-/// Scalar arithmetic that needs no look at flags.
+/// Arithmetic that needs no look at flags.
 #[inline(always)]
 fn quick(native: Native, a: u128, b: u128, control: u32) -> Option<u128> {
-    match native as u8 & 3 {
-        2 => {
-            let result = quick_single(native, a as u32, b as u32, control)?;
-            Some(a & !LOWEST | u128::from(result))
+    // Packed ones by their scalar kin.
+    let packed = native as u8 & 2 == 0;
+    let scalar = native.plus(if packed { 2 } else { 0 });
+    let mut result = a;
+    if native as u8 & 1 == 0 {
+        for at in [0, 32, 64, 96] {
+            let number = quick_single(scalar, (a >> at) as u32, (b >> at) as u32, control)?;
+            result = result & !(LOWEST << at) | u128::from(number) << at;
+            if !packed {
+                break;
+            }
         }
-        3 => {
-            let result = quick_double(native, a as u64, b as u64, control)?;
-            Some(a & !LOW | u128::from(result))
+    } else {
+        for at in [0, 64] {
+            let number = quick_double(scalar, (a >> at) as u64, (b >> at) as u64, control)?;
+            result = result & !(LOW << at) | u128::from(number) << at;
+            if !packed {
+                break;
+            }
         }
-        _ => None,
     }
+    Some(result)
 }
 
 /// Conversions to floating-point numbers that need no look at flags.
@@ -585,4 +596,202 @@ pub(in super::super) fn translate(
     }
     micro.immediate = i32::from_le_bytes([kind as u8, from as u8 | flat, number, constant]);
     Some(super::MEDIA)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::gpr::{RAX, RBX};
+    use crate::cpu::soft::testing::Guest;
+    use std::vec::Vec;
+
+    /// The same number in all places.
+    const SINGLES: u128 = 1 | 1 << 32 | 1 << 64 | 1 << 96;
+    const DOUBLES: u128 = 1 | 1 << 64;
+    /// PE set and masked, rounding to nearest; flushing must not matter.
+    const SETTLED: u32 = 0x1fa0;
+
+    fn numbers() -> impl FnMut() -> u64 {
+        let mut seed = 0x9e37_79b9_7f4a_7c15u64;
+        move || {
+            seed ^= seed << 13;
+            seed ^= seed >> 7;
+            seed ^= seed << 17;
+            seed
+        }
+    }
+
+    #[test]
+    fn what_is_quick_is_what_the_processor_does() {
+        let mut next = numbers();
+        let mut quick_ones = 0;
+        let mut exponents = numbers();
+        // Ends of exponents, and a few in the middle, of either precision.
+        let mut double = move || {
+            let exponent = [
+                0, 1, 2, 3, 511, 512, 895, 896, 897, 970, 1022, 1023, 1024, 1150, 2045, 2046, 2047,
+            ][(exponents() % 17) as usize];
+            let fraction = match exponents() % 4 {
+                0 => 0,
+                1 => u64::MAX,
+                2 => u64::MAX << (exponents() % 52),
+                _ => next(),
+            };
+            exponents() << 63 | exponent << 52 | fraction & ((1 << 52) - 1)
+        };
+        for _ in 0..20_000 {
+            let (a, b) = (double(), double());
+            let single = |value: u64| {
+                u128::from((value >> 32 & 0x8000_0000 | value >> 29 & 0x7fff_ffff) as u32)
+            };
+            for number in 0..Native::SqrtPs as u8 {
+                let native = Native::AddPs.plus(number);
+                let (a, b) = match number & 3 {
+                    0 => (single(a) * SINGLES, single(b) * SINGLES),
+                    1 => (u128::from(a) * DOUBLES, u128::from(b) * DOUBLES),
+                    2 => (single(a), single(b)),
+                    _ => (a.into(), b.into()),
+                };
+                for control in [SETTLED, SETTLED | 0x8040] {
+                    if let Some(value) = quick(native, a, b, control) {
+                        let computed = native.compute(a, b, 0, control);
+                        assert_eq!(
+                            (value, computed.flags & !mxcsr::PRECISION),
+                            (computed.xmm, 0),
+                            "{native:?} {a:x} {b:x}"
+                        );
+                        quick_ones += 1;
+                    }
+                }
+            }
+            for native in [Native::Si2Sd, Native::Si2Sd64, Native::Ss2Sd, Native::Sd2Ss] {
+                let b = if native == Native::Ss2Sd {
+                    single(b)
+                } else {
+                    b.into()
+                };
+                for control in [SETTLED | 0x8040, 0x1f80] {
+                    if let Some(value) = quick_convert(native, a.into(), b, control) {
+                        let computed = native.compute(a.into(), b, b as u64, control);
+                        assert_eq!(value, computed.xmm, "{native:?} {b:x}");
+                        assert_eq!(computed.flags & !(control & 0x20), 0, "{native:?} {b:x}");
+                        quick_ones += 1;
+                    }
+                }
+            }
+            for number in 0..4 {
+                let native = Native::TruncateSs2Si.plus(number);
+                let b = if number < 2 { single(b) } else { b.into() };
+                for control in [SETTLED, 0x1f80] {
+                    if let Some(value) = quick_integer(native, b, control) {
+                        let computed = native.compute(0, b, 0, control);
+                        assert_eq!(value, computed.general, "{native:?} {b:x}");
+                        assert_eq!(computed.flags & !(control & 0x20), 0, "{native:?} {b:x}");
+                        quick_ones += 1;
+                    }
+                }
+            }
+        }
+        assert!(quick_ones > 200_000, "{quick_ones}");
+        // What is rounded to the smallest normal number was tiny.
+        let (a, b) = (0x3fef_ffff_ffff_ffff, 1 << 52);
+        assert_eq!(quick(Native::MulSd, a, b, SETTLED), None);
+        assert_eq!(Native::MulSd.compute(a, b, 0, SETTLED).flags, 0x30);
+    }
+
+    /// The state after an instruction, and a part of memory.
+    fn after(code: &[u8], block: bool) -> (Vec<u64>, crate::cpu::FpuState, u64, [u8; 64]) {
+        let mut guest = Guest::long();
+        let mut next = numbers();
+        let bytes: Vec<u8> = (0..64).map(|_| next() as u8).collect();
+        guest.put(0x3000, &bytes);
+        guest.change(|state| {
+            state.cr4 |= 3 << 9;
+            (state.gpr[RAX], state.gpr[RBX]) = (next(), 0x3010);
+            state.fpu.mxcsr = SETTLED;
+            for register in &mut state.fpu.xmm {
+                *register = u128::from(next()) << 64 | u128::from(next());
+            }
+            // Ordinary numbers where arithmetic finds them.
+            state.fpu.xmm[2] = u128::from(1.7f64.to_bits());
+            state.fpu.xmm[3] = u128::from((-2.9f64).to_bits());
+        });
+        if block {
+            guest.execute(code, 1);
+        } else {
+            guest.attempt(code).unwrap();
+        }
+        let state = guest.state();
+        assert_eq!(state.rip, 0x1000 + code.len() as u64);
+        (
+            state.gpr.to_vec(),
+            state.fpu,
+            state.rflags,
+            guest.get(0x3000),
+        )
+    }
+
+    #[test]
+    fn micro_operations_do_what_instructions_do() {
+        // Opcodes after 0Fh, behind each prefix, with XMM2 and XMM3 or memory at RBX, and a constant
+        // that some take.
+        let prefixes: [&[u8]; 4] = [&[], &[0x66], &[0xf3], &[0xf2]];
+        let mut tried = 0;
+        for opcode in 0x10..=0xffu8 {
+            for (prefix, rex) in prefixes
+                .into_iter()
+                .flat_map(|prefix| [(prefix, false), (prefix, true)])
+            {
+                for modrm in [0xd3, 0x13, 0x5b] {
+                    let mut code = prefix.to_vec();
+                    if rex {
+                        code.push(0x48);
+                    }
+                    code.extend_from_slice(&[0x0f, opcode, modrm, 0x10, 0x10, 0x10, 0x10]);
+                    let Ok(i) = crate::cpu::decode::decode(&code, CodeSize::Bits64) else {
+                        continue;
+                    };
+                    code.truncate(i.length().into());
+                    let mut micro = Micro::default();
+                    if translate(&mut micro, &i, CodeSize::Bits64, 0).is_none() {
+                        continue;
+                    }
+                    tried += 1;
+                    assert_eq!(after(&code, true), after(&code, false), "{code:02x?} {i:?}");
+                }
+            }
+        }
+        assert!(tried > 400, "{tried}");
+    }
+
+    #[test]
+    fn what_is_special_goes_the_long_way() {
+        let mut guest = Guest::long();
+        guest.change(|state| {
+            state.cr4 |= 3 << 9;
+            state.gpr[RBX] = 0x3ff8;
+            state.fpu.xmm[0] = u128::MAX / 255;
+        });
+        // movups [rbx], xmm0; movups xmm1, [rbx]: in two pages
+        guest.execute(&[0x0f, 0x11, 0x03, 0x0f, 0x10, 0x0b], 2);
+        assert_eq!(guest.state().fpu.xmm[1], u128::MAX / 255);
+        assert_eq!(guest.get(0x3ff8), [1; 16]);
+        // movaps xmm0, [rbx] and, with CR0.TS, movups
+        for (code, bit, vector) in [(0x28, 0, 13), (0x10, 8, 7)] {
+            let mut guest = Guest::long();
+            guest.change(|state| {
+                state.cr4 |= 3 << 9;
+                state.cr0 |= bit;
+                state.gpr[RBX] = 0x3008;
+            });
+            guest.execute(&[0x0f, code, 0x03], 1);
+            // Nobody takes it, and that is another exception.
+            let raised = guest.cpu.raised.map(|raised| raised.vector_and_code().0);
+            assert!(
+                matches!(raised, Some(8 | 13)) || raised == Some(vector),
+                "{raised:?}"
+            );
+            assert!(guest.state().events.triple_fault);
+        }
+    }
 }

@@ -194,45 +194,6 @@ pub(super) const fn arithmetic(name: Sse) -> Option<Native> {
 
 #[cfg(test)]
 mod tests {
-    #[test]
-    #[ignore]
-    fn bench_sse() {
-        let loops: [(&str, &[u8]); 14] = [
-            ("add rax,rbx", &[0x48, 0x01, 0xd8]),
-            ("nop", &[0x90]),
-            ("mov rax,[rbx]", &[0x48, 0x8b, 0x03]),
-            ("mov [rbx],rax", &[0x48, 0x89, 0x03]),
-            ("addsd", &[0xf2, 0x0f, 0x58, 0xc1]),
-            ("addsd mem", &[0xf2, 0x0f, 0x58, 0x03]),
-            ("mulsd", &[0xf2, 0x0f, 0x59, 0xd9]),
-            ("addps", &[0x0f, 0x58, 0xc1]),
-            ("movaps load", &[0x0f, 0x28, 0x03]),
-            ("movups store", &[0x0f, 0x11, 0x03]),
-            ("pxor", &[0x66, 0x0f, 0xef, 0xc1]),
-            ("pcmpeqb", &[0x66, 0x0f, 0x74, 0xc1]),
-            ("pmovmskb", &[0x66, 0x0f, 0xd7, 0xc1]),
-            ("cvttsd2si", &[0xf2, 0x0f, 0x2c, 0xc1]),
-        ];
-        for (name, code) in loops {
-            let mut guest = guest(0x1fa0, double(1.5), double(1.25));
-            let mut all = std::vec::Vec::new();
-            for _ in 0..30 {
-                all.extend_from_slice(code);
-            }
-            let back = -(all.len() as i32 + 5);
-            all.push(0xe9);
-            all.extend_from_slice(&back.to_le_bytes());
-            guest.put(0x1000, &all);
-            guest.run(100_000);
-            let n = 6_000_000u64;
-            let start = std::time::Instant::now();
-            guest.run(n);
-            std::println!(
-                "{name}: {:.2} ns",
-                start.elapsed().as_nanos() as f64 / n as f64
-            );
-        }
-    }
     use super::*;
     use crate::cpu::gpr::{RAX, RBX};
     use crate::cpu::soft::Exception;

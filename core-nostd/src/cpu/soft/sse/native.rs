@@ -65,7 +65,7 @@ macro_rules! natives {
 
             /// Computes, with rounding, DAZ and FTZ of `mxcsr`, whose other bits do not matter.
             #[inline(never)]
-            pub(super) fn compute(self, a: u128, b: u128, general: u64, mxcsr: u32) -> Computed {
+            pub(in crate::cpu::soft) fn compute(self, a: u128, b: u128, general: u64, mxcsr: u32) -> Computed {
                 let mut operands = Operands {
                     a,
                     b,
