@@ -114,6 +114,10 @@ pub(crate) const IMAGES: &[Image] = &[
     },
     Image {
         test: false,
+        ..image("counted")
+    },
+    Image {
+        test: false,
         ..image("first_write")
     },
     Image {

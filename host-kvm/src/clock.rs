@@ -1,5 +1,7 @@
 //! The virtual clock: nanoseconds that the VM has run.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use rustix::time::{ClockId, clock_gettime};
 
 use thimble_core::time::SECOND;
@@ -23,6 +25,11 @@ pub enum Clock {
         /// What it reads.
         now: u64,
     },
+    /// It goes by instructions, and stands where none are executed.
+    Counted {
+        /// What it reads.
+        now: &'static AtomicU64,
+    },
 }
 
 impl Clock {
@@ -31,6 +38,15 @@ impl Clock {
         match self {
             Self::Running { zero } => monotonic().wrapping_sub(zero),
             Self::Stopped { now } => now,
+            Self::Counted { now } => now.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Sets the clock, which does not run.
+    pub fn set(&mut self, to: u64) {
+        match self {
+            Self::Counted { now } => now.store(to, Ordering::Relaxed),
+            Self::Running { .. } | Self::Stopped { .. } => *self = Self::Stopped { now: to },
         }
     }
 
@@ -45,14 +61,17 @@ impl Clock {
 
     /// Holds the clock.
     pub fn stop(&mut self) {
-        *self = Self::Stopped { now: self.now() };
+        if !matches!(self, Self::Counted { .. }) {
+            *self = Self::Stopped { now: self.now() };
+        }
     }
 
-    /// When the monotonic clock will read, once the clock reads `deadline`; `None` while it stands.
+    /// What the monotonic clock will read, once the clock reads `deadline`; `None` while it stands,
+    /// or where it does not go with that clock.
     pub fn host_time(self, deadline: u64) -> Option<u64> {
         match self {
             Self::Running { zero } => Some(deadline.saturating_add(zero)),
-            Self::Stopped { .. } => None,
+            Self::Stopped { .. } | Self::Counted { .. } => None,
         }
     }
 }
@@ -66,6 +85,7 @@ mod tests {
         let mut clock = Clock::Stopped { now: 5 };
         assert_eq!(clock.now(), 5);
         assert_eq!(clock.host_time(7), None);
+        clock.set(6);
         clock.start();
         let first = clock.now();
         assert!(first >= 5);
@@ -73,5 +93,18 @@ mod tests {
         let held = clock.now();
         assert!(held >= first);
         assert_eq!(clock.now(), held);
+    }
+
+    #[test]
+    fn goes_by_what_is_counted() {
+        let mut clock = Clock::Counted {
+            now: Box::leak(Box::new(AtomicU64::new(5))),
+        };
+        let other = clock;
+        clock.start();
+        assert_eq!((clock.now(), clock.host_time(7)), (5, None));
+        clock.stop();
+        clock.set(9);
+        assert_eq!((clock.now(), other.now()), (9, 9));
     }
 }

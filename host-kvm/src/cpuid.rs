@@ -21,6 +21,10 @@ const HYPERVISOR_BIT: u32 = 1 << 31;
 const X2APIC_BIT: u32 = 1 << 21;
 /// CPUID.1:ECX: the local APIC's timer can wait for the time stamp counter.
 const TSC_DEADLINE_BIT: u32 = 1 << 24;
+/// CPUID.1:ECX: XSAVE.
+const XSAVE_BIT: u32 = 1 << 26;
+/// How the vendors begin whose processors are AMD's or alike: AuthenticAMD, HygonGenuine.
+const AMD: [[u8; 4]; 2] = [*b"Auth", *b"Hygo"];
 /// CPUID.7:ECX: protection keys of user-mode addresses.
 const PKU_BIT: u32 = 1 << 3;
 /// CPUID.7:ECX: paging with five levels, and linear addresses of 57 bits.
@@ -410,6 +414,16 @@ impl CpuidTable {
                 leaf.eax = leaf.eax & !0xff | bits;
             }
         }
+        let of =
+            |leaves: &[Leaf], number: u32| leaves.iter().find(|leaf| leaf.leaf == number).copied();
+        let amd = of(&leaves, 0).is_some_and(|leaf| AMD.contains(&leaf.ebx.to_le_bytes()));
+        let xsave = of(&leaves, 1).is_some_and(|leaf| leaf.ecx & XSAVE_BIT != 0);
+        for leaf in &mut leaves {
+            // AMD's tell of caches elsewhere; without XSAVE there is nothing to tell of its area.
+            if amd && matches!(leaf.leaf, 2 | 4) || !xsave && leaf.leaf == 0xd {
+                (leaf.eax, leaf.ebx, leaf.ecx, leaf.edx) = (0, 0, 0, 0);
+            }
+        }
         if !spec.kvm {
             leaves.retain(|leaf| leaf.leaf & 0xf000_0000 != HYPERVISOR);
             for leaf in leaves.iter_mut().filter(|leaf| leaf.leaf == 1) {
@@ -478,9 +492,6 @@ impl CpuidTable {
         let mut leaves = self.leaves.clone();
         let (thread_bits, package_bits) = self.topology.shifts();
         let count = self.topology.in_package();
-        let x2apic = leaves
-            .iter()
-            .any(|e| e.leaf == 1 && e.ecx & X2APIC_BIT != 0);
         let [_, _, extended, _] = self.registers(7, 0);
         let protection_keys = extended & PKU_BIT != 0;
         let five_levels = extended & LA57_BIT != 0;
@@ -489,12 +500,12 @@ impl CpuidTable {
         for leaf in &mut leaves {
             match leaf.leaf {
                 1 => {
-                    leaf.ebx = leaf.ebx & 0xff00 | apic_id << 24 | count.min(255) << 16;
-                    leaf.edx = if count > 1 {
-                        leaf.edx | HTT_BIT
-                    } else {
-                        leaf.edx & !HTT_BIT
-                    };
+                    leaf.ebx = leaf.ebx & 0xff00 | apic_id << 24;
+                    leaf.edx &= !HTT_BIT;
+                    if count > 1 {
+                        leaf.ebx |= count.min(255) << 16;
+                        leaf.edx |= HTT_BIT;
+                    }
                     // The accelerator sets it when the guest sets CR4.OSXSAVE.
                     leaf.ecx &= !OSXSAVE_BIT;
                 }
@@ -531,7 +542,7 @@ impl CpuidTable {
                 _ => {}
             }
         }
-        if x2apic && self.registers(0, 0)[0] >= 0xb {
+        if self.registers(0, 0)[0] >= 0xb {
             const THREADS: u32 = 1;
             const CORES: u32 = 2;
             let levels = [

@@ -93,7 +93,7 @@ impl QtestServer {
             used += taken;
             self.send(bridge.chardevs);
         }
-        *clock = Clock::Stopped { now };
+        clock.set(now);
         used
     }
 

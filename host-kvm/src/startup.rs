@@ -12,6 +12,7 @@ use std::sync::atomic::AtomicU8;
 use rustix::time::{TimerfdClockId, TimerfdFlags, timerfd_create};
 use thimble_core::devices::class::{DeviceClass, PropertyValues};
 use thimble_core::devices::{self, debugcon, i8042, pc_testdev, rtc, serial};
+use thimble_core::firmware::acpi;
 use thimble_core::firmware::boot::{self, Module, Request};
 use thimble_core::firmware::loader::{self, Protocol};
 use thimble_core::irq::LocalApic;
@@ -37,7 +38,7 @@ use crate::options::{
     self, Accel, DEFAULT_CPU, KernelIrqchip, MachineKind, OptionError, Options, Parsed, RtcBase,
 };
 use crate::qtest::{self, QtestServer};
-use crate::soft::{self, SoftCpus, Wires};
+use crate::soft::{self, Determinism, SoftCpus, Wires};
 use crate::vm::{
     self, BridgeState, CONSOLES_MAX, Exits, Guarded, ObjectFacts, Processors, Settings, Shared, Vm,
     since_epoch,
@@ -230,6 +231,7 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
             _ => Irqchip::Machine,
         },
         pit: options.machine.pit,
+        acpi: options.machine.acpi,
         ram: leak::<Ram>(&ram),
         ram_size: options.memory,
         rom: leak(&rom).bytes(),
@@ -258,6 +260,7 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
 
     let mut bridge_state = BridgeState::default();
     plug_devices(options, &mut machine, &chardevs, &mut bridge_state.consoles)?;
+    add_acpi_tables(options, &mut machine)?;
     let mut monitors = Monitors::default();
     for monitor in &options.qmp {
         monitors.add(chardev(&chardevs, &monitor.chardev)?);
@@ -301,7 +304,12 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
         machine,
         chardevs,
         bridge_state,
-        clock: Clock::Stopped { now: 0 },
+        clock: match (&running, options.icount) {
+            (vm::Accelerator::Soft(_), Some(_)) => Clock::Counted {
+                now: Box::leak(Box::default()),
+            },
+            _ => Clock::Stopped { now: 0 },
+        },
         input_waits: false,
         timer_at: 0,
     };
@@ -316,10 +324,21 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
                 .map(Some)
         }
         (vm::Accelerator::Soft(wires), Some(cpuid)) => {
-            SoftCpus::new(wires.clone(), cpuid, soft_memory, exits(), log.clone())
-                .map(Processors::Soft)
-                .map_err(|error| error.to_string())
-                .map(Some)
+            let determinism = Determinism {
+                icount: options.icount,
+                seed: options.seed,
+            };
+            SoftCpus::new(
+                wires.clone(),
+                cpuid,
+                soft_memory,
+                exits(),
+                log.clone(),
+                determinism,
+            )
+            .map(Processors::Soft)
+            .map_err(|error| error.to_string())
+            .map(Some)
         }
         _ => Ok(None),
     };
@@ -388,6 +407,16 @@ fn local_apics(
     (0..options.smp.cpus).map(apic).collect::<Vec<_>>().leak()
 }
 
+/// Builds the ACPI tables of a machine whose devices are all there.
+fn add_acpi_tables(options: &Options, machine: &mut Machine<'static>) -> Result<(), OptionError> {
+    let topology = topology(options);
+    // Zeros that nobody touches cost no memory.
+    let memory = vec![0; acpi::MEMORY].leak();
+    machine
+        .add_acpi_tables(&|index| topology.apic_id(index.into()), memory)
+        .map_err(|error| OptionError::new("-machine acpi=on", &error.to_string()))
+}
+
 /// Lends what an [`Arc`] holds for the life of the process.
 fn leak<T>(arc: &Arc<T>) -> &'static T {
     Box::leak(Box::new(arc.clone()))
@@ -432,6 +461,7 @@ fn accelerator_error(error: KvmError) -> OptionError {
 /// guest code.
 fn choose_accelerator(options: &Options, board: Board) -> Result<Accelerator, OptionError> {
     let wanted: &[Accel] = match options.machine.accels.as_slice() {
+        [] if options.icount.is_some() => &[Accel::Tcg],
         [] => &[Accel::Kvm, Accel::Tcg],
         given => given,
     };
@@ -451,6 +481,16 @@ fn choose_accelerator(options: &Options, board: Board) -> Result<Accelerator, Op
                 }
             },
         };
+        if options.icount.is_some()
+            && matches!(
+                chosen,
+                Accelerator::Kvm(_) | Accelerator::None { kvm: true }
+            )
+        {
+            // QEMU's sentence.
+            let reason = "is not allowed with hardware virtualization";
+            return Err(OptionError::sentence("-icount", reason));
+        }
         if let (Some(reason), Accelerator::Soft) = (reason, &chosen) {
             report(format_args!("{reason}: using the software CPU"));
         }
@@ -579,11 +619,14 @@ impl Kernel {
             modules_size: initrd.len() as u32,
             low_ram: layout.low,
             high_ram: layout.high,
+            acpi: options.machine.acpi,
         };
         let mut table = vec![0; boot::TABLE_MAX];
         let length = request.prepare(&plan, &mut table).map_err(|error| {
+            use loader::Error::{InitrdTooLarge, LinuxCommandLine, LinuxVideo};
             let origin = match (&error, &options.initrd) {
-                (loader::Error::InitrdTooLarge, Some(initrd)) => format!("-initrd {initrd}"),
+                (InitrdTooLarge, Some(initrd)) => format!("-initrd {initrd}"),
+                (LinuxCommandLine(_) | LinuxVideo, _) => "-append".to_string(),
                 _ => format!("-kernel {path}"),
             };
             OptionError::new(&origin, &error.to_string())

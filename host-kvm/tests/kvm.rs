@@ -1334,23 +1334,9 @@ fn machine_with(
     let ram: &'static Ram = Box::leak(Box::new(Ram::new(&[(0, RAM_BYTES)]).unwrap()));
     Box::new(
         Machine::new(Config {
-            board: Board::Pc,
             irqchip,
-            pit: true,
-            ram,
-            ram_size: RAM_BYTES,
-            rom: &[],
-            cpus: 1,
-            max_cpus: 1,
             local_apics: (0..apics).map(apic).collect::<Vec<_>>().leak(),
-            rtc_base: 0,
-            uuid: [0; 16],
-            graphics: false,
-            kernel: &[],
-            initrd: &[],
-            cmdline: &[],
-            boot: &[],
-            testdev_memory: &[],
+            ..Config::new(ram, RAM_BYTES)
         })
         .unwrap(),
     )

@@ -195,7 +195,7 @@ pub(crate) fn plan(form: &Form, world: World, oracle: Oracle) -> Plan {
         Sgdt | Sidt | Sldt | Str | Smsw if world.user() => {
             Plan::Skip("a kernel under the case answers in its stead (UMIP)")
         }
-        Xsaves | Xrstors => Plan::Skip("a feature that the software CPU does not have"),
+        Xsaves | Xrstors if !world.user() => Plan::Skip("images that tell what the processor is"),
         Serialize if __cpuid_count(7, 0).edx & SERIALIZE == 0 => {
             Plan::Skip("a feature that the processor below does not have")
         }

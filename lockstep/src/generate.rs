@@ -8,7 +8,6 @@ use thimble_core::cpu::gpr;
 
 use crate::assemble::{self, Assembled};
 use crate::case::{CS, Case, DS, ES, FS, GS, Patch, SS, Vectors, World};
-use crate::floats;
 use crate::forms::{self, Form};
 use crate::lanes;
 use crate::layout::{
@@ -18,6 +17,7 @@ use crate::layout::{
 use crate::media;
 use crate::process::STACK_HIGH;
 use crate::random::Random;
+use crate::x87;
 
 /// Flags: those of arithmetic.
 const STATUS: u64 = 0x8d5;
@@ -75,14 +75,14 @@ pub(crate) fn case(form: &Form, world: World, random: &mut Random) -> Option<Mad
 /// Registers with numbers of all kinds, where they matter.
 fn vectors(operation: Operation, random: &mut Random) -> Option<Box<Vectors>> {
     if let Operation::Fpu(_) | Operation::Wait = operation {
-        return Some(floats::vectors(random));
+        return Some(x87::vectors(random));
     }
     if !forms::has_vectors(operation) {
         return None;
     }
     // MMX registers are the x87's.
     let mut vectors = match random.percent(70) {
-        true => floats::vectors(random),
+        true => x87::vectors(random),
         false => Box::new(Vectors {
             ftw: 0xff,
             ..Vectors::default()
@@ -783,7 +783,7 @@ impl<'r> Maker<'r> {
         let word = |value: u64| value.to_le_bytes()[..bytes].to_vec();
         match self.operation() {
             Fpu(_) if instruction.memory().is_some() => {
-                let operand = floats::operand(&instruction, self.random);
+                let operand = x87::operand(&instruction, self.random);
                 self.give(0, targets, &operand);
             }
             Jmp | Call if !matches!(instruction.operand(0), Operand::Relative(_)) => {

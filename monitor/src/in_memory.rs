@@ -170,6 +170,12 @@ impl<H: Host> Owner for InMemory<'_, H> {
         Ok(())
     }
 
+    fn system_powerdown(&mut self) -> Result<(), QmpError> {
+        self.machine.press_power_button(&mut self.host, 0);
+        self.happen(Event::Powerdown);
+        Ok(())
+    }
+
     fn can_sleep(&self) -> bool {
         false
     }

@@ -79,6 +79,9 @@ pub trait Owner {
     /// Resets the VM.
     fn system_reset(&mut self) -> Result<(), QmpError>;
 
+    /// Presses the power button.
+    fn system_powerdown(&mut self) -> Result<(), QmpError>;
+
     /// Presses the button that wakes a sleeping guest up. Called only if [`Owner::can_sleep`] and the guest sleeps.
     fn can_sleep(&self) -> bool;
 

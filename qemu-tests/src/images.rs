@@ -48,12 +48,20 @@ impl Image {
     ///
     /// If it can't be built.
     pub fn rom(&self) -> PathBuf {
-        let workspace = crate::workspace_dir();
-        let target = workspace.join("target/images");
-        let used =
-            builder::build(self.name, workspace, &target).unwrap_or_else(|error| panic!("{error}"));
-        let rom = target.join(format!("{}.rom", self.name));
-        std::fs::write(&rom, builder::pad(&used)).expect("a file in target/images");
-        rom
+        rom(self.name)
     }
+}
+
+/// Builds any image of the firmware's, unless it is up to date, and returns its ROM file.
+///
+/// # Panics
+///
+/// If there is none of this name, or it can't be built.
+pub fn rom(name: &str) -> PathBuf {
+    let workspace = crate::workspace_dir();
+    let target = workspace.join("target/images");
+    let used = builder::build(name, workspace, &target).unwrap_or_else(|error| panic!("{error}"));
+    let rom = target.join(format!("{name}.rom"));
+    std::fs::write(&rom, builder::pad(&used)).expect("a file in target/images");
+    rom
 }

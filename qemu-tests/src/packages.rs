@@ -140,6 +140,35 @@ pub fn kvm_usable() -> bool {
         .is_ok()
 }
 
+/// What guests can be run with that any accelerator runs: the software CPU, and KVM with each way to model interrupt
+/// controllers, where it can be used; says so if not.
+pub fn accelerators() -> Vec<&'static str> {
+    let mut accelerators = vec!["tcg"];
+    if kvm_usable() {
+        accelerators.extend([
+            "kvm,kernel-irqchip=on",
+            "kvm,kernel-irqchip=split",
+            "kvm,kernel-irqchip=off",
+        ]);
+    } else {
+        crate::skip_part("/dev/kvm can't be used");
+    }
+    accelerators
+}
+
+/// Whether QEMU can be had and `/dev/kvm` be used; says so if not.
+pub fn qemu_and_kvm() -> bool {
+    if qemu().is_none() {
+        crate::skip("qemu-system-x86 is missing");
+        return false;
+    }
+    if !kvm_usable() {
+        crate::skip("/dev/kvm can't be used");
+        return false;
+    }
+    true
+}
+
 fn find_program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path)

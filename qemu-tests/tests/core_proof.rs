@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use object::read::elf::ElfFile64;
 use object::{Endianness, Object, ObjectSymbol};
-use qemu_tests::{Emulator, packages, skip, workspace_dir};
+use qemu_tests::{Emulator, packages, workspace_dir};
 use replay::{Memory, replay};
 
 /// How long a kernel may run: each byte of its text is a way out of the guest.
@@ -62,19 +62,6 @@ fn run(emulator: Emulator, kernel: &Path, options: &[&str]) -> String {
     text
 }
 
-/// Whether both emulators can run here; says so if not.
-fn can_run() -> bool {
-    if packages::qemu().is_none() {
-        skip("qemu-system-x86 is missing");
-        return false;
-    }
-    if !packages::kvm_usable() {
-        skip("/dev/kvm can't be used");
-        return false;
-    }
-    true
-}
-
 /// A file in a folder of the build, for the options of both emulators.
 fn file(name: &str, bytes: &[u8]) -> PathBuf {
     let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
@@ -100,7 +87,7 @@ fn the_core_answers_the_same_on_bare_metal() {
         expected == self::expected(),
         "a replay depends on the one before"
     );
-    if !can_run() {
+    if !packages::qemu_and_kvm() {
         return;
     }
     let told = format!("{FIRST_WORDS}true\ncommand line: \ninitrd: none\n");
@@ -136,7 +123,7 @@ fn assert_same(emulator: Emulator, text: &str, expected: &str) {
 
 #[test]
 fn pvh_kernels_are_told_command_line_and_initrd() {
-    if !can_run() {
+    if !packages::qemu_and_kvm() {
         return;
     }
     let bytes: Vec<u8> = (0..5000u32).map(|index| (index % 251) as u8).collect();
@@ -203,7 +190,7 @@ fn multiboot_kernel() -> Vec<u8> {
 
 #[test]
 fn multiboot_kernels_are_told_command_line_and_modules() {
-    if !can_run() {
+    if !packages::qemu_and_kvm() {
         return;
     }
     let kernel = file("multiboot.bin", &multiboot_kernel());

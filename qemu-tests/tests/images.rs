@@ -69,16 +69,7 @@ fn images_print_the_same() {
     if packages::qemu().is_none() {
         return skip("qemu-system-x86 is missing");
     }
-    let mut accelerators = vec!["tcg"];
-    if packages::kvm_usable() {
-        accelerators.extend([
-            "kvm,kernel-irqchip=on",
-            "kvm,kernel-irqchip=split",
-            "kvm,kernel-irqchip=off",
-        ]);
-    } else {
-        skip_part("/dev/kvm can't be used");
-    }
+    let accelerators = packages::accelerators();
     let mut failures = Vec::new();
     let mut count = 0;
     for image in images::all() {

@@ -146,22 +146,9 @@ fn compare(name: &str, kernel: &str, options: &[&str]) -> String {
     qemu
 }
 
-/// Whether both emulators can run here; says so if not.
-fn can_run() -> bool {
-    if packages::qemu().is_none() {
-        skip("qemu-system-x86 is missing");
-        return false;
-    }
-    if !packages::kvm_usable() {
-        skip("/dev/kvm can't be used");
-        return false;
-    }
-    true
-}
-
 #[test]
 fn multiboot_kernels_are_told_the_same() {
-    if !can_run() {
+    if !packages::qemu_and_kvm() {
         return;
     }
     let wide = image(&builder::TOLD_MULTIBOOT);
@@ -189,7 +176,7 @@ fn multiboot_kernels_are_told_the_same() {
 
 #[test]
 fn pvh_kernels_are_told_the_same() {
-    if !can_run() {
+    if !packages::qemu_and_kvm() {
         return;
     }
     let wide = image(&builder::TOLD_PVH);
@@ -206,7 +193,7 @@ fn pvh_kernels_are_told_the_same() {
 /// A line as test suites run, but for what makes the output comparable.
 #[test]
 fn a_test_suites_line_runs() {
-    if !can_run() {
+    if !packages::qemu_and_kvm() {
         return;
     }
     let kernel = file("testdev.flat", &narrow(&image(&builder::TESTDEV)));

@@ -2,24 +2,14 @@
 
 use std::time::Duration;
 
-use qemu_tests::{Emulator, packages, skip, skip_part};
+use qemu_tests::{Emulator, packages, skip};
 
 #[test]
 fn seabios_finds_nothing_to_boot() {
     let Some(bios) = packages::seabios() else {
         return skip("the Debian package seabios is missing");
     };
-    let mut accelerators = vec!["tcg"];
-    if packages::kvm_usable() {
-        accelerators.extend([
-            "kvm,kernel-irqchip=on",
-            "kvm,kernel-irqchip=split",
-            "kvm,kernel-irqchip=off",
-        ]);
-    } else {
-        skip_part("/dev/kvm can't be used");
-    }
-    for accel in accelerators {
+    for accel in packages::accelerators() {
         let thimble = Emulator::Thimble
             .launcher()
             .args(["-accel", accel, "-nodefaults", "-display", "none", "-bios"])

@@ -5,6 +5,7 @@
 //! lines, arm timers, reach guest RAM and queue [`Effect`]s; the machine drains the queue after
 //! each access.
 
+pub mod acpi_pm;
 pub mod class;
 pub mod debug_exit;
 pub mod debugcon;

@@ -47,6 +47,9 @@ pub static CLASS: DeviceClass = DeviceClass {
     ],
 };
 
+/// First of the two ports that a board has it at.
+pub const PORT: u16 = 0x70;
+
 /// Bytes of CMOS RAM, registers included.
 pub const CMOS_SIZE: usize = 128;
 
@@ -64,7 +67,8 @@ const REGISTER_A: usize = 0x0a;
 const REGISTER_B: usize = 0x0b;
 const REGISTER_C: usize = 0x0c;
 const REGISTER_D: usize = 0x0d;
-const CENTURY: usize = 0x32;
+/// Where the century is; the PC's convention.
+pub(crate) const CENTURY: usize = 0x32;
 /// Where the PS/2 has the century; the same byte here.
 const CENTURY_PS2: usize = 0x37;
 

@@ -13,8 +13,10 @@
 //! | [`INFO_OFFSET`] | what the kernel is told, which the last transfer brings to [`INFO_START`], or behind a kernel that lies there |
 //!
 //! Where a specification leaves a choice it is QEMU 7.2's: flags, boot device, the kernel's path in
-//! front of the command line, and modules behind the kernel. There are no ACPI tables to tell of.
+//! front of the command line, and modules behind the kernel. PVH kernels and Linux are told of ACPI
+//! tables ([`super::acpi`]), which take the end of RAM; multiboot has no word for them.
 
+use super::acpi;
 use super::keys;
 use super::linux::{self, Header, Told, ZERO_PAGE};
 use super::loader::{Error, Plan, Protocol};
@@ -53,6 +55,8 @@ const MIB: u64 = 1 << 20;
 const PAGE: u64 = 4096;
 const RAM: u32 = 1;
 const RESERVED: u32 = 2;
+/// ACPI's, for good: the FACS is among the tables.
+const ACPI_NVS: u32 = 4;
 
 /// EAX of a multiboot kernel.
 const MULTIBOOT_LOADED: u32 = 0x2bad_b002;
@@ -94,6 +98,8 @@ pub struct Request<'a> {
     pub low_ram: u64,
     /// Bytes of RAM from 4 GiB on.
     pub high_ram: u64,
+    /// Whether there are ACPI tables.
+    pub acpi: bool,
 }
 
 impl Request<'_> {
@@ -115,6 +121,8 @@ impl Request<'_> {
             used: 0,
             start: if behind { plan.end() } else { INFO_START },
         };
+        let tables = self.tables(plan);
+        let ram_end = tables.unwrap_or(self.low_ram);
         let mut free = plan.end();
         if behind {
             // What is told of modules takes the same room wherever they are.
@@ -123,9 +131,9 @@ impl Request<'_> {
             info.used = 0;
         }
         let modules = match self.modules_size {
-            0 if free > self.low_ram => return Err(Error::InfoTooLarge),
+            0 if free > ram_end => return Err(Error::InfoTooLarge),
             0 => free,
-            size => plan.place_initrd(free, size, self.low_ram)?,
+            size => plan.place_initrd(free, size, ram_end)?,
         };
         let registers = self.tell(plan, &mut info, modules)?;
         let start = info.start;
@@ -152,6 +160,10 @@ impl Request<'_> {
             transfers.skip_to(keys::INITRD_DATA, 0)?;
             transfers.add(READ, self.modules_size, modules)?;
         }
+        if let Some(tables) = tables {
+            let control = u32::from(keys::BOOT_ACPI) << 16 | SELECT | READ;
+            transfers.add(control, acpi::IMAGE_MAX as u32, tables)?;
+        }
         transfers.skip_to(keys::BOOT, INFO_OFFSET as u32)?;
         transfers.add(READ, told as u32, start)?;
         let count = transfers.count as u32;
@@ -164,6 +176,13 @@ impl Request<'_> {
         Ok(INFO_OFFSET + told)
     }
 
+    /// Where ACPI tables go: nowhere for a kernel that can't be told of them, or that lies there.
+    fn tables(&self, plan: &Plan) -> Option<u64> {
+        let place = acpi::place(self.low_ram).filter(|_| self.acpi)?;
+        let told = plan.protocol != Protocol::Multiboot;
+        (told && !plan.meets(place, self.low_ram)).then_some(place)
+    }
+
     /// Writes what the kernel is told, with modules from an address on; returns EAX, EBX and ESI.
     fn tell(
         &self,
@@ -172,13 +191,19 @@ impl Request<'_> {
         modules: u64,
     ) -> Result<(u32, u32, u32), Error> {
         Ok(match (plan.protocol, &plan.linux) {
-            (Protocol::Linux, Some(header)) => (0, 0, self.zero_page(header, info, modules)?),
+            (Protocol::Linux, Some(header)) => (0, 0, self.zero_page(plan, header, info, modules)?),
             (Protocol::Multiboot, _) => (MULTIBOOT_LOADED, self.multiboot(info, modules)?, 0),
-            _ => (0, self.start_info(info, modules)?, 0),
+            _ => (0, self.start_info(plan, info, modules)?, 0),
         })
     }
 
-    fn zero_page(&self, header: &Header, info: &mut Info<'_>, modules: u64) -> Result<u32, Error> {
+    fn zero_page(
+        &self,
+        plan: &Plan,
+        header: &Header,
+        info: &mut Info<'_>,
+        modules: u64,
+    ) -> Result<u32, Error> {
         let at = info.reserve(ZERO_PAGE)?;
         let command_line = info.text(&[self.append])?;
         let told = Told {
@@ -191,8 +216,10 @@ impl Request<'_> {
         };
         let page = info.bytes.get_mut(at..at + ZERO_PAGE);
         header.fill(page.ok_or(Error::InfoTooLarge)?, &told)?;
+        let tables = self.tables(plan);
+        info.put64(at + linux::ACPI_RSDP_ADDR, tables.unwrap_or(0));
         let mut entries = 0;
-        for (address, length, kind) in self.memory() {
+        for (address, length, kind) in self.memory(tables) {
             let entry = at + linux::E820_TABLE + 20 * entries;
             info.put64(entry, address);
             info.put64(entry + 8, length);
@@ -203,14 +230,16 @@ impl Request<'_> {
         Ok(info.address(at))
     }
 
-    /// The memory map: address, length, type.
-    fn memory(&self) -> impl Iterator<Item = (u64, u64, u32)> + use<> {
+    /// The memory map: address, length, type; from `tables` on low RAM is ACPI's.
+    fn memory(&self, tables: Option<u64>) -> impl Iterator<Item = (u64, u64, u32)> + use<> {
         let base = self.low_ram.min(BASE_MEMORY);
+        let ram_end = tables.unwrap_or(self.low_ram);
         let ranges = [
             (0, base, RAM),
             (BASE_MEMORY, 0xa_0000 - BASE_MEMORY, RESERVED),
             (0xf_0000, 0x1_0000, RESERVED),
-            (MIB, self.low_ram.saturating_sub(MIB), RAM),
+            (MIB, ram_end.saturating_sub(MIB), RAM),
+            (ram_end, self.low_ram - ram_end, ACPI_NVS),
             (0xfffc_0000, 0x4_0000, RESERVED),
             (1 << 32, self.high_ram, RAM),
         ];
@@ -220,7 +249,7 @@ impl Request<'_> {
     fn multiboot(&self, info: &mut Info<'_>, modules: u64) -> Result<u32, Error> {
         let at = info.reserve(MULTIBOOT_INFO)?;
         let map = info.used;
-        for (address, length, kind) in self.memory() {
+        for (address, length, kind) in self.memory(None) {
             let entry = info.reserve(24)?;
             info.put32(entry, 20);
             info.put64(entry + 4, address);
@@ -262,7 +291,8 @@ impl Request<'_> {
         Ok(info.address(at))
     }
 
-    fn start_info(&self, info: &mut Info<'_>, modules: u64) -> Result<u32, Error> {
+    fn start_info(&self, plan: &Plan, info: &mut Info<'_>, modules: u64) -> Result<u32, Error> {
+        let tables = self.tables(plan);
         let at = info.reserve(START_INFO)?;
         let list = info.used;
         for module in self.modules {
@@ -271,7 +301,7 @@ impl Request<'_> {
             info.put64(entry + 8, module.size.into());
         }
         let (map, mut entries) = (info.used, 0);
-        for (address, length, kind) in self.memory() {
+        for (address, length, kind) in self.memory(tables) {
             let entry = info.reserve(24)?;
             info.put64(entry, address);
             info.put64(entry + 8, length);
@@ -286,6 +316,7 @@ impl Request<'_> {
             info.put64(at + 16, info.address(list).into());
         }
         info.put64(at + 24, line.into());
+        info.put64(at + 32, tables.unwrap_or(0));
         info.put64(at + 40, info.address(map).into());
         info.put32(at + 48, entries);
         Ok(info.address(at))
@@ -418,6 +449,7 @@ mod tests {
             modules_size: modules.last().map_or(0, |last| last.offset + last.size),
             low_ram: SIZE as u64,
             high_ram: 1 << 30,
+            acpi: false,
         }
     }
 

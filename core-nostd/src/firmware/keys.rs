@@ -78,6 +78,9 @@ pub const HPET: u16 = ARCH_LOCAL + 4;
 /// x86, our own, far from the others: how the boot ROM starts the kernel, see [`super::boot`].
 pub const BOOT: u16 = ARCH_LOCAL + 0x3f00;
 
+/// x86, our own: ACPI tables that the boot ROM puts where [`super::acpi::place`] says.
+pub const BOOT_ACPI: u16 = BOOT + 2;
+
 /// In [`ID`]: the selector and data registers are there.
 pub const ID_TRADITIONAL: u32 = 1 << 0;
 /// In [`ID`]: the DMA register is there.

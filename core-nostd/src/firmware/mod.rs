@@ -1,5 +1,6 @@
 //! What firmware is told by the machine.
 
+pub mod acpi;
 pub mod boot;
 pub mod contents;
 pub mod e820;

@@ -7,6 +7,7 @@ use super::{
     Board, Config, DEBUG_EXIT_MAX, DEBUGCON_MAX, Host, Irqchip, Machine, PciSlot, Port, PortsFull,
     RamLayout, SERIAL_MAX,
 };
+use crate::devices::acpi_pm::{self, AcpiPm, AcpiPmWiring};
 use crate::devices::class::{DeviceClass, PropertyValues};
 use crate::devices::debug_exit::{self, DebugExit};
 use crate::devices::debugcon::{self, Debugcon};
@@ -26,7 +27,8 @@ use crate::firmware::{FwCfgError, MachineFacts, fw_cfg, keys};
 use crate::irq::{IoApic, IrqLine, Lines, LocalApics, Pic, ioapic, lapic, pic};
 use crate::memory::{Backing, MapFull, MemoryMap, Region};
 use crate::pci::{
-    ConfigMechanism1, I440fx, PciFunction, Piix3, SlotError, Slots, i440fx, mechanism, piix3,
+    ConfigMechanism1, I440fx, PciFunction, Piix3, Piix4Pm, SlotError, Slots, i440fx, mechanism,
+    piix3, piix4_pm,
 };
 use crate::time::{TimerId, Timers};
 
@@ -51,6 +53,7 @@ pub static CLASSES: &[&DeviceClass] = &[
     &pc_testdev::CLASS,
     &pic::CLASS,
     &piix3::CLASS,
+    &piix4_pm::CLASS,
     &pit::CLASS,
     &pit::PCSPK_CLASS,
     &port92::CLASS,
@@ -60,13 +63,15 @@ pub static CLASSES: &[&DeviceClass] = &[
 ];
 
 /// Inputs of the interrupt controllers, by the PC's convention.
-mod line {
+pub(super) mod line {
     use crate::irq::IrqLine;
 
-    pub(super) const PIT: IrqLine = IrqLine::new(0);
-    pub(super) const KEYBOARD: IrqLine = IrqLine::new(1);
-    pub(super) const RTC: IrqLine = IrqLine::new(8);
-    pub(super) const MOUSE: IrqLine = IrqLine::new(12);
+    pub(crate) const PIT: IrqLine = IrqLine::new(0);
+    pub(crate) const KEYBOARD: IrqLine = IrqLine::new(1);
+    pub(crate) const RTC: IrqLine = IrqLine::new(8);
+    /// The system control interrupt.
+    pub(crate) const SCI: IrqLine = IrqLine::new(9);
+    pub(crate) const MOUSE: IrqLine = IrqLine::new(12);
 }
 
 /// Who a timer belongs to.
@@ -80,6 +85,7 @@ pub(super) mod timer {
     pub(crate) const LOCAL_APICS: TimerId = TimerId::new(3);
     /// The first serial port's; the others follow.
     pub(super) const SERIAL: u8 = 4;
+    pub(super) const ACPI: TimerId = TimerId::new(8);
 }
 
 /// Ports and interrupts of the serial ports by index, as on every PC.
@@ -204,6 +210,7 @@ impl Port {
             Self::PciAddress | Self::PciData => Width::Dword,
             Self::DebugExit(_) => DebugExit::WIDEST,
             Self::Pvpanic => Pvpanic::WIDEST,
+            Self::Pm => AcpiPm::WIDEST,
             Self::Testdev => PcTestdev::WIDEST,
             _ => Width::Byte,
         }
@@ -230,10 +237,21 @@ impl<'m> Machine<'m> {
             keyboard_irq: line::KEYBOARD,
             mouse_irq: line::MOUSE,
         };
+        let acpi_pm = AcpiPmWiring {
+            sci: line::SCI,
+            timer: timer::ACPI,
+            has_command: config.board == Board::Pc,
+        };
+        // Without firmware that knows PCI the ports are there from the start.
+        let is_direct_boot = !config.boot.is_empty();
+        let pm_base = is_direct_boot.then_some(acpi_pm::BASE);
         let mut machine = Self {
             board: config.board,
             irqchip: config.irqchip,
             has_pit: config.pit,
+            has_acpi: config.acpi && config.board != Board::None,
+            is_direct_boot,
+            cpus: (config.cpus, config.max_cpus),
             layout: RamLayout::new(config.board, config.ram_size),
             ram: config.ram,
             rom: config.rom,
@@ -265,6 +283,8 @@ impl<'m> Machine<'m> {
             slots: Slots::new(),
             i440fx: I440fx::new(config.ram_size),
             piix3: Piix3::new(),
+            piix4_pm: Piix4Pm::new(pm_base),
+            acpi_pm: AcpiPm::new(acpi_pm),
             serials: [const { None }; SERIAL_MAX],
             debugcons: heapless::Vec::new(),
             debug_exits: heapless::Vec::new(),
@@ -278,6 +298,10 @@ impl<'m> Machine<'m> {
         if machine.board == Board::Pc {
             machine.slots.insert(i440fx::ADDRESS, PciSlot::HostBridge)?;
             machine.slots.insert(piix3::ADDRESS, PciSlot::IsaBridge)?;
+            if machine.has_acpi {
+                let function = PciSlot::PowerManagement;
+                machine.slots.insert(piix4_pm::ADDRESS, function)?;
+            }
         }
         machine.describe(&config)?;
         machine.map = machine.build_map()?;
@@ -302,7 +326,7 @@ impl<'m> Machine<'m> {
                 ports.add(0x61, 1, Port::PortB)?;
             }
         }
-        ports.add(0x70, 2, Port::Rtc)?;
+        ports.add(rtc::PORT, 2, Port::Rtc)?;
         ports.add(post::PORT, 1, Port::Post)?;
         ports.add(fw_cfg::BASE, fw_cfg::PORTS, Port::FwCfg)?;
         if self.board == Board::Pc {
@@ -311,6 +335,10 @@ impl<'m> Machine<'m> {
             ports.add(port92::PORT, 1, Port::Port92)?;
             ports.add(mechanism::CONFADD, 4, Port::PciAddress)?;
             ports.add(mechanism::CONFDATA, 4, Port::PciData)?;
+            if self.has_acpi {
+                ports.add(acpi_pm::GPE0, acpi_pm::GPE0_PORTS, Port::Gpe0)?;
+                ports.add(acpi_pm::APMC, acpi_pm::APMC_PORTS, Port::Apmc)?;
+            }
         }
         Ok(())
     }
@@ -550,6 +578,8 @@ impl<'m> Machine<'m> {
         self.pci.reset(context!(self, now));
         self.i440fx.reset(context!(self, now));
         self.piix3.reset(context!(self, now));
+        self.piix4_pm.reset(context!(self, now));
+        self.acpi_pm.reset(context!(self, now));
         for serial in self.serials.iter_mut().flatten() {
             serial.reset(context!(self, now));
         }
@@ -589,6 +619,10 @@ impl<'m> Machine<'m> {
                 self.watchdog.as_mut()?.timer(context!(self, now), id);
                 Some(Port::Watchdog)
             }
+            timer::ACPI => {
+                self.acpi_pm.timer(context!(self, now), id);
+                Some(Port::Pm)
+            }
             timer::LOCAL_APICS => {
                 self.apics.advance(now);
                 self.arm_apics();
@@ -600,6 +634,24 @@ impl<'m> Machine<'m> {
                 serial.timer(context!(self, now), id);
                 Some(Port::Serial(index))
             }
+        }
+    }
+
+    /// The device at a port, and which of its registers this is. ACPI's fixed hardware, which the
+    /// guest places on a PC, answers where nothing else does.
+    pub(super) fn port_at(&self, port: u16) -> Option<(Port, u16)> {
+        self.ports.find(port).or_else(|| {
+            let offset = port.checked_sub(self.acpi_base()?)?;
+            (offset < acpi_pm::PORTS).then_some((Port::Pm, offset))
+        })
+    }
+
+    /// First port of ACPI's fixed hardware, where it answers.
+    fn acpi_base(&self) -> Option<u16> {
+        match self.board {
+            _ if !self.has_acpi => None,
+            Board::Pc => self.piix4_pm.base(),
+            _ => Some(acpi_pm::BASE),
         }
     }
 
@@ -643,6 +695,13 @@ impl<'m> Machine<'m> {
                 Some(testdev) => testdev.pio_read(cx, testdev_offset(port, offset), width),
                 None => u32::MAX,
             },
+            Port::Pm => self.acpi_pm.pio_read(cx, offset, width),
+            Port::Gpe0 => self
+                .acpi_pm
+                .pio_read(cx, acpi_pm::GPE0_OFFSET + offset, width),
+            Port::Apmc => self
+                .acpi_pm
+                .pio_read(cx, acpi_pm::APMC_OFFSET + offset, width),
         }
     }
 
@@ -705,6 +764,13 @@ impl<'m> Machine<'m> {
                     testdev.pio_write(cx, testdev_offset(port, offset), width, value);
                 }
             }
+            Port::Pm => self.acpi_pm.pio_write(cx, offset, width, value),
+            Port::Gpe0 => self
+                .acpi_pm
+                .pio_write(cx, acpi_pm::GPE0_OFFSET + offset, width, value),
+            Port::Apmc => self
+                .acpi_pm
+                .pio_write(cx, acpi_pm::APMC_OFFSET + offset, width, value),
         }
     }
 
@@ -732,6 +798,7 @@ impl<'m> Machine<'m> {
         match self.slots.get(target.address) {
             Some(PciSlot::HostBridge) => self.i440fx.config_read(target.register, width),
             Some(PciSlot::IsaBridge) => self.piix3.config_read(target.register, width),
+            Some(PciSlot::PowerManagement) => self.piix4_pm.config_read(target.register, width),
             None => u32::MAX,
         }
     }
@@ -746,6 +813,10 @@ impl<'m> Machine<'m> {
                 self.i440fx.config_write(cx, target.register, width, value)
             }
             Some(PciSlot::IsaBridge) => self.piix3.config_write(cx, target.register, width, value),
+            Some(PciSlot::PowerManagement) => {
+                self.piix4_pm
+                    .config_write(cx, target.register, width, value);
+            }
             None => {}
         }
     }

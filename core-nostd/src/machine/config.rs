@@ -94,6 +94,8 @@ pub struct Config<'m> {
     /// Whether there is an interval timer, an 8254 (`-machine pit=`). Without it there is no port 61h
     /// either.
     pub pit: bool,
+    /// Whether there is ACPI: its hardware, and tables once [`super::Machine::add_acpi_tables`] is called.
+    pub acpi: bool,
     /// Guest RAM: [`Config::ram_size`] bytes laid out as [`RamLayout::new`] says.
     pub ram: &'m dyn GuestRam,
     /// Bytes of guest RAM.
@@ -125,6 +127,32 @@ pub struct Config<'m> {
     /// Memory for the device `pc-testdev`, [`crate::devices::pc_testdev::MEMORY`] bytes; empty where
     /// it will not be plugged in.
     pub testdev_memory: &'m [AtomicU8],
+}
+
+impl<'m> Config<'m> {
+    /// A PC of one processor with this RAM, `ram_size` bytes of it, and nothing to start.
+    pub const fn new(ram: &'m dyn GuestRam, ram_size: u64) -> Self {
+        Self {
+            board: Board::Pc,
+            irqchip: Irqchip::Machine,
+            pit: true,
+            acpi: true,
+            ram,
+            ram_size,
+            rom: &[],
+            cpus: 1,
+            max_cpus: 1,
+            local_apics: &mut [],
+            rtc_base: 0,
+            uuid: [0; 16],
+            graphics: false,
+            kernel: &[],
+            initrd: &[],
+            cmdline: &[],
+            boot: &[],
+            testdev_memory: &[],
+        }
+    }
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ macro_rules! context {
 }
 
 mod a20;
+mod acpi;
 pub mod actions;
 mod apics;
 mod board;
@@ -32,6 +33,7 @@ mod state;
 use a20::A20Gate;
 use core::sync::atomic::AtomicU8;
 
+use crate::devices::acpi_pm::AcpiPm;
 use crate::devices::debug_exit::DebugExit;
 use crate::devices::debugcon::Debugcon;
 use crate::devices::i8042::I8042;
@@ -48,9 +50,10 @@ use crate::firmware::FwCfg;
 use crate::irq::ioapic;
 use crate::irq::{IoApic, IrqLine, Lines, LocalApics, Pic};
 use crate::memory::{Backing, GuestRam, MemoryMap};
-use crate::pci::{ConfigMechanism1, I440fx, Piix3, Slots};
+use crate::pci::{ConfigMechanism1, I440fx, Piix3, Piix4Pm, Slots};
 use crate::time::Timers;
 
+pub use acpi::AcpiError;
 pub use board::{BuildError, CLASSES, DeviceError};
 pub use config::{Board, Config, HIGH_RAM_BASE, Irqchip, RamLayout};
 pub use host::Host;
@@ -91,6 +94,12 @@ enum Port {
     Pvpanic,
     Testdev,
     TestdevLines,
+    /// ACPI's fixed hardware.
+    Pm,
+    /// General-purpose events.
+    Gpe0,
+    /// The command port of ACPI, and its data.
+    Apmc,
 }
 
 /// What stands at an address of the PCI bus.
@@ -98,6 +107,7 @@ enum Port {
 enum PciSlot {
     HostBridge,
     IsaBridge,
+    PowerManagement,
 }
 
 /// A board with its devices.
@@ -106,6 +116,12 @@ pub struct Machine<'m> {
     irqchip: Irqchip,
     /// Whether there is an interval timer.
     has_pit: bool,
+    /// Whether there is ACPI's hardware.
+    has_acpi: bool,
+    /// Whether the boot ROM starts a kernel, which sets up no devices.
+    is_direct_boot: bool,
+    /// Processors at power-on, and at most.
+    cpus: (u16, u16),
     layout: RamLayout,
     ram: &'m dyn GuestRam,
     rom: &'m [u8],
@@ -132,6 +148,8 @@ pub struct Machine<'m> {
     slots: Slots<PciSlot>,
     i440fx: I440fx,
     piix3: Piix3,
+    piix4_pm: Piix4Pm,
+    acpi_pm: AcpiPm,
     serials: [Option<Serial>; SERIAL_MAX],
     debugcons: heapless::Vec<Debugcon, DEBUGCON_MAX>,
     debug_exits: heapless::Vec<DebugExit, DEBUG_EXIT_MAX>,
@@ -153,7 +171,7 @@ impl<'m> Machine<'m> {
         let (mut value, mut done) = (0, 0);
         while done < width as usize {
             let port = port.wrapping_add(done as u16);
-            let (part, bits) = match self.ports.find(port) {
+            let (part, bits) = match self.port_at(port) {
                 Some((device, offset)) => {
                     let part = piece(offset.into(), width as usize - done, device.widest());
                     let bits = self.port_read(now, device, offset, part);
@@ -181,7 +199,7 @@ impl<'m> Machine<'m> {
         while done < width as usize {
             let port = port.wrapping_add(done as u16);
             let mut part = Width::Byte;
-            if let Some((device, offset)) = self.ports.find(port) {
+            if let Some((device, offset)) = self.port_at(port) {
                 part = piece(offset.into(), width as usize - done, device.widest());
                 let bits = value >> (8 * done) & part.ones() as u32;
                 self.port_write(now, device, offset, part, bits);

@@ -67,8 +67,14 @@ macro_rules! each_device {
                 $call!($machine.pci);
                 $call!($machine.i440fx);
                 $call!($machine.piix3);
+                if $machine.has_acpi {
+                    $call!($machine.piix4_pm);
+                }
                 // Behind both devices that drive it.
                 $call!($machine.a20);
+            }
+            if $machine.has_acpi {
+                $call!($machine.acpi_pm);
             }
             for index in 0..$machine.serials.len() {
                 if $machine.serials[index].is_some() {

@@ -36,8 +36,11 @@ const RCR_SRST: u8 = 1 << 1;
 /// RCR, RCPU: reset now.
 const RCR_RCPU: u8 = 1 << 2;
 
+/// What resets the machine when it is written to [`RCR`].
+pub(crate) const RCR_RESET: u8 = RCR_SRST | RCR_RCPU;
+
 /// PIRQ route control A; B, C and D follow (290550, section 2.2.5).
-const PIRQRCA: u8 = 0x60;
+pub(crate) const PIRQRCA: u8 = 0x60;
 
 /// Interrupt inputs of the bridge: PIRQA# to PIRQD#.
 pub const PIRQS: u8 = 4;

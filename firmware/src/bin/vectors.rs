@@ -250,15 +250,16 @@ fn text_and_bits() {
 #[target_feature(enable = "sse4.2,aes,pclmulqdq")]
 fn sums() {
     macro_rules! sums {
-        ($($name:ident $(::<$by:literal>)? ($($operand:ident),+);)*) => {$({
+        ($a:ident $b:ident $c:ident; $($name:ident $(::<$by:literal>)? ($($operand:tt),+);)*) => {$({
             let mut numbers = Numbers(0x9e37_79b9_7f4a_7c15);
             let mut sum = 0u128;
             for _ in 0..64 {
-                let (a, b) = (numbers.register(), numbers.register());
-                // Some lanes are equal.
-                let b = register(number(b) & !0xffff_0000_ff00 | number(a) & 0xffff_0000_ff00);
-                let c = numbers.register();
-                let _ = (b, c);
+                let ($a, $b) = (numbers.register(), numbers.register());
+                // Half of them is equal at times.
+                let equal = if number($b) & 1 == 0 { u64::MAX } else { 0xffff_0000_ff00 };
+                let $b = register(number($b) & !u128::from(equal) | number($a) & u128::from(equal));
+                let $c = numbers.register();
+                let _ = ($b, $c);
                 let result = $name$(::<$by>)?($($operand),+);
                 sum = sum.rotate_left(5) ^ number(result);
             }
@@ -266,6 +267,7 @@ fn sums() {
         })*};
     }
     sums! {
+        a b c;
         _mm_shuffle_epi8(a, b);
         _mm_hadd_epi16(a, b);
         _mm_hsubs_epi16(a, b);
@@ -303,7 +305,11 @@ fn sums() {
     let mut numbers = Numbers(1);
     let tests = (0..64).fold(0u64, |tests, _| {
         let (a, b) = (numbers.register(), numbers.register());
-        let b = _mm_and_si128(a, b);
+        let b = match number(b) & 3 {
+            0 => _mm_and_si128(a, b),
+            1 => _mm_andnot_si128(a, b),
+            _ => b,
+        };
         tests << 1 ^ (_mm_testc_si128(a, b) | _mm_testz_si128(a, b) << 1) as u64
     });
     say!("_mm_test {tests:016x}");

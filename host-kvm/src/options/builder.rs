@@ -466,6 +466,16 @@ impl Builder {
         Ok(())
     }
 
+    pub(super) fn icount(&mut self, value: &str) -> Done {
+        self.options.icount = values::parse_icount(value)?;
+        Ok(())
+    }
+
+    pub(super) fn seed(&mut self, value: &str) -> Done {
+        self.options.seed = Some(values::parse_seed(value)?);
+        Ok(())
+    }
+
     pub(super) fn overcommit(&mut self, value: &str) -> Done {
         let given = OVERCOMMIT.parse(value)?;
         let options = &mut self.options;

@@ -8,7 +8,7 @@ use super::{builder, machine, values};
 use crate::chardev::spec;
 
 /// All options that take `name=value` pairs of a table.
-static TABLES: [&OptsTable; 12] = [
+static TABLES: [&OptsTable; 13] = [
     &machine::MACHINE,
     &machine::ACCEL,
     &machine::SMP,
@@ -21,6 +21,7 @@ static TABLES: [&OptsTable; 12] = [
     &builder::MSG,
     &builder::ACTION,
     &values::RTC,
+    &values::ICOUNT,
 ];
 
 /// Options whose parameters depend on their first one, or that take none yet.

@@ -141,6 +141,8 @@ pub struct MachineOptions {
     pub isa_serial: bool,
     /// Whether there is an interval timer.
     pub pit: bool,
+    /// Whether there is ACPI.
+    pub acpi: bool,
 }
 
 impl Default for MachineOptions {
@@ -155,6 +157,7 @@ impl Default for MachineOptions {
             graphics: true,
             isa_serial: true,
             pit: true,
+            acpi: true,
         }
     }
 }
@@ -198,8 +201,8 @@ pub(super) static MACHINE: OptsTable = OptsTable {
         SubOption::new("hpet", Kind::Only(&["off"], NOT_MODELLED), "HPET"),
         SubOption::new(
             "acpi",
-            Kind::Only(&["off", "auto"], "there are no ACPI tables"),
-            "ACPI",
+            Kind::Word(&["on", "off", "auto"]),
+            "ACPI: its hardware and tables",
         ),
         SubOption::new(
             "smm",
@@ -315,6 +318,9 @@ impl MachineOptions {
         self.isa_serial = flag("isa-serial", self.isa_serial);
         if let Some(pit) = given.text("pit") {
             self.pit = pit != "off";
+        }
+        if let Some(acpi) = given.text("acpi") {
+            self.acpi = acpi != "off";
         }
         if given.text("isa-serial").is_some() && self.kind != MachineKind::Microvm {
             return Err(format!("Property '{}.isa-serial' not found", self.name));

@@ -23,6 +23,7 @@ use thimble_core::machine::actions::Actions;
 
 use crate::chardev::spec::ChardevSpec;
 use crate::log::Items;
+use crate::soft::Icount;
 
 pub use device::{DeviceOption, Global};
 pub use introspect::visit_options;
@@ -112,6 +113,10 @@ pub struct Options {
     pub uuid: Option<[u8; 16]>,
     /// The real-time clock.
     pub rtc: Rtc,
+    /// Time goes by instructions.
+    pub icount: Option<Icount>,
+    /// Where the guest's random numbers come from, if not from the host.
+    pub seed: Option<u64>,
     /// Lock all memory.
     pub mem_lock: bool,
     /// Leave idling to the guest.
@@ -165,6 +170,8 @@ impl Default for Options {
             debug_threads: false,
             uuid: None,
             rtc: Rtc::default(),
+            icount: None,
+            seed: None,
             mem_lock: false,
             cpu_pm: false,
             msg_timestamp: false,

@@ -228,7 +228,11 @@ pub(super) static OPTIONS: &[OptionRow] = &[
         "read no configuration files; none are ever read",
     ),
     flag(&["no-hpet"], |_| Ok(()), "no HPET; there is none"),
-    flag(&["no-acpi"], |_| Ok(()), "no ACPI tables; there are none"),
+    flag(
+        &["no-acpi"],
+        |b| b.set(|o| o.machine.acpi = false),
+        "the same as -machine acpi=off",
+    ),
     flag(
         &["S"],
         |b| b.set(|o| o.paused = true),
@@ -273,6 +277,18 @@ pub(super) static OPTIONS: &[OptionRow] = &[
         "[base=utc|localtime|DATE][,clock=host|rt|vm]",
         Builder::rtc,
         "the real-time clock",
+    ),
+    value(
+        &["icount"],
+        "[shift=]N|auto[,sleep=on|off][,align=off]",
+        Builder::icount,
+        "software CPU: time goes by instructions, of 2^N ns each",
+    ),
+    value(
+        &["seed"],
+        "N",
+        Builder::seed,
+        "software CPU: random numbers are those of this seed",
     ),
     value(
         &["overcommit"],
@@ -338,7 +354,6 @@ pub(super) static ABSENT: &[&str] = &[
     "hdb",
     "hdc",
     "hdd",
-    "icount",
     "incoming",
     "iscsi",
     "k",
@@ -365,7 +380,6 @@ pub(super) static ABSENT: &[&str] = &[
     "sandbox",
     "sd",
     "sdl",
-    "seed",
     "semihosting",
     "set",
     "singlestep",

@@ -1,7 +1,8 @@
-//! The smaller values of the command line: the clock, the UUID, log items.
+//! The smaller values of the command line: clocks, the UUID, the seed, log items.
 
-use super::opts::{Kind, OptsTable, Reason, SubOption};
+use super::opts::{Kind, OptsTable, Reason, SubOption, parse_number};
 use crate::log::Items;
+use crate::soft::{Icount, SHIFT_MAX};
 
 /// What the real-time clock shows at the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -76,6 +77,61 @@ pub(super) fn parse_rtc(text: &str) -> Result<Rtc, Reason> {
             _ => RtcClock::Host,
         },
     })
+}
+
+const NOT_RECORDED: &str = "runs are not recorded, as with a seed they repeat themselves";
+
+pub(super) static ICOUNT: OptsTable = OptsTable {
+    name: "icount",
+    implied: Some("shift"),
+    options: &[
+        SubOption::new(
+            "shift",
+            Kind::Text,
+            "an instruction takes 2^N ns, N being 0 to 10; auto: as the host's clock goes",
+        ),
+        SubOption::new(
+            "sleep",
+            Kind::Bool,
+            "whether an idle guest waits for the host's clock",
+        ),
+        SubOption::new(
+            "align",
+            Kind::Only(
+                &["off"],
+                "a guest that is ahead of the host's clock is not held",
+            ),
+            "whether a guest that is ahead waits for the host's clock",
+        ),
+        SubOption::new("rr", Kind::Absent(NOT_RECORDED), ""),
+        SubOption::new("rrfile", Kind::Absent(NOT_RECORDED), ""),
+        SubOption::new("rrsnapshot", Kind::Absent(NOT_RECORDED), ""),
+    ],
+};
+
+/// `-icount`; without `shift` it does nothing, as with QEMU.
+pub(super) fn parse_icount(text: &str) -> Result<Option<Icount>, Reason> {
+    let given = ICOUNT.parse(text)?;
+    let Some(shift) = given.text("shift") else {
+        return Ok(None);
+    };
+    let shift = match shift {
+        "auto" => None,
+        number => {
+            let number = parse_number(number).ok();
+            let shift = number.filter(|shift| *shift <= SHIFT_MAX.into());
+            Some(shift.ok_or("icount: Invalid shift value")? as u32)
+        }
+    };
+    Ok(Some(Icount {
+        shift,
+        sleep: given.bool("sleep").unwrap_or(true),
+    }))
+}
+
+/// `-seed`.
+pub(super) fn parse_seed(text: &str) -> Result<u64, Reason> {
+    parse_number(text).map_err(|_| format!("Invalid seed number: {text}"))
 }
 
 /// Seconds since 1970 of a date and time of the Gregorian calendar.
@@ -183,6 +239,27 @@ mod tests {
             parse_rtc("base=localtime,clock=vm").unwrap().clock,
             RtcClock::Vm
         );
+    }
+
+    #[test]
+    fn instructions_as_time() {
+        let icount = |shift, sleep| Ok(Some(Icount { shift, sleep }));
+        assert_eq!(parse_icount("shift=3"), icount(Some(3), true));
+        assert_eq!(parse_icount("010,sleep=off"), icount(Some(8), false));
+        assert_eq!(parse_icount("auto,align=off"), icount(None, true));
+        assert_eq!(parse_icount("sleep=off"), Ok(None));
+        for text in ["shift=11", "shift=x", "shift=", "shift=-1"] {
+            let invalid = Err("icount: Invalid shift value".to_owned());
+            assert_eq!(parse_icount(text), invalid, "{text}");
+        }
+        for text in ["3,align=on", "3,rr=record,rrfile=x", "3,sleep=x", "3,foo=1"] {
+            assert!(parse_icount(text).is_err(), "{text}");
+        }
+        assert_eq!(parse_seed("0x10"), Ok(16));
+        for text in ["", "x", "-1", "18446744073709551616"] {
+            let invalid = format!("Invalid seed number: {text}");
+            assert_eq!(parse_seed(text), Err(invalid));
+        }
     }
 
     #[test]

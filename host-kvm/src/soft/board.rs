@@ -13,8 +13,9 @@ use thimble_core::memory::{Backing, Block, CodeMarks, Exchange, GuestRam, Memory
 use thimble_core::state::StateError;
 use thimble_core::time::SECOND;
 
+use super::icount::{Counter, Generator, Icount};
 use super::wires::Wires;
-use crate::clock::Clock;
+use crate::clock::{Clock, monotonic};
 use crate::log::Sink;
 use crate::memory::{PAGE, Ram, Rom};
 
@@ -81,6 +82,9 @@ pub trait Surroundings: Send + Sync {
     fn set_apic_state(&self, cpu: u16, state: &LocalApicState, base: u64)
     -> Result<(), StateError>;
 
+    /// Lets the machine's timers expire that are due.
+    fn advance(&self);
+
     /// The virtual clock, which changes only while processors are paused.
     fn clock(&self) -> Clock;
 
@@ -100,6 +104,10 @@ pub(super) struct Outside {
     pub(super) wires: Arc<Wires>,
     /// Where it goes what they do.
     pub(super) log: Option<Arc<Sink>>,
+    /// Time goes by instructions.
+    pub(super) icount: Option<Icount>,
+    /// Random numbers are those of a seed.
+    pub(super) generator: Option<Generator>,
 }
 
 /// What is around the processor whose turn it is.
@@ -109,6 +117,9 @@ pub(super) struct Board {
     surroundings: Arc<dyn Surroundings>,
     wires: Arc<Wires>,
     log: Option<Arc<Sink>>,
+    /// The clock, where it goes by instructions.
+    pub(super) counter: Option<Counter>,
+    pub(super) generator: Option<Generator>,
     ram: &'static Ram,
     rom: &'static Rom,
     /// RAM's marks of pages with decoded code.
@@ -133,8 +144,14 @@ impl Board {
             surroundings,
             wires,
             log,
+            icount,
+            generator,
         } = outside;
         let (map, clock) = (surroundings.memory_map(), surroundings.clock());
+        let counter = match clock {
+            Clock::Counted { now } => icount.map(|icount| Counter::new(icount, now)),
+            Clock::Running { .. } | Clock::Stopped { .. } => None,
+        };
         let apic_pages = (0..processors)
             .map(|cpu| surroundings.apic_page(cpu as u16))
             .collect();
@@ -143,6 +160,8 @@ impl Board {
             surroundings,
             wires,
             log,
+            counter,
+            generator,
             ram,
             rom,
             marks,
@@ -166,6 +185,9 @@ impl Board {
     /// Catches up with the clock, after a pause.
     pub(super) fn follow_clock(&mut self) {
         self.clock = self.surroundings.clock();
+        if let Some(counter) = &mut self.counter {
+            counter.resume(monotonic());
+        }
     }
 
     /// Catches up with the memory map and the pages of local APICs.
@@ -331,7 +353,16 @@ unsafe impl Platform for Board {
         self.clock.now()
     }
 
+    fn reached(&mut self, time: u64) {
+        if let Some(counter) = &mut self.counter {
+            counter.reached(time);
+        }
+    }
+
     fn random(&mut self) -> u64 {
+        if let Some(generator) = &mut self.generator {
+            return generator.next();
+        }
         let mut bytes = [0; 8];
         // SAFETY: the buffer is as long as it says. Requests of this size are never cut short once
         // the kernel's generator has been seeded, for which the call waits.

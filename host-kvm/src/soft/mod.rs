@@ -1,19 +1,26 @@
 //! The software CPU's accelerator: one thread, in which all processors take turns.
 //!
-//! A turn lasts about a millisecond, and shorter where a processor halts. When all have halted the thread
-//! sleeps until a processor's [`Wires`] are raised, by the machine's timers or by input: an idle guest
-//! costs nothing. Guest code runs without any lock but the one on the processors themselves; what
-//! another thread wants is heard at the end of a block of instructions.
+//! A turn lasts about a tenth of a millisecond, and shorter where a processor halts or waits for
+//! another one. The thread also lets the machine's timers expire, before a turn: where all processors
+//! have halted it sleeps until then, or until a processor's [`Wires`] are raised, so that an idle
+//! guest's tick is one wake-up of one thread. Guest code runs without any lock but the one on the
+//! processors themselves; what another thread wants is heard at the end of a block of instructions.
+//!
+//! With `-icount` ([`Icount`]) turns, timers and time stamps go by instructions, and nothing in here by
+//! the host's time.
 //!
 //! **Locks.** The processors are locked by their thread while it is not parked, and it takes the
 //! machine's lock inside: whoever holds that must not wait for processors. [`Wires`] never wait;
 //! [`SoftCpus::pause`], [`SoftCpus::shutdown`] and questions to one processor do.
 
 mod board;
+mod code_memory;
 mod cpuid;
+mod icount;
 mod wires;
 mod zeroed;
 
+use std::num::NonZeroU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::JoinHandle;
 use std::{fmt, io, thread};
@@ -31,9 +38,12 @@ use crate::memory::{Ram, Rom};
 use crate::registers::{self, Glance};
 use board::{Board, Outside};
 pub use board::{Surroundings, TSC_HZ};
+use code_memory::Executable;
 pub use cpuid::offer;
-use wires::Wanted;
+use icount::{Counter, Generator};
+pub use icount::{Icount, SHIFT_MAX};
 pub use wires::Wires;
+use wires::{NEVER, Wanted};
 pub(crate) use zeroed::Zeroed;
 
 /// Memory of the software CPU at most, for one processor: itself with its table of translations,
@@ -56,6 +66,8 @@ const TURN_MIN: u64 = 1_000;
 const TURN_MAX: u64 = 1_000_000;
 /// Those of the first turn.
 const TURN_FIRST: u64 = 50_000;
+/// Those of each turn where time goes by instructions.
+const TURN_COUNTED: u64 = 20_000;
 
 /// Bytes of the thread's stack.
 const STACK: usize = 512 << 10;
@@ -127,10 +139,24 @@ struct Seat {
 struct Engine {
     seats: Vec<Seat>,
     code: Zeroed<CodeCache>,
+    /// What `code` is translated to, if the host allows it.
+    _executable: Option<Executable>,
     board: Board,
     wires: Arc<Wires>,
-    /// Whose turn is next.
+    /// Whose turn is next, or goes on.
     next: usize,
+    /// Instructions that its turn still has, where time goes by them; 0: the turn begins.
+    left: u64,
+}
+
+/// What processors have in common, as saved: with it a guest whose time goes by instructions goes on as
+/// it would have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Turns {
+    next: usize,
+    left: u64,
+    shift: Option<u32>,
+    generator: Option<u64>,
 }
 
 impl Engine {
@@ -143,10 +169,18 @@ impl Engine {
             wires,
             ..
         } = self;
+        let seat = &mut seats[index];
         board.cpu = index as u16;
+        let counts = board
+            .counter
+            .as_mut()
+            .map(|counter| counter.begin(seat.cpu.time()));
         let marks = board.marks;
         let mut bus = Bus::new(board, marks, wires.signals(index), code);
-        call(&mut seats[index], &mut bus)
+        if counts.is_some() {
+            bus = bus.count_time();
+        }
+        call(seat, &mut bus)
     }
 
     /// Catches up with what has happened while no processor ran.
@@ -167,43 +201,120 @@ impl Engine {
 
     /// Runs processors until they are to leave.
     fn run(&mut self) {
-        let mut slept = 0;
         while !self.wires.leaves() {
-            let index = self.next;
-            self.next = (index + 1) % self.seats.len();
-            let seat = &self.seats[index];
-            if seat.stopped || seat.idle && !self.wires.signals(index).raised() {
-                slept += 1;
-                if slept == self.seats.len() {
-                    self.board.flush_log();
-                    self.wires.sleep();
-                    slept = 0;
+            let counted = self.board.counter.as_ref().map(Counter::now);
+            let now = counted.unwrap_or_else(monotonic);
+            if self.wires.deadline() <= now {
+                self.wires.begin_turn(self.next as u16);
+                self.board.surroundings().advance();
+                if self.wires.turn_ends() {
+                    // That was for another processor.
+                    (self.next, self.left) = ((self.next + 1) % self.seats.len(), 0);
                 }
-                continue;
             }
-            slept = 0;
-            self.take_turn(index);
+            let count = self.seats.len();
+            let can_run = |index: &usize| {
+                let seat = &self.seats[*index];
+                !seat.stopped && (!seat.idle || self.wires.signals(*index).raised())
+            };
+            let order = (self.next..count).chain(0..self.next);
+            let found = order.into_iter().find(can_run);
+            match (found, counted.is_some()) {
+                (Some(index), false) => self.take_turn(index, now),
+                (Some(index), true) => self.take_counted_turn(index),
+                (None, false) => self.rest(),
+                (None, true) => self.rest_counted(),
+            }
         }
     }
 
-    fn take_turn(&mut self, index: usize) {
-        let start = monotonic();
+    fn take_turn(&mut self, index: usize, start: u64) {
+        let until_due = self.wires.deadline().saturating_sub(start).min(TURN);
+        // As many instructions as fit before the next timer.
+        let budget = (self.seats[index].turn * until_due / TURN).max(TURN_MIN);
+        let stop = self.run_seat(index, budget);
+        self.next = (index + 1) % self.seats.len();
+        if stop == Stop::Budget {
+            let elapsed = (monotonic() - start).max(1);
+            let seat = &mut self.seats[index];
+            // Half of what the last turn says, and half of what was known before.
+            let fitting = budget.saturating_mul(TURN) / elapsed;
+            seat.turn = ((seat.turn + fitting) / 2).clamp(TURN_MIN, TURN_MAX);
+        }
+    }
+
+    /// Runs a processor, and tells whether it can go on.
+    fn run_seat(&mut self, index: usize, instructions: u64) -> Stop {
         self.wires.begin_turn(index as u16);
-        let stop = self.with(index, |seat, bus| seat.cpu.run(bus, seat.turn));
+        let stop = self.with(index, |seat, bus| seat.cpu.run(bus, instructions));
         let seat = &mut self.seats[index];
         seat.idle = stop == Stop::Idle;
-        match stop {
-            Stop::Budget => {
-                let elapsed = (monotonic() - start).max(1);
-                // Half of what the last turn says, and half of what was known before.
-                let fitting = seat.turn.saturating_mul(TURN) / elapsed;
-                seat.turn = ((seat.turn + fitting) / 2).clamp(TURN_MIN, TURN_MAX);
-            }
-            Stop::Leave | Stop::Idle => {}
-            Stop::Shutdown => {
-                seat.stopped = true;
-                self.board.surroundings().triple_fault(index as u16);
-            }
+        if stop == Stop::Shutdown {
+            seat.stopped = true;
+            self.board.surroundings().triple_fault(index as u16);
+        }
+        stop
+    }
+
+    /// Nobody can run: waits for the next timer, or for a signal.
+    fn rest(&mut self) {
+        self.board.flush_log();
+        self.wires.sleep(self.wires.deadline());
+    }
+
+    /// The same as [`Engine::take_turn`], by instructions: a turn that is interrupted to look after
+    /// timers, or because another thread asks for something, goes on where it was.
+    fn take_counted_turn(&mut self, index: usize) {
+        let Some(counter) = &self.board.counter else {
+            return;
+        };
+        let left = match self.left {
+            left if index == self.next && left > 0 => left,
+            _ => TURN_COUNTED,
+        };
+        let budget = counter.instructions_until(self.wires.deadline()).min(left);
+        let seat = &self.seats[index];
+        let (before, idle) = (seat.cpu.time(), seat.idle);
+        let stop = self.run_seat(index, budget);
+        let time = self.seats[index].cpu.time();
+        if let Some(counter) = &mut self.board.counter {
+            counter.reached(time);
+            counter.tune(monotonic);
+        }
+        if idle && stop == Stop::Idle && time == before {
+            // It was asked to look for nothing, perhaps by another thread: that is no turn.
+            return;
+        }
+        let left = left.saturating_sub(time.wrapping_sub(before));
+        let over = matches!(stop, Stop::Idle | Stop::Shutdown) || self.wires.turn_ends();
+        (self.next, self.left) = if over || left == 0 {
+            ((index + 1) % self.seats.len(), 0)
+        } else {
+            (index, left)
+        };
+    }
+
+    /// The same as [`Engine::rest`]; the clock does not go by itself meanwhile.
+    fn rest_counted(&mut self) {
+        self.board.flush_log();
+        let Some(counter) = &mut self.board.counter else {
+            return;
+        };
+        let (due, now) = (self.wires.deadline(), counter.now());
+        if due != NEVER && !counter.sleeps() {
+            return counter.set(due.max(now));
+        }
+        let start = monotonic();
+        let until = match due {
+            NEVER => NEVER,
+            due => start.saturating_add(counter.wait(due, start)),
+        };
+        self.wires.sleep(until);
+        let end = monotonic();
+        if counter.sleeps() {
+            counter.slept(end - start);
+            let passed = now.saturating_add(end - start).min(due.max(now));
+            counter.set(if end >= until { due.max(now) } else { passed });
         }
     }
 
@@ -269,6 +380,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 fn run_thread(engine: &Mutex<Engine>, wires: &Wires) {
     wires.started();
+    // Timers of the guest are as exact as the host's: by default a sleep may last 50 microseconds longer.
+    let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
     while wires.may_run() {
         let mut engine = lock(engine);
         engine.follow();
@@ -285,6 +398,15 @@ pub struct SoftCpus {
     surroundings: Arc<dyn Surroundings>,
     signature: u32,
     apic_ids: Vec<u8>,
+}
+
+/// What the command line says of time and chance.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Determinism {
+    /// `-icount`.
+    pub icount: Option<Icount>,
+    /// `-seed`: random numbers are those of this seed, not the host's.
+    pub seed: Option<u64>,
 }
 
 /// What the machine lends its processors.
@@ -308,6 +430,7 @@ impl SoftCpus {
         memory: Memory,
         surroundings: Arc<dyn Surroundings>,
         log: Option<Arc<Sink>>,
+        determinism: Determinism,
     ) -> Result<Self, SoftError> {
         let what = "mapping memory for the software CPU";
         let count = wires.count();
@@ -335,14 +458,25 @@ impl SoftCpus {
             surroundings: surroundings.clone(),
             wires: wires.clone(),
             log,
+            icount: determinism.icount,
+            generator: determinism.seed.map(Generator),
         };
         let board = Board::new(outside, ram, rom, marks, count);
+        let mut code = Zeroed::<CodeCache>::new().map_err(failed(what))?;
+        // SAFETY: the engine drops it after the cache.
+        let executable = if std::env::var_os("NOJIT").is_some() {
+            None
+        } else {
+            unsafe { Executable::lend(&mut code) }.ok()
+        };
         let engine = Engine {
             seats,
-            code: Zeroed::new().map_err(failed(what))?,
+            code,
+            _executable: executable,
             board,
             wires: wires.clone(),
             next: 0,
+            left: 0,
         };
         let engine = Arc::new(Mutex::new(engine));
         let mut cpus = Self {
@@ -391,6 +525,40 @@ impl SoftCpus {
         for (index, apic_id) in (0..).zip(&self.apic_ids) {
             let state = CpuState::power_on(*apic_id, index == 0, self.signature);
             self.set_state(index, &state)?;
+        }
+        let mut engine = self.parked(0)?;
+        (engine.next, engine.left) = (0, 0);
+        Ok(())
+    }
+
+    /// What processors have in common, to be saved with them. All must be paused.
+    ///
+    /// # Errors
+    /// If they are not.
+    pub fn turns(&self) -> Result<Turns, SoftError> {
+        let engine = self.parked(0)?;
+        Ok(Turns {
+            next: engine.next,
+            left: engine.left,
+            shift: engine.board.counter.as_ref().map(Counter::shift),
+            generator: engine.board.generator.map(|Generator(state)| state),
+        })
+    }
+
+    /// Goes on from [`SoftCpus::turns`], which another accelerator does not have. All must be paused.
+    ///
+    /// # Errors
+    /// If they are not.
+    pub fn set_turns(&self, turns: &Turns) -> Result<(), SoftError> {
+        let mut engine = self.parked(0)?;
+        let engine = &mut *engine;
+        engine.next = turns.next % engine.seats.len();
+        engine.left = turns.left.min(TURN_COUNTED);
+        if let (Some(counter), Some(shift)) = (&mut engine.board.counter, turns.shift) {
+            counter.set_shift(shift);
+        }
+        if let (Some(generator), Some(state)) = (&mut engine.board.generator, turns.generator) {
+            *generator = Generator(state);
         }
         Ok(())
     }

@@ -3,11 +3,17 @@
 //! Whatever they want, they note it first and raise the processors' [`Signals`] then: the one that
 //! runs looks at the end of its block of instructions, and leaves guest code if it is to.
 
-use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::Thread;
+use std::time::Duration;
 
 use thimble_core::cpu::soft::Signals;
+
+use crate::clock::monotonic;
+
+/// A deadline that is none.
+pub(super) const NEVER: u64 = u64::MAX;
 
 /// What the processors' thread is to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +46,8 @@ pub struct Wires {
     running: AtomicU16,
     /// Its turn is to end, as another processor has something to do.
     turn_over: AtomicBool,
+    /// See [`Wires::deadline`].
+    deadline: AtomicU64,
     remapped: AtomicBool,
     a20_masked: AtomicBool,
     control: Mutex<Control>,
@@ -58,6 +66,7 @@ impl Wires {
             leave: AtomicBool::new(false),
             running: AtomicU16::new(0),
             turn_over: AtomicBool::new(false),
+            deadline: AtomicU64::new(NEVER),
             remapped: AtomicBool::new(false),
             a20_masked: AtomicBool::new(false),
             control: Mutex::new(Control {
@@ -107,6 +116,21 @@ impl Wires {
     /// Whether the turn is to end.
     pub(super) fn turn_ends(&self) -> bool {
         self.turn_over.load(Ordering::Relaxed)
+    }
+
+    /// When the thread is to let the machine's timers expire: on the monotonic clock, or on the virtual
+    /// one where that goes by instructions. A turn that might last longer ends.
+    pub fn set_deadline(&self, deadline: Option<u64>) {
+        let deadline = deadline.unwrap_or(NEVER);
+        if deadline < self.deadline.swap(deadline, Ordering::AcqRel) {
+            self.end_turn(self.running.load(Ordering::Relaxed));
+            self.wake();
+        }
+    }
+
+    /// What was set last; [`NEVER`] for none.
+    pub(super) fn deadline(&self) -> u64 {
+        self.deadline.load(Ordering::Acquire)
     }
 
     /// The memory map has changed: no processor runs on before it knows.
@@ -255,10 +279,18 @@ impl Wires {
         !self.a20_masked.load(Ordering::Acquire)
     }
 
-    /// Sleeps until someone wants something.
-    pub(super) fn sleep(&self) {
+    /// Sleeps until someone wants something, or the monotonic clock reads `until`.
+    pub(super) fn sleep(&self, until: u64) {
         while !self.leaves() && !self.signals.iter().any(Signals::raised) {
-            std::thread::park();
+            if until == NEVER {
+                std::thread::park();
+                continue;
+            }
+            let left = until.saturating_sub(monotonic());
+            if left == 0 {
+                return;
+            }
+            std::thread::park_timeout(Duration::from_nanos(left));
         }
     }
 }
@@ -279,7 +311,30 @@ mod tests {
         assert!(!wires.signals(0).raised() && wires.signals(1).raised());
         wires.attention(9);
         assert!(!wires.leaves());
-        wires.sleep();
+        wires.sleep(NEVER);
+    }
+
+    #[test]
+    fn an_earlier_deadline_ends_the_turn() {
+        let wires = Wires::new(2);
+        assert_eq!(wires.deadline(), NEVER);
+        wires.begin_turn(1);
+        wires.set_deadline(Some(50));
+        assert!(wires.turn_ends() && wires.signals(1).raised() && !wires.signals(0).raised());
+        wires.begin_turn(1);
+        wires.set_deadline(Some(50));
+        wires.set_deadline(Some(70));
+        wires.set_deadline(None);
+        assert!(!wires.turn_ends());
+        assert_eq!(wires.deadline(), NEVER);
+    }
+
+    #[test]
+    fn sleep_ends_in_time() {
+        let wires = Wires::new(1);
+        let until = monotonic() + 2_000_000;
+        wires.sleep(until);
+        assert!(monotonic() >= until && !wires.signals(0).raised());
     }
 
     #[test]

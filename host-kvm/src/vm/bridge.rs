@@ -539,6 +539,10 @@ impl Surroundings for Exits {
         ExitHandler::pulse_nmi(self)
     }
 
+    fn advance(&self) {
+        self.call(|machine, bridge, now| machine.advance(bridge, now));
+    }
+
     fn clock(&self) -> Clock {
         self.0.lock().clock
     }

@@ -166,9 +166,18 @@ impl Shared {
         result
     }
 
-    /// Lets the timerfd expire when the machine's next timer does.
+    /// Lets the timerfd expire when the machine's next timer does. The software CPU's thread waits for
+    /// that itself: an idle guest's tick wakes one thread only.
     pub fn arm_timer(&self, guarded: &mut Guarded) {
         let deadline = guarded.machine.next_deadline();
+        if let Accelerator::Soft(wires) = &self.accelerator {
+            let deadline = match guarded.clock {
+                Clock::Counted { .. } => deadline,
+                clock => deadline.and_then(|deadline| clock.host_time(deadline)),
+            };
+            wires.set_deadline(deadline);
+            return;
+        }
         let deadline = deadline.and_then(|deadline| guarded.clock.host_time(deadline));
         // An expiry of 0 would disarm the timer; so does this where there is no deadline.
         let at = deadline.map_or(0, |deadline| deadline.max(1));
@@ -467,14 +476,19 @@ impl Vm {
         }
     }
 
+    /// Presses the power button, and tells of it.
+    pub(super) fn press_power_button(&mut self) {
+        self.shared
+            .call(|machine, bridge, now| machine.press_power_button(bridge, now));
+        self.event(Event::Powerdown);
+    }
+
     fn watchdog_expired(&mut self) {
         let action = self.settings.actions.watchdog;
         self.event(Event::Watchdog { action });
         match action {
             WatchdogAction::Reset => self.reset(ShutdownCause::GuestReset),
-            // No board has a power button that the guest could notice yet, as with guests whose
-            // power management is off.
-            WatchdogAction::Shutdown => self.event(Event::Powerdown),
+            WatchdogAction::Shutdown => self.press_power_button(),
             WatchdogAction::Poweroff => {
                 self.pause();
                 self.end(0);

@@ -56,7 +56,12 @@ impl Owner for Vm {
         Ok(())
     }
 
-    // No board has power management yet.
+    fn system_powerdown(&mut self) -> Result<(), QmpError> {
+        self.press_power_button();
+        Ok(())
+    }
+
+    // No board has a sleeping state that a guest comes back from.
     fn can_sleep(&self) -> bool {
         false
     }

@@ -7,7 +7,7 @@ use thimble_core::cpu::{CpuState, PagingRegisters, Registers};
 
 use crate::kvm::{self, KvmError, Vcpus};
 use crate::registers::Glance;
-use crate::soft::{SoftCpus, SoftError, Wires};
+use crate::soft::{SoftCpus, SoftError, Turns, Wires};
 
 /// What the machine's calls to its host reach of the accelerator.
 #[derive(Clone)]
@@ -126,6 +126,28 @@ impl Processors {
         match self {
             Self::Kvm(cpus) => Ok(cpus.set_state(index, state)?),
             Self::Soft(cpus) => Ok(cpus.set_state(index, state)?),
+        }
+    }
+
+    /// What the software CPU's processors have in common; nothing on KVM. All must be paused.
+    ///
+    /// # Errors
+    /// Whatever the accelerator says.
+    pub fn turns(&self) -> Result<Option<Turns>, ProcessorError> {
+        match self {
+            Self::Kvm(_) => Ok(None),
+            Self::Soft(cpus) => Ok(Some(cpus.turns()?)),
+        }
+    }
+
+    /// Sets it, if it is known. All must be paused.
+    ///
+    /// # Errors
+    /// Whatever the accelerator says.
+    pub fn set_turns(&self, turns: Option<&Turns>) -> Result<(), ProcessorError> {
+        match (self, turns) {
+            (Self::Soft(cpus), Some(turns)) => Ok(cpus.set_turns(turns)?),
+            (Self::Soft(_), None) | (Self::Kvm(_), _) => Ok(()),
         }
     }
 

@@ -15,9 +15,10 @@ use thimble_core::machine::{RunState, STATE_MAX};
 use thimble_core::state::StateError;
 
 use super::{Accelerator, ProcessorError, Processors, Vm};
-use crate::clock::{Clock, monotonic};
+use crate::clock::monotonic;
 use crate::cpuid::first_missing;
 use crate::kvm::{Instant, Irqchip, KvmError};
+use crate::soft::Turns;
 
 /// The state of a VM, but for RAM.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +31,8 @@ pub struct Snapshot {
     machine: Vec<u8>,
     /// The processors.
     processors: Vec<Box<CpuState>>,
+    /// What the software CPU's have in common.
+    turns: Option<Turns>,
 }
 
 /// Why state could not be taken or loaded.
@@ -133,6 +136,10 @@ impl Vm {
             now,
             machine,
             processors,
+            turns: match &self.processors {
+                Some(processors) => processors.turns()?,
+                None => None,
+            },
         })
     }
 
@@ -156,7 +163,7 @@ impl Vm {
         if let Some(name) = first_missing(&snapshot.features, &self.settings.features) {
             return Err(MoveError::Feature(name));
         }
-        self.shared.lock().clock = Clock::Stopped { now: snapshot.now };
+        self.shared.lock().clock.set(snapshot.now);
         let (accelerator, bytes) = (self.shared.accelerator(), &snapshot.machine);
         self.shared
             .call(|machine, bridge, now| machine.load(bridge, now, bytes))?;
@@ -170,6 +177,9 @@ impl Vm {
             if let Some(processors) = &self.processors {
                 processors.set_state(index, state)?;
             }
+        }
+        if let Some(processors) = &self.processors {
+            processors.set_turns(snapshot.turns.as_ref())?;
         }
         Ok(())
     }

@@ -46,6 +46,12 @@ pub(crate) fn system_reset<O: Owner>(context: &mut Context<'_, O>) -> Result<(),
     Ok(context.owner.system_reset()?)
 }
 
+pub(crate) fn system_powerdown<O: Owner>(
+    context: &mut Context<'_, O>,
+) -> Result<(), Fail<'static>> {
+    Ok(context.owner.system_powerdown()?)
+}
+
 pub(crate) fn system_wakeup<O: Owner>(context: &mut Context<'_, O>) -> Result<(), Fail<'static>> {
     // No board has a sleep state yet, so no guest sleeps.
     Err(Fail::generic(&[match context.owner.can_sleep() {

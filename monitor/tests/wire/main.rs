@@ -65,23 +65,10 @@ impl Out for Queue {
 fn vm() -> Vm {
     let ram: &'static ArrayRam<4096> = Box::leak(Box::new(ArrayRam::new()));
     let config = Config {
-        board: Board::Pc,
-        irqchip: Irqchip::Machine,
-        pit: true,
-        ram,
-        ram_size: 4096,
         rom: &[0; 4096],
         cpus: 2,
         max_cpus: 2,
-        local_apics: &mut [],
-        rtc_base: 0,
-        uuid: [0; 16],
-        kernel: &[],
-        initrd: &[],
-        cmdline: &[],
-        boot: &[],
-        testdev_memory: &[],
-        graphics: false,
+        ..Config::new(ram, 4096)
     };
     let mut vm = InMemory::new(Machine::new(config).unwrap(), Deaf);
     vm.cpus = 2;

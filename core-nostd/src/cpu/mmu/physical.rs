@@ -46,6 +46,12 @@ pub unsafe trait PhysicalMemory {
     /// Replaces an aligned word if it is what it is expected to be, in one step where it is RAM,
     /// and says whether it was. Where words do not keep what is stored, the answer is true.
     fn compare_exchange(&mut self, gpa: u64, exchange: Exchange) -> bool;
+
+    /// Whether devices may be accessed now; if not, an access that would reach one fails with
+    /// [`FaultKind::Later`](super::FaultKind::Later).
+    fn admits_devices(&self) -> bool {
+        true
+    }
 }
 
 /// RAM, and nothing else: other addresses read all ones and drop what is stored. Stores go through

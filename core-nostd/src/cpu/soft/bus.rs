@@ -82,6 +82,12 @@ pub unsafe trait Platform: PhysicalMemory {
     /// Sixty-four random bits.
     fn random(&mut self) -> u64;
 
+    /// Of a [counting](Bus::count_time) bus: how far the processor is ([`Cpu::time`](super::Cpu::time)).
+    /// Told before each call that could depend on it.
+    fn reached(&mut self, time: u64) {
+        let _ = time;
+    }
+
     /// [`Watch::DECODED`](super::Watch::DECODED): instructions were decoded at a linear address, and
     /// `bytes` are all of theirs. Those that can't be kept are told of each time: between two pages,
     /// and in memory that is no RAM or ROM.
@@ -126,6 +132,11 @@ impl Signals {
         self.attention.swap(false, Ordering::AcqRel)
     }
 
+    /// The byte that is not zero while they are raised.
+    pub(super) fn flag(&self) -> &AtomicBool {
+        &self.attention
+    }
+
     /// Whether they are raised.
     #[inline]
     pub fn raised(&self) -> bool {
@@ -141,6 +152,10 @@ pub struct Bus<'b> {
     pub(super) marks: &'b CodeMarks,
     pub(super) signals: &'b Signals,
     pub(super) code: &'b mut CodeCache,
+    /// Time goes by instructions.
+    counts: bool,
+    /// The platform knows how far the processor is, or does not ask.
+    exact: bool,
 }
 
 impl<'b> Bus<'b> {
@@ -156,7 +171,43 @@ impl<'b> Bus<'b> {
             marks,
             signals,
             code,
+            counts: false,
+            exact: true,
         }
+    }
+
+    /// Lets time go by instructions: the platform is told by [`Platform::reached`] how far the
+    /// processor is whenever it is asked for something. An instruction that meets a device or a clock
+    /// within a block is begun again by itself for that, so that what a guest sees does not depend on
+    /// where blocks begin and end, or on how they are executed.
+    #[must_use]
+    pub fn count_time(mut self) -> Self {
+        self.counts = true;
+        self
+    }
+
+    pub(super) fn counts(&self) -> bool {
+        self.counts
+    }
+
+    /// The processor is so far, and between two instructions: devices may be accessed until
+    /// [`Bus::begin_block`].
+    pub(super) fn settle(&mut self, time: u64) {
+        if self.counts {
+            self.exact = true;
+            self.platform.reached(time);
+        }
+    }
+
+    /// Several instructions follow.
+    #[inline]
+    pub(super) fn begin_block(&mut self) {
+        self.exact = !self.counts;
+    }
+
+    /// Whether an instruction may ask devices and clocks.
+    pub(super) fn exact(&self) -> bool {
+        self.exact
     }
 
     pub(super) fn tsc(&mut self) -> u64 {
@@ -186,5 +237,9 @@ unsafe impl PhysicalMemory for Bus<'_> {
 
     fn compare_exchange(&mut self, gpa: u64, exchange: Exchange) -> bool {
         self.platform.compare_exchange(gpa, exchange)
+    }
+
+    fn admits_devices(&self) -> bool {
+        self.exact
     }
 }

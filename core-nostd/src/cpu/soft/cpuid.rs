@@ -239,6 +239,7 @@ pub const SUPPORTED: FeatureSet = {
         F::XSAVEOPT,
         F::XSAVEC,
         F::XGETBV1,
+        F::XSAVES,
         F::ARAT,
     ]);
     // FPU, PSE-36, self snoop, which nothing is without caches, and HTT, which is topology.
@@ -385,7 +386,7 @@ impl Cpu {
             (XSAVE_LEAF, 0) if self.has(Feature::XSAVE) => {
                 entry.ebx = self.xsave_bytes(self.xcr0, false);
             }
-            (XSAVE_LEAF, 1) if self.has(Feature::XSAVEC) => {
+            (XSAVE_LEAF, 1) if self.has(Feature::XSAVEC) || self.has(Feature::XSAVES) => {
                 entry.ebx = self.xsave_bytes(self.xcr0, true);
             }
             _ => {}
@@ -711,6 +712,7 @@ mod tests {
         (Feature::XSAVE, &[0x0f, 0xae, 0x23]),
         (Feature::XSAVEOPT, &[0x0f, 0xae, 0x33]),
         (Feature::XSAVEC, &[0x0f, 0xc7, 0x23]),
+        (Feature::XSAVES, &[0x0f, 0xc7, 0x2b]),
         (Feature::MMX, &[0x0f, 0xef, 0xc0]),
         (Feature::MMX, &[0x0f, 0x77]),
         (Feature::SSE, &[0x0f, 0x57, 0xc0]),

@@ -199,6 +199,7 @@ impl Cpu {
                 self.cr2 = fault.linear;
                 Exception::PageFault(fault.error_code)
             }
+            FaultKind::Later => return self.later(),
             FaultKind::NotCanonical if segment == SegmentRegister::Ss => Exception::SS0,
             FaultKind::NotCanonical => Exception::GP0,
         };

@@ -100,7 +100,10 @@ impl Cpu {
             Sysexit => self.system_exit(i)?,
             MovDebug => self.mov_debug(bus, i)?,
             Nop | Endbr32 | Endbr64 => {}
-            Pause => bus.platform.pause(),
+            Pause => {
+                self.exactly(bus)?;
+                bus.platform.pause();
+            }
             Prefetch | Prefetchw | Prefetchwt1 => {}
             Prefetchnta | Prefetcht0 | Prefetcht1 | Prefetcht2 => {}
             MovControl => self.mov_control(bus, i)?,
@@ -142,8 +145,8 @@ impl Cpu {
             Outs => self.output_string(bus, i)?,
             Fxsave => self.save_legacy(bus, i)?,
             Fxrstor => self.restore_legacy(bus, i)?,
-            Xsave | Xsaveopt | Xsavec => self.save_extended(bus, i)?,
-            Xrstor => self.restore_extended(bus, i)?,
+            Xsave | Xsaveopt | Xsavec | Xsaves => self.save_extended(bus, i)?,
+            Xrstor | Xrstors => self.restore_extended(bus, i)?,
             Fpu(name) => self.float(bus, i, name)?,
             Sse(name) => self.media(bus, i, name)?,
             Packed(name) => self.packed(bus, i, name)?,

@@ -57,6 +57,7 @@ impl Cpu {
         let port = self.read::<u16>(bus, i, 1)?;
         let size = i.operand_size();
         self.check_ports(bus, port, size)?;
+        self.exactly(bus)?;
         let value = bus.platform.pio_read(port, width(size));
         match size {
             Size::Byte => self.set_register(RAX, value as u8),
@@ -73,6 +74,7 @@ impl Cpu {
         let size = i.operand_size();
         self.check_ports(bus, port, size)?;
         let value = self.register::<u32>(RAX) & size.mask() as u32;
+        self.exactly(bus)?;
         bus.platform.pio_write(port, width(size), value);
         self.watch_port(port, size.bytes());
         Ok(())
@@ -90,6 +92,7 @@ impl Cpu {
         let port = self.register::<u16>(RDX);
         // Also where there is nothing to transfer.
         self.check_ports(bus, port, size)?;
+        self.exactly(bus)?;
         self.repeat(bus, i, |cpu, bus| {
             let to = cpu.pointer(RDI, address_size);
             cpu.check_store(bus, SegmentRegister::Es, to, W::SIZE)?;
@@ -113,6 +116,7 @@ impl Cpu {
         let port = self.register::<u16>(RDX);
         // Also where there is nothing to transfer.
         self.check_ports(bus, port, size)?;
+        self.exactly(bus)?;
         self.repeat(bus, i, |cpu, bus| {
             let from = cpu.pointer(RSI, address_size);
             let value: W = cpu.load(bus, i.segment(), from)?;

@@ -317,9 +317,15 @@ pub(super) fn translate(i: &Instruction, code: CodeSize, offset: u64) -> Option<
 }
 
 impl Micro {
+    /// The function that executes it.
+    #[inline]
+    pub(super) fn handler(&self) -> Handler {
+        HANDLERS[usize::from(self.handler) % HANDLERS.len()]
+    }
+
     /// Executes it.
     #[inline]
     pub(super) fn execute(self, cpu: &mut Cpu, bus: &mut Bus<'_>) -> Flow {
-        HANDLERS[usize::from(self.handler) % HANDLERS.len()](cpu, bus, self)
+        self.handler()(cpu, bus, self)
     }
 }

@@ -17,6 +17,7 @@
 //! - `sse`: floating-point numbers in XMM registers;
 //! - `system`, `msr`, `cpuid`, `io`: those of systems, and what the processor says of itself;
 //! - `segment`, `transfer`, `task`, `exception`, `debug`: protection;
+//! - `translate`: blocks that run often as code of the host;
 //! - `watch`: what logs are made from.
 
 mod access;
@@ -47,6 +48,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 mod transfer;
+mod translate;
 mod watch;
 mod x87;
 mod xsave;
@@ -65,6 +67,7 @@ pub use bus::{Attention, Bus, Event, Platform, Signals};
 pub use code::CodeCache;
 pub use exception::{Exception, Raised};
 pub use run::Stop;
+pub use translate::CodeMemory;
 pub use watch::{Cause, Delivery, Watch};
 
 /// What an instruction gives, unless it raises an exception, whose details are in the processor.
@@ -119,6 +122,8 @@ pub(super) mod data_check {
 pub struct Cpu {
     /// General registers by number, then [`BLOCK_RIP`] and [`ZERO`].
     registers: [u64; REGISTERS],
+    /// What translated code and the rest tell each other.
+    frame: translate::Frame,
     /// The instruction that runs; between instructions the next one.
     rip: u64,
     /// Where the instruction that runs will go on unless it says otherwise.
@@ -169,6 +174,8 @@ pub struct Cpu {
     tsc_offset: u64,
     /// Instructions executed.
     instructions: u64,
+    /// Instructions that raised an exception instead.
+    faults: u64,
     /// Pages that were marked in the code cache when this one last looked.
     marks_seen: u64,
     msrs: Msrs,
@@ -255,6 +262,13 @@ impl Cpu {
     /// Instructions executed since it was made.
     pub fn instructions(&self) -> u64 {
         self.instructions
+    }
+
+    /// How far it is since it was made, as [counted time](Bus::count_time) goes: instructions
+    /// executed, and those that raised an exception instead. A repeated string instruction that
+    /// something interrupts is not counted yet there.
+    pub fn time(&self) -> u64 {
+        self.instructions.wrapping_add(self.faults)
     }
 
     /// The exception that an instruction raised last: after a triple fault, the one that could not

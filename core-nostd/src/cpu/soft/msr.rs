@@ -138,6 +138,7 @@ impl Cpu {
     /// RDMSR.
     pub(super) fn read_msr_instruction(&mut self, bus: &mut Bus<'_>) -> Outcome {
         self.check_privileged()?;
+        self.exactly(bus)?;
         let Some(value) = self.msr(bus, self.register(RCX)) else {
             return self.protection();
         };
@@ -149,6 +150,7 @@ impl Cpu {
     /// WRMSR.
     pub(super) fn write_msr_instruction(&mut self, bus: &mut Bus<'_>) -> Outcome {
         self.check_privileged()?;
+        self.exactly(bus)?;
         let value =
             u64::from(self.register::<u32>(RDX)) << 32 | u64::from(self.register::<u32>(RAX));
         if self.set_msr(bus, self.register(RCX), value).is_none() {

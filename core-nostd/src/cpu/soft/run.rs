@@ -32,10 +32,11 @@ pub enum Stop {
 
 impl Cpu {
     /// Runs at most so many instructions, and as many that raise an exception instead of being
-    /// executed, which may be all of them.
+    /// executed, which may be all of them. With [counted time](Bus::count_time) both are one number.
     pub fn run(&mut self, bus: &mut Bus<'_>, instructions: u64) -> Stop {
-        let end = self.instructions.wrapping_add(instructions);
+        let end = self.spent(bus).wrapping_add(instructions);
         let mut exceptions = instructions;
+        let mut again = false;
         if self.marks_seen != bus.code.marked() {
             // Another processor has decoded code that this one could store to unnoticed.
             self.marks_seen = bus.code.marked();
@@ -50,16 +51,24 @@ impl Cpu {
             {
                 return stop;
             }
-            let left = end.wrapping_sub(self.instructions);
+            let left = end.wrapping_sub(self.spent(bus));
             if left == 0 {
                 return Stop::Budget;
             }
-            let outcome = if self.slow == 0 {
+            let outcome = if self.slow | u32::from(again) == 0 {
+                bus.begin_block();
                 self.run_block(bus, left)
             } else {
-                self.run_slowly(bus, left)
+                self.run_carefully(bus, left, again)
             };
+            again = false;
             if outcome.is_err() {
+                if bus.counts() && self.raised.is_none() {
+                    again = true;
+                    continue;
+                }
+                self.faults = self.faults.wrapping_add(1);
+                bus.settle(self.time());
                 if self.deliver_raised(bus).is_err() {
                     return Stop::Shutdown;
                 }
@@ -72,9 +81,53 @@ impl Cpu {
         }
     }
 
+    /// What counts against the budget.
+    fn spent(&self, bus: &Bus<'_>) -> u64 {
+        if bus.counts() {
+            self.time()
+        } else {
+            self.instructions
+        }
+    }
+
+    /// Runs what there is reason to be careful with: one instruction that is begun `again`, as it asks
+    /// for something that depends on time, or as [`slow`] says.
+    #[cold]
+    fn run_carefully(&mut self, bus: &mut Bus<'_>, left: u64, again: bool) -> Outcome {
+        if again {
+            bus.settle(self.time());
+            return self.step(bus);
+        }
+        if self.slow == slow::WATCHED {
+            bus.begin_block();
+        } else {
+            bus.settle(self.time());
+        }
+        self.run_slowly(bus, left)
+    }
+
+    /// The instruction asks for something that depends on time, and must be begun again if it is not
+    /// known how far the processor is.
+    #[inline]
+    pub(super) fn exactly(&mut self, bus: &Bus<'_>) -> Outcome {
+        if bus.exact() {
+            Ok(())
+        } else {
+            Err(self.later())
+        }
+    }
+
+    /// Gives the instruction up, to be begun again by itself.
+    #[cold]
+    pub(super) fn later(&mut self) -> Raised {
+        self.raised = None;
+        Raised
+    }
+
     /// Does what waits; comes back with `slow` only for what concerns the next instruction.
     #[cold]
     fn look_around(&mut self, bus: &mut Bus<'_>) -> Option<Stop> {
+        bus.settle(self.time());
         if bus.signals.take() {
             loop {
                 let attention = bus.platform.attend();
@@ -224,19 +277,24 @@ impl Cpu {
                 return self.step(bus);
             }
             let count = left.min(block.count.into()) as u16;
+            if let Some(outcome) = self.try_translated(bus, page | into, &block, left) {
+                return outcome;
+            }
             self.registers[BLOCK_RIP] = self.rip;
             let mut rip = self.rip;
             let mut flow = Flow::Next;
             let mut done = 0;
             while done < count {
                 let micro = bus.code.micro(block.first + u32::from(done));
+                // Apart from the copy, which is handed on as two words then.
+                let (handler, length) = (micro.handler(), micro.length);
                 self.rip = rip;
-                flow = micro.execute(self, bus);
+                flow = handler(self, bus, *micro);
                 if flow != Flow::Next {
                     break;
                 }
                 done += 1;
-                rip = rip.wrapping_add(micro.length.into());
+                rip = rip.wrapping_add(length.into());
             }
             match flow {
                 Flow::Next if size == CodeSize::Bits64 => self.rip = rip,

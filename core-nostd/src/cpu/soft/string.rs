@@ -74,6 +74,10 @@ impl Cpu {
         self.system_flags |= RFlags::RESUME_FLAG.bits();
         self.slow |= slow::RESUME;
         self.next_rip = self.rip;
+        if bus.counts() {
+            // Where it stopped is chance, but not how many instructions there are.
+            self.instructions = self.instructions.wrapping_sub(1);
+        }
         Ok(())
     }
 

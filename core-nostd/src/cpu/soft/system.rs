@@ -139,6 +139,7 @@ impl Cpu {
                         if value > 15 {
                             return self.protection();
                         }
+                        self.exactly(bus)?;
                         bus.platform.set_task_priority(value as u8);
                         // Another interrupt may be let in now, or none.
                         bus.signals.raise();
@@ -530,6 +531,7 @@ impl Cpu {
         if disabled && self.cpl != 0 {
             return self.protection();
         }
+        self.exactly(bus)?;
         let time = self.tsc(bus);
         self.registers[RAX] = time & LOW;
         self.registers[RDX] = time >> 32;

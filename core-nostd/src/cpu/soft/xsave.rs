@@ -2,6 +2,10 @@
 //!
 //! Source: Intel SDM volume 1, 10.5 (FXSAVE's format), chapter 13 (XSAVE's: 13.4 to 13.8); volume 2
 //! for each instruction.
+//!
+//! There are no components of supervisors: IA32_XSS is zero, and XSAVES saves what XSAVEC does. What
+//! is in its initial state XSAVEOPT, XSAVEC and XSAVES leave out; what has not been modified since it
+//! was loaded they write all the same, which they may.
 
 use super::access::Intent;
 use super::cpuid::Feature;
@@ -285,16 +289,21 @@ impl Cpu {
         if self.cr0().contains(Cr0Flags::TASK_SWITCHED) {
             return Err(self.raise(Exception::DeviceNotAvailable));
         }
+        let privileged = matches!(i.operation(), Operation::Xsaves | Operation::Xrstors);
+        if privileged {
+            self.check_privileged()?;
+        }
         let area = self.aligned_area(i, 64)?;
         let asked =
             u64::from(self.register::<u32>(RDX)) << 32 | u64::from(self.register::<u32>(RAX));
+        // IA32_XSS, of which XSAVES saves components, too, is always zero.
         Ok((area, asked & self.xcr0))
     }
 
-    /// XSAVE, XSAVEOPT, XSAVEC.
+    /// XSAVE, XSAVEOPT, XSAVEC, XSAVES.
     pub(super) fn save_extended(&mut self, bus: &mut Bus<'_>, i: &Instruction) -> Outcome {
         let (area, asked) = self.xsave_operands(i)?;
-        let compacted = i.operation() == Operation::Xsavec;
+        let compacted = matches!(i.operation(), Operation::Xsavec | Operation::Xsaves);
         let length = self.xsave_bytes(asked, compacted);
         self.check_access(bus, area.0, area.1, length as usize, Intent::Write)?;
         let used = self.components_in_use();
@@ -340,7 +349,7 @@ impl Cpu {
         Ok(())
     }
 
-    /// XRSTOR.
+    /// XRSTOR, and XRSTORS, for which only the compacted format is one.
     pub(super) fn restore_extended(&mut self, bus: &mut Bus<'_>, i: &Instruction) -> Outcome {
         let (place, asked) = self.xsave_operands(i)?;
         self.check_access(bus, place.0, place.1, XSAVE_BYTES as usize, Intent::Read)?;
@@ -351,13 +360,14 @@ impl Cpu {
             .map(|word| u64::from_le_bytes(core::array::from_fn(|i| word[i])));
         let (present, format) = (words.next().unwrap_or(0), words.next().unwrap_or(0));
         let compacted = format & COMPACTED != 0;
+        let supervisor = i.operation() == Operation::Xrstors;
         let reserved = if compacted {
             let components = format & !COMPACTED;
-            !self.has(Feature::XSAVEC)
+            !supervisor && !self.has(Feature::XSAVEC)
                 || (components & !self.xcr0) | (present & !components) != 0
                 || words.any(|word| word != 0)
         } else {
-            present & !self.xcr0 != 0 || format != 0 || words.next().unwrap_or(0) != 0
+            supervisor || present & !self.xcr0 != 0 || format != 0 || words.next().unwrap_or(0) != 0
         };
         if reserved {
             return self.protection();
@@ -623,5 +633,39 @@ mod tests {
         guest.put(0x3000 + 520, &(1u64 << 63 | 1).to_le_bytes());
         guest.put(0x3000 + 512, &2u64.to_le_bytes());
         assert_eq!(guest.attempt(&xrstor), GP);
+    }
+
+    #[test]
+    fn xsaves_and_xrstors() {
+        let mut guest = guest();
+        guest.put(0x3000, &[0; 4096]);
+        guest.change(|state| state.fpu = filled());
+        let all = [(RAX, u64::MAX), (RDX, u64::MAX)];
+        let (xsaves, xrstors) = ([0x48, 0x0f, 0xc7, 0x2b], [0x48, 0x0f, 0xc7, 0x1b]);
+        assert_eq!(guest.attempt_with(&all, &xsaves), Ok(()));
+        // PKRU is in its initial state.
+        assert_eq!(guest.get::<8>(0x3000 + 512), 3u64.to_le_bytes());
+        assert_eq!(
+            guest.get::<8>(0x3000 + 520),
+            (1u64 << 63 | 0x203).to_le_bytes()
+        );
+        guest.change(|state| state.fpu = FpuState::default());
+        assert_eq!(guest.attempt(&xrstors), Ok(()));
+        assert_eq!(guest.state().fpu, filled());
+        // What is not in the area becomes initial, and the registers with it.
+        guest.put(0x3000 + 512, &[2]);
+        assert_eq!(guest.attempt(&xrstors), Ok(()));
+        let fpu = guest.state().fpu;
+        assert_eq!((fpu.fcw, fpu.st), (0x37f, [[0; 10]; 8]));
+        assert_eq!(fpu.xmm, filled().xmm);
+        // The standard format is none of theirs, and neither are other rings.
+        guest.put(0x3000 + 520, &[0; 8]);
+        assert_eq!(guest.attempt(&xrstors), GP);
+        assert_eq!(guest.attempt(&[0x0f, 0xae, 0x2b]), Ok(()));
+        let mut user = guest.user();
+        assert_eq!(user.attempt(&xsaves), GP);
+        assert_eq!(user.attempt(&[0x48, 0x0f, 0xc7, 0x23]), Ok(()));
+        user.change(|state| state.cr4 &= !(1 << 18));
+        assert_eq!(user.attempt(&xsaves), UD);
     }
 }

@@ -42,23 +42,11 @@ fn machine(irqchip: Irqchip) -> (Machine<'static>, Recorder) {
     };
     let apics: Vec<_> = (0..2).map(|id| LocalApic::new(wiring(id))).collect();
     let machine = Machine::new(Config {
-        board: Board::Pc,
         irqchip,
-        pit: true,
-        ram: Box::leak(Box::new(ArrayRam::<0x1_0000>::new())),
-        ram_size: 0x1_0000,
-        rom: &[],
         cpus: 2,
         max_cpus: 2,
         local_apics: apics.leak(),
-        rtc_base: 0,
-        uuid: [0; 16],
-        graphics: false,
-        kernel: &[],
-        initrd: &[],
-        cmdline: &[],
-        boot: &[],
-        testdev_memory: &[],
+        ..Config::new(Box::leak(Box::new(ArrayRam::<0x1_0000>::new())), 0x1_0000)
     });
     (machine.unwrap(), Recorder::default())
 }

@@ -1,0 +1,201 @@
+//! The DSDT: processors, the PCI bus with its interrupt links, and ISA devices.
+//!
+//! Follows ACPI 6.4, sections 6.1 (identification), 6.2 (`_CRS`, `_PRT`, `_SRS` …), 7.4 (`_S5`) and 8.4
+//! (processor devices), and the PCI Firmware Specification for the root bridge. It is declarative as
+//! far as it can be: the interrupt links alone have methods, because the guest chooses their
+//! interrupts.
+
+use super::aml::{Resources, Space, Term, Writer};
+use super::{Facts, IsaDevice, Links, PciFacts, tables};
+use crate::devices::acpi_pm;
+use crate::pci::{Address, piix3};
+
+/// The DSDT's version: integers have 64 bits.
+const REVISION: u8 = 2;
+
+/// `_STA`: there, working, but not for users' eyes.
+const HIDDEN: u64 = 0x0b;
+/// `_STA` of a link that is switched off: there and working.
+const LINK_OFF: u64 = 0x09;
+/// `_STA` of a link that is on.
+const LINK_ON: u64 = 0x0b;
+
+/// Slots of a PCI bus.
+const SLOTS: u8 = 32;
+/// Interrupt pins of a slot.
+const PINS: u8 = 4;
+
+/// Fields of the ISA bridge with the routes of PIRQA# to PIRQD#.
+const ROUTES: [&str; piix3::PIRQS as usize] = ["PRQA", "PRQB", "PRQC", "PRQD"];
+/// The links that stand for them.
+const LINKS: [&str; piix3::PIRQS as usize] = ["LNKA", "LNKB", "LNKC", "LNKD"];
+
+/// Adds the DSDT and gives where it begins.
+pub(super) fn dsdt(w: &mut Writer<'_>, links: &mut Links, facts: &Facts<'_>) -> usize {
+    tables::table(w, links, b"DSDT", REVISION, |w| {
+        w.scope("\\_SB", |w| {
+            processors(w, facts);
+            match &facts.pci {
+                Some(pci) => {
+                    pci_bus(w, facts, pci);
+                    interrupt_links(w, pci);
+                }
+                None => isa_devices(w, facts),
+            }
+        });
+        let kind = Term::Int(acpi_pm::SOFT_OFF.into());
+        w.named_package("\\_S5", 4, |w| {
+            w.term(kind);
+            (0..3).for_each(|_| w.term(Term::Int(0)));
+        });
+    })
+}
+
+/// A device for each processor that there is.
+fn processors(w: &mut Writer<'_>, facts: &Facts<'_>) {
+    for number in 0..facts.cpus {
+        let mut name = *b"C000";
+        for (index, digit) in name.iter_mut().skip(1).enumerate() {
+            let value = number >> (8 - 4 * index) & 0xf;
+            *digit = b"0123456789ABCDEF"[usize::from(value)];
+        }
+        w.device(core::str::from_utf8(&name).unwrap_or("C000"), |w| {
+            w.name("_HID", Term::Text("ACPI0007"));
+            w.name("_UID", Term::Int(number.into()));
+        });
+    }
+}
+
+fn pci_bus(w: &mut Writer<'_>, facts: &Facts<'_>, pci: &PciFacts<'_>) {
+    w.device("PCI0", |w| {
+        w.name("_HID", Term::Eisa("PNP0A03"));
+        w.name("_UID", Term::Int(0));
+        w.resources("_CRS", |r| {
+            let (first, ports) = pci.config_ports;
+            r.buses(0, 0xff);
+            r.ports(first, ports);
+            r.port_window(0, first - 1);
+            r.port_window(first + u16::from(ports), u16::MAX);
+            for (first, last, cacheable) in pci.memory {
+                r.memory_window(*first, *last, *cacheable);
+            }
+        });
+        // Nothing is plugged in later: guests need not read of empty slots.
+        let taken = (0..SLOTS).filter(|slot| pci.slots >> slot & 1 != 0);
+        let entries = pci.slots.count_ones() as u8 * PINS;
+        w.named_package("_PRT", entries, |w| {
+            for slot in taken {
+                (0..PINS).for_each(|pin| route(w, facts, pci, slot, pin));
+            }
+        });
+        w.device("ISA", |w| {
+            w.name("_ADR", Term::Int(address_of(pci.isa_bridge)));
+            let (first, routes) = (piix3::PIRQRCA.into(), piix3::PIRQS.into());
+            w.region("PIRQ", Space::PciConfig, first, routes);
+            w.byte_fields("PIRQ", &ROUTES);
+            isa_devices(w, facts);
+        });
+        w.device("MBRD", |w| {
+            w.name("_HID", Term::Eisa("PNP0C02"));
+            w.resources("_CRS", |r| {
+                r.ports(facts.hardware, acpi_pm::PORTS as u8);
+                if let Some(port) = facts.gpe0 {
+                    r.ports(port, acpi_pm::GPE0_PORTS as u8);
+                }
+                if let Some(port) = facts.command {
+                    r.ports(port, acpi_pm::APMC_PORTS as u8);
+                }
+            });
+        });
+    });
+}
+
+/// The `_ADR` of a function.
+fn address_of(function: Address) -> u64 {
+    u64::from(function.device()) << 16 | u64::from(function.function())
+}
+
+/// An element of `_PRT`: where an interrupt pin of a slot goes. That of the power-management
+/// function is the system control interrupt.
+fn route(w: &mut Writer<'_>, facts: &Facts<'_>, pci: &PciFacts<'_>, slot: u8, pin: u8) {
+    w.package(4, |w| {
+        w.term(Term::Int(u64::from(slot) << 16 | 0xffff));
+        w.term(Term::Int(pin.into()));
+        if slot == pci.isa_bridge.device() && pin == 0 {
+            w.term(Term::Int(0));
+            w.term(Term::Int(facts.sci.into()));
+            return;
+        }
+        let pirq = piix3::pirq_of(Address::new(0, slot, 0), pin);
+        w.term(Term::Name(LINKS[usize::from(pirq % piix3::PIRQS)]));
+        w.term(Term::Int(0));
+    });
+}
+
+/// The devices by which the guest says which interrupts PIRQA# to PIRQD# are routed to. A route's
+/// highest bit switches it off.
+fn interrupt_links(w: &mut Writer<'_>, pci: &PciFacts<'_>) {
+    const OFF: Term<'_> = Term::Int(0x80);
+    w.method("LSTA", 1, |w| {
+        w.when(Term::And(&Term::Arg(0), &OFF), |w| {
+            w.give(Term::Int(LINK_OFF));
+        });
+        w.give(Term::Int(LINK_ON));
+    });
+    for (number, (link, route)) in LINKS.iter().zip(ROUTES).enumerate() {
+        let mut path = *b"\\_SB.PCI0.ISA.PRQA";
+        let end = path.len() - route.len();
+        path[end..].copy_from_slice(route.as_bytes());
+        let route = Term::Name(core::str::from_utf8(&path).unwrap_or(route));
+        w.device(link, |w| {
+            w.name("_HID", Term::Eisa("PNP0C0F"));
+            w.name("_UID", Term::Int(number as u64));
+            w.resources("_PRS", |r| r.level_irqs(pci.link_irqs));
+            // What `_CRS` gives, with the interrupt yet to be filled in.
+            w.resources("CURR", |r| r.level_irqs(&[0]));
+            w.dword_field(Term::Name("CURR"), Resources::LEVEL_IRQ_AT, "CIRQ");
+            w.method("_STA", 0, |w| w.give(Term::Call("LSTA", &route)));
+            w.method("_DIS", 0, |w| w.or(route, OFF, route));
+            w.method("_CRS", 0, |w| {
+                w.store(Term::And(&route, &Term::Int(0x0f)), Term::Name("CIRQ"));
+                w.give(Term::Name("CURR"));
+            });
+            w.method("_SRS", 1, |w| {
+                w.dword_field(Term::Arg(0), Resources::LEVEL_IRQ_AT, "SIRQ");
+                w.store(Term::Name("SIRQ"), route);
+            });
+        });
+    }
+}
+
+fn isa_devices(w: &mut Writer<'_>, facts: &Facts<'_>) {
+    for device in facts.devices {
+        let IsaDevice {
+            name,
+            id,
+            uid,
+            ports,
+            irq,
+            is_hidden,
+        } = *device;
+        w.device(name, |w| {
+            w.name("_HID", id);
+            if let Some(uid) = uid {
+                w.name("_UID", Term::Int(uid.into()));
+            }
+            if is_hidden {
+                w.name("_STA", Term::Int(HIDDEN));
+            }
+            w.resources("_CRS", |r| {
+                for (base, ports) in ports {
+                    if ports > 0 {
+                        r.ports(base, ports);
+                    }
+                }
+                if let Some(irq) = irq {
+                    r.irq(irq);
+                }
+            });
+        });
+    }
+}

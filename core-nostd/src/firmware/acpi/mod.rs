@@ -1,0 +1,303 @@
+//! ACPI tables (ACPI 6.4, chapter 5): what a guest is told of processors, interrupts, power
+//! management and devices that it can't find by itself.
+//!
+//! The tables are built once, from [`Facts`] of the board, into memory that the host lends. They are
+//! one image, the RSDP in front, with a list of links: addresses to be added and checksums to be
+//! computed. Where firmware runs, it gets the image as files of fw_cfg with the links as a script
+//! ([`script`]); where the boot ROM starts a kernel, [`Tables::link`] makes the image one for a fixed
+//! address in guest memory ([`place`]).
+//!
+//! Both boards have the full ACPI hardware, not the reduced one: the timers and interrupt controllers
+//! of a PC, which the reduced one rules out, are there. QEMU's microvm has the reduced one, for
+//! which a guest needs another clock to learn the speed of its processor from.
+//!
+//! Not described: sleeping states but soft-off, hotplug of processors and PCI functions, thermal
+//! zones, HPET (there is none).
+
+pub mod aml;
+mod dsdt;
+pub mod script;
+mod tables;
+
+use core::fmt;
+
+use crate::pci::Address;
+use aml::{Term, Writer};
+
+/// Bytes of the image at most, the RSDP with it.
+pub const IMAGE_MAX: usize = 32 << 10;
+/// Where the tables begin in the image, behind the RSDP. They are aligned to as much.
+pub const TABLES_AT: usize = 64;
+/// Links that the image has at most.
+const LINKS_MAX: usize = 32;
+/// Bytes of the script at most: the links, two files to load, and four links of the RSDP.
+const SCRIPT_MAX: usize = (LINKS_MAX + 6) * script::COMMAND;
+/// Memory that tables and script need.
+pub const MEMORY: usize = IMAGE_MAX + SCRIPT_MAX;
+
+/// Tables that RSDT and XSDT list at most.
+const LISTED_MAX: usize = 4;
+
+/// RAM that a guest has at least to find tables at its end.
+const RAM_MIN: u64 = 2 << 20;
+
+/// Name of the file in which firmware finds the sleeping states.
+pub const SLEEP_FILE: &str = "etc/system-states";
+/// What it says of S0 to S5: the highest bit for a state that there is, below it its SLP_TYP. S3 and
+/// S4 are not there.
+pub const SLEEP_STATES: [u8; 6] = [0x80, 0, 0, 1, 2, 0x80];
+
+/// What the tables tell.
+pub struct Facts<'a> {
+    /// Processors at power-on.
+    pub cpus: u16,
+    /// Processors that there may be later.
+    pub max_cpus: u16,
+    /// The APIC ID of a processor.
+    pub apic_id: &'a dyn Fn(u16) -> u32,
+    /// The system control interrupt.
+    pub sci: u8,
+    /// First port of ACPI's fixed hardware, [`crate::devices::acpi_pm`].
+    pub hardware: u16,
+    /// First port of the general-purpose events.
+    pub gpe0: Option<u16>,
+    /// The port that switches to ACPI mode; `None` where that is on always.
+    pub command: Option<u16>,
+    /// A port, and what is written to it to reset the machine.
+    pub reset: Option<(u16, u8)>,
+    /// Whether there is a keyboard controller.
+    pub has_keyboard_controller: bool,
+    /// The PCI bus.
+    pub pci: Option<PciFacts<'a>>,
+    /// Devices at fixed ports.
+    pub devices: &'a [IsaDevice<'a>],
+}
+
+impl Facts<'_> {
+    /// ISA interrupts that PCI's may be routed to.
+    fn level_irqs(&self) -> &[u8] {
+        self.pci.as_ref().map_or(&[], |pci| pci.link_irqs)
+    }
+}
+
+/// What the tables tell of the PCI bus.
+#[derive(Clone, Copy, Debug)]
+pub struct PciFacts<'a> {
+    /// First port of the configuration mechanism, not 0, and how many it has.
+    pub config_ports: (u16, u8),
+    /// Addresses that belong to the bus: first, last, whether they can be cached.
+    pub memory: &'a [(u32, u32, bool)],
+    /// A bit for each slot with functions, 0 to 31.
+    pub slots: u32,
+    /// The ISA bridge, a PIIX3 with power management of a PIIX4 beside it.
+    pub isa_bridge: Address,
+    /// Interrupts that its PIRQs can be routed to.
+    pub link_irqs: &'a [u8],
+}
+
+/// A device at fixed ports.
+#[derive(Clone, Copy, Debug)]
+pub struct IsaDevice<'a> {
+    /// Four characters at most, unique.
+    pub name: &'a str,
+    /// Its `_HID`.
+    pub id: Term<'a>,
+    /// Its `_UID`, where there may be several.
+    pub uid: Option<u8>,
+    /// Base and length of its ports; lengths of 0 are none.
+    pub ports: [(u16, u8); 2],
+    /// Its interrupt.
+    pub irq: Option<u8>,
+    /// Whether users need not see it.
+    pub is_hidden: bool,
+}
+
+/// Why there are no tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Error {
+    /// They would be larger than [`IMAGE_MAX`], or the memory is smaller than [`MEMORY`]: for so many
+    /// processors.
+    Full(u16),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self::Full(cpus) = self;
+        let room = IMAGE_MAX >> 10;
+        write!(
+            f,
+            "the ACPI tables of {cpus} processors need more than {room} KiB"
+        )
+    }
+}
+
+/// What is left to do once the image's address is known. Offsets count from the first table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Link {
+    /// `size` bytes at `at` are to be the address of what is at `target`.
+    Pointer { at: usize, size: u8, target: usize },
+    /// The table of `length` bytes at `start` needs its checksum.
+    Checksum { start: usize, length: usize },
+}
+
+/// All links, in an order in which checksums come after what they are over.
+#[derive(Debug, Default)]
+struct Links {
+    list: heapless::Vec<Link, LINKS_MAX>,
+    full: bool,
+}
+
+impl Links {
+    fn add(&mut self, link: Link) {
+        self.full |= self.list.push(link).is_err();
+    }
+
+    /// Moves checksums behind pointers.
+    fn sort(&mut self) {
+        self.list
+            .sort_unstable_by_key(|link| matches!(link, Link::Checksum { .. }));
+    }
+}
+
+/// Where the image of [`Tables::link`] lies in guest memory with `low_ram` bytes of RAM from 0 on: in
+/// the last [`IMAGE_MAX`] bytes, from a page on. The RSDP is its first byte. `None` with too little
+/// RAM to give some of it away.
+pub const fn place(low_ram: u64) -> Option<u64> {
+    if low_ram < RAM_MIN {
+        return None;
+    }
+    Some((low_ram - IMAGE_MAX as u64) & !0xfff)
+}
+
+/// The image, and what is to be done to use it.
+#[derive(Debug)]
+pub struct Tables<'m> {
+    image: &'m mut [u8],
+    script: &'m mut [u8],
+    used: usize,
+    links: Links,
+    rsdt: usize,
+    xsdt: usize,
+}
+
+/// The image as firmware takes it.
+#[derive(Clone, Copy, Debug)]
+pub struct Files<'m> {
+    /// For [`script::RSDP_FILE`].
+    pub rsdp: &'m [u8],
+    /// For [`script::TABLES_FILE`].
+    pub tables: &'m [u8],
+    /// For [`script::SCRIPT_FILE`].
+    pub script: &'m [u8],
+}
+
+impl<'m> Tables<'m> {
+    /// Builds the tables in `memory`, of which there must be [`MEMORY`] bytes.
+    ///
+    /// # Errors
+    /// [`Error::Full`].
+    pub fn build(facts: &Facts<'_>, memory: &'m mut [u8]) -> Result<Self, Error> {
+        let full = Error::Full(facts.max_cpus.max(facts.cpus));
+        let (image, script) = memory.split_at_mut_checked(IMAGE_MAX).ok_or(full)?;
+        let (front, room) = image.split_at_mut_checked(TABLES_AT).ok_or(full)?;
+        front.fill(0);
+        let mut links = Links::default();
+        let mut w = Writer::new(room);
+        let facs = tables::facs(&mut w);
+        let dsdt = dsdt::dsdt(&mut w, &mut links, facts);
+        let mut add = |w: &mut Writer<'_>, table: &dyn Fn(&mut Writer<'_>, &mut Links) -> usize| {
+            // Aligned access is all that some guests do.
+            w.align(8);
+            table(w, &mut links)
+        };
+        let listed: [usize; LISTED_MAX - 1] = [
+            add(&mut w, &|w, links| {
+                tables::fadt(w, links, facts, dsdt, facs)
+            }),
+            add(&mut w, &|w, links| tables::madt(w, links, facts)),
+            add(&mut w, &tables::waet),
+        ];
+        let rsdt = add(&mut w, &|w, links| {
+            tables::root(w, links, b"RSDT", 4, &listed)
+        });
+        let xsdt = add(&mut w, &|w, links| {
+            tables::root(w, links, b"XSDT", 8, &listed)
+        });
+        let used = TABLES_AT + w.finish().map_err(|_| full)?;
+        if links.full {
+            return Err(full);
+        }
+        links.sort();
+        let mut new = Self {
+            image,
+            script,
+            used,
+            links,
+            rsdt,
+            xsdt,
+        };
+        new.point(0);
+        Ok(new)
+    }
+
+    /// Sets all pointers, as of tables at `base`; 0 gives offsets.
+    fn point(&mut self, base: u64) {
+        for link in &self.links.list {
+            if let Link::Pointer { at, size, target } = *link {
+                put(self.image, TABLES_AT + at, size, base + target as u64);
+            }
+        }
+        let rsdp = tables::rsdp();
+        if let Some(room) = self.image.first_chunk_mut() {
+            *room = rsdp;
+        }
+        put(self.image, tables::RSDP_RSDT, 4, base + self.rsdt as u64);
+        put(self.image, tables::RSDP_XSDT, 8, base + self.xsdt as u64);
+    }
+
+    /// Makes the image one for the guest physical address `base`, below 4 GiB - [`IMAGE_MAX`], and
+    /// gives it. The RSDP is its first byte.
+    pub fn link(mut self, base: u64) -> &'m [u8] {
+        self.point(base + TABLES_AT as u64);
+        for link in &self.links.list {
+            if let Link::Checksum { start, length } = *link {
+                let start = TABLES_AT + start;
+                if let Some(table) = self.image.get_mut(start..start + length) {
+                    tables::set_checksum(table, tables::CHECKSUM);
+                }
+            }
+        }
+        for (at, length) in tables::RSDP_SUMS {
+            if let Some(part) = self.image.get_mut(..length) {
+                tables::set_checksum(part, at);
+            }
+        }
+        let image: &'m [u8] = self.image;
+        image.get(..self.used).unwrap_or(image)
+    }
+
+    /// The image as files of fw_cfg, for firmware to link.
+    ///
+    /// # Errors
+    /// [`Error::Full`], which the sizes of this module rule out.
+    pub fn files(self) -> Result<Files<'m>, Error> {
+        let length = script::write(&self.links, self.script).map_err(|_| Error::Full(0))?;
+        let (image, commands): (&'m [u8], &'m [u8]) = (self.image, self.script);
+        Ok(Files {
+            rsdp: image.get(..tables::RSDP).unwrap_or(&[]),
+            tables: image.get(TABLES_AT..self.used).unwrap_or(&[]),
+            script: commands.get(..length).unwrap_or(&[]),
+        })
+    }
+}
+
+/// Writes the lowest `size` bytes of an address.
+fn put(image: &mut [u8], at: usize, size: u8, address: u64) {
+    let size = usize::from(size).min(8);
+    if let Some(field) = image.get_mut(at..at + size) {
+        field.copy_from_slice(&address.to_le_bytes()[..size]);
+    }
+}
+
+#[cfg(test)]
+mod tests;
