@@ -10,7 +10,7 @@ use thimble_core::cpu::{Activity, LocalApicState, gpr};
 use thimble_core::devices::{ConsoleId, GuestEvent, PowerRequest, Width};
 use thimble_core::irq::lapic::{CpuEvent, LocalApicWiring};
 use thimble_core::irq::{IrqLine, LocalApic, Msi};
-use thimble_core::machine::{Board, Config, Controllers, Host, Machine, STATE_MAX};
+use thimble_core::machine::{Config, Controllers, Host, Machine, STATE_MAX};
 use thimble_core::memory::{Backing, GuestRam, MemoryMap, Region};
 use thimble_core::state::StateError;
 use thimble_host::cpuid::{CpuSpec, CpuidTable, Topology};

@@ -468,7 +468,7 @@ mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
 
     use rustix::time::{TimerfdClockId, TimerfdFlags, timerfd_create};
-    use thimble_core::machine::{Board, Config, Irqchip, Machine};
+    use thimble_core::machine::{Config, Machine};
 
     use super::super::{Accelerator, BridgeState, Clock, Guarded};
     use super::*;

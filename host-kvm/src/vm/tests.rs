@@ -5,8 +5,8 @@ use std::sync::Arc;
 use rustix::time::{TimerfdClockId, TimerfdFlags, timerfd_create};
 use thimble_core::devices::class::{DeviceClass, PropertyValues};
 use thimble_core::devices::{Width, ib700, pvpanic};
+use thimble_core::machine::Config;
 use thimble_core::machine::actions::ActionChanges;
-use thimble_core::machine::{Board, Config, Irqchip};
 use thimble_monitor::Owner as _;
 
 use super::*;

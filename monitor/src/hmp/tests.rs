@@ -5,7 +5,7 @@ use std::format;
 use std::string::{String, ToString};
 
 use thimble_core::devices::{ConsoleId, GuestEvent, PowerRequest};
-use thimble_core::machine::{Board, Config, Host, Irqchip, Machine};
+use thimble_core::machine::{Config, Host, Machine};
 use thimble_core::memory::{ArrayRam, GuestRam};
 
 use super::*;

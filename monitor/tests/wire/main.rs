@@ -7,7 +7,7 @@ use std::alloc::{Layout, alloc_zeroed, handle_alloc_error};
 use cases::CASES;
 use serde_json::Value;
 use thimble_core::devices::{ConsoleId, GuestEvent, PowerRequest};
-use thimble_core::machine::{Board, Config, Host, Irqchip, Machine, RunState};
+use thimble_core::machine::{Config, Host, Machine, RunState};
 use thimble_core::memory::ArrayRam;
 use thimble_core::qmp::{
     QMP_MESSAGE_MAX, QMP_TOKENS_MAX, SIZE_LIMIT_TEXT, Sink, SinkFull, TOKENS_LIMIT_TEXT,

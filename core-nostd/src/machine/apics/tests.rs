@@ -3,7 +3,7 @@
 use crate::devices::{ConsoleId, GuestEvent, PowerRequest, Width};
 use crate::irq::lapic::{CpuEvent, LocalApic, LocalApicWiring};
 use crate::irq::{IrqLine, Msi};
-use crate::machine::{Board, Config, Host, Irqchip, Machine};
+use crate::machine::{Config, Host, Irqchip, Machine};
 use crate::memory::ArrayRam;
 use std::boxed::Box;
 use std::vec::Vec;
