@@ -214,6 +214,32 @@ impl Mmu {
         }
     }
 
+    /// Loads two words side by side, the first one low, if their page is ready.
+    #[inline(always)]
+    pub fn try_read_double(&self, linear: u64, mode: Mode) -> Option<u128> {
+        let host = self.tlb.hit(linear, mode, Access::Read)?;
+        within_page(linear, 16).then(|| {
+            // SAFETY: as in `try_read`, of two words.
+            let (low, high) = unsafe { (u64::load(host), u64::load(host.wrapping_add(8))) };
+            u128::from(low) | u128::from(high) << 64
+        })
+    }
+
+    /// Stores two words side by side, if their page is ready, and says whether.
+    #[inline(always)]
+    pub fn try_write_double(&mut self, linear: u64, mode: Mode, words: u128) -> bool {
+        let host = self.tlb.hit(linear, mode, Access::Write);
+        let Some(host) = host.filter(|_| within_page(linear, 16)) else {
+            return false;
+        };
+        // SAFETY: as in `try_write`, of two words.
+        unsafe {
+            (words as u64).store(host);
+            ((words >> 64) as u64).store(host.wrapping_add(8));
+        }
+        true
+    }
+
     /// Changes a word, if its page is ready.
     #[inline(always)]
     pub fn try_modify<W: Word, R>(

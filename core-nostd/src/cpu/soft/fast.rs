@@ -4,6 +4,8 @@
 //! They have the C calling convention because that one passes a micro-operation in registers.
 #![allow(improper_ctypes_definitions)]
 
+mod media;
+
 use super::access::{Intent, Word};
 use super::execute::ends_block;
 use super::micro::{Flow, Handler, Micro, Place};
@@ -809,7 +811,7 @@ const JUMP_IF: [[Handler; 16]; 2] = [
     conditions!(true: 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15),
 ];
 
-const SINGLE: [Handler; 9] = [
+const SINGLE: [Handler; 10] = [
     general,
     nothing,
     set_condition,
@@ -819,10 +821,13 @@ const SINGLE: [Handler; 9] = [
     call_long,
     return_legacy,
     return_long,
+    media::media,
 ];
 
 /// NOP.
 pub(super) const NOTHING: u16 = 1;
+/// Instructions on XMM registers.
+const MEDIA: u16 = 9;
 /// SETcc with a register.
 pub(super) const SETCC: u16 = 2;
 /// Branches; one more is the form of 64-bit mode.
@@ -888,6 +893,8 @@ const fn index(at: usize) -> u16 {
 pub(super) const fn binary(operation: usize, form: Form, size: Size) -> u16 {
     index(BINARY_AT + (operation * Form::COUNT + form.index()) * 4 + size as usize)
 }
+
+pub(super) use media::translate as media;
 
 /// LEA.
 pub(super) const fn lea(size: Size) -> u16 {
