@@ -5,6 +5,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use thimble_core::firmware::acpi;
 use thimble_core::firmware::boot::{INFO_OFFSET, Module, Request, TABLE_MAX};
 use thimble_core::firmware::keys;
 use thimble_core::firmware::loader::{self, HIGH_START, LOW_END, Protocol};
@@ -40,6 +41,7 @@ fuzz_target!(|bytes: &[u8]| {
         modules_size,
         low_ram,
         high_ram: 0,
+        acpi: initrd % 2 == 0,
     };
     let mut table = vec![0xee; TABLE_MAX];
     let Ok(length) = request.prepare(&plan, &mut table) else {
@@ -52,11 +54,12 @@ fuzz_target!(|bytes: &[u8]| {
         file.len() as u64,
         u64::from(modules_size),
         low_ram,
+        plan.linux.map(|header| (header.address.into(), header.end)),
     );
 });
 
-/// Goes through a table as the boot ROM does.
-fn check(table: &[u8], file: u64, initrd: u64, low_ram: u64) {
+/// Goes through a table as the boot ROM does; `unpacked` is what a kernel has for itself.
+fn check(table: &[u8], file: u64, initrd: u64, low_ram: u64, unpacked: Option<(u64, u64)>) {
     let word = |at: usize| u32::from_le_bytes(table[at..at + 4].try_into().unwrap());
     let (count, entry) = (word(0) as usize, u64::from(word(4)));
     assert!(TRANSFERS + count * TRANSFER <= INFO_OFFSET);
@@ -86,10 +89,17 @@ fn check(table: &[u8], file: u64, initrd: u64, low_ram: u64) {
             filled.iter().all(apart),
             "{start:#x}-{end:#x} is taken: {filled:x?}"
         );
+        if source.0 != keys::KERNEL_DATA {
+            assert!(
+                unpacked.iter().all(apart),
+                "{start:#x}-{end:#x} is the kernel's"
+            );
+        }
         filled.push((start, end));
         let most = match source.0 {
             keys::KERNEL_DATA => file,
             keys::INITRD_DATA => initrd,
+            keys::BOOT_ACPI => acpi::IMAGE_MAX as u64,
             keys::BOOT => table.len() as u64,
             // Zeros.
             _ => u64::MAX,

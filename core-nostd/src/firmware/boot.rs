@@ -614,6 +614,15 @@ mod tests {
         request.modules_size += 1;
         let error = request.prepare(&plan, &mut table);
         assert_eq!(error, Err(Error::InitrdTooLarge));
+        // Nor are there tables where the kernel unpacks itself.
+        request.acpi = true;
+        let tables = acpi::place(SIZE as u64).unwrap();
+        assert_eq!(request.tables(&plan), Some(tables));
+        for (size, expected) in [(tables - MIB, Some(tables)), (tables - MIB + 1, None)] {
+            file[0x260..0x264].copy_from_slice(&(size as u32).to_le_bytes());
+            let plan = loader::plan(&file, SIZE as u64).unwrap();
+            assert_eq!(request.tables(&plan), expected);
+        }
     }
 
     #[test]
