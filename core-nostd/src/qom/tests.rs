@@ -99,21 +99,11 @@ fn machine_with(
         board,
         irqchip,
         pit,
-        acpi: true,
-        ram: &RAM,
-        ram_size: 0x1000,
         rom: &ROM,
         cpus: 3,
         max_cpus: 6,
         local_apics,
-        rtc_base: 0,
-        uuid: [0; 16],
-        graphics: false,
-        kernel: &[],
-        initrd: &[],
-        cmdline: &[],
-        boot: &[],
-        testdev_memory: &[],
+        ..Config::new(&RAM, 0x1000)
     };
     let mut machine = Machine::new(config).unwrap();
     if board != Board::None {

@@ -2,7 +2,9 @@
 #![allow(unsafe_code)]
 
 use super::cpuid::entries_of;
-use super::{Attention, Bus, CodeCache, Cpu, Delivery, Event, Exception, Platform, Signals, Stop};
+use super::{
+    Attention, Bus, CodeCache, CodeMemory, Cpu, Delivery, Event, Exception, Platform, Signals, Stop,
+};
 use crate::cpu::decode::CodeSize;
 use crate::cpu::mmu::{HostPage, PhysicalMemory, RamOnly};
 use crate::cpu::{CpuState, Registers, Segment};
@@ -243,6 +245,11 @@ impl Guest {
             (state.cs.long, state.cs.big) = (true, false);
         });
         guest
+    }
+
+    /// Lets blocks be translated.
+    pub(super) fn lend(&mut self, memory: CodeMemory) {
+        self.code.lend(memory);
     }
 
     /// Stores bytes to RAM, as a device does.
