@@ -52,7 +52,7 @@ struct Row {
 type Measure = fn(&Bench) -> Result<Vec<Row>, String>;
 
 /// All measures by the name that `--only` takes.
-const MEASURES: [(&str, Measure); 16] = [
+const MEASURES: [(&str, Measure); 17] = [
     ("start", measures::start),
     ("boot", measures::boot),
     ("qmp", measures::round_trip),
@@ -65,6 +65,7 @@ const MEASURES: [(&str, Measure); 16] = [
     ("flood", flood::memory),
     ("parser", parser::throughput),
     ("software-speed", software::speed),
+    ("software-ring3", software::ring3),
     ("software-memory", software::memory),
     ("software-idle", software::idle),
     ("software-spin", software::spinning),
