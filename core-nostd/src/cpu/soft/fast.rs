@@ -871,7 +871,7 @@ const fn put(table: &mut [Handler; TABLE], at: usize, handlers: &[Handler]) {
 }
 
 /// Entries of the table, a power of two so that an index needs no check.
-const TABLE: usize = 512;
+const TABLE: usize = 1024;
 const _: () = assert!(COUNT <= TABLE);
 
 /// All functions, by [`Micro::handler`]; unused entries are [`general`].
