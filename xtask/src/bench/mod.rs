@@ -66,6 +66,7 @@ const MEASURES: [(&str, Measure); 17] = [
     ("flood", flood::memory),
     ("parser", parser::throughput),
     ("software-speed", software::speed),
+    ("software-ring3", software::ring3),
     ("software-memory", software::memory),
     ("software-idle", software::idle),
     ("software-spin", software::spinning),

@@ -54,7 +54,7 @@ pub(super) struct Micro {
     pub(super) address: u8,
     pub(super) displacement: i32,
     /// An immediate operand, sign-extended; the distance of a branch; [`GENERAL`]: the index of the
-    /// instruction.
+    /// instruction, which is the last of its block if `a` is not zero.
     pub(super) immediate: i32,
 }
 
@@ -106,7 +106,7 @@ impl Micro {
 }
 
 /// A general register's number, unless it is the upper byte of one.
-fn general(operand: Operand) -> Option<u8> {
+pub(super) fn general(operand: Operand) -> Option<u8> {
     use RegisterClass::{Gpr8, Gpr16, Gpr32, Gpr64};
     match operand {
         Operand::Register(Register {
@@ -128,7 +128,7 @@ fn immediate(operand: Operand, size: Size) -> Option<i32> {
 }
 
 /// Notes an address; `offset` is that of the next instruction in the block.
-fn address(
+pub(super) fn address(
     micro: &mut Micro,
     memory: &Memory,
     i: &Instruction,
@@ -176,6 +176,15 @@ pub(super) fn translate(i: &Instruction, code: CodeSize, offset: u64) -> Option<
     };
     let size = i.operand_size();
     let long = code == CodeSize::Bits64;
+    if let (Mov, Operand::Immediate(value)) = (i.operation(), second)
+        && immediate(second, size).is_none()
+    {
+        micro.a = general(first)?;
+        micro.displacement = value as i32;
+        micro.immediate = (value >> 32) as i32;
+        micro.handler = fast::MOVE_LONG;
+        return Some(micro);
+    }
     if let Some(binary) = fast::binary_index(i.operation()) {
         let form = match (first, second) {
             (Operand::Memory(memory), source) => {
@@ -309,6 +318,7 @@ pub(super) fn translate(i: &Instruction, code: CodeSize, offset: u64) -> Option<
             }
             fast::branch(i.operation(), long)?
         }
+        Sse(_) | Packed(_) => fast::media(&mut micro, i, code, offset)?,
         Nop => fast::NOTHING,
         _ => return None,
     };
