@@ -147,12 +147,21 @@ fn firmware_is_told_of_the_same_states() {
     if packages::qemu().is_none() {
         return skip("qemu-system-x86 is missing");
     }
+    let without = [
+        "-global",
+        "PIIX4_PM.disable_s3=1",
+        "-global",
+        "PIIX4_PM.disable_s4=1",
+    ];
     let [qemu, thimble] = ask_both(|emulator| {
         let instance = emulator
             .launcher()
             .args(emulator.passive_args())
-            .args(["-M", "pc", "-global", "PIIX4_PM.disable_s3=1"])
-            .args(["-global", "PIIX4_PM.disable_s4=1"])
+            .args(["-M", "pc"])
+            .args(match emulator {
+                Emulator::Qemu => &without[..],
+                Emulator::Thimble => &[],
+            })
             .with_qtest()
             .start();
         file(&mut instance.qtest(), "etc/system-states")
