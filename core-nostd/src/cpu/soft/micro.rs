@@ -106,7 +106,7 @@ impl Micro {
 }
 
 /// A general register's number, unless it is the upper byte of one.
-fn general(operand: Operand) -> Option<u8> {
+pub(super) fn general(operand: Operand) -> Option<u8> {
     use RegisterClass::{Gpr8, Gpr16, Gpr32, Gpr64};
     match operand {
         Operand::Register(Register {
@@ -128,7 +128,7 @@ fn immediate(operand: Operand, size: Size) -> Option<i32> {
 }
 
 /// Notes an address; `offset` is that of the next instruction in the block.
-fn address(
+pub(super) fn address(
     micro: &mut Micro,
     memory: &Memory,
     i: &Instruction,

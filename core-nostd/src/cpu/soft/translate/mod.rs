@@ -422,7 +422,7 @@ impl Block {
 
     /// What [`Block::host`] is with a translation.
     const fn host(entry: u32, context: Context) -> u32 {
-        entry / ALIGNMENT << 8 | context.0 as u32
+        (entry / ALIGNMENT) << 8 | context.0 as u32
     }
 }
 
