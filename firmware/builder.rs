@@ -134,6 +134,10 @@ pub(crate) const IMAGES: &[Image] = &[
     },
     Image {
         test: false,
+        ..image("speed_ring3")
+    },
+    Image {
+        test: false,
         ..image("idle")
     },
     Image {

@@ -18,6 +18,7 @@ use thimble_core::cpu::soft::{Cause, Delivery, Watch};
 use thimble_core::cpu::{Registers, gpr};
 
 use crate::messages::report;
+use crate::registers;
 
 /// Bytes that wait to be written, at most and a piece.
 const WAITING_MAX: usize = 32 << 10;
@@ -294,45 +295,11 @@ impl Output {
 
 /// General registers, flags, segments and control registers.
 fn text_of(registers: &Registers) -> String {
-    const NAMES: [&str; 16] = [
-        "RAX", "RCX", "RDX", "RBX", "RSP", "RBP", "RSI", "RDI", "R8 ", "R9 ", "R10", "R11", "R12",
-        "R13", "R14", "R15",
-    ];
-    /// In the order in which they are printed.
-    const ORDER: [usize; 16] = [0, 3, 1, 2, 6, 7, 5, 4, 8, 9, 10, 11, 12, 13, 14, 15];
     const SEGMENTS: [&str; 6] = ["ES", "CS", "SS", "DS", "FS", "GS"];
-    const FLAGS: [(u32, char); 7] = [
-        (11, 'O'),
-        (10, 'D'),
-        (7, 'S'),
-        (6, 'Z'),
-        (4, 'A'),
-        (2, 'P'),
-        (0, 'C'),
-    ];
     let mut text = String::new();
-    for row in ORDER.chunks(4) {
-        let row: Vec<String> = row
-            .iter()
-            .map(|at| format!("{}={:016x}", NAMES[*at], registers.gpr[*at]))
-            .collect();
-        text += &row.join(" ");
-        text.push('\n');
-    }
-    let flags: String = FLAGS
-        .iter()
-        .map(|(bit, name)| match registers.rflags >> bit & 1 {
-            0 => '-',
-            _ => *name,
-        })
-        .collect();
-    // Writing to a string does not fail.
-    let _ = writeln!(
-        text,
-        "RIP={:016x} RFL={:08x} [{flags}] CPL={}",
-        registers.rip, registers.rflags, registers.segments[2].dpl
-    );
+    registers::general(registers, &mut text);
     for (name, segment) in SEGMENTS.iter().zip(&registers.segments) {
+        // Writing to a string does not fail.
         let _ = writeln!(
             text,
             "{name} ={:04x} {:016x} {:08x} DPL={}",

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use thimble_core::cpu::{CpuState, DescriptorTable, Registers, Segment, gpr};
+use thimble_core::cpu::{CpuState, DescriptorTable, Registers, Segment};
 
 /// Code bytes before and from the instruction pointer on.
 const CODE_BEFORE: u64 = 16;
@@ -26,32 +26,15 @@ pub(crate) fn dump(state: &CpuState, code: impl FnMut(u64) -> Option<u8>) -> Str
     text
 }
 
-fn write_dump(
-    state: &CpuState,
-    mut code: impl FnMut(u64) -> Option<u8>,
-    to: &mut String,
-) -> std::fmt::Result {
-    let names = [
-        ["RAX", "RBX", "RCX", "RDX"],
-        ["RSI", "RDI", "RBP", "RSP"],
-        ["R8 ", "R9 ", "R10", "R11"],
-        ["R12", "R13", "R14", "R15"],
+/// General registers, four a line, then the instruction pointer, flags and privilege level.
+pub(crate) fn general(registers: &Registers, to: &mut String) {
+    const NAMES: [&str; 16] = [
+        "RAX", "RCX", "RDX", "RBX", "RSP", "RBP", "RSI", "RDI", "R8 ", "R9 ", "R10", "R11", "R12",
+        "R13", "R14", "R15",
     ];
-    let numbers = [
-        [gpr::RAX, gpr::RBX, gpr::RCX, gpr::RDX],
-        [gpr::RSI, gpr::RDI, gpr::RBP, gpr::RSP],
-        [8, 9, 10, 11],
-        [12, 13, 14, 15],
-    ];
-    for (names, numbers) in names.iter().zip(numbers) {
-        let row: Vec<String> = names
-            .iter()
-            .zip(numbers)
-            .map(|(name, number)| format!("{name}={:016x}", state.gpr[number]))
-            .collect();
-        writeln!(to, "{}", row.join(" "))?;
-    }
-    let flags = [
+    /// In the order in which they are printed.
+    const ORDER: [usize; 16] = [0, 3, 1, 2, 6, 7, 5, 4, 8, 9, 10, 11, 12, 13, 14, 15];
+    const FLAGS: [(u32, char); 7] = [
         (11, 'O'),
         (10, 'D'),
         (7, 'S'),
@@ -60,12 +43,23 @@ fn write_dump(
         (2, 'P'),
         (0, 'C'),
     ];
-    let (rip, rflags, cpl) = (state.rip, state.rflags, state.ss.dpl);
-    let flags: String = flags
-        .iter()
-        .map(|(bit, name)| if rflags >> bit & 1 != 0 { *name } else { '-' })
-        .collect();
-    writeln!(to, "RIP={rip:016x} RFL={rflags:08x} [{flags}] CPL={cpl}")?;
+    for (place, number) in ORDER.into_iter().enumerate() {
+        let end = if place % 4 == 3 { '\n' } else { ' ' };
+        // Writing to a string does not fail.
+        let _ = write!(to, "{}={:016x}{end}", NAMES[number], registers.gpr[number]);
+    }
+    let (rip, rflags, cpl) = (registers.rip, registers.rflags, registers.segments[2].dpl);
+    let _ = write!(to, "RIP={rip:016x} RFL={rflags:08x} [");
+    to.extend(FLAGS.map(|(bit, name)| if rflags >> bit & 1 != 0 { name } else { '-' }));
+    let _ = writeln!(to, "] CPL={cpl}");
+}
+
+fn write_dump(
+    state: &CpuState,
+    mut code: impl FnMut(u64) -> Option<u8>,
+    to: &mut String,
+) -> std::fmt::Result {
+    general(&Registers::from(state), to);
     for (name, segment) in [
         ("ES", &state.es),
         ("CS", &state.cs),

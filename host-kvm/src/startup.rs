@@ -409,6 +409,9 @@ fn local_apics(
 
 /// Builds the ACPI tables of a machine whose devices are all there.
 fn add_acpi_tables(options: &Options, machine: &mut Machine<'static>) -> Result<(), OptionError> {
+    if !machine.has_acpi() {
+        return Ok(());
+    }
     let topology = topology(options);
     // Zeros that nobody touches cost no memory.
     let memory = vec![0; acpi::MEMORY].leak();

@@ -11,7 +11,6 @@ mod assemble;
 mod case;
 mod compare;
 mod control;
-mod floats;
 mod forms;
 mod generate;
 mod known;

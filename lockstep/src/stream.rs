@@ -7,7 +7,8 @@
 use std::fmt;
 
 use thimble_core::cpu::decode::{
-    Base, CodeSize, Instruction, Operand, Operation, RegisterClass, SegmentRegister, Size, decode,
+    Base, CodeSize, Fpu as Name, Instruction, Operand, Operation, RegisterClass, SegmentRegister,
+    Size, decode,
 };
 use thimble_core::cpu::gpr;
 
@@ -20,6 +21,7 @@ use crate::layout::{
 };
 use crate::process::STACK_HIGH;
 use crate::random::Random;
+use crate::x87;
 
 /// Steps of a stream: at least, and more.
 const LENGTH: (u64, u64) = (20, 31);
@@ -48,6 +50,13 @@ impl Stream {
             start: start(world, random),
             steps: Vec::new(),
         };
+        if oracle == Oracle::Process && random.percent(50) {
+            let mut vectors = x87::vectors(random);
+            // All exceptions are masked, and none is pending.
+            vectors.fcw |= 0x3f;
+            vectors.fsw &= !0x8080;
+            stream.start.vectors = Some(vectors);
+        }
         let length = LENGTH.0 + random.below(LENGTH.1);
         let usable = |form: &&Form| {
             forms::plan(form, world, oracle) == Plan::Run && suits(form.shape.operation)
@@ -139,6 +148,9 @@ impl Stream {
             match operand {
                 Operand::Register(register) => {
                     let source = i.operation() == Operation::Push;
+                    if register.class == RegisterClass::X87 {
+                        continue;
+                    }
                     let general = matches!(
                         register.class,
                         RegisterClass::Gpr8
@@ -181,6 +193,10 @@ impl Stream {
             Shld | Shrd | Bswap if i.operand_size() == Size::Word => return None,
             // Most divisions fault, which would be the end.
             Div | Idiv | Aam if random.percent(90) => return None,
+            // Of the x87 there are many.
+            Fpu(_) if self.start.vectors.is_none() || random.percent(75) => return None,
+            // Selectors of 64-bit mode are what some store and others don't.
+            Fpu(Name::Fnstenv | Name::Fnsave) if long => return None,
             // 0F 0D with a register is #UD on some.
             Nop => return None,
             _ => {}
@@ -324,6 +340,14 @@ fn start(world: World, random: &mut Random) -> Case {
 /// Operations that a stream may have.
 fn suits(operation: Operation) -> bool {
     use Operation::*;
+    if let Fpu(name) = operation {
+        use Name::*;
+        // Random words would unmask exceptions, and processors differ in C1 after FCOMI.
+        return !matches!(
+            name,
+            Fldcw | Fldenv | Frstor | Fcomi | Fcomip | Fucomi | Fucomip
+        );
+    }
     matches!(
         operation,
         Aaa | Aad

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use object::read::elf::ElfFile64;
 use object::{Endianness, Object, ObjectSymbol};
-use qemu_tests::{Emulator, packages, skip, workspace_dir};
+use qemu_tests::{Emulator, packages, workspace_dir};
 use replay::{Memory, replay};
 
 /// How long a kernel may run: each byte of its text is a way out of the guest.

@@ -94,6 +94,9 @@ pub struct AcpiPmWiring {
 #[derive(Clone, Debug)]
 pub struct AcpiPm {
     wiring: AcpiPmWiring,
+    /// Level of the interrupt as it was driven last: the line is let alone while it stays, for others
+    /// that drive it.
+    level: bool,
     state: State,
 }
 
@@ -129,6 +132,7 @@ impl AcpiPm {
     pub fn new(wiring: AcpiPmWiring) -> Self {
         let mut new = Self {
             wiring,
+            level: false,
             state: State::default(),
         };
         new.state.control = new.fixed_control();
@@ -179,7 +183,10 @@ impl AcpiPm {
         } = self.state;
         let status = self.status(cx.now);
         let level = control & SCI_EN != 0 && status & enable | gpe_status & gpe_enable != 0;
-        cx.lines.set(self.wiring.sci, level);
+        if level != self.level {
+            self.level = level;
+            cx.lines.set(self.wiring.sci, level);
+        }
         if enable & TMROF != 0 && status & TMROF == 0 {
             cx.timers.arm(self.wiring.timer, begin_of_half(half + 1));
         } else {
@@ -446,7 +453,7 @@ mod tests {
         b.now = SECOND;
         assert_eq!(read(d, b, TIMER, Width::Dword), TIMER_HZ as u32);
         b.now = 5 * SECOND;
-        let expected = 5 * TIMER_HZ as u32 & 0xff_ffff;
+        let expected = (5 * TIMER_HZ as u32) % (1 << TIMER_BITS);
         assert_eq!(read(d, b, TIMER, Width::Dword), expected);
         assert_eq!(read(d, b, TIMER + 1, Width::Byte), expected >> 8 & 0xff);
         assert_eq!(

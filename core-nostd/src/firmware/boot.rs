@@ -180,7 +180,7 @@ impl Request<'_> {
     fn tables(&self, plan: &Plan) -> Option<u64> {
         let place = acpi::place(self.low_ram).filter(|_| self.acpi)?;
         let told = plan.protocol != Protocol::Multiboot;
-        (told && !plan.meets(place, self.low_ram)).then_some(place)
+        (told && plan.end() <= place).then_some(place)
     }
 
     /// Writes what the kernel is told, with modules from an address on; returns EAX, EBX and ESI.
@@ -463,6 +463,9 @@ mod tests {
         device
             .add(keys::INITRD_DATA, Content::Lent(initrd))
             .unwrap();
+        device
+            .add(keys::BOOT_ACPI, Content::Lent(b"RSD PTR "))
+            .unwrap();
         let mut bench = Bench::new();
         let mut out = |offset, value: u32| {
             let mut cx = bench.context();
@@ -496,6 +499,10 @@ mod tests {
         let mut bytes = [0; 4];
         ram.read(gpa.into(), &mut bytes).unwrap();
         u32::from_le_bytes(bytes)
+    }
+
+    fn word_of(text: &[u8; 4]) -> u32 {
+        u32::from_le_bytes(*text)
     }
 
     fn holds(ram: &ArrayRam<SIZE>, gpa: u32, bytes: &[u8]) -> bool {
@@ -614,6 +621,53 @@ mod tests {
         request.modules_size += 1;
         let error = request.prepare(&plan, &mut table);
         assert_eq!(error, Err(Error::InitrdTooLarge));
+        // Nor are there tables where the kernel unpacks itself.
+        request.acpi = true;
+        let tables = acpi::place(SIZE as u64).unwrap();
+        assert_eq!(request.tables(&plan), Some(tables));
+        for (size, expected) in [(tables - MIB, Some(tables)), (tables - MIB + 1, None)] {
+            file[0x260..0x264].copy_from_slice(&(size as u32).to_le_bytes());
+            let plan = loader::plan(&file, SIZE as u64).unwrap();
+            assert_eq!(request.tables(&plan), expected);
+        }
+    }
+
+    #[test]
+    fn tables_take_the_end_of_ram() {
+        static RAM: ArrayRam<SIZE> = ArrayRam::new();
+        let module = Module {
+            offset: 0,
+            size: 6,
+            text: b"",
+        };
+        let modules = [module];
+        let mut request = request(&modules);
+        request.acpi = true;
+        let tables = SIZE as u32 - acpi::IMAGE_MAX as u32;
+        load(&RAM, &kernel(1, false), &request, b"initrd");
+        let at = |offset| word(&RAM, INFO_START as u32 + offset);
+        assert_eq!((at(32), at(36)), (tables, 0));
+        assert_eq!(word(&RAM, tables), word_of(b"RSD "));
+        assert_eq!(word(&RAM, tables + 8), 0, "behind the item is nothing");
+        assert_eq!(word(&RAM, at(16)), tables - 0x1000, "modules lie below");
+        // RAM ends before them.
+        let entry = |index: u32, field: u32| word(&RAM, at(40) + 24 * index + field);
+        assert_eq!(at(48), 7);
+        assert_eq!((entry(3, 0), entry(3, 8)), (0x10_0000, tables - 0x10_0000));
+        assert_eq!((entry(4, 0), entry(4, 16)), (tables, ACPI_NVS));
+        assert_eq!(entry(4, 8), acpi::IMAGE_MAX as u32);
+        // Multiboot has no word for them.
+        load(&RAM, &kernel(1, true), &request, b"initrd");
+        assert_eq!(word(&RAM, tables), 0xdddd_dddd);
+        let upper = INFO_START as u32 + 8;
+        assert_eq!(word(&RAM, upper), (SIZE as u32 >> 10) - 1024);
+        // Nor do they go where the kernel is.
+        let mut large = kernel(1, false);
+        large[84 + 20..84 + 24].copy_from_slice(&(SIZE as u32 - 0x10_2000).to_le_bytes());
+        request.modules = &[];
+        request.modules_size = 0;
+        load(&RAM, &large, &request, b"");
+        assert_eq!((at(32), at(48)), (0, 6));
     }
 
     #[test]

@@ -204,11 +204,15 @@ impl Plan {
         (end + 0xfff) & !0xfff
     }
 
-    /// Whether a segment reaches into a range of addresses.
+    /// Whether a segment reaches into a range of addresses, or what a Linux kernel needs behind its
+    /// file's bytes.
     pub fn meets(&self, start: u64, end: u64) -> bool {
-        self.segments()
-            .iter()
-            .any(|segment| segment.address < end && start < segment.end())
+        let segments = self.segments().iter();
+        let linux = self.linux.map(|linux| (linux.address.into(), linux.end));
+        segments
+            .map(|segment| (segment.address, segment.end()))
+            .chain(linux)
+            .any(|taken| taken.0 < end && start < taken.1)
     }
 
     /// Where initrd or modules of `size` bytes in all go: as high as they can, on a page boundary,

@@ -80,11 +80,15 @@ impl<'m> Machine<'m> {
         let below_ioapic = ioapic::BASE as u32 - 1;
         let windows = [
             (VIDEO_MEMORY.0, VIDEO_MEMORY.1, true),
-            (self.layout.low as u32, below_ioapic, false),
+            ((self.layout.low as u32).max(1 << 20), below_ioapic, false),
         ];
         let is_pc = self.board == Board::Pc;
         let functions = self.slots.iter().map(|(address, _)| address.device());
         let slots = functions.fold(0, |slots, device| slots | 1 << (device & 31));
+        // A level-triggered interrupt can't be shared with a device that sends edges.
+        let taken = |irq: &u8| devices.iter().any(|device| device.irq == Some(*irq));
+        let free = LINK_IRQS.into_iter().filter(|irq| !taken(irq));
+        let link_irqs: heapless::Vec<u8, { LINK_IRQS.len() }> = free.collect();
         let facts = Facts {
             cpus: self.cpus.0,
             max_cpus: self.cpus.1,
@@ -100,7 +104,7 @@ impl<'m> Machine<'m> {
                 memory: &windows,
                 slots,
                 isa_bridge: piix3::ADDRESS,
-                link_irqs: &LINK_IRQS,
+                link_irqs: &link_irqs,
             }),
             devices: &devices,
         };

@@ -15,6 +15,7 @@
 .set TABLE_BYTES, 1024
 .set REQUEST, TABLE - 16
 .set STACK, REQUEST
+.set SCRATCH, 0x4f0                     # the BIOS data area's bytes for anyone
 .set BOOT_KEY, 0xbf00
 .set FW_CFG, 0x510
 .set FW_CFG_DATA, 0x511
@@ -38,7 +39,14 @@ reset:
 start16:
     cli
     cld
-    lgdtl %cs:(gdt_pointer - 0xF0000)
+    # A guest that jumps here to start again has devices as it left them. After a reset the IDT's limit is FFFFh (SDM volume 3,
+    # table 9-1), after real mode's usual one it is not: then a triple fault resets the machine.
+    sidtl SCRATCH
+    cmpw $0xffff, SCRATCH
+    je 1f
+    lidtl %cs:(no_idt - 0xF0000)
+    int3
+1:  lgdtl %cs:(gdt_pointer - 0xF0000)
     movl $0x11, %eax                    # ET, PE; the caches on
     movl %eax, %cr0
     ljmpl $CODE, $start32
@@ -173,6 +181,9 @@ gdt:
 gdt_pointer:
     .word 23
     .long gdt
+no_idt:
+    .word 0
+    .long 0
 linux_gdt_pointer:
     .word 31
     .long linux_gdt

@@ -300,7 +300,7 @@ fn sums() {
         _mm_aesenc_si128(a, b);
         _mm_aesdec_si128(a, b);
         _mm_clmulepi64_si128::<0x10>(a, b);
-        _mm_cmpestrm::<0x4d>(a, 7, b, 9);
+        _mm_cmpestrm::<0x49>(a, 7, b, 9);
     }
     let mut numbers = Numbers(1);
     let tests = (0..64).fold(0u64, |tests, _| {

@@ -5,6 +5,7 @@
 mod bare;
 mod emulator;
 mod flood;
+mod linux;
 mod measures;
 mod parser;
 mod roms;
@@ -52,7 +53,7 @@ struct Row {
 type Measure = fn(&Bench) -> Result<Vec<Row>, String>;
 
 /// All measures by the name that `--only` takes.
-const MEASURES: [(&str, Measure); 16] = [
+const MEASURES: [(&str, Measure); 17] = [
     ("start", measures::start),
     ("boot", measures::boot),
     ("qmp", measures::round_trip),
@@ -65,10 +66,12 @@ const MEASURES: [(&str, Measure); 16] = [
     ("flood", flood::memory),
     ("parser", parser::throughput),
     ("software-speed", software::speed),
+    ("software-ring3", software::ring3),
     ("software-memory", software::memory),
     ("software-idle", software::idle),
     ("software-spin", software::spinning),
     ("software-boot", software::boot),
+    ("linux", linux::boot),
 ];
 
 /// Runs the measures and prints the table. A target that is missed is shown, and no failure.

@@ -80,6 +80,69 @@ fn parse(line: &str) -> Result<(String, f64), String> {
         .ok_or_else(|| format!("'{line}' is no name with a number"))
 }
 
+/// All phases of a run.
+fn phases(emulator: &Emulator, options: &[&str]) -> Result<Vec<Phase>, String> {
+    let mut running = emulator.spawn(options)?;
+    let mut phases = Vec::new();
+    while let Some(phase) = phase(&mut running)? {
+        phases.push(phase);
+    }
+    Ok(phases)
+}
+
+/// Instructions a second of a phase, as the median of all runs.
+fn middle(runs: &[Vec<Phase>], index: usize) -> f64 {
+    let of = |phases: &Vec<Phase>| phases.get(index).map(|phase| phase.speed);
+    median(&mut runs.iter().filter_map(of).collect::<Vec<_>>())
+}
+
+fn show_speed(speed: f64) -> String {
+    format!("{:.1} million/s", speed / 1e6)
+}
+
+/// Instructions a second of a ring-3 program, which KVM runs natively: that figure stands with the measure's name.
+pub(super) fn ring3(bench: &Bench) -> Rows {
+    let rom = images::rom("speed_ring3")?;
+    let with = |accel: &'static str| {
+        let mut options = vec!["-accel", accel, "-bios", &rom];
+        options.extend(CONSOLE);
+        options.extend(["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]);
+        options
+    };
+    bench.announce("instructions a second in ring 3", &with("tcg"));
+    let count = bench.runs.min(RUNS);
+    let runs = bench.alternate(count, |emulator| phases(emulator, &with("tcg")))?;
+    let native = if kvm_usable() {
+        bench
+            .alternate(count, |emulator| phases(emulator, &with("kvm")))?
+            .thimble
+    } else {
+        Vec::new()
+    };
+    let names = runs.thimble.first().map_or(&[][..], |first| &first[..]);
+    let rows = names.iter().enumerate().map(|(index, Phase { name, .. })| {
+        let medians = Pair {
+            thimble: middle(&runs.thimble, index),
+            qemu: middle(&runs.qemu, index),
+        };
+        let natively = match native.is_empty() {
+            true => "there is no KVM to compare with".to_string(),
+            false => format!("with KVM natively {}", show_speed(middle(&native, index))),
+        };
+        let measure = format!("software CPU, ring 3: {name} ({natively})");
+        row(&measure, &medians, show_speed, None)
+    });
+    Ok(rows.collect())
+}
+
+fn kvm_usable() -> bool {
+    fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/kvm")
+        .is_ok()
+}
+
 /// Instructions a second, by the kind of code.
 pub(super) fn speed(bench: &Bench) -> Rows {
     let mut rows = Vec::new();
@@ -88,29 +151,18 @@ pub(super) fn speed(bench: &Bench) -> Rows {
         let mut options = options(&rom);
         options.extend(["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]);
         bench.announce("instructions a second of the software CPU", &options);
-        let runs = bench.alternate(bench.runs.min(RUNS), |emulator| {
-            let mut running = emulator.spawn(&options)?;
-            let mut phases = Vec::new();
-            while let Some(phase) = phase(&mut running)? {
-                phases.push(phase);
-            }
-            Ok(phases)
-        })?;
+        let runs = bench.alternate(bench.runs.min(RUNS), |emulator| phases(emulator, &options))?;
         let names = runs.thimble.first().map_or(&[][..], |first| &first[..]);
         for (index, Phase { name, .. }) in names.iter().enumerate() {
-            let middle = |all: &[Vec<Phase>]| {
-                let of = |phases: &Vec<Phase>| phases.get(index).map(|phase| phase.speed);
-                median(&mut all.iter().filter_map(of).collect::<Vec<_>>())
-            };
             let medians = Pair {
-                thimble: middle(&runs.thimble),
-                qemu: middle(&runs.qemu),
+                thimble: middle(&runs.thimble, index),
+                qemu: middle(&runs.qemu, index),
             };
             let limited = LIMITED.contains(&name.as_str());
             rows.push(row(
                 &format!("software CPU, {mode} code: {name}"),
                 &medians,
-                |speed| format!("{:.1} million/s", speed / 1e6),
+                show_speed,
                 limited.then_some(("at least 60 million/s", medians.thimble >= SPEED_MIN)),
             ));
         }
@@ -136,11 +188,7 @@ pub(super) fn memory(bench: &Bench) -> Rows {
         options.extend(stopped.then_some("-S"));
         options
     };
-    let kvm = fs::File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/kvm")
-        .is_ok();
+    let kvm = kvm_usable();
     bench.announce("memory of the software CPU", &with("tcg", false));
     let stopped = |emulator: &Emulator, accel| {
         let running = emulator.spawn(&with(accel, true))?;

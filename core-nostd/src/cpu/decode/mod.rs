@@ -2,9 +2,10 @@
 //!
 //! It follows the Intel SDM, volume 2 (chapter 2 for the format, appendix A for the opcode maps), as current
 //! processors do. Decoded are the integer and system instructions, BMI1 and BMI2, ADX, the x87, MMX and SSE up to
-//! SSE4.2. What a processor without further features makes #UD is [`DecodeError::Undefined`]: AVX and AVX-512 (their
-//! prefixes are recognised, and BMI's VEX forms decoded), XOP, 3DNow!, VMX, SVM, SMX, SGX, TSX, MPX, AES, SHA, GFNI,
-//! key locker, user interrupts and shadow stacks. The opcodes that are reserved as hints (0F 18 to 1F) are NOP.
+//! SSE4.2, AES, SHA and PCLMULQDQ. What a processor without further features makes #UD is [`DecodeError::Undefined`]:
+//! AVX and AVX-512 (their prefixes are recognised, and BMI's VEX forms decoded), XOP, 3DNow!, VMX, SVM, SMX, SGX, TSX,
+//! MPX, GFNI, key locker, user interrupts and shadow stacks. The opcodes that are reserved as hints (0F 18 to 1F) are
+//! NOP.
 //!
 //! What depends on more than the bytes and the size of code is left to the executor: CPUID features, real and
 //! virtual-8086 mode (no VEX, ARPL, LAR, LSL, SLDT, STR, VERR, VERW …), privilege, CR4 bits.

@@ -44,10 +44,8 @@ impl Span {
             memory.read(self.gpa, to);
             return;
         };
-        for (i, byte) in to.iter_mut().enumerate() {
-            // SAFETY: `to` is as long as the span, which lies within the page.
-            *byte = unsafe { u8::load(host.wrapping_add(i)) };
-        }
+        // SAFETY: `to` is as long as the span, which lies within the page.
+        unsafe { load_bytes(host, to) }
     }
 
     fn store(&self, memory: &mut impl PhysicalMemory, from: &[u8]) {
@@ -55,10 +53,42 @@ impl Span {
             memory.write(self.gpa, from);
             return;
         };
-        for (i, byte) in from.iter().enumerate() {
-            // SAFETY: `from` is as long as the span, which lies within the page.
-            unsafe { byte.store(host.wrapping_add(i)) };
-        }
+        // SAFETY: `from` is as long as the span, which lies within the page.
+        unsafe { store_bytes(host, from) }
+    }
+}
+
+/// Loads bytes, by eight as far as it goes.
+///
+/// # Safety
+/// They must be valid for loads, and no Rust reference may point there.
+unsafe fn load_bytes(from: *const u8, to: &mut [u8]) {
+    let (words, bytes) = to.as_chunks_mut::<8>();
+    let rest = from.wrapping_add(8 * words.len());
+    for (i, word) in words.iter_mut().enumerate() {
+        // SAFETY: within the bytes.
+        *word = unsafe { u64::load(from.wrapping_add(8 * i)) }.to_le_bytes();
+    }
+    for (i, byte) in bytes.iter_mut().enumerate() {
+        // SAFETY: within the bytes.
+        *byte = unsafe { u8::load(rest.wrapping_add(i)) };
+    }
+}
+
+/// Stores bytes, likewise.
+///
+/// # Safety
+/// They must be valid for stores, and no Rust reference may point there.
+unsafe fn store_bytes(to: *mut u8, from: &[u8]) {
+    let (words, bytes) = from.as_chunks::<8>();
+    let rest = to.wrapping_add(8 * words.len());
+    for (i, word) in words.iter().enumerate() {
+        // SAFETY: within the bytes.
+        unsafe { u64::from_le_bytes(*word).store(to.wrapping_add(8 * i)) };
+    }
+    for (i, byte) in bytes.iter().enumerate() {
+        // SAFETY: within the bytes.
+        unsafe { byte.store(rest.wrapping_add(i)) };
     }
 }
 
@@ -214,6 +244,32 @@ impl Mmu {
         }
     }
 
+    /// Loads two words side by side, the first one low, if their page is ready.
+    #[inline(always)]
+    pub fn try_read_double(&self, linear: u64, mode: Mode) -> Option<u128> {
+        let host = self.tlb.hit(linear, mode, Access::Read)?;
+        within_page(linear, 16).then(|| {
+            // SAFETY: as in `try_read`, of two words.
+            let (low, high) = unsafe { (u64::load(host), u64::load(host.wrapping_add(8))) };
+            u128::from(low) | u128::from(high) << 64
+        })
+    }
+
+    /// Stores two words side by side, if their page is ready, and says whether.
+    #[inline(always)]
+    pub fn try_write_double(&mut self, linear: u64, mode: Mode, words: u128) -> bool {
+        let host = self.tlb.hit(linear, mode, Access::Write);
+        let Some(host) = host.filter(|_| within_page(linear, 16)) else {
+            return false;
+        };
+        // SAFETY: as in `try_write`, of two words.
+        unsafe {
+            (words as u64).store(host);
+            ((words >> 64) as u64).store(host.wrapping_add(8));
+        }
+        true
+    }
+
     /// Changes a word, if its page is ready.
     #[inline(always)]
     pub fn try_modify<W: Word, R>(
@@ -277,8 +333,12 @@ impl Mmu {
         current: W,
         new: W,
     ) -> Result<Result<(), W>, Fault> {
-        let spans = self.spans(memory, linear, W::SIZE, mode, Access::Write)?;
         let aligned = linear.is_multiple_of(W::SIZE as u64);
+        if aligned && let Some(host) = self.tlb.hit(linear, mode, Access::Write) {
+            // SAFETY: as in `write`; an aligned word is within the page, which is aligned.
+            return Ok(unsafe { current.exchange(host, new) });
+        }
+        let spans = self.spans(memory, linear, W::SIZE, mode, Access::Write)?;
         if let Some(host) = spans.host().filter(|_| aligned) {
             // SAFETY: the word is within the page, aligned as the page is.
             return Ok(unsafe { current.exchange(host, new) });
@@ -353,8 +413,15 @@ impl Mmu {
     ) -> Result<(), Fault> {
         // More than an access is several, without the promise that all of it is checked first.
         for to in to.chunks_mut(ACCESS_MAX) {
-            self.spans(memory, linear, to.len(), mode, access)?
-                .load(memory, to);
+            if within_page(linear, to.len())
+                && let Some(host) = self.tlb.hit(linear, mode, access)
+            {
+                // SAFETY: as in `read_as`.
+                unsafe { load_bytes(host, to) };
+            } else {
+                self.spans(memory, linear, to.len(), mode, access)?
+                    .load(memory, to);
+            }
             linear = self.add(linear, to.len());
         }
         Ok(())
@@ -372,8 +439,15 @@ impl Mmu {
         from: &[u8],
     ) -> Result<(), Fault> {
         for from in from.chunks(ACCESS_MAX) {
-            self.spans(memory, linear, from.len(), mode, Access::Write)?
-                .store(memory, from);
+            if within_page(linear, from.len())
+                && let Some(host) = self.tlb.hit(linear, mode, Access::Write)
+            {
+                // SAFETY: as in `write`.
+                unsafe { store_bytes(host, from) };
+            } else {
+                self.spans(memory, linear, from.len(), mode, Access::Write)?
+                    .store(memory, from);
+            }
             linear = self.add(linear, from.len());
         }
         Ok(())

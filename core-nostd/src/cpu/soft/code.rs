@@ -9,6 +9,7 @@
 
 use core::mem::MaybeUninit;
 
+use super::execute::ends_block;
 use super::micro::{GENERAL, Micro, translate};
 use super::translate::Translations;
 use crate::cpu::decode::{CodeSize, Instruction};
@@ -145,6 +146,7 @@ impl CodeCache {
                 Micro {
                     handler: GENERAL,
                     length: instruction.length(),
+                    a: ends_block(instruction.operation()).into(),
                     immediate: index as i32,
                     ..Micro::default()
                 }

@@ -4,6 +4,8 @@
 //! They have the C calling convention because that one passes a micro-operation in registers.
 #![allow(improper_ctypes_definitions)]
 
+mod media;
+
 use super::access::{Intent, Word};
 use super::execute::ends_block;
 use super::micro::{Flow, Handler, Micro, Place};
@@ -169,19 +171,20 @@ impl Cpu {
     #[inline(never)]
     fn long_way(&mut self, bus: &mut Bus<'_>) -> Flow {
         match self.fetch(bus) {
-            Ok(instruction) => self.execute_here(bus, &instruction),
+            Ok(instruction) => {
+                self.execute_here(bus, &instruction, ends_block(instruction.operation()))
+            }
             Err(_) => Flow::Raised,
         }
     }
 
-    /// Executes the instruction at RIP, whatever it is.
-    fn execute_here(&mut self, bus: &mut Bus<'_>, i: &Instruction) -> Flow {
+    /// Executes the instruction at RIP, whatever it is; `last` if it [ends its block](ends_block).
+    fn execute_here(&mut self, bus: &mut Bus<'_>, i: &Instruction, last: bool) -> Flow {
         let next = self.behind(i.length());
         self.next_rip = next;
         if self.execute(bus, i).is_err() {
             return Flow::Raised;
         }
-        let last = ends_block(i.operation());
         let slow = self.slow & !slow::WATCHED != 0;
         if last || self.next_rip != next || bus.code_written() || slow {
             self.rip = self.next_rip;
@@ -667,10 +670,17 @@ extern "C-unwind" fn nothing(_: &mut Cpu, _: &mut Bus<'_>, _: Micro) -> Flow {
     Flow::Next
 }
 
+/// MOV of an immediate that has 64 bits: the displacement is the lower half.
+extern "C-unwind" fn move_long(cpu: &mut Cpu, _: &mut Bus<'_>, m: Micro) -> Flow {
+    let value = (m.immediate as u64) << 32 | u64::from(m.displacement as u32);
+    cpu.set_register(m.a.into(), value);
+    Flow::Next
+}
+
 /// An instruction without a function of its own.
 extern "C-unwind" fn general(cpu: &mut Cpu, bus: &mut Bus<'_>, m: Micro) -> Flow {
     let instruction = *bus.code.instruction(m.immediate as u32);
-    cpu.execute_here(bus, &instruction)
+    cpu.execute_here(bus, &instruction, m.a != 0)
 }
 
 /// A function for each operand size.
@@ -809,7 +819,7 @@ const JUMP_IF: [[Handler; 16]; 2] = [
     conditions!(true: 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15),
 ];
 
-const SINGLE: [Handler; 9] = [
+const SINGLE: [Handler; 11] = [
     general,
     nothing,
     set_condition,
@@ -819,12 +829,18 @@ const SINGLE: [Handler; 9] = [
     call_long,
     return_legacy,
     return_long,
+    move_long,
+    media::media,
 ];
 
 /// NOP.
 pub(super) const NOTHING: u16 = 1;
+/// Instructions on XMM registers.
+const MEDIA: u16 = 10;
 /// SETcc with a register.
 pub(super) const SETCC: u16 = 2;
+/// MOV of an immediate that has 64 bits to a register.
+pub(super) const MOVE_LONG: u16 = 9;
 /// Branches; one more is the form of 64-bit mode.
 pub(super) const JUMP: u16 = 3;
 pub(super) const JUMP_LONG: u16 = JUMP + 1;
@@ -855,7 +871,7 @@ const fn put(table: &mut [Handler; TABLE], at: usize, handlers: &[Handler]) {
 }
 
 /// Entries of the table, a power of two so that an index needs no check.
-const TABLE: usize = 512;
+const TABLE: usize = 1024;
 const _: () = assert!(COUNT <= TABLE);
 
 /// All functions, by [`Micro::handler`]; unused entries are [`general`].
@@ -888,6 +904,8 @@ const fn index(at: usize) -> u16 {
 pub(super) const fn binary(operation: usize, form: Form, size: Size) -> u16 {
     index(BINARY_AT + (operation * Form::COUNT + form.index()) * 4 + size as usize)
 }
+
+pub(super) use media::translate as media;
 
 /// LEA.
 pub(super) const fn lea(size: Size) -> u16 {

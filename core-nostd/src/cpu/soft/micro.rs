@@ -54,7 +54,7 @@ pub(super) struct Micro {
     pub(super) address: u8,
     pub(super) displacement: i32,
     /// An immediate operand, sign-extended; the distance of a branch; [`GENERAL`]: the index of the
-    /// instruction.
+    /// instruction, which is the last of its block if `a` is not zero.
     pub(super) immediate: i32,
 }
 
@@ -176,6 +176,15 @@ pub(super) fn translate(i: &Instruction, code: CodeSize, offset: u64) -> Option<
     };
     let size = i.operand_size();
     let long = code == CodeSize::Bits64;
+    if let (Mov, Operand::Immediate(value)) = (i.operation(), second)
+        && immediate(second, size).is_none()
+    {
+        micro.a = general(first)?;
+        micro.displacement = value as i32;
+        micro.immediate = (value >> 32) as i32;
+        micro.handler = fast::MOVE_LONG;
+        return Some(micro);
+    }
     if let Some(binary) = fast::binary_index(i.operation()) {
         let form = match (first, second) {
             (Operand::Memory(memory), source) => {
@@ -309,6 +318,7 @@ pub(super) fn translate(i: &Instruction, code: CodeSize, offset: u64) -> Option<
             }
             fast::branch(i.operation(), long)?
         }
+        Sse(_) | Packed(_) => fast::media(&mut micro, i, code, offset)?,
         Nop => fast::NOTHING,
         _ => return None,
     };

@@ -8,6 +8,7 @@ use super::{Bus, Cpu, Outcome, slow};
 use crate::cpu::alu;
 use crate::cpu::decode::{Instruction, Operation, SegmentRegister, Size};
 use crate::cpu::gpr::{RAX, RCX, RDI, RSI};
+use crate::cpu::mmu::Access;
 use x86_64::registers::rflags::RFlags;
 
 /// Elements of a repeated instruction before it counts as another one: where devices are, each takes
@@ -137,13 +138,13 @@ impl Cpu {
 
     /// REP MOVS and REP STOS upwards over plain RAM, a page at a time; whatever it leaves is done
     /// element by element.
-    fn bulk(&mut self, bus: &Bus<'_>, i: &Instruction) {
+    fn bulk(&mut self, bus: &mut Bus<'_>, i: &Instruction) {
         let moves = i.operation() == Operation::Movs;
         if !moves && i.operation() != Operation::Stos || self.flag(RFlags::DIRECTION_FLAG) {
             return;
         }
         let (size, bytes) = (i.address_size(), i.operand_size().bytes());
-        for _ in 0..16 {
+        for _ in 0..32 {
             let (from, to) = (self.pointer(RSI, size), self.pointer(RDI, size));
             let count = self.pointer(RCX, size);
             // Neither pointer may pass the end of its segment or of the address size.
@@ -162,18 +163,29 @@ impl Cpu {
             let Ok(target) = self.linear(SegmentRegister::Es, to, length, Intent::Write) else {
                 return;
             };
-            let done = if moves {
-                let Ok(source) = self.linear(i.segment(), from, length, Intent::Read) else {
+            let mut source = None;
+            if moves {
+                let Ok(linear) = self.linear(i.segment(), from, length, Intent::Read) else {
                     return;
                 };
-                self.mmu
-                    .copy(source, target, elements as usize, bytes, self.mode)
-            } else {
-                let value = self.registers[RAX];
-                self.mmu
-                    .fill(target, value, elements as usize, bytes, self.mode)
+                source = Some(linear);
+            }
+            let (elements, mode) = (elements as usize, self.mode);
+            let done = match source {
+                Some(source) => self.mmu.copy(source, target, elements, bytes, mode),
+                None => {
+                    let value = self.registers[RAX];
+                    self.mmu.fill(target, value, elements, bytes, mode)
+                }
             };
             if done == 0 {
+                // The load comes first, and if it faults nothing is known of the store.
+                let mmu = &mut self.mmu;
+                if source.is_none_or(|source| mmu.prepare(bus, source, mode, Access::Read))
+                    && mmu.prepare(bus, target, mode, Access::Write)
+                {
+                    continue;
+                }
                 return;
             }
             let moved = done as u64 * u64::from(bytes);

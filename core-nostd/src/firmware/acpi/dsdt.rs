@@ -74,8 +74,8 @@ fn pci_bus(w: &mut Writer<'_>, facts: &Facts<'_>, pci: &PciFacts<'_>) {
             let (first, ports) = pci.config_ports;
             r.buses(0, 0xff);
             r.ports(first, ports);
-            r.port_window(0, first - 1);
-            r.port_window(first + u16::from(ports), u16::MAX);
+            r.port_window(0, first.saturating_sub(1));
+            r.port_window(first.saturating_add(ports.into()), u16::MAX);
             for (first, last, cacheable) in pci.memory {
                 r.memory_window(*first, *last, *cacheable);
             }

@@ -67,7 +67,13 @@ fn inexact(native: Native, format: Format, a: u64, b: u64, control: u32) -> u32 
 
 impl Cpu {
     /// Computes with the guest's MXCSR, which is not changed yet.
-    pub(super) fn native(&self, native: Native, a: u128, b: u128, general: u64) -> Computed {
+    pub(in crate::cpu::soft) fn native(
+        &self,
+        native: Native,
+        a: u128,
+        b: u128,
+        general: u64,
+    ) -> Computed {
         let control = self.fpu.mxcsr;
         let mut computed = with_tiny(native, a, b, general, control);
         let unmasked = (mxcsr::OVERFLOW | mxcsr::UNDERFLOW) & !(control >> mxcsr::MASKS);
@@ -94,7 +100,7 @@ impl Cpu {
     }
 
     /// Takes over flags that an instruction has set, and raises what they say if it is not masked.
-    pub(super) fn settle(&mut self, flags: u32) -> Outcome {
+    pub(in crate::cpu::soft) fn settle(&mut self, flags: u32) -> Outcome {
         let unmasked = flags & !(self.fpu.mxcsr >> mxcsr::MASKS);
         if unmasked == 0 {
             self.fpu.mxcsr |= flags;
@@ -114,7 +120,7 @@ impl Cpu {
     }
 
     /// An instruction that is one of the host's.
-    pub(super) fn one(&mut self, native: Native, a: u128, b: u128) -> Outcome<u128> {
+    pub(in crate::cpu::soft) fn one(&mut self, native: Native, a: u128, b: u128) -> Outcome<u128> {
         let computed = self.native(native, a, b, 0);
         self.settle(computed.flags)?;
         Ok(computed.xmm)

@@ -25,31 +25,31 @@ use super::packed::{Alignment, element, interleave, shuffle, signs};
 use super::{Bus, Cpu, Outcome};
 use crate::cpu::alu::{LazyFlags, STATUS};
 use crate::cpu::decode::{Instruction, Operand, Sse};
-use native::Native;
+pub(super) use native::{Lanes, Native};
 
 /// The low half of a register.
 const LOW: u128 = u64::MAX as u128;
 
 /// MXCSR, SDM volume 1, figure 10-3.
-mod mxcsr {
+pub(super) mod mxcsr {
     /// Invalid operation, denormal operand, division by zero: found before anything is computed.
-    pub(super) const BEFORE: u32 = 0x07;
+    pub(crate) const BEFORE: u32 = 0x07;
     /// Invalid operation.
-    pub(super) const INVALID: u32 = 1 << 0;
+    pub(crate) const INVALID: u32 = 1 << 0;
     /// Overflow.
-    pub(super) const OVERFLOW: u32 = 1 << 3;
+    pub(crate) const OVERFLOW: u32 = 1 << 3;
     /// Underflow.
-    pub(super) const UNDERFLOW: u32 = 1 << 4;
+    pub(crate) const UNDERFLOW: u32 = 1 << 4;
     /// Precision: the result is inexact.
-    pub(super) const PRECISION: u32 = 1 << 5;
+    pub(crate) const PRECISION: u32 = 1 << 5;
     /// Denormals are zeros.
-    pub(super) const DAZ: u32 = 1 << 6;
+    pub(crate) const DAZ: u32 = 1 << 6;
     /// Masks are so far above flags.
-    pub(super) const MASKS: u32 = 7;
+    pub(crate) const MASKS: u32 = 7;
     /// Rounding control, two bits.
-    pub(super) const ROUNDING: u32 = 13;
+    pub(crate) const ROUNDING: u32 = 13;
     /// Flush to zero.
-    pub(super) const FTZ: u32 = 1 << 15;
+    pub(crate) const FTZ: u32 = 1 << 15;
 }
 
 impl Cpu {
@@ -69,7 +69,7 @@ impl Cpu {
     }
 
     /// COMISS and its like: ZF, PF and CF tell the order.
-    fn compare_scalar(&mut self, native: Native, a: u128, b: u128) -> Outcome {
+    pub(super) fn compare_scalar(&mut self, native: Native, a: u128, b: u128) -> Outcome {
         let computed = self.native(native, a, b, 0);
         self.settle(computed.flags)?;
         self.flags = LazyFlags::from_rflags(computed.general & STATUS);
@@ -153,7 +153,7 @@ impl Cpu {
 }
 
 /// The host's instruction of the same name, if SSE or SSE2 has it.
-const fn arithmetic(name: Sse) -> Option<Native> {
+pub(super) const fn arithmetic(name: Sse) -> Option<Native> {
     use Sse::*;
     Some(match name {
         Addps => Native::AddPs,

@@ -5,8 +5,12 @@
 //! raised is told by the flags. Of the host nothing newer than SSE2 is presumed: later instructions
 //! are made of these, so that what CPUID offers never depends on the host.
 //!
-//! Each operation is a stub of eight bytes in one function, found by its number.
+//! Operands are loaded by halves, because the compiler stores them so: one load of both would wait until
+//! they are in the cache. Each operation is a stub of eight bytes in one function, found by its number. Operations on integers
+//! are here for micro-operations, which are to be fast; they have no flags.
 #![allow(unsafe_code)]
+
+use crate::cpu::decode::Packed;
 
 /// What an operation reads and leaves.
 #[repr(C, align(16))]
@@ -31,22 +35,22 @@ const FLAGS: u32 = 0x3f;
 
 /// What an operation gives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Computed {
+pub(in crate::cpu::soft) struct Computed {
     /// The destination.
-    pub(super) xmm: u128,
+    pub(in crate::cpu::soft) xmm: u128,
     /// An integer, or EFLAGS of a comparison.
-    pub(super) general: u64,
+    pub(in crate::cpu::soft) general: u64,
     /// Exception flags of MXCSR that this operation has set.
-    pub(super) flags: u32,
+    pub(in crate::cpu::soft) flags: u32,
 }
 
 macro_rules! natives {
-    ($($(#[$note:meta])* $name:ident $code:literal,)+) => {
+    ($($name:ident $code:literal,)+) => {
         /// An operation of the host.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         #[repr(u8)]
-        pub(super) enum Native {
-            $($(#[$note])* $name,)+
+        pub(in crate::cpu::soft) enum Native {
+            $($name,)+
         }
 
         impl Native {
@@ -54,14 +58,14 @@ macro_rules! natives {
             const ALL: &'static [Self] = &[$(Self::$name),+];
 
             /// The operation `number` places behind this one.
-            pub(super) fn plus(self, number: u8) -> Self {
+            pub(in crate::cpu::soft) fn plus(self, number: u8) -> Self {
                 let index = usize::from(self as u8) + usize::from(number);
                 Self::ALL.get(index).copied().unwrap_or(self)
             }
 
             /// Computes, with rounding, DAZ and FTZ of `mxcsr`, whose other bits do not matter.
             #[inline(never)]
-            pub(super) fn compute(self, a: u128, b: u128, general: u64, mxcsr: u32) -> Computed {
+            pub(in crate::cpu::soft) fn compute(self, a: u128, b: u128, general: u64, mxcsr: u32) -> Computed {
                 let mut operands = Operands {
                     a,
                     b,
@@ -74,8 +78,10 @@ macro_rules! natives {
                 unsafe {
                     core::arch::asm!(
                         "ldmxcsr [{p} + 40]",
-                        "movdqa xmm0, [{p}]",
-                        "movdqa xmm1, [{p} + 16]",
+                        "movq xmm0, [{p}]",
+                        "movhps xmm0, [{p} + 8]",
+                        "movq xmm1, [{p} + 16]",
+                        "movhps xmm1, [{p} + 24]",
                         "mov rax, [{p} + 32]",
                         "lea {stub}, [rip + 2f]",
                         "lea {stub}, [{stub} + 8 * {number}]",
@@ -105,6 +111,73 @@ macro_rules! natives {
             }
         }
     };
+}
+
+macro_rules! lanes {
+    ($($name:ident)+) => {
+        /// An operation of the host on integers in XMM registers.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(u8)]
+        pub(in crate::cpu::soft) enum Lanes {
+            $($name,)+
+        }
+
+        impl Lanes {
+            /// All of them, by number.
+            const ALL: &'static [Self] = &[$(Self::$name),+];
+
+            /// The operation of a number.
+            pub(in crate::cpu::soft) fn from_number(number: u8) -> Option<Self> {
+                Self::ALL.get(usize::from(number)).copied()
+            }
+
+            /// The one of the same name.
+            pub(in crate::cpu::soft) const fn named(name: Packed) -> Option<Self> {
+                match name {
+                    $(Packed::$name => Some(Self::$name),)+
+                    _ => None,
+                }
+            }
+
+            /// Computes.
+            #[inline(never)]
+            pub(in crate::cpu::soft) fn compute(self, a: u128, b: u128) -> u128 {
+                let mut operands = Pair { a, b };
+                // SAFETY: only `operands` is accessed; the stub called is one of those below, because the
+                // enumeration has one variant for each.
+                unsafe {
+                    core::arch::asm!(
+                        "movq xmm0, [{p}]",
+                        "movhps xmm0, [{p} + 8]",
+                        "movq xmm1, [{p} + 16]",
+                        "movhps xmm1, [{p} + 24]",
+                        "lea {stub}, [rip + 2f]",
+                        "lea {stub}, [{stub} + 8 * {number}]",
+                        "call {stub}",
+                        "movdqa [{p}], xmm0",
+                        "jmp 3f",
+                        ".p2align 3",
+                        "2:",
+                        $(concat!(stringify!($name), " xmm0, xmm1\nret\n.p2align 3"),)+
+                        "3:",
+                        p = in(reg) &raw mut operands,
+                        number = in(reg) u64::from(self as u8),
+                        stub = out(reg) _,
+                        out("xmm0") _,
+                        out("xmm1") _,
+                    );
+                }
+                operands.a
+            }
+        }
+    };
+}
+
+/// What an operation on integers reads and leaves.
+#[repr(C, align(16))]
+struct Pair {
+    a: u128,
+    b: u128,
 }
 
 /// MXCSR: DAZ, rounding and FTZ.
@@ -188,6 +261,14 @@ natives! {
     TruncateSs2Si64 "cvttss2si rax, xmm1",
     TruncateSd2Si "cvttsd2si eax, xmm1",
     TruncateSd2Si64 "cvttsd2si rax, xmm1",
+}
+
+lanes! {
+    Paddb Paddw Paddd Paddq Psubb Psubw Psubd Psubq Paddusb Paddusw Psubusb Psubusw Paddsb Paddsw
+    Psubsb Psubsw Pcmpeqb Pcmpeqw Pcmpeqd Pcmpgtb Pcmpgtw Pcmpgtd Pavgb Pavgw Pminub Pmaxub Pminsw
+    Pmaxsw Pmullw Pmulhw Pmulhuw Pmuludq Pmaddwd Psadbw Pand Pandn Por Pxor Psllw Pslld Psllq Psrlw
+    Psrld Psrlq Psraw Psrad Packsswb Packssdw Packuswb Punpcklbw Punpcklwd Punpckldq Punpcklqdq
+    Punpckhbw Punpckhwd Punpckhdq Punpckhqdq
 }
 
 #[cfg(test)]

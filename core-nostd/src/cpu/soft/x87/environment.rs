@@ -1,6 +1,8 @@
 //! FNSTENV, FLDENV, FNSAVE, FRSTOR: the x87's environment in memory, in its four formats.
 //!
 //! Source: Intel SDM volume 1, 8.1.10 with figures 8-9 to 8-12; volume 2 for each instruction.
+//!
+//! In 64-bit mode selectors are stored as 0 and not loaded. Bits that are reserved are stored as ones.
 
 use super::{EXCEPTIONS, Number};
 use crate::cpu::decode::{Instruction, Size};

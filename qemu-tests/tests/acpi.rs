@@ -1,0 +1,308 @@
+//! ACPI: the tables as compilers and guests read them, the power button, and power-off.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use qemu_tests::initramfs::Initramfs;
+use qemu_tests::{Emulator, Instance, QtestClient, ask_both, packages, skip};
+use serde_json::json;
+
+/// Answers of an emulator that has nothing else to do.
+const SOON: Duration = Duration::from_secs(20);
+/// A guest may take so long; other tests and emulators have the same processors.
+const PATIENCE: Duration = Duration::from_secs(400);
+
+/// Boards whose tables are looked at.
+const BOARDS: [&str; 5] = [
+    "-M pc",
+    "-M pc -smp 2,maxcpus=4 -serial null -serial null -device pvpanic",
+    "-M pc -smp 255 -m 4G",
+    "-M microvm -smp 3 -serial null",
+    "-M microvm",
+];
+
+fn number(answer: std::io::Result<String>) -> u64 {
+    let answer = answer.expect("an answer");
+    let digits = answer.strip_prefix("OK 0x").expect("a number");
+    u64::from_str_radix(digits, 16).expect("a number")
+}
+
+/// Bytes of the item with this key of fw_cfg.
+fn item(client: &mut QtestClient, key: u16, length: usize) -> Vec<u8> {
+    let selected = client.request(&format!("outw 0x510 {key:#x}"));
+    assert_eq!(selected.expect("an answer"), "OK");
+    (0..length)
+        .map(|_| number(client.request("inb 0x511")) as u8)
+        .collect()
+}
+
+/// A file of fw_cfg.
+fn file(client: &mut QtestClient, name: &str) -> Option<Vec<u8>> {
+    const DIRECTORY: u16 = 0x19;
+    let count = item(client, DIRECTORY, 4)[3];
+    let directory = item(client, DIRECTORY, 4 + 64 * usize::from(count));
+    let entry = directory[4..]
+        .chunks(64)
+        .find(|entry| entry[8..].starts_with(name.as_bytes()) && entry[8 + name.len()] == 0)?;
+    let size = u32::from_be_bytes(entry[..4].try_into().expect("4 bytes"));
+    let key = u16::from_be_bytes(entry[4..6].try_into().expect("2 bytes"));
+    Some(item(client, key, size as usize))
+}
+
+fn passive(options: &str) -> Instance {
+    Emulator::Thimble
+        .launcher()
+        .args(Emulator::Thimble.passive_args())
+        .args(options.split_whitespace())
+        .with_qtest()
+        .start()
+}
+
+/// The tables of a file, in order, each with the checksum that firmware would give it.
+fn tables(bytes: &[u8]) -> Vec<Vec<u8>> {
+    let mut tables = Vec::new();
+    let mut at = 0;
+    while let Some(rest) = bytes.get(at..).filter(|rest| rest.len() >= 36) {
+        if rest[0] == 0 {
+            at += 1;
+            continue;
+        }
+        let length = u32::from_le_bytes(rest[4..8].try_into().expect("4 bytes")) as usize;
+        let mut table = rest[..length].to_vec();
+        if !table.starts_with(b"FACS") {
+            let sum = table.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte));
+            table[9] = table[9].wrapping_sub(sum);
+        }
+        tables.push(table);
+        at += length;
+    }
+    tables
+}
+
+/// What Intel's compiler says of a file.
+fn iasl(options: &[&str], path: &Path) -> String {
+    let output = Command::new("iasl").args(options).arg(path).output();
+    let output = output.expect("iasl");
+    let text = [output.stdout, output.stderr].concat();
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+#[test]
+fn tables_are_read_without_complaint() {
+    if packages::program("iasl", "acpica-tools").is_none() {
+        return skip("acpica-tools is missing");
+    }
+    for options in BOARDS {
+        let thimble = passive(options);
+        let mut client = thimble.qtest();
+        let bytes = file(&mut client, "etc/acpi/tables").expect("tables");
+        let mut names = Vec::new();
+        for table in tables(&bytes) {
+            let name = String::from_utf8_lossy(&table[..4]).into_owned();
+            let path = thimble.dir().join(format!("{name}.dat"));
+            std::fs::write(&path, table).expect("a file");
+            let said = iasl(&["-d"], &path);
+            let complains = |line: &str| {
+                let line = line.to_lowercase();
+                line.contains("warning") || line.contains("error") || line.contains("invalid")
+            };
+            assert!(!said.lines().any(complains), "{options}: {name}: {said}");
+            let source = path.with_extension("dsl");
+            let text = std::fs::read_to_string(&source).expect("what it means");
+            for word in ["Incorrect", "Unknown", "ERROR"] {
+                assert!(!text.contains(word), "{options}: {name}: {text}");
+            }
+            if name == "DSDT" {
+                let said = iasl(&[], &source);
+                let clean = "0 Errors, 0 Warnings, 0 Remarks";
+                assert!(said.contains(clean), "{options}: {said}");
+            }
+            names.push(name);
+        }
+        let expected = ["FACS", "DSDT", "FACP", "APIC", "WAET", "RSDT", "XSDT"];
+        assert_eq!(names, expected, "{options}");
+    }
+}
+
+#[test]
+fn without_acpi_there_is_nothing_of_it() {
+    for options in ["-M pc -no-acpi", "-M pc,acpi=off", "-M microvm,acpi=off"] {
+        let thimble = passive(options);
+        let mut client = thimble.qtest();
+        for name in ["etc/acpi/tables", "etc/acpi/rsdp", "etc/table-loader"] {
+            assert_eq!(file(&mut client, name), None, "{options}");
+        }
+        assert_eq!(number(client.request("inw 0x604")), 0xffff);
+        if options.contains("pc") {
+            client.request("outl 0xcf8 0x80000b00").expect("alive");
+            assert_eq!(number(client.request("inl 0xcfc")), 0xffff_ffff);
+        }
+    }
+}
+
+/// What QEMU says of sleeping states when it has none but soft-off.
+#[test]
+fn firmware_is_told_of_the_same_states() {
+    if packages::qemu().is_none() {
+        return skip("qemu-system-x86 is missing");
+    }
+    let [qemu, thimble] = ask_both(|emulator| {
+        let instance = emulator
+            .launcher()
+            .args(emulator.passive_args())
+            .args(["-M", "pc", "-global", "PIIX4_PM.disable_s3=1"])
+            .args(["-global", "PIIX4_PM.disable_s4=1"])
+            .with_qtest()
+            .start();
+        file(&mut instance.qtest(), "etc/system-states")
+    });
+    assert_eq!(thimble, qemu);
+}
+
+#[test]
+fn the_power_button_is_noticed() {
+    if packages::qemu().is_none() {
+        return skip("qemu-system-x86 is missing");
+    }
+    let [qemu, thimble] = ask_both(|emulator| {
+        let instance = emulator
+            .launcher()
+            .args(emulator.passive_args())
+            .args(["-M", "pc"])
+            .with_qtest()
+            .with_qmp()
+            .start();
+        let mut qmp = instance.qmp();
+        qmp.negotiate();
+        let mut qtest = instance.qtest();
+        for request in [
+            "outl 0xcf8 0x80000b40",
+            "outl 0xcfc 0x601",
+            "outl 0xcf8 0x80000b80",
+            "outl 0xcfc 0x1",
+            "outw 0x600 0xffff",
+            "outw 0x602 0x0100",
+        ] {
+            assert_eq!(qtest.request(request).expect("an answer"), "OK");
+        }
+        let before = number(qtest.request("inw 0x600"));
+        assert_eq!(qmp.execute("system_powerdown", json!({})), Ok(json!({})));
+        let event = qmp.wait_event("POWERDOWN", SOON);
+        let after = number(qtest.request("inw 0x600"));
+        assert_eq!(qtest.request("outw 0x600 0x100").expect("alive"), "OK");
+        let cleared = number(qtest.request("inw 0x600"));
+        (event["event"].clone(), before, after, cleared)
+    });
+    assert_eq!(thimble, qemu);
+    assert_eq!((thimble.1, thimble.2, thimble.3), (0, 0x100, 0));
+}
+
+#[test]
+fn seabios_puts_the_tables_where_guests_look() {
+    let Some(bios) = packages::seabios() else {
+        return skip("the Debian package seabios is missing");
+    };
+    let thimble = Emulator::Thimble
+        .launcher()
+        .args(["-accel", "tcg", "-nodefaults", "-display", "none"])
+        .args(["-M", "pc", "-m", "32", "-smp", "2"])
+        .args(["-bios", bios.to_str().expect("a plain path")])
+        .args(["-debugcon", "stdio", "-global", "isa-debugcon.iobase=0x402"])
+        .with_qmp()
+        .start();
+    let came = thimble.wait_stdout("No bootable device", PATIENCE);
+    assert!(came, "{}", thimble.report());
+    let mut qmp = thimble.qmp();
+    qmp.negotiate();
+    let path = thimble.dir().join("memory");
+    let text = path.to_str().expect("a plain path");
+    let arguments = json!({"val": 0, "size": 32 << 20, "filename": text});
+    assert_eq!(qmp.execute("pmemsave", arguments), Ok(json!({})));
+    let memory = std::fs::read(&path).expect("memory");
+    let sum = |at: usize, length: usize| {
+        let bytes = memory[at..at + length].iter();
+        bytes.fold(0u8, |sum, byte| sum.wrapping_add(*byte))
+    };
+    let long = |at: usize| {
+        let bytes = memory[at..at + 8].try_into().expect("8 bytes");
+        u64::from_le_bytes(bytes) as usize
+    };
+    let length = |at: usize| long(at + 4) & 0xffff_ffff;
+    let mut places = (0xe_0000..0x10_0000).step_by(16);
+    let rsdp = places
+        .find(|at| memory[*at..].starts_with(b"RSD PTR "))
+        .expect("an RSDP");
+    assert_eq!((sum(rsdp, 20), sum(rsdp, 36)), (0, 0));
+    let xsdt = long(rsdp + 24);
+    assert_eq!(&memory[xsdt..xsdt + 4], b"XSDT");
+    let mut names = String::new();
+    for entry in (xsdt + 36..xsdt + length(xsdt)).step_by(8) {
+        let table = long(entry);
+        assert_eq!(sum(table, length(table)), 0);
+        names.push_str(&String::from_utf8_lossy(&memory[table..table + 4]));
+        names.push(' ');
+    }
+    assert_eq!(names, "FACP APIC WAET ");
+}
+
+/// Linux on both boards finds all processors and the serial port's interrupt, has no complaint about the tables,
+/// and powers off.
+#[test]
+fn linux_powers_off() {
+    let Some(kernel) = packages::linux() else {
+        return skip("the Debian package linux-image-cloud-amd64 can't be had");
+    };
+    let init = "
+export PATH=/bin
+/bin/busybox --install -s /bin
+mount -t proc proc /proc
+dmesg -n 1
+echo cpus $(grep -c ^processor /proc/cpuinfo)
+grep -E 'IO-APIC.*(ttyS0|acpi)' /proc/interrupts | sed 's/.*IO-APIC/IO-APIC/'
+dmesg | grep -iE 'ACPI.*(error|warning|exception|firmware bug)|APIC.*(error|bug)'
+echo end
+poweroff -f
+";
+    let Some(archive) = Initramfs::busybox(init) else {
+        return skip("the Debian package busybox-static is missing");
+    };
+    let archive = archive.finish();
+    // The other combinations are the tests' of Linux itself.
+    for (board, cpus) in [("pc", 2), ("microvm", 1)] {
+        let launcher = Emulator::Thimble.launcher();
+        let initrd = launcher.dir().join("initrd");
+        std::fs::write(&initrd, &archive).expect("a file");
+        let guest = launcher
+            .args([
+                "-accel",
+                "tcg",
+                "-nodefaults",
+                "-display",
+                "none",
+                "-M",
+                board,
+            ])
+            .args(["-m", "256", "-smp", &cpus.to_string(), "-serial", "stdio"])
+            .args(["-kernel", kernel.to_str().expect("a plain path")])
+            .args(["-initrd", initrd.to_str().expect("a plain path")])
+            .args(["-append", "console=ttyS0 quiet panic=-1"])
+            .lifetime(PATIENCE)
+            .start();
+        let status = guest.wait(PATIENCE);
+        assert!(status.success(), "{status}: {}", guest.report());
+        let text = String::from_utf8_lossy(&guest.stdout()).replace('\r', "");
+        let Some((_, text)) = text.split_once(&format!("cpus {cpus}\n")) else {
+            panic!("{}", guest.report());
+        };
+        let (said, _) = text.split_once("end\n").expect("an end");
+        let mut lines: Vec<&str> = said.lines().collect();
+        lines.sort_unstable();
+        let lines: Vec<String> = lines
+            .iter()
+            .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
+            .collect();
+        let expected = ["IO-APIC 4-edge ttyS0", "IO-APIC 9-fasteoi acpi"];
+        assert_eq!(lines, expected, "{board}");
+    }
+}
