@@ -464,11 +464,7 @@ impl SoftCpus {
         let board = Board::new(outside, ram, rom, marks, count);
         let mut code = Zeroed::<CodeCache>::new().map_err(failed(what))?;
         // SAFETY: the engine drops it after the cache.
-        let executable = if std::env::var_os("NOJIT").is_some() {
-            None
-        } else {
-            unsafe { Executable::lend(&mut code) }.ok()
-        };
+        let executable = unsafe { Executable::lend(&mut code) }.ok();
         let engine = Engine {
             seats,
             code,

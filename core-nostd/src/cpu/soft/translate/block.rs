@@ -7,12 +7,12 @@ use super::{
     BLOCK_ROOM, Block, Call, Context, FLAGS, GENERATION, HOT, RIP, distance, frame, register,
 };
 use crate::cpu::alu::{AF, CF, PF, SF, ZF};
-use crate::cpu::decode::{SegmentRegister, Size};
+use crate::cpu::decode::{Operand, Operation, SegmentRegister, Size};
 use crate::cpu::gpr::{RCX as GUEST_RCX, RSP as GUEST_RSP};
 use crate::cpu::mmu::{Access, layout};
 use crate::cpu::soft::code::{BLOCK_MAX, CodeCache};
 use crate::cpu::soft::fast::Form;
-use crate::cpu::soft::micro::{Micro, Place};
+use crate::cpu::soft::micro::{self, GENERAL, Micro, Place};
 use crate::cpu::soft::{BLOCK_RIP, Cpu, ZERO};
 use crate::cpu::state::Segment;
 use core::mem::offset_of;
@@ -215,6 +215,7 @@ impl Translator<'_> {
             Shape::Unary(_, None, _) => Flags::Changes,
             Shape::Shift(..) | Shape::Multiply(..) => Flags::Changes,
             Shape::Setcc | Shape::Cmov(_) => Flags::Reads,
+            Shape::Other if self.wide(m).is_some() => Flags::None,
             _ => Flags::Needs,
         }
     }
@@ -287,6 +288,12 @@ impl Translator<'_> {
             Shape::Return(long) if self.branches(m, long) => {
                 self.return_from_function();
                 return true;
+            }
+            Shape::Other if m.handler == GENERAL => {
+                if self.branch_anywhere(m) {
+                    return true;
+                }
+                self.load_wide(m)
             }
             _ => false,
         };
@@ -816,6 +823,31 @@ impl Translator<'_> {
         true
     }
 
+    /// MOV of a 64-bit immediate, which no micro-operation has room for: register and value.
+    fn wide(&self, m: Micro) -> Option<(u8, u64)> {
+        if m.handler != GENERAL {
+            return None;
+        }
+        let instruction = self.cache.instruction(m.immediate as u32);
+        let mov = instruction.operation() == Operation::Mov;
+        match (instruction.operand(0), instruction.operand(1)) {
+            (to, Operand::Immediate(value)) if mov && instruction.operand_size() == Size::Qword => {
+                Some((micro::general(to)?, value))
+            }
+            _ => None,
+        }
+    }
+
+    fn load_wide(&mut self, m: Micro) -> bool {
+        let Some((register, value)) = self.wide(m) else {
+            return false;
+        };
+        let to = self.target(register, RAX, Size::Qword);
+        self.asm.set_wide(to, value);
+        self.written(register, RAX);
+        true
+    }
+
     // The stack.
 
     /// The size of addresses.
@@ -928,12 +960,17 @@ impl Translator<'_> {
             return self.link(target as u32);
         }
         self.rip(RAX, target);
+        self.find();
+        self.follow();
+    }
+
+    /// RIP in RAX becomes the address of its translation. If there is none the instruction's function
+    /// executes it, and refuses its target, if it must be.
+    fn find(&mut self) {
         self.asm.call(self.stubs.lookup);
         self.asm
             .op(Size::Qword, opcode::TEST, RAX, Rm::Register(RAX));
-        // The target may be refused.
         self.unless(EQUAL, false);
-        self.follow();
     }
 
     /// Goes on at an offset from the page, behind the block.
@@ -980,26 +1017,32 @@ impl Translator<'_> {
 
     fn call_function(&mut self, m: Micro) {
         self.store_flags();
-        let (target, width) = (self.target_of(m), self.width());
-        let near = (0..PAGE).contains(&target);
-        if !near {
+        let target = self.target_of(m);
+        if (0..PAGE).contains(&target) {
+            self.push_next();
+            self.link(target as u32);
+        } else {
             self.rip(RAX, target);
-            self.asm.call(self.stubs.lookup);
-            self.asm
-                .op(Size::Qword, opcode::TEST, RAX, Rm::Register(RAX));
-            self.unless(EQUAL, false);
-            self.asm.store(at(CPU, frame!(next_code)), RAX);
+            self.call_found();
         }
+    }
+
+    /// Calls what is at RIP in RAX.
+    fn call_found(&mut self) {
+        self.find();
+        self.asm.store(at(CPU, frame!(next_code)), RAX);
+        self.push_next();
+        self.asm.load(RAX, at(CPU, frame!(next_code)));
+        self.follow();
+    }
+
+    /// Pushes the address of the next instruction.
+    fn push_next(&mut self) {
+        let width = self.width();
         self.pushed();
         self.rip(RDX, i64::from(self.next));
         self.asm.op(width, opcode::STORE, RDX, at(RAX, 0));
         self.move_stack(-i32::from(width.bytes()));
-        if near {
-            self.link(target as u32);
-        } else {
-            self.asm.load(RAX, at(CPU, frame!(next_code)));
-            self.follow();
-        }
     }
 
     fn return_from_function(&mut self) {
@@ -1007,12 +1050,51 @@ impl Translator<'_> {
         self.popped();
         let width = self.width();
         self.asm.op(width, opcode::LOAD, RAX, at(RAX, 0));
-        self.asm.call(self.stubs.lookup);
-        self.asm
-            .op(Size::Qword, opcode::TEST, RAX, Rm::Register(RAX));
-        self.unless(EQUAL, false);
+        self.find();
         self.move_stack(width.bytes().into());
         self.follow();
+    }
+
+    /// JMP and CALL to where a register or memory says; whether it is one.
+    fn branch_anywhere(&mut self, m: Micro) -> bool {
+        let width = self.width();
+        let instruction = *self.cache.instruction(m.immediate as u32);
+        let calls = match instruction.operation() {
+            Operation::Jmp => false,
+            Operation::Call => true,
+            _ => return false,
+        };
+        if instruction.operand_size() != width {
+            return false;
+        }
+        match instruction.operand(0) {
+            Operand::Memory(memory) => {
+                let mut m = m;
+                let (size, next) = (self.context.size(), self.next - self.start);
+                let place = micro::address(&mut m, &memory, &instruction, size, next.into());
+                let Some(place) = place.filter(|place| self.reaches(m, *place)) else {
+                    return false;
+                };
+                self.store_flags();
+                self.memory(m, place, width, Access::Read, false);
+                self.asm.op(width, opcode::LOAD, RAX, at(RAX, 0));
+            }
+            operand => {
+                let Some(register) = micro::general(operand) else {
+                    return false;
+                };
+                self.store_flags();
+                let from = self.read(register, RAX);
+                self.asm.op(width, opcode::LOAD, RAX, Rm::Register(from));
+            }
+        }
+        if calls {
+            self.call_found();
+        } else {
+            self.find();
+            self.follow();
+        }
+        true
     }
 
     /// What lies behind the block.

@@ -43,7 +43,7 @@ use crate::cpu::mmu::{TLB_OFFSET, layout};
 use stubs::Stubs;
 
 /// How often a block is interpreted before it is translated. Most of what runs at all runs less often.
-const WARM: u32 = 16;
+const WARM: u32 = 8;
 /// Room that a block must find: the longest are a good part of it.
 const BLOCK_ROOM: u32 = 24 << 10;
 /// Translations begin at multiples of so much.
@@ -422,7 +422,7 @@ impl Block {
 
     /// What [`Block::host`] is with a translation.
     const fn host(entry: u32, context: Context) -> u32 {
-        entry / ALIGNMENT << 8 | context.0 as u32
+        (entry / ALIGNMENT) << 8 | context.0 as u32
     }
 }
 

@@ -50,7 +50,7 @@ const fn place(number: usize) -> Option<Place> {
 }
 
 const fn form(number: usize) -> Form {
-    let place = if number % 2 == 0 {
+    let place = if number.is_multiple_of(2) {
         Place::Flat
     } else {
         Place::Segmented

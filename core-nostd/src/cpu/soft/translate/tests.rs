@@ -60,7 +60,7 @@ impl Numbers {
             0 => self.next(),
             1 => self.below(256),
             2 => u64::MAX - self.below(256),
-            3 => 0x1000 + self.below(64),
+            3 | 4 => 0x1000 + self.below(64),
             _ => 0x1_0000 + self.below(0x4000),
         }
     }
@@ -199,8 +199,15 @@ impl Numbers {
                 ]));
             }
             32 => {
-                // A call of what follows.
-                code.extend([0xe8, 0, 0, 0, 0]);
+                // A call of what follows, or to wherever.
+                match self.below(2) {
+                    0 => code.extend([0xe8, 0, 0, 0, 0]),
+                    _ => {
+                        code.push(0xff);
+                        let field = self.of(&[2u8, 4]);
+                        self.operand(code, Some(field));
+                    }
+                }
             }
             _ => {
                 code.extend([0x0f, 0xc8 | self.byte() & 7]);
