@@ -45,7 +45,7 @@ macro_rules! scripts {
 const SCRIPTS: &[(&str, &str)] = scripts!(
     "protocol" "widths" "pic" "pit" "rtc" "serial" "i8042" "i8042-mouse" "i8042-queues" "port92" "post" "fw-cfg"
     "fw-cfg-edges" "pci" "pci-config" "i440fx" "pam" "smram" "piix3" "piix3-writes" "debugcon" "debugcon-readback"
-    "ib700" "pvpanic" "pc-testdev" "debug-exit"
+    "ib700" "pvpanic" "pc-testdev" "debug-exit" "piix4-pm" "apmc"
 );
 
 /// QMP cases, in the spelling of `qemu-tests/tests/qmp.rs`.
@@ -187,28 +187,21 @@ fn build<'m>(
     ram: &'m ArrayRam<RAM>,
     out: &mut impl Write,
 ) -> Result<Option<Machine<'m>>, fmt::Error> {
+    let size = match board {
+        Board::None => 0,
+        _ => RAM as u64,
+    };
     let config = Config {
         board,
         irqchip,
-        pit: true,
-        acpi: true,
-        ram,
-        ram_size: match board {
-            Board::None => 0,
-            _ => RAM as u64,
-        },
         rom: &ROM,
-        cpus: 1,
-        max_cpus: 1,
-        local_apics: &mut [],
         rtc_base: 1_582_984_798,
         uuid: [0x5a; 16],
-        graphics: false,
         kernel: b"a kernel",
         initrd: b"an initrd",
         cmdline: b"a command line",
-        boot: &[],
         testdev_memory: &TESTDEV,
+        ..Config::new(ram, size)
     };
     let mut machine = match Machine::new(config) {
         Ok(machine) => machine,

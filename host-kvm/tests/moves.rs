@@ -124,7 +124,8 @@ fn pairs() -> Vec<[&'static str; 2]> {
     ]
 }
 
-/// What both accelerators can show: KVM does not show itself, and the rest is what both have.
+/// What both accelerators can show: KVM does not show itself, SSE3 is missing in KVM on some hosts, and the rest is
+/// what both have.
 const CPU: [&str; 2] = ["-cpu", "qemu64,kvm=off,-x2apic,-pni"];
 
 /// Runs a guest to its end on two stages in turn; what it printed on both, and its status.

@@ -38,7 +38,7 @@ usage: cargo xtask lockstep [OPTIONS]
   --form TEXT     only forms whose name has this in it, or: streams
   --world NAME    only user64, user32, user16, kernel64, kernel32 or real16
   --oracle NAME   only process, kvm or emulator
-  --subject NAME  soft; kvm or process, to compare oracles (soft)
+  --subject NAME  soft, or translated: by blocks of host code; kvm or process, to compare oracles (soft)
   --case N        only the case of this number, with all that is known of it
   --show N        differences in full, at most (10)";
 
@@ -105,6 +105,7 @@ fn options() -> Result<Options, String> {
 fn open(name: &str) -> Result<Box<dyn Subject>, String> {
     Ok(match name {
         "soft" => Box::new(soft::Soft::new()),
+        "translated" => Box::new(soft::Soft::translating()),
         "kvm" => Box::new(kvm::Guest::new()?),
         "process" => Box::new(process::Process::new()?),
         _ => return Err(format!("there is no subject '{name}'")),

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use thimble_core::cpu::features::{Register, WORD_INFO};
 use thimble_core::cpu::mmu::{HostPage, PhysicalMemory, RamOnly};
 use thimble_core::cpu::soft::cpuid::CpuidEntry;
-use thimble_core::cpu::soft::{Attention, Bus, CodeCache, Cpu, Platform, Signals, Stop};
+use thimble_core::cpu::soft::{
+    Attention, Bus, CodeCache, CodeMemory, Cpu, Platform, Signals, Stop,
+};
 use thimble_core::cpu::{CpuState, DescriptorTable, FpuState};
 use thimble_core::devices::Width;
 use thimble_core::memory::{Exchange, GuestRam, MarkedRam};
@@ -128,6 +130,20 @@ pub(crate) struct Soft {
     board: Board,
     images: Images,
     state: CpuState,
+    name: &'static str,
+}
+
+/// Memory for translations, never unmapped.
+fn code_memory() -> CodeMemory {
+    const BYTES: usize = 4 << 20;
+    let rights = libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC;
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+    // SAFETY: a new mapping, which nobody else has.
+    unsafe {
+        let memory = libc::mmap(std::ptr::null_mut(), BYTES, rights, flags, -1, 0);
+        assert_ne!(memory, libc::MAP_FAILED, "no memory for translations");
+        CodeMemory::new(memory.cast(), memory.cast(), BYTES)
+    }
 }
 
 fn zeroed<T>() -> Box<T> {
@@ -150,7 +166,16 @@ impl Soft {
             board: Board { ram, time: 0 },
             images: Images::new(),
             state: CpuState::default(),
+            name: "software CPU",
         }
+    }
+
+    /// One that translates every block before it runs.
+    pub(crate) fn translating() -> Self {
+        let mut soft = Self::new();
+        soft.code.lend(code_memory().after(0));
+        soft.name = "software CPU's translations";
+        soft
     }
 
     fn load(&mut self, case: &Case) {
@@ -243,7 +268,7 @@ fn leaves() -> Vec<CpuidEntry> {
 
 impl Subject for Soft {
     fn name(&self) -> &'static str {
-        "software CPU"
+        self.name
     }
 
     fn set_base(&mut self, base: &[u8]) {

@@ -295,9 +295,9 @@ fn applets_on_every_board() {
     }
 }
 
+/// Debian's memtest86+, which is a kernel by its file's form, comes through its first tests.
 #[test]
-#[ignore = "long"]
-fn memtest_passes_its_first_tests() {
+fn memtest_finds_no_errors() {
     let Some(memtest) = packages::memtest() else {
         return skip("the Debian package memtest86+ is missing");
     };
@@ -317,10 +317,12 @@ fn memtest_passes_its_first_tests() {
         .args(["-append", "console=ttyS0,115200"])
         .lifetime(PATIENCE)
         .start();
-    // The screen is drawn anew where it changes: the third test has begun.
-    assert!(guest.wait_stdout("#2", PATIENCE), "{}", guest.report());
+    // It draws its screen anew now and then. The tests with lower numbers are over.
+    assert!(guest.wait_stdout("#4  [", PATIENCE), "{}", guest.report());
     let text = String::from_utf8_lossy(&guest.stdout()).into_owned();
-    assert!(!text.contains("Failing"), "{text}");
+    let counts = || text.split("Errors: ").skip(1);
+    assert!(counts().next().is_some(), "{text}");
+    assert!(counts().all(|count| count.starts_with("0 ")), "{text}");
 }
 
 /// What is no kernel, or one that can't be started, ends with a line that names the option.

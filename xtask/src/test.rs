@@ -60,7 +60,11 @@ pub(crate) fn all(long: bool) -> Outcome {
         "qemu-tests",
         "--no-fail-fast",
     ]);
-    counts.tests(&["test", "-p", "qemu-tests", "--no-fail-fast"]);
+    let mut guests = vec!["test", "-p", "qemu-tests", "--no-fail-fast"];
+    if long {
+        guests.extend(["--", "--include-ignored"]);
+    }
+    counts.tests(&guests);
     // Those with guests once more, on the other accelerator.
     counts.tests_with(
         &[

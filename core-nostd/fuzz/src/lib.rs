@@ -186,12 +186,7 @@ fn machine_around<'m>(
     let config = Config {
         board,
         irqchip,
-        pit: true,
-        acpi: true,
-        ram: memory.ram,
-        ram_size: memory.ram_size as u64,
         rom: memory.rom,
-        cpus: 1,
         max_cpus: 2,
         local_apics,
         rtc_base: 1_600_000_000,
@@ -200,8 +195,8 @@ fn machine_around<'m>(
         kernel: KERNEL.get_or_init(|| (0..=255).collect()),
         initrd: b"initrd",
         cmdline: b"quiet",
-        boot: &[],
         testdev_memory: testdev_memory(),
+        ..Config::new(memory.ram, memory.ram_size as u64)
     };
     let mut machine = Machine::new(config).expect("the board fits its tables");
     let classes = [

@@ -5,6 +5,9 @@
 //!
 //! The guest starts in one of several modes with descriptor tables, page tables and handlers that work; records of the input
 //! change registers, tables and memory, and the rest of it is code.
+//!
+//! What goes on from a saved state runs in the interpreter once, and once in translations to host code: both must end the
+//! same.
 
 mod guest;
 mod memory;
@@ -304,14 +307,19 @@ struct Seat {
 
 /// What all inputs share: it would take long to make anew.
 struct Shared {
-    code: Box<CodeCache>,
+    /// Without and with translations.
+    codes: [Box<CodeCache>; 2],
+    translates: bool,
     seats: [Seat; 2],
 }
 
 impl Shared {
     fn new() -> Self {
+        let mut codes: [Box<CodeCache>; 2] = [zeroed(), zeroed()];
+        codes[1].lend(memory::code().after(2));
         Self {
-            code: zeroed(),
+            codes,
+            translates: false,
             seats: [(); 2].map(|()| Seat {
                 cpu: zeroed(),
                 idle: false,
@@ -400,7 +408,12 @@ impl<'m> Session<'m> {
     fn with<R>(&mut self, index: usize, call: impl FnOnce(&mut Cpu, &mut Bus<'_>) -> R) -> R {
         self.around.cpu = index as u16;
         let marks = self.around.ram.marks();
-        let Shared { code, seats } = &mut *self.shared;
+        let Shared {
+            codes,
+            translates,
+            seats,
+        } = &mut *self.shared;
+        let code = &mut codes[usize::from(*translates)];
         let mut bus = Bus::new(&mut self.around, marks, &self.signals[index], code);
         call(&mut seats[index].cpu, &mut bus)
     }
@@ -411,7 +424,9 @@ impl<'m> Session<'m> {
         marks.stored(0, 1 << 21);
         marks.stored(0xffe0_0000, 1 << 21);
         marks.take_written(|_| ());
-        self.shared.code.forget_all();
+        for code in &mut self.shared.codes {
+            code.forget_all();
+        }
     }
 
     /// Catches up with what has happened while no processor ran.
@@ -419,7 +434,9 @@ impl<'m> Session<'m> {
         self.around.wires.leave = false;
         if std::mem::take(&mut self.around.wires.remapped) {
             self.around.follow_map();
-            self.shared.code.forget_all();
+            for code in &mut self.shared.codes {
+            code.forget_all();
+        }
             for seat in &mut self.shared.seats {
                 seat.cpu.forget_memory();
             }
@@ -655,6 +672,7 @@ fn run_with(bytes: &[u8], shared: &mut Shared) {
         return;
     }
     let mut apics = local_apics();
+    shared.translates = bytes.len() % 2 == 0;
     let mut session = Session::new(ram, rom, &mut apics, shared, &guest);
     session.set_state(0, state);
     if guest.second {
@@ -702,6 +720,7 @@ fn run_with(bytes: &[u8], shared: &mut Shared) {
     // The same once more, from what was saved.
     ram.fill(&memory);
     drop(session);
+    shared.translates = !shared.translates;
     let mut apics = local_apics();
     let mut session = Session::new(ram, rom, &mut apics, shared, &guest);
     (session.around.now, session.around.random) = (saved.now, saved.random);

@@ -68,18 +68,5 @@ pub static APIC_CLASS: DeviceClass = DeviceClass {
     bus: None,
     doc: "local APIC, in the kernel",
     user_creatable: false,
-    properties: &[
-        Property {
-            name: "id",
-            kind: PropertyKind::Uint32,
-            default: Value::Unset,
-            doc: "APIC id",
-        },
-        Property {
-            name: "version",
-            kind: PropertyKind::Uint8,
-            default: Value::Uint(0x14),
-            doc: "low byte of the version register",
-        },
-    ],
+    properties: crate::irq::lapic::PROPERTIES,
 };

@@ -129,6 +129,32 @@ pub struct Config<'m> {
     pub testdev_memory: &'m [AtomicU8],
 }
 
+impl<'m> Config<'m> {
+    /// A PC of one processor with this RAM, `ram_size` bytes of it, and nothing to start.
+    pub const fn new(ram: &'m dyn GuestRam, ram_size: u64) -> Self {
+        Self {
+            board: Board::Pc,
+            irqchip: Irqchip::Machine,
+            pit: true,
+            acpi: true,
+            ram,
+            ram_size,
+            rom: &[],
+            cpus: 1,
+            max_cpus: 1,
+            local_apics: &mut [],
+            rtc_base: 0,
+            uuid: [0; 16],
+            graphics: false,
+            kernel: &[],
+            initrd: &[],
+            cmdline: &[],
+            boot: &[],
+            testdev_memory: &[],
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -179,6 +179,11 @@ impl Machine<'_> {
         self.has_pit
     }
 
+    /// Whether the board has ACPI's hardware.
+    pub fn has_acpi(&self) -> bool {
+        self.has_acpi
+    }
+
     /// Who models the interrupt controllers.
     pub fn irqchip(&self) -> Irqchip {
         self.irqchip

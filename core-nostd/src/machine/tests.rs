@@ -106,21 +106,11 @@ fn machine_with(board: Board, irqchip: Irqchip, pit: bool) -> Machine<'static> {
         board,
         irqchip,
         pit,
-        acpi: true,
-        ram,
-        ram_size: RAM as u64,
         rom: &ROM,
-        cpus: 1,
-        max_cpus: 1,
-        local_apics: &mut [],
-        rtc_base: 0,
-        uuid: [0; 16],
-        graphics: false,
         kernel: b"kernel",
-        initrd: &[],
         cmdline: b"quiet",
-        boot: &[],
         testdev_memory: testdev_memory(),
+        ..Config::new(ram, RAM as u64)
     };
     let mut machine = Machine::new(config).unwrap();
     machine.plug(&PropertyValues::new(&serial::CLASS)).unwrap();

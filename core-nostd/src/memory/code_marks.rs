@@ -96,6 +96,11 @@ impl CodeMarks {
         }
     }
 
+    /// The byte that is not zero while [`Self::written`].
+    pub(crate) fn written_flag(&self) -> &AtomicBool {
+        &self.written
+    }
+
     /// Whether [`CodeMarks::take_written`] has something to tell.
     #[inline]
     pub fn written(&self) -> bool {

@@ -12,19 +12,32 @@ use serde::{Deserialize, Serialize};
 
 use super::config::{ConfigSpace, Identity, PciFunction, SavedConfig, reg};
 use super::mechanism::Address;
-use crate::devices::class::DeviceClass;
+use crate::devices::class::{DeviceClass, Property, PropertyKind, Value};
 use crate::devices::{Context, Width};
 use crate::state::{SavedState, StateError};
 
-/// The function. QEMU's properties of this class are about sleeping states and hotplug, which are
-/// not modelled.
+/// The function. What QEMU's class has beyond these properties is about hotplug and the state after
+/// S4, which are not modelled.
 pub static CLASS: DeviceClass = DeviceClass {
     name: "PIIX4_PM",
     parent: "pci-device",
     bus: Some("PCI"),
     doc: "Power management 82371AB",
     user_creatable: false,
-    properties: &[],
+    properties: &[
+        Property {
+            name: "disable_s3",
+            kind: PropertyKind::Uint8,
+            default: Value::Uint(1),
+            doc: "Whether there is no suspend to RAM: 1",
+        },
+        Property {
+            name: "disable_s4",
+            kind: PropertyKind::Uint8,
+            default: Value::Uint(1),
+            doc: "Whether there is no suspend to disk: 1",
+        },
+    ],
 };
 
 /// Where the function stands on the PC board.

@@ -8,7 +8,7 @@ use super::{ChardevKind, PropertyInfo, QomError, QomValue, Settings, Tree};
 use crate::devices::class::{PropertyKind, Value};
 use crate::devices::kernel;
 use crate::machine::Board;
-use crate::pci::{i440fx, piix3};
+use crate::pci::{i440fx, piix3, piix4_pm};
 
 /// Ports and edge/level masks of the two 8259A, as on every PC: `iobase`, `elcr_addr`,
 /// `elcr_mask`.
@@ -131,6 +131,7 @@ impl Tree<'_> {
         let pci = match node {
             Node::HostBridge => Some((i440fx::ADDRESS, false)),
             Node::IsaBridge if self.machine.board() == Board::Pc => Some((piix3::ADDRESS, true)),
+            Node::PowerManagement => Some((piix4_pm::ADDRESS, false)),
             _ => None,
         };
         if let Some((address, multifunction)) = pci {
@@ -222,6 +223,7 @@ impl Tree<'_> {
                 "memory" => QomValue::Members(&memory),
                 "smp" => QomValue::Members(&smp),
                 "pit" if self.machine.has_pit() => QomValue::Str("on"),
+                "acpi" if self.machine.has_acpi() => QomValue::Str("on"),
                 name => machine_value(&settings, name),
             };
             visit(property.name, property.kind, value);

@@ -99,21 +99,11 @@ fn machine_with(
         board,
         irqchip,
         pit,
-        acpi: true,
-        ram: &RAM,
-        ram_size: 0x1000,
         rom: &ROM,
         cpus: 3,
         max_cpus: 6,
         local_apics,
-        rtc_base: 0,
-        uuid: [0; 16],
-        graphics: false,
-        kernel: &[],
-        initrd: &[],
-        cmdline: &[],
-        boot: &[],
-        testdev_memory: &[],
+        ..Config::new(&RAM, 0x1000)
     };
     let mut machine = Machine::new(config).unwrap();
     if board != Board::None {
@@ -379,8 +369,10 @@ fn the_pc_is_numbered_as_in_qemu() {
             ("/machine/unattached/device[14]", "isa-serial"),
             ("/machine/unattached/device[16]", "i8042"),
             ("/machine/unattached/device[19]", "port92"),
+            ("/machine/unattached/device[21]", "PIIX4_PM"),
             ("/machine/unattached/sysbus/child[2]", "i440FX-pcihost"),
             ("/machine/i440fx/pci.0/child[1]", "PIIX3"),
+            ("/machine/i440fx/pci.0/child[3]", "PIIX4_PM"),
             ("isa.0/child[4]", "mc146818rtc"),
             ("isa.0/child[7]", "isa-serial"),
             ("isa.0/child[13]", "isa-serial"),

@@ -13,7 +13,7 @@ use crate::devices::{i8042, kernel, pit, port92, rtc};
 use crate::firmware::fw_cfg;
 use crate::irq::{ioapic, lapic, pic};
 use crate::machine::{Board, Irqchip, Place};
-use crate::pci::{i440fx, mechanism, piix3};
+use crate::pci::{i440fx, mechanism, piix3, piix4_pm};
 
 /// Bytes of the path of an object at most.
 pub const PATH_MAX: usize = 1024;
@@ -64,6 +64,8 @@ pub(super) enum Node {
     Rtc,
     I8042,
     Port92,
+    /// The PIIX4's function.
+    PowerManagement,
     /// By position in the machine's list.
     Plugged(u8),
 }
@@ -142,6 +144,7 @@ impl Tree<'_> {
             Node::Rtc => &rtc::CLASS,
             Node::I8042 => &i8042::CLASS,
             Node::Port92 => &port92::CLASS,
+            Node::PowerManagement => &piix4_pm::CLASS,
             Node::Plugged(index) => {
                 return Some(self.machine.plugged().get(usize::from(index))?.class());
             }
@@ -257,8 +260,13 @@ impl Tree<'_> {
                 gap(Bus::Isa),
                 gap(Bus::Isa),
                 isa(Node::Port92),
+                // IDE.
+                gap(Bus::Pci),
             ] {
                 next(node, bus);
+            }
+            if self.machine.has_acpi() {
+                next(Some(Node::PowerManagement), Some(Bus::Pci));
             }
         }
     }
@@ -313,7 +321,7 @@ impl Tree<'_> {
         match node {
             Node::FwCfg | Node::PciHost | Node::IoApic => Some(Node::SystemBus),
             Node::IsaBridge if self.board() == Board::Microvm => Some(Node::SystemBus),
-            Node::HostBridge | Node::IsaBridge => Some(Node::PciBus),
+            Node::HostBridge | Node::IsaBridge | Node::PowerManagement => Some(Node::PciBus),
             Node::Pic(_) | Node::Pit | Node::Speaker | Node::Rtc | Node::I8042 | Node::Port92 => {
                 Some(Node::IsaBus)
             }
@@ -495,7 +503,8 @@ impl Tree<'_> {
             | Node::Speaker
             | Node::Rtc
             | Node::I8042
-            | Node::Port92 => Node::Unattached,
+            | Node::Port92
+            | Node::PowerManagement => Node::Unattached,
         })
     }
 

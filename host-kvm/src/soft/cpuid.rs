@@ -190,7 +190,7 @@ mod tests {
     fn models_up_to_westmere_are_whole() {
         for (text, ecx) in [
             ("qemu64", 0x8000_2001),
-            ("Conroe", 0x8000_2201),
+            ("Conroe", 0x8000_0201),
             ("Penryn", 0x8008_2201),
             ("Nehalem", 0x8098_2201),
             ("Westmere", 0x8298_2203),

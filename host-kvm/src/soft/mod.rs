@@ -14,6 +14,7 @@
 //! [`SoftCpus::pause`], [`SoftCpus::shutdown`] and questions to one processor do.
 
 mod board;
+mod code_memory;
 mod cpuid;
 mod icount;
 mod wires;
@@ -37,6 +38,7 @@ use crate::memory::{Ram, Rom};
 use crate::registers::{self, Glance};
 use board::{Board, Outside};
 pub use board::{Surroundings, TSC_HZ};
+use code_memory::Executable;
 pub use cpuid::offer;
 use icount::{Counter, Generator};
 pub use icount::{Icount, SHIFT_MAX};
@@ -137,6 +139,8 @@ struct Seat {
 struct Engine {
     seats: Vec<Seat>,
     code: Zeroed<CodeCache>,
+    /// What `code` is translated to, if the host allows it.
+    _executable: Option<Executable>,
     board: Board,
     wires: Arc<Wires>,
     /// Whose turn is next, or goes on.
@@ -458,9 +462,17 @@ impl SoftCpus {
             generator: determinism.seed.map(Generator),
         };
         let board = Board::new(outside, ram, rom, marks, count);
+        let mut code = Zeroed::<CodeCache>::new().map_err(failed(what))?;
+        // SAFETY: the engine drops it after the cache.
+        let executable = if std::env::var_os("NOJIT").is_some() {
+            None
+        } else {
+            unsafe { Executable::lend(&mut code) }.ok()
+        };
         let engine = Engine {
             seats,
-            code: Zeroed::new().map_err(failed(what))?,
+            code,
+            _executable: executable,
             board,
             wires: wires.clone(),
             next: 0,

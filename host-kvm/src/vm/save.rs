@@ -468,7 +468,7 @@ mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
 
     use rustix::time::{TimerfdClockId, TimerfdFlags, timerfd_create};
-    use thimble_core::machine::{Board, Config, Irqchip, Machine};
+    use thimble_core::machine::{Config, Machine};
 
     use super::super::{Accelerator, BridgeState, Clock, Guarded};
     use super::*;
@@ -492,24 +492,8 @@ mod tests {
         let image: Vec<u8> = (0..ROM).map(|at| (at >> 4) as u8 ^ at as u8).collect();
         let rom: &'static Rom = Box::leak(Box::new(Rom::new(&image).unwrap()));
         let machine = Machine::new(Config {
-            board: Board::Pc,
-            irqchip: Irqchip::Machine,
-            pit: true,
-            acpi: true,
-            ram,
-            ram_size: RAM,
             rom: rom.bytes(),
-            cpus: 1,
-            max_cpus: 1,
-            local_apics: &mut [],
-            rtc_base: 0,
-            uuid: [0; 16],
-            graphics: false,
-            kernel: &[],
-            initrd: &[],
-            cmdline: &[],
-            boot: &[],
-            testdev_memory: &[],
+            ..Config::new(ram, RAM)
         })
         .unwrap();
         let poller = Arc::new(Poller::new().unwrap());

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use rustix::time::{TimerfdClockId, TimerfdFlags, timerfd_create};
 use thimble_core::devices::class::{DeviceClass, PropertyValues};
 use thimble_core::devices::{Width, ib700, pvpanic};
+use thimble_core::machine::Config;
 use thimble_core::machine::actions::ActionChanges;
-use thimble_core::machine::{Board, Config, Irqchip};
 use thimble_monitor::Owner as _;
 
 use super::*;
@@ -21,24 +21,9 @@ static ROM: [u8; 0x1_0000] = [0xf4; 0x1_0000];
 fn vm(settings: Settings) -> Vm {
     let ram: &'static Ram = Box::leak(Box::new(Ram::new(&[(0, RAM)]).unwrap()));
     let config = Config {
-        board: Board::Pc,
-        irqchip: Irqchip::Machine,
-        pit: true,
-        acpi: true,
-        ram,
-        ram_size: RAM,
         rom: &ROM,
-        cpus: 1,
-        max_cpus: 1,
-        local_apics: &mut [],
         rtc_base: settings.rtc_start,
-        uuid: [0; 16],
-        graphics: false,
-        kernel: &[],
-        initrd: &[],
-        cmdline: &[],
-        boot: &[],
-        testdev_memory: &[],
+        ..Config::new(ram, RAM)
     };
     let mut machine = Box::new(Machine::new(config).unwrap());
     let classes: [&'static DeviceClass; 2] = [&ib700::CLASS, &pvpanic::CLASS];

@@ -10,7 +10,7 @@ use thimble_core::cpu::{Activity, LocalApicState, gpr};
 use thimble_core::devices::{ConsoleId, GuestEvent, PowerRequest, Width};
 use thimble_core::irq::lapic::{CpuEvent, LocalApicWiring};
 use thimble_core::irq::{IrqLine, LocalApic, Msi};
-use thimble_core::machine::{Board, Config, Controllers, Host, Machine, STATE_MAX};
+use thimble_core::machine::{Config, Controllers, Host, Machine, STATE_MAX};
 use thimble_core::memory::{Backing, GuestRam, MemoryMap, Region};
 use thimble_core::state::StateError;
 use thimble_host::cpuid::{CpuSpec, CpuidTable, Topology};
@@ -338,24 +338,9 @@ fn machine_with(
     let ram: &'static Ram = Box::leak(Box::new(Ram::new(&[(0, RAM_BYTES)]).unwrap()));
     Box::new(
         Machine::new(Config {
-            board: Board::Pc,
             irqchip,
-            pit: true,
-            acpi: true,
-            ram,
-            ram_size: RAM_BYTES,
-            rom: &[],
-            cpus: 1,
-            max_cpus: 1,
             local_apics: (0..apics).map(apic).collect::<Vec<_>>().leak(),
-            rtc_base: 0,
-            uuid: [0; 16],
-            graphics: false,
-            kernel: &[],
-            initrd: &[],
-            cmdline: &[],
-            boot: &[],
-            testdev_memory: &[],
+            ..Config::new(ram, RAM_BYTES)
         })
         .unwrap(),
     )

@@ -5,7 +5,7 @@ use std::format;
 use std::string::{String, ToString};
 
 use thimble_core::devices::{ConsoleId, GuestEvent, PowerRequest};
-use thimble_core::machine::{Board, Config, Host, Irqchip, Machine};
+use thimble_core::machine::{Config, Host, Machine};
 use thimble_core::memory::{ArrayRam, GuestRam};
 
 use super::*;
@@ -32,24 +32,8 @@ fn machine(bytes: &[u8]) -> InMemory<'static, Deaf> {
     let ram: &'static ArrayRam<RAM> = std::boxed::Box::leak(std::boxed::Box::new(ArrayRam::new()));
     ram.write(0x1000, bytes).unwrap();
     let config = Config {
-        board: Board::Pc,
-        irqchip: Irqchip::Machine,
-        ram,
-        ram_size: RAM as u64,
         rom: &[0; 4096],
-        cpus: 1,
-        max_cpus: 1,
-        rtc_base: 0,
-        uuid: [0; 16],
-        kernel: &[],
-        initrd: &[],
-        cmdline: &[],
-        graphics: false,
-        pit: true,
-        acpi: true,
-        local_apics: &mut [],
-        boot: &[],
-        testdev_memory: &[],
+        ..Config::new(ram, RAM as u64)
     };
     InMemory::new(Machine::new(config).unwrap(), Deaf)
 }

@@ -7,7 +7,7 @@ use std::alloc::{Layout, alloc_zeroed, handle_alloc_error};
 use cases::CASES;
 use serde_json::Value;
 use thimble_core::devices::{ConsoleId, GuestEvent, PowerRequest};
-use thimble_core::machine::{Board, Config, Host, Irqchip, Machine, RunState};
+use thimble_core::machine::{Config, Host, Machine, RunState};
 use thimble_core::memory::ArrayRam;
 use thimble_core::qmp::{
     QMP_MESSAGE_MAX, QMP_TOKENS_MAX, SIZE_LIMIT_TEXT, Sink, SinkFull, TOKENS_LIMIT_TEXT,
@@ -65,24 +65,10 @@ impl Out for Queue {
 fn vm() -> Vm {
     let ram: &'static ArrayRam<4096> = Box::leak(Box::new(ArrayRam::new()));
     let config = Config {
-        board: Board::Pc,
-        irqchip: Irqchip::Machine,
-        pit: true,
-        acpi: true,
-        ram,
-        ram_size: 4096,
         rom: &[0; 4096],
         cpus: 2,
         max_cpus: 2,
-        local_apics: &mut [],
-        rtc_base: 0,
-        uuid: [0; 16],
-        kernel: &[],
-        initrd: &[],
-        cmdline: &[],
-        boot: &[],
-        testdev_memory: &[],
-        graphics: false,
+        ..Config::new(ram, 4096)
     };
     let mut vm = InMemory::new(Machine::new(config).unwrap(), Deaf);
     vm.cpus = 2;

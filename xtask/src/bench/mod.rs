@@ -5,6 +5,7 @@
 mod bare;
 mod emulator;
 mod flood;
+mod linux;
 mod measures;
 mod parser;
 mod roms;
@@ -70,6 +71,7 @@ const MEASURES: [(&str, Measure); 17] = [
     ("software-idle", software::idle),
     ("software-spin", software::spinning),
     ("software-boot", software::boot),
+    ("linux", linux::boot),
 ];
 
 /// Runs the measures and prints the table. A target that is missed is shown, and no failure.

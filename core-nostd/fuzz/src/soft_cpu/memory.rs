@@ -3,6 +3,7 @@
 use std::ptr::NonNull;
 use std::sync::OnceLock;
 
+use thimble_core::cpu::soft::CodeMemory;
 use thimble_core::memory::{Block, CodeMarks, GuestRam};
 
 /// Bytes of guest RAM: there is some above 1 MiB, for A20 to matter.
@@ -68,6 +69,19 @@ impl Mapping {
 unsafe impl Send for Mapping {}
 // SAFETY: as above; bytes are reached by pointers only.
 unsafe impl Sync for Mapping {}
+
+/// Memory for translations, never unmapped.
+pub fn code() -> CodeMemory {
+    const BYTES: usize = 1 << 20;
+    let mapping = Mapping::new(BYTES);
+    mapping.protect(
+        BYTES,
+        libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC,
+    );
+    let start = mapping.0.as_ptr();
+    // SAFETY: a new mapping, which nobody else has.
+    unsafe { CodeMemory::new(start, start, BYTES) }
+}
 
 /// Guest RAM.
 pub struct Ram {

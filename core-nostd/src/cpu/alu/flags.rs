@@ -39,7 +39,7 @@ const SAHF: u64 = CF | PF | AF | ZF | SF;
 enum Kind {
     /// All six are in `bits`.
     #[default]
-    Bits,
+    Bits = 0,
     /// ZF, SF and PF follow from `result`; CF, AF and OF are in `bits`.
     Result,
     /// `result = a + b`, or that plus one; `bits` is unused.
@@ -63,10 +63,15 @@ pub struct LazyFlags {
     a: u64,
     /// The second operand, sign-extended.
     b: u64,
-    /// Flags that are known, at their places in RFLAGS.
+    /// Flags that are known, at their places in RFLAGS. Other bits may be anything.
     bits: u32,
     kind: Kind,
 }
+
+const _: () = assert!(
+    core::mem::offset_of!(LazyFlags, kind) == LazyFlags::BITS_OFFSET + 4
+        && LazyFlags::BITS_OFFSET.is_multiple_of(8)
+);
 
 /// Bit 63 as a truth value.
 #[inline]
@@ -89,6 +94,10 @@ pub(super) const fn even_parity(value: u64) -> bool {
 }
 
 impl LazyFlags {
+    /// Where `bits` is, with [`Kind`] in the four bytes behind it: storing flags there as eight bytes
+    /// is [`Self::from_rflags`].
+    pub(in crate::cpu) const BITS_OFFSET: usize = core::mem::offset_of!(Self, bits);
+
     /// After an addition; all three sign-extended.
     #[inline]
     pub(super) const fn add(a: u64, b: u64, result: u64) -> Self {
@@ -152,7 +161,7 @@ impl LazyFlags {
     /// All six flags at their places in RFLAGS, the other bits zero.
     pub const fn status(&self) -> u64 {
         if let Kind::Bits = self.kind {
-            return self.bits as u64;
+            return self.bits as u64 & STATUS;
         }
         when(self.carry(), CF)
             | when(self.parity(), PF)

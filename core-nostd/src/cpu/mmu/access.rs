@@ -537,13 +537,9 @@ impl Mmu {
         let frame = self.registers.physical(page.frame(linear));
         let host = memory.page(frame);
         let dirty = page.flags.contains(PageFlags::DIRTY);
-        let may = |access| self.registers.check(&page, mode, access).is_ok();
-        let allowed = [
-            may(Access::Read),
-            may(Access::Write) && dirty,
-            may(Access::Execute),
-        ];
-        self.tlb.heat(linear, mode, page.bits, frame, host, allowed);
+        let [read, write, execute] = self.registers.rights(&page, mode);
+        let allowed = [read, write && dirty, execute];
+        self.tlb.heat(linear, mode, &page, frame, host, allowed);
         let offset = linear & OFFSET;
         let direct = access != Access::Write || host.write;
         let device = host.pointer.is_none();

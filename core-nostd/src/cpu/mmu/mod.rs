@@ -23,6 +23,7 @@ pub(in crate::cpu) use tables::{Entry, Format};
 #[cfg(test)]
 pub(in crate::cpu) use tables::{PAGE_SIZE, PRESENT};
 pub use tables::{PagingMode, PagingRegisters};
+pub(in crate::cpu) use tlb::layout;
 pub use tlb::{HOT_ENTRIES, LARGE_SETS, SMALL_SETS, Tlb};
 pub use walk::{
     Access, Fault, FaultKind, MmuRegisters, Mode, Page, PageFaultCode, PageFlags, PagingModel,
@@ -65,6 +66,9 @@ pub struct Mmu {
     tlb: Tlb,
     registers: MmuRegisters,
 }
+
+/// Where the translations are in [`Mmu`].
+pub(in crate::cpu) const TLB_OFFSET: usize = core::mem::offset_of!(Mmu, tlb);
 
 impl Default for Mmu {
     fn default() -> Self {
@@ -148,7 +152,7 @@ impl Mmu {
         } else if value & KEEP == 0 {
             self.tlb.forget_context(self.context());
         } else {
-            self.tlb.cool();
+            self.tlb.cool_local();
         }
         Ok(())
     }

@@ -13,9 +13,10 @@
 //! Information", 4.10.4.1 "Operations that Invalidate TLBs and Paging-Structure Caches".
 //! Paging-structure caches are not modelled.
 //!
-//! The hot table is emptied by counting its generation up, which is part of each tag. Large pages
-//! lie in it by 4 KiB; a small filter remembers which have ever come, so that INVLPG knows when one
-//! page of 4 KiB is not all.
+//! The hot table is emptied by counting its generation up, which is part of each tag; a new process
+//! context empties only what is not global, of which there is a list. Large pages lie in it by 4 KiB; a
+//! small filter remembers which have ever come, so that INVLPG knows when one page of 4 KiB is not
+//! all.
 //!
 //! A [`Tlb`] is valid when all of its bytes are zero, so that it may be placed in mapped memory.
 
@@ -26,7 +27,7 @@ use super::tables::PAGE_BITS;
 use super::walk::{Access, Mode, Page, PageFlags};
 
 /// Entries of the hot table of one mode.
-pub const HOT_ENTRIES: usize = 512;
+pub const HOT_ENTRIES: usize = 1024;
 /// Sets of translations of 4 KiB pages.
 pub const SMALL_SETS: usize = 1024;
 /// Sets of translations of large pages, each of which covers 2 MiB.
@@ -48,9 +49,9 @@ const FILTER_BITS: u64 = 256;
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 struct Hot {
-    /// By [`Access`]: the page's linear address and the generation, or 0.
+    /// By [`Access`]: [`Tlb::tag`], or 0.
     tags: [u64; 3],
-    /// Host address of the page.
+    /// What is added to a linear address, wrapping, for the host address.
     host: usize,
 }
 
@@ -84,6 +85,26 @@ pub struct Tlb {
     /// Of translations of one process context, and of global ones.
     epoch: u32,
     global_epoch: u32,
+    /// Which of `hot` have been made of translations that are not global, a bit each; others may be
+    /// among them.
+    local: [[u64; HOT_ENTRIES / 64]; Mode::COUNT],
+}
+
+/// Where translated code finds the hot table: offsets in [`Tlb`], and in an entry.
+pub(in crate::cpu) mod layout {
+    use super::{HOT_ENTRIES, Hot, Tlb};
+    use core::mem::offset_of;
+
+    pub(in crate::cpu) const HOT: usize = offset_of!(Tlb, hot);
+    pub(in crate::cpu) const FRAMES: usize = offset_of!(Tlb, frames);
+    pub(in crate::cpu) const GENERATION: usize = offset_of!(Tlb, generation);
+    /// Bytes of an entry.
+    pub(in crate::cpu) const ENTRY: usize = size_of::<Hot>();
+    /// Bytes of a mode's entries, and of its frames.
+    pub(in crate::cpu) const MODE: usize = HOT_ENTRIES * ENTRY;
+    pub(in crate::cpu) const MODE_FRAMES: usize = HOT_ENTRIES * 8;
+    pub(in crate::cpu) const TAGS: usize = offset_of!(Hot, tags);
+    pub(in crate::cpu) const HOST: usize = offset_of!(Hot, host);
 }
 
 const NO_HOT: Hot = Hot {
@@ -156,13 +177,14 @@ impl Tlb {
             generation: 0,
             epoch: 0,
             global_epoch: 0,
+            local: [[0; HOT_ENTRIES / 64]; Mode::COUNT],
         }
     }
 
-    /// The tag of a page of the current generation.
+    /// The tag of a page of the current generation: its last byte's address less the generation.
     #[inline]
     const fn tag(&self, linear: u64) -> u64 {
-        linear & !OFFSET | (self.generation + 1)
+        (linear | OFFSET) - self.generation
     }
 
     /// Host address of a byte that may be accessed at once, up to the end of its page of 4 KiB.
@@ -173,7 +195,7 @@ impl Tlb {
             return None;
         }
         Some(ptr::with_exposed_provenance_mut(
-            hot.host | (linear & OFFSET) as usize,
+            hot.host.wrapping_add(linear as usize),
         ))
     }
 
@@ -186,12 +208,12 @@ impl Tlb {
     }
 
     /// Remembers that a page may be accessed through host memory. `allowed` is indexed by
-    /// [`Access`]; `bits` is the size of the guest's page, of which this is a part.
+    /// [`Access`]; `page` is the guest's, of which this is a part, and `frame` where it is.
     pub(super) fn heat(
         &mut self,
         linear: u64,
         mode: Mode,
-        bits: u8,
+        page: &Page,
         frame: u64,
         host: HostPage,
         allowed: [bool; 3],
@@ -205,11 +227,16 @@ impl Tlb {
         let index = hot_index(linear);
         self.hot[mode as usize][index] = Hot {
             tags: [tag_if(read), tag_if(write && host.write), tag_if(execute)],
-            host: NonNull::as_ptr(pointer).expose_provenance(),
+            host: NonNull::as_ptr(pointer)
+                .expose_provenance()
+                .wrapping_sub((linear & !OFFSET) as usize),
         };
         self.frames[mode as usize][index] = frame;
-        if u32::from(bits) > PAGE_BITS {
-            let bit = filter_bit(linear, bits);
+        if !page.flags.contains(PageFlags::GLOBAL) {
+            self.local[mode as usize][index / 64] |= 1 << (index % 64);
+        }
+        if u32::from(page.bits) > PAGE_BITS {
+            let bit = filter_bit(linear, page.bits);
             self.filter[(bit / 64) as usize] |= 1 << (bit % 64);
         }
     }
@@ -283,6 +310,18 @@ impl Tlb {
         }
     }
 
+    /// The same but for global translations: the process context changes.
+    pub(super) fn cool_local(&mut self) {
+        for (hot, local) in self.hot.iter_mut().zip(&mut self.local) {
+            for (hot, bits) in hot.chunks_exact_mut(64).zip(local) {
+                while *bits != 0 {
+                    hot[bits.trailing_zeros() as usize] = NO_HOT;
+                    *bits &= *bits - 1;
+                }
+            }
+        }
+    }
+
     /// Forgets all pointers to host memory: what is mapped at guest physical addresses has changed,
     /// or the dirty log was taken and wants to hear of first stores again.
     pub fn forget_host(&mut self) {
@@ -309,7 +348,7 @@ impl Tlb {
 
     /// Forgets all translations but global ones, of all process contexts.
     pub(super) fn forget_local(&mut self) {
-        self.cool();
+        self.cool_local();
         self.next_epoch();
     }
 
@@ -325,7 +364,7 @@ impl Tlb {
 
     /// Forgets the translations of one process context but global ones.
     pub(super) fn forget_context(&mut self, context: u16) {
-        self.cool();
+        self.cool_local();
         let small = self.small.as_flattened_mut();
         let large = self.large.as_flattened_mut();
         for cached in small.iter_mut().chain(large) {
@@ -379,6 +418,12 @@ mod tests {
     use std::boxed::Box;
 
     const KERNEL: Mode = Mode::Supervisor;
+    const SMALL: Page = Page {
+        gpa: 0,
+        bits: 12,
+        flags: PageFlags::empty(),
+        key: 0,
+    };
 
     fn tlb() -> Box<Tlb> {
         Box::new(Tlb::new())
@@ -418,7 +463,7 @@ mod tests {
             let mut tlb = tlb();
             let mut allowed = [false; 3];
             allowed[chosen] = true;
-            tlb.heat(0x5123, KERNEL, 12, 0x9000, host(true), allowed);
+            tlb.heat(0x5123, KERNEL, &SMALL, 0x9000, host(true), allowed);
             for access in [Access::Read, Access::Write, Access::Execute] {
                 let hit = tlb
                     .hit(0x5456, KERNEL, access)
@@ -436,12 +481,33 @@ mod tests {
             );
         }
         let mut tlb = tlb();
-        tlb.heat(0, KERNEL, 12, 0, host(false), [true; 3]);
+        tlb.heat(0, KERNEL, &SMALL, 0, host(false), [true; 3]);
         assert!(
             tlb.hit(0, KERNEL, Access::Write).is_none(),
             "not to be stored to"
         );
         assert!(tlb.hit(0, KERNEL, Access::Read).is_some());
+    }
+
+    #[test]
+    fn a_new_context_leaves_what_is_global() {
+        let mut tlb = tlb();
+        let global = Page {
+            flags: PageFlags::GLOBAL,
+            ..SMALL
+        };
+        let all = [true; 3];
+        tlb.heat(0x5000, KERNEL, &global, 0x1000, host(true), all);
+        tlb.heat(0x6000, KERNEL, &SMALL, 0x2000, host(true), all);
+        tlb.heat(0x4_5000, Mode::User, &SMALL, 0x2000, host(true), all);
+        tlb.cool_local();
+        for access in [Access::Read, Access::Write, Access::Execute] {
+            assert!(tlb.hit(0x5000, KERNEL, access).is_some());
+            assert!(tlb.hit(0x6000, KERNEL, access).is_none());
+            assert!(tlb.hit(0x4_5000, Mode::User, access).is_none());
+        }
+        tlb.forget_all();
+        assert!(tlb.hit(0x5000, KERNEL, Access::Read).is_none());
     }
 
     #[test]
@@ -481,7 +547,7 @@ mod tests {
             }
         }
         for _ in 0..2 * GENERATIONS {
-            tlb.heat(0x5000, KERNEL, 12, 0, host(true), [true; 3]);
+            tlb.heat(0x5000, KERNEL, &SMALL, 0, host(true), [true; 3]);
             tlb.cool();
             assert!(tlb.hit(0x5000, KERNEL, Access::Read).is_none());
         }

@@ -312,8 +312,8 @@ impl MmuRegisters {
         code
     }
 
-    /// Whether the page's protection key forbids an access (SDM section 4.6.2).
-    fn key_denies(&self, page: &Page, mode: Mode, access: Access) -> bool {
+    /// Which accesses the page's protection key forbids, by [`Access`] (SDM section 4.6.2).
+    fn key_denies(&self, page: &Page, mode: Mode) -> [bool; 3] {
         let cr4 = self.paging.cr4_flags();
         let user = page.flags.contains(PageFlags::USER);
         let (enable, rights) = if user {
@@ -325,49 +325,57 @@ impl MmuRegisters {
             .paging
             .efer_flags()
             .contains(EferFlags::LONG_MODE_ACTIVE);
-        if access == Access::Execute || !long || !cr4.contains(enable) {
-            return false;
+        if !long || !cr4.contains(enable) {
+            return [false; 3];
         }
         let rights = rights >> (2 * u32::from(page.key & 15));
         let (access_disabled, write_disabled) = (rights & 1 != 0, rights & 2 != 0);
         let protected = self.paging.cr0_flags().contains(Cr0Flags::WRITE_PROTECT);
-        access_disabled
-            || write_disabled && access == Access::Write && (protected || mode == Mode::User)
+        let write = access_disabled || write_disabled && (protected || mode == Mode::User);
+        [access_disabled, write, false]
     }
 
-    /// Whether a page may be accessed (SDM section 4.6.1).
+    /// What the page's flags allow, by [`Access`] (SDM section 4.6.1).
+    fn flags_allow(&self, page: &Page, mode: Mode) -> [bool; 3] {
+        let user = page.flags.contains(PageFlags::USER);
+        let writable = page.flags.contains(PageFlags::WRITABLE);
+        let executable = !page.flags.contains(PageFlags::NO_EXECUTE);
+        if mode == Mode::User {
+            return [user, user && writable, user && executable];
+        }
+        let cr4 = self.paging.cr4_flags();
+        let smap = cr4.contains(Cr4Flags::SUPERVISOR_MODE_ACCESS_PREVENTION);
+        let smep = cr4.contains(Cr4Flags::SUPERVISOR_MODE_EXECUTION_PROTECTION);
+        let reachable = !user || !smap || mode == Mode::SupervisorAc;
+        let protected = self.paging.cr0_flags().contains(Cr0Flags::WRITE_PROTECT);
+        [
+            reachable,
+            reachable && (writable || !protected),
+            executable && !(user && smep),
+        ]
+    }
+
+    /// How a page may be accessed, by [`Access`].
+    pub(super) fn rights(&self, page: &Page, mode: Mode) -> [bool; 3] {
+        if self.paging.mode() == PagingMode::Off {
+            return [true; 3];
+        }
+        let (mut allowed, denied) = (self.flags_allow(page, mode), self.key_denies(page, mode));
+        for (allowed, denied) in allowed.iter_mut().zip(denied) {
+            *allowed &= !denied;
+        }
+        allowed
+    }
+
+    /// Whether a page may be accessed.
     ///
     /// # Errors
     /// The page fault's error code.
     pub fn check(&self, page: &Page, mode: Mode, access: Access) -> Result<(), PageFaultCode> {
-        if self.paging.mode() == PagingMode::Off {
+        if self.rights(page, mode)[access as usize] {
             return Ok(());
         }
-        let cr4 = self.paging.cr4_flags();
-        let user = page.flags.contains(PageFlags::USER);
-        let writable = page.flags.contains(PageFlags::WRITABLE);
-        let executable = !page.flags.contains(PageFlags::NO_EXECUTE);
-        let allowed = if mode == Mode::User {
-            user && match access {
-                Access::Read => true,
-                Access::Write => writable,
-                Access::Execute => executable,
-            }
-        } else {
-            let smap = cr4.contains(Cr4Flags::SUPERVISOR_MODE_ACCESS_PREVENTION);
-            let smep = cr4.contains(Cr4Flags::SUPERVISOR_MODE_EXECUTION_PROTECTION);
-            let reachable = !user || !smap || mode == Mode::SupervisorAc;
-            let protected = self.paging.cr0_flags().contains(Cr0Flags::WRITE_PROTECT);
-            match access {
-                Access::Read => reachable,
-                Access::Write => reachable && (writable || !protected),
-                Access::Execute => executable && !(user && smep),
-            }
-        };
-        let key = self.key_denies(page, mode, access);
-        if allowed && !key {
-            return Ok(());
-        }
+        let key = self.key_denies(page, mode)[access as usize];
         let mut code = self.tried(mode, access) | PageFaultCode::PRESENT;
         code.set(PageFaultCode::KEY, key);
         Err(code)

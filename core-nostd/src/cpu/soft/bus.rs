@@ -132,6 +132,11 @@ impl Signals {
         self.attention.swap(false, Ordering::AcqRel)
     }
 
+    /// The byte that is not zero while they are raised.
+    pub(super) fn flag(&self) -> &AtomicBool {
+        &self.attention
+    }
+
     /// Whether they are raised.
     #[inline]
     pub fn raised(&self) -> bool {

@@ -10,42 +10,45 @@
 use core::mem::MaybeUninit;
 
 use super::micro::{GENERAL, Micro, translate};
+use super::translate::Translations;
 use crate::cpu::decode::{CodeSize, Instruction};
 use crate::memory::{CodeMarks, Written};
 
 /// Blocks that are kept, a power of two.
-const BLOCKS: usize = 1 << 16;
+pub(super) const BLOCKS: usize = 1 << 16;
 /// Micro-operations of all blocks. A Linux kernel runs about 300000 different instructions until it
 /// has started its first program.
-const MICROS: usize = 1 << 19;
+pub(super) const MICROS: usize = 1 << 19;
 /// Instructions that they name.
 const INSTRUCTIONS: usize = 1 << 16;
 /// Instructions of a block at most.
 pub(super) const BLOCK_MAX: usize = 64;
 /// Generations; pages share them.
-const GENERATIONS: usize = 1 << 12;
+pub(super) const GENERATIONS: usize = 1 << 12;
 
 /// A block.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub(super) struct Block {
     /// [`key`] of its first byte; 0 for none.
-    key: u64,
+    pub(super) key: u64,
     /// Generation of its page when it was made.
-    generation: u32,
+    pub(super) generation: u32,
     /// Its micro-operations.
     pub(super) first: u32,
     pub(super) count: u16,
     /// Bytes of code.
     pub(super) length: u16,
+    /// How warm it is, then where its translation is: see `translate`.
+    pub(super) host: u32,
 }
 
 /// Blocks and what they are made of. It is valid when all bytes are zero, and large: it belongs in
 /// zeroed memory.
 #[repr(C)]
 pub struct CodeCache {
-    blocks: [Block; BLOCKS],
-    generations: [u32; GENERATIONS],
+    pub(super) blocks: [Block; BLOCKS],
+    pub(super) generations: [u32; GENERATIONS],
     micros: [Micro; MICROS],
     /// Micro-operations that are in use.
     micros_used: usize,
@@ -54,6 +57,7 @@ pub struct CodeCache {
     instructions_used: usize,
     /// Counts pages that were marked, so that each processor learns of it.
     marked: u64,
+    translations: Translations,
 }
 
 /// What a block is found by.
@@ -77,6 +81,29 @@ impl CodeCache {
         let block = &self.blocks[slot(key)];
         (block.key == key && block.generation == self.generations[generation_of(gpa)])
             .then_some(*block)
+    }
+
+    /// Notes how warm a block is, or where its translation is.
+    pub(super) fn set_host(&mut self, gpa: u64, size: CodeSize, host: u32) {
+        self.blocks[slot(key(gpa, size))].host = host;
+    }
+
+    /// What has been translated.
+    #[inline]
+    pub(super) fn translations(&self) -> &Translations {
+        &self.translations
+    }
+
+    pub(super) fn translations_mut(&mut self) -> &mut Translations {
+        &mut self.translations
+    }
+
+    /// Forgets all translations, but no block.
+    pub(super) fn forget_translations(&mut self) {
+        for block in &mut self.blocks {
+            block.host = 0;
+        }
+        self.translations.forget();
     }
 
     /// A micro-operation of a block.
@@ -131,6 +158,7 @@ impl CodeCache {
             first: first as u32,
             count: instructions.len() as u16,
             length,
+            host: 0,
         };
         self.blocks[slot(key)] = block;
         block
@@ -141,6 +169,7 @@ impl CodeCache {
         for block in &mut self.blocks {
             block.key = 0;
         }
+        self.translations.forget();
         self.micros_used = 0;
         self.instructions_used = 0;
     }

@@ -88,7 +88,7 @@ pub(super) enum Form {
 }
 
 impl Form {
-    const COUNT: usize = 8;
+    pub(super) const COUNT: usize = 8;
 
     const fn index(self) -> usize {
         match self {
@@ -825,22 +825,26 @@ const SINGLE: [Handler; 9] = [
 pub(super) const NOTHING: u16 = 1;
 /// SETcc with a register.
 pub(super) const SETCC: u16 = 2;
-const JUMP: u16 = 3;
-const CALL: u16 = 5;
-const RETURN: u16 = 7;
+/// Branches; one more is the form of 64-bit mode.
+pub(super) const JUMP: u16 = 3;
+pub(super) const JUMP_LONG: u16 = JUMP + 1;
+pub(super) const CALL: u16 = 5;
+pub(super) const CALL_LONG: u16 = CALL + 1;
+pub(super) const RETURN: u16 = 7;
+pub(super) const RETURN_LONG: u16 = RETURN + 1;
 
-const BINARY_AT: usize = SINGLE.len();
-const LEA_AT: usize = BINARY_AT + 10 * Form::COUNT * 4;
-const EXTEND_AT: usize = LEA_AT + 4;
-const UNARY_AT: usize = EXTEND_AT + 2 * 3 * 3 * 3;
-const SHIFT_AT: usize = UNARY_AT + 4 * 3 * 4;
-const MULTIPLY_AT: usize = SHIFT_AT + 5 * 4;
-const PUSH_AT: usize = MULTIPLY_AT + 2 * 4;
-const POP_AT: usize = PUSH_AT + 2 * 4;
-const CMOV_AT: usize = POP_AT + 4;
-const JUMP_IF_AT: usize = CMOV_AT + 4;
+pub(super) const BINARY_AT: usize = SINGLE.len();
+pub(super) const LEA_AT: usize = BINARY_AT + 10 * Form::COUNT * 4;
+pub(super) const EXTEND_AT: usize = LEA_AT + 4;
+pub(super) const UNARY_AT: usize = EXTEND_AT + 2 * 3 * 3 * 3;
+pub(super) const SHIFT_AT: usize = UNARY_AT + 4 * 3 * 4;
+pub(super) const MULTIPLY_AT: usize = SHIFT_AT + 5 * 4;
+pub(super) const PUSH_AT: usize = MULTIPLY_AT + 2 * 4;
+pub(super) const POP_AT: usize = PUSH_AT + 2 * 4;
+pub(super) const CMOV_AT: usize = POP_AT + 4;
+pub(super) const JUMP_IF_AT: usize = CMOV_AT + 4;
 /// Functions.
-const COUNT: usize = JUMP_IF_AT + 2 * 16;
+pub(super) const COUNT: usize = JUMP_IF_AT + 2 * 16;
 
 const fn put(table: &mut [Handler; TABLE], at: usize, handlers: &[Handler]) {
     let mut i = 0;

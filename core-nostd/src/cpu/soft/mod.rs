@@ -17,6 +17,7 @@
 //! - `sse`: floating-point numbers in XMM registers;
 //! - `system`, `msr`, `cpuid`, `io`: those of systems, and what the processor says of itself;
 //! - `segment`, `transfer`, `task`, `exception`, `debug`: protection;
+//! - `translate`: blocks that run often as code of the host;
 //! - `watch`: what logs are made from.
 
 mod access;
@@ -47,6 +48,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 mod transfer;
+mod translate;
 mod watch;
 mod x87;
 mod xsave;
@@ -65,6 +67,7 @@ pub use bus::{Attention, Bus, Event, Platform, Signals};
 pub use code::CodeCache;
 pub use exception::{Exception, Raised};
 pub use run::Stop;
+pub use translate::CodeMemory;
 pub use watch::{Cause, Delivery, Watch};
 
 /// What an instruction gives, unless it raises an exception, whose details are in the processor.
@@ -119,6 +122,8 @@ pub(super) mod data_check {
 pub struct Cpu {
     /// General registers by number, then [`BLOCK_RIP`] and [`ZERO`].
     registers: [u64; REGISTERS],
+    /// What translated code and the rest tell each other.
+    frame: translate::Frame,
     /// The instruction that runs; between instructions the next one.
     rip: u64,
     /// Where the instruction that runs will go on unless it says otherwise.

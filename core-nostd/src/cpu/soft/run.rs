@@ -277,6 +277,9 @@ impl Cpu {
                 return self.step(bus);
             }
             let count = left.min(block.count.into()) as u16;
+            if let Some(outcome) = self.try_translated(bus, page | into, &block, left) {
+                return outcome;
+            }
             self.registers[BLOCK_RIP] = self.rip;
             let mut rip = self.rip;
             let mut flow = Flow::Next;

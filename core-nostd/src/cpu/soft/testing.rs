@@ -2,7 +2,9 @@
 #![allow(unsafe_code)]
 
 use super::cpuid::entries_of;
-use super::{Attention, Bus, CodeCache, Cpu, Delivery, Event, Exception, Platform, Signals, Stop};
+use super::{
+    Attention, Bus, CodeCache, CodeMemory, Cpu, Delivery, Event, Exception, Platform, Signals, Stop,
+};
 use crate::cpu::decode::CodeSize;
 use crate::cpu::mmu::{HostPage, PhysicalMemory, RamOnly};
 use crate::cpu::{CpuState, Registers, Segment};
@@ -32,6 +34,10 @@ pub(super) struct Board {
     ram: Arc<MarkedRam<RAM>>,
     /// Port writes: port, width, value.
     pub(super) written: Vec<(u16, u8, u32)>,
+    /// How far the processor was at each of them, where time is counted.
+    pub(super) times: Vec<u64>,
+    /// How far it is.
+    reached: u64,
     /// Port reads: port, width.
     pub(super) read: Vec<(u16, u8)>,
     /// What port reads give.
@@ -77,6 +83,11 @@ unsafe impl Platform for Board {
 
     fn pio_write(&mut self, port: u16, width: Width, value: u32) {
         self.written.push((port, width.bytes(), value));
+        self.times.push(self.reached);
+    }
+
+    fn reached(&mut self, time: u64) {
+        self.reached = time;
     }
 
     fn attend(&mut self) -> Attention {
@@ -176,6 +187,8 @@ impl Guest {
             board: Board {
                 ram,
                 written: Vec::new(),
+                times: Vec::new(),
+                reached: 0,
                 read: Vec::new(),
                 port_value: 0,
                 interrupts: VecDeque::new(),
@@ -245,6 +258,11 @@ impl Guest {
         guest
     }
 
+    /// Lets blocks be translated.
+    pub(super) fn lend(&mut self, memory: CodeMemory) {
+        self.code.lend(memory);
+    }
+
     /// Stores bytes to RAM, as a device does.
     pub(super) fn put(&mut self, gpa: u64, bytes: &[u8]) {
         self.board.ram.write(gpa, bytes).unwrap();
@@ -302,6 +320,19 @@ impl Guest {
             &mut Bus::new(board, ram.marks(), signals, code),
             instructions,
         )
+    }
+
+    /// The same with counted time.
+    pub(super) fn run_counted(&mut self, instructions: u64) -> Stop {
+        let Self {
+            cpu,
+            code,
+            ram,
+            signals,
+            board,
+        } = self;
+        let bus = Bus::new(board, ram.marks(), signals, code);
+        cpu.run(&mut bus.count_time(), instructions)
     }
 
     /// Puts code where the processor is, and runs so many instructions.

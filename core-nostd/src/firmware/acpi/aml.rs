@@ -509,7 +509,7 @@ mod tests {
             w.scope("\\_SB", |w| w.device("PCI0", |w| w.raw(&[0xa5; 60])));
         });
         // 68 bytes of device, of which two are its opcode and two its length.
-        assert_eq!(nested[..3], [0x10, 0x4d, 0x04]);
+        assert_eq!(nested[..3], [0x10, 0x4b, 0x04]);
         assert_eq!(
             nested[8..16],
             [0x5b, 0x82, 0x42, 0x04, b'P', b'C', b'I', b'0']

@@ -40,21 +40,24 @@ pub static CLASS: DeviceClass = DeviceClass {
     bus: None,
     doc: "local APIC",
     user_creatable: false,
-    properties: &[
-        Property {
-            name: "id",
-            kind: PropertyKind::Uint32,
-            default: Value::Unset,
-            doc: "APIC id",
-        },
-        Property {
-            name: "version",
-            kind: PropertyKind::Uint8,
-            default: Value::Uint(0x14),
-            doc: "low byte of the version register",
-        },
-    ],
+    properties: PROPERTIES,
 };
+
+/// What a local APIC has, whoever models it.
+pub(crate) const PROPERTIES: &[Property] = &[
+    Property {
+        name: "id",
+        kind: PropertyKind::Uint32,
+        default: Value::Unset,
+        doc: "APIC id",
+    },
+    Property {
+        name: "version",
+        kind: PropertyKind::Uint8,
+        default: Value::Uint(0x14),
+        doc: "low byte of the version register",
+    },
+];
 
 /// Where the registers are after power-on.
 pub const BASE: u64 = 0xfee0_0000;

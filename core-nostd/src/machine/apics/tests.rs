@@ -3,7 +3,7 @@
 use crate::devices::{ConsoleId, GuestEvent, PowerRequest, Width};
 use crate::irq::lapic::{CpuEvent, LocalApic, LocalApicWiring};
 use crate::irq::{IrqLine, Msi};
-use crate::machine::{Board, Config, Host, Irqchip, Machine};
+use crate::machine::{Config, Host, Irqchip, Machine};
 use crate::memory::ArrayRam;
 use std::boxed::Box;
 use std::vec::Vec;
@@ -42,24 +42,11 @@ fn machine(irqchip: Irqchip) -> (Machine<'static>, Recorder) {
     };
     let apics: Vec<_> = (0..2).map(|id| LocalApic::new(wiring(id))).collect();
     let machine = Machine::new(Config {
-        board: Board::Pc,
         irqchip,
-        pit: true,
-        acpi: true,
-        ram: Box::leak(Box::new(ArrayRam::<0x1_0000>::new())),
-        ram_size: 0x1_0000,
-        rom: &[],
         cpus: 2,
         max_cpus: 2,
         local_apics: apics.leak(),
-        rtc_base: 0,
-        uuid: [0; 16],
-        graphics: false,
-        kernel: &[],
-        initrd: &[],
-        cmdline: &[],
-        boot: &[],
-        testdev_memory: &[],
+        ..Config::new(Box::leak(Box::new(ArrayRam::<0x1_0000>::new())), 0x1_0000)
     });
     (machine.unwrap(), Recorder::default())
 }

@@ -1,7 +1,7 @@
 //! Results against those of the processor that the tests run on, operands, and what raises what.
 
 use super::*;
-use crate::cpu::gpr::{RAX, RBX, RDI};
+use crate::cpu::gpr::{RBX, RDI};
 use crate::cpu::soft::Exception;
 use crate::cpu::soft::testing::Guest;
 
@@ -564,4 +564,164 @@ fn masked_stores() {
     let mut expected = [0xaa; 32];
     (expected[12 + 3], expected[12 + 15]) = (3, 15);
     assert_eq!(guest.get::<32>(0x4ff0), expected);
+}
+
+/// In ring 3 with CR0.AM and EFLAGS.AC.
+fn checked_for_alignment(at: u64) -> Guest {
+    let mut guest = guest().user();
+    guest.change(|state| {
+        state.cr0 |= 1 << 18;
+        state.rflags |= 1 << 18;
+        (state.gpr[RBX], state.gpr[RDI]) = (at, at);
+        state.fpu.xmm[1] = u128::MAX;
+    });
+    guest
+}
+
+/// Found by lockstep: the processor checks sixteen bytes where its instructions allow any address.
+#[test]
+fn sixteen_bytes_are_checked_for_alignment() {
+    let anywhere: [&[u8]; 5] = [
+        &[0xf3, 0x0f, 0x6f, 0x03],
+        &[0xf3, 0x0f, 0x7f, 0x03],
+        &[0xf2, 0x0f, 0xf0, 0x03],
+        &[0x66, 0x0f, 0x3a, 0x63, 0x03, 0],
+        &[0x66, 0x0f, 0x3a, 0x60, 0x03, 0],
+    ];
+    for code in anywhere {
+        for at in [0x3001, 0x3008] {
+            let mut guest = checked_for_alignment(at);
+            assert_eq!(
+                guest.attempt(code),
+                Err(Exception::AlignmentCheck),
+                "{code:02x?}"
+            );
+            guest.change(|state| state.rflags &= !(1 << 18));
+            assert_eq!(guest.attempt(code), Ok(()), "{code:02x?}");
+        }
+        assert_eq!(checked_for_alignment(0x3010).attempt(code), Ok(()));
+    }
+    // movdqa, pshufb, sha1nexte: their own rule comes first.
+    for code in [
+        &[0x66, 0x0f, 0x6f, 0x03][..],
+        &[0x66, 0x0f, 0x38, 0x00, 0x03],
+        &[0x0f, 0x38, 0xc8, 0x03],
+    ] {
+        assert_eq!(
+            checked_for_alignment(0x3008).attempt(code),
+            Err(Exception::GP0)
+        );
+    }
+    // pmovsxbq xmm0, [rbx]: two bytes; pextrd [rbx], xmm0, 1: four.
+    for (code, boundary) in [
+        (&[0x66, 0x0f, 0x38, 0x22, 0x03][..], 2),
+        (&[0x66, 0x0f, 0x3a, 0x16, 0x03, 1], 4),
+    ] {
+        let misaligned = checked_for_alignment(0x3000 + boundary / 2).attempt(code);
+        assert_eq!(misaligned, Err(Exception::AlignmentCheck));
+        assert_eq!(
+            checked_for_alignment(0x3000 + boundary).attempt(code),
+            Ok(())
+        );
+    }
+}
+
+/// Found by lockstep: a mask of zeros stores nothing, but the processor looks at the addresses, eight
+/// bytes at a time, and at whether all of them are canonical before it looks for pages.
+#[test]
+fn masked_stores_fault_whatever_the_mask() {
+    for code in [[0x66, 0x0f, 0xf7, 0xca], [0x90, 0x0f, 0xf7, 0xca]] {
+        let code = if code[0] == 0x90 { &code[1..] } else { &code };
+        let mut guest = guest();
+        guest.change(|state| {
+            state.gpr[RDI] = 0x20_0000;
+            state.fpu.xmm[2] = 0;
+            state.fpu.st[2] = [0; 10];
+        });
+        assert_eq!(
+            guest.attempt(code),
+            Err(Exception::PageFault(2)),
+            "{code:02x?}"
+        );
+        guest.change(|state| state.gpr[RDI] = 0x7fff_ffff_fffc);
+        assert_eq!(guest.attempt(code), Err(Exception::GP0), "{code:02x?}");
+        let mut guest = checked_for_alignment(0x3004);
+        assert_eq!(guest.attempt(code), Err(Exception::AlignmentCheck));
+        assert_eq!(checked_for_alignment(0x3008).attempt(code), Ok(()));
+    }
+}
+
+/// Operands that are not the same on both sides: words in and out of registers, flags, XMM0.
+#[test]
+fn parts_of_registers() {
+    let mut guest = guest();
+    let value = 0x1111_2222_3333_4444_5555_6666_7777_8888u128;
+    let put_in: [(&[u8], u128); 4] = [
+        (&[0x66, 0x0f, 0x3a, 0x20, 0xc3, 0xf3], !(0xff << 24)),
+        (
+            &[0x66, 0x0f, 0x3a, 0x22, 0xc3, 2],
+            !(0xffff_ffff << 64) | 0x3000 << 64,
+        ),
+        (&[0x66, 0x48, 0x0f, 0x3a, 0x22, 0xc3, 1], LOW | 0x3000 << 64),
+        (&[0x66, 0x0f, 0x3a, 0x20, 0x03, 1], !(0xff << 8) | 0x88 << 8),
+    ];
+    guest.put(0x3000, &value.to_le_bytes());
+    for (code, expected) in put_in {
+        guest.change(|state| state.fpu.xmm[0] = u128::MAX);
+        assert_eq!(guest.attempt(code), Ok(()));
+        assert_eq!(guest.state().fpu.xmm[0], expected, "{code:02x?}");
+    }
+    let taken_out: [(&[u8], u64); 4] = [
+        (&[0x66, 0x0f, 0x3a, 0x14, 0xc8, 0x11], 0x88),
+        (&[0x66, 0x0f, 0x3a, 0x15, 0xc8, 7], 0x1111),
+        (&[0x66, 0x0f, 0x3a, 0x16, 0xc8, 2], 0x3333_4444),
+        (
+            &[0x66, 0x48, 0x0f, 0x3a, 0x16, 0xc8, 1],
+            (value >> 64) as u64,
+        ),
+    ];
+    guest.change(|state| state.fpu.xmm[1] = value);
+    for (code, expected) in taken_out {
+        guest.change(|state| state.gpr[RAX] = u64::MAX);
+        assert_eq!(guest.attempt(code), Ok(()));
+        assert_eq!(guest.state().gpr[RAX], expected, "{code:02x?}");
+    }
+    // pextrb [rbx], xmm1, 15 and no byte more
+    assert_eq!(guest.attempt(&[0x66, 0x0f, 0x3a, 0x14, 0x0b, 15]), Ok(()));
+    assert_eq!(guest.get(0x3000), [0x11, 0x88, 0x77, 0x77]);
+    // ptest xmm0, xmm1: ZF and CF, and nothing else.
+    for (a, b, flags) in [(1, 2, 0x40), (3, 2, 1), (3, 6, 0), (0, 0, 0x41)] {
+        guest.change(|state| {
+            (state.fpu.xmm[0], state.fpu.xmm[1]) = (a, b);
+            state.rflags |= crate::cpu::alu::STATUS;
+        });
+        assert_eq!(guest.attempt(&[0x66, 0x0f, 0x38, 0x17, 0xc1]), Ok(()));
+        assert_eq!(guest.state().rflags & crate::cpu::alu::STATUS, flags);
+    }
+    // pblendvb xmm3, xmm1 by xmm0
+    guest.change(|state| {
+        state.fpu.xmm[0] = 0x80 << 8 | 0x7f;
+        (state.fpu.xmm[1], state.fpu.xmm[3]) = (0, u128::MAX);
+    });
+    assert_eq!(guest.attempt(&[0x66, 0x0f, 0x38, 0x10, 0xd9]), Ok(()));
+    assert_eq!(guest.state().fpu.xmm[3], !0xff00);
+}
+
+/// REX.W gives PCMPESTRI lengths of 64 bits; ECX is written as a whole register.
+#[test]
+fn lengths_of_strings() {
+    let mut guest = guest();
+    guest.change(|state| {
+        (state.fpu.xmm[0], state.fpu.xmm[1]) = (u128::MAX / 255 * 0x61, u128::MAX / 255 * 0x61);
+        state.gpr[RCX] = u64::MAX;
+    });
+    // pcmpestri xmm0, xmm1, equal each, negative and masked: the first that differs
+    let code = [0x66, 0x48, 0x0f, 0x3a, 0x61, 0xc1, 0x38];
+    let registers = [(RAX, 1 << 32 | 3), (RDX, 5)];
+    assert_eq!(guest.attempt_with(&registers, &code), Ok(()));
+    assert_eq!(guest.state().gpr[RCX], 16);
+    let narrow = [&code[..1], &code[2..]].concat();
+    assert_eq!(guest.attempt_with(&registers, &narrow), Ok(()));
+    assert_eq!(guest.state().gpr[RCX], 3);
+    assert_eq!(guest.state().rflags & crate::cpu::alu::STATUS, 0xc1);
 }

@@ -21,7 +21,7 @@ mod numeric;
 mod tests;
 
 use super::{Bus, Cpu, Exception, Outcome};
-use crate::cpu::decode::{Fpu, Instruction, SegmentRegister};
+use crate::cpu::decode::{Fpu, Instruction, Operand, SegmentRegister};
 use crate::cpu::state::FpuState;
 use native::Number;
 use x86_64::registers::control::Cr0Flags;
@@ -222,9 +222,12 @@ impl Cpu {
                     Fpu::Fldenv => self.load_environment(bus, i)?,
                     Fpu::Frstor => self.load_float_state(bus, i)?,
                     _ => {
-                        let place = i
-                            .memory()
-                            .map(|memory| (memory.segment, self.offset(&memory, i.address_size())));
+                        let place = match i.operand(0) {
+                            Operand::Memory(memory) => {
+                                Some((memory.segment, self.offset(&memory, i.address_size())))
+                            }
+                            _ => None,
+                        };
                         self.numeric(bus, i, name, place)?;
                         self.note_last(i, place);
                     }

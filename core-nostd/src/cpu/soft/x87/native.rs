@@ -18,6 +18,9 @@ pub(super) type Number = [u8; 10];
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Code(u8);
 
+/// Status word: exceptions, and the stack's fault among them.
+const FLAGS: u16 = 0x7f;
+
 /// Instructions of eight by ModRM.reg: FADD, FMUL, FCOM, FCOMP, FSUB, FSUBR, FDIV, FDIVR.
 const ARITHMETIC: u8 = 8;
 
@@ -80,8 +83,17 @@ impl Results {
     }
 }
 
-/// Executes an instruction. `other` is ST(1), or the operand in memory.
-pub(super) fn execute(code: Code, control: u16, top: Number, other: Number) -> Results {
+/// Executes an instruction with a control word. `other` is ST(1), or the operand in memory. Of exceptions
+/// that are masked and in `status` before, nothing is told: they may be set or not.
+pub(super) fn execute(
+    code: Code,
+    control: u16,
+    status: u16,
+    top: Number,
+    other: Number,
+) -> Results {
+    // To forget them costs more than all the rest.
+    let told = FLAGS & !(control & status);
     let mut results = Results {
         top,
         below: [0; 10],
@@ -97,6 +109,7 @@ pub(super) fn execute(code: Code, control: u16, top: Number, other: Number) -> R
             &mut results.below,
             control.into(),
             code.0.into(),
+            told.into(),
         )
     } as u16;
     results
@@ -110,24 +123,29 @@ unsafe extern "sysv64" fn enter(
     below: *mut Number,
     control: u32,
     code: u64,
+    told: u32,
 ) -> u32 {
     naked_asm!(
         "push rcx",
         "push rcx",
         "fnstcw [rsp + 8]",
+        "fnstsw ax",
+        "test eax, r9d",
+        "jz 2f",
         "fnclex",
+        "2:",
         "emms",
         "fldcw [rsp]",
         "fld tbyte ptr [rsi]",
         "fld tbyte ptr [rdi]",
-        "lea rax, [rip + 3f]",
+        "lea rax, [rip + 4f]",
         "lea rax, [rax + 4 * r8]",
         "call rax",
         "fnstsw ax",
         "test al, al",
-        "jns 2f",
+        "jns 3f",
         "fnclex",
-        "2:",
+        "3:",
         "fldcw [rsp + 8]",
         "fstp tbyte ptr [rdi]",
         "fstp tbyte ptr [rdx]",
@@ -135,7 +153,7 @@ unsafe extern "sysv64" fn enter(
         "add rsp, 16",
         "ret",
         // The table: opcode, ModRM, RET, and a byte that brings it to four.
-        "3:",
+        "4:",
         ".irp modrm, 0xc1, 0xc9, 0xd1, 0xd9, 0xe1, 0xe9, 0xf1, 0xf9",
         ".byte 0xd8, \\modrm, 0xc3, 0x90",
         ".endr",

@@ -3,10 +3,11 @@
 //! Source: Intel SDM volume 1, 8.3 (instructions), 8.5 (exceptions, and what they leave masked and not
 //! masked), 8.5.1.1 (stack faults); volume 2 for each instruction.
 
-use super::native::{Code, Number, execute};
+use super::native::{Code, Number, Results, execute};
 use super::{C0, C1, C2, C3, INVALID, STACK_FAULT};
 use crate::cpu::alu::{LazyFlags, STATUS};
 use crate::cpu::decode::{Fpu, Instruction, SegmentRegister};
+use crate::cpu::soft::access::Intent;
 use crate::cpu::soft::{Bus, Cpu, Outcome};
 use x86_64::registers::rflags::RFlags;
 
@@ -22,6 +23,8 @@ const BEFORE: u16 = 1 << 0 | 1 << 1 | 1 << 2;
 const NOT_STORED: u16 = 1 << 0 | 1 << 1 | 1 << 3 | 1 << 4;
 /// Control word: rounding towards zero.
 const TRUNCATE: u16 = 3 << 10;
+/// Bytes of a page: in one, no access faults where the one before it didn't.
+const PAGE: u64 = 4096;
 /// All condition codes.
 const CODES: u16 = C0 | C1 | C2 | C3;
 
@@ -63,7 +66,11 @@ impl Cpu {
             4 => self.store(bus, place.0, place.1, word as u32),
             8 => self.store(bus, place.0, place.1, word),
             _ => {
-                self.check_number(bus, i, place)?;
+                let inside = self.data_checks == 0
+                    && self.linear(place.0, place.1, 10, Intent::Write)? % PAGE <= PAGE - 10;
+                if !inside {
+                    self.check_number(bus, i, place)?;
+                }
                 let high = u16::from_le_bytes([number[8], number[9]]);
                 self.store(bus, place.0, place.1, word)?;
                 self.store(bus, place.0, Self::upper(i, place), high)
@@ -84,6 +91,11 @@ impl Cpu {
             self.check_store(bus, place.0, Self::upper(i, place), size - 8)?;
         }
         Ok(())
+    }
+
+    /// Executes an instruction with the control word that there is.
+    fn execute_number(&self, code: Code, top: Number, other: Number) -> Results {
+        execute(code, self.fpu.fcw, self.fpu.fsw, top, other)
     }
 
     /// Executes what is not one of the control instructions.
@@ -117,7 +129,7 @@ impl Cpu {
                     self.underflow(to, pops);
                     return Ok(());
                 }
-                let results = execute(code, self.fpu.fcw, self.st(0), other);
+                let results = self.execute_number(code, self.st(0), other);
                 if self.take_status(results.status, C1) & BEFORE == 0 {
                     self.set_st(to, results.top);
                     self.pop_numbers(pops);
@@ -147,7 +159,7 @@ impl Cpu {
                 );
             }
             Fxam => {
-                let results = execute(Code::EXAMINE, self.fpu.fcw, self.st(0), [0; 10]);
+                let results = self.execute_number(Code::EXAMINE, self.st(0), [0; 10]);
                 let empty = if self.is_empty(0) { C3 | C0 } else { 0 };
                 let status = match empty {
                     0 => results.status,
@@ -190,7 +202,7 @@ impl Cpu {
                     _ => Code::d9(modrm),
                 };
                 if self.room_to_push() {
-                    let results = execute(code, self.fpu.fcw, [0; 10], operand);
+                    let results = self.execute_number(code, [0; 10], operand);
                     self.take_status(results.status, C1);
                     if results.pushed() {
                         self.push_number(results.top);
@@ -310,7 +322,7 @@ impl Cpu {
         let status = if empty {
             INVALID | STACK_FAULT | C3 | C2 | C0
         } else {
-            execute(code, self.fpu.fcw, self.st(0), other).status
+            self.execute_number(code, self.st(0), other).status
         };
         let unmasked = self.take_status(status, C1);
         if unmasked & INVALID != 0 {
@@ -359,7 +371,7 @@ impl Cpu {
         };
         let (number, status) = match code {
             Some(code) => {
-                let results = execute(code, control, top, [0; 10]);
+                let results = execute(code, control, self.fpu.fsw, top, [0; 10]);
                 (results.memory, results.status | fault)
             }
             None => (top, fault),
@@ -401,10 +413,10 @@ impl Cpu {
             }
             return;
         }
-        let results = execute(Code::d9(modrm), self.fpu.fcw, self.st(0), self.st(1));
+        let results = self.execute_number(Code::d9(modrm), self.st(0), self.st(1));
         // Where there is no quotient, its bits stay as they were.
         let quotient = matches!(name, Fprem | Fprem1)
-            && results.status & (INVALID | BEFORE & !self.fpu.fcw) == 0
+            && results.status & BEFORE & !self.fpu.fcw == 0
             && u16::from_le_bytes([results.top[8], results.top[9]]) & 0x7fff != 0x7fff;
         let codes = if quotient { CODES } else { C1 | incomplete };
         self.take_status(results.status, codes);
