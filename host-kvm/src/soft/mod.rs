@@ -58,7 +58,10 @@ const _: () =
     assert!(PROCESSOR_BYTES + size_of::<CodeCache>() + size_of::<CodeMarks>() <= MEMORY_MAX);
 
 /// How long a turn lasts, in nanoseconds, as far as the last one of the same processor tells. Others
-/// that spin on a lock wait that long, so it is short.
+/// that spin on a lock wait that long, so it is short. Who waits by PAUSE or HLT gives the rest of its
+/// turn away, and who interrupts another processor, too: Linux' spin locks and TLB shootdowns then cost
+/// turns of those only that have something to do. With four processors Linux boots in 1.3 times the
+/// host's time that one takes.
 const TURN: u64 = 100_000;
 /// Instructions of a turn, at least and at most.
 const TURN_MIN: u64 = 1_000;

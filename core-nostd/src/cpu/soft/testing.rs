@@ -34,6 +34,10 @@ pub(super) struct Board {
     ram: Arc<MarkedRam<RAM>>,
     /// Port writes: port, width, value.
     pub(super) written: Vec<(u16, u8, u32)>,
+    /// How far the processor was at each of them, where time is counted.
+    pub(super) times: Vec<u64>,
+    /// How far it is.
+    reached: u64,
     /// Port reads: port, width.
     pub(super) read: Vec<(u16, u8)>,
     /// What port reads give.
@@ -79,6 +83,11 @@ unsafe impl Platform for Board {
 
     fn pio_write(&mut self, port: u16, width: Width, value: u32) {
         self.written.push((port, width.bytes(), value));
+        self.times.push(self.reached);
+    }
+
+    fn reached(&mut self, time: u64) {
+        self.reached = time;
     }
 
     fn attend(&mut self) -> Attention {
@@ -178,6 +187,8 @@ impl Guest {
             board: Board {
                 ram,
                 written: Vec::new(),
+                times: Vec::new(),
+                reached: 0,
                 read: Vec::new(),
                 port_value: 0,
                 interrupts: VecDeque::new(),
@@ -309,6 +320,19 @@ impl Guest {
             &mut Bus::new(board, ram.marks(), signals, code),
             instructions,
         )
+    }
+
+    /// The same with counted time.
+    pub(super) fn run_counted(&mut self, instructions: u64) -> Stop {
+        let Self {
+            cpu,
+            code,
+            ram,
+            signals,
+            board,
+        } = self;
+        let bus = Bus::new(board, ram.marks(), signals, code);
+        cpu.run(&mut bus.count_time(), instructions)
     }
 
     /// Puts code where the processor is, and runs so many instructions.

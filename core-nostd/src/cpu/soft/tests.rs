@@ -102,6 +102,30 @@ fn repeated_strings_outside_of_ram_are_many_steps() {
 }
 
 #[test]
+fn counted_time_is_exact_wherever_blocks_begin() {
+    // mov cx, 3; inc ax; out 80h, al; nop; ud2; out 80h, al; loop to the inc; out 80h, al; hlt
+    let code = [
+        0xb9, 3, 0, 0x40, 0xe6, 0x80, 0x90, 0x0f, 0x0b, 0xe6, 0x80, 0xe2, 0xf6, 0xe6, 0x80, 0xf4,
+    ];
+    // The handler of #UD passes it over: mov bp, sp; add word [bp], 2; iret.
+    let handler = [0x89, 0xe5, 0x83, 0x46, 0, 2, 0xcf];
+    let mut expected = std::vec::Vec::new();
+    for turn in 0..3 {
+        // A turn is nine: five instructions, ud2 as what it raises, and its handler's three.
+        expected.extend([1 + turn * 9 + 1, 1 + turn * 9 + 7]);
+    }
+    expected.push(1 + 3 * 9);
+    for budget in [1, 2, 3, 5, 100] {
+        let mut guest = Guest::new();
+        guest.put(4 * 6, &0x2000u32.to_le_bytes());
+        guest.put(0x2000, &handler);
+        guest.put(0x1000, &code);
+        while guest.run_counted(budget) != Stop::Idle {}
+        assert_eq!(guest.board.times, expected, "{budget}");
+    }
+}
+
+#[test]
 fn calls_and_stack_frames() {
     let mut guest = Guest::long();
     // call +5; (5 bytes skipped) push rax; enter 16, 0; leave; pop rbx; ret
