@@ -39,10 +39,10 @@ reset:
 start16:
     cli
     cld
-    # A guest that jumps here to start again has devices as it left them. After a reset the IDT's limit is FFFFh (SDM volume 3,
-    # table 9-1), after real mode's usual one it is not: then a triple fault resets the machine.
-    sidtl SCRATCH
-    cmpw $0xffff, SCRATCH
+    # A guest that jumps here to start again has devices as it left them. After a reset the GDT's base is 0 (SDM volume 3,
+    # table 9-1), after protected mode it is not: then a triple fault resets the machine.
+    sgdtl SCRATCH
+    cmpl $0, SCRATCH + 2
     je 1f
     lidtl %cs:(no_idt - 0xF0000)
     int3
