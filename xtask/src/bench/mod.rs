@@ -53,7 +53,7 @@ struct Row {
 type Measure = fn(&Bench) -> Result<Vec<Row>, String>;
 
 /// All measures by the name that `--only` takes.
-const MEASURES: [(&str, Measure); 17] = [
+const MEASURES: [(&str, Measure); 18] = [
     ("start", measures::start),
     ("boot", measures::boot),
     ("qmp", measures::round_trip),
