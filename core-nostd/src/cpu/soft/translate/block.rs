@@ -203,7 +203,9 @@ impl Translator<'_> {
 
     fn flags_of(&self, m: Micro) -> Flags {
         match shape(m.handler) {
-            Shape::Nothing | Shape::Lea(_) | Shape::Extend(_, None, ..) => Flags::None,
+            Shape::Nothing | Shape::MoveLong | Shape::Lea(_) | Shape::Extend(_, None, ..) => {
+                Flags::None
+            }
             Shape::Binary(MOV, Form::RegisterRegister | Form::RegisterImmediate, _) => Flags::None,
             Shape::Binary(ADC | SBB, Form::RegisterRegister | Form::RegisterImmediate, _) => {
                 Flags::Reads
@@ -215,7 +217,6 @@ impl Translator<'_> {
             Shape::Unary(_, None, _) => Flags::Changes,
             Shape::Shift(..) | Shape::Multiply(..) => Flags::Changes,
             Shape::Setcc | Shape::Cmov(_) => Flags::Reads,
-            Shape::Other if self.wide(m).is_some() => Flags::None,
             _ => Flags::Needs,
         }
     }
@@ -289,12 +290,8 @@ impl Translator<'_> {
                 self.return_from_function();
                 return true;
             }
-            Shape::Other if m.handler == GENERAL => {
-                if self.branch_anywhere(m) {
-                    return true;
-                }
-                self.load_wide(m)
-            }
+            Shape::Other if m.handler == GENERAL && self.branch_anywhere(m) => return true,
+            Shape::MoveLong => self.load_long(m),
             _ => false,
         };
         if !done {
@@ -823,28 +820,12 @@ impl Translator<'_> {
         true
     }
 
-    /// MOV of a 64-bit immediate, which no micro-operation has room for: register and value.
-    fn wide(&self, m: Micro) -> Option<(u8, u64)> {
-        if m.handler != GENERAL {
-            return None;
-        }
-        let instruction = self.cache.instruction(m.immediate as u32);
-        let mov = instruction.operation() == Operation::Mov;
-        match (instruction.operand(0), instruction.operand(1)) {
-            (to, Operand::Immediate(value)) if mov && instruction.operand_size() == Size::Qword => {
-                Some((micro::general(to)?, value))
-            }
-            _ => None,
-        }
-    }
-
-    fn load_wide(&mut self, m: Micro) -> bool {
-        let Some((register, value)) = self.wide(m) else {
-            return false;
-        };
-        let to = self.target(register, RAX, Size::Qword);
+    /// MOV of a 64-bit immediate.
+    fn load_long(&mut self, m: Micro) -> bool {
+        let value = (m.immediate as u64) << 32 | u64::from(m.displacement as u32);
+        let to = self.target(m.a, RAX, Size::Qword);
         self.asm.set_wide(to, value);
-        self.written(register, RAX);
+        self.written(m.a, RAX);
         true
     }
 

@@ -17,6 +17,8 @@ pub(super) enum Shape {
     /// Whatever has no translation.
     Other,
     Nothing,
+    /// MOV of a 64-bit immediate.
+    MoveLong,
     Binary(u8, Form, Size),
     Lea(Size),
     /// Whether signed, where from, from which size to which.
@@ -119,6 +121,7 @@ pub(super) fn shape(handler: u16) -> Shape {
 const fn single(handler: u16) -> Shape {
     match handler {
         fast::NOTHING => Shape::Nothing,
+        fast::MOVE_LONG => Shape::MoveLong,
         fast::SETCC => Shape::Setcc,
         fast::JUMP => Shape::Jump(false),
         fast::JUMP_LONG => Shape::Jump(true),
