@@ -13,8 +13,8 @@ use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use thimble_core::cpu::soft::{CodeCache, CodeMemory};
 
-/// Bytes of it. What a Linux kernel runs while it boots takes a third.
-const LENGTH: usize = 16 << 20;
+/// Bytes of it. What a Linux kernel runs while it boots takes two thirds.
+pub(super) const LENGTH: usize = 8 << 20;
 
 /// The two mappings.
 pub(super) struct Executable {

@@ -46,16 +46,18 @@ pub use wires::Wires;
 use wires::{NEVER, Wanted};
 pub(crate) use zeroed::Zeroed;
 
-/// Memory of the software CPU at most, for one processor: itself with its table of translations,
-/// decoded code, and the marks of pages that hold code. Each further processor takes
+/// Memory of the software CPU at most, for one processor: itself with its table of translated
+/// addresses, decoded code, its translations, and the marks of pages that hold code. Each further processor takes
 /// [`PROCESSOR_BYTES`].
 pub const MEMORY_MAX: usize = 16 << 20;
 
 /// Memory of one processor.
 pub const PROCESSOR_BYTES: usize = size_of::<Cpu>();
 
-const _: () =
-    assert!(PROCESSOR_BYTES + size_of::<CodeCache>() + size_of::<CodeMarks>() <= MEMORY_MAX);
+const _: () = {
+    let code = size_of::<CodeCache>() + size_of::<CodeMarks>() + code_memory::LENGTH;
+    assert!(PROCESSOR_BYTES + code <= MEMORY_MAX);
+};
 
 /// How long a turn lasts, in nanoseconds, as far as the last one of the same processor tells. Others
 /// that spin on a lock wait that long, so it is short. Who waits by PAUSE or HLT gives the rest of its

@@ -16,10 +16,10 @@ use crate::cpu::decode::{CodeSize, Instruction};
 use crate::memory::{CodeMarks, Written};
 
 /// Blocks that are kept, a power of two.
-pub(super) const BLOCKS: usize = 1 << 16;
+pub(super) const BLOCKS: usize = 1 << 15;
 /// Micro-operations of all blocks. A Linux kernel runs about 300000 different instructions until it
 /// has started its first program.
-pub(super) const MICROS: usize = 1 << 19;
+pub(super) const MICROS: usize = 1 << 18;
 /// Instructions that they name.
 const INSTRUCTIONS: usize = 1 << 16;
 /// Instructions of a block at most.

@@ -1,7 +1,7 @@
 //! The file `etc/table-loader`: what firmware does to bring tables from fw_cfg into memory.
 //!
 //! Follows the format that SeaBIOS and OVMF take: commands of 128 bytes, little-endian, each with a
-//! number and its operands, where a file is named in [`NAME`] bytes and ends with zeros.
+//! number and its operands, where a file is named in 56 bytes and ends with zeros.
 
 use super::aml::{Full, Writer};
 use super::{Link, Links, tables};
