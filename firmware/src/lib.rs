@@ -24,6 +24,8 @@ macro_rules! image {
             ".set CODE_BASE, 0xF0000; .set TABLES, 0",
             include_str!("../asm/ring0.s"),
             include_str!("../asm/start.s"),
+            // The compiler puts functions in assembly behind this.
+            ".code64",
             options(att_syntax)
         );
 
@@ -46,6 +48,8 @@ macro_rules! kernel {
             ".set CODE_BASE, 0x110000; .set TABLES, 0x100000",
             include_str!("../asm/ring0.s"),
             include_str!("../asm/pvh.s"),
+            // The compiler puts functions in assembly behind this.
+            ".code64",
             options(att_syntax)
         );
 

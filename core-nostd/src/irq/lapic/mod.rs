@@ -678,14 +678,19 @@ impl LocalApic {
         self.deadline = None;
     }
 
-    fn write_lvt_timer(&mut self, value: u32) {
+    fn write_lvt_timer(&mut self, now: u64, value: u32) {
         let before = self.timer_mode();
         self.registers.lvt_timer = value;
+        let after = self.timer_mode();
         // Either way it is disarmed; between the other two modes it counts on.
-        if (before == TimerMode::Deadline) != (self.timer_mode() == TimerMode::Deadline) {
+        if (before == TimerMode::Deadline) != (after == TimerMode::Deadline) {
             self.disarm();
             self.counting = None;
             self.registers.timer_initial = 0;
+        }
+        // One that has stopped at 0 begins again: a periodic count is never at 0.
+        if after == TimerMode::Periodic && self.counting.is_none() {
+            self.start_count(now, self.registers.timer_initial);
         }
     }
 
@@ -866,7 +871,7 @@ impl LocalApic {
             register::ESR => self.registers.esr = core::mem::take(&mut self.errors).into(),
             register::LVT_TIMER => {
                 let value = self.lvt(value, lvt::TIMER);
-                self.write_lvt_timer(value);
+                self.write_lvt_timer(now, value);
             }
             register::LVT_THERMAL => self.registers.lvt_thermal = self.lvt(value, lvt::SENSOR),
             register::LVT_PMC => self.registers.lvt_pmc = self.lvt(value, lvt::SENSOR),

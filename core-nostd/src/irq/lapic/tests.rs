@@ -531,6 +531,23 @@ fn deadline_timer() {
 }
 
 #[test]
+fn a_count_at_its_end_goes_on_once_it_is_periodic() {
+    let mut all = [enabled(0)];
+    let mut apics = LocalApics::new(&mut all);
+    let mut write = |now, number: u64, value| {
+        apics.mmio_write(now, 0, number << 4, Width::Dword, value);
+        apics.get(0).unwrap().state(now)
+    };
+    assert_eq!(write(0, 0x38, 1).timer_current, 1);
+    assert_eq!(write(10, 0x3e, 0).timer_current, 0);
+    let state = write(10, 0x32, 1 << 17 | 1 << 16);
+    assert_eq!(state.timer_current, 1);
+    let mut other = LocalApic::new(wiring(0));
+    other.set_state(10, &state, BASE | EN).unwrap();
+    assert_eq!(other.state(10), state);
+}
+
+#[test]
 fn state_goes_out_and_in() {
     let mut apic = enabled(1);
     apic.accept(&fixed(0x41, true));
