@@ -14,7 +14,7 @@ use thimble_core::state::StateError;
 use thimble_core::time::SECOND;
 
 use super::icount::{Counter, Generator, Icount};
-use super::wires::Wires;
+use super::wires::{NEVER, Wires};
 use crate::clock::{Clock, monotonic};
 use crate::log::Sink;
 use crate::memory::{PAGE, Ram, Rom};
@@ -114,6 +114,9 @@ pub(super) struct Outside {
 pub(super) struct Board {
     /// The processor.
     pub(super) cpu: u16,
+    /// When its turn is over, on the host's clock, however few instructions it has executed; without
+    /// `-icount` only.
+    pub(super) turn_end: u64,
     surroundings: Arc<dyn Surroundings>,
     wires: Arc<Wires>,
     log: Option<Arc<Sink>>,
@@ -157,6 +160,7 @@ impl Board {
             .collect();
         Self {
             cpu: 0,
+            turn_end: NEVER,
             surroundings,
             wires,
             log,
@@ -294,8 +298,9 @@ unsafe impl Platform for Board {
     }
 
     fn attend(&mut self) -> Attention {
+        let over = self.counter.is_none() && monotonic() >= self.turn_end;
         Attention {
-            leave: self.wires.leaves() || self.wires.turn_ends(),
+            leave: over || self.wires.leaves() || self.wires.turn_ends(),
             ..self.surroundings.attend(self.cpu)
         }
     }

@@ -237,6 +237,8 @@ impl Engine {
         let until_due = self.wires.deadline().saturating_sub(start).min(TURN);
         // As many instructions as fit before the next timer.
         let budget = (self.seats[index].turn * until_due / TURN).max(TURN_MIN);
+        // Long enough for some of them, whatever is due.
+        self.board.turn_end = start.saturating_add(until_due.max(TURN / 10));
         let stop = self.run_seat(index, budget);
         self.next = (index + 1) % self.seats.len();
         if stop == Stop::Budget {

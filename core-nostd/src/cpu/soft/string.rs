@@ -71,6 +71,8 @@ impl Cpu {
                 break;
             }
         }
+        // It has taken longer than other instructions: the platform may look at its clock.
+        bus.signals.raise();
         // An event between two elements finds RF set (SDM volume 3, 17.3.1.1).
         self.system_flags |= RFlags::RESUME_FLAG.bits();
         self.slow |= slow::RESUME;
