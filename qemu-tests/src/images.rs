@@ -62,6 +62,10 @@ pub fn rom(name: &str) -> PathBuf {
     let target = workspace.join("target/images");
     let used = builder::build(name, workspace, &target).unwrap_or_else(|error| panic!("{error}"));
     let rom = target.join(format!("{name}.rom"));
-    std::fs::write(&rom, builder::pad(&used)).expect("a file in target/images");
+    // Another test may have it open.
+    let id = std::thread::current().id();
+    let new = target.join(format!("{name}.{}.{id:?}", std::process::id()));
+    std::fs::write(&new, builder::pad(&used)).expect("a file in target/images");
+    std::fs::rename(&new, &rom).expect("a file in target/images");
     rom
 }

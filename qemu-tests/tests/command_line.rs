@@ -61,7 +61,7 @@ const CASES: &[Case] = &[
     case(&["-kernel", "{dir}/missing"], "No such file"),
     case(&["-kernel", "{dir}"], "not a regular file"),
     case(&["-kernel", "{dir}/empty"], "truncated"),
-    case(&["-kernel", "{dir}/odd"], "neither ELF"),
+    case(&["-kernel", "{dir}/odd"], "neither a Linux bzImage"),
     case(&["-kernel", "{dir}/huge"], "at most"),
     case(
         &["-kernel", "{dir}/elf", "-initrd", "{dir}/missing"],
