@@ -97,11 +97,12 @@ pub struct AcpiPm {
     /// Level of the interrupt as it was driven last: the line is let alone while it stays, for others
     /// that drive it.
     level: bool,
-    state: State,
+    state: SavedAcpiPm,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
-struct State {
+/// Registers of [`AcpiPm`], which are its saved form, too.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct SavedAcpiPm {
     /// PMSTS, but for TMROF.
     status: u16,
     enable: u16,
@@ -114,26 +115,13 @@ struct State {
     half: u64,
 }
 
-/// Saved form of [`AcpiPm`].
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct SavedAcpiPm {
-    status: u16,
-    enable: u16,
-    control: u16,
-    gpe_status: u16,
-    gpe_enable: u16,
-    command: u8,
-    data: u8,
-    half: u64,
-}
-
 impl AcpiPm {
     /// The block as after power-on.
     pub fn new(wiring: AcpiPmWiring) -> Self {
         let mut new = Self {
             wiring,
             level: false,
-            state: State::default(),
+            state: SavedAcpiPm::default(),
         };
         new.state.control = new.fixed_control();
         new
@@ -141,10 +129,10 @@ impl AcpiPm {
 
     /// All registers go to their defaults; the timer runs on.
     pub fn reset(&mut self, cx: &mut Context<'_>) {
-        self.state = State {
+        self.state = SavedAcpiPm {
             control: self.fixed_control(),
             half: half_of(cx.now),
-            ..State::default()
+            ..SavedAcpiPm::default()
         };
         self.update(cx);
     }
@@ -173,7 +161,7 @@ impl AcpiPm {
 
     /// Drives the interrupt and arms the timer as the registers say.
     fn update(&mut self, cx: &mut Context<'_>) {
-        let State {
+        let SavedAcpiPm {
             enable,
             control,
             gpe_status,
@@ -301,38 +289,15 @@ impl SavedState for AcpiPm {
     type Saved = SavedAcpiPm;
 
     fn save(&self) -> SavedAcpiPm {
-        let State {
-            status,
-            enable,
-            control,
-            gpe_status,
-            gpe_enable,
-            command,
-            data,
-            half,
-        } = self.state;
-        SavedAcpiPm {
-            status,
-            enable,
-            control,
-            gpe_status,
-            gpe_enable,
-            command,
-            data,
-            half,
-        }
+        self.state
     }
 
     fn load(&mut self, saved: SavedAcpiPm, cx: &mut Context<'_>) -> Result<(), StateError> {
         let SavedAcpiPm {
             status,
-            enable,
             control,
-            gpe_status,
-            gpe_enable,
-            command,
-            data,
             half,
+            ..
         } = saved;
         if control & SUS_EN != 0 || control | self.fixed_control() != control {
             return Err(StateError::Invalid("control"));
@@ -343,16 +308,7 @@ impl SavedState for AcpiPm {
         if half > half_of(u64::MAX) {
             return Err(StateError::Invalid("half"));
         }
-        self.state = State {
-            status,
-            enable,
-            control,
-            gpe_status,
-            gpe_enable,
-            command,
-            data,
-            half,
-        };
+        self.state = saved;
         self.update(cx);
         Ok(())
     }

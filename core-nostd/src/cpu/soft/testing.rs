@@ -7,7 +7,7 @@ use super::{
 };
 use crate::cpu::decode::CodeSize;
 use crate::cpu::mmu::{HostPage, PhysicalMemory, RamOnly};
-use crate::cpu::{CpuState, Registers, Segment};
+use crate::cpu::{CpuState, FpuState, Registers, Segment};
 use crate::devices::Width;
 use crate::memory::{Exchange, GuestRam, MarkedRam};
 use std::boxed::Box;
@@ -402,4 +402,34 @@ impl Guest {
         });
         guest
     }
+}
+
+/// In 64-bit mode with RBX = 3000h, CR4.OSFXSR and CR4.OSXSAVE.
+pub(super) fn media_guest() -> Guest {
+    let mut guest = Guest::long();
+    guest.change(|state| {
+        state.cr4 |= 1 << 9 | 1 << 18;
+        state.gpr[crate::cpu::gpr::RBX] = 0x3000;
+        state.xcr0 = 0x203;
+    });
+    guest
+}
+
+/// Registers of the x87 and XMM registers, each with something of its own.
+pub(super) fn filled() -> FpuState {
+    let mut fpu = FpuState {
+        fcw: 0x27f,
+        fsw: 5 << 11,
+        ftw: 0x81,
+        fop: 0x123,
+        fip: 0xffff_8000_1111_2222,
+        fdp: 0x7fff_3333_4444,
+        mxcsr: 0x1fa0,
+        ..FpuState::default()
+    };
+    for number in 0..16u8 {
+        fpu.xmm[usize::from(number)] = u128::MAX / 255 * u128::from(number + 1);
+        fpu.st[usize::from(number % 8)] = [number | 0x40; 10];
+    }
+    fpu
 }

@@ -422,40 +422,11 @@ mod tests {
     use super::*;
     use crate::cpu::FpuState;
     use crate::cpu::gpr::{RBX, RCX};
-    use crate::cpu::soft::testing::Guest;
+    use crate::cpu::soft::testing::{Guest, filled, media_guest as guest};
 
     const GP: Result<(), Exception> = Err(Exception::GP0);
     const UD: Result<(), Exception> = Err(Exception::UD);
     const NM: Result<(), Exception> = Err(Exception::DeviceNotAvailable);
-
-    /// In 64-bit mode with RBX = 3000h, CR4.OSFXSR and CR4.OSXSAVE.
-    fn guest() -> Guest {
-        let mut guest = Guest::long();
-        guest.change(|state| {
-            state.cr4 |= 1 << 9 | 1 << 18;
-            state.gpr[RBX] = 0x3000;
-            state.xcr0 = 0x203;
-        });
-        guest
-    }
-
-    fn filled() -> FpuState {
-        let mut fpu = FpuState {
-            fcw: 0x27f,
-            fsw: 5 << 11,
-            ftw: 0x81,
-            fop: 0x123,
-            fip: 0xffff_8000_1111_2222,
-            fdp: 0x7fff_3333_4444,
-            mxcsr: 0x1fa0,
-            ..FpuState::default()
-        };
-        for number in 0..16u8 {
-            fpu.xmm[usize::from(number)] = u128::MAX / 255 * u128::from(number + 1);
-            fpu.st[usize::from(number % 8)] = [number | 0x40; 10];
-        }
-        fpu
-    }
 
     #[test]
     fn fxsave_and_fxrstor() {
