@@ -62,6 +62,28 @@ macro_rules! kernel {
     };
 }
 
+/// Makes an image of assembly alone, of files in `asm/`, with a symbol set before them or not:
+/// `assembly!(".set TICKS, 1"; "bare.s", "idle.s")`.
+#[macro_export]
+macro_rules! assembly {
+    ($($file:literal),+) => {
+        $crate::assembly!(""; $($file),+);
+    };
+    ($setting:literal; $($file:literal),+) => {
+        core::arch::global_asm!(
+            $setting,
+            $(include_str!(concat!("../asm/", $file)),)+
+            options(att_syntax)
+        );
+
+        /// Never called: there is no Rust code in this image.
+        #[panic_handler]
+        fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+            loop {}
+        }
+    };
+}
+
 /// Prints a line on the debug port and the serial port.
 #[macro_export]
 macro_rules! say {

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use thimble_core::cpu::decode::CodeSize;
-use thimble_core::cpu::{Segment, gpr};
+use thimble_core::cpu::{FpuState, Segment, gpr};
 
 use crate::layout;
 
@@ -88,42 +88,6 @@ pub(crate) struct Patch {
     pub(crate) bytes: Vec<u8>,
 }
 
-/// Registers of the x87, MMX and SSE, as FXSAVE orders them.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Vectors {
-    /// Control word.
-    pub(crate) fcw: u16,
-    /// Status word.
-    pub(crate) fsw: u16,
-    /// A bit for each register in use.
-    pub(crate) ftw: u8,
-    /// Last instruction of the x87: opcode, pointer, pointer to its operand.
-    pub(crate) fop: u16,
-    pub(crate) fip: u64,
-    pub(crate) fdp: u64,
-    pub(crate) mxcsr: u32,
-    /// ST0 to ST7, whose low halves are MM0 to MM7.
-    pub(crate) st: [[u8; 10]; 8],
-    pub(crate) xmm: [u128; 16],
-}
-
-impl Default for Vectors {
-    /// After FNINIT, with MXCSR's default.
-    fn default() -> Self {
-        Self {
-            fcw: 0x37f,
-            fsw: 0,
-            ftw: 0,
-            fop: 0,
-            fip: 0,
-            fdp: 0,
-            mxcsr: 0x1f80,
-            st: [[0; 10]; 8],
-            xmm: [0; 16],
-        }
-    }
-}
-
 /// What is before some instructions run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Case {
@@ -139,7 +103,7 @@ pub(crate) struct Case {
     /// Of FS and GS in 64-bit mode.
     pub(crate) bases: [u64; 2],
     /// If they matter.
-    pub(crate) vectors: Option<Box<Vectors>>,
+    pub(crate) vectors: Option<Box<FpuState>>,
 }
 
 impl Case {
@@ -201,7 +165,7 @@ pub(crate) struct Outcome {
     /// After a page fault.
     pub(crate) cr2: u64,
     /// If they matter.
-    pub(crate) vectors: Option<Box<Vectors>>,
+    pub(crate) vectors: Option<Box<FpuState>>,
 }
 
 impl Outcome {
@@ -323,32 +287,32 @@ fn rest(
     )
 }
 
-impl fmt::Display for Vectors {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            fcw,
-            fsw,
-            ftw,
-            mxcsr,
-            ..
-        } = self;
-        writeln!(
-            f,
-            "    fcw {fcw:x} fsw {fsw:x} ftw {ftw:x} fop {:x} fip {:x} fdp {:x} mxcsr {mxcsr:x}",
-            self.fop, self.fip, self.fdp
-        )?;
-        for (number, register) in self.st.iter().enumerate() {
-            let [low @ .., a, b] = register;
-            let end = if number % 4 == 3 { "\n" } else { " " };
-            let (high, low) = (u16::from_le_bytes([*a, *b]), u64::from_le_bytes(*low));
-            write!(f, "    st{number} {high:04x}:{low:016x}{end}")?;
-        }
-        for (number, register) in self.xmm.iter().enumerate() {
-            let end = if number % 2 == 1 { "\n" } else { " " };
-            write!(f, "    xmm{number:<2} {register:032x}{end}")?;
-        }
-        Ok(())
+fn vector_registers(f: &mut fmt::Formatter<'_>, state: &FpuState) -> fmt::Result {
+    let FpuState {
+        fcw,
+        fsw,
+        ftw,
+        fop,
+        fip,
+        fdp,
+        mxcsr,
+        ..
+    } = state;
+    writeln!(
+        f,
+        "    fcw {fcw:x} fsw {fsw:x} ftw {ftw:x} fop {fop:x} fip {fip:x} fdp {fdp:x} mxcsr {mxcsr:x}"
+    )?;
+    for (number, register) in state.st.iter().enumerate() {
+        let [low @ .., a, b] = register;
+        let end = if number % 4 == 3 { "\n" } else { " " };
+        let (high, low) = (u16::from_le_bytes([*a, *b]), u64::from_le_bytes(*low));
+        write!(f, "    st{number} {high:04x}:{low:016x}{end}")?;
     }
+    for (number, register) in state.xmm.iter().enumerate() {
+        let end = if number % 2 == 1 { "\n" } else { " " };
+        write!(f, "    xmm{number:<2} {register:032x}{end}")?;
+    }
+    Ok(())
 }
 
 impl fmt::Display for Case {
@@ -357,7 +321,7 @@ impl fmt::Display for Case {
         registers(f, &self.gpr)?;
         rest(f, self.rip, self.rflags, &self.selectors, &self.bases)?;
         if let Some(vectors) = &self.vectors {
-            vectors.fmt(f)?;
+            vector_registers(f, vectors)?;
         }
         for patch in &self.patches {
             writeln!(
@@ -378,6 +342,6 @@ impl fmt::Display for Outcome {
         rest(f, self.rip, self.rflags, &self.selectors, &self.bases)?;
         self.vectors
             .as_ref()
-            .map_or(Ok(()), |vectors| vectors.fmt(f))
+            .map_or(Ok(()), |vectors| vector_registers(f, vectors))
     }
 }

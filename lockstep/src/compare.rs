@@ -1,9 +1,10 @@
 //! What two outcomes may differ in: what the manual leaves undefined, and what an oracle can't tell.
 
+use thimble_core::cpu::FpuState;
 use thimble_core::cpu::alu::undefined;
 use thimble_core::cpu::decode::{CodeSize, Instruction, Operand, Operation, RegisterClass};
 
-use crate::case::{CS, Case, End, FS, GS, Outcome, Vectors};
+use crate::case::{CS, Case, End, FS, GS, Outcome};
 use crate::layout::{KERNEL_CODE, MAPPED, USER_CODE};
 
 /// An exception of the x87 is pending.
@@ -187,7 +188,7 @@ pub(crate) fn difference(
 }
 
 /// The first difference of vectors.
-fn vector_difference(expected: &Vectors, got: &Vectors, count: usize) -> Option<String> {
+fn vector_difference(expected: &FpuState, got: &FpuState, count: usize) -> Option<String> {
     for (number, (e, g)) in expected.xmm[..count].iter().zip(&got.xmm).enumerate() {
         if e != g {
             return Some(format!("xmm{number}: {g:032x}, not {e:032x}"));
@@ -198,14 +199,14 @@ fn vector_difference(expected: &Vectors, got: &Vectors, count: usize) -> Option<
             return Some(format!("st{number}: {g:02x?}, not {e:02x?}"));
         }
     }
-    let rest = |v: &Vectors| (v.fcw, v.fsw, v.ftw, v.mxcsr);
+    let rest = |v: &FpuState| (v.fcw, v.fsw, v.ftw, v.mxcsr);
     let (e, g) = (rest(expected), rest(got));
     if e != g {
         return Some(format!("fcw, fsw, ftw, mxcsr: {g:x?}, not {e:x?}"));
     }
     // AMD's processors save them only where an exception is pending, and a 64-bit kernel saves no selectors.
     let mask = if count == 16 { u64::MAX } else { 0xffff_ffff };
-    let last = |v: &Vectors| (v.fop, v.fip & mask, v.fdp & mask);
+    let last = |v: &FpuState| (v.fop, v.fip & mask, v.fdp & mask);
     let (e, g) = (last(expected), last(got));
     (e != g && expected.fsw & PENDING != 0).then(|| format!("fop, fip, fdp: {g:x?}, not {e:x?}"))
 }

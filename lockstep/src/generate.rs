@@ -1,5 +1,6 @@
 //! Makes cases: an instruction of a form, and registers and memory that make it do something.
 
+use thimble_core::cpu::FpuState;
 use thimble_core::cpu::decode::{
     Base, CodeSize, Instruction, Memory, Operand, Operation, Register, RegisterClass,
     SegmentRegister, Size,
@@ -7,7 +8,7 @@ use thimble_core::cpu::decode::{
 use thimble_core::cpu::gpr;
 
 use crate::assemble::{self, Assembled};
-use crate::case::{CS, Case, DS, ES, FS, GS, Patch, SS, Vectors, World};
+use crate::case::{CS, Case, DS, ES, FS, GS, Patch, SS, World};
 use crate::forms::{self, Form};
 use crate::lanes;
 use crate::layout::{
@@ -73,7 +74,7 @@ pub(crate) fn case(form: &Form, world: World, random: &mut Random) -> Option<Mad
 }
 
 /// Registers with numbers of all kinds, where they matter.
-fn vectors(operation: Operation, random: &mut Random) -> Option<Box<Vectors>> {
+fn vectors(operation: Operation, random: &mut Random) -> Option<Box<FpuState>> {
     if let Operation::Fpu(_) | Operation::Wait = operation {
         return Some(x87::vectors(random));
     }
@@ -83,9 +84,9 @@ fn vectors(operation: Operation, random: &mut Random) -> Option<Box<Vectors>> {
     // MMX registers are the x87's.
     let mut vectors = match random.percent(70) {
         true => x87::vectors(random),
-        false => Box::new(Vectors {
+        false => Box::new(FpuState {
             ftw: 0xff,
-            ..Vectors::default()
+            ..FpuState::default()
         }),
     };
     for register in &mut vectors.xmm {

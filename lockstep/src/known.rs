@@ -5,13 +5,14 @@
 
 use std::arch::x86_64::__cpuid;
 
+use thimble_core::cpu::FpuState;
 use thimble_core::cpu::decode::{
     CodeSize, Fpu, Instruction, Operand, Operation, Packed, RegisterClass, Size, Sse,
 };
 use thimble_core::cpu::gpr;
 
 use crate::assemble::is_string;
-use crate::case::{CS, Case, End, FS, GS, Outcome, Vectors, World};
+use crate::case::{CS, Case, End, FS, GS, Outcome, World};
 use crate::forms::{Oracle, native};
 
 /// A difference that is known.
@@ -68,7 +69,7 @@ const UD: End = End::Exception {
 const C1: u16 = 1 << 9;
 
 /// Registers of the x87 before and after.
-fn x87<'c>(case: &'c Case, expected: &'c Outcome) -> Option<(&'c Vectors, &'c Vectors)> {
+fn x87<'c>(case: &'c Case, expected: &'c Outcome) -> Option<(&'c FpuState, &'c FpuState)> {
     Some((case.vectors.as_deref()?, expected.vectors.as_deref()?))
 }
 

@@ -13,7 +13,9 @@ use std::ffi::c_void;
 use std::{fs, io, mem, ptr};
 
 use crate::alarm;
-use crate::case::{CS, Case, DS, ES, End, FS, GS, Outcome, SS, Subject, Vectors};
+use thimble_core::cpu::FpuState;
+
+use crate::case::{CS, Case, DS, ES, End, FS, GS, Outcome, SS, Subject};
 use crate::layout::{DATA, LOCALS, Local, MAPPED, READ_ONLY, WINDOW, WINDOW_BYTES};
 
 /// Where the frame lies that a case is entered by. IRETQ to a 16-bit stack leaves the upper half of ESP as it was, so
@@ -418,7 +420,7 @@ impl Process {
 }
 
 /// What FXRSTOR takes for vectors (SDM volume 1, table 10-2).
-fn image(vectors: &Vectors) -> [u8; IMAGE] {
+fn image(vectors: &FpuState) -> [u8; IMAGE] {
     let mut image = DEFAULT_IMAGE;
     image[..2].copy_from_slice(&vectors.fcw.to_le_bytes());
     image[2..4].copy_from_slice(&vectors.fsw.to_le_bytes());
@@ -436,7 +438,7 @@ fn image(vectors: &Vectors) -> [u8; IMAGE] {
     image
 }
 
-/// That of [`Vectors::default`].
+/// That of [`FpuState::default`].
 const DEFAULT_IMAGE: [u8; IMAGE] = {
     let mut image = [0; IMAGE];
     [image[0], image[1]] = 0x37fu16.to_le_bytes();
@@ -445,14 +447,14 @@ const DEFAULT_IMAGE: [u8; IMAGE] = {
 };
 
 /// The same the other way.
-fn vectors(image: &[u8; IMAGE]) -> Vectors {
+fn vectors(image: &[u8; IMAGE]) -> FpuState {
     let word = |at: usize| u16::from_le_bytes([image[at], image[at + 1]]);
     let quad = |at: usize| {
         (0..4)
             .rev()
             .fold(0, |all, part| all << 16 | u64::from(word(at + 2 * part)))
     };
-    let mut vectors = Vectors {
+    let mut vectors = FpuState {
         fcw: word(0),
         fsw: word(2),
         ftw: image[4],
@@ -460,7 +462,7 @@ fn vectors(image: &[u8; IMAGE]) -> Vectors {
         fip: quad(8),
         fdp: quad(16),
         mxcsr: u32::from(word(26)) << 16 | u32::from(word(24)),
-        ..Vectors::default()
+        ..FpuState::default()
     };
     for (place, register) in image[32..160].chunks_exact(16).zip(&mut vectors.st) {
         register.copy_from_slice(&place[..10]);

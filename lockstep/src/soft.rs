@@ -9,11 +9,11 @@ use thimble_core::cpu::soft::cpuid::CpuidEntry;
 use thimble_core::cpu::soft::{
     Attention, Bus, CodeCache, CodeMemory, Cpu, Platform, Signals, Stop,
 };
-use thimble_core::cpu::{CpuState, DescriptorTable, FpuState};
+use thimble_core::cpu::{CpuState, DescriptorTable};
 use thimble_core::devices::Width;
 use thimble_core::memory::{Exchange, GuestRam, MarkedRam};
 
-use crate::case::{CS, Case, DS, ES, End, FS, GS, Outcome, Raw, SS, Subject, Vectors, World};
+use crate::case::{CS, Case, DS, ES, End, FS, GS, Outcome, Raw, SS, Subject, World};
 use crate::control::control;
 use crate::layout::{self, Images, RAM, WINDOW, WINDOW_BYTES};
 
@@ -285,18 +285,7 @@ impl Subject for Soft {
             Stop::Budget | Stop::Leave => raw.ended(End::Timeout),
         };
         if case.vectors.is_some() {
-            let fpu = &self.state.fpu;
-            outcome.vectors = Some(Box::new(Vectors {
-                fcw: fpu.fcw,
-                fsw: fpu.fsw,
-                ftw: fpu.ftw,
-                fop: fpu.fop,
-                fip: fpu.fip,
-                fdp: fpu.fdp,
-                mxcsr: fpu.mxcsr,
-                st: fpu.st,
-                xmm: fpu.xmm,
-            }));
+            outcome.vectors = Some(Box::new(self.state.fpu));
         }
         outcome
     }
@@ -342,18 +331,7 @@ fn registers(case: &Case, template: &CpuState) -> CpuState {
         events: Default::default(),
         ..template.clone()
     };
-    let vectors = case.vectors.as_deref().cloned().unwrap_or_default();
-    state.fpu = FpuState {
-        fcw: vectors.fcw,
-        fsw: vectors.fsw,
-        ftw: vectors.ftw,
-        fop: vectors.fop,
-        fip: vectors.fip,
-        fdp: vectors.fdp,
-        st: vectors.st,
-        xmm: vectors.xmm,
-        mxcsr: vectors.mxcsr,
-    };
+    state.fpu = case.vectors.as_deref().copied().unwrap_or_default();
     state.ldtr.base += system;
     state.tr.base += system;
     state

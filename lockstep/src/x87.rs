@@ -1,8 +1,8 @@
 //! Numbers, words and images that make an x87 do something.
 
+use thimble_core::cpu::FpuState;
 use thimble_core::cpu::decode::{Fpu, Instruction, Operation};
 
-use crate::case::Vectors;
 use crate::random::Random;
 
 /// Bias of an exponent of 15 bits.
@@ -116,8 +116,8 @@ fn status(random: &mut Random, control: u16) -> u16 {
 }
 
 /// Registers for instructions of the x87.
-pub(crate) fn vectors(random: &mut Random) -> Box<Vectors> {
-    let mut vectors = Box::new(Vectors::default());
+pub(crate) fn vectors(random: &mut Random) -> Box<FpuState> {
+    let mut vectors = Box::new(FpuState::default());
     vectors.fcw = control(random);
     vectors.fsw = status(random, vectors.fcw);
     for register in &mut vectors.st {

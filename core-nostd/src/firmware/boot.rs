@@ -441,6 +441,13 @@ mod tests {
         file
     }
 
+    /// An initial RAM disk of these bytes: `initrd`.
+    const INITRD: Module<'static> = Module {
+        offset: 0,
+        size: 6,
+        text: b"",
+    };
+
     fn request<'a>(modules: &'a [Module<'a>]) -> Request<'a> {
         Request {
             path: b"/boot/kernel",
@@ -562,12 +569,7 @@ mod tests {
     #[test]
     fn pvh_kernels_are_told_one_module() {
         static RAM: ArrayRam<SIZE> = ArrayRam::new();
-        let module = Module {
-            offset: 0,
-            size: 6,
-            text: b"",
-        };
-        let modules = [module];
+        let modules = [INITRD];
         let registers = load(&RAM, &kernel(1, false), &request(&modules), b"initrd");
         assert_eq!(registers, [0x10_0002, 0, INFO_START as u32]);
         let at = |offset| word(&RAM, INFO_START as u32 + offset);
@@ -585,16 +587,11 @@ mod tests {
     #[test]
     fn linux_is_told_by_the_zero_page() {
         static RAM: ArrayRam<SIZE> = ArrayRam::new();
-        let module = Module {
-            offset: 0,
-            size: 6,
-            text: b"",
-        };
         // Fixed at 1 MiB, as there is no more here.
         let mut file = crate::firmware::linux::tests::kernel();
         file[0x234] = 0;
         file[0x260..0x264].copy_from_slice(&0x8_0000u32.to_le_bytes());
-        let modules = [module];
+        let modules = [INITRD];
         let mut request = request(&modules);
         let registers = load(&RAM, &file, &request, b"initrd");
         assert_eq!(registers, [0x10_0000, 0, 0]);
@@ -635,12 +632,7 @@ mod tests {
     #[test]
     fn tables_take_the_end_of_ram() {
         static RAM: ArrayRam<SIZE> = ArrayRam::new();
-        let module = Module {
-            offset: 0,
-            size: 6,
-            text: b"",
-        };
-        let modules = [module];
+        let modules = [INITRD];
         let mut request = request(&modules);
         request.acpi = true;
         let tables = SIZE as u32 - acpi::IMAGE_MAX as u32;

@@ -313,6 +313,17 @@ impl ConfigSpace {
     }
 }
 
+/// Asserts what all registers of a function read, by four bytes; those that are not listed read 0.
+#[cfg(test)]
+pub(super) fn assert_registers(device: &impl PciFunction, set: &[(u8, u32)]) {
+    for offset in (0..=252).step_by(4) {
+        let expected = set.iter().find(|(at, _)| *at == offset);
+        let expected = expected.map_or(0, |(_, value)| *value);
+        let value = device.config_read(offset, Width::Dword);
+        assert_eq!(value, expected, "{offset:#x}");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -263,6 +263,7 @@ pub fn memory_map(low_ram: u64, high_ram: u64, rom_len: u64, shadow: &Shadow) ->
 mod tests {
     use super::*;
     use crate::devices::testing::Bench;
+    use crate::pci::config::assert_registers;
     use crate::state::lifecycle_tests;
 
     const RAM: u64 = 128 << 20;
@@ -291,12 +292,7 @@ mod tests {
             (0x54, 0x1000_0000),
             (0x70, 0x0002_0000),
         ];
-        for offset in (0..=252).step_by(4) {
-            let expected = set.iter().find(|(at, _)| *at == offset);
-            let expected = expected.map_or(0, |(_, value)| *value);
-            let value = device.config_read(offset, Width::Dword);
-            assert_eq!(value, expected, "{offset:#x}");
-        }
+        assert_registers(&device, &set);
         assert_eq!(I440fx::new(u64::MAX).config_read(DRAMC, Width::Byte), 0xff);
     }
 

@@ -191,6 +191,7 @@ impl SavedState for Piix3 {
 mod tests {
     use super::*;
     use crate::devices::testing::Bench;
+    use crate::pci::config::assert_registers;
     use crate::state::lifecycle_tests;
 
     lifecycle_tests!(Piix3, Piix3::new(), |device, bench| {
@@ -217,12 +218,7 @@ mod tests {
             (0xa0, 0x0000_0008),
             (0xa8, 0x0000_000f),
         ];
-        for offset in (0..=252).step_by(4) {
-            let expected = set.iter().find(|(at, _)| *at == offset);
-            let expected = expected.map_or(0, |(_, value)| *value);
-            let value = device.config_read(offset, Width::Dword);
-            assert_eq!(value, expected, "{offset:#x}");
-        }
+        assert_registers(&device, &set);
     }
 
     /// Observed with QEMU 7.2: all ones written to all registers.

@@ -136,6 +136,7 @@ impl SavedState for Piix4Pm {
 mod tests {
     use super::*;
     use crate::devices::testing::Bench;
+    use crate::pci::config::assert_registers;
     use crate::state::lifecycle_tests;
 
     lifecycle_tests!(Piix4Pm, Piix4Pm::new(None), |device, bench| {
@@ -158,12 +159,7 @@ mod tests {
             (0x60, 0x6000_0000),
             (0x90, 0x01),
         ];
-        for offset in (0..=252).step_by(4) {
-            let expected = set.iter().find(|(at, _)| *at == offset);
-            let expected = expected.map_or(0, |(_, value)| *value);
-            let value = device.config_read(offset, Width::Dword);
-            assert_eq!(value, expected, "{offset:#x}");
-        }
+        assert_registers(&device, &set);
     }
 
     /// Observed with QEMU 7.2.

@@ -2,14 +2,4 @@
 #![no_std]
 #![no_main]
 
-core::arch::global_asm!(
-    include_str!("../asm/bare.s"),
-    include_str!("../asm/cpu_paging.s"),
-    options(att_syntax)
-);
-
-/// Never called: there is no Rust code in this image.
-#[panic_handler]
-fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-    loop {}
-}
+thimble_firmware::assembly!("bare.s", "cpu_paging.s");

@@ -835,12 +835,8 @@ const SINGLE: [Handler; 11] = [
 
 /// NOP.
 pub(super) const NOTHING: u16 = 1;
-/// Instructions on XMM registers.
-const MEDIA: u16 = 10;
 /// SETcc with a register.
 pub(super) const SETCC: u16 = 2;
-/// MOV of an immediate that has 64 bits to a register.
-pub(super) const MOVE_LONG: u16 = 9;
 /// Branches; one more is the form of 64-bit mode.
 pub(super) const JUMP: u16 = 3;
 pub(super) const JUMP_LONG: u16 = JUMP + 1;
@@ -848,6 +844,10 @@ pub(super) const CALL: u16 = 5;
 pub(super) const CALL_LONG: u16 = CALL + 1;
 pub(super) const RETURN: u16 = 7;
 pub(super) const RETURN_LONG: u16 = RETURN + 1;
+/// MOV of an immediate that has 64 bits to a register.
+pub(super) const MOVE_LONG: u16 = 9;
+/// Instructions on XMM registers.
+const MEDIA: u16 = 10;
 
 pub(super) const BINARY_AT: usize = SINGLE.len();
 pub(super) const LEA_AT: usize = BINARY_AT + 10 * Form::COUNT * 4;

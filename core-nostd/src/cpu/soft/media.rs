@@ -37,23 +37,11 @@ impl Cpu {
 
 #[cfg(test)]
 mod tests {
-    use crate::cpu::gpr::RBX;
     use crate::cpu::soft::Exception;
-    use crate::cpu::soft::testing::Guest;
+    use crate::cpu::soft::testing::media_guest as guest;
 
     const GP: Result<(), Exception> = Err(Exception::GP0);
     const UD: Result<(), Exception> = Err(Exception::UD);
-
-    /// In 64-bit mode with RBX = 3000h, CR4.OSFXSR and CR4.OSXSAVE.
-    fn guest() -> Guest {
-        let mut guest = Guest::long();
-        guest.change(|state| {
-            state.cr4 |= 1 << 9 | 1 << 18;
-            state.gpr[RBX] = 0x3000;
-            state.xcr0 = 0x203;
-        });
-        guest
-    }
 
     #[test]
     fn mxcsr() {
