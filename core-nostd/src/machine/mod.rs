@@ -24,6 +24,7 @@ mod apics;
 mod board;
 mod config;
 mod host;
+pub mod listing;
 mod plugged;
 mod ports;
 pub mod qtest;
