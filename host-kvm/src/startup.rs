@@ -890,7 +890,10 @@ fn rtc_base(base: RtcBase) -> i64 {
         RtcBase::At(seconds) => seconds,
         RtcBase::LocalTime => {
             // Where no zone is configured, or its file says nothing, it is UTC, as for the C library.
-            let zone = TimeZone::local().ok();
+            let zone = match std::env::var("TZ") {
+                Ok(zone) => TimeZone::from_posix_tz(&zone).ok(),
+                Err(_) => TimeZone::local().ok(),
+            };
             let local =
                 zone.and_then(|zone| Some(zone.find_local_time_type(now).ok()?.ut_offset()));
             now + i64::from(local.unwrap_or(0))
