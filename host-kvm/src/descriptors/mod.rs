@@ -9,6 +9,7 @@
 
 pub mod sets;
 
+use std::fmt;
 use std::mem;
 use std::os::fd::OwnedFd;
 
@@ -25,6 +26,18 @@ pub enum Full {
     Count,
     /// The name has more than [`NAME_MAX`] bytes.
     Name,
+}
+
+impl fmt::Display for Full {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Count => write!(
+                f,
+                "No more than {NAMED_MAX} file descriptors can have names at a time"
+            ),
+            Self::Name => write!(f, "A file descriptor's name has at most {NAME_MAX} bytes"),
+        }
+    }
 }
 
 /// The descriptors of one monitor.

@@ -9,6 +9,7 @@
 //! stays until a descriptor of its set is removed while it runs; and when the last monitor's client
 //! leaves a running VM, descriptors that nobody uses are closed.
 
+use std::fmt;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -94,6 +95,22 @@ pub enum AddError {
     Count,
     /// What to tell about it has more than [`OPAQUE_MAX`] bytes.
     Opaque,
+}
+
+impl fmt::Display for AddError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Id => f.write_str("Parameter 'fdset-id' expects a non-negative value"),
+            Self::Count => write!(
+                f,
+                "No more than {DESCRIPTORS_MAX} file descriptors can be in sets at a time"
+            ),
+            Self::Opaque => write!(
+                f,
+                "A file descriptor's opaque text has at most {OPAQUE_MAX} bytes"
+            ),
+        }
+    }
 }
 
 /// There is no such set or descriptor.

@@ -5,6 +5,7 @@
 //! processors, and never holds the lock while it waits for them.
 
 mod bridge;
+mod descriptors;
 mod objects;
 mod owner;
 mod processors;
