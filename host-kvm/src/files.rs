@@ -35,6 +35,12 @@ impl Opened {
     }
 }
 
+impl From<File> for Opened {
+    fn from(file: File) -> Self {
+        Self { file, copy: None }
+    }
+}
+
 impl Deref for Opened {
     type Target = File;
 
@@ -63,18 +69,14 @@ impl io::Write for Opened {
 pub fn open(path: &Path, flags: OFlags) -> io::Result<Opened> {
     if let Some(found) = sets::open(path.as_os_str().as_bytes(), flags) {
         let (fd, copy) = found?;
-        return Ok(Opened {
-            file: fd.into(),
-            copy: Some(copy),
-        });
+        let file = fd.into();
+        let copy = Some(copy);
+        return Ok(Opened { file, copy });
     }
     let mode = Mode::from_raw_mode(0o666);
     let flags = flags | OFlags::CLOEXEC;
     let fd = rustix::io::retry_on_intr(|| rustix::fs::open(path, flags, mode))?;
-    Ok(Opened {
-        file: fd.into(),
-        copy: None,
-    })
+    Ok(File::from(fd).into())
 }
 
 /// Opens a file to be written from its beginning on; it is created or made empty.

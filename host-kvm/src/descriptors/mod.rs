@@ -7,6 +7,7 @@
 //!
 //! All is bounded. Who passes more than fits gets an error, and the descriptor is closed.
 
+pub mod inherited;
 pub mod sets;
 
 use std::fmt;

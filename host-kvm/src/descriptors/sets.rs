@@ -75,15 +75,15 @@ pub struct Sets {
     clients: usize,
 }
 
-static SETS: Mutex<Sets> = Mutex::new(Sets {
-    sets: Vec::new(),
-    running: false,
-    clients: 0,
-});
+static SETS: Mutex<Sets> = Mutex::new(Sets::NONE);
 
 /// The sets of this process.
 pub fn lock() -> MutexGuard<'static, Sets> {
-    SETS.lock().unwrap_or_else(PoisonError::into_inner)
+    lock_of(&SETS)
+}
+
+fn lock_of(sets: &'static Mutex<Sets>) -> MutexGuard<'static, Sets> {
+    sets.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Why a descriptor is not in a set.
@@ -118,6 +118,12 @@ impl fmt::Display for AddError {
 pub struct NotFound;
 
 impl Sets {
+    const NONE: Self = Self {
+        sets: Vec::new(),
+        running: false,
+        clients: 0,
+    };
+
     /// Puts a descriptor into a set, which is made if there is none; without a number: into a new
     /// one with the lowest number that is free. Tells the set's number and the descriptor's.
     ///
@@ -216,7 +222,7 @@ impl Sets {
     }
 
     /// A copy of a descriptor, for who opens `/dev/fdset/N` with these flags.
-    fn open(&mut self, id: i64, flags: OFlags) -> io::Result<(OwnedFd, Copy)> {
+    fn open(&mut self, id: i64, flags: OFlags) -> io::Result<OwnedFd> {
         let set = self.sets.iter_mut().find(|set| set.id == id);
         let set = set.ok_or(Errno::NOENT)?;
         let mut found = Err(Errno::ACCESS);
@@ -241,21 +247,24 @@ impl Sets {
             }
         }
         set.copies += 1;
-        Ok((copy, Copy(id)))
+        Ok(copy)
     }
 }
 
 /// Keeps a set as long as a copy of one of its descriptors is in use: to be dropped with that.
 #[derive(Debug)]
-pub struct Copy(i64);
+pub struct Copy {
+    sets: &'static Mutex<Sets>,
+    id: i64,
+}
 
 impl Drop for Copy {
     fn drop(&mut self) {
-        let mut sets = lock();
-        if let Some(set) = sets.sets.iter_mut().find(|set| set.id == self.0) {
+        let mut sets = lock_of(self.sets);
+        if let Some(set) = sets.sets.iter_mut().find(|set| set.id == self.id) {
             set.copies -= 1;
             if set.copies == 0 {
-                sets.clean(Some(self.0));
+                sets.clean(Some(self.id));
             }
         }
     }
@@ -267,13 +276,228 @@ impl Drop for Copy {
 /// EINVAL if behind `/dev/fdset/` there is no number, ENOENT if there is no such set, EACCES if none
 /// of its descriptors has the access mode of `flags`; else what the system says.
 pub(crate) fn open(name: &[u8], flags: OFlags) -> Option<io::Result<(OwnedFd, Copy)>> {
+    open_of(&SETS, name, flags)
+}
+
+fn open_of(
+    sets: &'static Mutex<Sets>,
+    name: &[u8],
+    flags: OFlags,
+) -> Option<io::Result<(OwnedFd, Copy)>> {
     let id = name.strip_prefix(b"/dev/fdset/")?;
     let id = std::str::from_utf8(id).ok();
     let id = id
         .and_then(|id| id.parse::<i32>().ok())
         .filter(|id| *id >= 0);
     Some(match id {
-        Some(id) => lock().open(id.into(), flags),
+        Some(id) => {
+            let id = id.into();
+            let opened = lock_of(sets).open(id, flags);
+            opened.map(|fd| (fd, Copy { sets, id }))
+        }
         None => Err(Errno::INVAL.into()),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+    use std::io::{Read, Seek, Write};
+
+    /// A table of its own, with a client and a VM that runs or not.
+    fn table(running: bool) -> &'static Mutex<Sets> {
+        let sets: &'static _ = Box::leak(Box::new(Mutex::new(Sets::NONE)));
+        lock_of(sets).set_running(running);
+        lock_of(sets).client_came();
+        sets
+    }
+
+    fn pipe() -> (OwnedFd, OwnedFd) {
+        rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap()
+    }
+
+    /// Whether the writing end is closed everywhere.
+    fn closed(reader: &OwnedFd) -> bool {
+        rustix::io::ioctl_fionbio(reader, true).unwrap();
+        rustix::io::read(reader, &mut [0]) == Ok(0)
+    }
+
+    fn listed(sets: &'static Mutex<Sets>) -> Vec<(i64, usize)> {
+        let sets = lock_of(sets);
+        sets.iter()
+            .map(|set| (set.id(), set.descriptors().len()))
+            .collect()
+    }
+
+    /// An empty file without a name, for reading and writing.
+    fn nameless() -> File {
+        rustix::fs::memfd_create("sets", rustix::fs::MemfdFlags::CLOEXEC)
+            .unwrap()
+            .into()
+    }
+
+    #[test]
+    fn sets_are_numbered_and_sorted() {
+        let sets = table(true);
+        let add = |id, opaque| lock_of(sets).add(id, nameless().into(), opaque);
+        assert_eq!(add(None, None).unwrap().0, 0);
+        assert_eq!(add(None, None).unwrap().0, 1);
+        assert_eq!(add(Some(5), None).unwrap().0, 5);
+        assert_eq!(add(Some(1), Some(b"text")).unwrap().0, 1);
+        assert_eq!(add(None, None).unwrap().0, 2);
+        assert_eq!(add(Some(-1), None), Err(AddError::Id));
+        assert_eq!(add(None, Some(&[0; OPAQUE_MAX + 1])), Err(AddError::Opaque));
+        assert_eq!(listed(sets), [(5, 1), (2, 1), (1, 2), (0, 1)]);
+        let opaques: Vec<_> = lock_of(sets)
+            .iter()
+            .flat_map(|set| set.descriptors().iter().map(|d| d.opaque().map(Vec::from)))
+            .collect();
+        assert_eq!(opaques[3].as_deref(), Some(&b"text"[..]));
+        assert_eq!(opaques.iter().flatten().count(), 1);
+        for _ in 5..DESCRIPTORS_MAX {
+            add(Some(9), None).unwrap();
+        }
+        let (reader, writer) = pipe();
+        assert_eq!(lock_of(sets).add(None, writer, None), Err(AddError::Count));
+        assert!(closed(&reader));
+    }
+
+    #[test]
+    fn what_is_removed_from_a_running_vm_is_closed() {
+        let sets = table(true);
+        let (reader, writer) = pipe();
+        let (_, number) = lock_of(sets).add(Some(3), writer, None).unwrap();
+        lock_of(sets).add(Some(3), nameless().into(), None).unwrap();
+        let remove = |id, number| lock_of(sets).remove(id, number);
+        assert_eq!(remove(4, None), Err(NotFound));
+        assert_eq!(remove(3, Some(i64::from(number) + 5000)), Err(NotFound));
+        assert_eq!(remove(3, Some(1 << 32 | i64::from(number))), Err(NotFound));
+        assert!(!closed(&reader));
+        assert_eq!(remove(3, Some(number.into())), Ok(()));
+        assert!(closed(&reader));
+        assert_eq!(listed(sets), [(3, 1)]);
+        assert_eq!(remove(3, None), Ok(()));
+        assert_eq!(listed(sets), []);
+    }
+
+    #[test]
+    fn what_is_removed_from_a_vm_that_stands_still_waits() {
+        let sets = table(false);
+        let (reader, writer) = pipe();
+        lock_of(sets).add(Some(3), writer, None).unwrap();
+        lock_of(sets).remove(3, None).unwrap();
+        lock_of(sets).client_left();
+        assert_eq!(listed(sets), [(3, 1)]);
+        lock_of(sets).set_running(true);
+        assert!(!closed(&reader));
+        lock_of(sets).remove(3, None).unwrap();
+        assert_eq!(listed(sets), []);
+        assert!(closed(&reader));
+    }
+
+    #[test]
+    fn the_last_client_takes_unused_descriptors_along() {
+        let sets = table(true);
+        lock_of(sets).client_came();
+        let (reader, writer) = pipe();
+        lock_of(sets).add(Some(1), writer, None).unwrap();
+        lock_of(sets).add(Some(2), nameless().into(), None).unwrap();
+        let used = open_of(sets, b"/dev/fdset/2", OFlags::RDWR)
+            .unwrap()
+            .unwrap();
+        lock_of(sets).client_left();
+        assert_eq!(listed(sets), [(2, 1), (1, 1)]);
+        lock_of(sets).client_left();
+        assert_eq!(listed(sets), [(2, 1)]);
+        assert!(closed(&reader));
+        drop(used);
+        assert_eq!(listed(sets), []);
+    }
+
+    #[test]
+    fn a_set_lives_while_copies_are_used() {
+        let sets = table(true);
+        let (reader, writer) = pipe();
+        lock_of(sets).add(Some(7), writer, None).unwrap();
+        let name = b"/dev/fdset/7";
+        let one = open_of(sets, name, OFlags::WRONLY).unwrap().unwrap();
+        let two = open_of(sets, name, OFlags::WRONLY | OFlags::TRUNC)
+            .unwrap()
+            .unwrap();
+        lock_of(sets).remove(7, None).unwrap();
+        assert_eq!(listed(sets), [(7, 0)]);
+        let gone = open_of(sets, name, OFlags::WRONLY).unwrap().unwrap_err();
+        assert_eq!(gone.raw_os_error(), Some(libc::EACCES));
+        rustix::io::write(&one.0, b"x").unwrap();
+        drop(one);
+        assert_eq!(listed(sets), [(7, 0)]);
+        drop(two);
+        assert_eq!(listed(sets), []);
+        assert_eq!(rustix::io::read(&reader, &mut [0; 2]), Ok(1));
+        assert!(closed(&reader));
+    }
+
+    #[test]
+    fn the_access_mode_chooses_the_descriptor() {
+        let sets = table(true);
+        let add = |fd: OwnedFd| lock_of(sets).add(Some(0), fd, None).unwrap();
+        let error = |name: &[u8], flags| {
+            let error = open_of(sets, name, flags).unwrap().unwrap_err();
+            error.raw_os_error().unwrap()
+        };
+        let name = b"/dev/fdset/0";
+        assert_eq!(error(name, OFlags::RDONLY), libc::ENOENT);
+        for bad in [
+            &b"/dev/fdset/"[..],
+            b"/dev/fdset/x",
+            b"/dev/fdset/-1",
+            b"/dev/fdset/0/",
+        ] {
+            assert_eq!(error(bad, OFlags::RDONLY), libc::EINVAL);
+        }
+        assert!(open_of(sets, b"/dev/fdset", OFlags::RDONLY).is_none());
+        let mut file = nameless();
+        file.write_all(b"content").unwrap();
+        add(file.try_clone().unwrap().into());
+        assert_eq!(error(name, OFlags::RDONLY), libc::EACCES);
+        assert_eq!(error(name, OFlags::WRONLY), libc::EACCES);
+        let (mut copy, keep) = open_of(sets, name, OFlags::RDWR)
+            .unwrap()
+            .map(|(fd, keep)| (File::from(fd), keep))
+            .unwrap();
+        // It shares the position.
+        assert_eq!(copy.stream_position().unwrap(), 7);
+        copy.rewind().unwrap();
+        let mut text = String::new();
+        copy.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "content");
+        drop(keep);
+        let directory = File::open("/").unwrap();
+        add(directory.into());
+        assert!(open_of(sets, name, OFlags::RDONLY).unwrap().is_ok());
+        // A descriptor that is only a place counts as one for reading, and can't be read.
+        let place = rustix::fs::open("/", OFlags::PATH, rustix::fs::Mode::empty()).unwrap();
+        lock_of(sets).add(Some(1), place, None).unwrap();
+        assert_eq!(error(b"/dev/fdset/1", OFlags::RDONLY), libc::EBADF);
+    }
+
+    #[test]
+    fn flags_do_to_a_copy_what_they_do_to_a_file() {
+        let sets = table(true);
+        let mut file = nameless();
+        file.write_all(b"content").unwrap();
+        lock_of(sets)
+            .add(Some(0), file.try_clone().unwrap().into(), None)
+            .unwrap();
+        let open = |flags| open_of(sets, b"/dev/fdset/0", OFlags::RDWR | flags).unwrap();
+        let (copy, _keep) = open(OFlags::APPEND | OFlags::CREATE).unwrap();
+        file.rewind().unwrap();
+        rustix::io::write(&copy, b"!").unwrap();
+        assert_eq!(file.metadata().unwrap().len(), 8);
+        let (copy, _keep) = open(OFlags::TRUNC | OFlags::CREATE).unwrap();
+        assert_eq!(file.metadata().unwrap().len(), 0);
+        rustix::io::write(&copy, b"new").unwrap();
+        assert_eq!(file.metadata().unwrap().len(), 3);
+    }
 }
