@@ -66,6 +66,12 @@ impl Machine<'_> {
         self.a20.open
     }
 
+    /// How often each line of the board has risen, by its number, whoever models the controllers. A timer in the host's kernel
+    /// has no line here.
+    pub fn raised_lines(&self) -> &[u64] {
+        &self.raised
+    }
+
     /// The firmware's image; empty where there is none.
     pub fn rom(&self) -> &[u8] {
         self.rom

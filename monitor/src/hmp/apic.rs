@@ -17,6 +17,9 @@ const IOAPIC_MODES: [&str; 8] = [
     "fixed", "lowest", "SMI", "...", "NMI", "INIT", "...", "extINT",
 ];
 
+/// The first register of the redirection table.
+const REDIRECTION: u8 = 0x10;
+
 const MASKED: u32 = 1 << 16;
 const LEVEL: u32 = 1 << 15;
 const ACTIVE_LOW: u32 = 1 << 13;
@@ -72,11 +75,15 @@ pub(super) fn local(index: u32, apic: &LocalApicState, text: &mut Text<'_>) -> f
     vectors("IRR", &apic.irr, &apic.tmr, text)?;
     // Fields, but for the priorities.
     let (dfr, ldr) = (apic.dfr >> 28, apic.ldr >> 24);
-    writeln!(
+    write!(
         text,
-        "\nAPR 0x{:02x} TPR 0x{:02x} DFR 0x{dfr:02x} LDR 0x{ldr:02x} PPR 0x{:02x}",
-        apic.apr, apic.tpr, apic.ppr
-    )
+        "\nAPR 0x{:02x} TPR 0x{:02x} DFR 0x{dfr:02x} LDR 0x{ldr:02x}",
+        apic.apr, apic.tpr
+    )?;
+    if dfr == 0 {
+        write!(text, "(cluster {}: id {})", ldr >> 4, ldr & 0xf)?;
+    }
+    writeln!(text, " PPR 0x{:02x}", apic.ppr)
 }
 
 fn lvt(name: &str, value: u32, text: &mut Text<'_>) -> fmt::Result {
@@ -153,9 +160,19 @@ pub(super) fn board(controllers: &Controllers, text: &mut Text<'_>) -> fmt::Resu
 
 fn ioapic(state: &IoApicState, text: &mut Text<'_>) -> fmt::Result {
     let (id, select) = (state.id, state.select);
-    writeln!(text, "ioapic0: ver=0x20 id=0x{id:02x} sel=0x{select:02x}")?;
+    write!(text, "ioapic0: ver=0x20 id=0x{id:02x} sel=0x{select:02x}")?;
+    if let Some(half) = select.checked_sub(REDIRECTION) {
+        write!(text, " (redir[{}])", half >> 1)?;
+    }
+    writeln!(text)?;
     for (pin, value) in state.redirection.iter().enumerate() {
-        let (destination, vector) = (value >> entry::DESTINATION, value & entry::VECTOR);
+        // Physical ids have four bits.
+        let bits = if value & entry::LOGICAL != 0 {
+            0xff
+        } else {
+            0xf
+        };
+        let (destination, vector) = (value >> entry::DESTINATION & bits, value & entry::VECTOR);
         let mode = named(&IOAPIC_MODES, value >> entry::DELIVERY_MODE);
         let polarity = choose(value & u64::from(ACTIVE_LOW) != 0, "active-lo", "active-hi");
         let trigger = choose(value & entry::LEVEL != 0, "level", "edge");
@@ -163,7 +180,7 @@ fn ioapic(state: &IoApicState, text: &mut Text<'_>) -> fmt::Result {
         let logical = choose(value & entry::LOGICAL != 0, "logical", "physical");
         writeln!(
             text,
-            "  pin {pin:<2} 0x{value:016x} dest={destination:X} vec={vector:<3} {polarity} {trigger:<5} {masked:<6} {mode:<6} {logical}"
+            "  pin {pin:<2} 0x{value:016x} dest={destination:x} vec={vector:<3} {polarity} {trigger:<5} {masked:<6} {mode:<6} {logical}"
         )?;
     }
     let levels = pins(state, |value| value & entry::LEVEL != 0) & state.pins;

@@ -2,6 +2,7 @@
 
 use core::fmt::{self, Write as _};
 
+use thimble_core::machine::Irqchip;
 use thimble_core::machine::listing::Range;
 use thimble_core::qom::{BusLine, QomValue};
 
@@ -12,11 +13,21 @@ use crate::handlers::Outcome;
 /// The files that firmware builds tables of ACPI from.
 const ACPI_FILES: [&str; 3] = ["etc/acpi/rsdp", "etc/acpi/tables", "etc/table-loader"];
 
+/// Lines of the ISA bus.
+const ISA_LINES: usize = 16;
+
 /// Where a firmware's image ends.
 const ROM_END: u64 = 1 << 32;
 
 pub(super) static INFO: &[Command] = &[
     command("chardev", "", &[], "show the character devices", chardev),
+    command(
+        "irq",
+        "",
+        &[],
+        "show how often interrupts were asked for",
+        irq,
+    ),
     command(
         "mtree",
         "[-f]",
@@ -45,6 +56,30 @@ fn chardev<'l>(call: &mut Call<'_, 'l>) -> Done<'l> {
     call.context.owner.visit_chardevs(&mut |id, connected| {
         if shown.is_ok() {
             shown = writeln!(text, "{id}: filename={connected}");
+        }
+    });
+    shown?;
+    Ok(Outcome::Done)
+}
+
+/// Both controllers see all lines, but the PICs only those of the ISA bus.
+fn irq<'l>(call: &mut Call<'_, 'l>) -> Done<'l> {
+    let text = &mut call.text;
+    let mut shown = Ok(());
+    call.context.owner.look_at_machine(&mut |machine| {
+        let raised = machine.raised_lines();
+        for (name, lines) in [("ioapic", raised.len()), ("isa-i8259", ISA_LINES)] {
+            if machine.irqchip() == Irqchip::Host {
+                shown = shown
+                    .and_then(|()| writeln!(text, "IRQ statistics not available for kvm-{name}."));
+                continue;
+            }
+            shown = shown.and_then(|()| writeln!(text, "IRQ statistics for {name}:"));
+            for (line, count) in raised.iter().enumerate().take(lines) {
+                if *count > 0 {
+                    shown = shown.and_then(|()| writeln!(text, "{line:2}: {count}"));
+                }
+            }
         }
     });
     shown?;

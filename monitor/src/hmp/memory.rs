@@ -72,7 +72,7 @@ pub(super) static COMMANDS: &[Command] = &[
     command(
         "sum",
         "addr size",
-        &[required(Kind::Int64), required(Kind::Int32)],
+        &[required(Kind::Int32), required(Kind::Int32)],
         "add up 'size' bytes of physical memory from 'addr' on, as BSD's sum does",
         sum,
     ),

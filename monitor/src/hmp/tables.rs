@@ -18,6 +18,9 @@ pub(super) const LINES_MAX: u32 = 1 << 16;
 const WRITABLE: u64 = 1 << 1;
 const USER: u64 = 1 << 2;
 
+/// PS.
+const LARGE: u32 = 7;
+
 /// Bits of an entry from the highest on that have a letter.
 const LETTERS: [(u32, char); 9] = [
     (63, 'X'),
@@ -40,7 +43,8 @@ pub(super) fn pages(
     let listed = list(paging, owner, text, |mapping, text| {
         write!(text, "{:016x}: {:016x} ", mapping.linear, mapping.gpa)?;
         for (bit, letter) in LETTERS {
-            let is_set = mapping.entry >> bit & 1 != 0;
+            // On the lowest level, what would be a large page is part of the memory type.
+            let is_set = mapping.entry >> bit & 1 != 0 && (bit != LARGE || mapping.bits > 12);
             text.write_char(if is_set { letter } else { '-' })?;
         }
         writeln!(text)?;
