@@ -6,6 +6,7 @@
 
 mod bridge;
 mod descriptors;
+mod inspect;
 mod objects;
 mod owner;
 mod processors;

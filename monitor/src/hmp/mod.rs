@@ -10,15 +10,20 @@
 //! Limits: parentheses nest 64 deep; strings with `\` in them have [`STRING_MAX`] bytes. The text is as long as its
 //! sink lets it be.
 
+mod apic;
 mod cpus;
+mod devices;
 mod expression;
 mod format;
 mod help;
 mod machine;
 mod memory;
 mod parse;
+mod ports;
 mod power;
+mod registers;
 pub mod table;
+mod tables;
 #[cfg(test)]
 mod tests;
 
