@@ -646,6 +646,8 @@ fn complaint(instance: &Instance) -> String {
     line.to_string()
 }
 
+type Make = fn() -> OwnedFd;
+
 #[test]
 fn what_cannot_be_inherited_is_refused() {
     let file = || File::open("/").expect("a directory");
@@ -688,7 +690,7 @@ fn what_cannot_be_inherited_is_refused() {
                 .start();
             script.see(path, complaint(&instance));
         }
-        let sockets: [(&str, fn() -> OwnedFd, &str); 6] = [
+        let sockets: [(&str, Make, &str); 6] = [
             ("a directory", || File::open("/").expect("it").into(), ""),
             ("a pipe", || pipe().1, ",server=on,wait=off"),
             (
