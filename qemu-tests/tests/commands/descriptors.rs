@@ -229,6 +229,15 @@ fn a_descriptor_waits_for_its_command() {
         script.ask(client, "getfd", json!({"fdname": "late"}));
         script.see("open", !closed(&mut second));
 
+        // With white space before the command, as the `qemu.qmp` package does it.
+        let (mut spaced, writer) = pipe();
+        let sent = client.send_with(b" ", &[writer.as_fd()]);
+        sent.expect("the connection stands");
+        drop(writer);
+        script.ask(client, "getfd", json!({"fdname": "late"}));
+        wait_closed("the one that had the name", &mut second);
+        script.see("open", !closed(&mut spaced));
+
         // Two messages in one go, each with its own.
         let (pipes, writers): (Vec<_>, Vec<_>) = (0..2).map(|_| pipe()).unzip();
         let [mut third, mut fourth] = <[File; 2]>::try_from(pipes).expect("two");
@@ -326,6 +335,28 @@ fn descriptors_of_all_kinds_come_beside_out_of_band_commands() {
         }
         script.ask(&mut client, "closefd", json!({"fdname": "a"}));
         script.ask(&mut client, "query-fdsets", json!({}));
+    });
+}
+
+/// What the human monitor is told over QMP has no monitor, and no descriptors. They stay QMP's.
+#[test]
+fn the_human_monitor_has_its_own_descriptors() {
+    both("getfd human", passive, |instance, script| {
+        let mut client = negotiated(instance);
+        let client = &mut client;
+        let line = |line: &str| json!({"command-line": line});
+        let (mut reader, writer) = pipe();
+        let command = "human-monitor-command";
+        script.pass(client, command, line("getfd a"), &[writer.as_fd()]);
+        drop(writer);
+        script.ask(client, "closefd", json!({"fdname": "a"}));
+        script.ask(client, "getfd", json!({"fdname": "a"}));
+        for text in ["closefd a", "closefd", "getfd", "getfd 1", "getfd a b"] {
+            script.ask(client, command, line(text));
+        }
+        script.see("open", !closed(&mut reader));
+        script.ask(client, "closefd", json!({"fdname": "a"}));
+        wait_closed("by QMP", &mut reader);
     });
 }
 
