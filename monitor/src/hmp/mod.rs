@@ -12,6 +12,7 @@
 
 mod apic;
 mod cpus;
+mod descriptors;
 mod devices;
 mod expression;
 mod format;
