@@ -49,7 +49,7 @@ enum Sequence {
     },
 }
 
-/// A line being typed. All zero bytes are a valid one, and empty.
+/// A line being typed.
 #[derive(Debug)]
 pub(super) struct Editor {
     line: heapless::Vec<u8, LINE_MAX>,
@@ -149,8 +149,7 @@ impl Editor {
         let length = part.start + new.len() + tail;
         // The length is at most LINE_MAX, as `new` was cut to the room.
         let _ = self.line.resize(length.max(old), 0);
-        self.line
-            .copy_within(part.end..old, part.start + new.len());
+        self.line.copy_within(part.end..old, part.start + new.len());
         self.line[part.start..part.start + new.len()].copy_from_slice(new);
         self.line.truncate(length);
         self.cursor = part.start + new.len();

@@ -2,6 +2,29 @@
 //!
 //! Limits: [`HISTORY_MAX`] lines of [`HISTORY_BYTES`] bytes together; the oldest ones make room.
 
+use core::fmt::Write as _;
+
+use super::table::{Command, command};
+use crate::handlers::Outcome;
+
+/// What `info` shows.
+pub(super) static INFO: &[Command] = &[command(
+    "history",
+    "",
+    &[],
+    "show what was typed in this monitor",
+    |call| {
+        // Lines that come by QMP were not typed.
+        for (number, line) in call.history.iter().flat_map(|h| h.lines()).enumerate() {
+            write!(call.text, "{number}: '")?;
+            call.text.bytes(line)?;
+            writeln!(call.text, "'")?;
+        }
+        Ok(Outcome::Done)
+    },
+)
+.in_preconfig()];
+
 /// Lines that are remembered at most.
 pub const HISTORY_MAX: usize = 64;
 
@@ -10,7 +33,7 @@ pub const HISTORY_BYTES: usize = 32 * 1024;
 
 const _: () = assert!(super::editor::LINE_MAX <= HISTORY_BYTES);
 
-/// Lines that were typed. All zero bytes are a valid one, without any.
+/// Lines that were typed.
 #[derive(Debug)]
 pub struct History {
     /// How many bytes each line has; they fit, as a line is shorter than 64 KiB.
@@ -50,7 +73,8 @@ impl History {
         if line.is_empty() || line.len() > HISTORY_BYTES {
             return;
         }
-        if let Some(index) = self.lines().position(|known| known == line) {
+        let known = self.lines().position(|known| known == line);
+        if let Some(index) = known {
             self.remove(index);
         }
         while self.lengths.is_full() || HISTORY_BYTES - self.bytes.len() < line.len() {
@@ -62,7 +86,12 @@ impl History {
     }
 
     fn remove(&mut self, index: usize) {
-        let start: usize = self.lengths.iter().take(index).map(|l| usize::from(*l)).sum();
+        let start: usize = self
+            .lengths
+            .iter()
+            .take(index)
+            .map(|l| usize::from(*l))
+            .sum();
         let end = start + usize::from(self.lengths.remove(index));
         self.bytes.copy_within(end.., start);
         self.bytes.truncate(self.bytes.len() - (end - start));
