@@ -9,7 +9,7 @@
 //! to a line without a process, and are passed over, as are subnegotiations. Output is sent as it is even if the
 //! client has not agreed to binary: a carriage return that the guest sends alone stays alone.
 
-/// Interpret as command: the byte that begins all of it.
+/// Interpret as command: the byte that begins all that is no terminal's. One of the terminal's is sent twice.
 pub const IAC: u8 = 255;
 const DONT: u8 = 254;
 const DO: u8 = 253;
@@ -195,12 +195,6 @@ impl Telnet {
     }
 }
 
-/// What the connection has to carry for these bytes of the terminal, in pieces. A piece that ends with FFh is to be
-/// followed by another FFh.
-pub fn pieces(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
-    bytes.split_inclusive(|byte| *byte == IAC)
-}
-
 #[cfg(test)]
 mod tests {
     use std::vec::Vec;
@@ -296,9 +290,9 @@ mod tests {
 
     fn encoded(bytes: &[u8]) -> Vec<u8> {
         let mut sent = Vec::new();
-        for piece in pieces(bytes) {
-            sent.extend_from_slice(piece);
-            if piece.ends_with(&[IAC]) {
+        for byte in bytes {
+            sent.push(*byte);
+            if *byte == IAC {
                 sent.push(IAC);
             }
         }
