@@ -177,10 +177,10 @@ fn errors_name_the_option() {
         ),
         ("-qtest mon:stdio", "mon: isn't supported"),
         (
-            "-chardev null,id=c,mux=on -mon c -mon c -mon c -mon c -mon c",
-            "-mon c: Device 'c' is in use",
+            "-mon c -mon c -mon c -mon c -mon c -chardev null,id=c,mux=on",
+            "Device 'c' is in use",
         ),
-        ("-chardev null,id=c -mon c -mon c", "already in use"),
+        ("-mon c -chardev null,id=c -mon c", "already in use"),
         ("-mon id=x", "'chardev' is missing"),
         ("-uuid foo", "wrong format"),
         ("-rtc foo", "Invalid parameter 'foo'"),
