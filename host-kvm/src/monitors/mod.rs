@@ -6,11 +6,14 @@
 
 mod steps;
 
+use std::os::fd::OwnedFd;
+
 use thimble_core::qmp::{Sink, SinkFull};
 use thimble_monitor::hmp::HmpSession;
 use thimble_monitor::{Event, JobId, MONITOR_OUT_MAX, Out, Pretty, QmpError, Session, Timestamp};
 
 use crate::chardev::{ChardevId, Chardevs};
+use crate::descriptors::{Passed, sets};
 use crate::report;
 use crate::vm::{Shared, Vm};
 use steps::{Step, Steps};
@@ -113,6 +116,10 @@ enum Speaker {
 }
 
 impl Speaker {
+    fn is_qmp(&self) -> bool {
+        matches!(self, Self::Qmp(_))
+    }
+
     fn pending(&self) -> Option<JobId> {
         match self {
             Self::Qmp(session) => session.pending(),
@@ -186,6 +193,10 @@ struct Monitor {
     /// What the device has not taken yet.
     unsent: Vec<u8>,
     connected: bool,
+    /// Its descriptors, except while a command is executed: then they are the VM's.
+    passed: Passed,
+    /// Descriptors that came with input which has not been taken yet.
+    arriving: Vec<OwnedFd>,
 }
 
 /// All sessions of the process.
@@ -215,6 +226,8 @@ impl Monitors {
             steps: Steps::default(),
             unsent: Vec::new(),
             connected: false,
+            passed: Passed::default(),
+            arriving: Vec::new(),
         });
     }
 
@@ -233,7 +246,9 @@ impl Monitors {
             monitor.steps.clear();
             monitor.unsent.clear();
             monitor.steps.push(Step::Open { focus });
-            monitor.connected = true;
+            if !std::mem::replace(&mut monitor.connected, true) && monitor.speaker.is_qmp() {
+                sets::lock().client_came();
+            }
         }
     }
 
@@ -242,7 +257,11 @@ impl Monitors {
         if let Some(monitor) = self.at(chardev) {
             monitor.steps.clear();
             monitor.unsent.clear();
-            monitor.connected = false;
+            monitor.arriving = Vec::new();
+            monitor.passed.disconnect();
+            if std::mem::replace(&mut monitor.connected, false) && monitor.speaker.is_qmp() {
+                sets::lock().client_left();
+            }
         }
     }
 
@@ -258,9 +277,20 @@ impl Monitors {
         match self.at(chardev) {
             Some(monitor) if !monitor.steps.has_input() => {
                 monitor.steps.push(Step::Input(bytes.to_vec()));
+                if !monitor.arriving.is_empty() {
+                    let fds = std::mem::take(&mut monitor.arriving);
+                    monitor.passed.receive(fds);
+                }
                 bytes.len()
             }
             _ => 0,
+        }
+    }
+
+    /// Takes descriptors that came with the input that follows.
+    pub fn received_fds(&mut self, chardev: ChardevId, fds: Vec<OwnedFd>) {
+        if let Some(monitor) = self.at(chardev) {
+            monitor.arriving = fds;
         }
     }
 
@@ -296,7 +326,9 @@ impl Monitors {
         let monitor = &mut self.0[index];
         let shared = vm.shared().clone();
         let mut out = Output::new(&shared, monitor);
+        std::mem::swap(&mut monitor.passed, &mut vm.passed);
         let result = call(&mut monitor.speaker, vm, &mut out);
+        std::mem::swap(&mut monitor.passed, &mut vm.passed);
         out.flush();
         monitor.unsent = out.bytes;
         if monitor.speaker.broken() {
