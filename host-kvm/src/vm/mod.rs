@@ -12,6 +12,7 @@ mod owner;
 mod processors;
 mod save;
 mod snapshot;
+mod typing;
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, Ordering};
