@@ -261,16 +261,19 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
     // After the sockets: a server that waits for its client can be interrupted.
     let signals = event_loop::signals().map_err(&internal)?;
 
-    let mut bridge_state = BridgeState::default();
-    plug_devices(options, &mut machine, &chardevs, &mut bridge_state.consoles)?;
-    add_acpi_tables(options, &mut machine)?;
+    // Before the consoles, which get the input of a shared terminal first.
     let mut monitors = Monitors::default();
-    for monitor in &options.qmp {
-        monitors.add(chardev(&chardevs, &monitor.chardev)?);
+    for monitor in &options.monitors {
+        let place = chardev(&mut chardevs, &monitor.chardev)?;
+        monitors.add(place, monitor.language);
     }
+    let mut bridge_state = BridgeState::default();
+    let consoles = &mut bridge_state.consoles;
+    plug_devices(options, &mut machine, &mut chardevs, consoles)?;
+    add_acpi_tables(options, &mut machine)?;
     let qtest = match &options.qtest {
         Some(id) => Some(QtestServer::new(
-            chardev(&chardevs, id)?,
+            chardev(&mut chardevs, id)?,
             qtest_log(options)?,
         )),
         None => None,
@@ -753,7 +756,7 @@ fn open_chardevs(options: &Options, chardevs: &mut Chardevs) -> Result<(), Optio
         let queue = if options.qtest.as_deref() == id {
             qtest::OUT_MAX
         } else if options
-            .qmp
+            .monitors
             .iter()
             .any(|monitor| Some(monitor.chardev.as_str()) == id)
         {
@@ -767,16 +770,17 @@ fn open_chardevs(options: &Options, chardevs: &mut Chardevs) -> Result<(), Optio
     Ok(())
 }
 
-fn chardev(chardevs: &Chardevs, id: &str) -> Result<ChardevId, OptionError> {
+/// A character device for one more user. That there is one, with room, the options have seen to.
+fn chardev(chardevs: &mut Chardevs, id: &str) -> Result<ChardevId, OptionError> {
     let missing = || OptionError::new("-chardev", &format!("there is no '{id}'"));
-    chardevs.find(id).ok_or_else(missing)
+    chardevs.attach(id).ok_or_else(missing)
 }
 
 /// Plugs in the devices of the command line, the default ones first.
 fn plug_devices(
     options: &Options,
     machine: &mut Machine<'static>,
-    chardevs: &Chardevs,
+    chardevs: &mut Chardevs,
     consoles: &mut [Option<ChardevId>; CONSOLES_MAX],
 ) -> Result<(), OptionError> {
     let mut plug =

@@ -21,6 +21,7 @@ mod handlers;
 pub mod hmp;
 mod in_memory;
 mod owner;
+mod pretty;
 mod reply;
 pub mod schema;
 mod session;
@@ -33,8 +34,9 @@ pub use event::{Event, RateLimits, Timestamp};
 pub use handlers::Outcome;
 pub use in_memory::InMemory;
 pub use owner::{
-    CpuState, Descriptors, Inspection, JobId, KvmInfo, Owner, SetMember, Space, answers,
+    CpuState, Descriptors, Inspection, JobId, KvmInfo, Owner, SetMember, Space, Typing, answers,
 };
+pub use pretty::Pretty;
 pub use schema::SCHEMA;
 pub use session::{MONITOR_OUT_MAX, MONITOR_QUEUE_MAX, Out, Session};
 pub use thimble_core::devices::ShutdownCause;

@@ -1,3 +1,4 @@
 //! Codecs of outside formats.
 
 pub mod qtest;
+pub mod telnet;

@@ -414,6 +414,15 @@ impl<'m> Machine<'m> {
         taken
     }
 
+    /// A console's line was held in a break.
+    pub fn console_break<H: Host>(&mut self, host: &mut H, now: u64, console: ConsoleId) {
+        let index = usize::from(console.0);
+        if let Some(serial) = self.serials.get_mut(index).and_then(Option::as_mut) {
+            serial.receive_break(context!(self, now));
+            self.drain(host, now, Some(Port::Serial(console.0)));
+        }
+    }
+
     /// A console that took less than it was offered can take bytes again.
     pub fn console_writable<H: Host>(&mut self, host: &mut H, now: u64, console: ConsoleId) {
         self.drain(host, now, Some(Port::Serial(console.0)));

@@ -236,8 +236,7 @@ impl Users<'_> {
 
 impl Frontends for Users<'_> {
     fn opened(&mut self, chardevs: &mut Chardevs, id: ChardevId) {
-        let _ = chardevs;
-        self.monitors.opened(id);
+        self.monitors.opened(id, chardevs.has_focus(id));
         if let Some(qtest) = self.qtest(id) {
             qtest.opened();
         }
@@ -282,6 +281,19 @@ impl Frontends for Users<'_> {
                 machine.console_writable(bridge, clock.now(), console);
             });
         }
+    }
+
+    fn line_break(&mut self, chardevs: &mut Chardevs, id: ChardevId) {
+        if let Some(console) = self.console(id) {
+            self.call(chardevs, |machine, bridge, clock, _| {
+                machine.console_break(bridge, clock.now(), console);
+            });
+        }
+    }
+
+    fn focus(&mut self, chardevs: &mut Chardevs, id: ChardevId, on: bool) {
+        let _ = chardevs;
+        self.monitors.focus(id, on);
     }
 
     fn quit(&mut self, _chardevs: &mut Chardevs, _id: ChardevId) {

@@ -24,6 +24,7 @@ use thimble_core::machine::actions::Actions;
 
 use crate::chardev::spec::ChardevSpec;
 use crate::log::Items;
+use crate::monitors::Language;
 use crate::soft::Icount;
 
 pub use descriptors::AddFd;
@@ -47,13 +48,17 @@ pub struct ChardevOption {
     pub origin: String,
 }
 
-/// A QMP monitor.
+/// A monitor.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct QmpOption {
+pub struct MonitorOption {
     /// The id of its character device.
     pub chardev: String,
+    /// What is spoken there.
+    pub language: Language,
     /// Its own id, from `-mon id=`.
     pub id: Option<String>,
+    /// The option as given, for messages.
+    pub origin: String,
 }
 
 /// What the command line asks for.
@@ -85,8 +90,8 @@ pub struct Options {
     pub serials: Vec<Option<String>>,
     /// Debug consoles (`isa-debugcon`): the id of a character device, or `None` for no console.
     pub debugcons: Vec<Option<String>>,
-    /// QMP monitors.
-    pub qmp: Vec<QmpOption>,
+    /// Monitors.
+    pub monitors: Vec<MonitorOption>,
     /// The id of the character device of the qtest protocol.
     pub qtest: Option<String>,
     /// Where to log the qtest protocol; `none`: nowhere.
@@ -159,7 +164,7 @@ impl Default for Options {
             add_fds: Vec::new(),
             serials: Vec::new(),
             debugcons: Vec::new(),
-            qmp: Vec::new(),
+            monitors: Vec::new(),
             qtest: None,
             qtest_log: None,
             escape_key: crate::chardev::DEFAULT_ESCAPE_KEY,

@@ -2,6 +2,7 @@
 
 mod descriptors;
 mod inspect;
+mod typing;
 
 use core::num::NonZeroU64;
 

@@ -2,6 +2,7 @@
 
 mod descriptors;
 mod inspect;
+mod typing;
 
 use core::num::NonZeroU64;
 
@@ -14,6 +15,8 @@ use crate::hmp::Defaults;
 use crate::schema::results::{CommandLineOptionInfo, CpuInfoFast, MachineInfo};
 use crate::{Event, QmpError, Timestamp};
 pub use inspect::Inspection;
+
+pub use typing::Typing;
 
 /// Whether KVM is used: QMP's KvmInfo.
 pub use crate::schema::results::KvmInfo;
@@ -72,7 +75,7 @@ pub fn answers(machine: &Machine<'_>, mut gpa: u64, length: usize) -> bool {
 /// A method that causes events reports them through [`Owner::take_event`]; the session that
 /// executes the command writes them before its reply (after it if the command has a result), and the owner sends them to its other
 /// sessions with `Session::event`.
-pub trait Owner: Descriptors + Inspection {
+pub trait Owner: Descriptors + Inspection + Typing {
     /// What the VM is doing.
     fn run_state(&self) -> RunState;
 
