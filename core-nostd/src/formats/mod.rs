@@ -1,3 +1,4 @@
 //! Codecs of outside formats.
 
+pub mod gdb;
 pub mod qtest;
