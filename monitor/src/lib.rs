@@ -17,6 +17,7 @@ extern crate std;
 
 mod error;
 mod event;
+pub mod gdb;
 mod handlers;
 pub mod hmp;
 mod in_memory;
@@ -31,6 +32,7 @@ use core::sync::atomic::AtomicUsize;
 pub use error::{DESC_MAX, ErrorClass, QmpError};
 pub use event::{Event, RateLimits, Timestamp};
 pub use in_memory::InMemory;
+pub use owner::{BreakRefused, DebugStop, Debugger, Stepping, write_ram};
 pub use owner::{CpuState, JobId, KvmInfo, Owner, Space, answers};
 pub use schema::SCHEMA;
 pub use session::{MONITOR_OUT_MAX, MONITOR_QUEUE_MAX, Out, Session};
