@@ -27,7 +27,7 @@ use thimble_core::machine::RunState;
 use thimble_core::qmp::{Sink, SinkFull};
 
 use crate::hmp::{self, Text};
-use crate::{Owner, Stepping};
+use crate::{JobId, Outcome, Owner, QmpError, Stepping};
 
 /// Bytes of an answer.
 type Answer = heapless::Vec<u8, PACKET_MAX>;
@@ -83,6 +83,8 @@ enum Next {
     Wait,
     /// Nothing is sent.
     Nothing,
+    /// The answer is sent when the monitor's command is done.
+    Pending(JobId),
 }
 
 type Done = Result<Next, Wrong>;
@@ -124,6 +126,8 @@ pub struct Session {
     acknowledges: bool,
     /// The debugger expects to be told when the VM stops.
     waiting: bool,
+    /// The monitor's command that goes on in the background, and whose end is the answer.
+    job: Option<JobId>,
     choices: Choices,
 }
 
@@ -142,6 +146,7 @@ impl Session {
             connected: false,
             acknowledges: true,
             waiting: false,
+            job: None,
             choices: Choices {
                 general: 0,
                 control: None,
@@ -244,10 +249,38 @@ impl Session {
         gdb::encode(&[b'W', high, low], out)
     }
 
+    /// The monitor's command that goes on in the background.
+    pub fn pending(&self) -> Option<JobId> {
+        self.job
+    }
+
+    /// Answers the monitor's command that went on in the background.
+    ///
+    /// # Errors
+    /// As [`Session::feed`].
+    pub fn complete(
+        &mut self,
+        result: &Result<(), QmpError>,
+        out: &mut dyn Sink,
+    ) -> Result<(), SinkFull> {
+        if self.job.take().is_none() {
+            return Ok(());
+        }
+        let mut console = Console {
+            out,
+            gathered: heapless::Vec::new(),
+        };
+        hmp::complete(result, &mut Text::new(&mut console))?;
+        console.flush()?;
+        self.answer.clear();
+        self.answer.put(b"OK")?;
+        gdb::encode(&self.answer, out)
+    }
+
     /// Acts on the packet that has come.
     fn packet(&mut self, owner: &mut dyn Owner, out: &mut dyn Sink) -> Result<(), SinkFull> {
         self.acknowledge(out)?;
-        self.waiting = false;
+        (self.waiting, self.job) = (false, None);
         if owner.run_state() == RunState::Running {
             // Nothing can be looked at before.
             let _ = owner.stop();
@@ -271,6 +304,10 @@ impl Session {
                 return self.settle(owner, out);
             }
             Ok(Next::Nothing) => return Ok(()),
+            Ok(Next::Pending(job)) => {
+                self.job = Some(job);
+                return Ok(());
+            }
             done => self.compose(done),
         }
         gdb::encode(&self.answer, out)?;
@@ -765,11 +802,18 @@ impl Call<'_> {
             out: self.out,
             gathered: heapless::Vec::new(),
         };
-        let cpu = self.choices.general;
-        let done = hmp::execute(line, self.owner, cpu, &mut Text::new(&mut console))
-            .and_then(|()| console.flush());
-        self.lost = done.is_err();
-        self.ok()
+        let mut cpu = self.choices.general;
+        let done = hmp::execute(line, self.owner, &mut cpu, &mut Text::new(&mut console))
+            .and_then(|outcome| console.flush().map(|()| outcome));
+        self.choices.general = cpu;
+        match done {
+            Ok(Outcome::Done) => self.ok(),
+            Ok(Outcome::Pending(job)) => Ok(Next::Pending(job)),
+            Err(SinkFull) => {
+                self.lost = true;
+                Ok(Next::Nothing)
+            }
+        }
     }
 
     fn stepping(&self) -> Stepping {
