@@ -360,6 +360,7 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
         name: options.name.clone(),
         uuid: options.uuid.unwrap_or_default(),
         kvm: kvm_enabled,
+        icount: options.icount.is_some(),
         features: cpuid.as_ref().map(CpuidTable::features).unwrap_or_default(),
         cpus: if board == Board::None {
             0

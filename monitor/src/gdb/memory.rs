@@ -43,7 +43,7 @@ fn walk(
 }
 
 /// What a linear address stands for, and for how many bytes, at least one.
-pub(super) fn translate(
+pub fn translate(
     owner: &mut dyn Owner,
     paging: &PagingRegisters,
     address: u64,

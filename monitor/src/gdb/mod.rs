@@ -19,6 +19,8 @@ mod run;
 #[cfg(test)]
 mod tests;
 
+pub use memory::translate;
+
 use core::fmt::{self, Write};
 
 use thimble_core::cpu::debugger::{Break, Breakpoint, Hit, WatchKind, Watchpoint};
