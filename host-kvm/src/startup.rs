@@ -31,6 +31,7 @@ use crate::descriptors;
 use crate::event_loop::poller::{Poller, Waker};
 use crate::event_loop::{self, EventLoop};
 use crate::files::{self, OFlags, Opened};
+use crate::gdb::GdbServer;
 use crate::kvm::{self, KvmError, Vcpus};
 use crate::log::{self, Items, Sink};
 use crate::memory::{PAGE, Ram, Rom};
@@ -268,6 +269,10 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
     for monitor in &options.qmp {
         monitors.add(chardev(&chardevs, &monitor.chardev)?);
     }
+    let mut gdb = GdbServer::default();
+    if let Some(id) = &options.gdb {
+        gdb.attach(Some(chardev(&chardevs, id)?));
+    }
     let qtest = match &options.qtest {
         Some(id) => Some(QtestServer::new(
             chardev(&chardevs, id)?,
@@ -388,6 +393,7 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
         vm,
         monitors,
         qtest,
+        gdb,
     })
 }
 

@@ -120,8 +120,7 @@ impl Plan {
             debug.arch.debugreg[7] = DR7_EXACT;
             for (number, register) in self.registers.iter().enumerate() {
                 debug.arch.debugreg[number] = register.address;
-                debug.arch.debugreg[7] |=
-                    2 << (2 * number) | register.control << (16 + 4 * number);
+                debug.arch.debugreg[7] |= 2 << (2 * number) | register.control << (16 + 4 * number);
             }
         }
         if debug.control != 0 {
@@ -141,11 +140,7 @@ pub(super) struct GuestDebug {
 
 impl GuestDebug {
     /// What an exit says, if it is the debugger's; else the guest gets its exception.
-    pub(super) fn hit(
-        &self,
-        fd: &VcpuFd,
-        exit: &kvm_debug_exit_arch,
-    ) -> Result<Option<Hit>, i32> {
+    pub(super) fn hit(&self, fd: &VcpuFd, exit: &kvm_debug_exit_arch) -> Result<Option<Hit>, i32> {
         if let Some(hit) = self.recognise(exit) {
             return Ok(Some(hit));
         }

@@ -12,8 +12,11 @@ use thimble_monitor::{
 };
 
 use super::{Event, Processors, Vm};
+use crate::chardev::ChardevId;
+use crate::chardev::spec::ShortForm;
+use crate::gdb::{LABEL, OUT_MAX};
 use crate::kvm::Plan;
-use crate::report;
+use crate::{options, report};
 
 /// INT3.
 const INT3: u8 = 0xcc;
@@ -41,6 +44,8 @@ pub(super) struct Debug {
     /// The processors know of something that was set.
     known: bool,
     stop: Option<DebugStop>,
+    /// Where debuggers come by from now on.
+    device: Option<Option<ChardevId>>,
     /// The end of a command that goes on in the background, whoever waits for it.
     finished: Option<(JobId, Result<(), QmpError>)>,
 }
@@ -133,6 +138,34 @@ impl Vm {
     /// What [`Vm::finished_elsewhere`] was told last.
     pub fn take_finished(&mut self) -> Option<(JobId, Result<(), QmpError>)> {
         self.debug.finished.take()
+    }
+
+    /// Opens the device where debuggers come by; none for `none`.
+    fn open_gdb_device(&mut self, device: &str) -> Result<Option<ChardevId>, String> {
+        let form = options::parse_gdb(device)?;
+        if self.settings.cpus == 0 {
+            return Err(
+                "gdbstub: meaningless to attach gdb to a machine without any CPU.".to_owned(),
+            );
+        }
+        let chardevs = &mut self.shared.lock().chardevs;
+        // The one that was made for this before.
+        if let Some(old) = chardevs.find(LABEL) {
+            chardevs.retire(old);
+        }
+        match form {
+            ShortForm::None => Ok(None),
+            ShortForm::Reference(id) => match chardevs.find(&id) {
+                Some(found) => Ok(Some(found)),
+                None => Err(format!("chardev \"{id}\" not found")),
+            },
+            ShortForm::New(spec) => chardevs.open(&spec, OUT_MAX).map(Some),
+        }
+    }
+
+    /// The device where debuggers come by from now on, if that is another one since the last look.
+    pub fn take_gdb_device(&mut self) -> Option<Option<ChardevId>> {
+        self.debug.device.take()
     }
 
     /// Where a linear address is in RAM, for a processor's page tables.
@@ -291,6 +324,15 @@ impl Debugger for Vm {
         report(format_args!("terminated by the debugger"));
         self.pause();
         self.end(0);
+    }
+
+    fn serve_debugger(&mut self, device: &[u8]) -> bool {
+        let device = String::from_utf8_lossy(device);
+        match self.open_gdb_device(&device) {
+            Ok(chardev) => self.debug.device = Some(chardev),
+            Err(reason) => report(format_args!("{reason}")),
+        }
+        self.debug.device.is_some()
     }
 }
 

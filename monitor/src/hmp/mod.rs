@@ -11,6 +11,7 @@
 //! sink lets it be.
 
 mod cpus;
+mod debug;
 mod expression;
 mod format;
 mod help;

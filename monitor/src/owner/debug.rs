@@ -67,6 +67,10 @@ pub trait Debugger {
 
     /// Ends the process at once, successfully: the debugger kills its target.
     fn kill(&mut self);
+
+    /// Serves debuggers on this device from now on, in place of any other, or on none with `none`; false if it can't be had.
+    /// A message has said why.
+    fn serve_debugger(&mut self, device: &[u8]) -> bool;
 }
 
 /// Writes a machine's RAM at guest physical addresses. False if it is not RAM everywhere; what lies before is written then.

@@ -71,10 +71,7 @@ pub fn answers(machine: &Machine<'_>, mut gpa: u64, length: usize) -> bool {
 /// A method that causes events reports them through [`Owner::take_event`]; the session that
 /// executes the command writes them before its reply (after it if the command has a result), and the owner sends them to its other
 /// sessions with `Session::event`.
-pub trait Owner:
-    Debugger
-    + Descriptors
-{
+pub trait Owner: Debugger + Descriptors {
     /// What the VM is doing.
     fn run_state(&self) -> RunState;
 
