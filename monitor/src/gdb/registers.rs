@@ -81,8 +81,7 @@ static FEATURES: [Feature; 4] = [
         flags: &[(
             "eflags",
             4,
-            "CF:0 PF:2 AF:4 ZF:6 SF:7 TF:8 IF:9 DF:10 OF:11 IOPL:12-13 NT:14 RF:16 VM:17 AC:18 \
-             VIF:19 VIP:20 ID:21",
+            "ID:21 VIP:20 VIF:19 AC:18 VM:17 RF:16 NT:14 IOPL:12-13 OF:11 DF:10 IF:9 TF:8 SF:7 ZF:6 AF:4 PF:2 CF:0",
         )],
         groups: &[
             group(0, "rax rbx rcx rdx rsi rdi", 64, "int64"),
@@ -116,16 +115,15 @@ static FEATURES: [Feature; 4] = [
             (
                 "cr0",
                 8,
-                "PE:0 MP:1 EM:2 TS:3 ET:4 NE:5 WP:16 AM:18 NW:29 CD:30 PG:31",
+                "PG:31 CD:30 NW:29 AM:18 WP:16 NE:5 ET:4 TS:3 EM:2 MP:1 PE:0",
             ),
-            ("cr3", 8, "PCID:0-11 PDBR:12-63"),
+            ("cr3", 8, "PDBR:12-63 PCID:0-11"),
             (
                 "cr4",
                 8,
-                "VME:0 PVI:1 TSD:2 DE:3 PSE:4 PAE:5 MCE:6 PGE:7 PCE:8 OSFXSR:9 OSXMMEXCPT:10 UMIP:11 \
-                 LA57:12 VMXE:13 SMXE:14 FSGSBASE:16 PCIDE:17 OSXSAVE:18 SMEP:20 SMAP:21 PKE:22",
+                "PKE:22 SMAP:21 SMEP:20 OSXSAVE:18 PCIDE:17 FSGSBASE:16 SMXE:14 VMXE:13 LA57:12 UMIP:11 OSXMMEXCPT:10 OSFXSR:9 PCE:8 PGE:7 MCE:6 PAE:5 PSE:4 DE:3 TSD:2 PVI:1 VME:0",
             ),
-            ("efer", 8, "SCE:0 LME:8 LMA:10 NXE:11"),
+            ("efer", 8, "NXE:11 LMA:10 LME:8 SCE:0"),
         ],
         groups: &[
             group(26, "k_gs_base", 64, "int64"),
