@@ -31,6 +31,7 @@ use crate::descriptors;
 use crate::event_loop::poller::{Poller, Waker};
 use crate::event_loop::{self, EventLoop};
 use crate::files::{self, OFlags, Opened};
+use crate::gdb::GdbServer;
 use crate::kvm::{self, KvmError, Vcpus};
 use crate::log::{self, Items, Sink};
 use crate::memory::{PAGE, Ram, Rom};
@@ -271,6 +272,10 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
     let consoles = &mut bridge_state.consoles;
     plug_devices(options, &mut machine, &mut chardevs, consoles)?;
     add_acpi_tables(options, &mut machine)?;
+    let mut gdb = GdbServer::default();
+    if let Some(id) = &options.gdb {
+        gdb.attach(Some(chardev(&mut chardevs, id)?));
+    }
     let qtest = match &options.qtest {
         Some(id) => Some(QtestServer::new(
             chardev(&mut chardevs, id)?,
@@ -363,6 +368,7 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
         name: options.name.clone(),
         uuid: options.uuid.unwrap_or_default(),
         kvm: kvm_enabled,
+        icount: options.icount.is_some(),
         features: cpuid.as_ref().map(CpuidTable::features).unwrap_or_default(),
         cpus: if board == Board::None {
             0
@@ -390,6 +396,7 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
         vm,
         monitors,
         qtest,
+        gdb,
     })
 }
 

@@ -17,6 +17,7 @@ extern crate std;
 
 mod error;
 mod event;
+pub mod gdb;
 mod handlers;
 pub mod hmp;
 mod in_memory;
@@ -34,7 +35,8 @@ pub use event::{Event, RateLimits, Timestamp};
 pub use handlers::Outcome;
 pub use in_memory::InMemory;
 pub use owner::{
-    CpuState, Descriptors, Inspection, JobId, KvmInfo, Owner, SetMember, Space, Typing, answers,
+    BreakRefused, CpuState, DebugStop, Debugger, Descriptors, Inspection, JobId, KvmInfo, Owner,
+    SetMember, Space, Stepping, Typing, answers, write_ram,
 };
 pub use pretty::Pretty;
 pub use schema::SCHEMA;

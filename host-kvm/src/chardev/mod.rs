@@ -473,6 +473,15 @@ impl Chardevs {
         }
     }
 
+    /// Closes a device that nobody uses any more, and forgets its id.
+    pub fn retire(&mut self, id: ChardevId) {
+        self.hang_up(id);
+        let slot = &mut self.slots[usize::from(id.0)];
+        // Descriptors leave the poller as they are closed.
+        (slot.listener, slot.timer) = (None, None);
+        slot.label.clear();
+    }
+
     /// Writes what waits, for as long as `timeout` nanoseconds at most: for the end of the
     /// process, when a reply or the guest's last words are still on their way.
     pub fn flush(&mut self, timeout: u64) {

@@ -12,6 +12,7 @@ use thimble_core::machine::Machine;
 
 use crate::chardev::{ChardevId, Chardevs, Frontends};
 use crate::clock::{Clock, monotonic};
+use crate::gdb::GdbServer;
 use crate::monitors::Monitors;
 use crate::qtest::QtestServer;
 use crate::report;
@@ -68,6 +69,8 @@ pub struct EventLoop {
     pub monitors: Monitors,
     /// Its device test connection.
     pub qtest: Option<QtestServer>,
+    /// Its debugger's connection.
+    pub gdb: GdbServer,
 }
 
 impl EventLoop {
@@ -90,7 +93,13 @@ impl EventLoop {
         let status = loop {
             self.vm.settle();
             self.vm.release_events();
-            let served = self.monitors.serve(&mut self.vm);
+            let mut served = self.gdb.serve(&mut self.vm);
+            served |= self.monitors.serve(&mut self.vm);
+            if self.gdb.serve(&mut self.vm) {
+                // Whatever that has led to.
+                self.monitors.serve(&mut self.vm);
+                served = true;
+            }
             if let Some(status) = self.vm.exit_status() {
                 break status;
             }
@@ -117,6 +126,7 @@ impl EventLoop {
                 }
             }
         };
+        self.gdb.exit(status, &shared);
         self.vm.cancel_jobs();
         self.vm.shut_processors();
         shared.lock().chardevs.flush(LAST_WORDS);
@@ -159,6 +169,7 @@ impl EventLoop {
             accelerator: shared.accelerator(),
             monitors: &mut self.monitors,
             qtest: &mut self.qtest,
+            gdb: &mut self.gdb,
             quit: false,
         };
         chardevs.ready(token, readiness, &mut users);
@@ -193,6 +204,7 @@ struct Users<'a> {
     accelerator: &'a Accelerator,
     monitors: &'a mut Monitors,
     qtest: &'a mut Option<QtestServer>,
+    gdb: &'a mut GdbServer,
     quit: bool,
 }
 
@@ -237,6 +249,9 @@ impl Users<'_> {
 impl Frontends for Users<'_> {
     fn opened(&mut self, chardevs: &mut Chardevs, id: ChardevId) {
         self.monitors.opened(id, chardevs.has_focus(id));
+        if self.gdb.owns(id) {
+            self.gdb.opened();
+        }
         if let Some(qtest) = self.qtest(id) {
             qtest.opened();
         }
@@ -245,6 +260,9 @@ impl Frontends for Users<'_> {
     fn received(&mut self, chardevs: &mut Chardevs, id: ChardevId, bytes: &[u8]) -> usize {
         if self.monitors.owns(id) {
             return self.monitors.received(id, bytes);
+        }
+        if self.gdb.owns(id) {
+            return self.gdb.received(bytes);
         }
         if self.qtest(id).is_some() {
             return self.call(chardevs, |machine, bridge, clock, qtest| {
@@ -268,6 +286,9 @@ impl Frontends for Users<'_> {
     fn closed(&mut self, chardevs: &mut Chardevs, id: ChardevId) {
         let _ = chardevs;
         self.monitors.closed(id);
+        if self.gdb.owns(id) {
+            self.gdb.closed();
+        }
         if let Some(qtest) = self.qtest(id) {
             qtest.closed();
         }

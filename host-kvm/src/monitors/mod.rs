@@ -306,6 +306,8 @@ impl Monitors {
                 });
                 self.tell(vm, Some(index));
                 served = true;
+            } else {
+                vm.finished_elsewhere(job, result);
             }
         }
         for index in 0..self.0.len() {

@@ -45,6 +45,7 @@ pub(super) struct Builder {
     print: Option<String>,
     /// Default devices that were switched off.
     without: Vec<&'static str>,
+    gdb_origin: String,
     initrd_origin: String,
     append_origin: String,
 }
@@ -68,6 +69,7 @@ pub(super) fn parse(
         references: Vec::new(),
         print: None,
         without: Vec::new(),
+        gdb_origin: String::new(),
         initrd_origin: String::new(),
         append_origin: String::new(),
     };
@@ -451,6 +453,15 @@ impl Builder {
         Ok(())
     }
 
+    pub(super) fn gdb(&mut self, value: &str) -> Done {
+        if self.options.gdb.is_some() {
+            return Err("there can be one only".to_owned());
+        }
+        self.options.gdb = self.short(&gdb_device(value), crate::gdb::LABEL)?;
+        self.gdb_origin.clone_from(&self.origin);
+        Ok(())
+    }
+
     pub(super) fn escape_key(&mut self, value: &str) -> Done {
         let key = opts::parse_number(value).ok();
         self.options.escape_key = key
@@ -558,6 +569,11 @@ impl Builder {
             if value.is_some() && self.options.kernel.is_none() {
                 return Err(OptionError::new(origin, "only allowed with -kernel option"));
             }
+        }
+        if self.options.gdb.is_some() && self.options.machine.kind == MachineKind::None {
+            // QEMU's sentence.
+            let reason = "gdbstub: meaningless to attach gdb to a machine without any CPU.";
+            return Err(OptionError::new(&self.gdb_origin, reason));
         }
         let cpus = self.options.smp.max_cpus;
         let room = self.options.machine.check_cpus(cpus);
@@ -675,4 +691,20 @@ impl Builder {
         }
         Ok(())
     }
+}
+
+/// What `-gdb` and the human monitor's `gdbserver` mean: on TCP it is a server that does not wait.
+fn gdb_device(value: &str) -> String {
+    match value.starts_with("tcp:") {
+        true => format!("{value},wait=off,nodelay=on,server=on"),
+        false => value.to_owned(),
+    }
+}
+
+/// The device of the human monitor's `gdbserver`.
+///
+/// # Errors
+/// A sentence that says what is wrong with it.
+pub fn parse_gdb(value: &str) -> Result<ShortForm, Reason> {
+    spec::parse_short(&gdb_device(value), crate::gdb::LABEL)
 }

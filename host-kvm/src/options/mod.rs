@@ -27,6 +27,7 @@ use crate::log::Items;
 use crate::monitors::Language;
 use crate::soft::Icount;
 
+pub use builder::parse_gdb;
 pub use descriptors::AddFd;
 pub use device::{DeviceOption, Global};
 pub use introspect::visit_options;
@@ -94,6 +95,8 @@ pub struct Options {
     pub monitors: Vec<MonitorOption>,
     /// The id of the character device of the qtest protocol.
     pub qtest: Option<String>,
+    /// The id of the character device of the debugger.
+    pub gdb: Option<String>,
     /// Where to log the qtest protocol; `none`: nowhere.
     pub qtest_log: Option<String>,
     /// Code of the escape key.
@@ -166,6 +169,7 @@ impl Default for Options {
             debugcons: Vec::new(),
             monitors: Vec::new(),
             qtest: None,
+            gdb: None,
             qtest_log: None,
             escape_key: crate::chardev::DEFAULT_ESCAPE_KEY,
             devices: Vec::new(),

@@ -5,6 +5,7 @@
 //! processors, and never holds the lock while it waits for them.
 
 mod bridge;
+mod debug;
 mod descriptors;
 mod inspect;
 mod objects;
@@ -232,6 +233,8 @@ pub struct Settings {
     pub kvm: bool,
     /// What the processors show of themselves.
     pub features: FeatureSet,
+    /// Time goes by instructions: a run can be repeated.
+    pub icount: bool,
     /// How many processors there are.
     pub cpus: u32,
     /// Where they are.
@@ -269,6 +272,8 @@ pub struct Vm {
     told: Events,
     /// Events that may not be told too often.
     rate_limits: RateLimits,
+    /// What a debugger has set.
+    debug: debug::Debug,
     /// Memory on its way to files.
     saves: SaveJobs,
     /// `migrate-set-capabilities`: whether migration is told by events.
@@ -299,6 +304,7 @@ impl Vm {
             events: Events::new(),
             told: Events::new(),
             rate_limits: RateLimits::default(),
+            debug: debug::Debug::default(),
             saves: SaveJobs::default(),
             migration_events: false,
             dump_defaults: thimble_monitor::hmp::Defaults::default(),
@@ -327,20 +333,24 @@ impl Vm {
 
     /// Lets the guest run.
     pub fn start(&mut self) {
+        self.debug.run_all();
         self.run_state = RunState::Running;
         sets::lock().set_running(true);
         self.event(Event::Resume);
         self.resume();
     }
 
-    fn resume(&self) {
+    fn resume(&mut self) {
+        self.arm_debugger();
         let mut guarded = self.shared.lock();
         if self.settings.rtc_clock != RtcClock::Vm {
             let now = guarded.clock.now();
             let base = self.settings.rtc_start + self.behind(self.settings.rtc_clock, now);
             guarded.machine.set_rtc_base(now, base);
         }
-        guarded.clock.start();
+        if !self.debug.clock_stands() {
+            guarded.clock.start();
+        }
         self.shared.arm_timer(&mut guarded);
         drop(guarded);
         if let Some(processors) = &self.processors {
@@ -359,13 +369,15 @@ impl Vm {
         ((passed - i128::from(now)) / i128::from(SECOND)) as i64
     }
 
-    fn pause(&self) {
+    fn pause(&mut self) {
         if let Some(processors) = &self.processors {
             processors.pause();
         }
         let mut guarded = self.shared.lock();
         guarded.clock.stop();
         self.shared.arm_timer(&mut guarded);
+        drop(guarded);
+        self.disarm_debugger();
     }
 
     /// Stops the guest, if it runs, and enters `state`.
@@ -398,6 +410,7 @@ impl Vm {
             let pending = &mut self.shared.lock().bridge_state.pending;
             pending.power = None;
             pending.stop = None;
+            pending.debug = None;
         }
         if let Some(Err(error)) = self.processors.as_ref().map(Processors::reset) {
             crate::report(format_args!("resetting the processors: {error}"));
@@ -525,6 +538,9 @@ impl Vm {
         }
         if let Some(stop) = pending.stop {
             self.stopped(&stop);
+        }
+        if let Some(stop) = pending.debug {
+            self.debugged(stop);
         }
         match pending.power {
             Some(PowerRequest::Reset(cause)) => self.reset(cause),

@@ -50,6 +50,7 @@ fn vm(settings: Settings) -> Vm {
 
 fn settings() -> Settings {
     Settings {
+        icount: false,
         actions: Actions::default(),
         preconfig: false,
         autostart: true,

@@ -13,6 +13,7 @@
 mod apic;
 mod completion;
 mod cpus;
+mod debug;
 mod descriptors;
 mod devices;
 mod editor;

@@ -1,5 +1,6 @@
 //! What commands ask of the machine's owner.
 
+mod debug;
 mod descriptors;
 mod inspect;
 mod typing;
@@ -20,7 +21,7 @@ pub use typing::Typing;
 
 /// Whether KVM is used: QMP's KvmInfo.
 pub use crate::schema::results::KvmInfo;
-
+pub use debug::{BreakRefused, DebugStop, Debugger, Stepping, write_ram};
 pub use descriptors::{Descriptors, SetMember};
 
 /// A command that goes on in the background. The owner tells its end by `Session::complete`.
@@ -75,7 +76,7 @@ pub fn answers(machine: &Machine<'_>, mut gpa: u64, length: usize) -> bool {
 /// A method that causes events reports them through [`Owner::take_event`]; the session that
 /// executes the command writes them before its reply (after it if the command has a result), and the owner sends them to its other
 /// sessions with `Session::event`.
-pub trait Owner: Descriptors + Inspection + Typing {
+pub trait Owner: Debugger + Descriptors + Inspection + Typing {
     /// What the VM is doing.
     fn run_state(&self) -> RunState;
 
