@@ -67,6 +67,10 @@ impl Out for Output<'_> {
     fn truncate(&mut self, mark: usize) {
         self.bytes.truncate(mark);
     }
+
+    fn put_since(&self, mark: usize) -> &[u8] {
+        self.bytes.get(mark..).unwrap_or_default()
+    }
 }
 
 /// One QMP session.

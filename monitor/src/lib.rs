@@ -24,6 +24,7 @@ mod owner;
 mod reply;
 pub mod schema;
 mod session;
+pub mod trace;
 
 #[cfg(feature = "sabotage")]
 use core::sync::atomic::AtomicUsize;

@@ -17,6 +17,7 @@ use super::{Context, Effect, GuestEvent, PortDevice, Width};
 use crate::irq::IrqLine;
 use crate::state::{SavedState, StateError};
 use crate::time::{SECOND, TimerId};
+use crate::trace::events as trace;
 
 /// Class of the device.
 pub static CLASS: DeviceClass = DeviceClass {
@@ -335,6 +336,7 @@ impl Rtc {
         self.state.offset = seconds
             .saturating_sub(self.base.seconds)
             .saturating_sub(self.ticked(cx.now));
+        trace::rtc_set_time(self.state.offset);
         cx.effects.push(Effect::Guest(GuestEvent::RtcChanged {
             offset: self.state.offset,
         }));
@@ -448,6 +450,7 @@ impl Rtc {
     fn write_data(&mut self, cx: &mut Context<'_>, value: u8) {
         let now = cx.now;
         let index = self.selected();
+        trace::rtc_write(index, value);
         self.show(now);
         let ran = self.running();
         match index {
@@ -504,6 +507,7 @@ impl PortDevice for Rtc {
             value = core::mem::take(&mut self.state.cmos[REGISTER_C]);
         }
         self.drive(cx);
+        trace::rtc_read(index, value);
         value.into()
     }
 

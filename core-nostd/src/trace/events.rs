@@ -329,11 +329,11 @@ events! {
     // ---- PCI ----------------------------------------------------------------------------------
 
     /// A register of a PCI function is read.
-    pci_cfg_read(device: u8, function: u8, offset: u16, value: u32; name) "{s} 00:{2x}.{} @0x{x} -> 0x{x}"
+    pci_cfg_read(bus: u8, device: u8, function: u8, offset: u16, value: u32; name) "{s} {2x}:{2x}.{} @0x{x} -> 0x{x}"
     /// A register of a PCI function is written.
-    pci_cfg_write(device: u8, function: u8, offset: u16, value: u32; name) "{s} 00:{2x}.{} @0x{x} <- 0x{x}"
-    /// Configuration space is read where no function is.
-    guest_error_pci_cfg(address: u32) "address 0x{8x}"
+    pci_cfg_write(bus: u8, device: u8, function: u8, offset: u16, value: u32; name) "{s} {2x}:{2x}.{} @0x{x} <- 0x{x}"
+    /// Configuration space is read or written where no function is.
+    guest_error_pci_cfg(bus: u8, device: u8, function: u8) "{2x}:{2x}.{}"
 
     // ---- The machine --------------------------------------------------------------------------
 
@@ -370,10 +370,10 @@ events! {
     translate_block(gpa: u64, length: usize) "gpa:0x{x}, bytes:{}"
     /// The software CPU forgets the code of a page that was written.
     tb_invalidate_page(gpa: u64) "gpa:0x{x}"
-    /// The software CPU's guest reads a model-specific register that is not there.
-    unimp_rdmsr(index: u32) "index 0x{x}"
-    /// The software CPU's guest writes a model-specific register that is not there.
-    unimp_wrmsr(index: u32, value: u64) "index 0x{x} value 0x{x}"
+    /// The software CPU's guest reads a model-specific register, and that faults: it is not there, say.
+    guest_error_rdmsr(index: u32) "index 0x{x}"
+    /// The software CPU's guest writes a model-specific register, and that faults.
+    guest_error_wrmsr(index: u32, value: u64) "index 0x{x} value 0x{x}"
 
     // ---- KVM ----------------------------------------------------------------------------------
 

@@ -62,7 +62,7 @@ fn lines_have_texts_in_their_places() {
         events::rtc_set_time(-3600);
         events::rtc_set_time(i64::MIN);
         events::apic_mem_readl(0x30, 0x50014);
-        events::pci_cfg_read(0, 1, 4, 0x12, b"i440FX");
+        events::pci_cfg_read(0, 0, 1, 4, 0x12, b"i440FX");
         events::ib700_expired();
         events::fw_cfg_select(0x19, true, b"a\nb\x1b");
         events::runstate_set(6, 9, b"prelaunch", b"running");

@@ -156,6 +156,7 @@ pub fn execute<O: Owner>(
     cpu: u32,
     text: &mut Text<'_>,
 ) -> Result<(), SinkFull> {
+    crate::trace::human_line(line);
     let line = skip_spaces(line);
     let (name, rest) = split(line, |byte| byte == b'/' || is_space(byte));
     if line.is_empty() {

@@ -10,6 +10,7 @@ use super::{BLOCK_RIP, Bus, Cpu, Exception, Outcome, Raised, SHADOW_SS, Watch, s
 use crate::cpu::Activity;
 use crate::cpu::decode::{CodeSize, DecodeError, Instruction, LENGTH_MAX, SegmentRegister, decode};
 use x86_64::registers::rflags::RFlags;
+use crate::trace::events as trace;
 
 /// Bytes of a page.
 const PAGE: u64 = 4096;
@@ -365,6 +366,7 @@ impl Cpu {
         if instructions.is_empty() {
             return None;
         }
+        trace::translate_block(gpa, length);
         if self.watched.contains(Watch::DECODED) {
             self.tell_decoded(bus, gpa, length);
         }
