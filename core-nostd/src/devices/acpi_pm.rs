@@ -273,7 +273,7 @@ impl PortDevice for AcpiPm {
         });
         match offset {
             ..GPE0_OFFSET => trace::acpi_pm_read(offset, width.bytes(), value),
-            ..APMC_OFFSET => {
+            GPE0_OFFSET..APMC_OFFSET => {
                 trace::piix4_gpe_readb(offset - GPE0_OFFSET, width.bytes(), value);
             }
             _ => trace::apm_io_read(offset - APMC_OFFSET, value),
@@ -284,7 +284,7 @@ impl PortDevice for AcpiPm {
     fn pio_write(&mut self, cx: &mut Context<'_>, offset: u16, width: Width, value: u32) {
         match offset {
             ..GPE0_OFFSET => trace::acpi_pm_write(offset, width.bytes(), value),
-            ..APMC_OFFSET => {
+            GPE0_OFFSET..APMC_OFFSET => {
                 trace::piix4_gpe_writeb(offset - GPE0_OFFSET, width.bytes(), value);
             }
             _ => trace::apm_io_write(offset - APMC_OFFSET, value),

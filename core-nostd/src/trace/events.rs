@@ -347,14 +347,10 @@ events! {
     qemu_system_shutdown_request(; cause) "reason={s}"
     /// The power button is pressed.
     qemu_system_powerdown_request() ""
-    /// A sleeping guest is woken.
-    system_wakeup_request(reason: u32) "reason={}"
     /// What the VM is doing changes.
     runstate_set(old: u32, new: u32; old_name, new_name) "current_run_state {} ({s}) new_state {} ({s})"
     /// The VM has begun to run, or has stopped.
     vm_state_notify(running: bool, reason: u32; name) "running {} reason {} ({s})"
-    /// What waited for the VM to stand still is written.
-    vm_stop_flush_all(result: i32) "ret {d}"
     /// A section of saved state is written.
     vmstate_save(version: u16, length: usize; name) "{s}, version {}, {} bytes"
     /// A section of saved state is taken over.
@@ -419,6 +415,10 @@ events! {
 
     /// A file of the command line is read.
     load_file(size: usize; name, location) "name {s} location {s} size {}"
+    /// Aligned memory is taken from the system: where it is in the process.
+    qemu_memalign(alignment: u64, size: usize, ptr: usize) "alignment {} size {} ptr 0x{x}"
+    /// Memory for the guest is taken from the system.
+    qemu_anon_ram_alloc(size: usize, ptr: usize) "size {} ptr 0x{x}"
     /// A test's command.
     qtest_command(; line) "{s}"
     /// The event loop waits, for milliseconds; -1 is for ever.

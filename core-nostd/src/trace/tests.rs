@@ -67,7 +67,7 @@ fn lines_have_texts_in_their_places() {
         events::fw_cfg_select(0x19, true, b"a\nb\x1b");
         events::runstate_set(6, 9, b"prelaunch", b"running");
         events::memory_region_ops_read(u64::MAX, 0, 8, b"");
-        events::vm_stop_flush_all(-5);
+        events::event_loop_wait(-5);
     });
     assert_eq!(
         lines,
@@ -81,7 +81,7 @@ fn lines_have_texts_in_their_places() {
             "fw_cfg_select key 0x0019 'a?b?', ret: 1",
             "runstate_set current_run_state 6 (prelaunch) new_state 9 (running)",
             "memory_region_ops_read addr 0xffffffffffffffff value 0x0 size 8 name ''",
-            "vm_stop_flush_all ret -5",
+            "event_loop_wait timeout -5",
         ]
     );
 }

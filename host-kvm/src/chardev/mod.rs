@@ -36,6 +36,7 @@ use escape::{Command, Escape};
 use queue::Queue;
 use socket::{Connecting, Listener};
 use spec::{Address, Backend, ChardevSpec, SocketSpec};
+use thimble_core::trace::events;
 
 pub use escape::DEFAULT_KEY as DEFAULT_ESCAPE_KEY;
 
@@ -333,6 +334,8 @@ impl Chardevs {
             self.waker.wake();
         }
         self.watch(id);
+        let label = self.slots[usize::from(id.0)].label.as_bytes();
+        events::chardev_write(bytes.len(), taken, label);
         taken
     }
 

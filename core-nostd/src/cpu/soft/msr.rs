@@ -20,9 +20,9 @@ use crate::cpu::msr::index::{
     IA32_TSC_DEADLINE, KERNEL_GS_BASE, LSTAR, SFMASK, STAR, TSC_AUX,
 };
 use crate::cpu::msr::{MTRR_VARIABLE, Msrs};
+use crate::trace::events as trace;
 use x86_64::registers::control::Cr0Flags;
 use x86_64::registers::model_specific::{ApicBaseFlags, EferFlags};
-use crate::trace::events as trace;
 
 const IA32_PLATFORM_ID: u32 = 0x17;
 const IA32_APIC_BASE: u32 = 0x1b;

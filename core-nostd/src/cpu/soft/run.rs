@@ -9,8 +9,8 @@ use super::micro::Flow;
 use super::{BLOCK_RIP, Bus, Cpu, Exception, Outcome, Raised, SHADOW_SS, Watch, slow};
 use crate::cpu::Activity;
 use crate::cpu::decode::{CodeSize, DecodeError, Instruction, LENGTH_MAX, SegmentRegister, decode};
-use x86_64::registers::rflags::RFlags;
 use crate::trace::events as trace;
+use x86_64::registers::rflags::RFlags;
 
 /// Bytes of a page.
 const PAGE: u64 = 4096;
