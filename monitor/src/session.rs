@@ -16,6 +16,7 @@ use thimble_core::trace::events;
 
 use crate::error::Fail;
 use crate::handlers::{Context, Outcome, VERSION};
+use crate::hmp;
 use crate::reply::{self, Reply};
 use crate::schema::{self, SCHEMA};
 use crate::trace;
@@ -75,6 +76,16 @@ impl Negotiation {
         cpu: 0,
         number: 0,
     };
+
+    /// Of the human monitor, whose commands mean this processor.
+    pub(crate) const fn of_human(cpu: u32) -> Self {
+        Self {
+            complete: true,
+            oob: false,
+            cpu,
+            number: 0,
+        }
+    }
 }
 
 /// Connections so far.
@@ -223,17 +234,14 @@ impl Session {
         }
         events::monitor_suspend(self.negotiation.number, -1);
         let message = self.parser.kept(self.commanded);
-        let tell = self.negotiation.complete;
-        let result = result.map(|()| Outcome::Done).map_err(Fail::Owner);
-        let written = finish(
-            result,
-            message,
-            tell,
-            self.negotiation.number,
-            out.mark(),
-            owner,
-            out,
-        );
+        let (tell, number) = (self.negotiation.complete, self.negotiation.number);
+        let human = message.get(b"execute").and_then(Value::bytes) == Some(HUMAN);
+        let written = if human {
+            finish_human(&result, message, tell, number, owner, out)
+        } else {
+            let result = result.map(|()| Outcome::Done).map_err(Fail::Owner);
+            finish(result, message, tell, number, out.mark(), owner, out).map(drop)
+        };
         self.broken |= written.is_err();
         self.catch_up(owner, out);
     }
@@ -349,7 +357,7 @@ fn execute<O: Owner, T: Out>(
     let (tell, number) = (negotiation.complete, negotiation.number);
     let result = dispatch(message, negotiation, owner, &mut reply);
     // Events come before the reply of the command that caused them, unless that is streaming out.
-    if reply.begun() && result.is_ok() {
+    if reply.begun() && matches!(result, Ok(Outcome::Done)) {
         let result = reply.end().map_err(Fail::from);
         answer(result, Some(message), number, mark, out)?;
         put_events(owner, tell, number, out)?;
@@ -377,6 +385,31 @@ fn finish<O: Owner, T: Out>(
     let result = result.and_then(|_| Ok(Reply::new(out).end()?));
     answer(result, Some(message), number, mark, out)?;
     Ok(Outcome::Done)
+}
+
+/// The command whose result is a text, also where a line goes on in the background.
+const HUMAN: &[u8] = b"human-monitor-command";
+
+/// Writes events and the text of a line that went on in the background.
+fn finish_human<O: Owner, T: Out>(
+    result: &Result<(), QmpError>,
+    message: Value<'_>,
+    tell: bool,
+    number: usize,
+    owner: &mut O,
+    out: &mut T,
+) -> Result<(), SinkFull> {
+    put_events(owner, tell, number, out)?;
+    let mark = out.mark();
+    let mut reply = Reply::new(out);
+    let written = reply.text(|sink| hmp::complete(result, &mut hmp::Text::new(sink)));
+    answer(
+        written.map_err(Fail::from),
+        Some(message),
+        number,
+        mark,
+        out,
+    )
 }
 
 fn put_events<O: Owner, T: Out>(

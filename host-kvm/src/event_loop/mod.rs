@@ -267,6 +267,10 @@ impl Frontends for Users<'_> {
         taken
     }
 
+    fn received_fds(&mut self, _chardevs: &mut Chardevs, id: ChardevId, fds: Vec<OwnedFd>) {
+        self.monitors.received_fds(id, fds);
+    }
+
     fn closed(&mut self, chardevs: &mut Chardevs, id: ChardevId) {
         events::chardev_close(chardevs.label(id).as_bytes());
         self.monitors.closed(id);

@@ -14,6 +14,7 @@ pub mod output;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io;
+use std::path::Path;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -22,6 +23,7 @@ use thimble_core::cpu::decode::{CodeSize, list};
 use thimble_core::cpu::soft::{Cause, Delivery, Watch};
 use thimble_core::cpu::{Registers, gpr};
 
+use crate::files;
 use crate::registers;
 use filter::Filter;
 use output::{LAST_WORDS, Output};
@@ -185,7 +187,7 @@ fn standard_error() -> io::Result<File> {
 /// # Errors
 /// If it can't be created.
 pub fn open_file(path: &str) -> io::Result<()> {
-    let file = Box::new(File::create(path)?);
+    let file = Box::new(files::create(Path::new(path))?);
     match OUTPUT.get() {
         Some(output) => output.redirect(file),
         None => drop(OUTPUT.set(Output::new(file))),
