@@ -87,6 +87,14 @@ impl Point {
         matches!(self, Self::Table(event) if event.is_on_for(cpu))
     }
 
+    /// Whether it is on, for a processor or for any; `None` if it is to be for one, and does not belong to processors.
+    pub fn state(self, cpu: Option<u32>) -> Option<bool> {
+        match cpu {
+            Some(cpu) => self.is_vcpu().then(|| self.is_on_for(cpu)),
+            None => Some(self.is_on()),
+        }
+    }
+
     /// Switches it, for all processors or for one. Nothing happens if it is to be for one, and does not belong to processors.
     pub fn set(self, on: bool, cpu: Option<u32>) {
         match (self, cpu) {

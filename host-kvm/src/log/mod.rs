@@ -104,6 +104,14 @@ pub struct Wanted {
 }
 
 impl Wanted {
+    /// Patterns of the trace events that items stand for.
+    pub fn own_events() -> impl Iterator<Item = &'static str> {
+        ITEMS.iter().filter_map(|(_, switch, _)| match switch {
+            Switch::Item(_) => None,
+            Switch::Events(pattern) => Some(*pattern),
+        })
+    }
+
     /// Takes the items of a list with commas; `all` is all of them, and `trace:PATTERN` are trace events.
     ///
     /// # Errors
@@ -133,14 +141,18 @@ impl Wanted {
 }
 
 impl Items {
+    /// Shows what there is, a line each.
+    pub fn texts(visit: &mut dyn FnMut(&str)) {
+        for (name, _, doc) in ITEMS {
+            visit(&format!("{name:<15} {doc}\n"));
+        }
+        visit("trace:PATTERN   trace events ('-trace help' lists them)\n");
+    }
+
     /// The text of `-d help`.
     pub fn help() -> String {
         let mut text = String::from("Log items (comma separated):\n");
-        for (name, _, doc) in ITEMS {
-            // Writing to a string does not fail.
-            let _ = writeln!(text, "{name:<15} {doc}");
-        }
-        text.push_str("trace:PATTERN   trace events ('-trace help' lists them)\n");
+        Self::texts(&mut |line| text.push_str(line));
         text
     }
 

@@ -11,6 +11,7 @@ mod owner;
 mod processors;
 mod save;
 mod snapshot;
+mod trace;
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, Ordering};

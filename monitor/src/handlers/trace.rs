@@ -11,7 +11,7 @@ use crate::trace::{self, Point};
 
 /// Checks which processor and which events are meant, as QEMU does: a name that is no pattern must be that of an event, and of one
 /// that belongs to processors if a processor is meant.
-pub(crate) fn check<'m, O: Owner>(
+pub(crate) fn meant_processor<'m, O: Owner + ?Sized>(
     owner: &O,
     name: &'m [u8],
     vcpu: Option<i64>,
@@ -50,12 +50,10 @@ pub(crate) fn trace_event_get_state<'m, O: Owner, S: Sink>(
     arguments: arguments::TraceEventGetState<'m>,
     list: &mut ListReply<'_, S>,
 ) -> Result<(), Fail<'m>> {
-    let cpu = check(context.owner, arguments.name, arguments.vcpu)?;
+    let cpu = meant_processor(context.owner, arguments.name, arguments.vcpu)?;
     trace::visit(arguments.name, |point: Point| {
-        let on = match cpu {
-            Some(cpu) if point.is_vcpu() => point.is_on_for(cpu),
-            Some(_) => return,
-            None => point.is_on(),
+        let Some(on) = point.state(cpu) else {
+            return;
         };
         list.push(&results::TraceEventInfo {
             name: &point.name(),
@@ -73,7 +71,7 @@ pub(crate) fn trace_event_set_state<'m, O: Owner>(
     context: &mut Context<'_, O>,
     arguments: arguments::TraceEventSetState<'m>,
 ) -> Result<(), Fail<'m>> {
-    let cpu = check(context.owner, arguments.name, arguments.vcpu)?;
+    let cpu = meant_processor(context.owner, arguments.name, arguments.vcpu)?;
     // No event is unavailable.
     let _ = arguments.ignore_unavailable;
     trace::visit(arguments.name, |point| point.set(arguments.enable, cpu));

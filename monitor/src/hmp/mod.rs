@@ -21,6 +21,7 @@ mod power;
 pub mod table;
 #[cfg(test)]
 mod tests;
+mod trace;
 
 use core::fmt::{self, Write};
 
