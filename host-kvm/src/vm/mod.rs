@@ -40,7 +40,7 @@ use crate::event_loop::poller::Waker;
 use crate::kvm::{Pauser, VcpuStop};
 use crate::log::{Items, Sink};
 use crate::options::RtcClock;
-use crate::trace;
+use crate::trace::run_state as tell_run_state;
 
 pub use bridge::{Bridge, BridgeState, CONSOLES_MAX, Exits, Pending};
 pub use objects::ObjectFacts;
@@ -333,7 +333,7 @@ impl Vm {
 
     /// Notes what the VM is doing from now on.
     fn enter(&mut self, state: RunState) {
-        trace::run_state(self.run_state, state);
+        tell_run_state(self.run_state, state);
         self.run_state = state;
     }
 
