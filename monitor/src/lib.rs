@@ -26,6 +26,7 @@ mod pretty;
 mod reply;
 pub mod schema;
 mod session;
+pub mod trace;
 
 #[cfg(feature = "sabotage")]
 use core::sync::atomic::AtomicUsize;
@@ -36,7 +37,7 @@ pub use handlers::Outcome;
 pub use in_memory::InMemory;
 pub use owner::{
     BreakRefused, CpuState, DebugStop, Debugger, Descriptors, Inspection, JobId, KvmInfo, Owner,
-    SetMember, Space, Stepping, Typing, answers, write_ram,
+    SetMember, Space, Stepping, Traces, Typing, answers, write_ram,
 };
 pub use pretty::Pretty;
 pub use schema::SCHEMA;

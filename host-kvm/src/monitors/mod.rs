@@ -92,6 +92,10 @@ impl Out for Output<'_> {
         // A mark stands between two messages.
         self.pretty = self.pretty.map(|_| Pretty::default());
     }
+
+    fn put_since(&self, mark: usize) -> &[u8] {
+        self.bytes.get(mark..).unwrap_or_default()
+    }
 }
 
 /// What is spoken on a device.

@@ -20,6 +20,7 @@ use crate::chardev::USERS_MAX;
 use crate::chardev::spec::{self, Backend, ChardevSpec, ShortForm};
 use crate::log::Items;
 use crate::monitors::Language;
+use crate::trace;
 
 /// Serial ports of a board at most.
 const SERIALS_MAX: usize = 4;
@@ -135,6 +136,20 @@ pub(super) static MSG: OptsTable = OptsTable {
     options: &[
         SubOption::new("timestamp", Kind::Bool, "the time before messages"),
         SubOption::new("guest-name", Kind::Bool, "the guest's name before messages"),
+    ],
+};
+
+pub(super) static TRACE: OptsTable = OptsTable {
+    name: "trace",
+    implied: Some("enable"),
+    options: &[
+        SubOption::new("enable", Kind::Text, "events to trace: a name or a pattern"),
+        SubOption::new(
+            "events",
+            Kind::Text,
+            "file of names or patterns, a line each",
+        ),
+        SubOption::new("file", Kind::Text, "where to trace"),
     ],
 };
 
@@ -558,7 +573,29 @@ impl Builder {
         if value == "help" || value == "?" {
             return self.print(Items::help());
         }
-        values::parse_log_items(value, &mut self.options.log_items)
+        if value == "trace:help" {
+            return self.print(trace::help());
+        }
+        self.options
+            .log
+            .add(value)
+            .map_err(|item| format!("there is no log item '{item}' ('-d help' lists them)"))
+    }
+
+    pub(super) fn log_filter(&mut self, value: &str) -> Done {
+        self.options.log_filter.add(value)
+    }
+
+    pub(super) fn trace(&mut self, value: &str) -> Done {
+        if OptsTable::wants_help(value) {
+            return self.print(trace::help());
+        }
+        let given = TRACE.parse(value)?;
+        let options = &mut self.options.trace;
+        options.patterns.extend(given.owned("enable"));
+        options.events.extend(given.owned("events"));
+        options.file = given.owned("file").or(options.file.take());
+        Ok(())
     }
 
     fn finish(mut self) -> Result<Parsed, OptionError> {

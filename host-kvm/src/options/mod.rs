@@ -23,7 +23,8 @@ use thimble_core::devices::kernel;
 use thimble_core::machine::actions::Actions;
 
 use crate::chardev::spec::ChardevSpec;
-use crate::log::Items;
+use crate::log::Wanted;
+use crate::log::filter::Filter;
 use crate::monitors::Language;
 use crate::soft::Icount;
 
@@ -60,6 +61,17 @@ pub struct MonitorOption {
     pub id: Option<String>,
     /// The option as given, for messages.
     pub origin: String,
+}
+
+/// `-trace`.
+#[derive(Clone, Debug, Default)]
+pub struct TraceOptions {
+    /// Names and patterns of events.
+    pub patterns: Vec<String>,
+    /// Files of such.
+    pub events: Vec<String>,
+    /// Where to trace, if not where the log goes.
+    pub file: Option<String>,
 }
 
 /// What the command line asks for.
@@ -138,7 +150,11 @@ pub struct Options {
     /// The guest's name before messages.
     pub msg_guest_name: bool,
     /// What to log.
-    pub log_items: Items,
+    pub log: Wanted,
+    /// Which addresses to log.
+    pub log_filter: Filter,
+    /// What to trace.
+    pub trace: TraceOptions,
     /// Where to log; `None`: standard error.
     pub log_file: Option<String>,
     /// File for the process id.
@@ -190,7 +206,9 @@ impl Default for Options {
             cpu_pm: false,
             msg_timestamp: false,
             msg_guest_name: false,
-            log_items: Items::empty(),
+            log: Wanted::default(),
+            log_filter: Filter::default(),
+            trace: TraceOptions::default(),
             log_file: None,
             pidfile: None,
             daemonize: false,

@@ -5,6 +5,7 @@
 
 use super::{
     Call, Done, cpus, debug, descriptors, devices, help, history, machine, memory, ports, power,
+    trace,
 };
 
 /// Arguments of a command at most.
@@ -42,6 +43,7 @@ pub static COMMANDS: &Menu = &[
     memory::COMMANDS,
     ports::COMMANDS,
     power::COMMANDS,
+    trace::COMMANDS,
 ];
 
 /// All that `info` shows.
@@ -51,6 +53,7 @@ pub static INFO: &Menu = &[
     history::INFO,
     machine::INFO,
     memory::INFO,
+    trace::INFO,
 ];
 
 /// A command that is there once the machine is.

@@ -3,6 +3,7 @@
 mod debug;
 mod descriptors;
 mod inspect;
+mod trace;
 mod typing;
 
 use core::num::NonZeroU64;
