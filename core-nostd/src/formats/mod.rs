@@ -1,4 +1,5 @@
 //! Codecs of outside formats.
 
+pub mod gdb;
 pub mod qtest;
 pub mod telnet;

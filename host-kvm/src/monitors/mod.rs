@@ -92,6 +92,10 @@ impl Out for Output<'_> {
         // A mark stands between two messages.
         self.pretty = self.pretty.map(|_| Pretty::default());
     }
+
+    fn put_since(&self, mark: usize) -> &[u8] {
+        self.bytes.get(mark..).unwrap_or_default()
+    }
 }
 
 /// What is spoken on a device.
@@ -306,6 +310,8 @@ impl Monitors {
                 });
                 self.tell(vm, Some(index));
                 served = true;
+            } else {
+                vm.finished_elsewhere(job, result);
             }
         }
         for index in 0..self.0.len() {
