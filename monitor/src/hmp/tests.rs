@@ -699,3 +699,56 @@ fn registers_are_shown_in_the_width_of_the_code() {
         assert!(text.lines().any(|shown| shown == line), "{line}:\n{text}");
     }
 }
+
+/// What a QMP client reads: events, then the text of the line that caused them; errors of what went on in the background.
+#[test]
+fn by_qmp_events_come_before_short_texts() {
+    use crate::{QmpError, Session};
+    let mut machine = machine(&[]);
+    machine.run_state = thimble_core::machine::RunState::Running;
+    let mut session = std::boxed::Box::new(Session::new());
+    let mut out = heapless::Vec::<u8, 65536>::new();
+    session.open(&mut out).unwrap();
+    out.clear();
+    let mut send = |session: &mut Session, machine: &mut InMemory<'static, Deaf>, line: &str| {
+        let command = format!(
+            "{{'execute': 'human-monitor-command', 'arguments': {{'command-line': '{line}'}}}}"
+        );
+        out.clear();
+        assert_eq!(
+            session.feed(command.as_bytes(), machine, &mut out),
+            command.len()
+        );
+        if let Some((_, saved)) = machine.saving.take() {
+            assert!(out.is_empty());
+            let result = match saved.size {
+                1 => Err(QmpError::generic(format_args!("no room"))),
+                _ => Ok(()),
+            };
+            session.complete(result, machine, &mut out);
+        }
+        String::from_utf8(out.to_vec()).unwrap()
+    };
+    let mut negotiated = heapless::Vec::<u8, 1000>::new();
+    session.feed(
+        b"{'execute': 'qmp_capabilities'}",
+        &mut machine,
+        &mut negotiated,
+    );
+    let mut say = |line: &str| send(&mut session, &mut machine, line);
+    let stopped = say("stop");
+    assert!(
+        stopped.ends_with("\"event\": \"STOP\"}\r\n{\"return\": \"\"}\r\n"),
+        "{stopped}"
+    );
+    assert_eq!(say("p 7"), "{\"return\": \"0x7\\r\\n\"}\r\n");
+    assert_eq!(say("memsave 0 2 a"), "{\"return\": \"\"}\r\n");
+    let refused = "{\"return\": \"Error: no room\\r\\n\"}\r\n";
+    assert_eq!(say("memsave 0 1 a"), refused);
+    let long = say("x/400xb 0");
+    assert!(
+        long.starts_with("{\"return\": \"0000000000000000: 0x00"),
+        "{long}"
+    );
+    assert_eq!(long.matches("\\r\\n").count(), 50);
+}
