@@ -192,6 +192,30 @@ impl Format {
         PAGE_BITS + self.index_bits() * (level as u32 - 1)
     }
 
+    /// Entries of a table of `level`, 1 or more.
+    pub(in crate::cpu) const fn entries(self, level: u8) -> usize {
+        match (self.mode, level) {
+            (PagingMode::Pae, 3) => 4,
+            _ => 1 << self.index_bits(),
+        }
+    }
+
+    /// How far apart the addresses are that neighbours in a table of `level`, 1 or more, translate.
+    pub(in crate::cpu) const fn step(self, level: u8) -> u64 {
+        1 << self.below(level)
+    }
+
+    /// An address with the bits above those that tables translate: in long mode the highest one again.
+    pub(in crate::cpu) const fn canonical(self, linear: u64) -> u64 {
+        match self.mode.is_long() {
+            true => {
+                let spare = 64 - PAGE_BITS - 9 * self.mode.levels() as u32;
+                ((linear << spare) as i64 >> spare) as u64
+            }
+            false => linear,
+        }
+    }
+
     /// The highest table that CR3 names.
     pub(in crate::cpu) const fn root(self, cr3: u64) -> u64 {
         match self.mode {
