@@ -1,6 +1,7 @@
 //! The command handlers: small functions from checked arguments to a result, a file for each part of the schema.
 
 mod control;
+mod descriptors;
 mod human;
 mod introspect;
 mod machine;
@@ -14,6 +15,7 @@ use crate::session::Negotiation;
 use crate::{JobId, Owner};
 
 pub(crate) use control::*;
+pub(crate) use descriptors::*;
 pub(crate) use human::*;
 pub(crate) use introspect::*;
 pub(crate) use machine::*;
