@@ -1,6 +1,7 @@
 //! An owner without a process: a machine in memory that nobody runs. For fuzzers, tests and bare-metal images.
 
 mod descriptors;
+mod dump;
 
 use core::num::NonZeroU64;
 
@@ -15,7 +16,9 @@ use crate::schema::SysEmuTarget;
 use crate::schema::results::{
     CommandLineOptionInfo, CpuInfoFast, CpuInstanceProperties, MachineInfo,
 };
-use crate::{CpuState, Event, JobId, KvmInfo, Owner, QmpError, Space, Timestamp, answers};
+use crate::{
+    CpuState, DumpKind, Event, JobId, KvmInfo, Owner, QmpError, Space, Timestamp, answers,
+};
 
 /// Events that wait to be told at most.
 const EVENTS_MAX: usize = 16;
@@ -62,6 +65,8 @@ pub struct InMemory<'m, H: Host> {
     pub actions: Actions,
     /// What is to be written to a file. The caller ends the job by `Session::complete`.
     pub saving: Option<(JobId, Saved)>,
+    /// The dump that is being written. The caller ends the job by `Session::complete`.
+    pub dumping: Option<(JobId, DumpKind)>,
     /// What commands have done, a bit each: see [`InMemory::NMI`] and others.
     pub done: u32,
     /// Events that were lost because nobody took them.
@@ -102,6 +107,7 @@ impl<'m, H: Host> InMemory<'m, H> {
             registers: Registers::from(&Processors::power_on(0, true, 0)),
             actions: Actions::default(),
             saving: None,
+            dumping: None,
             done: 0,
             lost: 0,
             events: heapless::Deque::new(),
