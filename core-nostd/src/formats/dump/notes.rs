@@ -221,6 +221,13 @@ impl<'n> GuestNote<'n> {
         })
     }
 
+    /// Whether it is named as Linux names what it tells of itself.
+    pub fn is_vmcoreinfo(&self) -> bool {
+        self.bytes
+            .get(HEAD..)
+            .is_some_and(|name| name.starts_with(b"VMCOREINFO\0"))
+    }
+
     /// Where the kernel's image begins, from where it was linked to begin: what Linux tells by a line
     /// `NUMBER(phys_base)=`.
     pub fn phys_base(&self) -> Option<u64> {
@@ -421,6 +428,7 @@ mod tests {
         bytes.extend([7; 9]);
         let found = GuestNote::parse(&bytes).unwrap();
         assert_eq!(found.content, text);
+        assert!(found.is_vmcoreinfo());
         assert_eq!(found.content_at, 24);
         assert_eq!(found.bytes.len(), bytes.len() - 9);
         assert_eq!(found.phys_base(), Some(4096_u64.wrapping_neg()));
