@@ -21,6 +21,7 @@ use thimble_core::machine::{
 use thimble_core::qom::{Processor, Tree};
 use thimble_monitor::MONITOR_OUT_MAX;
 use thimble_monitor::schema::EventText;
+use tz::TimeZone;
 
 use crate::chardev::{ChardevId, Chardevs};
 use crate::clock::Clock;
@@ -891,13 +892,14 @@ fn rtc_base(base: RtcBase) -> i64 {
         RtcBase::Utc => now,
         RtcBase::At(seconds) => seconds,
         RtcBase::LocalTime => {
-            // SAFETY: the structure is plain data that the call fills in from `now`.
-            let local = unsafe {
-                let mut local: libc::tm = std::mem::zeroed();
-                libc::localtime_r(&now, &mut local);
-                local
+            // Where no zone is configured, or its file says nothing, it is UTC, as for the C library.
+            let zone = match std::env::var("TZ") {
+                Ok(zone) => TimeZone::from_posix_tz(&zone).ok(),
+                Err(_) => TimeZone::local().ok(),
             };
-            now + local.tm_gmtoff
+            let local =
+                zone.and_then(|zone| Some(zone.find_local_time_type(now).ok()?.ut_offset()));
+            now + i64::from(local.unwrap_or(0))
         }
     }
 }

@@ -30,6 +30,7 @@ use core::sync::atomic::AtomicUsize;
 
 pub use error::{DESC_MAX, ErrorClass, QmpError};
 pub use event::{Event, RateLimits, Timestamp};
+pub use handlers::Outcome;
 pub use in_memory::InMemory;
 pub use owner::{
     CpuState, Descriptors, DumpKind, DumpTarget, Dumps, JobId, KvmInfo, Owner, SetMember, Space,

@@ -1,107 +1,162 @@
-//! All linear addresses that stand for something: a walk through every entry of the page tables.
+//! Everything that page tables map, in the order of linear addresses: what a monitor lists.
 //!
-//! Source: as for [`super::paging`]. The tables are the guest's: they may name themselves, so that a few pages of them map
-//! all addresses that there are. Whoever asks bounds the work by what it makes of tables and mappings.
+//! Source: Intel SDM volume 3, chapter "Paging"; the format of the tables is in [`super::mmu`].
+//!
+//! Tables are a guest's and may be anything: they can name themselves, so that a few of them map all there is, or lead
+//! to no page at all a billion times. So the number of tables is limited; the same table counts each time it is come by.
+
+use core::ops::ControlFlow;
 
 use super::mmu::{Entry, Format, PagingMode, PagingRegisters};
-use crate::memory::RamError;
+
+/// Tables that are looked at: those of 16 GiB in pages of 4 KiB.
+pub const TABLES_MAX: u32 = 1 << 13;
 
 /// Levels of tables at most.
 const LEVELS_MAX: usize = 5;
-/// Bytes of the largest table.
-const TABLE: usize = 4096;
-/// Bytes of a table that are copied at a time: an eighth of a table.
-const COPIED: usize = TABLE / 8;
 
-/// A page, or several that follow each other.
+/// Bytes of a table that are read at a time.
+const CHUNK: usize = 512;
+
+/// Reads guest physical memory; false if some of it isn't there.
+pub type ReadPhysical<'r> = dyn FnMut(u64, &mut [u8]) -> bool + 'r;
+
+/// A page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mapping {
-    /// The first linear address.
+    /// Its first linear address, canonical.
     pub linear: u64,
-    /// The guest physical address that it stands for.
-    pub physical: u64,
-    /// Bytes.
-    pub length: u64,
+    /// Its first guest physical address.
+    pub gpa: u64,
+    /// Bits of an address within it: 12, 21, 22 or 30.
+    pub bits: u32,
+    /// The entry that maps it.
+    pub entry: u64,
+    /// What the entries on all levels have in common: P, R/W and U/S count for the page only where all have them.
+    pub common: u64,
 }
 
-/// Where a walk is, and what it meets.
-pub trait Visitor {
-    /// Copies guest physical memory, a table or a part of it.
-    ///
-    /// # Errors
-    /// If it is not all there: what the rest would say is passed over.
-    fn read(&mut self, gpa: u64, to: &mut [u8]) -> Result<(), RamError>;
+/// How a listing ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listed {
+    /// It has all there is.
+    All,
+    /// Whoever looked had seen enough.
+    Stopped,
+    /// There are more than [`TABLES_MAX`] tables.
+    TooMany,
+}
 
-    /// Takes a mapping; ascending by linear addresses, each pages of one entry.
-    fn mapping(&mut self, mapping: Mapping);
-
-    /// Whether to go on, asked before each table.
-    fn goes_on(&mut self) -> bool;
+/// A table, as far as it has been looked at.
+#[derive(Clone, Copy)]
+struct Place {
+    /// Where it is.
+    table: u64,
+    /// The linear address of its first entry, without sign.
+    linear: u64,
+    /// The next entry.
+    next: usize,
+    /// What the entries above have in common.
+    common: u64,
 }
 
 impl PagingRegisters {
-    /// Shows every mapping, in ascending order of linear addresses. Without paging there is none.
-    /// Returns whether it came to the end.
-    pub fn visit(&self, visitor: &mut dyn Visitor) -> bool {
+    /// Visits all pages that the tables map. Where memory is missing, so are its pages. Without paging there are none.
+    pub fn mappings(
+        &self,
+        read: &mut ReadPhysical<'_>,
+        visit: &mut dyn FnMut(&Mapping) -> ControlFlow<()>,
+    ) -> Listed {
         let format = Format::new(self);
         if format.mode == PagingMode::Off {
-            return true;
+            return Listed::All;
         }
-        let levels = format.mode.levels();
-        walk(format, levels, format.root(self.cr3), 0, visitor)
-    }
-}
-
-const _: () = assert!(PagingMode::Level5.levels() as usize == LEVELS_MAX);
-
-/// Visits a table of `level`, which translates addresses from `linear` on. Calls itself for the tables of the level
-/// below, and so at most [`LEVELS_MAX`] deep.
-fn walk(format: Format, level: u8, table: u64, linear: u64, visitor: &mut dyn Visitor) -> bool {
-    if !visitor.goes_on() {
-        return false;
-    }
-    let size = format.entry_bytes();
-    let entries = format.entries(level);
-    let step = format.step(level);
-    let mut copied = [0; COPIED];
-    let a_time = (COPIED / size).min(entries);
-    for first in (0..entries).step_by(a_time) {
-        let Some(part) = copied.get_mut(..a_time * size) else {
-            return true;
+        let start = Place {
+            table: format.root(self.cr3),
+            linear: 0,
+            next: 0,
+            common: u64::MAX,
         };
-        // Of a part that is not all there, nothing counts.
-        if visitor.read(table + (first * size) as u64, part).is_err() {
-            continue;
-        }
-        for (index, bytes) in part.chunks_exact(size).enumerate() {
-            let mut entry = [0; 8];
-            if let Some(entry) = entry.get_mut(..size) {
-                entry.copy_from_slice(bytes);
+        let mut places = [start; LEVELS_MAX + 1];
+        let mut chunks = [[0; CHUNK]; LEVELS_MAX + 1];
+        let (top, size) = (format.mode.levels(), format.entry_bytes());
+        let mut level = top;
+        let mut tables = 1;
+        loop {
+            let entries = format.entries(level);
+            let (Some(place), Some(chunk)) = (
+                places.get_mut(usize::from(level)),
+                chunks.get_mut(usize::from(level)),
+            ) else {
+                return Listed::All;
+            };
+            if place.next == entries {
+                if level == top {
+                    return Listed::All;
+                }
+                level += 1;
+                continue;
             }
-            let linear = format.canonical(linear.wrapping_add((first + index) as u64 * step));
-            match format.entry(u64::from_le_bytes(entry), level) {
+            let (index, at) = (place.next, place.next * size % CHUNK);
+            if at == 0 {
+                let length = CHUNK.min(entries * size);
+                let from = place.table + (index * size) as u64;
+                let bytes = chunk.get_mut(..length).unwrap_or_default();
+                if !read(from, bytes) {
+                    bytes.fill(0);
+                }
+            }
+            place.next += 1;
+            let mut bytes = [0; 8];
+            for (to, from) in bytes.iter_mut().zip(chunk.iter().skip(at).take(size)) {
+                *to = *from;
+            }
+            let entry = u64::from_le_bytes(bytes);
+            let linear = place.linear | (index as u64) << format.below(level);
+            let common = place.common & entry;
+            match format.entry(entry, level) {
                 Entry::Absent | Entry::NoSuchSize => {}
-                Entry::Page { gpa, bits } => visitor.mapping(Mapping {
-                    linear,
-                    physical: gpa,
-                    length: 1 << bits,
-                }),
+                Entry::Page { gpa, bits } => {
+                    let mapping = Mapping {
+                        linear: format.mode.canonical(linear),
+                        gpa,
+                        bits,
+                        entry,
+                        common,
+                    };
+                    if visit(&mapping).is_break() {
+                        return Listed::Stopped;
+                    }
+                }
                 Entry::Table { gpa } => {
-                    if !walk(format, level - 1, gpa, linear, visitor) {
-                        return false;
+                    if tables == TABLES_MAX {
+                        return Listed::TooMany;
+                    }
+                    tables += 1;
+                    // PAE's pointers have no such bits, and forbid nothing.
+                    let common = match (format.mode, level) {
+                        (PagingMode::Pae, 3) => u64::MAX,
+                        _ => common,
+                    };
+                    level -= 1;
+                    if let Some(place) = places.get_mut(usize::from(level)) {
+                        *place = Place {
+                            table: gpa,
+                            linear,
+                            next: 0,
+                            common,
+                        };
                     }
                 }
             }
         }
     }
-    true
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::memory::{ArrayRam, GuestRam};
-    use std::vec::Vec;
 
     const PG: u64 = 1 << 31;
     const PSE: u64 = 1 << 4;
@@ -109,146 +164,127 @@ mod tests {
     const LA57: u64 = 1 << 12;
     const LMA: u64 = 1 << 10;
     const PS: u64 = 1 << 7;
-    const MIB: u64 = 1 << 20;
 
     struct Guest {
         registers: PagingRegisters,
         ram: ArrayRam<0x1_0000>,
-        seen: Vec<Mapping>,
-        tables: usize,
-    }
-
-    impl Visitor for Guest {
-        fn read(&mut self, gpa: u64, to: &mut [u8]) -> Result<(), RamError> {
-            self.ram.read(gpa, to)
-        }
-
-        fn mapping(&mut self, mapping: Mapping) {
-            self.seen.push(mapping);
-        }
-
-        fn goes_on(&mut self) -> bool {
-            self.tables -= 1;
-            self.tables > 0
-        }
     }
 
     impl Guest {
         fn new(cr4: u64, efer: u64) -> Self {
+            let registers = PagingRegisters {
+                cr0: PG,
+                cr3: 0x1000,
+                cr4,
+                efer,
+            };
             Self {
-                registers: PagingRegisters {
-                    cr0: PG,
-                    cr3: 0x1000,
-                    cr4,
-                    efer,
-                },
+                registers,
                 ram: ArrayRam::new(),
-                seen: Vec::new(),
-                tables: 1000,
             }
         }
 
-        fn put(&self, table: u64, index: u64, entry: u64) {
+        fn put(&self, at: u64, entry: u64) {
             let size = Format::new(&self.registers).entry_bytes();
-            let bytes = entry.to_le_bytes();
-            let at = table + index * size as u64;
-            self.ram.write(at, &bytes[..size]).unwrap();
+            self.ram.write(at, &entry.to_le_bytes()[..size]).unwrap();
         }
 
-        /// All mappings, each found by the translation of one address, too.
-        fn all(mut self) -> Vec<(u64, u64, u64)> {
-            let registers = self.registers;
-            assert!(registers.visit(&mut self));
-            for seen in &self.seen {
-                for offset in [0, seen.length - 1] {
-                    let read = |gpa, to: &mut [u8]| self.ram.read(gpa, to);
-                    let found = registers.translate(seen.linear + offset, read).unwrap();
-                    assert_eq!(found.gpa, seen.physical + offset);
-                }
-            }
-            let seen = self.seen.iter();
-            seen.map(|seen| (seen.linear, seen.physical, seen.length))
-                .collect()
+        fn list(&self) -> (std::vec::Vec<(u64, u64, u32, u64)>, Listed) {
+            let mut pages = std::vec::Vec::new();
+            let listed = self.registers.mappings(
+                &mut |gpa, to| self.ram.read(gpa, to).is_ok(),
+                &mut |page| {
+                    pages.push((page.linear, page.gpa, page.bits, page.common & 7));
+                    ControlFlow::Continue(())
+                },
+            );
+            (pages, listed)
         }
     }
 
     #[test]
     fn two_levels() {
         let guest = Guest::new(PSE, 0);
-        guest.put(0x1000, 0x301, 0x2067);
-        guest.put(0x2000, 0x2a3, 0xfedc_b067);
-        guest.put(0x2000, 0x3ff, 0x1067);
-        guest.put(0x1000, 0x3ff, 0x0840_0000 | 0xa5 << 13 | PS | 1);
-        guest.put(0x1000, 2, 0x2066);
-        // A table where there is no memory.
-        guest.put(0x1000, 3, 0x10_0067);
-        assert_eq!(
-            guest.all(),
-            [
-                (0xc06a_3000, 0xfedc_b000, 0x1000),
-                (0xc07f_f000, 0x1000, 0x1000),
-                (0xffc0_0000, 0xa5_0840_0000, 4 * MIB),
-            ]
-        );
+        guest.put(0x1000, 0x2007);
+        guest.put(0x1ffc, 0x0840_0000 | PS | 5);
+        guest.put(0x2004, 0x5003);
+        guest.put(0x2ffc, 0x6005);
+        // No memory there.
+        guest.put(0x1004, 0xffff_f007);
+        let pages = [
+            (0x1000, 0x5000, 12, 3),
+            (0x3f_f000, 0x6000, 12, 5),
+            (0xffc0_0000, 0x0840_0000, 22, 5),
+        ];
+        assert_eq!(guest.list(), (pages.to_vec(), Listed::All));
     }
 
     #[test]
     fn three_levels() {
-        let mut guest = Guest::new(PAE, 0);
-        guest.registers.cr3 = 0x1fe0;
-        guest.put(0x1fe0, 2, 0x3001);
-        // Behind the four pointers.
-        guest.put(0x1fe0, 4, 0x3001);
-        guest.put(0x3000, 0x1ff, 0x4001);
-        guest.put(0x4000, 7, 1 << 63 | 0xa987_6001);
-        guest.put(0x3000, 3, 0x3460_0000 | PS | 1);
-        assert_eq!(
-            guest.all(),
-            [
-                (2 << 30 | 3 << 21, 0x3460_0000, 2 * MIB),
-                (2 << 30 | 0x1ff << 21 | 7 << 12, 0xa987_6000, 0x1000),
-            ]
-        );
+        let guest = Guest::new(PAE, 0);
+        // Bits 1 and 2 of a pointer are reserved: what is below is writable all the same.
+        guest.put(0x1018, 0x3001);
+        guest.put(0x3000, 0x4007);
+        guest.put(0x3ff8, 0x1_0020_0000 | PS | 3);
+        guest.put(0x4008, 0x9007);
+        // Behind the four pointers there is nothing more.
+        guest.put(0x1020, 0x3001);
+        let pages = [
+            (0xc000_1000, 0x9000, 12, 7),
+            (0xffe0_0000, 0x1_0020_0000, 21, 3),
+        ];
+        assert_eq!(guest.list(), (pages.to_vec(), Listed::All));
     }
 
     #[test]
-    fn long_mode() {
+    fn four_and_five_levels() {
         let guest = Guest::new(PAE, LMA);
-        guest.put(0x1000, 0x100, 0x2001);
-        guest.put(0x1000, 0xff, 0x2001);
-        guest.put(0x1000, 3, 0x2000 | PS | 1);
-        guest.put(0x2000, 0x1ff, 0x4000_0000 | PS | 1);
-        assert_eq!(
-            guest.all(),
-            [
-                (0x7fff_c000_0000, 0x4000_0000, 1 << 30),
-                (0xffff_807f_c000_0000, 0x4000_0000, 1 << 30),
-            ]
-        );
+        guest.put(0x1000, 0x2007);
+        guest.put(0x1ff8, 0x2003);
+        guest.put(0x2000, 0x4000_0000 | PS | 7);
+        guest.put(0x2008, 0x3005);
+        guest.put(0x3000, 0x0020_0000 | PS | 7);
+        let pages = [
+            (0, 0x4000_0000, 30, 7),
+            (0x4000_0000, 0x20_0000, 21, 5),
+            (0xffff_ff80_0000_0000, 0x4000_0000, 30, 3),
+            (0xffff_ff80_4000_0000, 0x20_0000, 21, 1),
+        ];
+        assert_eq!(guest.list(), (pages.to_vec(), Listed::All));
         let guest = Guest::new(PAE | LA57, LMA);
-        for (table, index, next) in [(1, 0x100, 2), (2, 0, 3), (3, 0, 4), (4, 0, 5), (5, 1, 6)] {
-            guest.put(table << 12, index, next << 12 | 1);
-        }
-        assert_eq!(guest.all(), [(0xff00_0000_0000_1000, 0x6000, 0x1000)]);
+        guest.put(0x1800, 0x2003);
+        guest.put(0x2000, 0x3003);
+        guest.put(0x3000, PS | 3);
+        let pages = [(0xff00_0000_0000_0000, 0, 30, 3)];
+        assert_eq!(guest.list(), (pages.to_vec(), Listed::All));
     }
 
     #[test]
-    fn tables_that_name_themselves_end_when_they_are_told_to() {
-        let mut guest = Guest::new(PAE, LMA);
+    fn tables_that_name_themselves_end() {
+        let guest = Guest::new(PAE, LMA);
         for index in 0..512 {
-            guest.put(0x1000, index, 0x1001);
+            guest.put(0x1000 + 8 * index, 0x1007);
         }
-        let registers = guest.registers;
-        assert!(!registers.visit(&mut guest));
-        assert_eq!(guest.tables, 0);
-        assert!(guest.seen.len() > 100_000);
-        assert_eq!(guest.seen[0].linear, 0);
+        let mut pages = 0_u64;
+        let read = &mut |gpa, to: &mut [u8]| guest.ram.read(gpa, to).is_ok();
+        let listed = guest.registers.mappings(read, &mut |_| {
+            pages += 1;
+            ControlFlow::Continue(())
+        });
+        assert_eq!(listed, Listed::TooMany);
+        assert!(pages / 512 <= u64::from(TABLES_MAX));
+        let stopped = guest
+            .registers
+            .mappings(read, &mut |_| ControlFlow::Break(()));
+        assert_eq!(stopped, Listed::Stopped);
     }
 
     #[test]
-    fn without_paging_there_is_nothing() {
-        let mut guest = Guest::new(PAE, LMA);
-        guest.registers.cr0 = 0;
-        assert_eq!(guest.all(), []);
+    fn without_paging_there_are_none() {
+        let guest = Guest {
+            registers: PagingRegisters::default(),
+            ram: ArrayRam::new(),
+        };
+        assert_eq!(guest.list(), (std::vec::Vec::new(), Listed::All));
     }
 }

@@ -12,7 +12,7 @@ mod registers;
 pub mod soft;
 mod state;
 
-pub use mappings::{Mapping, Visitor};
+pub use mappings::{Listed, Mapping, ReadPhysical, TABLES_MAX};
 pub use mmu::{PagingMode, PagingRegisters};
 pub use msr::{MTRR_VARIABLE, MsrValue, Msrs, OTHER_MSRS_MAX, index as msr_index};
 pub use paging::{TranslateError, Translation};

@@ -5,23 +5,24 @@
 //! `cont` nor a reset is taken meanwhile: a dump is of one moment.
 //!
 //! What the formats are is in [`thimble_core::formats::dump`]. The guest's page tables may map more than any file can hold:
-//! see [`TABLES_MAX`] and [`PIECES_MAX`].
+//! no more than [`TABLES_MAX`] and [`PIECES_MAX`] are looked at.
 
 use std::io;
+use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
-use thimble_core::cpu::{CpuState, Mapping, PagingMode, PagingRegisters, Visitor};
+use thimble_core::cpu::{CpuState, Listed, Mapping, PagingMode, PagingRegisters, TABLES_MAX};
 use thimble_core::firmware::vmcoreinfo::NoNote;
 use thimble_core::formats::deflate::Deflate;
 use thimble_core::formats::dump::elf::{self, Load};
 use thimble_core::formats::dump::kdump::{self, BLOCK, GuestInfo, Page};
 use thimble_core::formats::dump::notes::{self, GuestNote};
 use thimble_core::machine::RunState;
-use thimble_core::memory::{Backing, Block, GuestRam, MemoryMap, RamError};
+use thimble_core::memory::{Backing, Block, GuestRam, MemoryMap};
 use thimble_monitor::schema::results::DumpQueryResult;
 use thimble_monitor::schema::{DumpStatus, EventText};
 use thimble_monitor::{DumpKind, DumpTarget, Dumps, Event, JobId, QmpError};
@@ -36,9 +37,6 @@ const CHUNK: usize = 64 << 10;
 
 /// Bytes that are written at a time, before the job looks whether to go on.
 const WRITE_MAX: u64 = 1 << 20;
-
-/// Tables of the guest that are looked at. As many as map 2 TiB in small pages.
-const TABLES_MAX: u32 = 1 << 20;
 
 /// Pieces of linear memory that are told apart: of 16 GiB, each page on its own.
 const PIECES_MAX: usize = 1 << 22;
@@ -499,12 +497,9 @@ impl Task {
     /// The dump's memory by the linear addresses of all processors that have paging.
     fn linear(&self, plan: &Plan) -> Result<Vec<Load>, DumpError> {
         let mut seen = Vec::new();
-        let mut tables = Tables {
-            task: self,
-            map: &plan.map,
+        let mut pieces = Pieces {
             whole: whole(&plan.ranges),
             found: Vec::new(),
-            left: TABLES_MAX,
         };
         for cpu in &plan.paging {
             // Most share their tables. Of CR4, PSE counts in one mode only.
@@ -518,12 +513,16 @@ impl Task {
                 continue;
             }
             seen.push(key);
-            if !cpu.visit(&mut tables) {
-                self.progress.check()?;
+            let mut read = |gpa, to: &mut [u8]| {
+                read_memory(&self.shared, self.ram, &plan.map, gpa, to).is_ok()
+            };
+            let listed = cpu.mappings(&mut read, &mut |mapping| pieces.add(mapping));
+            if listed != Listed::All {
                 return Err(DumpError::Tables);
             }
+            self.progress.check()?;
         }
-        Ok(joined(tables.found))
+        Ok(joined(pieces.found))
     }
 
     fn kdump(&self, plan: &Plan, out: &Out<'_>) -> Result<(), DumpError> {
@@ -660,52 +659,44 @@ fn page_runs(ranges: &[Range]) -> Vec<(u64, u64)> {
 }
 
 /// Mappings of the guest's tables on their way to [`Load`]s.
-struct Tables<'t> {
-    task: &'t Task,
-    map: &'t MemoryMap,
+struct Pieces {
     /// The memory that the dump has.
     whole: Vec<Load>,
     found: Vec<Load>,
-    left: u32,
 }
 
-impl Visitor for Tables<'_> {
-    fn read(&mut self, gpa: u64, to: &mut [u8]) -> Result<(), RamError> {
-        read_memory(&self.task.shared, self.task.ram, self.map, gpa, to)
-    }
-
-    fn mapping(&mut self, mapping: Mapping) {
-        let last = mapping.physical + (mapping.length - 1);
+impl Pieces {
+    /// Adds what the dump has of a page, until there are more than [`PIECES_MAX`].
+    fn add(&mut self, page: &Mapping) -> ControlFlow<()> {
+        let last = page.gpa + ((1 << page.bits) - 1);
         for range in &self.whole {
-            let start = mapping.physical.max(range.physical);
+            let start = page.gpa.max(range.physical);
             let end = last.min(range.physical + (range.length - 1));
             if start > end {
                 continue;
             }
             let piece = Load {
-                linear: mapping.linear + (start - mapping.physical),
+                linear: page.linear + (start - page.gpa),
                 physical: start,
                 length: end - start + 1,
                 offset: range.offset + (start - range.physical),
             };
-            if let Some(before) = self.found.last_mut()
-                && before.linear.wrapping_add(before.length) == piece.linear
-                && before.physical + before.length == piece.physical
-                && before.offset + before.length == piece.offset
-            {
-                before.length += piece.length;
-            } else if self.found.len() <= PIECES_MAX {
-                self.found.push(piece);
+            let full = self.found.len() == PIECES_MAX;
+            match self.found.last_mut() {
+                Some(before) if follows(before, &piece) => before.length += piece.length,
+                _ if full => return ControlFlow::Break(()),
+                _ => self.found.push(piece),
             }
         }
+        ControlFlow::Continue(())
     }
+}
 
-    fn goes_on(&mut self) -> bool {
-        let goes_on =
-            self.left > 0 && self.found.len() <= PIECES_MAX && self.task.progress.check().is_ok();
-        self.left = self.left.saturating_sub(1);
-        goes_on
-    }
+/// Whether a piece begins where another one ends, in both kinds of addresses and in the file.
+fn follows(before: &Load, piece: &Load) -> bool {
+    before.linear.wrapping_add(before.length) == piece.linear
+        && before.physical + before.length == piece.physical
+        && before.offset + before.length == piece.offset
 }
 
 /// Pages and their descriptors on their way to the file.

@@ -10,33 +10,51 @@ use crate::{JobId, Owner};
 const FORMATS: &[DumpGuestMemoryFormat] =
     &[DumpGuestMemoryFormat::Elf, DumpGuestMemoryFormat::KdumpZlib];
 
-/// What whoever changes what a dump shows is told while it is written.
-pub(crate) const BUSY: &str = "There is a dump in process, please wait.";
+/// What whoever wants another dump is told while one is written.
+const BUSY: &[u8] = b"There is a dump in process, please wait.";
 
-pub(crate) fn dump_guest_memory<'m, O: Owner>(
+pub(crate) fn dump_guest_memory<'m, O: Owner + ?Sized>(
     context: &mut Context<'_, O>,
     arguments: arguments::DumpGuestMemory<'m>,
 ) -> Result<JobId, Fail<'m>> {
-    let arguments::DumpGuestMemory {
-        paging,
-        protocol,
-        detach,
-        begin,
-        length,
-        format,
-    } = arguments;
+    let protocol = arguments.protocol;
+    let (file, descriptor) = (
+        protocol.strip_prefix(b"file:"),
+        protocol.strip_prefix(b"fd:"),
+    );
+    let target = file
+        .map(DumpTarget::File)
+        .or(descriptor.map(DumpTarget::Descriptor));
+    dump(context, &arguments, target)
+}
+
+/// The same to a file of this name, whatever the protocol says.
+pub(crate) fn dump_to_file<'m, O: Owner + ?Sized>(
+    context: &mut Context<'_, O>,
+    arguments: arguments::DumpGuestMemory<'m>,
+    filename: &'m [u8],
+) -> Result<JobId, Fail<'m>> {
+    dump(context, &arguments, Some(DumpTarget::File(filename)))
+}
+
+fn dump<'m, O: Owner + ?Sized>(
+    context: &mut Context<'_, O>,
+    arguments: &arguments::DumpGuestMemory<'m>,
+    target: Option<DumpTarget<'m>>,
+) -> Result<JobId, Fail<'m>> {
     if context.owner.dumping() {
-        return Err(Fail::generic(&[BUSY.as_bytes()]));
+        return Err(Fail::generic(&[BUSY]));
     }
-    let format = format.unwrap_or(DumpGuestMemoryFormat::Elf);
+    let format = arguments.format.unwrap_or(DumpGuestMemoryFormat::Elf);
     let elf = format == DumpGuestMemoryFormat::Elf;
-    if !elf && (paging || begin.is_some() || length.is_some()) {
+    let (paging, part) = (arguments.paging, (arguments.begin, arguments.length));
+    if !elf && (paging || part != (None, None)) {
         return Err(Fail::generic(&[
             b"kdump-compressed format doesn't support paging or filter",
         ]));
     }
     let missing = |name: &'static [u8]| Fail::generic(&[b"Parameter '", name, b"' is missing"]);
-    let part = match (begin, length) {
+    let part = match part {
         // Numbers from 2^63 up are written as negative ones.
         (Some(begin), Some(length)) => Some((begin as u64, length as u64)),
         (Some(_), None) => return Err(missing(b"length")),
@@ -47,15 +65,8 @@ pub(crate) fn dump_guest_memory<'m, O: Owner>(
         let name = format.name().as_bytes();
         return Err(Fail::generic(&[name, b" is not available now"]));
     }
-    let target = match (
-        protocol.strip_prefix(b"file:"),
-        protocol.strip_prefix(b"fd:"),
-    ) {
-        (Some(path), _) => DumpTarget::File(path),
-        (_, Some(name)) => DumpTarget::Descriptor(name),
-        (None, None) => return Err(Fail::generic(&[b"Invalid parameter 'protocol'"])),
-    };
     let bad = |name: &'static [u8]| Fail::generic(&[b"Invalid parameter '", name, b"'"]);
+    let target = target.ok_or_else(|| bad(b"protocol"))?;
     match part {
         Some((_, 0)) => return Err(bad(b"length")),
         Some((begin, length)) if begin.checked_add(length - 1).is_none() => {
@@ -67,17 +78,17 @@ pub(crate) fn dump_guest_memory<'m, O: Owner>(
         true => DumpKind::Elf { paging, part },
         false => DumpKind::Kdump,
     };
-    let detach = detach.unwrap_or(false);
+    let detach = arguments.detach.unwrap_or(false);
     Ok(context.owner.dump(target, kind, detach)?)
 }
 
-pub(crate) fn query_dump<O: Owner>(
+pub(crate) fn query_dump<O: Owner + ?Sized>(
     context: &mut Context<'_, O>,
 ) -> Result<results::DumpQueryResult, Fail<'static>> {
     Ok(context.owner.dump_status())
 }
 
-pub(crate) fn query_dump_guest_memory_capability<O: Owner>(
+pub(crate) fn query_dump_guest_memory_capability<O: Owner + ?Sized>(
     _context: &mut Context<'_, O>,
 ) -> Result<results::DumpGuestMemoryCapability<'static>, Fail<'static>> {
     Ok(results::DumpGuestMemoryCapability { formats: FORMATS })

@@ -28,7 +28,7 @@ pub(crate) use run_state::*;
 pub(crate) use yank::*;
 
 /// What a handler acts on.
-pub(crate) struct Context<'c, O: Owner> {
+pub(crate) struct Context<'c, O: Owner + ?Sized> {
     pub(crate) owner: &'c mut O,
     pub(crate) session: &'c mut Negotiation,
     /// Where a handler forms a text that its result borrows. Empty at first.
@@ -37,7 +37,8 @@ pub(crate) struct Context<'c, O: Owner> {
 
 /// How far a command has come when its handler returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Outcome {
+pub enum Outcome {
+    /// It is done.
     Done,
     /// It goes on in the background.
     Pending(JobId),
