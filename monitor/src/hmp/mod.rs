@@ -11,6 +11,7 @@
 //! sink lets it be.
 
 mod cpus;
+mod descriptors;
 mod dump;
 mod expression;
 mod format;

@@ -3,7 +3,7 @@
 //! A row is the one source of parsing, of errors, of the help and of completion. A new command is a row in its topic's
 //! `COMMANDS` (or `INFO`, for what `info` shows) and a function; a new topic is a file and a line in each of the two menus here.
 
-use super::{Call, Done, cpus, dump, help, machine, memory, power};
+use super::{Call, Done, cpus, descriptors, dump, help, machine, memory, power};
 
 /// Arguments of a command at most.
 pub(super) const ARGUMENTS_MAX: usize = 10;
@@ -34,6 +34,7 @@ pub(super) type Run = for<'c, 'l> fn(&mut Call<'c, 'l>) -> Done<'l>;
 /// All commands.
 pub static COMMANDS: &Menu = &[
     cpus::COMMANDS,
+    descriptors::COMMANDS,
     dump::COMMANDS,
     help::COMMANDS,
     memory::COMMANDS,

@@ -8,6 +8,8 @@
 //! with its own.
 
 mod crate_types;
+mod descriptors;
+mod dump;
 mod human;
 mod identity;
 mod logs;
