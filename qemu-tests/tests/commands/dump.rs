@@ -9,9 +9,8 @@ use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
-use qemu_tests::{Emulator, Instance, Launcher, QmpClient, packages, skip};
+use qemu_tests::{Emulator, Instance, QmpClient, packages, skip};
 use rustix::process::{Resource, Rlimit};
 use serde_json::{Value, json};
 
@@ -170,10 +169,9 @@ fn arguments_are_checked_as_by_qemu() {
         dump(json!({"begin": 0})),
         dump(json!({"length": 10})),
         dump(json!({"begin": 0, "length": 0})),
-        dump(json!({"begin": -1, "length": 1})),
-        dump(json!({"begin": -4096, "length": 100})),
-        dump(json!({"begin": 1 << 32, "length": 1})),
-        dump(json!({"begin": 1 << 32, "length": -1_i64 << 33})),
+        dump(json!({"begin": -1, "length": 5})),
+        dump(json!({"begin": 1_i64 << 32, "length": 1})),
+        dump(json!({"begin": 1_i64 << 32, "length": -1_i64 << 33})),
         dump(json!({"begin": i64::MIN, "length": 5})),
         dump(json!({"begin": 1_i64 << 30, "length": 4096})),
         dump(json!({"begin": 5, "length": 5})),
@@ -194,7 +192,6 @@ fn arguments_are_checked_as_by_qemu() {
         ("dump-guest-memory", json!({"protocol": "file:{dir}/d"})),
         ("query-status", json!({})),
     ];
-    // "begin": -1 and a length of 1 end at the last address of all, where nothing is.
     compare_answers("commands-dump", passive, &commands);
 }
 
@@ -218,6 +215,15 @@ fn the_formats_are_told() {
 fn registers(note: &(String, u64, Vec<u8>)) -> String {
     let (name, kind, content) = note;
     let mut content = content.clone();
+    // The processor's model, in RDX of one that has done nothing yet.
+    let (rdx, rip) = match (name.as_str(), content.len()) {
+        ("QEMU\0", _) => (32, 136),
+        (_, 336) => (208, 240),
+        _ => (80, 120),
+    };
+    if number(&content, rip, 4) == 0xfff0 {
+        content[rdx..rdx + 4].fill(0);
+    }
     if name.starts_with("QEMU") {
         for segment in 0..8 {
             let at = 152 + 24 * segment + 8;
@@ -246,14 +252,15 @@ fn elf_side_by_side(test: &str, rom: &[u8], options: &[&str], arguments: &Value)
         for (index, note) in elf.notes().iter().enumerate() {
             told.push((format!("note {index}"), registers(note)));
         }
-        // Which page is where: the pieces themselves may be cut in other places.
+        // Which page is where: the pieces themselves may be cut in other places, and QEMU sets the upper bits of all addresses.
+        const LOW: u64 = (1 << 48) - 1;
         let pages: BTreeMap<u64, u64> = elf
             .loads()
             .flat_map(|load| {
                 assert_eq!(load.size % PAGE as u64, 0);
                 (0..load.size / PAGE as u64)
                     .map(|page| page * PAGE as u64)
-                    .map(|page| (load.linear + page, load.physical + page))
+                    .map(|page| (LOW & (load.linear + page), load.physical + page))
             })
             .filter(|(_, physical)| {
                 *physical < 0xa_0000 || (0x10_0000..0xf000_0000).contains(physical)
@@ -466,7 +473,6 @@ fn while_a_dump_hangs_monitors_answer() {
                 "dump-guest-memory",
                 json!({"paging": false, "protocol": "x"}),
             ),
-            ("human-monitor-command", json!({"command-line": "stop"})),
             (
                 "human-monitor-command",
                 json!({"command-line": "dump-guest-memory {dir}/d"}),
@@ -712,31 +718,31 @@ fn what_the_guest_tells_of_itself_is_in_the_dump() {
                 .iter()
                 .filter(|(name, ..)| !["CORE\0", "QEMU\0"].contains(&name.as_str()))
                 .collect();
-            told.push((what.to_string(), format!("{guest:?}")));
-            guest.len()
+            (what.to_string(), format!("{guest:?}"))
         };
-        assert_eq!(look("nothing told"), 0);
+        told.push(look("nothing told"));
+        assert_eq!(told[0].1, "[]");
         tell(&instance, key, 1, size, AT);
-        assert_eq!(look("all of it"), 1);
+        told.push(look("all of it"));
+        assert_ne!(told[1].1, "[]");
         tell(&instance, key, 1, 11, AT);
-        look("too small");
+        told.push(look("too small"));
         tell(&instance, key, 1, u32::MAX, AT);
-        look("too large");
+        told.push(look("too large"));
         tell(&instance, key, 2, size, AT);
-        look("another format");
+        told.push(look("another format"));
         tell(&instance, key, 0, size, AT);
-        look("no format");
+        told.push(look("no format"));
         // Hostile ones.
         for (name, content) in [(u32::MAX, 4), (11, u32::MAX), (1 << 20, 4), (11, 1 << 31)] {
             put(AT, &guest_note(name, content, TEXT));
             tell(&instance, key, 1, size, AT);
-            look(&format!("a note of {name:#x} and {content:#x}"));
+            told.push(look(&format!("a note of {name:#x} and {content:#x}")));
         }
         if emulator == Emulator::Thimble {
             for address in [u64::MAX, RAM as u64 - 8, 1 << 40] {
                 tell(&instance, key, 1, size, address);
-                assert_eq!(look("not in memory"), 0);
-                assert_eq!(told_last(&mut told), "[]");
+                assert_eq!(look("not in memory").1, "[]");
             }
         }
         put(AT, &note);
@@ -746,23 +752,13 @@ fn what_the_guest_tells_of_itself_is_in_the_dump() {
         let sub = &flat[4096..];
         let (at, length) = (number(sub, 32, 8) as usize, number(sub, 40, 8) as usize);
         assert_eq!(flat[at..at + length], *TEXT.as_bytes(), "{emulator:?}");
-        // QEMU takes the number for a hexadecimal one.
-        let base = number(sub, 0, 8);
-        assert_eq!(
-            base,
-            if emulator == Emulator::Qemu {
-                0x4096
-            } else {
-                4096
-            }
-        );
+        // QEMU 7.2 makes another number of it.
+        if emulator == Emulator::Thimble {
+            assert_eq!(number(sub, 0, 8), 4096);
+        }
         answers.push(told);
     }
     compare("commands-dump-note", &answers);
-}
-
-fn told_last(told: &mut Vec<(String, String)>) -> String {
-    told.pop().expect("an answer").1
 }
 
 #[test]
@@ -785,17 +781,16 @@ fn there_is_one_vmcoreinfo() {
 #[test]
 fn the_human_monitor_says_what_qemus_says() {
     let lines = [
+        "info dump",
         "dump-guest-memory",
         "dump-guest-memory -z -l {dir}/d",
         "dump-guest-memory -z -s {dir}/d",
         "dump-guest-memory -p -z {dir}/d",
         "dump-guest-memory -z {dir}/d 0 4096",
         "dump-guest-memory {dir}/d 0",
-        "dump-guest-memory {dir}/d 0 0",
         "dump-guest-memory {dir}/none/d",
         "dump-guest-memory -l {dir}/d",
         "dump-guest-memory -R {dir}/d",
-        "info dump",
         "dump-guest-memory /dev/full",
         "info dump",
         "dump-guest-memory -p {dir}/d",
