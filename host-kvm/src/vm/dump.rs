@@ -788,3 +788,160 @@ impl Out<'_> {
         self.put(what, false, bytes)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::Ram;
+    use thimble_core::memory::Region;
+
+    fn map(regions: &[(u64, u64, Backing)]) -> MemoryMap {
+        let mut map = MemoryMap::new();
+        for (gpa, length, read) in regions {
+            map.push(Region {
+                gpa: *gpa,
+                length: *length,
+                read: *read,
+                // So that no two are joined.
+                write_ram: map.regions().len().is_multiple_of(2),
+            })
+            .unwrap();
+        }
+        map
+    }
+
+    const ROM: Backing = Backing::Rom { offset: 0 };
+
+    fn seen(ram: &Ram, map: &MemoryMap, part: Option<(u64, u64)>) -> Vec<(u64, u64, bool)> {
+        let ranges = ranges(map, ram, part);
+        let seen = ranges.iter().map(|r| (r.gpa, r.length, r.ram));
+        seen.collect()
+    }
+
+    #[test]
+    fn ranges_are_ram_and_rom_and_parts_of_them() {
+        let ram = Ram::new(&[(0, 0x1_0000), (0x1_0000, 0x1000), (1 << 32, 0x1000)]).unwrap();
+        let map = map(&[
+            (0, 0x4000, Backing::Ram),
+            (0x4000, 0x4000, Backing::Ram),
+            (0x8000, 0x1000, Backing::Bus),
+            (0x9000, 0x1000, ROM),
+            (0xa000, 0x6000, Backing::Ram),
+            // Follows in the guest's addresses, but not in the host's.
+            (0x1_0000, 0x1000, Backing::Ram),
+            (1 << 32, 0x1000, Backing::Ram),
+        ]);
+        let all = [
+            (0, 0x8000, true),
+            (0x9000, 0x1000, false),
+            (0xa000, 0x6000, true),
+            (0x1_0000, 0x1000, true),
+            (1 << 32, 0x1000, true),
+        ];
+        assert_eq!(seen(&ram, &map, None), all);
+        assert_eq!(seen(&ram, &map, Some((0, u64::MAX))), all);
+        let part = |begin, length| seen(&ram, &map, Some((begin, length)));
+        assert_eq!(part(0x3fff, 3), [(0x3fff, 3, true)]);
+        assert_eq!(
+            part(0x7fff, 0x1002),
+            [(0x7fff, 1, true), (0x9000, 1, false)]
+        );
+        assert_eq!(part(0x8000, 0x1000), []);
+        assert_eq!(
+            part((1 << 32) + 0xfff, u64::MAX),
+            [((1 << 32) + 0xfff, 1, true)]
+        );
+        assert_eq!(part(u64::MAX, 1), []);
+    }
+
+    #[test]
+    fn pages_are_counted_once() {
+        let range = |gpa, length| Range {
+            gpa,
+            length,
+            ram: true,
+        };
+        let ranges = [
+            range(0x1001, 1),
+            range(0x1fff, 2),
+            range(0x3000, 0x1000),
+            range(0x5fff, 0x1001),
+        ];
+        assert_eq!(page_runs(&ranges), [(1, 4), (5, 7)]);
+    }
+
+    #[test]
+    fn pieces_join_where_addresses_and_the_file_do() {
+        let load = |linear, physical, length, offset| Load {
+            linear,
+            physical,
+            length,
+            offset,
+        };
+        let pieces = vec![
+            load(0x9000, 0x2000, 0x1000, 0x2000),
+            load(0x8000, 0x1000, 0x1000, 0x1000),
+            // The same page once more, and at another address.
+            load(0x8000, 0x1000, 0x1000, 0x1000),
+            load(0x4000, 0x1000, 0x1000, 0x1000),
+            // Behind a gap in the file.
+            load(0xa000, 0x3000, 0x1000, 0x9000),
+            load(0xffff_ffff_ffff_f000, 0, 0x1000, 0),
+        ];
+        assert_eq!(
+            joined(pieces),
+            [
+                load(0xffff_ffff_ffff_f000, 0, 0x1000, 0),
+                load(0x4000, 0x1000, 0x1000, 0x1000),
+                load(0x8000, 0x1000, 0x2000, 0x1000),
+                load(0xa000, 0x3000, 0x1000, 0x9000),
+            ]
+        );
+    }
+
+    #[test]
+    fn mappings_become_pieces_of_what_there_is() {
+        let range = |gpa, length| Range {
+            gpa,
+            length,
+            ram: true,
+        };
+        let mut pieces = Pieces {
+            whole: whole(&[
+                range(0x1000, 0x2000),
+                range(0x3000, 0x1000),
+                range(0x5000, 0x800),
+            ]),
+            found: Vec::new(),
+        };
+        let page = |linear, gpa, bits| Mapping {
+            linear,
+            gpa,
+            bits,
+            entry: 0,
+            common: 0,
+        };
+        // A page of 2 MiB over everything; then one where nothing is, and the last linear one of all.
+        for page in [
+            page(0x20_0000, 0, 21),
+            page(0x40_0000, 0x4000, 12),
+            page(u64::MAX - 0xfff, 0x5000, 12),
+        ] {
+            assert_eq!(pieces.add(&page), ControlFlow::Continue(()));
+        }
+        let load = |linear, physical, length, offset| Load {
+            linear,
+            physical,
+            length,
+            offset,
+        };
+        assert_eq!(
+            pieces.found,
+            [
+                load(0x20_1000, 0x1000, 0x3000, 0),
+                load(0x20_5000, 0x5000, 0x800, 0x3000),
+                load(u64::MAX - 0xfff, 0x5000, 0x800, 0x3000),
+            ]
+        );
+    }
+}
