@@ -2,6 +2,7 @@
 
 mod control;
 mod descriptors;
+mod dump;
 mod human;
 mod introspect;
 mod machine;
@@ -17,6 +18,7 @@ use crate::{JobId, Owner};
 
 pub(crate) use control::*;
 pub(crate) use descriptors::*;
+pub(crate) use dump::*;
 pub(crate) use human::*;
 pub(crate) use introspect::*;
 pub(crate) use machine::*;

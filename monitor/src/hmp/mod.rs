@@ -16,6 +16,7 @@ mod cpus;
 mod debug;
 mod descriptors;
 mod devices;
+mod dump;
 mod editor;
 mod expression;
 mod format;

@@ -4,8 +4,8 @@
 //! `COMMANDS` (or `INFO`, for what `info` shows) and a function; a new topic is a file and a line in each of the two menus here.
 
 use super::{
-    Call, Done, cpus, debug, descriptors, devices, help, history, machine, memory, ports, power,
-    trace,
+    Call, Done, cpus, debug, descriptors, devices, dump, help, history, machine, memory, ports,
+    power, trace,
 };
 
 /// Arguments of a command at most.
@@ -39,6 +39,7 @@ pub static COMMANDS: &Menu = &[
     cpus::COMMANDS,
     descriptors::COMMANDS,
     debug::COMMANDS,
+    dump::COMMANDS,
     help::COMMANDS,
     memory::COMMANDS,
     ports::COMMANDS,
@@ -50,6 +51,7 @@ pub static COMMANDS: &Menu = &[
 pub static INFO: &Menu = &[
     cpus::INFO,
     devices::INFO,
+    dump::INFO,
     history::INFO,
     machine::INFO,
     memory::INFO,
