@@ -1,3 +1,4 @@
 //! Codecs of outside formats.
 
+pub mod aes;
 pub mod qtest;

@@ -106,6 +106,7 @@ impl Serialize for Any<'_> {
             QomValue::Int(value) => to.serialize_i64(value),
             QomValue::Uint(value) => to.serialize_u64(value),
             QomValue::Str(value) => to.serialize_str(value),
+            QomValue::Numbers(numbers) => to.collect_seq(numbers),
             QomValue::Members(members) => {
                 to.collect_map(members.iter().map(|(name, value)| (*name, Any(*value))))
             }
