@@ -20,7 +20,7 @@ mod event;
 mod handlers;
 pub mod hmp;
 mod in_memory;
-mod owner;
+pub mod owner;
 mod reply;
 pub mod schema;
 mod session;

@@ -119,6 +119,7 @@ impl EventLoop {
         };
         self.vm.cancel_jobs();
         self.vm.shut_processors();
+        self.vm.discard_objects();
         shared.lock().chardevs.flush(LAST_WORDS);
         status
     }

@@ -14,9 +14,12 @@ use thimble_monitor::schema::{AudiodevDriver, read_option};
 use super::opts::{self, Kind, OptsTable, Reason, SubOption};
 use super::table::{self, ABSENT, Action, OPTIONS};
 use super::values;
-use super::{Accel, ChardevOption, MachineKind, OptionError, Options, Parsed, QmpOption};
+use super::{
+    Accel, ChardevOption, MachineKind, ObjectOption, OptionError, Options, Parsed, QmpOption,
+};
 use crate::chardev::spec::{self, Backend, ChardevSpec, ShortForm};
 use crate::log::Items;
+use crate::objects;
 
 /// Serial ports of a board at most.
 const SERIALS_MAX: usize = 4;
@@ -274,7 +277,9 @@ impl Builder {
     }
 
     pub(super) fn memory(&mut self, value: &str) -> Done {
-        self.options.memory = machine::parse_memory(value)?;
+        let given = machine::parse_memory(value)?;
+        self.options.memory = given.unwrap_or(machine::MEMORY_DEFAULT);
+        self.options.memory_given = given.is_some();
         Ok(())
     }
 
@@ -302,6 +307,24 @@ impl Builder {
             return self.print(device::describe(class));
         }
         self.devices.push((taken, self.origin.clone()));
+        Ok(())
+    }
+
+    pub(super) fn object(&mut self, value: &str) -> Done {
+        if matches!(value, "help" | "?") {
+            return self.print(objects::help());
+        }
+        if !value.starts_with('{') && OptsTable::wants_help(value) {
+            let name = value.split(',').next().unwrap_or_default();
+            let name = name.strip_prefix("qom-type=").unwrap_or(name);
+            let text = objects::describe(name)
+                .ok_or_else(|| format!("Parameter 'qom-type' does not accept value '{name}'"))?;
+            return self.print(text);
+        }
+        self.options.objects.push(ObjectOption {
+            text: value.to_owned(),
+            origin: self.origin.clone(),
+        });
         Ok(())
     }
 
@@ -533,6 +556,14 @@ impl Builder {
         let cpus = self.options.smp.max_cpus;
         let room = self.options.machine.check_cpus(cpus);
         room.map_err(|reason| OptionError::new(&format!("-smp {cpus}"), &reason))?;
+        if self.options.memory_path.is_some() && self.options.machine.memory_backend.is_some() {
+            // QEMU's words.
+            let text = [
+                "'-mem-path' can't be used together with",
+                "'-machine memory-backend'",
+            ];
+            return Err(OptionError::sentence(text[0], text[1]));
+        }
         self.defaults()?;
         for (device, origin) in std::mem::take(&mut self.devices) {
             let built = device::build(device, &self.classes, &self.options.globals, origin.clone())

@@ -1,5 +1,7 @@
 //! What commands ask of the machine's owner.
 
+pub mod objects;
+
 use core::num::NonZeroU64;
 
 use thimble_core::cpu::Registers;
@@ -10,6 +12,8 @@ use thimble_core::qom::Tree;
 use crate::hmp::Defaults;
 use crate::schema::results::{CommandLineOptionInfo, CpuInfoFast, MachineInfo};
 use crate::{Event, QmpError, Timestamp};
+
+pub use objects::Objects;
 
 /// Whether KVM is used: QMP's KvmInfo.
 pub use crate::schema::results::KvmInfo;
@@ -66,7 +70,7 @@ pub fn answers(machine: &Machine<'_>, mut gpa: u64, length: usize) -> bool {
 /// A method that causes events reports them through [`Owner::take_event`]; the session that
 /// executes the command writes them before its reply (after it if the command has a result), and the owner sends them to its other
 /// sessions with `Session::event`.
-pub trait Owner {
+pub trait Owner: Objects {
     /// What the VM is doing.
     fn run_state(&self) -> RunState;
 

@@ -23,6 +23,12 @@ impl<'m, T: FromValue<'m>> FromValue<'m> for Option<T> {
     }
 }
 
+impl<'m> FromValue<'m> for Value<'m> {
+    fn from_value(value: Option<Self>) -> Self {
+        value.unwrap_or_default()
+    }
+}
+
 impl<'m> FromValue<'m> for &'m [u8] {
     fn from_value(value: Option<Value<'m>>) -> Self {
         value.and_then(Value::bytes).unwrap_or_default()

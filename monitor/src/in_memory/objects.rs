@@ -1,0 +1,134 @@
+//! Objects of an owner without a process: the settings of a few threads that nobody runs.
+
+use thimble_core::qmp::Value;
+use thimble_core::qom::{QomValue, UserObject};
+
+use crate::owner::objects::{Objects, duplicate, identifier, integer, iothread_number, missing};
+use crate::schema::arguments::{ObjectOptions, ObjectOptionsVariant};
+use crate::schema::results::{IOThreadInfo, Memdev};
+use crate::{InMemory, QmpError};
+use thimble_core::machine::Host;
+
+/// Objects at most.
+const OBJECTS_MAX: usize = 4;
+
+/// Bytes of an id at most.
+const ID_MAX: usize = 32;
+
+/// The properties of a thread, and what they are at first.
+const PROPERTIES: [(&str, i64); 4] = [
+    ("poll-max-ns", 32768),
+    ("poll-grow", 0),
+    ("poll-shrink", 0),
+    ("aio-max-batch", 0),
+];
+
+/// A thread that nobody runs.
+#[derive(Clone, Debug)]
+struct Thread {
+    id: heapless::String<ID_MAX>,
+    /// In the order of [`PROPERTIES`].
+    values: [i64; PROPERTIES.len()],
+}
+
+/// The objects, in the order in which they were made.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Threads(heapless::Vec<Thread, OBJECTS_MAX>);
+
+impl Threads {
+    pub(super) fn visit(&self, visit: &mut dyn FnMut(UserObject<'_>)) {
+        for thread in &self.0 {
+            visit(UserObject {
+                id: &thread.id,
+                type_name: "iothread",
+            });
+        }
+    }
+
+    pub(super) fn value(
+        &self,
+        position: usize,
+        property: &str,
+        take: &mut dyn FnMut(QomValue<'_>),
+    ) {
+        let at = PROPERTIES.iter().position(|(name, _)| *name == property);
+        let value = self.0.get(position).zip(at);
+        if let Some(value) = value.and_then(|(thread, at)| thread.values.get(at)) {
+            take(QomValue::Int(*value));
+        }
+    }
+}
+
+impl<H: Host> Objects for InMemory<'_, H> {
+    fn object_add(&mut self, options: &ObjectOptions<'_>) -> Result<(), QmpError> {
+        let id = identifier(options.id)?;
+        let ObjectOptionsVariant::Iothread(given) = &options.variant else {
+            return Err(QmpError::generic(format_args!(
+                "object '{id}': only a process has memory and files"
+            )));
+        };
+        let given = [
+            given.poll_max_ns,
+            given.poll_grow,
+            given.poll_shrink,
+            given.aio_max_batch,
+        ];
+        let mut values = PROPERTIES.map(|(_, value)| value);
+        for ((value, given), (name, _)) in values.iter_mut().zip(given).zip(PROPERTIES) {
+            *value = iothread_number(name, given.unwrap_or(*value))?;
+        }
+        let threads = &mut self.objects.0;
+        if threads.iter().any(|thread| thread.id == id) {
+            return Err(duplicate(id));
+        }
+        let full = || {
+            QmpError::generic(format_args!(
+                "there can be {OBJECTS_MAX} objects at most, with ids of {ID_MAX} bytes"
+            ))
+        };
+        let id = heapless::String::try_from(id).map_err(|_| full())?;
+        threads.push(Thread { id, values }).map_err(|_| full())
+    }
+
+    fn object_del(&mut self, id: &[u8]) -> Result<(), QmpError> {
+        let threads = &mut self.objects.0;
+        let found = threads.iter().position(|thread| thread.id.as_bytes() == id);
+        threads.remove(found.ok_or_else(|| missing(id))?);
+        Ok(())
+    }
+
+    fn object_set(
+        &mut self,
+        position: usize,
+        property: &str,
+        value: Value<'_>,
+    ) -> Result<(), QmpError> {
+        let value = iothread_number(property, integer(property, value)?)?;
+        let at = PROPERTIES.iter().position(|(name, _)| *name == property);
+        let thread = self.objects.0.get_mut(position);
+        let to = thread
+            .zip(at)
+            .and_then(|(thread, at)| thread.values.get_mut(at));
+        if let Some(to) = to {
+            *to = value;
+        }
+        Ok(())
+    }
+
+    fn visit_iothreads(&self, visit: &mut dyn FnMut(&IOThreadInfo<'_>)) {
+        for Thread { id, values } in &self.objects.0 {
+            let [poll_max_ns, poll_grow, poll_shrink, aio_max_batch] = *values;
+            visit(&IOThreadInfo {
+                id,
+                thread_id: 0,
+                poll_max_ns,
+                poll_grow,
+                poll_shrink,
+                aio_max_batch,
+            });
+        }
+    }
+
+    // There is none.
+    fn visit_memdevs(&self, _visit: &mut dyn FnMut(&Memdev<'_>)) {}
+}
