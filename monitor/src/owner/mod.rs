@@ -1,5 +1,6 @@
 //! What commands ask of the machine's owner.
 
+mod descriptors;
 pub mod objects;
 
 use core::num::NonZeroU64;
@@ -17,6 +18,8 @@ pub use objects::Objects;
 
 /// Whether KVM is used: QMP's KvmInfo.
 pub use crate::schema::results::KvmInfo;
+
+pub use descriptors::{Descriptors, SetMember};
 
 /// A command that goes on in the background. The owner tells its end by `Session::complete`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -70,7 +73,7 @@ pub fn answers(machine: &Machine<'_>, mut gpa: u64, length: usize) -> bool {
 /// A method that causes events reports them through [`Owner::take_event`]; the session that
 /// executes the command writes them before its reply (after it if the command has a result), and the owner sends them to its other
 /// sessions with `Session::event`.
-pub trait Owner: Objects {
+pub trait Owner: Descriptors + Objects {
     /// What the VM is doing.
     fn run_state(&self) -> RunState;
 
