@@ -10,15 +10,13 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{MemfdFlags, SealFlags};
-use thimble_core::qmp::Value;
 use thimble_core::qom::QomValue;
 use thimble_monitor::QmpError;
-use thimble_monitor::owner::objects::boolean;
+use thimble_monitor::owner::objects::NewValue;
 use thimble_monitor::schema::HostMemPolicy;
 use thimble_monitor::schema::arguments::{
     MemoryBackendFileProperties, MemoryBackendMemfdProperties, MemoryBackendProperties,
@@ -27,6 +25,7 @@ use thimble_monitor::schema::results::Memdev;
 
 use super::mapping::{Mapping, Plan};
 use crate::error_text;
+use crate::files::{self, OFlags, Opened};
 use crate::memory::PAGE;
 
 /// NUMA nodes of a host at most, as QEMU counts them.
@@ -181,9 +180,10 @@ impl MemoryBackend {
             "can't open backing store {} for guest RAM",
             path.display()
         )))?;
-        let plan = |file| Plan {
+        let plan = |file: Opened| Plan {
             size: given.size,
-            file: Some(file),
+            // Once it is mapped, a set that it comes from may go.
+            file: Some(file.into_parts().0.into()),
             share: given.share.unwrap_or(false),
             reserve: given.reserve.unwrap_or(true),
             readonly,
@@ -381,14 +381,14 @@ impl MemoryBackend {
     ///
     /// # Errors
     /// In QEMU's words. What only a new backend can be is refused.
-    pub fn set(&mut self, property: &str, value: Value<'_>) -> Result<(), QmpError> {
+    pub fn set(&mut self, property: &str, value: NewValue<'_>) -> Result<(), QmpError> {
         match property {
-            "dump" => self.set_dump(boolean(property, value)?),
-            "merge" => self.set_merge(boolean(property, value)?),
-            "prealloc" => return self.set_prealloc(boolean(property, value)?),
-            "x-use-canonical-path-for-ramblock-id" => self.canonical = boolean(property, value)?,
+            "dump" => self.set_dump(value.boolean(property)?),
+            "merge" => self.set_merge(value.boolean(property)?),
+            "prealloc" => return self.set_prealloc(value.boolean(property)?),
+            "x-use-canonical-path-for-ramblock-id" => self.canonical = value.boolean(property)?,
             "discard-data" => {
-                let on = boolean(property, value)?;
+                let on = value.boolean(property)?;
                 if let Kind::File { discard, .. } = &mut self.kind {
                     *discard = on;
                 }
@@ -506,22 +506,20 @@ fn node_mask(given: &MemoryBackendProperties<'_>, policy: HostMemPolicy) -> Resu
 }
 
 /// Opens a backend's file, or makes it, or one without a name in a directory; and tells whether a file of that name is new.
-fn open(path: &Path, readonly: bool) -> io::Result<(File, bool)> {
-    let mut options = File::options();
+fn open(path: &Path, readonly: bool) -> io::Result<(Opened, bool)> {
+    let access = match readonly {
+        true => OFlags::RDONLY,
+        false => OFlags::RDWR,
+    };
     // A FIFO must not hold up anything.
-    options
-        .read(true)
-        .write(!readonly)
-        .custom_flags(rustix::fs::OFlags::NONBLOCK.bits() as i32);
-    if path.is_dir() {
-        if readonly {
-            return Err(io::Error::from_raw_os_error(libc::EISDIR));
-        }
+    let access = access | OFlags::NONBLOCK;
+    let new = OFlags::CREATE | OFlags::EXCL;
+    if path.is_dir() && !readonly {
         // Not every file system has O_TMPFILE: huge pages' has not.
         for number in 0_u32.. {
             let name = format!("thimble-memory-{}-{number}", std::process::id());
             let path = path.join(name);
-            match options.create_new(true).mode(0o600).open(&path) {
+            match files::open(&path, access | new) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists && number < 1000 => {}
                 opened => {
                     let file = opened?;
@@ -531,17 +529,16 @@ fn open(path: &Path, readonly: bool) -> io::Result<(File, bool)> {
             }
         }
     }
-    match options.open(path) {
+    match files::open(path, access) {
         Err(error) if error.kind() == io::ErrorKind::NotFound && !readonly => {
-            let file = options.create_new(true).mode(0o644).open(path)?;
-            Ok((file, true))
+            Ok((files::open(path, access | new)?, true))
         }
         opened => Ok((opened?, false)),
     }
 }
 
 /// Makes an empty file as long as it has to be; one with content has to be already.
-fn enlarge(file: &File, size: u64) -> Result<(), QmpError> {
+fn enlarge(file: &Opened, size: u64) -> Result<(), QmpError> {
     let about = || {
         file.metadata()
             .map_err(failed("the backing store".to_owned()))

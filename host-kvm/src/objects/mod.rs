@@ -10,10 +10,10 @@ pub mod secret;
 
 use std::sync::Arc;
 
-use thimble_core::qmp::{Parser, Value};
-use thimble_core::qom::{self, QomValue, UserObject};
+use thimble_core::qmp::Parser;
+use thimble_core::qom::{QomValue, UserObject};
 use thimble_monitor::QmpError;
-use thimble_monitor::owner::objects::{duplicate, identifier, integer, iothread_number, missing};
+use thimble_monitor::owner::objects::{NewValue, duplicate, identifier, iothread_number, missing};
 use thimble_monitor::schema::arguments::{
     IothreadProperties, MemoryBackendFileProperties, MemoryBackendProperties, ObjectOptions,
     ObjectOptionsVariant,
@@ -173,11 +173,11 @@ impl Objects {
         &mut self,
         position: usize,
         property: &str,
-        value: Value<'_>,
+        value: NewValue<'_>,
     ) -> Result<(), QmpError> {
         match self.list.get_mut(position).map(|object| &mut object.kind) {
             Some(Kind::IoThread(thread)) => {
-                let value = iothread_number(property, integer(property, value)?)?;
+                let value = iothread_number(property, value.integer(property)?)?;
                 let properties = iothread::PROPERTIES.iter();
                 for (at, (name, _)) in properties.enumerate() {
                     if *name == property {
@@ -401,35 +401,4 @@ fn spread_ranges(text: &str) -> String {
         }
     }
     spread
-}
-
-/// The text of `-object help`: the types that there are.
-pub fn help() -> String {
-    let mut names = Vec::new();
-    qom::types(Some("user-creatable"), false, &mut |kind| {
-        names.push(format!("  {}\n", kind.name));
-    });
-    names.sort();
-    format!("List of user creatable objects:\n{}", names.concat())
-}
-
-/// The text of `-object TYPE,help`: the properties of a type that can be given; `None` if there is no such type.
-pub fn describe(type_name: &str) -> Option<String> {
-    if !qom::implements(type_name, "user-creatable") {
-        return None;
-    }
-    let mut lines = Vec::new();
-    let listed = qom::type_properties(type_name, &mut |property| {
-        if matches!(property.name, "type" | "loaded") {
-            return;
-        }
-        let left = format!("  {}=<{}>", property.name, property.kind);
-        lines.push(match property.description {
-            Some(text) => format!("{left:<24} - {text}\n"),
-            None => format!("{left}\n"),
-        });
-    });
-    listed.ok()?;
-    lines.sort();
-    Some(format!("{type_name} options:\n{}", lines.concat()))
 }

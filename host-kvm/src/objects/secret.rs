@@ -9,7 +9,6 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -20,6 +19,7 @@ use thimble_monitor::schema::QCryptoSecretFormat;
 use thimble_monitor::schema::arguments::SecretProperties;
 
 use crate::error_text;
+use crate::files::{self, OFlags};
 
 /// Bytes of a secret's file at most.
 const FILE_MAX: u64 = 1 << 20;
@@ -136,17 +136,14 @@ fn key_of(
 
 fn read_file(path: &Path) -> Result<Vec<u8>, QmpError> {
     let name = path.display();
-    let open = File::options()
-        .read(true)
-        .custom_flags(rustix::fs::OFlags::NONBLOCK.bits() as i32)
-        .open(path);
+    let open = files::open(path, OFlags::RDONLY | OFlags::NONBLOCK);
     let file = open.map_err(|error| {
         refused(format!(
             "Unable to read {name}: Failed to open file \u{201c}{name}\u{201d}: {}",
             error_text(&error)
         ))
     })?;
-    read_all(file).map_err(|error| {
+    read_all(&file).map_err(|error| {
         refused(format!(
             "Unable to read {name}: Error reading file \u{201c}{name}\u{201d}: {}",
             error_text(&error)
@@ -154,16 +151,16 @@ fn read_file(path: &Path) -> Result<Vec<u8>, QmpError> {
     })
 }
 
-fn read_all(file: File) -> io::Result<Vec<u8>> {
+fn read_all(file: &File) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     if !file.metadata()?.is_file() {
         // A pipe is given a while until someone writes into it; then it has to keep coming.
-        let mut files = [PollFd::new(&file, PollFlags::IN)];
+        let mut files = [PollFd::new(file, PollFlags::IN)];
         if poll(&mut files, Some(&PIPE_PATIENCE))? == 0 {
             return Err(io::ErrorKind::TimedOut.into());
         }
     }
-    let mut limited = (&file).take(FILE_MAX + 1);
+    let mut limited = file.take(FILE_MAX + 1);
     loop {
         match limited.read_to_end(&mut bytes) {
             Ok(_) if bytes.len() as u64 > FILE_MAX => {
@@ -171,7 +168,7 @@ fn read_all(file: File) -> io::Result<Vec<u8>> {
             }
             Ok(_) => return Ok(bytes),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                let mut files = [PollFd::new(&file, PollFlags::IN)];
+                let mut files = [PollFd::new(file, PollFlags::IN)];
                 if poll(&mut files, Some(&PIPE_PATIENCE))? == 0 {
                     return Err(io::ErrorKind::TimedOut.into());
                 }

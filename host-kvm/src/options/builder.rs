@@ -9,6 +9,7 @@ use super::descriptors;
 use super::device::{self, Classes, DeviceText};
 use super::machine::{self, ACCEL_HELP, MachineOptions};
 use thimble_core::qmp::Parser;
+use thimble_monitor::owner::objects::{write_properties, write_types};
 use thimble_monitor::schema::arguments::Audiodev;
 use thimble_monitor::schema::{AudiodevDriver, read_option};
 
@@ -20,7 +21,6 @@ use super::{
 };
 use crate::chardev::spec::{self, Backend, ChardevSpec, ShortForm};
 use crate::log::Items;
-use crate::objects;
 
 /// Serial ports of a board at most.
 const SERIALS_MAX: usize = 4;
@@ -313,14 +313,21 @@ impl Builder {
 
     pub(super) fn object(&mut self, value: &str) -> Done {
         if matches!(value, "help" | "?") {
-            return self.print(objects::help());
+            let mut text = String::new();
+            // Writing to a string does not fail.
+            let _ = write_types(&mut text);
+            return self.print(text);
         }
         if !value.starts_with('{') && OptsTable::wants_help(value) {
             let name = value.split(',').next().unwrap_or_default();
             let name = name.strip_prefix("qom-type=").unwrap_or(name);
-            let text = objects::describe(name)
-                .ok_or_else(|| format!("Parameter 'qom-type' does not accept value '{name}'"))?;
-            return self.print(text);
+            let mut text = String::new();
+            return match write_properties(name, &mut text) {
+                Ok(true) => self.print(text),
+                _ => Err(format!(
+                    "Parameter 'qom-type' does not accept value '{name}'"
+                )),
+            };
         }
         self.options.objects.push(ObjectOption {
             text: value.to_owned(),

@@ -2,12 +2,14 @@
 
 use thimble_core::cpu::{features, models};
 use thimble_core::devices::ConsoleId;
-use thimble_core::qmp::Value;
+use thimble_core::qmp::Parser;
 use thimble_core::qom::{
     Chardev, ChardevKind, Outside, Processor, QomValue, Settings, Tree, UserObject,
 };
 use thimble_monitor::QmpError;
+use thimble_monitor::owner::objects::NewValue;
 use thimble_monitor::schema::arguments::ObjectOptions;
+use thimble_monitor::schema::read_json;
 use thimble_monitor::schema::results::{IOThreadInfo, Memdev};
 
 use super::{BridgeState, Guarded, Vm};
@@ -181,6 +183,10 @@ impl thimble_monitor::owner::Objects for Vm {
         self.settings.made.add(options)
     }
 
+    fn object_add_text(&mut self, text: &[u8]) -> Result<(), QmpError> {
+        self.settings.made.add_text(&String::from_utf8_lossy(text))
+    }
+
     fn object_del(&mut self, id: &[u8]) -> Result<(), QmpError> {
         self.settings.made.remove(id)
     }
@@ -189,9 +195,21 @@ impl thimble_monitor::owner::Objects for Vm {
         &mut self,
         position: usize,
         property: &str,
-        value: Value<'_>,
+        value: NewValue<'_>,
     ) -> Result<(), QmpError> {
         self.settings.made.set(position, property, value)
+    }
+
+    fn object_set_json(
+        &mut self,
+        position: usize,
+        property: &str,
+        json: &[u8],
+    ) -> Result<(), QmpError> {
+        let mut parser = Box::new(Parser::new());
+        let value = read_json(&mut parser, json);
+        let value = value.map_err(|error| QmpError::generic(format_args!("{error}")))?;
+        self.object_set(position, property, NewValue::Json(value))
     }
 
     fn visit_iothreads(&self, visit: &mut dyn FnMut(&IOThreadInfo<'_>)) {

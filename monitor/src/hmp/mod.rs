@@ -16,6 +16,7 @@ mod format;
 mod help;
 mod machine;
 mod memory;
+mod objects;
 mod parse;
 mod power;
 pub mod table;

@@ -1,13 +1,12 @@
 //! Objects of an owner without a process: the settings of a few threads that nobody runs.
 
-use thimble_core::qmp::Value;
+use thimble_core::machine::Host;
 use thimble_core::qom::{QomValue, UserObject};
 
-use crate::owner::objects::{Objects, duplicate, identifier, integer, iothread_number, missing};
+use crate::owner::objects::{NewValue, Objects, duplicate, identifier, iothread_number, missing};
 use crate::schema::arguments::{ObjectOptions, ObjectOptionsVariant};
 use crate::schema::results::{IOThreadInfo, Memdev};
 use crate::{InMemory, QmpError};
-use thimble_core::machine::Host;
 
 /// Objects at most.
 const OBJECTS_MAX: usize = 4;
@@ -59,6 +58,12 @@ impl Threads {
     }
 }
 
+fn no_room(what: &str) -> QmpError {
+    QmpError::generic(format_args!(
+        "{what}: only a process has room for another parser"
+    ))
+}
+
 impl<H: Host> Objects for InMemory<'_, H> {
     fn object_add(&mut self, options: &ObjectOptions<'_>) -> Result<(), QmpError> {
         let id = identifier(options.id)?;
@@ -90,6 +95,10 @@ impl<H: Host> Objects for InMemory<'_, H> {
         threads.push(Thread { id, values }).map_err(|_| full())
     }
 
+    fn object_add_text(&mut self, _text: &[u8]) -> Result<(), QmpError> {
+        Err(no_room("object_add"))
+    }
+
     fn object_del(&mut self, id: &[u8]) -> Result<(), QmpError> {
         let threads = &mut self.objects.0;
         let found = threads.iter().position(|thread| thread.id.as_bytes() == id);
@@ -101,9 +110,9 @@ impl<H: Host> Objects for InMemory<'_, H> {
         &mut self,
         position: usize,
         property: &str,
-        value: Value<'_>,
+        value: NewValue<'_>,
     ) -> Result<(), QmpError> {
-        let value = iothread_number(property, integer(property, value)?)?;
+        let value = iothread_number(property, value.integer(property)?)?;
         let at = PROPERTIES.iter().position(|(name, _)| *name == property);
         let thread = self.objects.0.get_mut(position);
         let to = thread
@@ -113,6 +122,15 @@ impl<H: Host> Objects for InMemory<'_, H> {
             *to = value;
         }
         Ok(())
+    }
+
+    fn object_set_json(
+        &mut self,
+        _position: usize,
+        property: &str,
+        _json: &[u8],
+    ) -> Result<(), QmpError> {
+        Err(no_room(property))
     }
 
     fn visit_iothreads(&self, visit: &mut dyn FnMut(&IOThreadInfo<'_>)) {

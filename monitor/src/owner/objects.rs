@@ -1,10 +1,17 @@
 //! Objects that users make: threads, memory, secrets.
 
+use core::fmt;
+
 use thimble_core::qmp::Value;
+use thimble_core::qom::{self, PropertyInfo};
 
 use crate::QmpError;
 use crate::schema::arguments::ObjectOptions;
+use crate::schema::integer;
 use crate::schema::results::{IOThreadInfo, Memdev};
+
+/// The interface of types that users can make objects of.
+const USER_CREATABLE: &str = "user-creatable";
 
 /// What commands ask about objects that users make.
 pub trait Objects {
@@ -14,12 +21,23 @@ pub trait Objects {
     /// Takes an object away that nothing uses.
     fn object_del(&mut self, id: &[u8]) -> Result<(), QmpError>;
 
+    /// Makes an object of a text, as the option `-object` does: `TYPE,id=ID[,...]` or JSON.
+    fn object_add_text(&mut self, text: &[u8]) -> Result<(), QmpError>;
+
     /// Changes a property, one of its type's, of the object at this position in the tree.
     fn object_set(
         &mut self,
         position: usize,
         property: &str,
-        value: Value<'_>,
+        value: NewValue<'_>,
+    ) -> Result<(), QmpError>;
+
+    /// The same, to a value in JSON.
+    fn object_set_json(
+        &mut self,
+        position: usize,
+        property: &str,
+        json: &[u8],
     ) -> Result<(), QmpError>;
 
     /// Tells of every thread for input and output.
@@ -56,29 +74,120 @@ pub fn iothread_number(property: &str, value: i64) -> Result<i64, QmpError> {
     Ok(value)
 }
 
-/// The value that a property is to have, if it is of the right type.
-fn typed<T>(property: &str, value: Option<T>, expected: &str) -> Result<T, QmpError> {
-    value.ok_or_else(|| {
-        QmpError::generic(format_args!(
-            "Invalid parameter type for '{property}', expected: {expected}"
-        ))
-    })
+/// What a property is to be.
+#[derive(Clone, Copy, Debug)]
+pub enum NewValue<'v> {
+    /// Of a JSON type.
+    Json(Value<'v>),
+    /// Written as in an option.
+    Text(&'v [u8]),
 }
 
-/// An integer that a property is to have.
-///
-/// # Errors
-/// In QEMU's words.
-pub fn integer(property: &str, value: Value<'_>) -> Result<i64, QmpError> {
-    typed(property, value.int(), "integer")
+impl NewValue<'_> {
+    /// An integer for this property.
+    ///
+    /// # Errors
+    /// In QEMU's words.
+    pub fn integer(self, property: &str) -> Result<i64, QmpError> {
+        match self {
+            Self::Json(value) => value.int().ok_or_else(|| wrong_type(property, "integer")),
+            Self::Text(text) => {
+                let number = core::str::from_utf8(text).ok().and_then(integer);
+                let number = number.and_then(|number| i64::try_from(number).ok());
+                number.ok_or_else(|| expects(property, "int64"))
+            }
+        }
+    }
+
+    /// A truth value for this property.
+    ///
+    /// # Errors
+    /// In QEMU's words.
+    pub fn boolean(self, property: &str) -> Result<bool, QmpError> {
+        match self {
+            Self::Json(value) => value.bool().ok_or_else(|| wrong_type(property, "boolean")),
+            Self::Text(b"on" | b"yes" | b"true" | b"y") => Ok(true),
+            Self::Text(b"off" | b"no" | b"false" | b"n") => Ok(false),
+            Self::Text(_) => Err(expects(property, "'on' or 'off'")),
+        }
+    }
 }
 
-/// A truth value that a property is to have.
+fn wrong_type(property: &str, expected: &str) -> QmpError {
+    QmpError::generic(format_args!(
+        "Invalid parameter type for '{property}', expected: {expected}"
+    ))
+}
+
+fn expects(property: &str, expected: &str) -> QmpError {
+    QmpError::generic(format_args!("Parameter '{property}' expects {expected}"))
+}
+
+/// What users can make of types, in the order of their names.
 ///
 /// # Errors
-/// In QEMU's words.
-pub fn boolean(property: &str, value: Value<'_>) -> Result<bool, QmpError> {
-    typed(property, value.bool(), "boolean")
+/// The writer's.
+pub fn write_types(out: &mut dyn fmt::Write) -> fmt::Result {
+    out.write_str("List of user creatable objects:\n")?;
+    let mut result = Ok(());
+    qom::types(Some(USER_CREATABLE), false, &mut |kind| {
+        // Their table is in this order.
+        if result.is_ok() {
+            result = writeln!(out, "  {}", kind.name);
+        }
+    });
+    result
+}
+
+/// The properties of one of these types that can be given, in the order of their names; false if there is no such type.
+///
+/// # Errors
+/// The writer's.
+pub fn write_properties(type_name: &str, out: &mut dyn fmt::Write) -> Result<bool, fmt::Error> {
+    let mut known = false;
+    qom::types(Some(USER_CREATABLE), false, &mut |kind| {
+        known |= kind.name == type_name;
+    });
+    if !known {
+        return Ok(false);
+    }
+    writeln!(out, "{type_name} options:")?;
+    let mut last: heapless::String<64> = heapless::String::new();
+    loop {
+        let mut next: Option<heapless::String<64>> = None;
+        // The type is there.
+        let _ = qom::type_properties(type_name, &mut |property| {
+            let name = property.name;
+            let better = next.as_ref().is_none_or(|next| name < next.as_str());
+            if !matches!(name, "type" | "loaded") && name > last.as_str() && better {
+                next = heapless::String::try_from(name).ok();
+            }
+        });
+        let Some(name) = next else {
+            return Ok(true);
+        };
+        let mut result = Ok(());
+        let _ = qom::type_properties(type_name, &mut |property| {
+            if property.name == name {
+                result = write_property(property, out);
+            }
+        });
+        result?;
+        last = name;
+    }
+}
+
+fn write_property(property: PropertyInfo<'_>, out: &mut dyn fmt::Write) -> fmt::Result {
+    let PropertyInfo { name, kind, .. } = property;
+    write!(out, "  {name}=<{kind}>")?;
+    if let Some(text) = property.description {
+        // In a column of their own, as far as names are short.
+        for _ in name.len() + kind.len() + 5..24 {
+            out.write_char(' ')?;
+        }
+        write!(out, " - {text}")?;
+    }
+    out.write_char('\n')
 }
 
 /// What is said of an id that is taken already.
