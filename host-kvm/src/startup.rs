@@ -400,11 +400,7 @@ fn make_objects(
         dump: options.machine.dump_guest_core,
         merge: options.machine.mem_merge,
         prealloc: options.memory_prealloc,
-        threads: if options.memory_prealloc {
-            options.smp.cpus
-        } else {
-            1
-        },
+        threads: options.smp.cpus,
     });
     for object in &options.objects {
         let added = made.add_text(&object.text);
@@ -446,6 +442,9 @@ fn make_objects(
             let path = options.memory_path.as_deref();
             let origin = path.map_or(memory.clone(), |path| format!("-mem-path {path}"));
             let mapping = made.add_ram(ram_id, options.memory, path);
+            if options.preconfig {
+                made.hide_ram();
+            }
             Some(mapping.map_err(|error| OptionError::new(&origin, &error.to_string()))?)
         }
     };

@@ -155,6 +155,7 @@ static MEMORY_FILE: &[TypeProperty] = &[
     property("align", "int", "what its address is a multiple of"),
     property("discard-data", "bool", "the content goes with the object"),
     property("mem-path", "string", "the file, or a directory"),
+    property("pmem", "bool", "persistent memory"),
     property("readonly", "bool", "whether it can only be read"),
 ];
 

@@ -14,6 +14,8 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
+use thimble_monitor::owner::objects::IOTHREAD_PROPERTIES;
+
 use crate::clock::monotonic;
 use crate::event_loop::poller::{Interest, Poller, Waker};
 
@@ -36,16 +38,8 @@ pub trait Handler: Send {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Loan(u64);
 
-/// A property of a thread: its name, and what it is at first.
-pub const PROPERTIES: [(&str, i64); 4] = [
-    ("poll-max-ns", 32768),
-    ("poll-grow", 0),
-    ("poll-shrink", 0),
-    ("aio-max-batch", 0),
-];
-
-/// The values of [`PROPERTIES`], none negative.
-pub type Parameters = [i64; PROPERTIES.len()];
+/// The values of [`IOTHREAD_PROPERTIES`], none negative.
+pub type Parameters = [i64; IOTHREAD_PROPERTIES.len()];
 
 /// What a thread is to do, other than to ask its handlers.
 enum Task {
@@ -74,7 +68,7 @@ struct Lent {
 struct Inner {
     poller: Poller,
     waker: Waker,
-    parameters: [AtomicI64; PROPERTIES.len()],
+    parameters: [AtomicI64; IOTHREAD_PROPERTIES.len()],
     tasks: Mutex<VecDeque<Task>>,
     /// How many they are.
     pending: AtomicUsize,

@@ -15,13 +15,13 @@ use std::sync::Arc;
 
 use rustix::fs::{MemfdFlags, SealFlags};
 use thimble_core::qom::QomValue;
-use thimble_monitor::QmpError;
 use thimble_monitor::owner::objects::NewValue;
 use thimble_monitor::schema::HostMemPolicy;
 use thimble_monitor::schema::arguments::{
     MemoryBackendFileProperties, MemoryBackendMemfdProperties, MemoryBackendProperties,
 };
 use thimble_monitor::schema::results::Memdev;
+use thimble_monitor::{ErrorClass, QmpError};
 
 use super::mapping::{Mapping, Plan};
 use crate::error_text;
@@ -43,7 +43,7 @@ pub struct Defaults {
     pub merge: bool,
     /// `-mem-prealloc`.
     pub prealloc: bool,
-    /// Threads for that.
+    /// Threads that fill memory.
     pub threads: u32,
 }
 
@@ -101,6 +101,7 @@ macro_rules! common {
             policy: $given.policy,
             prealloc: $given.prealloc,
             prealloc_threads: $given.prealloc_threads,
+            prealloc_context: $given.prealloc_context,
             share: $given.share,
             reserve: $given.reserve,
             size: $given.size,
@@ -159,6 +160,11 @@ impl MemoryBackend {
         given: &MemoryBackendFileProperties<'_>,
         defaults: Defaults,
     ) -> Result<Self, QmpError> {
+        if given.pmem == Some(true) {
+            return Err(refused(
+                "persistent memory ('pmem') is not available".to_owned(),
+            ));
+        }
         let readonly = given.readonly.unwrap_or(false);
         let common = common!(given);
         let path = PathBuf::from(OsStr::from_bytes(given.mem_path));
@@ -282,6 +288,14 @@ impl MemoryBackend {
         if given.prealloc_threads == Some(0) {
             return Err(not_zero(type_name, "prealloc-threads"));
         }
+        if let Some(context) = given.prealloc_context {
+            // Objects of its type can't be made.
+            let context = String::from_utf8_lossy(context);
+            return Err(QmpError::new(
+                ErrorClass::DeviceNotFound,
+                format_args!("Device '{context}' not found"),
+            ));
+        }
         let prealloc = given.prealloc.unwrap_or(defaults.prealloc);
         if prealloc && !reserve {
             return Err(incompatible());
@@ -400,7 +414,7 @@ impl MemoryBackend {
             "share" | "reserve" | "hugetlbsize" => {
                 return Err(refused("cannot change property value".to_owned()));
             }
-            "readonly" => {
+            "pmem" | "readonly" => {
                 let name = self.type_name();
                 return Err(refused(format!(
                     "cannot change property '{property}' of {name}."
@@ -434,6 +448,7 @@ impl MemoryBackend {
             ("mem-path", Kind::File { path, .. }) => {
                 return take(QomValue::Str(&path.to_string_lossy()));
             }
+            ("pmem", Kind::File { .. }) => QomValue::Bool(false),
             ("readonly", Kind::File { .. }) => QomValue::Bool(self.mapping.is_readonly()),
             ("hugetlb", Kind::Memfd { huge, .. }) => QomValue::Bool(*huge),
             ("hugetlbsize", Kind::Memfd { huge_size, .. }) => QomValue::Uint(*huge_size),

@@ -13,10 +13,12 @@ use std::sync::Arc;
 use thimble_core::qmp::Parser;
 use thimble_core::qom::{QomValue, UserObject};
 use thimble_monitor::QmpError;
-use thimble_monitor::owner::objects::{NewValue, duplicate, identifier, iothread_number, missing};
+use thimble_monitor::owner::objects::{
+    IOTHREAD_PROPERTIES, NewValue, duplicate, identifier, iothread_number, iothread_parameters,
+    missing,
+};
 use thimble_monitor::schema::arguments::{
-    IothreadProperties, MemoryBackendFileProperties, MemoryBackendProperties, ObjectOptions,
-    ObjectOptionsVariant,
+    MemoryBackendFileProperties, MemoryBackendProperties, ObjectOptions, ObjectOptionsVariant,
 };
 use thimble_monitor::schema::read_option;
 use thimble_monitor::schema::results::{IOThreadInfo, Memdev};
@@ -54,6 +56,8 @@ impl Kind {
 /// The objects of a process.
 pub struct Objects {
     list: Vec<Object>,
+    /// What guest RAM is made of, before the machine is built for all to see.
+    hidden: Option<Object>,
     /// The one that guest RAM is made of.
     ram: Option<String>,
     defaults: Defaults,
@@ -68,6 +72,7 @@ impl Objects {
     pub fn new(defaults: Defaults) -> Self {
         Self {
             list: Vec::new(),
+            hidden: None,
             ram: None,
             defaults,
         }
@@ -90,10 +95,11 @@ impl Objects {
         let id = identifier(options.id)?;
         // Numbers out of range are told before an id that is taken, as with QEMU.
         let parameters = match &options.variant {
-            ObjectOptionsVariant::Iothread(given) => parameters(given)?,
-            _ => [0; iothread::PROPERTIES.len()],
+            ObjectOptionsVariant::Iothread(given) => iothread_parameters(given)?,
+            _ => [0; IOTHREAD_PROPERTIES.len()],
         };
-        if self.find(id).is_some() {
+        let hidden = self.hidden.as_ref().is_some_and(|hidden| hidden.id == id);
+        if self.find(id).is_some() || hidden {
             return Err(duplicate(id));
         }
         if self.list.len() == OBJECTS_MAX {
@@ -178,7 +184,7 @@ impl Objects {
         match self.list.get_mut(position).map(|object| &mut object.kind) {
             Some(Kind::IoThread(thread)) => {
                 let value = iothread_number(property, value.integer(property)?)?;
-                let properties = iothread::PROPERTIES.iter();
+                let properties = IOTHREAD_PROPERTIES.iter();
                 for (at, (name, _)) in properties.enumerate() {
                     if *name == property {
                         thread.set_parameter(at, value);
@@ -209,7 +215,7 @@ impl Objects {
         match self.list.get(position).map(|object| &object.kind) {
             Some(Kind::IoThread(thread)) => {
                 let values = thread.parameters();
-                for ((name, _), value) in iothread::PROPERTIES.iter().zip(values) {
+                for ((name, _), value) in IOTHREAD_PROPERTIES.iter().zip(values) {
                     if *name == property {
                         take(QomValue::Int(value));
                     }
@@ -317,6 +323,7 @@ impl Objects {
             policy: None,
             prealloc: None,
             prealloc_threads: None,
+            prealloc_context: None,
             share: None,
             reserve: None,
             size,
@@ -331,6 +338,7 @@ impl Objects {
                 policy: None,
                 prealloc: None,
                 prealloc_threads: None,
+                prealloc_context: None,
                 share: None,
                 reserve: None,
                 size,
@@ -338,6 +346,7 @@ impl Objects {
                 align: None,
                 discard_data: None,
                 mem_path: path.as_bytes(),
+                pmem: None,
                 readonly: None,
             }),
         };
@@ -349,28 +358,26 @@ impl Objects {
         self.use_as_ram(id)
     }
 
+    /// Hides what [`Objects::add_ram`] has just made: the machine is not built yet for all to see.
+    pub fn hide_ram(&mut self) {
+        if self.ram_position() == self.list.len().checked_sub(1) {
+            self.hidden = self.list.pop();
+        }
+    }
+
+    /// Shows it.
+    pub fn show_ram(&mut self) {
+        self.list.extend(self.hidden.take());
+    }
+
     /// Frees what is of no use without the process, at its end.
     pub fn discard(&self) {
-        for object in &self.list {
+        for object in self.list.iter().chain(&self.hidden) {
             if let Kind::Memory(memory) = &object.kind {
                 memory.discard();
             }
         }
     }
-}
-
-fn parameters(given: &IothreadProperties) -> Result<iothread::Parameters, QmpError> {
-    let given = [
-        given.poll_max_ns,
-        given.poll_grow,
-        given.poll_shrink,
-        given.aio_max_batch,
-    ];
-    let mut values = iothread::PROPERTIES.map(|(_, value)| value);
-    for ((value, given), (name, _)) in values.iter_mut().zip(given).zip(iothread::PROPERTIES) {
-        *value = iothread_number(name, given.unwrap_or(*value))?;
-    }
-    Ok(values)
 }
 
 /// Writes the list `host-nodes=0-2,host-nodes=5`, as options have it, in keys: `host-nodes.0=0,host-nodes.1=1` and so on.

@@ -51,6 +51,11 @@ impl Secret {
         given: &SecretProperties<'_>,
         find: impl FnOnce(&str) -> Result<&'s [u8], QmpError>,
     ) -> Result<Self, QmpError> {
+        if given.loaded.is_some() {
+            return Err(refused(
+                "Property 'secret.loaded' is not writable".to_owned(),
+            ));
+        }
         let mut bytes = match (given.data, given.file) {
             (Some(data), None) => data.to_vec(),
             (None, Some(file)) => read_file(Path::new(OsStr::from_bytes(file)))?,
@@ -219,6 +224,7 @@ mod tests {
 
     fn given<'a>(data: Option<&'a [u8]>, file: Option<&'a [u8]>) -> SecretProperties<'a> {
         SecretProperties {
+            loaded: None,
             format: QCryptoSecretFormat::Raw,
             keyid: None,
             iv: None,

@@ -119,6 +119,7 @@ impl Owner for Vm {
 
     fn exit_preconfig(&mut self) -> Result<(), QmpError> {
         self.settings.preconfig = false;
+        self.settings.made.show_ram();
         if self.settings.autostart {
             self.start();
         }

@@ -3,7 +3,10 @@
 use thimble_core::machine::Host;
 use thimble_core::qom::{QomValue, UserObject};
 
-use crate::owner::objects::{NewValue, Objects, duplicate, identifier, iothread_number, missing};
+use crate::owner::objects::{
+    IOTHREAD_PROPERTIES, NewValue, Objects, duplicate, identifier, iothread_number,
+    iothread_parameters, missing,
+};
 use crate::schema::arguments::{ObjectOptions, ObjectOptionsVariant};
 use crate::schema::results::{IOThreadInfo, Memdev};
 use crate::{InMemory, QmpError};
@@ -14,20 +17,12 @@ const OBJECTS_MAX: usize = 4;
 /// Bytes of an id at most.
 const ID_MAX: usize = 32;
 
-/// The properties of a thread, and what they are at first.
-const PROPERTIES: [(&str, i64); 4] = [
-    ("poll-max-ns", 32768),
-    ("poll-grow", 0),
-    ("poll-shrink", 0),
-    ("aio-max-batch", 0),
-];
-
 /// A thread that nobody runs.
 #[derive(Clone, Debug)]
 struct Thread {
     id: heapless::String<ID_MAX>,
-    /// In the order of [`PROPERTIES`].
-    values: [i64; PROPERTIES.len()],
+    /// In the order of [`IOTHREAD_PROPERTIES`].
+    values: [i64; IOTHREAD_PROPERTIES.len()],
 }
 
 /// The objects, in the order in which they were made.
@@ -50,7 +45,9 @@ impl Threads {
         property: &str,
         take: &mut dyn FnMut(QomValue<'_>),
     ) {
-        let at = PROPERTIES.iter().position(|(name, _)| *name == property);
+        let at = IOTHREAD_PROPERTIES
+            .iter()
+            .position(|(name, _)| *name == property);
         let value = self.0.get(position).zip(at);
         if let Some(value) = value.and_then(|(thread, at)| thread.values.get(at)) {
             take(QomValue::Int(*value));
@@ -72,16 +69,7 @@ impl<H: Host> Objects for InMemory<'_, H> {
                 "object '{id}': only a process has memory and files"
             )));
         };
-        let given = [
-            given.poll_max_ns,
-            given.poll_grow,
-            given.poll_shrink,
-            given.aio_max_batch,
-        ];
-        let mut values = PROPERTIES.map(|(_, value)| value);
-        for ((value, given), (name, _)) in values.iter_mut().zip(given).zip(PROPERTIES) {
-            *value = iothread_number(name, given.unwrap_or(*value))?;
-        }
+        let values = iothread_parameters(given)?;
         let threads = &mut self.objects.0;
         if threads.iter().any(|thread| thread.id == id) {
             return Err(duplicate(id));
@@ -113,7 +101,9 @@ impl<H: Host> Objects for InMemory<'_, H> {
         value: NewValue<'_>,
     ) -> Result<(), QmpError> {
         let value = iothread_number(property, value.integer(property)?)?;
-        let at = PROPERTIES.iter().position(|(name, _)| *name == property);
+        let at = IOTHREAD_PROPERTIES
+            .iter()
+            .position(|(name, _)| *name == property);
         let thread = self.objects.0.get_mut(position);
         let to = thread
             .zip(at)

@@ -6,7 +6,7 @@ use thimble_core::qmp::Value;
 use thimble_core::qom::{self, PropertyInfo};
 
 use crate::QmpError;
-use crate::schema::arguments::ObjectOptions;
+use crate::schema::arguments::{IothreadProperties, ObjectOptions};
 use crate::schema::integer;
 use crate::schema::results::{IOThreadInfo, Memdev};
 
@@ -72,6 +72,45 @@ pub fn iothread_number(property: &str, value: i64) -> Result<i64, QmpError> {
         )));
     }
     Ok(value)
+}
+
+/// The properties of an iothread, and what they are at first.
+pub const IOTHREAD_PROPERTIES: [(&str, i64); 4] = [
+    ("poll-max-ns", 32768),
+    ("poll-grow", 0),
+    ("poll-shrink", 0),
+    ("aio-max-batch", 0),
+];
+
+/// What these properties are to be.
+///
+/// # Errors
+/// For a number that is out of range, in QEMU's words, and for threads that are not available.
+pub fn iothread_parameters(
+    given: &IothreadProperties,
+) -> Result<[i64; IOTHREAD_PROPERTIES.len()], QmpError> {
+    for (name, number) in [
+        ("thread-pool-min", given.thread_pool_min),
+        ("thread-pool-max", given.thread_pool_max),
+    ] {
+        if let Some(number) = number {
+            iothread_number(name, number)?;
+            return Err(QmpError::generic(format_args!(
+                "threads for calls that may take long ('{name}') are not available"
+            )));
+        }
+    }
+    let given = [
+        given.poll_max_ns,
+        given.poll_grow,
+        given.poll_shrink,
+        given.aio_max_batch,
+    ];
+    let mut values = [0; IOTHREAD_PROPERTIES.len()];
+    for ((to, given), (name, default)) in values.iter_mut().zip(given).zip(IOTHREAD_PROPERTIES) {
+        *to = iothread_number(name, given.unwrap_or(default))?;
+    }
+    Ok(values)
 }
 
 /// What a property is to be.
