@@ -187,7 +187,7 @@ fn a_process_with_threads_ends_in_order() {
         }
         let instance = launcher.start();
         let mut client = negotiated(&instance);
-        instance.signal(qemu_tests::Signal::TERM);
+        instance.signal(rustix::process::Signal::TERM);
         let event = client.event(SOON).expect("an event");
         assert_eq!(event["event"], "SHUTDOWN");
         assert_eq!(event["data"]["reason"], "host-signal");
