@@ -30,7 +30,7 @@ use rustix::net::{
     self, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, SocketFlags, sockopt,
 };
 
-use crate::descriptors::sets::Copy;
+use crate::descriptors::sets::Lease;
 use crate::error_text;
 use crate::event_loop::poller::{Interest, Poller, Readiness, Waker};
 use crate::files::{self, OFlags};
@@ -124,7 +124,7 @@ struct Slot {
     rest: Vec<u8>,
     escape: Option<Escape>,
     /// Keep the sets that its descriptors come from.
-    _copies: Vec<Copy>,
+    _leases: Vec<Lease>,
     /// Raw mode of the terminal, as long as the device lives.
     _raw: Option<RawMode>,
 }
@@ -199,7 +199,7 @@ impl Chardevs {
             queue: Queue::new(queue_max),
             rest: Vec::new(),
             escape: spec.mux.then(|| Escape::new(self.escape_key)),
-            _copies: Vec::new(),
+            _leases: Vec::new(),
             _raw: None,
         };
         match &spec.backend {
@@ -753,8 +753,8 @@ impl Slot {
         let mut open = |path: &str, flags| {
             let flags = flags | OFlags::NONBLOCK | OFlags::NOCTTY;
             let opened = files::open(Path::new(path), flags);
-            let (fd, copy) = opened.map_err(|error| failed(path, &error))?.into_parts();
-            self._copies.extend(copy);
+            let (fd, lease) = opened.map_err(|error| failed(path, &error))?.into_parts();
+            self._leases.extend(lease);
             Ok::<_, String>(unwatched(fd))
         };
         let start = match append {

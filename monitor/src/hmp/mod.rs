@@ -10,7 +10,10 @@
 //! Limits: parentheses nest 64 deep; strings with `\` in them have [`STRING_MAX`] bytes. The text is as long as its
 //! sink lets it be.
 
+mod apic;
 mod cpus;
+mod descriptors;
+mod devices;
 mod expression;
 mod format;
 mod help;
@@ -18,8 +21,11 @@ mod machine;
 mod memory;
 mod objects;
 mod parse;
+mod ports;
 mod power;
+mod registers;
 pub mod table;
+mod tables;
 #[cfg(test)]
 mod tests;
 
