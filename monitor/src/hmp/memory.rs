@@ -13,7 +13,7 @@ use crate::schema::arguments;
 use crate::{Owner, QmpError};
 
 /// Bytes that `sum` adds up at most: what takes longer would hold others up.
-const SUM_MAX: u64 = 256 << 20;
+const SUM_MAX: u64 = 64 << 20;
 
 /// Bytes of a page.
 const PAGE: u64 = 4096;

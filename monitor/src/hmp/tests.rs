@@ -614,8 +614,8 @@ fn sums_are_bounded() {
     assert_eq!(say(&mut machine, "sum 0x1000 4"), "08449\n");
     assert_eq!(say(&mut machine, "sum 0x10000 100000"), "00000\n");
     assert_eq!(
-        say(&mut machine, "sum 0 0x10000001"),
-        "Error: 'size' is larger than the limit (268435456 bytes)\n"
+        say(&mut machine, "sum 0 0x4000001"),
+        "Error: 'size' is larger than the limit (67108864 bytes)\n"
     );
 }
 
