@@ -443,7 +443,7 @@ impl Chardevs {
             port.starved = true;
         }
         self.watch(id);
-        let label = self.slots[usize::from(id.0)].label.as_bytes();
+        let label = self.slots[id.slot()].label.as_bytes();
         events::chardev_write(bytes.len(), taken, label);
         taken
     }
@@ -479,7 +479,7 @@ impl Chardevs {
     /// Closes a device that nobody uses any more, and forgets its id.
     pub fn retire(&mut self, id: ChardevId) {
         self.hang_up(id);
-        let slot = &mut self.slots[usize::from(id.0)];
+        let slot = &mut self.slots[id.slot()];
         // Descriptors leave the poller as they are closed.
         (slot.listener, slot.timer) = (None, None);
         slot.label.clear();
