@@ -33,7 +33,9 @@ pub use error::{DESC_MAX, ErrorClass, QmpError};
 pub use event::{Event, RateLimits, Timestamp};
 pub use handlers::Outcome;
 pub use in_memory::InMemory;
-pub use owner::{CpuState, Descriptors, JobId, KvmInfo, Owner, SetMember, Space, Typing, answers};
+pub use owner::{
+    CpuState, Descriptors, Inspection, JobId, KvmInfo, Owner, SetMember, Space, Typing, answers,
+};
 pub use pretty::Pretty;
 pub use schema::SCHEMA;
 pub use session::{MONITOR_OUT_MAX, MONITOR_QUEUE_MAX, Out, Session};

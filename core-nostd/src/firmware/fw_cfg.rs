@@ -270,6 +270,13 @@ impl<'m> FwCfg<'m> {
         Some(keys::FILE_FIRST + index as u16)
     }
 
+    /// Visits the names and sizes of all files, ascending by name.
+    pub fn visit_files(&self, visit: &mut dyn FnMut(&str, usize)) {
+        for file in &self.files {
+            visit(&file.name, file.content.bytes().len());
+        }
+    }
+
     /// Reads on in the selected item: what as many byte reads of the data register would give. The
     /// way for string input.
     pub fn read_data(&mut self, buffer: &mut [u8]) {

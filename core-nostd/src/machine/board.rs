@@ -260,6 +260,7 @@ impl<'m> Machine<'m> {
             lines: Lines::new(),
             timers: Timers::new(),
             effects: Effects::new(),
+            raised: [0; ioapic::PINS],
             intr: false,
             pic: Pic::new(),
             ioapic: IoApic::new(),

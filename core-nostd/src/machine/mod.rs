@@ -24,6 +24,7 @@ mod apics;
 mod board;
 mod config;
 mod host;
+pub mod listing;
 mod plugged;
 mod ports;
 pub mod qtest;
@@ -131,6 +132,8 @@ pub struct Machine<'m> {
     lines: Lines,
     timers: Timers,
     effects: Effects,
+    /// How often each line has risen.
+    raised: [u64; ioapic::PINS],
     /// Level of the PIC's INTR output, as the host was last told.
     intr: bool,
 
@@ -457,6 +460,9 @@ impl<'m> Machine<'m> {
         }
         while let Some(change) = self.lines.take_change() {
             let number = change.line.number();
+            if let (true, Some(raised)) = (change.level, self.raised.get_mut(usize::from(number))) {
+                *raised = raised.wrapping_add(1);
+            }
             host.set_gsi(number, change.level);
             if self.irqchip.in_machine() {
                 if number < 16 {

@@ -9,6 +9,7 @@
 //! Paths and names come from clients and may be anything. The work for one is bounded by its
 //! length times the number of objects.
 
+mod outline;
 mod processor;
 mod properties;
 mod tree;
@@ -19,6 +20,7 @@ use core::fmt;
 use crate::devices::ConsoleId;
 use crate::machine::Machine;
 
+pub use outline::BusLine;
 pub use processor::{MODEL_NAME_MAX, Processor};
 pub use tree::{PATH_MAX, Path};
 pub use types::{

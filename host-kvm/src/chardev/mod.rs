@@ -37,7 +37,7 @@ use rustix::net::{
 
 use thimble_core::formats::telnet::{self, Received, Telnet};
 
-use crate::descriptors::sets::Copy;
+use crate::descriptors::sets::Lease;
 use crate::error_text;
 use crate::event_loop::poller::{Interest, Poller, Readiness, Waker};
 use crate::files::{self, OFlags};
@@ -167,7 +167,7 @@ struct Slot {
     /// The name of the pseudo-terminal.
     terminal: String,
     /// Keep the sets that its descriptors come from.
-    _copies: Vec<Copy>,
+    _leases: Vec<Lease>,
     /// Raw mode of the terminal, as long as the device lives.
     _raw: Option<RawMode>,
 }
@@ -243,7 +243,7 @@ impl Chardevs {
             mux: spec.mux.then(|| Mux::new(self.escape_key)),
             telnet: None,
             terminal: String::new(),
-            _copies: Vec::new(),
+            _leases: Vec::new(),
             _raw: None,
         };
         match &spec.backend {
@@ -973,8 +973,8 @@ impl Slot {
         let mut open = |path: &str, flags| {
             let flags = flags | OFlags::NONBLOCK | OFlags::NOCTTY;
             let opened = files::open(Path::new(path), flags);
-            let (fd, copy) = opened.map_err(|error| failed(path, &error))?.into_parts();
-            self._copies.extend(copy);
+            let (fd, lease) = opened.map_err(|error| failed(path, &error))?.into_parts();
+            self._leases.extend(lease);
             Ok::<_, String>(unwatched(fd))
         };
         let start = match append {

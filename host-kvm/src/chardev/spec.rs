@@ -594,7 +594,7 @@ mod tests {
             ("socket,id=x,path=/a,wait=on", "'wait'"),
             ("socket,id=x,path=/a,server=on,reconnect=1", "'reconnect'"),
             ("socket,id=x,path=/a,signal=on", "'signal'"),
-            ("socket,id=x,fd=-1", "-1"),
+            ("socket,id=x,fd=one", "Unable to parse FD number one"),
             ("socket,id=x,path=", "empty"),
             ("file,id=x", "no filename"),
             ("null,id=x,logfile=a", "logfile"),

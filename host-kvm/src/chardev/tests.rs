@@ -332,11 +332,80 @@ fn inherited_descriptors() {
     for (text, part) in [
         (format!("socket,id=b,fd={number}"), "in use"),
         ("socket,id=b,fd=1".to_owned(), "standard"),
-        ("socket,id=b,fd=999999".to_owned(), "not open"),
+        (
+            "socket,id=b,fd=999999".to_owned(),
+            "File descriptor '999999' is not a socket",
+        ),
+        (
+            "socket,id=b,fd=-1".to_owned(),
+            "File descriptor '-1' is not a socket",
+        ),
     ] {
         let error = bench.chardevs.open(&parse(&text).unwrap(), 64).unwrap_err();
         assert!(error.contains(part), "{error}");
     }
+}
+
+/// A descriptor as a parent process leaves it.
+fn inheritable(fd: impl Into<OwnedFd>) -> OwnedFd {
+    let fd = fd.into();
+    rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::empty()).unwrap();
+    fd
+}
+
+#[test]
+fn inherited_descriptors_of_the_wrong_kind() {
+    use rustix::net::{AddressFamily, SocketType, socket};
+    let mut bench = Bench::new("kinds");
+    let path = bench.path("l");
+    let unix = |kind| inheritable(socket(AddressFamily::UNIX, kind, None).unwrap());
+    let listening = inheritable(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    let connected = inheritable(UnixStream::pair().unwrap().0);
+    let file = inheritable(File::open("/").unwrap());
+    let pipe = inheritable(rustix::pipe::pipe().unwrap().0);
+    let (stream, datagram) = (unix(SocketType::STREAM), unix(SocketType::DGRAM));
+    for (fd, server, part) in [
+        (&file, true, "' is not a socket"),
+        (&file, false, "' is not a socket"),
+        (&pipe, true, "' is not a socket"),
+        (
+            &connected,
+            true,
+            "Failed to listen on fd socket: Invalid argument",
+        ),
+        (
+            &datagram,
+            true,
+            "Failed to listen on fd socket: Operation not supported",
+        ),
+        (
+            &stream,
+            true,
+            "Failed to listen on fd socket: Invalid argument",
+        ),
+        (&stream, false, "' is not connected"),
+        (&datagram, false, "' is not a stream socket"),
+        (
+            &listening,
+            false,
+            "' is a listening socket: server=on is missing",
+        ),
+    ] {
+        // What is refused is closed: it was passed for this.
+        let copy = inheritable(rustix::io::dup(fd).unwrap());
+        let number = std::os::fd::IntoRawFd::into_raw_fd(copy);
+        let server = if server { ",server=on,wait=off" } else { "" };
+        let text = format!("socket,id=b,fd={number}{server}");
+        let error = bench.chardevs.open(&parse(&text).unwrap(), 64).unwrap_err();
+        assert!(error.contains(part), "{error}");
+    }
+    let number = listening.as_raw_fd();
+    std::mem::forget(listening);
+    let text = format!("socket,id=a,fd={number},server=on,wait=off");
+    bench.chardevs.open(&parse(&text).unwrap(), 64).unwrap();
+    let mut client = UnixStream::connect(&path).unwrap();
+    client.write_all(b"hi").unwrap();
+    bench.until("input", |log, _| log.input == b"hi");
 }
 
 #[test]

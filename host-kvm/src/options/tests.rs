@@ -90,6 +90,19 @@ fn a_whole_command_line() {
 }
 
 #[test]
+fn inherited_descriptors_go_into_sets() {
+    let options = run("-add-fd fd=5,set=0 -add-fd opaque=a,,b,set=0x10,fd=4294967301").unwrap();
+    let [first, second] = &*options.add_fds else {
+        panic!("two of them");
+    };
+    assert_eq!((first.fd, first.set, &first.opaque), (5, 0, &None));
+    assert_eq!(first.origin, "-add-fd fd=5,set=0");
+    // No number is cut down to one that may be open.
+    assert_eq!((second.fd, second.set), (i32::MAX, 16));
+    assert_eq!(second.opaque.as_deref(), Some("a,b"));
+}
+
+#[test]
 fn log_items_add_up() {
     let options = run("-d in_asm,int -d exec").unwrap();
     assert_eq!(options.log_items, Items::IN_ASM | Items::INT | Items::EXEC);
@@ -190,6 +203,11 @@ fn errors_name_the_option() {
         ("-msg timestamp=x", "expects 'on' or 'off'"),
         ("-overcommit foo=1", "Invalid parameter 'foo'"),
         ("-echr foo", "code of a key"),
+        ("-add-fd set=1", "fd option is required"),
+        ("-add-fd fd=5", "set option is required"),
+        ("-add-fd fd=5,set=0x8000000000000000", "non-negative"),
+        ("-add-fd fd=a,set=1", "Parameter 'fd' expects a number"),
+        ("-add-fd 5", "Invalid parameter '5'"),
         ("-action foo=reset", "Invalid parameter 'foo'"),
         ("-action reset", "Invalid parameter 'reset'"),
         ("-action reboot=foo", "expects one of reset, shutdown"),

@@ -6,6 +6,7 @@
 
 mod bridge;
 mod descriptors;
+mod inspect;
 mod objects;
 mod owner;
 mod processors;
@@ -275,6 +276,8 @@ pub struct Vm {
     dump_defaults: thimble_monitor::hmp::Defaults,
     /// The descriptors of the monitor whose command is being executed.
     pub passed: Passed,
+    /// The same, while it lets something be executed that has none.
+    passed_aside: Passed,
     exit: Option<i32>,
     /// The host's time when the VM was made.
     made_at: Duration,
@@ -300,6 +303,7 @@ impl Vm {
             migration_events: false,
             dump_defaults: thimble_monitor::hmp::Defaults::default(),
             passed: Passed::default(),
+            passed_aside: Passed::default(),
             exit: None,
             made_at: since_epoch(),
             made_at_monotonic: monotonic(),

@@ -10,8 +10,11 @@
 //! Limits: parentheses nest 64 deep; strings with `\` in them have [`STRING_MAX`] bytes. The text is as long as its
 //! sink lets it be.
 
+mod apic;
 mod completion;
 mod cpus;
+mod descriptors;
+mod devices;
 mod editor;
 mod expression;
 mod format;
@@ -20,9 +23,12 @@ mod history;
 mod machine;
 mod memory;
 mod parse;
+mod ports;
 mod power;
+mod registers;
 mod session;
 pub mod table;
+mod tables;
 #[cfg(test)]
 mod tests;
 

@@ -1,6 +1,7 @@
 //! An owner without a process: a machine in memory that nobody runs. For fuzzers, tests and bare-metal images.
 
 mod descriptors;
+mod inspect;
 mod typing;
 
 use core::num::NonZeroU64;

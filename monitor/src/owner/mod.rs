@@ -1,6 +1,7 @@
 //! What commands ask of the machine's owner.
 
 mod descriptors;
+mod inspect;
 mod typing;
 
 use core::num::NonZeroU64;
@@ -13,6 +14,7 @@ use thimble_core::qom::Tree;
 use crate::hmp::Defaults;
 use crate::schema::results::{CommandLineOptionInfo, CpuInfoFast, MachineInfo};
 use crate::{Event, QmpError, Timestamp};
+pub use inspect::Inspection;
 
 pub use typing::Typing;
 
@@ -73,7 +75,7 @@ pub fn answers(machine: &Machine<'_>, mut gpa: u64, length: usize) -> bool {
 /// A method that causes events reports them through [`Owner::take_event`]; the session that
 /// executes the command writes them before its reply (after it if the command has a result), and the owner sends them to its other
 /// sessions with `Session::event`.
-pub trait Owner: Descriptors + Typing {
+pub trait Owner: Descriptors + Inspection + Typing {
     /// What the VM is doing.
     fn run_state(&self) -> RunState;
 
