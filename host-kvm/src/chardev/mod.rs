@@ -406,6 +406,11 @@ impl Chardevs {
         self.slots[id.slot()].open
     }
 
+    /// Whether the connection has ended, and only the loop has to come by.
+    pub fn is_doomed(&self, id: ChardevId) -> bool {
+        self.slots[id.slot()].doomed
+    }
+
     /// Bytes of output that wait.
     pub fn pending(&self, id: ChardevId) -> usize {
         self.slots[id.slot()].queue.len()
