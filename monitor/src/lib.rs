@@ -17,6 +17,7 @@ extern crate std;
 
 mod error;
 mod event;
+pub mod gdb;
 mod handlers;
 pub mod hmp;
 mod in_memory;
@@ -25,6 +26,7 @@ mod pretty;
 mod reply;
 pub mod schema;
 mod session;
+pub mod trace;
 
 #[cfg(feature = "sabotage")]
 use core::sync::atomic::AtomicUsize;
@@ -34,7 +36,9 @@ pub use event::{Event, RateLimits, Timestamp};
 pub use handlers::Outcome;
 pub use in_memory::InMemory;
 pub use owner::{
-    CpuState, Descriptors, Inspection, JobId, KvmInfo, Owner, SetMember, Space, Typing, answers,
+    BreakRefused, CpuState, DebugStop, Debugger, Descriptors, DumpKind, DumpTarget, Dumps,
+    Inspection, JobId, KvmInfo, Owner, SetMember, Space, Stepping, Traces, Typing, answers,
+    write_ram,
 };
 pub use pretty::Pretty;
 pub use schema::SCHEMA;

@@ -1,4 +1,7 @@
 //! Codecs of outside formats.
 
+pub mod deflate;
+pub mod dump;
+pub mod gdb;
 pub mod qtest;
 pub mod telnet;

@@ -47,6 +47,7 @@ use mux::{Mux, Port};
 use queue::Queue;
 use socket::{Connecting, Listener};
 use spec::{Address, Backend, ChardevSpec, SocketSpec};
+use thimble_core::trace::events;
 
 pub use escape::DEFAULT_KEY as DEFAULT_ESCAPE_KEY;
 pub use mux::USERS_MAX;
@@ -447,6 +448,8 @@ impl Chardevs {
             port.starved = true;
         }
         self.watch(id);
+        let label = self.slots[usize::from(id.0)].label.as_bytes();
+        events::chardev_write(bytes.len(), taken, label);
         taken
     }
 
@@ -476,6 +479,15 @@ impl Chardevs {
             slot.doomed = true;
             self.waker.wake();
         }
+    }
+
+    /// Closes a device that nobody uses any more, and forgets its id.
+    pub fn retire(&mut self, id: ChardevId) {
+        self.hang_up(id);
+        let slot = &mut self.slots[usize::from(id.0)];
+        // Descriptors leave the poller as they are closed.
+        (slot.listener, slot.timer) = (None, None);
+        slot.label.clear();
     }
 
     /// Writes what waits, for as long as `timeout` nanoseconds at most: for the end of the

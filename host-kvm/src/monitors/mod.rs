@@ -94,6 +94,10 @@ impl Out for Output<'_> {
         // A mark stands between two messages.
         self.pretty = self.pretty.map(|_| Pretty::default());
     }
+
+    fn put_since(&self, mark: usize) -> &[u8] {
+        self.bytes.get(mark..).unwrap_or_default()
+    }
 }
 
 /// What is spoken on a device.
@@ -299,7 +303,7 @@ impl Monitors {
     /// Executes the commands that have come in, and tells whether there were any.
     pub fn serve(&mut self, vm: &mut Vm) -> bool {
         let mut served = false;
-        while let Some((job, result)) = vm.saved() {
+        while let Some((job, result)) = vm.next_outcome() {
             // Its connection may be gone.
             let mut monitors = self.0.iter();
             if let Some(index) = monitors.position(|m| m.speaker.pending() == Some(job)) {
@@ -308,6 +312,8 @@ impl Monitors {
                 });
                 self.tell(vm, Some(index));
                 served = true;
+            } else {
+                vm.finished_elsewhere(job, result);
             }
         }
         for index in 0..self.0.len() {

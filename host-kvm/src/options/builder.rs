@@ -20,6 +20,7 @@ use crate::chardev::USERS_MAX;
 use crate::chardev::spec::{self, Backend, ChardevSpec, ShortForm};
 use crate::log::Items;
 use crate::monitors::Language;
+use crate::trace;
 
 /// Serial ports of a board at most.
 const SERIALS_MAX: usize = 4;
@@ -45,6 +46,7 @@ pub(super) struct Builder {
     print: Option<String>,
     /// Default devices that were switched off.
     without: Vec<&'static str>,
+    gdb_origin: String,
     initrd_origin: String,
     append_origin: String,
 }
@@ -68,6 +70,7 @@ pub(super) fn parse(
         references: Vec::new(),
         print: None,
         without: Vec::new(),
+        gdb_origin: String::new(),
         initrd_origin: String::new(),
         append_origin: String::new(),
     };
@@ -133,6 +136,20 @@ pub(super) static MSG: OptsTable = OptsTable {
     options: &[
         SubOption::new("timestamp", Kind::Bool, "the time before messages"),
         SubOption::new("guest-name", Kind::Bool, "the guest's name before messages"),
+    ],
+};
+
+pub(super) static TRACE: OptsTable = OptsTable {
+    name: "trace",
+    implied: Some("enable"),
+    options: &[
+        SubOption::new("enable", Kind::Text, "events to trace: a name or a pattern"),
+        SubOption::new(
+            "events",
+            Kind::Text,
+            "file of names or patterns, a line each",
+        ),
+        SubOption::new("file", Kind::Text, "where to trace"),
     ],
 };
 
@@ -451,6 +468,15 @@ impl Builder {
         Ok(())
     }
 
+    pub(super) fn gdb(&mut self, value: &str) -> Done {
+        if self.options.gdb.is_some() {
+            return Err("there can be one only".to_owned());
+        }
+        self.options.gdb = self.short(&gdb_device(value), crate::gdb::LABEL)?;
+        self.gdb_origin.clone_from(&self.origin);
+        Ok(())
+    }
+
     pub(super) fn escape_key(&mut self, value: &str) -> Done {
         let key = opts::parse_number(value).ok();
         self.options.escape_key = key
@@ -547,7 +573,29 @@ impl Builder {
         if value == "help" || value == "?" {
             return self.print(Items::help());
         }
-        values::parse_log_items(value, &mut self.options.log_items)
+        if value == "trace:help" {
+            return self.print(trace::help());
+        }
+        self.options
+            .log
+            .add(value)
+            .map_err(|item| format!("there is no log item '{item}' ('-d help' lists them)"))
+    }
+
+    pub(super) fn log_filter(&mut self, value: &str) -> Done {
+        self.options.log_filter.add(value)
+    }
+
+    pub(super) fn trace(&mut self, value: &str) -> Done {
+        if OptsTable::wants_help(value) {
+            return self.print(trace::help());
+        }
+        let given = TRACE.parse(value)?;
+        let options = &mut self.options.trace;
+        options.patterns.extend(given.owned("enable"));
+        options.events.extend(given.owned("events"));
+        options.file = given.owned("file").or(options.file.take());
+        Ok(())
     }
 
     fn finish(mut self) -> Result<Parsed, OptionError> {
@@ -558,6 +606,11 @@ impl Builder {
             if value.is_some() && self.options.kernel.is_none() {
                 return Err(OptionError::new(origin, "only allowed with -kernel option"));
             }
+        }
+        if self.options.gdb.is_some() && self.options.machine.kind == MachineKind::None {
+            // QEMU's sentence.
+            let reason = "gdbstub: meaningless to attach gdb to a machine without any CPU.";
+            return Err(OptionError::new(&self.gdb_origin, reason));
         }
         let cpus = self.options.smp.max_cpus;
         let room = self.options.machine.check_cpus(cpus);
@@ -675,4 +728,20 @@ impl Builder {
         }
         Ok(())
     }
+}
+
+/// What `-gdb` and the human monitor's `gdbserver` mean: on TCP it is a server that does not wait.
+fn gdb_device(value: &str) -> String {
+    match value.starts_with("tcp:") {
+        true => format!("{value},wait=off,nodelay=on,server=on"),
+        false => value.to_owned(),
+    }
+}
+
+/// The device of the human monitor's `gdbserver`.
+///
+/// # Errors
+/// A sentence that says what is wrong with it.
+pub fn parse_gdb(value: &str) -> Result<ShortForm, Reason> {
+    spec::parse_short(&gdb_device(value), crate::gdb::LABEL)
 }

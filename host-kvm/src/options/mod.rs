@@ -23,10 +23,12 @@ use thimble_core::devices::kernel;
 use thimble_core::machine::actions::Actions;
 
 use crate::chardev::spec::ChardevSpec;
-use crate::log::Items;
+use crate::log::Wanted;
+use crate::log::filter::Filter;
 use crate::monitors::Language;
 use crate::soft::Icount;
 
+pub use builder::parse_gdb;
 pub use descriptors::AddFd;
 pub use device::{DeviceOption, Global};
 pub use introspect::visit_options;
@@ -59,6 +61,17 @@ pub struct MonitorOption {
     pub id: Option<String>,
     /// The option as given, for messages.
     pub origin: String,
+}
+
+/// `-trace`.
+#[derive(Clone, Debug, Default)]
+pub struct TraceOptions {
+    /// Names and patterns of events.
+    pub patterns: Vec<String>,
+    /// Files of such.
+    pub events: Vec<String>,
+    /// Where to trace, if not where the log goes.
+    pub file: Option<String>,
 }
 
 /// What the command line asks for.
@@ -94,6 +107,8 @@ pub struct Options {
     pub monitors: Vec<MonitorOption>,
     /// The id of the character device of the qtest protocol.
     pub qtest: Option<String>,
+    /// The id of the character device of the debugger.
+    pub gdb: Option<String>,
     /// Where to log the qtest protocol; `none`: nowhere.
     pub qtest_log: Option<String>,
     /// Code of the escape key.
@@ -135,7 +150,11 @@ pub struct Options {
     /// The guest's name before messages.
     pub msg_guest_name: bool,
     /// What to log.
-    pub log_items: Items,
+    pub log: Wanted,
+    /// Which addresses to log.
+    pub log_filter: Filter,
+    /// What to trace.
+    pub trace: TraceOptions,
     /// Where to log; `None`: standard error.
     pub log_file: Option<String>,
     /// File for the process id.
@@ -166,6 +185,7 @@ impl Default for Options {
             debugcons: Vec::new(),
             monitors: Vec::new(),
             qtest: None,
+            gdb: None,
             qtest_log: None,
             escape_key: crate::chardev::DEFAULT_ESCAPE_KEY,
             devices: Vec::new(),
@@ -186,7 +206,9 @@ impl Default for Options {
             cpu_pm: false,
             msg_timestamp: false,
             msg_guest_name: false,
-            log_items: Items::empty(),
+            log: Wanted::default(),
+            log_filter: Filter::default(),
+            trace: TraceOptions::default(),
             log_file: None,
             pidfile: None,
             daemonize: false,

@@ -84,7 +84,7 @@ fn a_whole_command_line() {
     assert_eq!(options.rtc.base, RtcBase::At(946_684_800));
     assert_eq!(options.escape_key, 0x14);
     assert_eq!(options.search_path().next(), Some("/a"));
-    assert_eq!(options.log_items, Items::CPU_RESET);
+    assert_eq!(options.log.items, Items::CPU_RESET);
     assert_eq!(options.log_file.as_deref(), Some("/l"));
     assert!(options.missing.is_empty() && options.warnings.is_empty());
 }
@@ -105,8 +105,8 @@ fn inherited_descriptors_go_into_sets() {
 #[test]
 fn log_items_add_up() {
     let options = run("-d in_asm,int -d exec").unwrap();
-    assert_eq!(options.log_items, Items::IN_ASM | Items::INT | Items::EXEC);
-    assert_eq!(run("").unwrap().log_items, Items::empty());
+    assert_eq!(options.log.items, Items::IN_ASM | Items::INT | Items::EXEC);
+    assert_eq!(run("").unwrap().log.items, Items::empty());
     for (line, item) in [("-d op", "'op'"), ("-d int,", "''"), ("-d int,,exec", "''")] {
         let text = run(line).unwrap_err();
         assert!(text.contains(&format!("no log item {item}")), "{text}");

@@ -2,6 +2,7 @@
 
 mod control;
 mod descriptors;
+mod dump;
 mod human;
 mod introspect;
 mod machine;
@@ -9,6 +10,7 @@ mod memory;
 mod migration;
 mod qom;
 mod run_state;
+mod trace;
 mod yank;
 
 use crate::session::Negotiation;
@@ -16,6 +18,7 @@ use crate::{JobId, Owner};
 
 pub(crate) use control::*;
 pub(crate) use descriptors::*;
+pub(crate) use dump::*;
 pub(crate) use human::*;
 pub(crate) use introspect::*;
 pub(crate) use machine::*;
@@ -23,6 +26,7 @@ pub(crate) use memory::*;
 pub(crate) use migration::*;
 pub(crate) use qom::*;
 pub(crate) use run_state::*;
+pub(crate) use trace::*;
 pub(crate) use yank::*;
 
 /// What a handler acts on.

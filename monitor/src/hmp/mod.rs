@@ -13,8 +13,10 @@
 mod apic;
 mod completion;
 mod cpus;
+mod debug;
 mod descriptors;
 mod devices;
+mod dump;
 mod editor;
 mod expression;
 mod format;
@@ -31,6 +33,7 @@ pub mod table;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod trace;
 
 use core::fmt::{self, Write};
 
@@ -171,6 +174,7 @@ fn execute_typed(
     history: Option<&History>,
     text: &mut Text<'_>,
 ) -> Result<Outcome, SinkFull> {
+    crate::trace::human_line(line);
     let mut session = Negotiation::of_human(*cpu);
     let done = run(line, owner, &mut session, history, text);
     *cpu = session.cpu;
