@@ -105,7 +105,10 @@ impl Completion<'_> {
                 let each: Each<'_> = &|visit| {
                     let commands = menu.iter().copied().flatten();
                     for command in commands.filter(|command| command.preconfig || there) {
-                        command.names.split('|').for_each(|name| visit(name.as_bytes()));
+                        command
+                            .names
+                            .split('|')
+                            .for_each(|name| visit(name.as_bytes()));
                     }
                 };
                 self.sorted(each, visit);

@@ -396,7 +396,10 @@ mod tests {
             ("\"inf\t", "\"info "),
             ("logfile /di\t", "logfile /disk "),
             ("logfile \"/du\tx\t", "logfile \"/dump/x"),
-            ("trace-event guest_cpu_res\tof\t", "trace-event guest_cpu_reset off "),
+            (
+                "trace-event guest_cpu_res\tof\t",
+                "trace-event guest_cpu_reset off ",
+            ),
             ("info registers -\t", "info registers -"),
         ] {
             bench.types(keys);
