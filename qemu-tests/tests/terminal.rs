@@ -159,7 +159,7 @@ fn the_same_keys_show_the_same() {
         b"help info hist\t\x7f\x7f\r\x1b[A",
         b"watchdog_action p\to\t\r",
         b"wat\tnon\t\rzzz\t\rxx\t",
-        b"watchdog_action pX\x1b[D\t\x1b[C!",
+        b"watchdog_action px\x1b[D\t\x1b[C!",
         b"a\x00b\x03\x1ac\x1b[99~d\xc3\xa9",
     ];
     for keys in scripts {
