@@ -344,10 +344,10 @@ impl Write for Paper<'_> {
     }
 }
 
-/// Writes a thread's id.
+/// Writes a thread's id, as QEMU does: numbers have two digits at least.
 fn put_thread(choices: &Choices, index: u32, answer: &mut Answer) -> Result<(), SinkFull> {
-    let process = if choices.multiprocess { "p1." } else { "" };
-    write!(Paper(answer), "{process}{:x}", u64::from(index) + 1).map_err(|fmt::Error| SinkFull)
+    let process = if choices.multiprocess { "p01." } else { "" };
+    write!(Paper(answer), "{process}{:02x}", u64::from(index) + 1).map_err(|fmt::Error| SinkFull)
 }
 
 /// Composes why the VM stands still.
