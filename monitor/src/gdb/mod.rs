@@ -379,7 +379,7 @@ fn stopped(
                 WatchKind::Read => "rwatch",
                 WatchKind::Access => "awatch",
             };
-            write!(Paper(answer), "{name}:{address:x};").map_err(|fmt::Error| SinkFull)
+            write!(Paper(answer), "{name}:{address:016x};").map_err(|fmt::Error| SinkFull)
         }
         Some(Hit::Breakpoint(at)) if choices.tells_breaks => match at.hardware {
             true => answer.put(b"hwbreak:;"),

@@ -44,6 +44,8 @@ fn packets_are_answered_alike() {
         return skip("qemu-system-x86 is missing");
     }
     let packets = [
+        // QEMU tells of single registers only who has read which there are.
+        "qXfer:features:read:target.xml:0,1",
         "?",
         "qC",
         "qfThreadInfo",
@@ -54,7 +56,6 @@ fn packets_are_answered_alike() {
         "Hc-1",
         "Hc0",
         "Hg2",
-        "qC",
         "Hg1",
         "Hg9",
         "H",
@@ -136,7 +137,6 @@ fn packets_are_answered_alike() {
         "T1",
         "Tp1.2",
         "Hgp1.2",
-        "qC",
         "Hgp0.0",
     ];
     let [qemu, thimble] = Emulator::BOTH.map(|emulator| {
@@ -213,13 +213,17 @@ fn states_and_events() {
         note("reset", "".into(), &mut client);
         note("hit", remote.ask("c"), &mut client);
         note("detached", remote.ask("D"), &mut client);
-        // The next packet stops it again; QEMU takes the packet for that alone.
         drop(remote);
         client.execute("stop", json!({})).expect("it stops");
         client.execute("cont", json!({})).expect("it runs");
         note("alone", "".into(), &mut client);
         let mut next = Remote::connect(&instance);
-        note("another", next.ask("qC"), &mut client);
+        let mut answer = next.ask("qC");
+        if answer.starts_with('T') {
+            // QEMU tells it of a stop that it has not asked for.
+            answer = told(&mut next);
+        }
+        note("another", answer, &mut client);
         next.send("k");
         let code = instance.wait(PATIENCE).code();
         seen.push(json!(code));
@@ -242,6 +246,8 @@ fn stops_say_why() {
     let [qemu, thimble] = Emulator::BOTH.map(|emulator| {
         let instance = launcher(emulator, "tcg").start();
         let mut remote = Remote::connect(&instance);
+        // QEMU tells of single registers only who has read which there are.
+        remote.ask("qXfer:features:read:target.xml:0,100");
         let mut answers = Vec::new();
         for (set, gone) in [
             (format!("Z1,{in_long:x},1"), true),
@@ -262,7 +268,7 @@ fn stops_say_why() {
     });
     assert_eq!(thimble, qemu);
     assert!(thimble[5].starts_with("T05thread:01;"), "{thimble:?}");
-    assert_eq!(thimble[9], format!("T05thread:01;watch:{word:x};"));
+    assert_eq!(thimble[9], format!("T05thread:01;watch:{word:016x};"));
 }
 
 /// Whoever knows of them is told which kind of breakpoint it was.
@@ -272,8 +278,10 @@ fn kinds_of_breakpoints() {
     let mut remote = Remote::connect(&instance);
     remote.ask("qSupported:swbreak+;hwbreak+");
     for (kind, place, name) in [(0, "in_real", "swbreak"), (1, "in_long", "hwbreak")] {
-        remote.ask(&format!("Z{kind},{:x},1", symbol(place)));
+        let at = format!("{kind},{:x},1", symbol(place));
+        remote.ask(&format!("Z{at}"));
         assert_eq!(remote.ask("c"), format!("T05thread:01;{name}:;"));
+        remote.ask(&format!("z{at}"));
     }
 }
 
@@ -397,7 +405,6 @@ fn the_human_monitor_opens_and_closes_the_door() {
         let mut second = Remote::connect(&instance);
         seen.push(second.ask("qC"));
         seen.push(say("gdbserver foo"));
-        seen.push(say("gdbserver tcp:127.0.0.1:0"));
         seen
     });
     assert_eq!(thimble, qemu);

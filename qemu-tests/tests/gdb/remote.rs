@@ -93,15 +93,21 @@ impl Remote {
         answer.unwrap_or_else(|| panic!("no answer to {packet}"))
     }
 
-    /// Whether nothing comes for a while.
+    /// Whether nothing comes for a while but acknowledgments.
     pub(crate) fn is_quiet(&mut self) -> bool {
         let short = Duration::from_millis(300);
         self.stream
             .set_read_timeout(Some(short))
             .expect("a socket has one");
-        let quiet = match self.stream.read(&mut [0]) {
-            Ok(_) => false,
-            Err(error) => matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut),
+        let mut byte = [0];
+        let quiet = loop {
+            match self.stream.read(&mut byte) {
+                Ok(1) if byte[0] == b'+' => {}
+                Ok(_) => break false,
+                Err(error) => {
+                    break matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut);
+                }
+            }
         };
         self.stream
             .set_read_timeout(Some(PATIENCE))
