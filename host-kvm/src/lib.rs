@@ -22,6 +22,7 @@ pub mod registers;
 pub mod soft;
 pub mod startup;
 pub mod terminal;
+pub mod trace;
 pub mod vm;
 
 pub use startup::main;

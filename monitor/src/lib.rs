@@ -22,9 +22,11 @@ mod handlers;
 pub mod hmp;
 mod in_memory;
 mod owner;
+mod pretty;
 mod reply;
 pub mod schema;
 mod session;
+pub mod trace;
 
 #[cfg(feature = "sabotage")]
 use core::sync::atomic::AtomicUsize;
@@ -33,8 +35,11 @@ pub use error::{DESC_MAX, ErrorClass, QmpError};
 pub use event::{Event, RateLimits, Timestamp};
 pub use handlers::Outcome;
 pub use in_memory::InMemory;
-pub use owner::{BreakRefused, DebugStop, Debugger, Stepping, write_ram};
-pub use owner::{CpuState, Descriptors, JobId, KvmInfo, Owner, SetMember, Space, answers};
+pub use owner::{
+    BreakRefused, CpuState, DebugStop, Debugger, Descriptors, Inspection, JobId, KvmInfo, Owner,
+    SetMember, Space, Stepping, Traces, Typing, answers, write_ram,
+};
+pub use pretty::Pretty;
 pub use schema::SCHEMA;
 pub use session::{MONITOR_OUT_MAX, MONITOR_QUEUE_MAX, Out, Session};
 pub use thimble_core::devices::ShutdownCause;

@@ -2,3 +2,4 @@
 
 pub mod gdb;
 pub mod qtest;
+pub mod telnet;

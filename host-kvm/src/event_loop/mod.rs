@@ -18,6 +18,7 @@ use crate::qtest::QtestServer;
 use crate::report;
 use crate::vm::{Accelerator, Bridge, BridgeState, Guarded, Vm};
 use poller::{Interest, Poller, Waker};
+use thimble_core::trace::events;
 
 /// Tokens of the main thread's own descriptors; character devices have [`CHARDEVS`] and above.
 const WAKER: u64 = 0;
@@ -103,8 +104,8 @@ impl EventLoop {
             if let Some(status) = self.vm.exit_status() {
                 break status;
             }
-            let events = match self.wait(served && several_cpus) {
-                Ok(events) => events,
+            let ready = match self.wait(served && several_cpus) {
+                Ok(ready) => ready,
                 Err(error) => {
                     report(format_args!(
                         "waiting for events: {}",
@@ -113,7 +114,8 @@ impl EventLoop {
                     break 1;
                 }
             };
-            for event in events {
+            events::event_loop_ready(ready.len());
+            for event in ready {
                 match event.token {
                     WAKER => self.waker.drain(),
                     TIMER => {
@@ -146,8 +148,9 @@ impl EventLoop {
             }
         }
         let until = self.vm.event_deadline();
-        self.poller
-            .wait(until.map(|until| until.saturating_sub(monotonic())))
+        let timeout = until.map(|until| until.saturating_sub(monotonic()));
+        events::event_loop_wait(timeout.map_or(-1, |ns| (ns / 1_000_000) as i64));
+        self.poller.wait(timeout)
     }
 
     fn chardev_ready(&mut self, token: u64, readiness: poller::Readiness) {
@@ -187,6 +190,7 @@ impl EventLoop {
         let got = unsafe { libc::read(self.signals.as_raw_fd(), (&raw mut info).cast(), size) };
         if got == size as isize {
             let (signal, pid) = (info.ssi_signo, info.ssi_pid);
+            events::signal(signal);
             report(format_args!(
                 "terminating on signal {signal} from pid {pid}"
             ));
@@ -248,8 +252,8 @@ impl Users<'_> {
 
 impl Frontends for Users<'_> {
     fn opened(&mut self, chardevs: &mut Chardevs, id: ChardevId) {
-        let _ = chardevs;
-        self.monitors.opened(id);
+        events::chardev_open(chardevs.label(id).as_bytes());
+        self.monitors.opened(id, chardevs.has_focus(id));
         if self.gdb.owns(id) {
             self.gdb.opened();
         }
@@ -259,6 +263,7 @@ impl Frontends for Users<'_> {
     }
 
     fn received(&mut self, chardevs: &mut Chardevs, id: ChardevId, bytes: &[u8]) -> usize {
+        events::chardev_read(bytes.len(), chardevs.label(id).as_bytes());
         if self.monitors.owns(id) {
             return self.monitors.received(id, bytes);
         }
@@ -285,7 +290,7 @@ impl Frontends for Users<'_> {
     }
 
     fn closed(&mut self, chardevs: &mut Chardevs, id: ChardevId) {
-        let _ = chardevs;
+        events::chardev_close(chardevs.label(id).as_bytes());
         self.monitors.closed(id);
         if self.gdb.owns(id) {
             self.gdb.closed();
@@ -303,6 +308,19 @@ impl Frontends for Users<'_> {
                 machine.console_writable(bridge, clock.now(), console);
             });
         }
+    }
+
+    fn line_break(&mut self, chardevs: &mut Chardevs, id: ChardevId) {
+        if let Some(console) = self.console(id) {
+            self.call(chardevs, |machine, bridge, clock, _| {
+                machine.console_break(bridge, clock.now(), console);
+            });
+        }
+    }
+
+    fn focus(&mut self, chardevs: &mut Chardevs, id: ChardevId, on: bool) {
+        let _ = chardevs;
+        self.monitors.focus(id, on);
     }
 
     fn quit(&mut self, _chardevs: &mut Chardevs, _id: ChardevId) {

@@ -48,6 +48,7 @@ use super::outside::{self, Outside};
 use super::state;
 use super::vm::{Irqchip, Vm};
 use crate::cpuid::CpuidTable;
+use thimble_core::trace::events;
 
 /// `_IO(KVMIO, 0x80)`.
 pub(super) const KVM_RUN: libc::Ioctl = 0xae80;
@@ -393,6 +394,8 @@ impl Vcpus {
                 .fd()
                 .create_vcpu(cpuid.apic_id(index).into())
                 .map_err(KvmError::call("creating a processor"))?;
+            events::kvm_init_vcpu(index, cpuid.apic_id(index));
+            events::guest_cpu_enter(index);
             fd.set_cpuid2(&for_cpu(cpuid, index)?)
                 .map_err(KvmError::call("setting CPUID"))?;
             let run = NonNull::from(fd.get_kvm_run());
@@ -891,6 +894,8 @@ fn run_guest<H: ExitHandler>(
                 }
             }
         }
+        // SAFETY: the vCPU's shared page, as below.
+        events::kvm_run_exit(cpu, unsafe { (*run).exit_reason });
         // SAFETY: `run` is the vCPU's shared page, which only this thread uses between two
         // calls; `exit_reason` tells which member of the union is valid, and the kernel gives
         // the place and length of the data inside the mapping.

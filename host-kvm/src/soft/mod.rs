@@ -31,6 +31,7 @@ use thimble_core::cpu::soft::{Bus, CodeCache, Cpu, Event, Stop};
 use thimble_core::cpu::{Activity, CpuState, PagingRegisters, Registers};
 use thimble_core::memory::{CodeMarks, RamError};
 use thimble_core::state::StateError;
+use thimble_core::trace::events;
 
 use crate::clock::monotonic;
 use crate::cpuid::CpuidTable;
@@ -201,9 +202,10 @@ impl Engine {
                 seat.cpu.forget_memory();
             }
         }
-        let a20 = self.wires.a20();
+        let (a20, watch) = (self.wires.a20(), self.board.log.watch());
         for seat in &mut self.seats {
             seat.cpu.set_a20(a20);
+            seat.cpu.set_watch(watch);
         }
     }
 
@@ -273,7 +275,6 @@ impl Engine {
 
     /// Nobody can run: waits for the next timer, or for a signal.
     fn rest(&mut self) {
-        self.board.flush_log();
         self.wires.sleep(self.wires.deadline());
     }
 
@@ -311,7 +312,6 @@ impl Engine {
 
     /// The same as [`Engine::rest`]; the clock does not go by itself meanwhile.
     fn rest_counted(&mut self) {
-        self.board.flush_log();
         let Some(counter) = &mut self.board.counter else {
             return;
         };
@@ -401,7 +401,6 @@ fn run_thread(engine: &Mutex<Engine>, wires: &Wires) {
         let mut engine = lock(engine);
         engine.follow();
         engine.run();
-        engine.board.flush_log();
     }
 }
 
@@ -444,7 +443,7 @@ impl SoftCpus {
         cpuid: &CpuidTable,
         memory: Memory,
         surroundings: Arc<dyn Surroundings>,
-        log: Option<Arc<Sink>>,
+        log: Arc<Sink>,
         determinism: Determinism,
     ) -> Result<Self, SoftError> {
         let what = "mapping memory for the software CPU";
@@ -457,9 +456,7 @@ impl SoftCpus {
         let mut seats = Vec::with_capacity(count as usize);
         for index in 0..count {
             let mut cpu = Zeroed::<Cpu>::new().map_err(failed(what))?;
-            if let Some(log) = &log {
-                cpu.set_watch(log.watch());
-            }
+            events::guest_cpu_enter(index);
             cpu.set_cpuid(&cpuid.for_cpu(index))
                 .map_err(|_| SoftError::Leaves)?;
             seats.push(Seat {

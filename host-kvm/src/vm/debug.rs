@@ -189,18 +189,6 @@ impl Vm {
 }
 
 impl Debugger for Vm {
-    fn look_at_processor(&mut self, index: u32, look: &mut dyn FnMut(&CpuState)) -> bool {
-        match self.processors.as_ref() {
-            Some(processors) => match processors.state(index) {
-                Ok(state) => look(&state),
-                Err(_) => return false,
-            },
-            // As after a reset.
-            None => look(&CpuState::power_on(0, index == 0, 0)),
-        }
-        true
-    }
-
     fn change_processor(
         &mut self,
         index: u32,

@@ -7,11 +7,14 @@
 mod bridge;
 mod debug;
 mod descriptors;
+mod inspect;
 mod objects;
 mod owner;
 mod processors;
 mod save;
 mod snapshot;
+mod trace;
+mod typing;
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -28,6 +31,7 @@ use thimble_core::machine::actions::{
 };
 use thimble_core::machine::{Machine, RunState};
 use thimble_core::time::SECOND;
+use thimble_core::trace::events;
 use thimble_monitor::schema::EventText;
 use thimble_monitor::{Event, JobId, QmpError, RateLimits, Timestamp};
 
@@ -37,8 +41,9 @@ use crate::cpuid::Topology;
 use crate::descriptors::{Passed, sets};
 use crate::event_loop::poller::Waker;
 use crate::kvm::{Pauser, VcpuStop};
-use crate::log::Sink;
+use crate::log::{Items, Sink};
 use crate::options::RtcClock;
+use crate::trace::run_state as tell_run_state;
 
 pub use bridge::{Bridge, BridgeState, CONSOLES_MAX, Exits, Pending};
 pub use objects::ObjectFacts;
@@ -238,7 +243,7 @@ pub struct Settings {
     /// Where they are.
     pub topology: Topology,
     /// What processors do, for `-d`.
-    pub log: Option<Arc<Sink>>,
+    pub log: Arc<Sink>,
     /// What the real-time clock shows at the start, in seconds since 1970.
     pub rtc_start: i64,
     /// What makes it go.
@@ -279,6 +284,8 @@ pub struct Vm {
     dump_defaults: thimble_monitor::hmp::Defaults,
     /// The descriptors of the monitor whose command is being executed.
     pub passed: Passed,
+    /// The same, while it lets something be executed that has none.
+    passed_aside: Passed,
     exit: Option<i32>,
     /// The host's time when the VM was made.
     made_at: Duration,
@@ -305,6 +312,7 @@ impl Vm {
             migration_events: false,
             dump_defaults: thimble_monitor::hmp::Defaults::default(),
             passed: Passed::default(),
+            passed_aside: Passed::default(),
             exit: None,
             made_at: since_epoch(),
             made_at_monotonic: monotonic(),
@@ -329,10 +337,16 @@ impl Vm {
     /// Lets the guest run.
     pub fn start(&mut self) {
         self.debug.run_all();
-        self.run_state = RunState::Running;
+        self.enter(RunState::Running);
         sets::lock().set_running(true);
         self.event(Event::Resume);
         self.resume();
+    }
+
+    /// Notes what the VM is doing from now on.
+    fn enter(&mut self, state: RunState) {
+        tell_run_state(self.run_state, state);
+        self.run_state = state;
     }
 
     fn resume(&mut self) {
@@ -379,7 +393,7 @@ impl Vm {
     fn halt(&mut self, state: RunState) {
         if self.run_state == RunState::Running {
             self.pause();
-            self.run_state = state;
+            self.enter(state);
             sets::lock().set_running(false);
             self.event(Event::Stop);
         }
@@ -387,6 +401,7 @@ impl Vm {
 
     /// Resets the machine, whatever it is doing.
     fn reset(&mut self, cause: ShutdownCause) {
+        events::qemu_system_reset_request(cause.name().as_bytes());
         // Whoever asks for it, as with QEMU.
         if self.settings.actions.reboot == RebootAction::Shutdown {
             return self.shut_down(cause);
@@ -417,16 +432,20 @@ impl Vm {
         if self.run_state == RunState::Running {
             self.resume();
         } else {
-            self.run_state = RunState::Prelaunch;
+            self.enter(RunState::Prelaunch);
         }
     }
 
     fn log_reset(&mut self) {
-        let (Some(log), Some(processors)) = (&self.settings.log, &self.processors) else {
+        let Some(processors) = &self.processors else {
             return;
         };
+        let log = &self.settings.log;
         for index in 0..processors.count() {
-            if let Ok(dump) = processors.dump(index) {
+            events::guest_cpu_reset(index);
+            if log.wants(Items::CPU_RESET)
+                && let Ok(dump) = processors.dump(index)
+            {
                 log.reset(index, &dump);
             }
         }
@@ -434,6 +453,7 @@ impl Vm {
 
     /// Powers the machine off.
     pub fn shut_down(&mut self, cause: ShutdownCause) {
+        events::qemu_system_shutdown_request(cause.name().as_bytes());
         self.event(Event::Shutdown {
             guest: cause.by_guest(),
             reason: cause,
@@ -569,7 +589,7 @@ impl Vm {
         crate::report(format_args!("{stop}"));
         self.halt(RunState::InternalError);
         // Even where a client had stopped the VM in the meantime.
-        self.run_state = RunState::InternalError;
+        self.enter(RunState::InternalError);
     }
 
     fn event(&mut self, event: Event) {

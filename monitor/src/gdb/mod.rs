@@ -512,7 +512,7 @@ impl Call<'_> {
                 }
             });
         put?;
-        looked.then_some(Next::Send).ok_or(Wrong::Address)
+        looked.map(|()| Next::Send).map_err(|_| Wrong::Address)
     }
 
     fn register(&mut self, text: &[u8]) -> Done {
@@ -529,7 +529,7 @@ impl Call<'_> {
                 put = put_register(state, number, answer);
             });
         put?;
-        looked.then_some(Next::Send).ok_or(Wrong::Address)
+        looked.map(|()| Next::Send).map_err(|_| Wrong::Address)
     }
 
     fn set_registers(&mut self, text: &[u8]) -> Done {

@@ -34,11 +34,6 @@ impl Debugged {
 }
 
 impl<H: Host> Debugger for InMemory<'_, H> {
-    fn look_at_processor(&mut self, _index: u32, look: &mut dyn FnMut(&CpuState)) -> bool {
-        look(&self.debugged.state);
-        true
-    }
-
     fn change_processor(
         &mut self,
         _index: u32,

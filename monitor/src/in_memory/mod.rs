@@ -2,6 +2,9 @@
 
 mod debug;
 mod descriptors;
+mod inspect;
+mod trace;
+mod typing;
 
 use core::num::NonZeroU64;
 

@@ -31,9 +31,6 @@ pub struct BreakRefused;
 
 /// What a debugger does to the machine. Processors' indices are below `Owner::cpus`.
 pub trait Debugger {
-    /// Shows the whole state of a processor of a stopped VM; false if that can't be had.
-    fn look_at_processor(&mut self, index: u32, look: &mut dyn FnMut(&CpuState)) -> bool;
-
     /// Changes the state of a processor of a stopped VM, where `change` says that it did; false if it can't be in that
     /// state, which it then is not.
     fn change_processor(

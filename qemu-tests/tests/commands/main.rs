@@ -8,6 +8,7 @@
 //! with its own.
 
 mod crate_types;
+mod descriptors;
 mod human;
 mod identity;
 mod logs;

@@ -9,6 +9,7 @@ use super::micro::Flow;
 use super::{BLOCK_RIP, Bus, Cpu, Exception, Outcome, Raised, SHADOW_SS, Watch, slow};
 use crate::cpu::Activity;
 use crate::cpu::decode::{CodeSize, DecodeError, Instruction, LENGTH_MAX, SegmentRegister, decode};
+use crate::trace::events as trace;
 use x86_64::registers::rflags::RFlags;
 
 /// Bytes of a page.
@@ -382,6 +383,7 @@ impl Cpu {
         if instructions.is_empty() {
             return None;
         }
+        trace::translate_block(gpa, length);
         if self.watched.contains(Watch::DECODED) {
             self.tell_decoded(bus, gpa, length);
         }
