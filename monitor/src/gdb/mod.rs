@@ -381,10 +381,18 @@ fn stopped(
             };
             write!(Paper(answer), "{name}:{address:016x};").map_err(|fmt::Error| SinkFull)
         }
-        Some(Hit::Breakpoint(at)) if choices.tells_breaks => match at.hardware {
-            true => answer.put(b"hwbreak:;"),
-            false => answer.put(b"swbreak:;"),
-        },
+        Some(Hit::Breakpoint(at)) if choices.tells_breaks => {
+            // Behind a segment that does not begin at 0 the debugger sees another address, and would go on at once if it were
+            // told of a breakpoint that it does not know.
+            let registers = owner.registers(choices.general);
+            if registers.is_ok_and(|registers| registers.rip != at.address) {
+                return Ok(());
+            }
+            match at.hardware {
+                true => answer.put(b"hwbreak:;"),
+                false => answer.put(b"swbreak:;"),
+            }
+        }
         Some(Hit::Breakpoint(_) | Hit::Step) | None => Ok(()),
     }
 }

@@ -320,12 +320,20 @@ fn stops_say_why() {
             debugged.ask(b"c");
             debugged.vm.run_state = RunState::Debug;
             debugged.vm.debugged.stop = Some(DebugStop { cpu: 1, hit });
+            debugged.vm.registers.rip = 0x1000;
             let more = if knows { told } else { "" };
             assert_eq!(debugged.settle(), [format!("T05thread:02;{plain}{more}")]);
             // It is who is meant from now on.
             assert_eq!(debugged.ask(b"qC"), "QC02");
         }
     }
+    // Behind a segment: it is at 10h for gdb.
+    debugged.ask(b"c");
+    debugged.vm.run_state = RunState::Debug;
+    let hit = at(false);
+    debugged.vm.debugged.stop = Some(DebugStop { cpu: 1, hit });
+    debugged.vm.registers.rip = 0x10;
+    assert_eq!(debugged.settle(), ["T05thread:02;"]);
     for (state, signal) in [
         (RunState::Paused, 2),
         (RunState::Watchdog, 14),
