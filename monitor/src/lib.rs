@@ -21,7 +21,7 @@ pub mod gdb;
 mod handlers;
 pub mod hmp;
 mod in_memory;
-mod owner;
+pub mod owner;
 mod pretty;
 mod reply;
 pub mod schema;
@@ -36,8 +36,9 @@ pub use event::{Event, RateLimits, Timestamp};
 pub use handlers::Outcome;
 pub use in_memory::InMemory;
 pub use owner::{
-    BreakRefused, CpuState, DebugStop, Debugger, Descriptors, Inspection, JobId, KvmInfo, Owner,
-    SetMember, Space, Stepping, Traces, Typing, answers, write_ram,
+    BreakRefused, CpuState, DebugStop, Debugger, Descriptors, DumpKind, DumpTarget, Dumps,
+    Inspection, JobId, KvmInfo, Owner, SetMember, Space, Stepping, Traces, Typing, answers,
+    write_ram,
 };
 pub use pretty::Pretty;
 pub use schema::SCHEMA;

@@ -47,7 +47,7 @@ use crate::devices::pvpanic::Pvpanic;
 use crate::devices::rtc::Rtc;
 use crate::devices::serial::Serial;
 use crate::devices::{ConsoleId, Context, Effect, Effects, Width};
-use crate::firmware::FwCfg;
+use crate::firmware::{FwCfg, Vmcoreinfo};
 use crate::irq::ioapic;
 use crate::irq::{IoApic, IrqLine, Lines, LocalApics, Pic};
 use crate::memory::{Backing, GuestRam, MemoryMap};
@@ -447,6 +447,11 @@ impl<'m> Machine<'m> {
     /// The memory map as it is now.
     pub fn memory_map(&self) -> &MemoryMap {
         &self.map
+    }
+
+    /// What the guest tells of itself for dumps, if it has where to do so.
+    pub fn vmcoreinfo(&self) -> Option<Vmcoreinfo> {
+        self.fw_cfg.written().copied().map(Vmcoreinfo)
     }
 
     /// When [`Machine::advance`] must be called next, on the virtual clock.

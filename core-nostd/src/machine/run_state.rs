@@ -11,6 +11,8 @@ pub enum RunState {
     Running,
     /// `stop` paused it.
     Paused,
+    /// It is stopped while its memory is dumped.
+    SaveVm,
     /// The guest shut down and `-no-shutdown` keeps the process.
     Shutdown,
     /// A processor met what the accelerator can not run.
@@ -32,6 +34,7 @@ impl RunState {
         Self::Paused,
         Self::Prelaunch,
         Self::Running,
+        Self::SaveVm,
         Self::Shutdown,
         Self::Watchdog,
     ];
@@ -42,6 +45,7 @@ impl RunState {
             Self::Prelaunch => "prelaunch",
             Self::Running => "running",
             Self::Paused => "paused",
+            Self::SaveVm => "save-vm",
             Self::Shutdown => "shutdown",
             Self::InternalError => "internal-error",
             Self::GuestPanicked => "guest-panicked",

@@ -301,7 +301,7 @@ impl Monitors {
     /// Executes the commands that have come in, and tells whether there were any.
     pub fn serve(&mut self, vm: &mut Vm) -> bool {
         let mut served = false;
-        while let Some((job, result)) = vm.saved() {
+        while let Some((job, result)) = vm.next_outcome() {
             // Its connection may be gone.
             let mut monitors = self.0.iter();
             if let Some(index) = monitors.position(|m| m.speaker.pending() == Some(job)) {

@@ -7,7 +7,9 @@
 mod bridge;
 mod debug;
 mod descriptors;
+mod dump;
 mod inspect;
+mod jobs;
 mod objects;
 mod owner;
 mod processors;
@@ -46,9 +48,11 @@ use crate::options::RtcClock;
 use crate::trace::run_state as tell_run_state;
 
 pub use bridge::{Bridge, BridgeState, CONSOLES_MAX, Exits, Pending};
+use dump::Dump;
+pub use jobs::{JOBS_MAX, Jobs, Step};
 pub use objects::ObjectFacts;
 pub use processors::{Accelerator, ProcessorError, Processors};
-pub use save::{Outcome, SAVE_JOBS_MAX, SaveJobs, Space};
+pub use save::Space;
 pub use snapshot::{MoveError, Snapshot};
 
 /// What the machine's lock guards.
@@ -252,6 +256,8 @@ pub struct Settings {
     pub rtc_path: EventText,
     /// What the object tree shows of the process.
     pub objects: ObjectFacts,
+    /// What users have made.
+    pub made: crate::objects::Objects,
 }
 
 /// The host's time since 1970-01-01 00:00 UTC.
@@ -278,7 +284,9 @@ pub struct Vm {
     /// What a debugger has set.
     debug: debug::Debug,
     /// Memory on its way to files.
-    saves: SaveJobs,
+    jobs: Jobs,
+    /// The last dump, or the one that is being written.
+    dump: Dump,
     /// `migrate-set-capabilities`: whether migration is told by events.
     migration_events: bool,
     dump_defaults: thimble_monitor::hmp::Defaults,
@@ -308,7 +316,8 @@ impl Vm {
             told: Events::new(),
             rate_limits: RateLimits::default(),
             debug: debug::Debug::default(),
-            saves: SaveJobs::default(),
+            jobs: Jobs::default(),
+            dump: Dump::default(),
             migration_events: false,
             dump_defaults: thimble_monitor::hmp::Defaults::default(),
             passed: Passed::default(),
@@ -614,14 +623,24 @@ impl Vm {
         self.rate_limits.next_deadline()
     }
 
-    /// Memory that has been written to a file, or not.
-    pub fn saved(&mut self) -> Option<(JobId, Result<(), QmpError>)> {
-        self.saves.finished()
+    /// A command that went on in the background, and its end.
+    pub fn next_outcome(&mut self) -> Option<(JobId, Result<(), QmpError>)> {
+        while let Some((job, step)) = self.jobs.next_step() {
+            let outcome = match step {
+                Step::Opened => self.dump_opened(),
+                Step::Ended(result) if self.dump.is_job(job) => self.dump_ended(result),
+                Step::Ended(result) => Some(result),
+            };
+            if let Some(result) = outcome {
+                return Some((job, result));
+            }
+        }
+        None
     }
 
     /// Gives up what goes on in the background, without a trace.
     pub fn cancel_jobs(&mut self) {
-        self.saves.cancel();
+        self.jobs.cancel();
     }
 
     /// Events that some sessions have not been told of: those that the executing session knows,
@@ -631,6 +650,11 @@ impl Vm {
             std::mem::take(&mut self.told),
             std::mem::take(&mut self.events),
         )
+    }
+
+    /// Frees what objects hold that is of no use without the process.
+    pub fn discard_objects(&self) {
+        self.settings.made.discard();
     }
 
     /// Ends the processors' threads.

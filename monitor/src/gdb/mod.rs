@@ -359,7 +359,7 @@ fn stopped(
     let stop = owner.take_debug_stop();
     let signal = match owner.run_state() {
         _ if stop.is_some() => signal::TRAP,
-        RunState::Paused => signal::INT,
+        RunState::Paused | RunState::SaveVm => signal::INT,
         RunState::Shutdown => signal::QUIT,
         RunState::InternalError | RunState::GuestPanicked => signal::ABRT,
         RunState::Watchdog => signal::ALRM,

@@ -4,8 +4,8 @@
 //! `COMMANDS` (or `INFO`, for what `info` shows) and a function; a new topic is a file and a line in each of the two menus here.
 
 use super::{
-    Call, Done, cpus, debug, descriptors, devices, help, history, machine, memory, ports, power,
-    trace,
+    Call, Done, cpus, debug, descriptors, devices, dump, help, history, machine, memory, objects,
+    ports, power, trace,
 };
 
 /// Arguments of a command at most.
@@ -39,8 +39,10 @@ pub static COMMANDS: &Menu = &[
     cpus::COMMANDS,
     descriptors::COMMANDS,
     debug::COMMANDS,
+    dump::COMMANDS,
     help::COMMANDS,
     memory::COMMANDS,
+    objects::COMMANDS,
     ports::COMMANDS,
     power::COMMANDS,
     trace::COMMANDS,
@@ -50,10 +52,12 @@ pub static COMMANDS: &Menu = &[
 pub static INFO: &Menu = &[
     cpus::INFO,
     devices::INFO,
+    dump::INFO,
     history::INFO,
     machine::INFO,
     memory::INFO,
     trace::INFO,
+    objects::INFO,
 ];
 
 /// A command that is there once the machine is.
