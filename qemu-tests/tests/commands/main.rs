@@ -18,6 +18,7 @@ mod processors;
 mod roms;
 mod schema;
 mod sessions;
+mod trace;
 mod wire;
 
 use std::io::Read;
