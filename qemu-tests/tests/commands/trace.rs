@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
 use qemu_tests::{Emulator, Instance, Launcher, QmpClient, packages, source_dir};
@@ -174,9 +175,17 @@ fn devices_trace_the_same() {
             by_event(&lines)
         });
         for event in &events {
-            let [ours, theirs] = [thimble.get(*event), qemu.get(*event)];
+            let [ours, theirs] = [&thimble, &qemu].map(|lines| lines.get(*event).cloned());
+            let [ours, theirs] = [ours.unwrap_or_default(), theirs.unwrap_or_default()];
+            // QEMU's test drives the I/O APIC's inputs, and we the lines that end there.
+            let apart = requests
+                .iter()
+                .any(|request| request.starts_with("set_irq_in"));
+            if *event == "x86_gsi_interrupt" && apart {
+                continue;
+            }
             assert_eq!(ours, theirs, "{name}: {event}");
-            *compared.entry(event).or_default() += theirs.map_or(0, Vec::len);
+            *compared.entry(event).or_default() += theirs.len();
         }
     }
     for event in events {
@@ -205,7 +214,16 @@ fn of_scripts() -> BTreeSet<String> {
     for (_, args, mut requests) in scripts() {
         requests.insert(0, "readl 0xfd000000".to_owned());
         requests.insert(0, "writel 0xfd000000 1".to_owned());
-        requests.insert(0, "clock_step".to_owned());
+        // Long enough for the watchdog, the clock's interrupts and ACPI's timer.
+        let periodic = [
+            "outb 0x70 0xa",
+            "outb 0x71 0x26",
+            "outb 0x70 0xb",
+            "outb 0x71 0x42",
+        ];
+        requests.extend(periodic.map(str::to_owned));
+        requests.push("outw 0xb002 1".to_owned());
+        requests.push("clock_step 40000000000".to_owned());
         let lines = traced_requests(Emulator::Thimble, &["*"], &args, &requests);
         seen.append(&mut names(&lines.join("\n")));
     }
@@ -236,8 +254,10 @@ fn of_guest(rom: &[u8], accelerator: &str, printed: &str) -> BTreeSet<String> {
 fn of_monitors() -> BTreeSet<String> {
     let instance = passive(Emulator::Thimble)
         .args(["-trace", "*", "-D", "{dir}/log"])
+        .args(["-serial", "unix:{dir}/serial,server=on,wait=off"])
         .start();
     let mut client = out_of_band(&instance);
+    drop(UnixStream::connect(instance.dir().join("serial")).expect("a connection"));
     // The fifo is a file that nobody reads yet: what comes behind waits.
     let fifo = instance.dir().join("fifo");
     let made = std::process::Command::new("mkfifo").arg(&fifo).status();
@@ -253,11 +273,13 @@ fn of_monitors() -> BTreeSet<String> {
     for _ in 0..2 {
         client.message(SOON).expect("an answer");
     }
-    client.send_raw(b"nonsense").expect("sent");
+    client.send_raw(b"nonsense\n").expect("sent");
     client.message(SOON).expect("an error");
     let line = json!({"command-line": "info status"});
     command_with(&mut client, "human-monitor-command", line);
-    quit(&instance, &mut client)
+    instance.signal(rustix::process::Signal::TERM);
+    assert!(instance.wait(SOON).success());
+    names(&log_of(&instance))
 }
 
 /// Every event of the list is told of by something.
@@ -285,8 +307,10 @@ fn every_event_is_told_of() {
         // What none of these guests does: tests of the models do.
         "apic_acknowledge",
         "apic_local_deliver",
+        "apic_deliver_irq",
         "apic_mem_readl",
         "apic_mem_writel",
+        "cpu_get_apic_base",
         "cpu_set_apic_base",
         "guest_error_apic_destination",
         "guest_error_rdmsr",
@@ -294,6 +318,7 @@ fn every_event_is_told_of() {
         "pic_interrupt",
         "tb_invalidate_page",
         "kvm_send_msi",
+        "kvm_set_irq",
     ];
     if packages::kvm_usable() {
         for irqchip in ["on", "split"] {
@@ -550,14 +575,13 @@ fn the_process_traces_the_same() {
         for command in ["stop", "query-status", "query-kvm", "cont", "stop"] {
             ask(&mut client, command);
         }
-        refused(&mut client, "system_wakeup", json!({}));
         refused(&mut client, "nosuch", json!({"a": [1, {"b": null}, "c\n"]}));
         refused(
             &mut client,
             "qom-get",
             json!({"path": "/nosuch", "property": "type"}),
         );
-        client.send_raw(b"nonsense").expect("sent");
+        client.send_raw(b"nonsense\n").expect("sent");
         client.message(SOON).expect("an error");
         say(&mut client, "info status");
         assert_eq!(status(&mut client), "paused");
@@ -566,21 +590,34 @@ fn the_process_traces_the_same() {
         let log = log_of(&instance);
         let mut told = BTreeMap::<String, Vec<String>>::new();
         for line in log.lines() {
-            // QEMU asks itself for its version; and which monitor it is, is its own.
-            let line = line.replace("\"enabled\": false", "\"enabled\": true");
             let (name, rest) = line.split_once(' ').expect("a name");
-            let rest = rest
-                .split_once("req: ")
-                .map_or(rest, |(_, request)| request);
-            // Its numbers are the client's own.
-            let rest: String = rest.chars().filter(|c| !c.is_ascii_digit()).collect();
-            let rest = rest
-                .split_once("mon x ")
-                .map_or(rest.as_str(), |(_, rest)| rest);
-            if !name.ends_with("query_version") && !name.ends_with("query_kvm") {
+            // Which monitor it is, is each one's own; ours has no number for the human one.
+            let rest = match rest.strip_prefix("mon ") {
+                Some(rest) => rest.split_once(' ').map_or("", |(_, rest)| rest),
+                None => rest,
+            };
+            let rest = rest.strip_prefix("req: ").unwrap_or(rest);
+            let (text, success) = match (name.starts_with("qmp_exit_"), rest.rsplit_once(' ')) {
+                (true, Some((text, success))) => (text, success),
+                _ => (rest, ""),
+            };
+            let mut shown = text.trim_end().to_owned();
+            if let Ok(mut value) = serde_json::from_str::<Value>(text) {
+                if let Some(object) = value.as_object_mut() {
+                    object.remove("id");
+                }
+                shown = value.to_string();
+            }
+            // QEMU asks itself for its version; and what there is, is not the same.
+            if !["query_version", "query_kvm", "in_band"]
+                .iter()
+                .any(|end| name.ends_with(end))
+            {
                 told.entry(name.to_owned())
                     .or_default()
-                    .push(rest.trim().to_owned());
+                    .push(format!("{shown} {success}"));
+            } else if name == "monitor_qmp_err_in_band" {
+                told.entry(name.to_owned()).or_default().push(shown);
             }
         }
         // It stops the guest at its end, which is nobody's business.
