@@ -23,7 +23,7 @@ use crate::devices::rtc::{self, Rtc, RtcBase, RtcWiring};
 use crate::devices::serial::{self, Serial, SerialWiring};
 use crate::devices::{ConsoleId, Context, Effects, PortDevice, Width};
 use crate::firmware::{Content, FwCfg};
-use crate::firmware::{FwCfgError, MachineFacts, fw_cfg, keys};
+use crate::firmware::{FwCfgError, MachineFacts, fw_cfg, keys, vmcoreinfo};
 use crate::irq::{IoApic, IrqLine, Lines, LocalApics, Pic, ioapic, lapic, pic};
 use crate::memory::{Backing, MapFull, MemoryMap, Region};
 use crate::pci::{
@@ -61,6 +61,7 @@ pub static CLASSES: &[&DeviceClass] = &[
     &pvpanic::CLASS,
     &rtc::CLASS,
     &serial::CLASS,
+    &vmcoreinfo::CLASS,
 ];
 
 /// Inputs of the interrupt controllers, by the PC's convention.
@@ -176,6 +177,8 @@ pub enum DeviceError {
     Ports(PortsFull),
     /// It tells firmware of itself in a file of fw_cfg, named, which exists already or has no room.
     FwCfgFile(&'static str),
+    /// There can be one device of this class, and there is.
+    OnlyOne(&'static str),
     /// Devices of this class belong to boards.
     NotPluggable,
     /// Another device has the id.
@@ -195,6 +198,7 @@ impl fmt::Display for DeviceError {
             Self::IndexTaken(index) => write!(f, "serial port {index} exists already"),
             Self::Ports(full) => write!(f, "{full}"),
             Self::FwCfgFile(name) => write!(f, "duplicate fw_cfg file name: {name}"),
+            Self::OnlyOne(name) => write!(f, "at most one {name} device is permitted"),
             Self::NotPluggable => f.write_str("it is part of the board, not pluggable"),
             Self::NoMemory => f.write_str("there is no memory for it"),
             Self::IdTaken => f.write_str("another device has this id"),
@@ -261,6 +265,7 @@ impl<'m> Machine<'m> {
             lines: Lines::new(),
             timers: Timers::new(),
             effects: Effects::new(),
+            raised: [0; ioapic::PINS],
             intr: false,
             pic: Pic::new(),
             ioapic: IoApic::new(),
@@ -430,6 +435,7 @@ impl<'m> Machine<'m> {
             name if name == ib700::CLASS.name => self.plug_watchdog().map(|()| None),
             name if name == pvpanic::CLASS.name => self.plug_pvpanic(values).map(|()| None),
             name if name == pc_testdev::CLASS.name => self.plug_testdev().map(|()| None),
+            name if name == vmcoreinfo::CLASS.name => self.plug_vmcoreinfo().map(|()| None),
             _ => Err(DeviceError::NotPluggable),
         }
     }
@@ -525,6 +531,15 @@ impl<'m> Machine<'m> {
             .map_err(DeviceError::Ports)?;
         self.pvpanic = Some(Pvpanic::new(events));
         Ok(())
+    }
+
+    fn plug_vmcoreinfo(&mut self) -> Result<(), DeviceError> {
+        if self.fw_cfg.file_key(vmcoreinfo::FW_CFG_FILE).is_some() {
+            return Err(DeviceError::OnlyOne(vmcoreinfo::CLASS.name));
+        }
+        self.fw_cfg
+            .add_written(vmcoreinfo::FW_CFG_FILE, vmcoreinfo::INITIAL)
+            .map_err(|_| DeviceError::FwCfgFile(vmcoreinfo::FW_CFG_FILE))
     }
 
     fn plug_testdev(&mut self) -> Result<(), DeviceError> {

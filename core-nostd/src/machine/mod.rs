@@ -24,6 +24,7 @@ mod apics;
 mod board;
 mod config;
 mod host;
+pub mod listing;
 mod plugged;
 mod ports;
 pub mod qtest;
@@ -46,7 +47,7 @@ use crate::devices::pvpanic::Pvpanic;
 use crate::devices::rtc::Rtc;
 use crate::devices::serial::Serial;
 use crate::devices::{ConsoleId, Context, Effect, Effects, Width};
-use crate::firmware::FwCfg;
+use crate::firmware::{FwCfg, Vmcoreinfo};
 use crate::irq::ioapic;
 use crate::irq::{IoApic, IrqLine, Lines, LocalApics, Pic};
 use crate::memory::{Backing, GuestRam, MemoryMap};
@@ -198,6 +199,8 @@ pub struct Machine<'m> {
     lines: Lines,
     timers: Timers,
     effects: Effects,
+    /// How often each line has risen.
+    raised: [u64; ioapic::PINS],
     /// Level of the PIC's INTR output, as the host was last told.
     intr: bool,
 
@@ -446,6 +449,11 @@ impl<'m> Machine<'m> {
         &self.map
     }
 
+    /// What the guest tells of itself for dumps, if it has where to do so.
+    pub fn vmcoreinfo(&self) -> Option<Vmcoreinfo> {
+        self.fw_cfg.written().copied().map(Vmcoreinfo)
+    }
+
     /// When [`Machine::advance`] must be called next, on the virtual clock.
     pub fn next_deadline(&self) -> Option<u64> {
         self.timers.next_deadline()
@@ -496,6 +504,15 @@ impl<'m> Machine<'m> {
         taken
     }
 
+    /// A console's line was held in a break.
+    pub fn console_break<H: Host>(&mut self, host: &mut H, now: u64, console: ConsoleId) {
+        let index = usize::from(console.0);
+        if let Some(serial) = self.serials.get_mut(index).and_then(Option::as_mut) {
+            serial.receive_break(context!(self, now));
+            self.drain(host, now, Some(Port::Serial(console.0)));
+        }
+    }
+
     /// A console that took less than it was offered can take bytes again.
     pub fn console_writable<H: Host>(&mut self, host: &mut H, now: u64, console: ConsoleId) {
         self.drain(host, now, Some(Port::Serial(console.0)));
@@ -534,6 +551,9 @@ impl<'m> Machine<'m> {
         }
         while let Some(change) = self.lines.take_change() {
             let number = change.line.number();
+            if let (true, Some(raised)) = (change.level, self.raised.get_mut(usize::from(number))) {
+                *raised = raised.wrapping_add(1);
+            }
             trace::x86_gsi_interrupt(number, change.level);
             host.set_gsi(number, change.level);
             if self.irqchip.in_machine() {

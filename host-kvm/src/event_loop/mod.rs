@@ -12,6 +12,7 @@ use thimble_core::machine::Machine;
 
 use crate::chardev::{ChardevId, Chardevs, Frontends};
 use crate::clock::{Clock, monotonic};
+use crate::gdb::GdbServer;
 use crate::monitors::Monitors;
 use crate::qtest::QtestServer;
 use crate::report;
@@ -69,6 +70,8 @@ pub struct EventLoop {
     pub monitors: Monitors,
     /// Its device test connection.
     pub qtest: Option<QtestServer>,
+    /// Its debugger's connection.
+    pub gdb: GdbServer,
 }
 
 impl EventLoop {
@@ -91,7 +94,13 @@ impl EventLoop {
         let status = loop {
             self.vm.settle();
             self.vm.release_events();
-            let served = self.monitors.serve(&mut self.vm);
+            let mut served = self.gdb.serve(&mut self.vm);
+            served |= self.monitors.serve(&mut self.vm);
+            if self.gdb.serve(&mut self.vm) {
+                // Whatever that has led to.
+                self.monitors.serve(&mut self.vm);
+                served = true;
+            }
             if let Some(status) = self.vm.exit_status() {
                 break status;
             }
@@ -119,8 +128,10 @@ impl EventLoop {
                 }
             }
         };
+        self.gdb.exit(status, &shared);
         self.vm.cancel_jobs();
         self.vm.shut_processors();
+        self.vm.discard_objects();
         shared.lock().chardevs.flush(LAST_WORDS);
         status
     }
@@ -162,6 +173,7 @@ impl EventLoop {
             accelerator: shared.accelerator(),
             monitors: &mut self.monitors,
             qtest: &mut self.qtest,
+            gdb: &mut self.gdb,
             quit: false,
         };
         chardevs.ready(token, readiness, &mut users);
@@ -197,6 +209,7 @@ struct Users<'a> {
     accelerator: &'a Accelerator,
     monitors: &'a mut Monitors,
     qtest: &'a mut Option<QtestServer>,
+    gdb: &'a mut GdbServer,
     quit: bool,
 }
 
@@ -241,7 +254,10 @@ impl Users<'_> {
 impl Frontends for Users<'_> {
     fn opened(&mut self, chardevs: &mut Chardevs, id: ChardevId) {
         events::chardev_open(chardevs.label(id).as_bytes());
-        self.monitors.opened(id);
+        self.monitors.opened(id, chardevs.has_focus(id));
+        if self.gdb.owns(id) {
+            self.gdb.opened();
+        }
         if let Some(qtest) = self.qtest(id) {
             qtest.opened();
         }
@@ -251,6 +267,9 @@ impl Frontends for Users<'_> {
         events::chardev_read(bytes.len(), chardevs.label(id).as_bytes());
         if self.monitors.owns(id) {
             return self.monitors.received(id, bytes);
+        }
+        if self.gdb.owns(id) {
+            return self.gdb.received(bytes);
         }
         if self.qtest(id).is_some() {
             return self.call(chardevs, |machine, bridge, clock, qtest| {
@@ -274,6 +293,9 @@ impl Frontends for Users<'_> {
     fn closed(&mut self, chardevs: &mut Chardevs, id: ChardevId) {
         events::chardev_close(chardevs.label(id).as_bytes());
         self.monitors.closed(id);
+        if self.gdb.owns(id) {
+            self.gdb.closed();
+        }
         if let Some(qtest) = self.qtest(id) {
             qtest.closed();
         }
@@ -287,6 +309,19 @@ impl Frontends for Users<'_> {
                 machine.console_writable(bridge, clock.now(), console);
             });
         }
+    }
+
+    fn line_break(&mut self, chardevs: &mut Chardevs, id: ChardevId) {
+        if let Some(console) = self.console(id) {
+            self.call(chardevs, |machine, bridge, clock, _| {
+                machine.console_break(bridge, clock.now(), console);
+            });
+        }
+    }
+
+    fn focus(&mut self, chardevs: &mut Chardevs, id: ChardevId, on: bool) {
+        let _ = chardevs;
+        self.monitors.focus(id, on);
     }
 
     fn quit(&mut self, _chardevs: &mut Chardevs, _id: ChardevId) {

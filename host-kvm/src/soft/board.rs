@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use thimble_core::cpu::debugger::Hit;
 use thimble_core::cpu::decode::CodeSize;
 use thimble_core::cpu::mmu::{HostPage, PAGE_BYTES, PhysicalMemory};
 use thimble_core::cpu::msr_index::IA32_TSC_DEADLINE;
@@ -96,6 +97,9 @@ pub trait Surroundings: Send + Sync {
 
     /// A processor has shut down: a triple fault.
     fn triple_fault(&self, cpu: u16);
+
+    /// A processor has stopped as a debugger wishes.
+    fn debugged(&self, cpu: u16, hit: Hit);
 }
 
 /// Whom processors talk to.

@@ -50,6 +50,7 @@ fn vm(settings: Settings) -> Vm {
 
 fn settings() -> Settings {
     Settings {
+        icount: false,
         actions: Actions::default(),
         preconfig: false,
         autostart: true,
@@ -71,6 +72,7 @@ fn settings() -> Settings {
             threads: 1,
         },
         objects: ObjectFacts::new(&Options::default(), "", None),
+        made: crate::objects::Objects::new(crate::objects::Defaults::default()),
     }
 }
 

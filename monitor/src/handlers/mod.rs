@@ -2,11 +2,13 @@
 
 mod control;
 mod descriptors;
+mod dump;
 mod human;
 mod introspect;
 mod machine;
 mod memory;
 mod migration;
+mod objects;
 mod qom;
 mod run_state;
 mod trace;
@@ -17,11 +19,13 @@ use crate::{JobId, Owner};
 
 pub(crate) use control::*;
 pub(crate) use descriptors::*;
+pub(crate) use dump::*;
 pub(crate) use human::*;
 pub(crate) use introspect::*;
 pub(crate) use machine::*;
 pub(crate) use memory::*;
 pub(crate) use migration::*;
+pub(crate) use objects::*;
 pub(crate) use qom::*;
 pub(crate) use run_state::*;
 pub(crate) use trace::*;

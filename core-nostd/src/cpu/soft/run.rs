@@ -29,6 +29,8 @@ pub enum Stop {
     Idle,
     /// A triple fault: the processor has shut down, and only a reset or INIT helps.
     Shutdown,
+    /// What a debugger asked for by [`Cpu::set_debugger`]: [`Cpu::take_hit`] tells.
+    Debug,
 }
 
 impl Cpu {
@@ -63,7 +65,10 @@ impl Cpu {
                 self.run_carefully(bus, left, again)
             };
             again = false;
-            if outcome.is_err() {
+            if outcome.is_ok() {
+                self.progressed();
+            } else {
+                self.untouched();
                 if bus.counts() && self.raised.is_none() {
                     again = true;
                     continue;
@@ -129,19 +134,22 @@ impl Cpu {
     #[cold]
     fn look_around(&mut self, bus: &mut Bus<'_>) -> Option<Stop> {
         bus.settle(self.time());
+        let due = self.slow & slow::DEBUGGER != 0 && self.debugger_is_due();
+        let mut leave = false;
         if bus.signals.take() {
             loop {
                 let attention = bus.platform.attend();
                 self.interrupt_waits = attention.interrupt;
                 let Some(event) = attention.event else {
                     self.changed_waiting();
-                    if attention.leave {
-                        return Some(Stop::Leave);
-                    }
+                    leave = attention.leave;
                     break;
                 };
                 self.event(bus, event);
             }
+        }
+        if leave && !due {
+            return Some(Stop::Leave);
         }
         if self.events.triple_fault {
             return Some(Stop::Shutdown);
@@ -160,14 +168,23 @@ impl Cpu {
                 return Some(Stop::Shutdown);
             }
         }
-        if self.events.shadow == 0 && self.take_interrupts(bus).is_err() {
+        if due {
+            return Some(Stop::Debug);
+        }
+        if self.events.shadow == 0
+            && !self.steps_over_interrupts()
+            && self.take_interrupts(bus).is_err()
+        {
             return Some(Stop::Shutdown);
         }
-        if self.activity == Activity::Running {
-            None
-        } else {
-            Some(Stop::Idle)
+        if self.activity != Activity::Running {
+            return Some(Stop::Idle);
         }
+        if self.slow & slow::DEBUGGER != 0 && (self.debugger_is_due() || self.debugger_breaks()) {
+            // The step was the delivery of an interrupt, or the processor is where it is to stop.
+            return Some(Stop::Debug);
+        }
+        None
     }
 
     /// Runs one instruction from its bytes, with all that is looked at for each one.
