@@ -448,12 +448,12 @@ impl Task {
             memory: plan.ranges.iter().map(|range| range.length).sum(),
         };
         out.put("write elf header", true, &layout.header())?;
-        out.put("write section headers", true, &layout.sections())?;
         let mut table = layout.note_segment().to_vec();
         for load in &loads {
             table.extend(layout.load_segment(load));
         }
         out.put("write program header table", true, &table)?;
+        out.put("write section headers", true, &layout.sections())?;
         out.put("write elf notes", false, &plan.notes)?;
         let mut chunk = Vec::new();
         for range in &plan.ranges {
