@@ -14,30 +14,30 @@ use std::path::Path;
 use rustix::fs::Mode;
 pub use rustix::fs::OFlags;
 
-use crate::descriptors::sets::{self, Copy};
+use crate::descriptors::sets::{self, Lease};
 
 /// An open file. It keeps the set that it comes from, if any.
 #[derive(Debug)]
 pub struct Opened {
     file: File,
-    copy: Option<Copy>,
+    lease: Option<Lease>,
 }
 
 impl Opened {
     /// The descriptor and what is to be dropped together with it.
-    pub fn into_parts(self) -> (OwnedFd, Option<Copy>) {
-        (self.file.into(), self.copy)
+    pub fn into_parts(self) -> (OwnedFd, Option<Lease>) {
+        (self.file.into(), self.lease)
     }
 
     /// Whether it was passed to us: it is its giver's then, and never removed.
     pub fn is_passed(&self) -> bool {
-        self.copy.is_some()
+        self.lease.is_some()
     }
 }
 
 impl From<File> for Opened {
     fn from(file: File) -> Self {
-        Self { file, copy: None }
+        Self { file, lease: None }
     }
 }
 
@@ -72,10 +72,10 @@ pub fn open(path: &Path, flags: OFlags) -> io::Result<Opened> {
 
 fn open_mode(path: &Path, flags: OFlags, mode: u32) -> io::Result<Opened> {
     if let Some(found) = sets::open(path.as_os_str().as_bytes(), flags) {
-        let (fd, copy) = found?;
+        let (fd, lease) = found?;
         let file = fd.into();
-        let copy = Some(copy);
-        return Ok(Opened { file, copy });
+        let lease = Some(lease);
+        return Ok(Opened { file, lease });
     }
     let mode = Mode::from_raw_mode(mode);
     let flags = flags | OFlags::CLOEXEC;

@@ -8,6 +8,7 @@ use std::io;
 use std::ptr::NonNull;
 
 use thimble_core::memory::{Block, CodeMarks, GuestRam, RamError};
+use thimble_core::trace::events;
 use vm_memory::{
     GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
     MmapRegion, VolatileSlice,
@@ -38,6 +39,7 @@ impl Ram {
                 return Err(io::Error::other("guest RAM must be made of whole pages"));
             }
             let mapping = MmapRegion::new(length).map_err(io::Error::other)?;
+            events::qemu_anon_ram_alloc(length, mapping.as_ptr().addr());
             let region = GuestRegionMmap::new(mapping, GuestAddress(gpa))
                 .ok_or_else(|| io::Error::other("guest RAM passes the end of the address space"))?;
             regions.push(region);

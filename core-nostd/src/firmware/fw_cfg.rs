@@ -22,6 +22,7 @@ use super::keys;
 use crate::devices::class::{DeviceClass, Property, PropertyKind, Value};
 use crate::devices::{Context, PortDevice, Width};
 use crate::state::{SavedState, StateError};
+use crate::trace::events as trace;
 
 /// The device with ports.
 pub static CLASS: DeviceClass = DeviceClass {
@@ -274,6 +275,8 @@ impl<'m> FwCfg<'m> {
             Ok(_) => return Err(FwCfgError::Taken),
             Err(index) => index,
         };
+        let length = content.bytes(&self.registers.written).len();
+        trace::fw_cfg_add_file(index, length, name.as_bytes());
         let name = name.try_into().map_err(|_| FwCfgError::Name)?;
         let file = File { name, content };
         self.files
@@ -310,6 +313,14 @@ impl<'m> FwCfg<'m> {
     pub fn file_key(&self, name: &str) -> Option<u16> {
         let index = self.files.iter().position(|file| file.name == name)?;
         Some(keys::FILE_FIRST + index as u16)
+    }
+
+    /// Visits the names and sizes of all files, ascending by name.
+    pub fn visit_files(&self, visit: &mut dyn FnMut(&str, usize)) {
+        for file in &self.files {
+            let content = file.content.bytes(&self.registers.written);
+            visit(&file.name, content.len());
+        }
     }
 
     /// Reads on in the selected item: what as many byte reads of the data register would give. The
@@ -388,6 +399,11 @@ impl<'m> FwCfg<'m> {
     fn select(&mut self, key: u16) {
         self.registers.key = key & !keys::WRITE_CHANNEL;
         self.registers.offset = 0;
+        let key = self.registers.key;
+        let file = key.checked_sub(keys::FILE_FIRST);
+        let file = file.and_then(|index| self.files.get(usize::from(index)));
+        let name = file.map_or("", |file| file.name.as_str());
+        trace::fw_cfg_select(key, self.selected(key).is_some(), name.as_bytes());
     }
 
     /// Runs the transfer whose description is at `gpa`: control, length (32 bits each) and address
@@ -395,6 +411,7 @@ impl<'m> FwCfg<'m> {
     fn transfer(&mut self, cx: &mut Context<'_>, gpa: u64) {
         let mut request = [0; 16];
         if cx.ram.read(gpa, &mut request).is_err() {
+            trace::guest_error_fw_cfg_dma(gpa);
             // Best effort: there is no other way to tell.
             let _ = cx.ram.write(gpa, &CTL_ERROR.to_be_bytes());
             return;
@@ -419,6 +436,7 @@ impl<'m> FwCfg<'m> {
             false
         };
         let answer = if failed { CTL_ERROR } else { 0 };
+        trace::fw_cfg_dma(gpa, control, length, answer);
         // The request was in RAM a moment ago; should it be gone, nobody waits for the answer.
         let _ = cx.ram.write(gpa, &answer.to_be_bytes());
     }
@@ -476,6 +494,7 @@ impl<'m> FwCfg<'m> {
             SELECTOR | DATA => {
                 let mut byte = [0];
                 self.read_data(&mut byte);
+                trace::fw_cfg_read(byte[0]);
                 byte[0]
             }
             DMA_HIGH..PORTS if self.dma_enabled => DMA_SIGNATURE[usize::from(offset - DMA_HIGH)],

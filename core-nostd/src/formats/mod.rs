@@ -2,4 +2,6 @@
 
 pub mod deflate;
 pub mod dump;
+pub mod gdb;
 pub mod qtest;
+pub mod telnet;

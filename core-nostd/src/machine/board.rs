@@ -34,6 +34,7 @@ use crate::time::{TimerId, Timers};
 
 use super::config::HIGH_RAM_BASE;
 use super::ports::PortMap;
+use crate::trace::events as trace;
 
 /// Every class of device that there is.
 pub static CLASSES: &[&DeviceClass] = &[
@@ -264,6 +265,7 @@ impl<'m> Machine<'m> {
             lines: Lines::new(),
             timers: Timers::new(),
             effects: Effects::new(),
+            raised: [0; ioapic::PINS],
             intr: false,
             pic: Pic::new(),
             ioapic: IoApic::new(),
@@ -409,6 +411,7 @@ impl<'m> Machine<'m> {
     pub(super) fn remap(&mut self) {
         // Every setting of the registers fits: the bridge's tests try them all.
         if let Ok(map) = self.build_map() {
+            trace::memory_region_transaction_commit(map.regions().len());
             self.map = map;
         }
     }
@@ -558,6 +561,7 @@ impl<'m> Machine<'m> {
 
     /// Resets every device. The host resets processors and in-kernel controllers itself.
     pub fn reset<H: Host>(&mut self, host: &mut H, now: u64) {
+        trace::machine_reset(now);
         self.power_on(now);
         host.memory_remapped();
         self.drain(host, now, None);
@@ -809,20 +813,39 @@ impl<'m> Machine<'m> {
         let Some(target) = self.pci.target(offset) else {
             return u32::MAX;
         };
-        match self.slots.get(target.address) {
+        let at = target.address;
+        let slot = self.slots.get(at);
+        let value = match slot {
             Some(PciSlot::HostBridge) => self.i440fx.config_read(target.register, width),
             Some(PciSlot::IsaBridge) => self.piix3.config_read(target.register, width),
             Some(PciSlot::PowerManagement) => self.piix4_pm.config_read(target.register, width),
             None => u32::MAX,
+        };
+        match slot {
+            Some(slot) => {
+                let (register, name) = (target.register.into(), slot.name().as_bytes());
+                trace::pci_cfg_read(at.bus, at.device(), at.function(), register, value, name);
+            }
+            None => trace::guest_error_pci_cfg(at.bus, at.device(), at.function()),
         }
+        value
     }
 
     fn pci_write(&mut self, now: u64, offset: u16, width: Width, value: u32) {
         let Some(target) = self.pci.target(offset) else {
             return;
         };
+        let at = target.address;
+        let slot = self.slots.get(at);
+        match slot {
+            Some(slot) => {
+                let (register, name) = (target.register.into(), slot.name().as_bytes());
+                trace::pci_cfg_write(at.bus, at.device(), at.function(), register, value, name);
+            }
+            None => trace::guest_error_pci_cfg(at.bus, at.device(), at.function()),
+        }
         let cx = context!(self, now);
-        match self.slots.get(target.address) {
+        match slot {
             Some(PciSlot::HostBridge) => {
                 self.i440fx.config_write(cx, target.register, width, value)
             }

@@ -81,6 +81,14 @@ impl<T: Copy> PortMap<T> {
         Ok(())
     }
 
+    /// Visits all ranges, ascending: the first and the last port, the register at the first one, and the device.
+    pub(crate) fn visit(&self, visit: &mut dyn FnMut(u16, u16, u16, T)) {
+        for range in &self.ranges {
+            let register = range.base - range.origin;
+            visit(range.base, range.last, register, range.device);
+        }
+    }
+
     /// The device at a port, and which of its registers this is.
     pub(crate) fn find(&self, port: u16) -> Option<(T, u16)> {
         let after = self.ranges.partition_point(|range| range.base <= port);

@@ -21,11 +21,14 @@ pub enum RunState {
     GuestPanicked,
     /// A watchdog expired, and the watchdog action paused the guest.
     Watchdog,
+    /// A debugger's breakpoint, watchpoint or single step stopped the guest.
+    Debug,
 }
 
 impl RunState {
     /// All states, in the order of their names.
     pub const ALL: &[Self] = &[
+        Self::Debug,
         Self::GuestPanicked,
         Self::InternalError,
         Self::Paused,
@@ -47,6 +50,7 @@ impl RunState {
             Self::InternalError => "internal-error",
             Self::GuestPanicked => "guest-panicked",
             Self::Watchdog => "watchdog",
+            Self::Debug => "debug",
         }
     }
 

@@ -9,6 +9,7 @@
 //! Paths and names come from clients and may be anything. The work for one is bounded by its
 //! length times the number of objects.
 
+mod outline;
 mod processor;
 mod properties;
 mod tree;
@@ -19,6 +20,7 @@ use core::fmt;
 use crate::devices::ConsoleId;
 use crate::machine::Machine;
 
+pub use outline::BusLine;
 pub use processor::{MODEL_NAME_MAX, Processor};
 pub use tree::{PATH_MAX, Path};
 pub use types::{
@@ -210,8 +212,12 @@ pub struct Chardev<'a> {
 pub enum ChardevKind {
     /// A file.
     File,
+    /// Several users of another one.
+    Mux,
     /// Nothing.
     Null,
+    /// A pseudo-terminal.
+    Pty,
     /// A socket, and whether there is a peer.
     Socket {
         /// Whether there is a peer.
@@ -226,7 +232,9 @@ impl ChardevKind {
     pub const fn type_name(self) -> &'static str {
         match self {
             Self::File => "chardev-file",
+            Self::Mux => "chardev-mux",
             Self::Null => "chardev-null",
+            Self::Pty => "chardev-pty",
             Self::Socket { .. } => "chardev-socket",
             Self::Stdio => "chardev-stdio",
         }

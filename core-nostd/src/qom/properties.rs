@@ -143,7 +143,7 @@ impl Tree<'_> {
     }
 
     /// The properties that a device's class describes.
-    fn class_values(&self, node: Node, visit: &mut dyn FnMut(&str, &str, QomValue<'_>)) {
+    pub(super) fn class_values(&self, node: Node, visit: &mut dyn FnMut(&str, &str, QomValue<'_>)) {
         let Some(class) = self.class(node) else {
             return;
         };

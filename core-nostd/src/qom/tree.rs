@@ -81,7 +81,7 @@ pub(super) enum Edge {
 
 /// A bus, for counting what is on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Bus {
+pub(super) enum Bus {
     System,
     Pci,
     Isa,
@@ -272,7 +272,7 @@ impl Tree<'_> {
     }
 
     /// Visits the devices on a bus, with their positions on it.
-    fn on_bus(&self, bus: Bus, visit: &mut dyn FnMut(usize, Node)) {
+    pub(super) fn on_bus(&self, bus: Bus, visit: &mut dyn FnMut(usize, Node)) {
         match (bus, self.board()) {
             (_, Board::None) => {}
             (Bus::System, board) => {

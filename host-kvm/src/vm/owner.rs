@@ -20,7 +20,7 @@ use crate::options;
 /// Where processors start (Intel SDM volume 3, "First Instruction Executed").
 const RESET_VECTOR: u64 = 0xffff_fff0;
 
-fn refused(error: ProcessorError) -> QmpError {
+pub(super) fn refused(error: ProcessorError) -> QmpError {
     QmpError::generic(format_args!("{error}"))
 }
 

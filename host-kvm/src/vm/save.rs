@@ -217,7 +217,6 @@ impl Task {
 
 #[cfg(test)]
 mod tests {
-    use std::ffi::OsStr;
     use std::fs::{self, File};
     use std::io::Read;
     use std::os::unix::ffi::OsStrExt;

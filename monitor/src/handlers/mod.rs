@@ -10,6 +10,7 @@ mod memory;
 mod migration;
 mod qom;
 mod run_state;
+mod trace;
 mod yank;
 
 use crate::session::Negotiation;
@@ -25,6 +26,7 @@ pub(crate) use memory::*;
 pub(crate) use migration::*;
 pub(crate) use qom::*;
 pub(crate) use run_state::*;
+pub(crate) use trace::*;
 pub(crate) use yank::*;
 
 /// What a handler acts on.

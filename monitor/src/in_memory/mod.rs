@@ -1,7 +1,11 @@
 //! An owner without a process: a machine in memory that nobody runs. For fuzzers, tests and bare-metal images.
 
+mod debug;
 mod descriptors;
 mod dump;
+mod inspect;
+mod trace;
+mod typing;
 
 use core::num::NonZeroU64;
 
@@ -61,6 +65,8 @@ pub struct InMemory<'m, H: Host> {
     pub cpus: u32,
     /// What the human monitor sees of each of them.
     pub registers: Registers,
+    /// What a debugger sees, and has set.
+    pub debugged: debug::Debugged,
     /// What was last set.
     pub actions: Actions,
     /// What is to be written to a file. The caller ends the job by `Session::complete`.
@@ -105,6 +111,7 @@ impl<'m, H: Host> InMemory<'m, H> {
             processor: Processor::from_model(&models::MODELS[0]),
             cpus: 1,
             registers: Registers::from(&Processors::power_on(0, true, 0)),
+            debugged: debug::Debugged::new(),
             actions: Actions::default(),
             saving: None,
             dumping: None,
