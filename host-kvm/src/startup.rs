@@ -37,8 +37,10 @@ use crate::log::{self, Items, Sink};
 use crate::memory::{PAGE, Ram, Rom};
 use crate::messages;
 use crate::monitors::Monitors;
+use crate::objects::{Defaults, MemoryBackend, Objects};
 use crate::options::{
-    self, Accel, DEFAULT_CPU, KernelIrqchip, MachineKind, OptionError, Options, Parsed, RtcBase,
+    self, Accel, DEFAULT_CPU, KernelIrqchip, MEMORY_MAX, MEMORY_UNIT, MachineKind, OptionError,
+    Options, Parsed, RtcBase,
 };
 use crate::qtest::{self, QtestServer};
 use crate::soft::{self, Determinism, SoftCpus, Wires};
@@ -190,6 +192,8 @@ enum Accelerator {
 /// What can't be had, by the option that asks for it.
 pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
     trace::start(options)?;
+    let mut options = options.clone();
+    let options = &mut options;
     let internal = failure("start-up");
     let board = match options.machine.kind {
         MachineKind::Pc => Board::Pc,
@@ -210,15 +214,11 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
         _ => kvm::Irqchip::On,
     };
     let cpuid = cpuid_table(options, &accelerator, kernel_irqchip)?;
-    let layout = RamLayout::new(board, options.memory);
-    let ranges = [(0, layout.low), (HIGH_RAM_BASE, layout.high)];
-    let memory = format!("-m {}M", options.memory >> 20);
-    let mut ram = Ram::new(&ranges).map_err(failure(&memory))?;
+    let (made, layout, mut ram) = make_objects(options, board)?;
     if matches!(accelerator, Accelerator::Soft) {
         ram.keep_code_marks().map_err(failure("-accel tcg"))?;
     }
     let ram = Arc::new(ram);
-    ram.advise(options.machine.dump_guest_core, options.machine.mem_merge);
     if options.mem_lock {
         rustix::mm::mlockall(
             rustix::mm::MlockAllFlags::CURRENT | rustix::mm::MlockAllFlags::FUTURE,
@@ -386,8 +386,9 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
         rtc_clock: options.rtc.clock,
         rtc_path: shared
             .lock()
-            .objects(&objects, true, |tree| rtc_path(&tree)),
+            .objects(&objects, &made, true, |tree| rtc_path(&tree)),
         objects,
+        made,
     };
     let waits = settings.preconfig || !settings.autostart;
     let mut vm = Vm::new(shared, processors, settings);
@@ -403,6 +404,72 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
         qtest,
         gdb,
     })
+}
+
+/// Makes what `-object` asks for, and guest RAM: of one of these objects, or of a new one.
+fn make_objects(
+    options: &mut Options,
+    board: Board,
+) -> Result<(Objects, RamLayout, Ram), OptionError> {
+    let mut made = Objects::new(Defaults {
+        dump: options.machine.dump_guest_core,
+        merge: options.machine.mem_merge,
+        prealloc: options.memory_prealloc,
+        threads: options.smp.cpus,
+    });
+    for object in &options.objects {
+        let added = made.add_text(&object.text);
+        added.map_err(|error| OptionError::new(&object.origin, &error.to_string()))?;
+    }
+    let ram_id = options.machine.kind.ram_id();
+    let memory = format!("-m {}M", options.memory >> 20);
+    let backing = match &options.machine.memory_backend {
+        Some(id) => {
+            let origin = format!("-machine memory-backend={id}");
+            let refused = |text: &str| OptionError::new(&origin, text);
+            let size = made.memory(id).map_or(0, MemoryBackend::size);
+            let mapping = made.use_as_ram(id);
+            let mapping = mapping.map_err(|error| refused(&error.to_string()))?;
+            if !options.memory_given {
+                options.memory = size;
+            }
+            if options.memory != size {
+                // QEMU's words.
+                return Err(refused(
+                    "Machine memory size does not match the size of the memory backend",
+                ));
+            }
+            if size % MEMORY_UNIT != 0 || size > MEMORY_MAX {
+                return Err(refused("guest RAM comes in units of 8 KiB, up to 512 GiB"));
+            }
+            Some(mapping)
+        }
+        // QEMU's has none then.
+        None if board == Board::None && !options.memory_given => None,
+        None => {
+            if let Some(object) = made.find_type(ram_id) {
+                // QEMU's words.
+                let reason = format!(
+                    "object name '{ram_id}' is reserved for the default RAM backend, it can't be used for any other purposes. Change the object's 'id' to something else"
+                );
+                return Err(OptionError::new(&format!("-object {object}"), &reason));
+            }
+            let path = options.memory_path.as_deref();
+            let origin = path.map_or(memory.clone(), |path| format!("-mem-path {path}"));
+            let mapping = made.add_ram(ram_id, options.memory, path);
+            if options.preconfig {
+                made.hide_ram();
+            }
+            Some(mapping.map_err(|error| OptionError::new(&origin, &error.to_string()))?)
+        }
+    };
+    let layout = RamLayout::new(board, options.memory);
+    let ranges = [(0, layout.low), (HIGH_RAM_BASE, layout.high)];
+    let ram = match backing {
+        Some(backing) => Ram::of(backing, &ranges),
+        None => Ram::new(&ranges),
+    };
+    Ok((made, layout, ram.map_err(failure(&memory))?))
 }
 
 /// Memory for the local APICs that are the machine's own, for the life of the process.

@@ -21,7 +21,7 @@ pub mod gdb;
 mod handlers;
 pub mod hmp;
 mod in_memory;
-mod owner;
+pub mod owner;
 mod pretty;
 mod reply;
 pub mod schema;

@@ -1,5 +1,6 @@
 //! Codecs of outside formats.
 
+pub mod aes;
 pub mod deflate;
 pub mod dump;
 pub mod gdb;

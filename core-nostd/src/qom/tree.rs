@@ -31,13 +31,15 @@ const PARTS_MAX: usize = 64;
 const _: () = assert!(PARTS_MAX == 64 && PATH_MAX == 1024);
 
 /// A short name of an object below another one, or of a link.
-pub(super) type Name = heapless::String<96>;
+pub type Name = heapless::String<96>;
 
 /// An object of the tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Node {
     Root,
     Objects,
+    /// By position among those that users have made.
+    Object(u16),
     Chardevs,
     /// By position.
     Chardev(u16),
@@ -68,6 +70,17 @@ pub(super) enum Node {
     PowerManagement,
     /// By position in the machine's list.
     Plugged(u8),
+}
+
+/// Whose property it is that might be changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Settable {
+    /// The object at this position among those that users have made, which decides.
+    Object(usize),
+    /// A device of this type, with its id, if it has one. Devices are as they are once they are in use.
+    Device(TypeName, Option<Name>),
+    /// The machine, of this type, which is built.
+    Machine(TypeName),
 }
 
 /// What a name stands for in an object.
@@ -158,6 +171,7 @@ impl Tree<'_> {
             Node::Chardev(index) => self
                 .chardev(index)
                 .map_or("container", ChardevKind::type_name),
+            Node::Object(position) => self.object_type(position).unwrap_or("container"),
             Node::Cpu(_) => {
                 return types::cpu_type(&self.outside.processor().name);
             }
@@ -177,6 +191,23 @@ impl Tree<'_> {
         // All of them fit.
         let _ = name.push_str(plain);
         name
+    }
+
+    fn object_type(&self, wanted: u16) -> Option<&'static str> {
+        let (mut position, mut found) = (0, None);
+        self.outside.objects(&mut |object| {
+            if position == usize::from(wanted) {
+                found = Some(object.type_name);
+            }
+            position += 1;
+        });
+        found
+    }
+
+    /// What guest RAM is made of.
+    pub(super) fn memory_backend(&self) -> Option<Node> {
+        let position = self.outside.memory_backend()?;
+        u16::try_from(position).ok().map(Node::Object)
     }
 
     pub(super) fn chardev(&self, wanted: u16) -> Option<ChardevKind> {
@@ -337,9 +368,18 @@ impl Tree<'_> {
             Node::Root => {
                 visit("chardevs", Node::Chardevs);
                 visit("machine", Node::Machine);
-                if board != Board::None {
+                let mut any = board != Board::None;
+                self.outside.objects(&mut |_| any = true);
+                if any {
                     visit("objects", Node::Objects);
                 }
+            }
+            Node::Objects => {
+                let mut position: u16 = 0;
+                self.outside.objects(&mut |object| {
+                    visit(object.id, Node::Object(position));
+                    position = position.saturating_add(1);
+                });
             }
             Node::Chardevs => {
                 let mut index: u16 = 0;
@@ -416,6 +456,10 @@ impl Tree<'_> {
         if let Some(bus) = self.parent_bus(node) {
             visit("parent_bus", Edge::Link(Some("bus")), bus);
         }
+        if let Some(backend) = self.memory_backend().filter(|_| node == Node::Machine) {
+            let wanted = Edge::Link(Some("memory-backend"));
+            visit(types::MEMORY_BACKEND, wanted, backend);
+        }
         if node == Node::Machine && self.board() == Board::Pc {
             visit("rtc_state", Edge::Link(Some("isa-device")), Node::Rtc);
         }
@@ -475,6 +519,7 @@ impl Tree<'_> {
             Node::Root => return None,
             Node::Objects | Node::Chardevs | Node::Machine => Node::Root,
             Node::Chardev(_) => Node::Chardevs,
+            Node::Object(_) => Node::Objects,
             Node::Unattached
             | Node::Peripheral
             | Node::PeripheralAnon

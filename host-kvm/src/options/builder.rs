@@ -9,13 +9,16 @@ use super::descriptors;
 use super::device::{self, Classes, DeviceText};
 use super::machine::{self, ACCEL_HELP, MachineOptions};
 use thimble_core::qmp::Parser;
+use thimble_monitor::owner::objects::{write_properties, write_types};
 use thimble_monitor::schema::arguments::Audiodev;
 use thimble_monitor::schema::{AudiodevDriver, read_option};
 
 use super::opts::{self, Kind, OptsTable, Reason, SubOption};
 use super::table::{self, ABSENT, Action, OPTIONS};
 use super::values;
-use super::{Accel, ChardevOption, MachineKind, MonitorOption, OptionError, Options, Parsed};
+use super::{
+    Accel, ChardevOption, MachineKind, MonitorOption, ObjectOption, OptionError, Options, Parsed,
+};
 use crate::chardev::USERS_MAX;
 use crate::chardev::spec::{self, Backend, ChardevSpec, ShortForm};
 use crate::log::Items;
@@ -290,7 +293,9 @@ impl Builder {
     }
 
     pub(super) fn memory(&mut self, value: &str) -> Done {
-        self.options.memory = machine::parse_memory(value)?;
+        let given = machine::parse_memory(value)?;
+        self.options.memory = given.unwrap_or(machine::MEMORY_DEFAULT);
+        self.options.memory_given = given.is_some();
         Ok(())
     }
 
@@ -318,6 +323,31 @@ impl Builder {
             return self.print(device::describe(class));
         }
         self.devices.push((taken, self.origin.clone()));
+        Ok(())
+    }
+
+    pub(super) fn object(&mut self, value: &str) -> Done {
+        if matches!(value, "help" | "?") {
+            let mut text = String::new();
+            // Writing to a string does not fail.
+            let _ = write_types(&mut text);
+            return self.print(text);
+        }
+        if !value.starts_with('{') && OptsTable::wants_help(value) {
+            let name = value.split(',').next().unwrap_or_default();
+            let name = name.strip_prefix("qom-type=").unwrap_or(name);
+            let mut text = String::new();
+            return match write_properties(name, &mut text) {
+                Ok(true) => self.print(text),
+                _ => Err(format!(
+                    "Parameter 'qom-type' does not accept value '{name}'"
+                )),
+            };
+        }
+        self.options.objects.push(ObjectOption {
+            text: value.to_owned(),
+            origin: self.origin.clone(),
+        });
         Ok(())
     }
 
@@ -615,6 +645,14 @@ impl Builder {
         let cpus = self.options.smp.max_cpus;
         let room = self.options.machine.check_cpus(cpus);
         room.map_err(|reason| OptionError::new(&format!("-smp {cpus}"), &reason))?;
+        if self.options.memory_path.is_some() && self.options.machine.memory_backend.is_some() {
+            // QEMU's words.
+            let text = [
+                "'-mem-path' can't be used together with",
+                "'-machine memory-backend'",
+            ];
+            return Err(OptionError::sentence(text[0], text[1]));
+        }
         self.defaults()?;
         for (device, origin) in std::mem::take(&mut self.devices) {
             let built = device::build(device, &self.classes, &self.options.globals, origin.clone())

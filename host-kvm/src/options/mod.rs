@@ -33,8 +33,8 @@ pub use descriptors::AddFd;
 pub use device::{DeviceOption, Global};
 pub use introspect::visit_options;
 pub use machine::{
-    Accel, CPUS_MAX, DEFAULT_CPU, KernelIrqchip, MEMORY_DEFAULT, MEMORY_MAX, MachineKind,
-    MachineOptions, Smp, visit_machines,
+    Accel, CPUS_MAX, DEFAULT_CPU, KernelIrqchip, MEMORY_DEFAULT, MEMORY_MAX, MEMORY_UNIT,
+    MachineKind, MachineOptions, Smp, visit_machines,
 };
 pub use values::{Rtc, RtcBase, RtcClock};
 
@@ -46,6 +46,15 @@ pub const DATA_DIRS: &[&str] = &["/usr/share/seabios", "/usr/share/qemu"];
 pub struct ChardevOption {
     /// What to open.
     pub spec: ChardevSpec,
+    /// The option as given, for messages.
+    pub origin: String,
+}
+
+/// An object to make.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectOption {
+    /// `TYPE,id=ID[,...]` or JSON.
+    pub text: String,
     /// The option as given, for messages.
     pub origin: String,
 }
@@ -83,6 +92,14 @@ pub struct Options {
     pub cpu: Option<String>,
     /// Guest RAM in bytes, a multiple of 8 KiB.
     pub memory: u64,
+    /// Whether it was asked for.
+    pub memory_given: bool,
+    /// File, or directory for a file, that guest RAM is made of.
+    pub memory_path: Option<String>,
+    /// Memory is there from the start, whole.
+    pub memory_prealloc: bool,
+    /// Objects to make, in order.
+    pub objects: Vec<ObjectOption>,
     /// Processors.
     pub smp: Smp,
     /// Firmware image; see [`Options::find_firmware`].
@@ -173,6 +190,10 @@ impl Default for Options {
             machine: MachineOptions::default(),
             cpu: None,
             memory: MEMORY_DEFAULT,
+            memory_given: false,
+            memory_path: None,
+            memory_prealloc: false,
+            objects: Vec::new(),
             smp: Smp::default(),
             bios: None,
             kernel: None,

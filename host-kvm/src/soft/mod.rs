@@ -497,7 +497,7 @@ impl SoftCpus {
             apic_ids: (0..count).map(|i| cpuid.apic_id(i) as u8).collect(),
         };
         cpus.reset()?;
-        let _mask = AllBlocked::new();
+        let _mask = crate::signals::AllBlocked::new();
         let join = thread::Builder::new()
             .name("CPU/TCG".to_owned())
             .stack_size(STACK)
@@ -726,28 +726,5 @@ impl SoftCpus {
 impl Drop for SoftCpus {
     fn drop(&mut self) {
         self.shutdown();
-    }
-}
-
-/// While it lives, threads are born with every signal blocked: signals are the main thread's.
-struct AllBlocked(libc::sigset_t);
-
-impl AllBlocked {
-    fn new() -> Self {
-        // SAFETY: the sets are initialised by the calls before they are used.
-        unsafe {
-            let mut mask: libc::sigset_t = std::mem::zeroed();
-            let mut before: libc::sigset_t = std::mem::zeroed();
-            libc::sigfillset(&mut mask);
-            libc::pthread_sigmask(libc::SIG_SETMASK, &mask, &mut before);
-            Self(before)
-        }
-    }
-}
-
-impl Drop for AllBlocked {
-    fn drop(&mut self) {
-        // SAFETY: the set was filled in by the call above.
-        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &self.0, std::ptr::null_mut()) };
     }
 }

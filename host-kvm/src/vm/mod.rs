@@ -256,6 +256,8 @@ pub struct Settings {
     pub rtc_path: EventText,
     /// What the object tree shows of the process.
     pub objects: ObjectFacts,
+    /// What users have made.
+    pub made: crate::objects::Objects,
 }
 
 /// The host's time since 1970-01-01 00:00 UTC.
@@ -648,6 +650,11 @@ impl Vm {
             std::mem::take(&mut self.told),
             std::mem::take(&mut self.events),
         )
+    }
+
+    /// Frees what objects hold that is of no use without the process.
+    pub fn discard_objects(&self) {
+        self.settings.made.discard();
     }
 
     /// Ends the processors' threads.

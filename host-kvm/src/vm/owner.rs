@@ -122,6 +122,7 @@ impl Owner for Vm {
 
     fn exit_preconfig(&mut self) -> Result<(), QmpError> {
         self.settings.preconfig = false;
+        self.settings.made.show_ram();
         if self.settings.autostart {
             self.start();
         }
@@ -197,7 +198,7 @@ impl Owner for Vm {
     fn visit_objects(&self, look: &mut dyn FnMut(Tree<'_>)) {
         let built = !self.settings.preconfig;
         let guarded = self.shared.lock();
-        guarded.objects(&self.settings.objects, built, look);
+        guarded.objects(&self.settings.objects, &self.settings.made, built, look);
     }
 
     fn visit_machines(&self, visit: &mut dyn FnMut(&MachineInfo<'_>)) {

@@ -72,6 +72,7 @@ fn settings() -> Settings {
             threads: 1,
         },
         objects: ObjectFacts::new(&Options::default(), "", None),
+        made: crate::objects::Objects::new(crate::objects::Defaults::default()),
     }
 }
 

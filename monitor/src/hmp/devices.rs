@@ -171,7 +171,8 @@ fn bus_line(depth: usize, line: &BusLine<'_>, text: &mut Text<'_>) -> fmt::Resul
                 QomValue::Int(number) => writeln!(text, "{number} ({number:#x})"),
                 QomValue::Uint(number) => writeln!(text, "{number} ({number:#x})"),
                 QomValue::Str(value) => writeln!(text, "\"{value}\""),
-                QomValue::Members(_) => writeln!(text, "{{}}"),
+                // No device has such a property.
+                QomValue::Members(_) | QomValue::Numbers(_) => writeln!(text, "{{}}"),
             }
         }
     }

@@ -24,6 +24,7 @@ mod help;
 mod history;
 mod machine;
 mod memory;
+mod objects;
 mod parse;
 mod ports;
 mod power;

@@ -4,8 +4,8 @@
 //! `COMMANDS` (or `INFO`, for what `info` shows) and a function; a new topic is a file and a line in each of the two menus here.
 
 use super::{
-    Call, Done, cpus, debug, descriptors, devices, dump, help, history, machine, memory, ports,
-    power, trace,
+    Call, Done, cpus, debug, descriptors, devices, dump, help, history, machine, memory, objects,
+    ports, power, trace,
 };
 
 /// Arguments of a command at most.
@@ -42,6 +42,7 @@ pub static COMMANDS: &Menu = &[
     dump::COMMANDS,
     help::COMMANDS,
     memory::COMMANDS,
+    objects::COMMANDS,
     ports::COMMANDS,
     power::COMMANDS,
     trace::COMMANDS,
@@ -56,6 +57,7 @@ pub static INFO: &Menu = &[
     machine::INFO,
     memory::INFO,
     trace::INFO,
+    objects::INFO,
 ];
 
 /// A command that is there once the machine is.

@@ -4,6 +4,7 @@ mod debug;
 mod descriptors;
 mod dump;
 mod inspect;
+mod objects;
 mod trace;
 mod typing;
 
@@ -13,7 +14,7 @@ use thimble_core::cpu::{CpuState as Processors, Registers, models};
 use thimble_core::devices::{ConsoleId, ShutdownCause};
 use thimble_core::machine::actions::{ActionChanges, Actions};
 use thimble_core::machine::{Host, Machine, RunState};
-use thimble_core::qom::{Chardev, Outside, Processor, Settings, Tree};
+use thimble_core::qom::{Chardev, Outside, Processor, QomValue, Settings, Tree, UserObject};
 
 use crate::hmp::Defaults;
 use crate::schema::SysEmuTarget;
@@ -78,6 +79,7 @@ pub struct InMemory<'m, H: Host> {
     jobs: u64,
     migration_events: bool,
     dump_defaults: Defaults,
+    objects: objects::Threads,
 }
 
 impl<'m, H: Host> InMemory<'m, H> {
@@ -117,6 +119,7 @@ impl<'m, H: Host> InMemory<'m, H> {
             jobs: 0,
             migration_events: false,
             dump_defaults: Defaults::default(),
+            objects: objects::Threads::default(),
         }
     }
 
@@ -128,8 +131,8 @@ impl<'m, H: Host> InMemory<'m, H> {
     }
 }
 
-/// Around the machine there is nothing.
-struct Nothing<'p>(&'p Processor);
+/// Around the machine there is nothing but what users have made.
+struct Nothing<'p>(&'p Processor, &'p objects::Threads);
 
 impl Outside for Nothing<'_> {
     fn settings(&self) -> Settings<'_> {
@@ -148,6 +151,14 @@ impl Outside for Nothing<'_> {
 
     fn qtest(&self) -> Option<(&str, &str)> {
         None
+    }
+
+    fn objects(&self, visit: &mut dyn FnMut(UserObject<'_>)) {
+        self.1.visit(visit);
+    }
+
+    fn object_value(&self, position: usize, property: &str, take: &mut dyn FnMut(QomValue<'_>)) {
+        self.1.value(position, property, take);
     }
 }
 
@@ -298,7 +309,7 @@ impl<H: Host> Owner for InMemory<'_, H> {
     fn visit_objects(&self, look: &mut dyn FnMut(Tree<'_>)) {
         look(Tree {
             machine: &self.machine,
-            outside: &Nothing(&self.processor),
+            outside: &Nothing(&self.processor, &self.objects),
         });
     }
 

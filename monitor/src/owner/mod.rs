@@ -4,6 +4,7 @@ mod debug;
 mod descriptors;
 mod dump;
 mod inspect;
+pub mod objects;
 mod trace;
 mod typing;
 
@@ -17,6 +18,8 @@ use thimble_core::qom::Tree;
 use crate::hmp::Defaults;
 use crate::schema::results::{CommandLineOptionInfo, CpuInfoFast, MachineInfo};
 use crate::{Event, QmpError, Timestamp};
+
+pub use objects::Objects;
 
 /// Whether KVM is used: QMP's KvmInfo.
 pub use crate::schema::results::KvmInfo;
@@ -79,7 +82,7 @@ pub fn answers(machine: &Machine<'_>, mut gpa: u64, length: usize) -> bool {
 /// A method that causes events reports them through [`Owner::take_event`]; the session that
 /// executes the command writes them before its reply (after it if the command has a result), and the owner sends them to its other
 /// sessions with `Session::event`.
-pub trait Owner: Debugger + Descriptors + Dumps + Inspection + Traces + Typing {
+pub trait Owner: Debugger + Descriptors + Dumps + Inspection + Objects + Traces + Typing {
     /// What the VM is doing.
     fn run_state(&self) -> RunState;
 

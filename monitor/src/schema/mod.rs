@@ -14,7 +14,8 @@ use crate::reply::{Reply, put_member};
 use values::{FromValue, member};
 
 pub(crate) use check::check;
-pub use option::{OptionError, OptionType, read_option};
+pub(crate) use option::integer;
+pub use option::{OptionError, OptionType, read_json, read_option};
 pub use tables::{
     Builtin, CommandRow, EventRow, MemberRow, NO_TAG, Name, Rows, Tables, TypeId, TypeRow,
     ValueRow, VariantRow,

@@ -20,6 +20,7 @@ mod processors;
 mod roms;
 mod schema;
 mod sessions;
+mod user_objects;
 mod wire;
 
 use std::io::Read;

@@ -37,7 +37,7 @@ mod io;
 mod media;
 mod micro;
 mod msr;
-mod packed;
+pub(crate) mod packed;
 mod run;
 mod segment;
 mod sse;
