@@ -67,13 +67,17 @@ impl io::Write for Opened {
 /// What open(2) says; for sets: EINVAL if behind `/dev/fdset/` there is no number, ENOENT if there is
 /// no such set, EACCES if none of its descriptors has that access mode.
 pub fn open(path: &Path, flags: OFlags) -> io::Result<Opened> {
+    open_mode(path, flags, 0o666)
+}
+
+fn open_mode(path: &Path, flags: OFlags, mode: u32) -> io::Result<Opened> {
     if let Some(found) = sets::open(path.as_os_str().as_bytes(), flags) {
         let (fd, lease) = found?;
         let file = fd.into();
         let lease = Some(lease);
         return Ok(Opened { file, lease });
     }
-    let mode = Mode::from_raw_mode(0o666);
+    let mode = Mode::from_raw_mode(mode);
     let flags = flags | OFlags::CLOEXEC;
     let fd = rustix::io::retry_on_intr(|| rustix::fs::open(path, flags, mode))?;
     Ok(File::from(fd).into())
@@ -85,4 +89,12 @@ pub fn open(path: &Path, flags: OFlags) -> io::Result<Opened> {
 /// As [`open`].
 pub fn create(path: &Path) -> io::Result<Opened> {
     open(path, OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC)
+}
+
+/// The same, but a file that is created is the owner's alone.
+///
+/// # Errors
+/// As [`open`].
+pub fn create_private(path: &Path) -> io::Result<Opened> {
+    open_mode(path, OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC, 0o600)
 }

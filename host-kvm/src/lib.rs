@@ -10,6 +10,7 @@ pub mod descriptors;
 pub mod event_loop;
 pub mod files;
 pub mod firmware_images;
+pub mod gdb;
 pub mod kvm;
 pub mod log;
 pub mod memory;
@@ -23,6 +24,7 @@ mod signals;
 pub mod soft;
 pub mod startup;
 pub mod terminal;
+pub mod trace;
 pub mod vm;
 
 pub use startup::main;

@@ -9,6 +9,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use thimble_core::memory::{Block, CodeMarks, GuestRam, RamError};
+use thimble_core::trace::events;
 use vm_memory::{
     GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
     MmapRegion, VolatileSlice,
@@ -79,6 +80,7 @@ impl Ram {
                 return Err(io::Error::other("guest RAM must be made of whole pages"));
             }
             let mapping = map(offset, length)?;
+            events::qemu_anon_ram_alloc(length, mapping.as_ptr().addr());
             offset += length;
             let region = GuestRegionMmap::new(mapping, GuestAddress(gpa))
                 .ok_or_else(|| io::Error::other("guest RAM passes the end of the address space"))?;

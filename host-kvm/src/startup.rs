@@ -31,6 +31,7 @@ use crate::descriptors;
 use crate::event_loop::poller::{Poller, Waker};
 use crate::event_loop::{self, EventLoop};
 use crate::files::{self, OFlags, Opened};
+use crate::gdb::GdbServer;
 use crate::kvm::{self, KvmError, Vcpus};
 use crate::log::{self, Items, Sink};
 use crate::memory::{PAGE, Ram, Rom};
@@ -43,11 +44,13 @@ use crate::options::{
 };
 use crate::qtest::{self, QtestServer};
 use crate::soft::{self, Determinism, SoftCpus, Wires};
+use crate::trace;
 use crate::vm::{
     self, BridgeState, CONSOLES_MAX, Exits, Guarded, ObjectFacts, Processors, Settings, Shared, Vm,
     since_epoch,
 };
 use crate::{error_text, firmware_images, report};
+use thimble_core::trace::events;
 
 /// Firmware where `-bios` names none.
 const DEFAULT_FIRMWARE: &str = "boot.rom";
@@ -63,7 +66,9 @@ const CONSOLE_OUT_MAX: usize = 1 << 20;
 
 /// Runs the process: the whole of the binary.
 pub fn main() -> ExitCode {
-    match run() {
+    let result = run();
+    log::finish();
+    match result {
         Ok(status) => ExitCode::from(status as u8),
         Err(error) => {
             report(format_args!("{error}"));
@@ -186,6 +191,7 @@ enum Accelerator {
 /// # Errors
 /// What can't be had, by the option that asks for it.
 pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
+    trace::start(options)?;
     let mut options = options.clone();
     let options = &mut options;
     let internal = failure("start-up");
@@ -261,16 +267,23 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
     // After the sockets: a server that waits for its client can be interrupted.
     let signals = event_loop::signals().map_err(&internal)?;
 
-    let mut bridge_state = BridgeState::default();
-    plug_devices(options, &mut machine, &chardevs, &mut bridge_state.consoles)?;
-    add_acpi_tables(options, &mut machine)?;
+    // Before the consoles, which get the input of a shared terminal first.
     let mut monitors = Monitors::default();
-    for monitor in &options.qmp {
-        monitors.add(chardev(&chardevs, &monitor.chardev)?);
+    for monitor in &options.monitors {
+        let place = chardev(&mut chardevs, &monitor.chardev)?;
+        monitors.add(place, monitor.language);
+    }
+    let mut bridge_state = BridgeState::default();
+    let consoles = &mut bridge_state.consoles;
+    plug_devices(options, &mut machine, &mut chardevs, consoles)?;
+    add_acpi_tables(options, &mut machine)?;
+    let mut gdb = GdbServer::default();
+    if let Some(id) = &options.gdb {
+        gdb.attach(Some(chardev(&mut chardevs, id)?));
     }
     let qtest = match &options.qtest {
         Some(id) => Some(QtestServer::new(
-            chardev(&chardevs, id)?,
+            chardev(&mut chardevs, id)?,
             qtest_log(options)?,
         )),
         None => None,
@@ -318,7 +331,7 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
     };
     let shared = Shared::new(guarded, running, waker.clone(), timer);
     let exits = || Arc::new(Exits::new(&shared));
-    let log = open_log(options, kvm_enabled)?;
+    let log = open_log(options, kvm_enabled);
     let processors = match (shared.accelerator(), &cpuid) {
         (vm::Accelerator::Kvm(kvm), Some(cpuid)) => {
             Vcpus::new(kvm.clone(), options.smp.cpus, cpuid, exits())
@@ -360,6 +373,7 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
         name: options.name.clone(),
         uuid: options.uuid.unwrap_or_default(),
         kvm: kvm_enabled,
+        icount: options.icount.is_some(),
         features: cpuid.as_ref().map(CpuidTable::features).unwrap_or_default(),
         cpus: if board == Board::None {
             0
@@ -388,6 +402,7 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
         vm,
         monitors,
         qtest,
+        gdb,
     })
 }
 
@@ -811,6 +826,8 @@ fn read_file(origin: &str, path: &Path, most: u64) -> Result<Vec<u8>, OptionErro
         .rewind()
         .and_then(|()| (&*file).take(most).read_to_end(&mut bytes));
     read.map_err(failure(origin))?;
+    let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+    events::load_file(bytes.len(), name, path.as_os_str().as_encoded_bytes());
     Ok(bytes)
 }
 
@@ -820,7 +837,7 @@ fn open_chardevs(options: &Options, chardevs: &mut Chardevs) -> Result<(), Optio
         let queue = if options.qtest.as_deref() == id {
             qtest::OUT_MAX
         } else if options
-            .qmp
+            .monitors
             .iter()
             .any(|monitor| Some(monitor.chardev.as_str()) == id)
         {
@@ -834,16 +851,17 @@ fn open_chardevs(options: &Options, chardevs: &mut Chardevs) -> Result<(), Optio
     Ok(())
 }
 
-fn chardev(chardevs: &Chardevs, id: &str) -> Result<ChardevId, OptionError> {
+/// A character device for one more user. That there is one, with room, the options have seen to.
+fn chardev(chardevs: &mut Chardevs, id: &str) -> Result<ChardevId, OptionError> {
     let missing = || OptionError::new("-chardev", &format!("there is no '{id}'"));
-    chardevs.find(id).ok_or_else(missing)
+    chardevs.attach(id).ok_or_else(missing)
 }
 
 /// Plugs in the devices of the command line, the default ones first.
 fn plug_devices(
     options: &Options,
     machine: &mut Machine<'static>,
-    chardevs: &Chardevs,
+    chardevs: &mut Chardevs,
     consoles: &mut [Option<ChardevId>; CONSOLES_MAX],
 ) -> Result<(), OptionError> {
     let mut plug =
@@ -907,37 +925,16 @@ fn qtest_log(options: &Options) -> Result<Option<Opened>, OptionError> {
     }
 }
 
-/// The log: `-d`, `-D`.
-fn open_log(options: &Options, kvm: bool) -> Result<Option<Arc<Sink>>, OptionError> {
-    let items = options.log_items;
-    if items.is_empty() {
-        return Ok(None);
-    }
-    let unseen = items & Items::SOFTWARE;
+/// The log: `-d`.
+fn open_log(options: &Options, kvm: bool) -> Arc<Sink> {
+    let unseen = options.log.items & Items::SOFTWARE;
     if kvm && !unseen.is_empty() {
         let names = unseen.names();
         report(format_args!(
             "-d {names}: nothing to log, as only the software CPU sees each instruction"
         ));
     }
-    let origin = match &options.log_file {
-        Some(path) => format!("-D {path}"),
-        None => format!("-d {}", items.names()),
-    };
-    let path = match &options.log_file {
-        Some(path) => {
-            let path = log::file_name(path, std::process::id()).ok_or_else(|| {
-                OptionError::new(
-                    &origin,
-                    "its name has a % other than one %d, the process number",
-                )
-            })?;
-            Some(path)
-        }
-        None => None,
-    };
-    let sink = Sink::open(items, path.as_deref()).map_err(failure(&origin))?;
-    Ok(Some(Arc::new(sink)))
+    Arc::new(Sink::new(options.log.items, options.log_filter.clone()))
 }
 
 fn seconds_since_epoch() -> i64 {

@@ -42,6 +42,8 @@ fn instead(instance: &Instance, request: &Value) -> Value {
             request["arguments"] =
                 json!({"capabilities": [{"capability": "events", "state": true}]});
         }
+        // Its text calls this one optional by mistake: there, too, it must be given.
+        Some("dump-guest-memory") => request["arguments"]["paging"] = json!(false),
         _ => {}
     }
     if let Some(file) = request.pointer_mut("/arguments/filename") {
@@ -58,6 +60,9 @@ fn with_descriptors(client: &mut QmpClient, fd: &File, request: &Value) -> Value
         passed.unwrap_or_else(|error| panic!("{command}: {error}"))
     };
     match request["execute"].as_str() {
+        Some("dump-guest-memory") => {
+            pass("getfd", json!({"fdname": "dump"}));
+        }
         Some("closefd") => {
             pass("getfd", request["arguments"].clone());
         }

@@ -23,7 +23,7 @@ use crate::devices::rtc::{self, Rtc, RtcBase, RtcWiring};
 use crate::devices::serial::{self, Serial, SerialWiring};
 use crate::devices::{ConsoleId, Context, Effects, PortDevice, Width};
 use crate::firmware::{Content, FwCfg};
-use crate::firmware::{FwCfgError, MachineFacts, fw_cfg, keys};
+use crate::firmware::{FwCfgError, MachineFacts, fw_cfg, keys, vmcoreinfo};
 use crate::irq::{IoApic, IrqLine, Lines, LocalApics, Pic, ioapic, lapic, pic};
 use crate::memory::{Backing, MapFull, MemoryMap, Region};
 use crate::pci::{
@@ -34,6 +34,7 @@ use crate::time::{TimerId, Timers};
 
 use super::config::HIGH_RAM_BASE;
 use super::ports::PortMap;
+use crate::trace::events as trace;
 
 /// Every class of device that there is.
 pub static CLASSES: &[&DeviceClass] = &[
@@ -60,6 +61,7 @@ pub static CLASSES: &[&DeviceClass] = &[
     &pvpanic::CLASS,
     &rtc::CLASS,
     &serial::CLASS,
+    &vmcoreinfo::CLASS,
 ];
 
 /// Inputs of the interrupt controllers, by the PC's convention.
@@ -175,6 +177,8 @@ pub enum DeviceError {
     Ports(PortsFull),
     /// It tells firmware of itself in a file of fw_cfg, named, which exists already or has no room.
     FwCfgFile(&'static str),
+    /// There can be one device of this class, and there is.
+    OnlyOne(&'static str),
     /// Devices of this class belong to boards.
     NotPluggable,
     /// Another device has the id.
@@ -194,6 +198,7 @@ impl fmt::Display for DeviceError {
             Self::IndexTaken(index) => write!(f, "serial port {index} exists already"),
             Self::Ports(full) => write!(f, "{full}"),
             Self::FwCfgFile(name) => write!(f, "duplicate fw_cfg file name: {name}"),
+            Self::OnlyOne(name) => write!(f, "at most one {name} device is permitted"),
             Self::NotPluggable => f.write_str("it is part of the board, not pluggable"),
             Self::NoMemory => f.write_str("there is no memory for it"),
             Self::IdTaken => f.write_str("another device has this id"),
@@ -406,6 +411,7 @@ impl<'m> Machine<'m> {
     pub(super) fn remap(&mut self) {
         // Every setting of the registers fits: the bridge's tests try them all.
         if let Ok(map) = self.build_map() {
+            trace::memory_region_transaction_commit(map.regions().len());
             self.map = map;
         }
     }
@@ -429,6 +435,7 @@ impl<'m> Machine<'m> {
             name if name == ib700::CLASS.name => self.plug_watchdog().map(|()| None),
             name if name == pvpanic::CLASS.name => self.plug_pvpanic(values).map(|()| None),
             name if name == pc_testdev::CLASS.name => self.plug_testdev().map(|()| None),
+            name if name == vmcoreinfo::CLASS.name => self.plug_vmcoreinfo().map(|()| None),
             _ => Err(DeviceError::NotPluggable),
         }
     }
@@ -526,6 +533,15 @@ impl<'m> Machine<'m> {
         Ok(())
     }
 
+    fn plug_vmcoreinfo(&mut self) -> Result<(), DeviceError> {
+        if self.fw_cfg.file_key(vmcoreinfo::FW_CFG_FILE).is_some() {
+            return Err(DeviceError::OnlyOne(vmcoreinfo::CLASS.name));
+        }
+        self.fw_cfg
+            .add_written(vmcoreinfo::FW_CFG_FILE, vmcoreinfo::INITIAL)
+            .map_err(|_| DeviceError::FwCfgFile(vmcoreinfo::FW_CFG_FILE))
+    }
+
     fn plug_testdev(&mut self) -> Result<(), DeviceError> {
         if self.testdev.is_some() {
             // Its ports can't be moved.
@@ -545,6 +561,7 @@ impl<'m> Machine<'m> {
 
     /// Resets every device. The host resets processors and in-kernel controllers itself.
     pub fn reset<H: Host>(&mut self, host: &mut H, now: u64) {
+        trace::machine_reset(now);
         self.power_on(now);
         host.memory_remapped();
         self.drain(host, now, None);
@@ -796,20 +813,39 @@ impl<'m> Machine<'m> {
         let Some(target) = self.pci.target(offset) else {
             return u32::MAX;
         };
-        match self.slots.get(target.address) {
+        let at = target.address;
+        let slot = self.slots.get(at);
+        let value = match slot {
             Some(PciSlot::HostBridge) => self.i440fx.config_read(target.register, width),
             Some(PciSlot::IsaBridge) => self.piix3.config_read(target.register, width),
             Some(PciSlot::PowerManagement) => self.piix4_pm.config_read(target.register, width),
             None => u32::MAX,
+        };
+        match slot {
+            Some(slot) => {
+                let (register, name) = (target.register.into(), slot.name().as_bytes());
+                trace::pci_cfg_read(at.bus, at.device(), at.function(), register, value, name);
+            }
+            None => trace::guest_error_pci_cfg(at.bus, at.device(), at.function()),
         }
+        value
     }
 
     fn pci_write(&mut self, now: u64, offset: u16, width: Width, value: u32) {
         let Some(target) = self.pci.target(offset) else {
             return;
         };
+        let at = target.address;
+        let slot = self.slots.get(at);
+        match slot {
+            Some(slot) => {
+                let (register, name) = (target.register.into(), slot.name().as_bytes());
+                trace::pci_cfg_write(at.bus, at.device(), at.function(), register, value, name);
+            }
+            None => trace::guest_error_pci_cfg(at.bus, at.device(), at.function()),
+        }
         let cx = context!(self, now);
-        match self.slots.get(target.address) {
+        match slot {
             Some(PciSlot::HostBridge) => {
                 self.i440fx.config_write(cx, target.register, width, value)
             }

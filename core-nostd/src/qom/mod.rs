@@ -245,8 +245,12 @@ pub struct Chardev<'a> {
 pub enum ChardevKind {
     /// A file.
     File,
+    /// Several users of another one.
+    Mux,
     /// Nothing.
     Null,
+    /// A pseudo-terminal.
+    Pty,
     /// A socket, and whether there is a peer.
     Socket {
         /// Whether there is a peer.
@@ -261,7 +265,9 @@ impl ChardevKind {
     pub const fn type_name(self) -> &'static str {
         match self {
             Self::File => "chardev-file",
+            Self::Mux => "chardev-mux",
             Self::Null => "chardev-null",
+            Self::Pty => "chardev-pty",
             Self::Socket { .. } => "chardev-socket",
             Self::Stdio => "chardev-stdio",
         }

@@ -8,7 +8,7 @@ use super::{builder, descriptors, machine, values};
 use crate::chardev::spec;
 
 /// All options that take `name=value` pairs of a table.
-static TABLES: [&OptsTable; 14] = [
+static TABLES: &[&OptsTable] = &[
     &machine::MACHINE,
     &machine::ACCEL,
     &machine::SMP,
@@ -20,6 +20,7 @@ static TABLES: [&OptsTable; 14] = [
     &builder::NAME,
     &builder::OVERCOMMIT,
     &builder::MSG,
+    &builder::TRACE,
     &builder::ACTION,
     &values::RTC,
     &values::ICOUNT,

@@ -71,8 +71,12 @@ fn a_whole_command_line() {
     assert_eq!(options.actions.shutdown, ShutdownAction::Pause);
     assert_eq!(options.name.as_deref(), Some("g"));
     assert_eq!(options.cpu.as_deref(), Some("qemu64,+x"));
-    let qmp: Vec<_> = options.qmp.iter().map(|q| q.chardev.as_str()).collect();
-    assert_eq!(qmp, ["c", "compat_monitor0"]);
+    let monitors: Vec<_> = options
+        .monitors
+        .iter()
+        .map(|m| m.chardev.as_str())
+        .collect();
+    assert_eq!(monitors, ["c", "compat_monitor0"]);
     assert_eq!(options.serials, [Some("serial0".to_owned()), None]);
     assert_eq!(options.debugcons, [Some("debugcon0".to_owned())]);
     assert_eq!(options.devices[0].properties.uint("iobase"), Some(0x2f8));
@@ -80,7 +84,7 @@ fn a_whole_command_line() {
     assert_eq!(options.rtc.base, RtcBase::At(946_684_800));
     assert_eq!(options.escape_key, 0x14);
     assert_eq!(options.search_path().next(), Some("/a"));
-    assert_eq!(options.log_items, Items::CPU_RESET);
+    assert_eq!(options.log.items, Items::CPU_RESET);
     assert_eq!(options.log_file.as_deref(), Some("/l"));
     assert!(options.missing.is_empty() && options.warnings.is_empty());
 }
@@ -101,8 +105,8 @@ fn inherited_descriptors_go_into_sets() {
 #[test]
 fn log_items_add_up() {
     let options = run("-d in_asm,int -d exec").unwrap();
-    assert_eq!(options.log_items, Items::IN_ASM | Items::INT | Items::EXEC);
-    assert_eq!(run("").unwrap().log_items, Items::empty());
+    assert_eq!(options.log.items, Items::IN_ASM | Items::INT | Items::EXEC);
+    assert_eq!(run("").unwrap().log.items, Items::empty());
     for (line, item) in [("-d op", "'op'"), ("-d int,", "''"), ("-d int,,exec", "''")] {
         let text = run(line).unwrap_err();
         assert!(text.contains(&format!("no log item {item}")), "{text}");
@@ -173,13 +177,23 @@ fn errors_name_the_option() {
         ("-chardev socket", "no id specified"),
         ("-serial foo", "'foo' is not a valid char driver"),
         ("-serial chardev:nope", "\"nope\" not found"),
-        ("-serial pty", "'pty' is not available"),
+        ("-serial pipe:x", "'pipe' is not available"),
         ("-qmp foo", "'foo'"),
-        ("-qmp-pretty stdio", "not available"),
-        ("-monitor stdio", "no human monitor"),
+        ("-monitor foo", "'foo' is not a valid char driver"),
+        ("-monitor vc", "'vc' is not available"),
         ("-mon chardev=foo,mode=control", "\"foo\" not found"),
-        ("-mon foo", "mode=control is missing"),
-        ("-mon foo,mode=readline", "no human monitor"),
+        ("-mon foo", "\"foo\" not found"),
+        ("-mon foo,mode=x", "Parameter 'mode'"),
+        (
+            "-mon foo,pretty=on",
+            "'pretty' is not compatible with HMP monitors",
+        ),
+        ("-qtest mon:stdio", "mon: isn't supported"),
+        (
+            "-mon c -mon c -mon c -mon c -mon c -chardev null,id=c,mux=on",
+            "Device 'c' is in use",
+        ),
+        ("-mon c -chardev null,id=c -mon c", "already in use"),
         ("-mon id=x", "'chardev' is missing"),
         ("-uuid foo", "wrong format"),
         ("-rtc foo", "Invalid parameter 'foo'"),

@@ -118,18 +118,25 @@ impl Outside for Objects<'_> {
 
     fn chardevs(&self, visit: &mut dyn FnMut(Chardev<'_>)) {
         for id in self.chardevs.ids() {
-            let kind = match self.chardevs.backend(id) {
+            let own = match self.chardevs.backend(id) {
                 Backend::File { .. } => ChardevKind::File,
                 Backend::Null => ChardevKind::Null,
+                Backend::Pty => ChardevKind::Pty,
                 Backend::Socket(_) => ChardevKind::Socket {
                     connected: self.chardevs.is_open(id),
                 },
                 Backend::Stdio { .. } => ChardevKind::Stdio,
             };
-            visit(Chardev {
-                id: self.chardevs.label(id),
-                kind,
-            });
+            let label = self.chardevs.label(id);
+            if self.chardevs.is_shared(id) {
+                let kind = ChardevKind::Mux;
+                visit(Chardev { id: label, kind });
+                let id = &format!("{label}-base");
+                visit(Chardev { id, kind: own });
+            } else {
+                let (id, kind) = (label, own);
+                visit(Chardev { id, kind });
+            }
         }
     }
 

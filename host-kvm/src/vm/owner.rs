@@ -38,6 +38,7 @@ impl Owner for Vm {
     }
 
     fn stop(&mut self) -> Result<(), QmpError> {
+        self.not_while_dumping()?;
         if self.run_state == RunState::Running {
             self.halt(RunState::Paused);
         }
@@ -45,6 +46,7 @@ impl Owner for Vm {
     }
 
     fn cont(&mut self) -> Result<(), QmpError> {
+        self.not_while_dumping()?;
         if self.run_state != RunState::Running {
             self.start();
         }
@@ -52,6 +54,7 @@ impl Owner for Vm {
     }
 
     fn system_reset(&mut self) -> Result<(), QmpError> {
+        self.not_while_dumping()?;
         self.reset(ShutdownCause::HostQmpSystemReset);
         Ok(())
     }
@@ -95,7 +98,7 @@ impl Owner for Vm {
             }
         };
         let shared = &self.shared;
-        self.saves.start(shared, space, address, size, filename)
+        save::start(&mut self.jobs, shared, space, address, size, filename)
     }
 
     fn name(&self) -> Option<&str> {

@@ -2,6 +2,7 @@
 
 mod control;
 mod descriptors;
+mod dump;
 mod human;
 mod introspect;
 mod machine;
@@ -10,6 +11,7 @@ mod migration;
 mod objects;
 mod qom;
 mod run_state;
+mod trace;
 mod yank;
 
 use crate::session::Negotiation;
@@ -17,6 +19,7 @@ use crate::{JobId, Owner};
 
 pub(crate) use control::*;
 pub(crate) use descriptors::*;
+pub(crate) use dump::*;
 pub(crate) use human::*;
 pub(crate) use introspect::*;
 pub(crate) use machine::*;
@@ -25,6 +28,7 @@ pub(crate) use migration::*;
 pub(crate) use objects::*;
 pub(crate) use qom::*;
 pub(crate) use run_state::*;
+pub(crate) use trace::*;
 pub(crate) use yank::*;
 
 /// What a handler acts on.

@@ -9,14 +9,14 @@ use crate::QmpError;
 use crate::owner::Inspection;
 
 impl<H: Host> Inspection for InMemory<'_, H> {
-    /// A processor after power-on, but for the registers that are shown of it.
+    /// The processor that debuggers see, with the registers that are shown of it.
     fn look_at_processor(
         &mut self,
-        index: u32,
+        _index: u32,
         look: &mut dyn FnMut(&CpuState),
     ) -> Result<(), QmpError> {
         let registers = &self.registers;
-        let mut state = CpuState::power_on(0, index == 0, 0);
+        let mut state = self.debugged.state.clone();
         state.gpr = registers.gpr;
         state.rip = registers.rip;
         state.rflags = registers.rflags;

@@ -1,8 +1,12 @@
 //! An owner without a process: a machine in memory that nobody runs. For fuzzers, tests and bare-metal images.
 
+mod debug;
 mod descriptors;
+mod dump;
 mod inspect;
 mod objects;
+mod trace;
+mod typing;
 
 use core::num::NonZeroU64;
 
@@ -17,7 +21,9 @@ use crate::schema::SysEmuTarget;
 use crate::schema::results::{
     CommandLineOptionInfo, CpuInfoFast, CpuInstanceProperties, MachineInfo,
 };
-use crate::{CpuState, Event, JobId, KvmInfo, Owner, QmpError, Space, Timestamp, answers};
+use crate::{
+    CpuState, DumpKind, Event, JobId, KvmInfo, Owner, QmpError, Space, Timestamp, answers,
+};
 
 /// Events that wait to be told at most.
 const EVENTS_MAX: usize = 16;
@@ -60,10 +66,14 @@ pub struct InMemory<'m, H: Host> {
     pub cpus: u32,
     /// What the human monitor sees of each of them.
     pub registers: Registers,
+    /// What a debugger sees, and has set.
+    pub debugged: debug::Debugged,
     /// What was last set.
     pub actions: Actions,
     /// What is to be written to a file. The caller ends the job by `Session::complete`.
     pub saving: Option<(JobId, Saved)>,
+    /// The dump that is being written. The caller ends the job by `Session::complete`.
+    pub dumping: Option<(JobId, DumpKind)>,
     /// What commands have done, a bit each: see [`InMemory::NMI`] and others.
     pub done: u32,
     /// Events that were lost because nobody took them.
@@ -103,8 +113,10 @@ impl<'m, H: Host> InMemory<'m, H> {
             processor: Processor::from_model(&models::MODELS[0]),
             cpus: 1,
             registers: Registers::from(&Processors::power_on(0, true, 0)),
+            debugged: debug::Debugged::new(),
             actions: Actions::default(),
             saving: None,
+            dumping: None,
             done: 0,
             lost: 0,
             events: heapless::Deque::new(),

@@ -10,7 +10,7 @@ use thimble_core::qmp::{Sink, SinkFull, Value, Writer};
 use crate::Owner;
 use crate::error::Fail;
 use crate::handlers::{self, Context, Outcome};
-use crate::reply::Reply;
+use crate::reply::{Reply, put_member};
 use values::{FromValue, member};
 
 pub(crate) use check::check;

@@ -9,6 +9,7 @@
 
 mod crate_types;
 mod descriptors;
+mod dump;
 mod human;
 mod identity;
 mod logs;
