@@ -52,6 +52,8 @@ pub(super) enum Node {
     FwCfg,
     PciHost,
     PciBus,
+    /// The bus below a bridge, by the bridge's position in the machine's list.
+    BelowBridge(u8),
     IoApic,
     HostBridge,
     /// The device that the ISA bus hangs on: PIIX3 on a PC.
@@ -167,7 +169,7 @@ impl Tree<'_> {
                 Board::None => "none-machine",
             },
             Node::SystemBus => "System",
-            Node::PciBus => "PCI",
+            Node::PciBus | Node::BelowBridge(_) => "PCI",
             Node::IsaBus => "ISA",
             Node::Qtest => "qtest",
             Node::IsaBridge if self.board() == Board::Microvm => "isabus-bridge",
@@ -302,18 +304,39 @@ impl Tree<'_> {
                         position += 1;
                     }
                 });
-                let plugged = self.machine.plugged().iter().enumerate();
-                for (index, plugged) in plugged {
-                    if bus == Bus::Isa
-                        && plugged.class().bus == Some("ISA")
+                let wanted = match bus {
+                    Bus::Isa => "ISA",
+                    _ => "PCI",
+                };
+                for index in 0..self.machine.plugged().len() as u8 {
+                    let node = Node::Plugged(index);
+                    let plugged = &self.machine.plugged()[usize::from(index)];
+                    if plugged.class().bus == Some(wanted)
                         && plugged.place() != Place::Board
+                        && self.bridge_above(node).is_none()
                     {
-                        visit(position, Node::Plugged(index as u8));
+                        visit(position, node);
                         position += 1;
                     }
                 }
             }
         }
+    }
+
+    /// Whether it could come and go with the machine running: QEMU says so of all PCI devices that the
+    /// user adds.
+    pub(super) fn is_pluggable(&self, node: Node) -> bool {
+        matches!(node, Node::Plugged(_)) && self.class(node).is_some_and(|c| c.bus == Some("PCI"))
+    }
+
+    /// The bridge, by its position in the machine's list, that a PCI device is below.
+    fn bridge_above(&self, node: Node) -> Option<u8> {
+        let Node::Plugged(index) = node else {
+            return None;
+        };
+        self.machine
+            .plugged_above(index.into())
+            .map(|above| above as u8)
     }
 
     /// The bus that a device is on.
@@ -325,7 +348,14 @@ impl Tree<'_> {
             Node::Pic(_) | Node::Pit | Node::Speaker | Node::Rtc | Node::I8042 | Node::Port92 => {
                 Some(Node::IsaBus)
             }
-            Node::Plugged(_) if self.class(node)?.bus == Some("ISA") => Some(Node::IsaBus),
+            Node::Plugged(_) => match self.class(node)?.bus {
+                Some("ISA") => Some(Node::IsaBus),
+                Some("PCI") => {
+                    let above = self.bridge_above(node);
+                    Some(above.map_or(Node::PciBus, Node::BelowBridge))
+                }
+                _ => None,
+            },
             _ => None,
         }
     }
@@ -392,6 +422,12 @@ impl Tree<'_> {
                 visit("pci.0", Node::PciBus);
             }
             Node::IsaBridge => visit("isa.0", Node::IsaBus),
+            Node::Plugged(index) if self.machine.is_bridge(index.into()) => {
+                visit(
+                    &self.machine.bus_name(index.into()),
+                    Node::BelowBridge(index),
+                );
+            }
             Node::Cpu(index) if self.kernel_apics() || self.own_apics() => {
                 visit("lapic", Node::Lapic(index));
             }
@@ -412,6 +448,13 @@ impl Tree<'_> {
             self.on_bus(bus, &mut |position, device| {
                 visit(&numbered("child", position), Edge::Link(None), device);
             });
+        }
+        if let Node::BelowBridge(bridge) = node {
+            let plugged = (0..self.machine.plugged().len() as u8).map(Node::Plugged);
+            let below = plugged.filter(|device| self.bridge_above(*device) == Some(bridge));
+            for (position, device) in below.enumerate() {
+                visit(&numbered("child", position), Edge::Link(None), device);
+            }
         }
         if let Some(bus) = self.parent_bus(node) {
             visit("parent_bus", Edge::Link(Some("bus")), bus);
@@ -486,6 +529,7 @@ impl Tree<'_> {
             Node::IoApic => Node::Machine,
             Node::Lapic(index) => Node::Cpu(index),
             Node::IsaBus => Node::IsaBridge,
+            Node::BelowBridge(index) => Node::Plugged(index),
             Node::Plugged(index) => {
                 let plugged = self.machine.plugged().get(usize::from(index))?;
                 match plugged.place() {
