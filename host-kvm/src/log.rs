@@ -10,6 +10,7 @@
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, Write as _};
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bitflags::bitflags;
@@ -17,6 +18,7 @@ use thimble_core::cpu::decode::{CodeSize, list};
 use thimble_core::cpu::soft::{Cause, Delivery, Watch};
 use thimble_core::cpu::{Registers, gpr};
 
+use crate::files;
 use crate::messages::report;
 use crate::registers;
 
@@ -138,8 +140,8 @@ impl Sink {
     /// If the file can't be created, or standard error not be had.
     pub fn open(items: Items, path: Option<&str>) -> io::Result<Self> {
         let file = match path {
-            Some(path) => File::create(path)?,
-            None => rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stderr(), 0)?.into(),
+            Some(path) => files::create(Path::new(path))?,
+            None => File::from(rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stderr(), 0)?).into(),
         };
         Ok(Self::new(items, Box::new(file)))
     }

@@ -2,7 +2,7 @@
 
 // A debug build is linked with the standard library as it comes, which brings the real ones.
 #[cfg(not(debug_assertions))]
-mod unwinding;
+mod stand_ins;
 
 fn main() -> std::process::ExitCode {
     thimble_host::main()

@@ -4,6 +4,8 @@
 use std::fmt;
 use std::sync::OnceLock;
 
+use thimble_core::time::calendar::date_from_days;
+
 use crate::options::Options;
 use crate::vm::since_epoch;
 
@@ -40,15 +42,9 @@ pub fn report(message: fmt::Arguments<'_>) {
 /// The time in UTC, as ISO 8601 has it, and a space.
 fn timestamp() -> String {
     let since = since_epoch();
-    let seconds = since.as_secs() as libc::time_t;
-    // SAFETY: the structure is plain data that the call fills in from `seconds`.
-    let utc = unsafe {
-        let mut utc: libc::tm = std::mem::zeroed();
-        libc::gmtime_r(&seconds, &mut utc);
-        utc
-    };
-    let (year, month, day) = (utc.tm_year + 1900, utc.tm_mon + 1, utc.tm_mday);
-    let (hour, minute, second) = (utc.tm_hour, utc.tm_min, utc.tm_sec);
+    let minutes = since.as_secs() / 60;
+    let (year, month, day) = date_from_days((minutes / (24 * 60)) as i64);
+    let (hour, minute, second) = (minutes / 60 % 24, minutes % 60, since.as_secs() % 60);
     let micros = since.subsec_micros();
     format!("{year}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{micros:06}Z ")
 }

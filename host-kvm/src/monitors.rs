@@ -4,10 +4,13 @@
 //! themselves, each as long as it needs it. Replies go to the device's queue; a session whose
 //! client does not read is not served, and its device not read.
 
+use std::os::fd::OwnedFd;
+
 use thimble_core::qmp::{Sink, SinkFull};
 use thimble_monitor::{Event, MONITOR_OUT_MAX, Out, Session, Timestamp};
 
 use crate::chardev::{ChardevId, Chardevs};
+use crate::descriptors::{Passed, sets};
 use crate::report;
 use crate::vm::{Shared, Vm};
 
@@ -78,6 +81,10 @@ struct Monitor {
     /// A client has connected, or left, since the last look.
     opened: bool,
     connected: bool,
+    /// Its descriptors, except while a command is executed: then they are the VM's.
+    passed: Passed,
+    /// Descriptors that came with input which has not been taken yet.
+    arriving: Vec<OwnedFd>,
 }
 
 /// All QMP sessions of the process.
@@ -97,6 +104,8 @@ impl Monitors {
             input: Vec::new(),
             opened: false,
             connected: false,
+            passed: Passed::default(),
+            arriving: Vec::new(),
         });
     }
 
@@ -114,7 +123,9 @@ impl Monitors {
         if let Some(monitor) = self.at(chardev) {
             monitor.input.clear();
             monitor.opened = true;
-            monitor.connected = true;
+            if !std::mem::replace(&mut monitor.connected, true) {
+                sets::lock().client_came();
+            }
         }
     }
 
@@ -123,7 +134,11 @@ impl Monitors {
         if let Some(monitor) = self.at(chardev) {
             monitor.input.clear();
             monitor.opened = false;
-            monitor.connected = false;
+            monitor.arriving = Vec::new();
+            monitor.passed.disconnect();
+            if std::mem::replace(&mut monitor.connected, false) {
+                sets::lock().client_left();
+            }
         }
     }
 
@@ -132,9 +147,20 @@ impl Monitors {
         match self.at(chardev) {
             Some(monitor) if monitor.input.is_empty() => {
                 monitor.input.extend_from_slice(bytes);
+                if !monitor.arriving.is_empty() {
+                    let fds = std::mem::take(&mut monitor.arriving);
+                    monitor.passed.receive(fds);
+                }
                 bytes.len()
             }
             _ => 0,
+        }
+    }
+
+    /// Takes descriptors that came with the input that follows.
+    pub fn received_fds(&mut self, chardev: ChardevId, fds: Vec<OwnedFd>) {
+        if let Some(monitor) = self.at(chardev) {
+            monitor.arriving = fds;
         }
     }
 
@@ -170,7 +196,9 @@ impl Monitors {
         let monitor = &mut self.0[index];
         let shared = vm.shared().clone();
         let mut out = Output::new(&shared, monitor.chardev);
+        std::mem::swap(&mut monitor.passed, &mut vm.passed);
         let result = call(&mut monitor.session, vm, &mut out);
+        std::mem::swap(&mut monitor.passed, &mut vm.passed);
         out.flush();
         if monitor.session.broken() {
             hang_up(&mut shared.lock().chardevs, monitor.chardev);

@@ -1,6 +1,5 @@
 //! The device test protocol on a character device: `-qtest` and `-qtest-log`.
 
-use std::fs::File;
 use std::io::Write as _;
 
 use thimble_core::devices::PowerRequest;
@@ -10,6 +9,7 @@ use thimble_core::machine::qtest::Qtest;
 
 use crate::chardev::{ChardevId, Chardevs};
 use crate::clock::{Clock, monotonic};
+use crate::files::Opened;
 use crate::vm::Bridge;
 
 /// Bytes that one answer may have: two digits for each byte of the longest read, and some.
@@ -21,14 +21,14 @@ pub struct QtestServer {
     qtest: Qtest<'static>,
     /// Answers that the device did not take yet.
     out: String,
-    log: Option<File>,
+    log: Option<Opened>,
     /// Nanoseconds of the monotonic clock when the client connected.
     since: u64,
 }
 
 impl QtestServer {
     /// Serves device tests on this device, and writes what goes over it to `log`.
-    pub fn new(chardev: ChardevId, log: Option<File>) -> Self {
+    pub fn new(chardev: ChardevId, log: Option<Opened>) -> Self {
         // One for the life of the process; untouched pages cost nothing.
         let buffer = Box::leak(vec![0; LINE_MAX].into_boxed_slice());
         Self {

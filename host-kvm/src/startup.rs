@@ -2,8 +2,7 @@
 //! here, with one line that names the option.
 
 use std::fs::{self, File};
-use std::io::Read as _;
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::{Read as _, Seek as _};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -22,13 +21,16 @@ use thimble_core::machine::{
 use thimble_core::qom::{Processor, Tree};
 use thimble_monitor::MONITOR_OUT_MAX;
 use thimble_monitor::schema::EventText;
+use tz::TimeZone;
 
 use crate::chardev::{ChardevId, Chardevs};
 use crate::clock::Clock;
 use crate::cpuid::{self, CpuError, CpuSpec, CpuidTable, Topology};
 use crate::daemonize::{self, PidFile};
+use crate::descriptors;
 use crate::event_loop::poller::{Poller, Waker};
 use crate::event_loop::{self, EventLoop};
+use crate::files::{self, OFlags, Opened};
 use crate::kvm::{self, KvmError, Vcpus};
 use crate::log::{self, Items, Sink};
 use crate::memory::{PAGE, Ram, Rom};
@@ -115,6 +117,7 @@ fn run() -> Result<i32, OptionError> {
         }
         None => None,
     };
+    descriptors::inherited::add(&options.add_fds)?;
     let event_loop = build(&options)?;
     if let Some(daemon) = daemon {
         daemon.ready().map_err(failure("-daemonize"))?;
@@ -697,7 +700,7 @@ fn read_modules(
     for text in texts {
         let path = text.split(' ').next().unwrap_or_default();
         let origin = format!("-initrd {path}");
-        if !Path::new(path).is_file() {
+        if !open(Path::new(path)).is_ok_and(|(_, metadata)| metadata.is_file()) {
             // QEMU's words.
             let line = format!("'{path}'");
             return Err(OptionError::sentence("Failed to open file", &line));
@@ -719,16 +722,15 @@ fn read_modules(
     Ok(all.leak())
 }
 
-fn open(path: &Path) -> std::io::Result<(File, fs::Metadata)> {
+fn open(path: &Path) -> std::io::Result<(Opened, fs::Metadata)> {
     // A FIFO or a device must not hold up the start.
-    let flags = rustix::fs::OFlags::NONBLOCK.bits() as i32;
-    let file = File::options().read(true).custom_flags(flags).open(path)?;
+    let file = files::open(path, OFlags::RDONLY | OFlags::NONBLOCK)?;
     let metadata = file.metadata()?;
     Ok((file, metadata))
 }
 
 fn read_file(origin: &str, path: &Path, most: u64) -> Result<Vec<u8>, OptionError> {
-    let (mut file, metadata) = open(path).map_err(failure(origin))?;
+    let (file, metadata) = open(path).map_err(failure(origin))?;
     if !metadata.is_file() {
         return Err(OptionError::new(origin, "not a regular file"));
     }
@@ -737,10 +739,11 @@ fn read_file(origin: &str, path: &Path, most: u64) -> Result<Vec<u8>, OptionErro
         return Err(OptionError::new(origin, &reason));
     }
     let mut bytes = Vec::with_capacity(metadata.len() as usize);
-    file.by_ref()
-        .take(most)
-        .read_to_end(&mut bytes)
-        .map_err(failure(origin))?;
+    // Who passed it may have read from it.
+    let read = (&*file)
+        .rewind()
+        .and_then(|()| (&*file).take(most).read_to_end(&mut bytes));
+    read.map_err(failure(origin))?;
     Ok(bytes)
 }
 
@@ -822,16 +825,17 @@ fn plug_devices(
     Ok(())
 }
 
-fn qtest_log(options: &Options) -> Result<Option<File>, OptionError> {
+fn qtest_log(options: &Options) -> Result<Option<Opened>, OptionError> {
     match options.qtest_log.as_deref() {
         Some("none") => Ok(None),
         None => {
             let copy = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stderr(), 0);
-            Ok(copy.ok().map(File::from))
+            Ok(copy.ok().map(|copy| File::from(copy).into()))
         }
         Some(path) => {
             let origin = format!("-qtest-log {path}");
-            File::create(path).map(Some).map_err(failure(&origin))
+            let log = files::create(Path::new(path));
+            log.map(Some).map_err(failure(&origin))
         }
     }
 }
@@ -888,13 +892,14 @@ fn rtc_base(base: RtcBase) -> i64 {
         RtcBase::Utc => now,
         RtcBase::At(seconds) => seconds,
         RtcBase::LocalTime => {
-            // SAFETY: the structure is plain data that the call fills in from `now`.
-            let local = unsafe {
-                let mut local: libc::tm = std::mem::zeroed();
-                libc::localtime_r(&now, &mut local);
-                local
+            // Where no zone is configured, or its file says nothing, it is UTC, as for the C library.
+            let zone = match std::env::var("TZ") {
+                Ok(zone) => TimeZone::from_posix_tz(&zone).ok(),
+                Err(_) => TimeZone::local().ok(),
             };
-            now + local.tm_gmtoff
+            let local =
+                zone.and_then(|zone| Some(zone.find_local_time_type(now).ok()?.ut_offset()));
+            now + i64::from(local.unwrap_or(0))
         }
     }
 }

@@ -30,8 +30,9 @@ use core::sync::atomic::AtomicUsize;
 
 pub use error::{DESC_MAX, ErrorClass, QmpError};
 pub use event::{Event, RateLimits, Timestamp};
+pub use handlers::Outcome;
 pub use in_memory::InMemory;
-pub use owner::{CpuState, JobId, KvmInfo, Owner, Space, answers};
+pub use owner::{CpuState, Descriptors, JobId, KvmInfo, Owner, SetMember, Space, answers};
 pub use schema::SCHEMA;
 pub use session::{MONITOR_OUT_MAX, MONITOR_QUEUE_MAX, Out, Session};
 pub use thimble_core::devices::ShutdownCause;

@@ -11,6 +11,7 @@ use thimble_core::qmp::{
 
 use crate::error::Fail;
 use crate::handlers::{Context, Outcome, VERSION};
+use crate::hmp;
 use crate::reply::{self, Reply};
 use crate::schema::{self, SCHEMA};
 use crate::{ErrorClass, Event, JobId, Owner, QmpError, Timestamp};
@@ -59,6 +60,15 @@ impl Negotiation {
         oob: false,
         cpu: 0,
     };
+
+    /// Of the human monitor, whose commands mean this processor.
+    pub(crate) const fn of_human(cpu: u32) -> Self {
+        Self {
+            complete: true,
+            oob: false,
+            cpu,
+        }
+    }
 }
 
 /// Commands of a connection that wait behind one that goes on in the background; behind them, nothing is read.
@@ -193,10 +203,16 @@ impl Session {
         if self.pending.take().is_none() {
             return;
         }
-        let id = self.parser.kept(self.commanded).get(b"id");
+        let command = self.parser.kept(self.commanded);
+        let id = command.get(b"id");
         let tell = self.negotiation.complete;
-        let result = result.map(|()| Outcome::Done).map_err(Fail::Owner);
-        let written = finish(result, id, tell, out.mark(), owner, out);
+        let human = command.get(b"execute").and_then(Value::bytes) == Some(HUMAN);
+        let written = if human {
+            finish_human(&result, id, tell, owner, out)
+        } else {
+            let result = result.map(|()| Outcome::Done).map_err(Fail::Owner);
+            finish(result, id, tell, out.mark(), owner, out).map(drop)
+        };
         self.broken |= written.is_err();
         self.catch_up(owner, out);
     }
@@ -285,7 +301,7 @@ fn execute<O: Owner, T: Out>(
     let tell = negotiation.complete;
     let result = dispatch(message, negotiation, owner, &mut reply);
     // Events come before the reply of the command that caused them, unless that is streaming out.
-    if reply.begun() && result.is_ok() {
+    if reply.begun() && matches!(result, Ok(Outcome::Done)) {
         let result = reply.end().map_err(Fail::from);
         answer(result, id, mark, out)?;
         put_events(owner, tell, out)?;
@@ -312,6 +328,24 @@ fn finish<O: Owner, T: Out>(
     let result = result.and_then(|_| Ok(Reply::new(out).end()?));
     answer(result, id, mark, out)?;
     Ok(Outcome::Done)
+}
+
+/// The command whose result is a text, also where a line goes on in the background.
+const HUMAN: &[u8] = b"human-monitor-command";
+
+/// Writes events and the text of a line that went on in the background.
+fn finish_human<O: Owner, T: Out>(
+    result: &Result<(), QmpError>,
+    id: Option<Value<'_>>,
+    tell: bool,
+    owner: &mut O,
+    out: &mut T,
+) -> Result<(), SinkFull> {
+    put_events(owner, tell, out)?;
+    let mark = out.mark();
+    let mut reply = Reply::new(out);
+    let written = reply.text(|sink| hmp::complete(result, &mut hmp::Text::new(sink)));
+    answer(written.map_err(Fail::from), id, mark, out)
 }
 
 fn put_events<O: Owner, T: Out>(owner: &mut O, tell: bool, out: &mut T) -> Result<(), SinkFull> {

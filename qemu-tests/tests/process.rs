@@ -472,7 +472,8 @@ fn a_guest_that_writes_garbage_everywhere_harms_nobody() {
         .args(["-serial", "file:{dir}/serial"])
         .start();
     let mut client = negotiated(&thimble);
-    let deadline = Instant::now() + Duration::from_secs(15);
+    // Seconds, on a host with nothing else to do.
+    let deadline = Instant::now() + Duration::from_secs(90);
     let mut states = Vec::new();
     loop {
         let now = status(&mut client);
@@ -689,18 +690,18 @@ fn resets_are_logged() {
     let mut client = negotiated(&instance);
     let log = || std::fs::read_to_string(instance.dir().join("log")).expect("the log");
     let before = log().matches("CPU Reset (CPU 0)").count();
-    for _ in 0..3 {
+    // On a busy host a guest may not come to run between two resets.
+    let (mut resets, deadline) = (0, Instant::now() + SOON);
+    let ran = || log().contains("RIP=00000000000000");
+    while resets < 3 || !ran() {
+        assert!(Instant::now() < deadline, "{}", log());
         assert_eq!(client.execute("system_reset", json!({})), Ok(json!({})));
         client.event(SOON).expect("RESET");
+        resets += 1;
     }
     let text = log();
-    assert_eq!(
-        text.matches("CPU Reset (CPU 0)").count(),
-        before + 3,
-        "{text}"
-    );
-    // What was before: the guest had run.
-    assert!(text.contains("RIP=00000000000000"), "{text}");
+    let logged = text.matches("CPU Reset (CPU 0)").count();
+    assert_eq!(logged, before + resets, "{text}");
     assert!(!text.contains("IN:"), "{text}");
     let told =
         "thimble: -d in_asm: nothing to log, as only the software CPU sees each instruction\n";

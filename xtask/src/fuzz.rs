@@ -29,6 +29,21 @@ pub(crate) fn one(target: &str, seconds: u32) -> Outcome {
     build::succeed(&mut run(target, seconds, &[])?)
 }
 
+/// Does the same, and shows of the output what counts: the last line of the progress, or all if the target fails.
+pub(crate) fn quietly(target: &str, seconds: u32) -> Outcome {
+    let output = run(target, seconds, &[])?
+        .stderr(Stdio::piped())
+        .output()
+        .map_err(|error| error.to_string())?;
+    let text = String::from_utf8_lossy(&output.stderr);
+    if !output.status.success() {
+        return Err(format!("{}\n{text}", output.status));
+    }
+    let last = text.lines().rfind(|line| line.contains("\tDONE"));
+    println!("fuzz {target}: {}", last.unwrap_or("done"));
+    Ok(())
+}
+
 /// Plants a panic in a target and expects the fuzzer to find it.
 pub(crate) fn self_test(target: &str) -> Outcome {
     let output = run(target, SELF_TEST, &["--features", "planted"])?

@@ -48,7 +48,7 @@ fuzz_target!(|bytes: &[u8]| {
         let mut papers = [Paper::default(), Paper::default()];
         let done = papers
             .each_mut()
-            .map(|paper| execute(line, &mut vm, 0, &mut Text::new(paper)));
+            .map(|paper| execute(line, &mut vm, &mut 0, &mut Text::new(paper)));
         let [first, again] = papers;
         assert_eq!(done[0], done[1]);
         assert_eq!(first.0, again.0);

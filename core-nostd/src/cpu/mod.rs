@@ -3,6 +3,7 @@
 pub mod alu;
 pub mod decode;
 pub mod features;
+mod mappings;
 pub mod mmu;
 pub mod models;
 mod msr;
@@ -11,6 +12,7 @@ mod registers;
 pub mod soft;
 mod state;
 
+pub use mappings::{Listed, Mapping, ReadPhysical, TABLES_MAX};
 pub use mmu::{PagingMode, PagingRegisters};
 pub use msr::{MTRR_VARIABLE, MsrValue, Msrs, OTHER_MSRS_MAX, index as msr_index};
 pub use paging::{TranslateError, Translation};

@@ -16,6 +16,7 @@ use super::class::{DeviceClass, Property, PropertyKind, Value};
 use super::{Context, Effect, GuestEvent, PortDevice, Width};
 use crate::irq::IrqLine;
 use crate::state::{SavedState, StateError};
+use crate::time::calendar::{date_from_days, days_from_date};
 use crate::time::{SECOND, TimerId};
 
 /// Class of the device.
@@ -117,38 +118,6 @@ pub struct RtcWiring {
     pub irq: IrqLine,
     /// Fires when an enabled flag is due.
     pub timer: TimerId,
-}
-
-/// Days since the epoch of a date of the Gregorian calendar; months 1 to 12.
-fn days_from_date(year: i64, month: i64, day: i64) -> i64 {
-    // Years start in March, so that the leap day is the last of its year.
-    let (year, month) = if month > 2 {
-        (year, month - 3)
-    } else {
-        (year - 1, month + 9)
-    };
-    let leap_days = year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400);
-    year * 365 + leap_days + (153 * month + 2) / 5 + day - 1 - 719_468
-}
-
-/// Year, month and day of the month of a day since the epoch.
-fn date_from_days(days: i64) -> (i64, i64, i64) {
-    let days = days + 719_468;
-    // The estimate is never early, and late by two years at most.
-    let mut year = (days * 400).div_euclid(146_097) + 1;
-    let start =
-        |year: i64| year * 365 + year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400);
-    while start(year) > days {
-        year -= 1;
-    }
-    let day = days - start(year);
-    let month = (5 * day + 2) / 153;
-    let day = day - (153 * month + 2) / 5 + 1;
-    if month < 10 {
-        (year, month + 3, day)
-    } else {
-        (year + 1, month - 9, day)
-    }
 }
 
 /// Guest-visible state.
@@ -775,13 +744,6 @@ mod tests {
     }
 
     proptest! {
-        #[test]
-        fn dates_round_trip(days in EARLIEST / DAY..LATEST / DAY) {
-            let (year, month, day) = date_from_days(days);
-            prop_assert!((1..=12).contains(&month) && (1..=31).contains(&day));
-            prop_assert_eq!(days_from_date(year, month, day), days);
-        }
-
         #[test]
         fn never_panics(steps in proptest::collection::vec((0u8..16, any::<u8>(), any::<u64>()), 0..40)) {
             let (mut rtc, mut bench) = (rtc(), Bench::new());

@@ -3,6 +3,8 @@
 //! Time is nanoseconds of the virtual clock, handed in by whoever drives the machine. It starts
 //! at 0 when the machine is built and stands still while the VM is stopped.
 
+pub mod calendar;
+
 /// Timers that a board has at most.
 pub const TIMERS_MAX: usize = 32;
 

@@ -22,6 +22,7 @@ use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::Path;
 use std::sync::Arc;
 
 use rustix::io::Errno;
@@ -29,8 +30,10 @@ use rustix::net::{
     self, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, SocketFlags, sockopt,
 };
 
+use crate::descriptors::sets::Copy;
 use crate::error_text;
 use crate::event_loop::poller::{Interest, Poller, Readiness, Waker};
+use crate::files::{self, OFlags};
 use crate::terminal::{self, RawMode};
 use escape::{Command, Escape};
 use queue::Queue;
@@ -120,6 +123,8 @@ struct Slot {
     /// Input that the frontend did not take.
     rest: Vec<u8>,
     escape: Option<Escape>,
+    /// Keep the sets that its descriptors come from.
+    _copies: Vec<Copy>,
     /// Raw mode of the terminal, as long as the device lives.
     _raw: Option<RawMode>,
 }
@@ -194,6 +199,7 @@ impl Chardevs {
             queue: Queue::new(queue_max),
             rest: Vec::new(),
             escape: spec.mux.then(|| Escape::new(self.escape_key)),
+            _copies: Vec::new(),
             _raw: None,
         };
         match &spec.backend {
@@ -744,24 +750,20 @@ impl Slot {
         let failed = |path: &str, error: &io::Error| {
             format!("Could not open '{path}': {}", error_text(error))
         };
-        let mut options = File::options();
-        options
-            .create(true)
-            .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
-        if append {
-            options.append(true);
-        } else {
-            options.write(true).truncate(true);
-        }
-        let output = options.open(path).map_err(|error| failed(path, &error))?;
-        self.output = Some(unwatched(output.into()));
+        let mut open = |path: &str, flags| {
+            let flags = flags | OFlags::NONBLOCK | OFlags::NOCTTY;
+            let opened = files::open(Path::new(path), flags);
+            let (fd, copy) = opened.map_err(|error| failed(path, &error))?.into_parts();
+            self._copies.extend(copy);
+            Ok::<_, String>(unwatched(fd))
+        };
+        let start = match append {
+            true => OFlags::APPEND,
+            false => OFlags::TRUNC,
+        };
+        self.output = Some(open(path, OFlags::WRONLY | OFlags::CREATE | start)?);
         if let Some(input) = input {
-            let file = File::options()
-                .read(true)
-                .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
-                .open(input)
-                .map_err(|error| failed(input, &error))?;
-            self.input = Some(unwatched(file.into()));
+            self.input = Some(open(input, OFlags::RDONLY)?);
         }
         self.set_open();
         Ok(())

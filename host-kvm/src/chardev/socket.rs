@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 
 use super::spec::{Address, SocketSpec};
+use crate::descriptors::inherited::{self, NotInherited};
 use crate::error_text;
 
 /// Clients that may wait while one is served.
@@ -79,11 +80,13 @@ pub(super) fn listen(spec: &SocketSpec) -> Result<Listener, String> {
     match address {
         Address::Fd(number) => {
             let fd = inherit(*number)?;
-            if !sockopt::socket_acceptconn(&fd).unwrap_or(false) {
-                return Err(format!(
-                    "File descriptor '{number}' is not a listening socket"
-                ));
-            }
+            // One that listens already goes on with that.
+            net::listen(&fd, BACKLOG).map_err(|error| {
+                format!(
+                    "Failed to listen on fd socket: {}",
+                    error_text(&error.into())
+                )
+            })?;
             set_nonblocking(&fd).map_err(listen_failed)?;
             Ok(Listener {
                 fd,
@@ -190,31 +193,19 @@ fn remove_stale(path: &Path, name: &SocketAddrUnix) -> Result<(), Errno> {
     }
 }
 
-/// Takes over a descriptor that the parent process left for us.
+/// Takes over a socket that the parent process left for us.
 fn inherit(number: i32) -> Result<OwnedFd, String> {
-    if number <= libc::STDERR_FILENO {
-        return Err(format!(
-            "File descriptor '{number}' is standard input, output or error"
-        ));
-    }
-    // SAFETY: only asked for its type, which fails for a number that is not open.
-    let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
-    match sockopt::socket_type(borrowed) {
-        Ok(SocketType::STREAM) => {}
-        Ok(_) => return Err(format!("File descriptor '{number}' is not a stream socket")),
-        Err(Errno::BADF) => return Err(format!("File descriptor '{number}' is not open")),
-        Err(_) => return Err(format!("File descriptor '{number}' is not a socket")),
-    }
-    // A descriptor that this process opened itself, or took over before, is close-on-exec: it
-    // has an owner. One that was passed to us can't be.
-    match rustix::io::fcntl_getfd(borrowed) {
-        Ok(flags) if !flags.contains(rustix::io::FdFlags::CLOEXEC) => {}
-        _ => return Err(format!("File descriptor '{number}' is in use already")),
-    }
-    rustix::io::fcntl_setfd(borrowed, rustix::io::FdFlags::CLOEXEC)
-        .map_err(|error| format!("File descriptor '{number}': {}", error_text(&error.into())))?;
-    // SAFETY: the number is open and, not being close-on-exec until now, has no owner here.
-    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+    let failed = |what: &str| format!("File descriptor '{number}' is {what}");
+    let fd = inherited::borrow(number).map_err(|error| {
+        failed(match error {
+            NotInherited::Stdio => "standard input, output or error",
+            // QEMU's words, whatever it is.
+            NotInherited::Closed => "not a socket",
+            NotInherited::InUse => "in use already",
+        })
+    })?;
+    sockopt::socket_type(fd).map_err(|_| failed("not a socket"))?;
+    inherited::take(number).map_err(|_| failed("not a socket"))
 }
 
 /// A client's socket: connected, or on its way.
@@ -232,10 +223,16 @@ pub(super) fn connect(spec: &SocketSpec) -> Result<OwnedFd, String> {
     let fd = match address {
         Address::Fd(number) => {
             let fd = inherit(*number)?;
+            if sockopt::socket_type(&fd) != Ok(SocketType::STREAM) {
+                return Err(format!("File descriptor '{number}' is not a stream socket"));
+            }
             if sockopt::socket_acceptconn(&fd).unwrap_or(false) {
                 return Err(format!(
                     "File descriptor '{number}' is a listening socket: server=on is missing"
                 ));
+            }
+            if net::getpeername(&fd).is_err() {
+                return Err(format!("File descriptor '{number}' is not connected"));
             }
             fd
         }

@@ -291,7 +291,6 @@ fn socket(given: &Opts) -> Result<SocketSpec, Reason> {
         Address::Fd(
             fd.parse()
                 .ok()
-                .filter(|&fd| fd >= 0)
                 .ok_or_else(|| format!("Unable to parse FD number {fd}"))?,
         )
     } else {
@@ -321,7 +320,7 @@ fn socket(given: &Opts) -> Result<SocketSpec, Reason> {
         );
     }
     if reconnect != 0 && matches!(address, Address::Fd(_)) {
-        return Err("'reconnect' option is incompatible with 'fd'".to_owned());
+        return Err("'reconnect' option is incompatible with 'fd' address type".to_owned());
     }
     let delay = given.bool("delay").map(|delay| !delay);
     Ok(SocketSpec {

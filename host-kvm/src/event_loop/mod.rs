@@ -262,6 +262,10 @@ impl Frontends for Users<'_> {
         taken
     }
 
+    fn received_fds(&mut self, _chardevs: &mut Chardevs, id: ChardevId, fds: Vec<OwnedFd>) {
+        self.monitors.received_fds(id, fds);
+    }
+
     fn closed(&mut self, chardevs: &mut Chardevs, id: ChardevId) {
         let _ = chardevs;
         self.monitors.closed(id);

@@ -5,6 +5,7 @@ use thimble_core::machine::actions::{
     ActionChanges, PanicAction, RebootAction, ShutdownAction, WatchdogAction,
 };
 
+use super::descriptors;
 use super::device::{self, Classes, DeviceText};
 use super::machine::{self, ACCEL_HELP, MachineOptions};
 use thimble_core::qmp::Parser;
@@ -458,6 +459,11 @@ impl Builder {
 
     pub(super) fn uuid(&mut self, value: &str) -> Done {
         self.options.uuid = Some(values::parse_uuid(value)?);
+        Ok(())
+    }
+
+    pub(super) fn add_fd(&mut self, value: &str) -> Done {
+        self.options.add_fds.push(descriptors::parse_add_fd(value)?);
         Ok(())
     }
 

@@ -4,16 +4,17 @@ use thimble_monitor::schema::CommandLineParameterType as Type;
 use thimble_monitor::schema::results::{CommandLineOptionInfo, CommandLineParameterInfo};
 
 use super::opts::{Kind, OptsTable};
-use super::{builder, machine, values};
+use super::{builder, descriptors, machine, values};
 use crate::chardev::spec;
 
 /// All options that take `name=value` pairs of a table.
-static TABLES: [&OptsTable; 13] = [
+static TABLES: [&OptsTable; 14] = [
     &machine::MACHINE,
     &machine::ACCEL,
     &machine::SMP,
     &machine::MEMORY,
     &spec::CHARDEV,
+    &descriptors::ADD_FD,
     &builder::MON,
     &builder::DISPLAY,
     &builder::NAME,

@@ -6,6 +6,7 @@
 //! is one line that names the option as given and the reason.
 
 mod builder;
+mod descriptors;
 mod device;
 mod introspect;
 mod machine;
@@ -25,6 +26,7 @@ use crate::chardev::spec::ChardevSpec;
 use crate::log::Items;
 use crate::soft::Icount;
 
+pub use descriptors::AddFd;
 pub use device::{DeviceOption, Global};
 pub use introspect::visit_options;
 pub use machine::{
@@ -77,6 +79,8 @@ pub struct Options {
     pub data_dirs: Vec<String>,
     /// Character devices, in the order in which to open them. All other fields name them by id.
     pub chardevs: Vec<ChardevOption>,
+    /// Inherited descriptors that go into sets.
+    pub add_fds: Vec<AddFd>,
     /// Serial ports in order: the id of a character device, or `None` for no port.
     pub serials: Vec<Option<String>>,
     /// Debug consoles (`isa-debugcon`): the id of a character device, or `None` for no console.
@@ -152,6 +156,7 @@ impl Default for Options {
             append: None,
             data_dirs: Vec::new(),
             chardevs: Vec::new(),
+            add_fds: Vec::new(),
             serials: Vec::new(),
             debugcons: Vec::new(),
             qmp: Vec::new(),

@@ -254,6 +254,12 @@ pub(super) static OPTIONS: &[OptionRow] = &[
         "the same as -action shutdown=pause: stop instead of exiting at shutdown",
     ),
     value(
+        &["add-fd"],
+        "fd=N,set=M[,opaque=TEXT]",
+        Builder::add_fd,
+        "put the inherited descriptor N into the set that /dev/fdset/M names",
+    ),
+    value(
         &["action"],
         "EVENT=ACTION[,...]",
         Builder::action,
@@ -330,7 +336,6 @@ pub(super) static OPTIONS: &[OptionRow] = &[
 /// QEMU's other options: refused by name.
 pub(super) static ABSENT: &[&str] = &[
     "acpitable",
-    "add-fd",
     "async-teardown",
     "audio",
     "audio-help",

@@ -1,5 +1,7 @@
 //! The smaller values of the command line: clocks, the UUID, the seed, log items.
 
+use thimble_core::time::calendar::{date_from_days, days_from_date};
+
 use super::opts::{Kind, OptsTable, Reason, SubOption, parse_number};
 use crate::log::Items;
 use crate::soft::{Icount, SHIFT_MAX};
@@ -139,30 +141,10 @@ fn parse_date(text: &str) -> Option<i64> {
     let (date, time) = text.split_once('T').unwrap_or((text, "0:0:0"));
     let [year, month, day] = numbers(date, '-')?;
     let [hour, minute, second] = numbers(time, ':')?;
-    let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
-    let days_in_month = match month {
-        2 => 28 + i64::from(leap),
-        4 | 6 | 9 | 11 => 30,
-        1..=12 => 31,
-        _ => return None,
-    };
-    let fits = (1970..=9999).contains(&year)
-        && (1..=days_in_month).contains(&day)
-        && hour < 24
-        && minute < 60
-        && second < 60;
-    if !fits {
-        return None;
-    }
-    // Years that start in March have their leap day at the end.
-    let (y, m) = if month > 2 {
-        (year, month - 3)
-    } else {
-        (year - 1, month + 9)
-    };
-    let day_of_year = (153 * m + 2) / 5 + day - 1;
-    let days = 365 * y + y / 4 - y / 100 + y / 400 + day_of_year - 719_468;
-    Some(days * 86_400 + hour * 3600 + minute * 60 + second)
+    let days = days_from_date(year, month, day);
+    let exists = date_from_days(days) == (year, month, day);
+    let fits = (1970..=9999).contains(&year) && hour < 24 && minute < 60 && second < 60;
+    (exists && fits).then_some(((days * 24 + hour) * 60 + minute) * 60 + second)
 }
 
 fn numbers(text: &str, separator: char) -> Option<[i64; 3]> {

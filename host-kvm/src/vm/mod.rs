@@ -5,6 +5,7 @@
 //! processors, and never holds the lock while it waits for them.
 
 mod bridge;
+mod descriptors;
 mod objects;
 mod owner;
 mod processors;
@@ -32,6 +33,7 @@ use thimble_monitor::{Event, JobId, QmpError, RateLimits, Timestamp};
 use crate::chardev::Chardevs;
 use crate::clock::{Clock, monotonic};
 use crate::cpuid::Topology;
+use crate::descriptors::{Passed, sets};
 use crate::event_loop::poller::Waker;
 use crate::kvm::{Pauser, VcpuStop};
 use crate::log::Sink;
@@ -270,6 +272,8 @@ pub struct Vm {
     /// `migrate-set-capabilities`: whether migration is told by events.
     migration_events: bool,
     dump_defaults: thimble_monitor::hmp::Defaults,
+    /// The descriptors of the monitor whose command is being executed.
+    pub passed: Passed,
     exit: Option<i32>,
     /// The host's time when the VM was made.
     made_at: Duration,
@@ -294,6 +298,7 @@ impl Vm {
             saves: SaveJobs::default(),
             migration_events: false,
             dump_defaults: thimble_monitor::hmp::Defaults::default(),
+            passed: Passed::default(),
             exit: None,
             made_at: since_epoch(),
             made_at_monotonic: monotonic(),
@@ -318,6 +323,7 @@ impl Vm {
     /// Lets the guest run.
     pub fn start(&mut self) {
         self.run_state = RunState::Running;
+        sets::lock().set_running(true);
         self.event(Event::Resume);
         self.resume();
     }
@@ -362,6 +368,7 @@ impl Vm {
         if self.run_state == RunState::Running {
             self.pause();
             self.run_state = state;
+            sets::lock().set_running(false);
             self.event(Event::Stop);
         }
     }

@@ -6,7 +6,8 @@
 //!
 //! A file that exists is truncated and written over. If the job fails, or the process ends before
 //! it is done, the file is removed, whether or not it existed before: what is left of it is
-//! neither the old nor the new. Only a regular file is: a device or a FIFO stays.
+//! neither the old nor the new. Only a regular file is: a device or a FIFO stays, and what was
+//! passed to us.
 //!
 //! open(2) of a FIFO waits for a reader, and a write for room. Nothing waits for a job that hangs
 //! there, not even the end of the process.
@@ -32,6 +33,7 @@ use thimble_monitor::{JobId, QmpError};
 
 use super::Shared;
 use crate::error_text;
+use crate::files::{self, Opened};
 
 /// Jobs at a time. More are refused: each costs a thread and a descriptor.
 pub const SAVE_JOBS_MAX: usize = 16;
@@ -213,11 +215,11 @@ impl Progress {
         Ok(())
     }
 
-    fn opened(&self, file: &File) {
+    fn opened(&self, file: &Opened) {
         let id = file
             .metadata()
             .ok()
-            .filter(Metadata::is_file)
+            .filter(|data| data.is_file() && !file.is_passed())
             .map(|data| FileId::of(&data));
         lock(&self.state).stage = Stage::Writing(id);
         self.created.notify_all();
@@ -348,7 +350,7 @@ impl Task {
 
     fn write(&self) -> Result<(), SaveError> {
         self.progress.enter_open()?;
-        let file = File::create(&self.progress.path).map_err(SaveError::Open)?;
+        let file = files::create(&self.progress.path).map_err(SaveError::Open)?;
         self.progress.opened(&file);
         let (mut address, mut left) = (self.address, self.size);
         let mut chunk = Vec::new();

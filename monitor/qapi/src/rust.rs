@@ -813,9 +813,15 @@ impl<'s> Types<'s> {
             _ => ", FromValue::from_value(arguments)",
         };
         if command.coroutine {
-            return format!(
-                "return handlers::{handler}(context{arguments}).map(Outcome::Pending),"
-            );
+            return match self.kind(command.result) {
+                // Where there is nothing to wait for, it has written its text.
+                Type::Builtin(Builtin::Str) => {
+                    format!("return handlers::{handler}(context{arguments}, reply),")
+                }
+                _ => {
+                    format!("return handlers::{handler}(context{arguments}).map(Outcome::Pending),")
+                }
+            };
         }
         match self.kind(command.result) {
             _ if command.result == TypeId::EMPTY => {

@@ -62,7 +62,7 @@ pub(crate) fn query_events<O: Owner, S: Sink>(
     Ok(())
 }
 
-pub(crate) fn quit<O: Owner>(context: &mut Context<'_, O>) -> Result<(), Fail<'static>> {
+pub(crate) fn quit<O: Owner + ?Sized>(context: &mut Context<'_, O>) -> Result<(), Fail<'static>> {
     context.owner.quit();
     Ok(())
 }

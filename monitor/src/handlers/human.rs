@@ -2,8 +2,8 @@
 
 use thimble_core::qmp::Sink;
 
-use super::Context;
 use super::machine::cpu_index;
+use super::{Context, Outcome};
 use crate::Owner;
 use crate::error::Fail;
 use crate::hmp::{self, Text};
@@ -14,14 +14,18 @@ pub(crate) fn human_monitor_command<'m, O: Owner, S: Sink>(
     context: &mut Context<'_, O>,
     arguments: arguments::HumanMonitorCommand<'m>,
     reply: &mut Reply<'_, S>,
-) -> Result<(), Fail<'m>> {
-    let cpu = match arguments.cpu_index {
+) -> Result<Outcome, Fail<'m>> {
+    // Whatever processor the line chooses is chosen for the rest of the line.
+    let mut cpu = match arguments.cpu_index {
         Some(index) => cpu_index(context.owner, "cpu-index", index)?,
         None => context.session.cpu,
     };
     let owner = &mut *context.owner;
-    Ok(
-        reply
-            .text(|sink| hmp::execute(arguments.command_line, owner, cpu, &mut Text::new(sink)))?,
-    )
+    let mut outcome = Outcome::Done;
+    reply.text(|sink| {
+        let text = &mut Text::new(sink);
+        outcome = hmp::execute(arguments.command_line, owner, &mut cpu, text)?;
+        Ok(())
+    })?;
+    Ok(outcome)
 }

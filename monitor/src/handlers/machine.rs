@@ -36,14 +36,14 @@ pub(crate) fn query_current_machine<O: Owner>(
     })
 }
 
-pub(crate) fn query_name<'c, O: Owner>(
+pub(crate) fn query_name<'c, O: Owner + ?Sized>(
     context: &'c mut Context<'_, O>,
 ) -> Result<results::NameInfo<'c>, Fail<'static>> {
     let name = context.owner.name();
     Ok(results::NameInfo { name })
 }
 
-pub(crate) fn query_uuid<'c, O: Owner>(
+pub(crate) fn query_uuid<'c, O: Owner + ?Sized>(
     context: &'c mut Context<'_, O>,
 ) -> Result<results::UuidInfo<'c>, Fail<'static>> {
     for (index, byte) in context.owner.uuid().into_iter().enumerate() {
@@ -102,7 +102,11 @@ pub(crate) fn cpu<O: Owner>(
 }
 
 /// A processor's index from the argument `name`.
-pub(super) fn cpu_index<O: Owner>(owner: &O, name: &str, index: i64) -> Result<u32, QmpError> {
+pub(super) fn cpu_index<O: Owner + ?Sized>(
+    owner: &O,
+    name: &str,
+    index: i64,
+) -> Result<u32, QmpError> {
     u32::try_from(index)
         .ok()
         .filter(|index| *index < owner.cpus())

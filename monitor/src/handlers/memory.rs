@@ -6,7 +6,7 @@ use crate::error::Fail;
 use crate::schema::arguments;
 use crate::{JobId, Owner, Space};
 
-pub(crate) fn memsave<'m, O: Owner>(
+pub(crate) fn memsave<'m, O: Owner + ?Sized>(
     context: &mut Context<'_, O>,
     arguments: arguments::Memsave<'m>,
 ) -> Result<JobId, Fail<'m>> {
@@ -29,7 +29,7 @@ pub(crate) fn memsave<'m, O: Owner>(
     )
 }
 
-pub(crate) fn pmemsave<'m, O: Owner>(
+pub(crate) fn pmemsave<'m, O: Owner + ?Sized>(
     context: &mut Context<'_, O>,
     arguments: arguments::Pmemsave<'m>,
 ) -> Result<JobId, Fail<'m>> {
@@ -42,7 +42,7 @@ pub(crate) fn pmemsave<'m, O: Owner>(
     )
 }
 
-fn save<'m, O: Owner>(
+fn save<'m, O: Owner + ?Sized>(
     context: &mut Context<'_, O>,
     space: Space,
     address: i64,

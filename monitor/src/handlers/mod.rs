@@ -1,6 +1,7 @@
 //! The command handlers: small functions from checked arguments to a result, a file for each part of the schema.
 
 mod control;
+mod descriptors;
 mod human;
 mod introspect;
 mod machine;
@@ -14,6 +15,7 @@ use crate::session::Negotiation;
 use crate::{JobId, Owner};
 
 pub(crate) use control::*;
+pub(crate) use descriptors::*;
 pub(crate) use human::*;
 pub(crate) use introspect::*;
 pub(crate) use machine::*;
@@ -24,7 +26,7 @@ pub(crate) use run_state::*;
 pub(crate) use yank::*;
 
 /// What a handler acts on.
-pub(crate) struct Context<'c, O: Owner> {
+pub(crate) struct Context<'c, O: Owner + ?Sized> {
     pub(crate) owner: &'c mut O,
     pub(crate) session: &'c mut Negotiation,
     /// Where a handler forms a text that its result borrows. Empty at first.
@@ -33,7 +35,8 @@ pub(crate) struct Context<'c, O: Owner> {
 
 /// How far a command has come when its handler returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Outcome {
+pub enum Outcome {
+    /// It is done.
     Done,
     /// It goes on in the background.
     Pending(JobId),

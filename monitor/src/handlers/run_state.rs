@@ -7,7 +7,7 @@ use crate::Owner;
 use crate::error::Fail;
 use crate::schema::{RunState, arguments, results};
 
-pub(crate) fn query_status<O: Owner>(
+pub(crate) fn query_status<O: Owner + ?Sized>(
     context: &mut Context<'_, O>,
 ) -> Result<results::StatusInfo, Fail<'static>> {
     let status = context.owner.run_state();
@@ -18,11 +18,11 @@ pub(crate) fn query_status<O: Owner>(
     })
 }
 
-pub(crate) fn stop<O: Owner>(context: &mut Context<'_, O>) -> Result<(), Fail<'static>> {
+pub(crate) fn stop<O: Owner + ?Sized>(context: &mut Context<'_, O>) -> Result<(), Fail<'static>> {
     Ok(context.owner.stop()?)
 }
 
-pub(crate) fn cont<O: Owner>(context: &mut Context<'_, O>) -> Result<(), Fail<'static>> {
+pub(crate) fn cont<O: Owner + ?Sized>(context: &mut Context<'_, O>) -> Result<(), Fail<'static>> {
     if context.owner.run_state().needs_reset() {
         return Err(Fail::generic(&[
             b"Resetting the Virtual Machine is required",
@@ -31,7 +31,7 @@ pub(crate) fn cont<O: Owner>(context: &mut Context<'_, O>) -> Result<(), Fail<'s
     Ok(context.owner.cont()?)
 }
 
-pub(crate) fn x_exit_preconfig<O: Owner>(
+pub(crate) fn x_exit_preconfig<O: Owner + ?Sized>(
     context: &mut Context<'_, O>,
 ) -> Result<(), Fail<'static>> {
     if !context.owner.preconfig() {
@@ -42,17 +42,21 @@ pub(crate) fn x_exit_preconfig<O: Owner>(
     Ok(context.owner.exit_preconfig()?)
 }
 
-pub(crate) fn system_reset<O: Owner>(context: &mut Context<'_, O>) -> Result<(), Fail<'static>> {
+pub(crate) fn system_reset<O: Owner + ?Sized>(
+    context: &mut Context<'_, O>,
+) -> Result<(), Fail<'static>> {
     Ok(context.owner.system_reset()?)
 }
 
-pub(crate) fn system_powerdown<O: Owner>(
+pub(crate) fn system_powerdown<O: Owner + ?Sized>(
     context: &mut Context<'_, O>,
 ) -> Result<(), Fail<'static>> {
     Ok(context.owner.system_powerdown()?)
 }
 
-pub(crate) fn system_wakeup<O: Owner>(context: &mut Context<'_, O>) -> Result<(), Fail<'static>> {
+pub(crate) fn system_wakeup<O: Owner + ?Sized>(
+    context: &mut Context<'_, O>,
+) -> Result<(), Fail<'static>> {
     // No board has a sleep state yet, so no guest sleeps.
     Err(Fail::generic(&[match context.owner.can_sleep() {
         false => b"wake-up from suspend is not supported by this guest",
@@ -60,7 +64,9 @@ pub(crate) fn system_wakeup<O: Owner>(context: &mut Context<'_, O>) -> Result<()
     }]))
 }
 
-pub(crate) fn inject_nmi<O: Owner>(context: &mut Context<'_, O>) -> Result<(), Fail<'static>> {
+pub(crate) fn inject_nmi<O: Owner + ?Sized>(
+    context: &mut Context<'_, O>,
+) -> Result<(), Fail<'static>> {
     if context.owner.cpus() == 0 {
         return Err(Fail::generic(&[
             b"this feature or command is not currently supported",
@@ -69,7 +75,7 @@ pub(crate) fn inject_nmi<O: Owner>(context: &mut Context<'_, O>) -> Result<(), F
     Ok(context.owner.inject_nmi()?)
 }
 
-pub(crate) fn watchdog_set_action<O: Owner>(
+pub(crate) fn watchdog_set_action<O: Owner + ?Sized>(
     context: &mut Context<'_, O>,
     arguments: arguments::WatchdogSetAction,
 ) -> Result<(), Fail<'static>> {

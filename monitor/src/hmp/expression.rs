@@ -11,7 +11,7 @@ use core::fmt;
 
 use thimble_core::cpu::{Registers, gpr};
 
-use super::{is_space, skip_spaces, split};
+use super::parse::{is_space, skip_spaces, split};
 
 /// Parentheses that may be open at a time.
 pub(super) const NESTING_MAX: u32 = 64;
@@ -41,15 +41,24 @@ pub(crate) enum Expected {
     Divisor,
     /// A letter of a format instead of this byte.
     Format(u8),
+    /// `on` or `off`.
+    Switch,
+    /// Something else than this behind a `\`.
+    Escape(u8),
+    /// Less in quotes: see [`STRING_MAX`](super::STRING_MAX).
+    ShorterString,
+}
+
+/// A byte of a line in a message. Half a character is none.
+pub(super) fn shown(byte: u8) -> char {
+    match byte.is_ascii() {
+        true => char::from(byte),
+        false => char::REPLACEMENT_CHARACTER,
+    }
 }
 
 impl fmt::Display for Expected {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Half a character is none.
-        let shown = |byte: u8| match byte.is_ascii() {
-            true => char::from(byte),
-            false => char::REPLACEMENT_CHARACTER,
-        };
         match *self {
             Self::More => f.write_str("unexpected end of expression"),
             Self::Value(byte) => write!(f, "invalid char '{}' in expression", shown(byte)),
@@ -64,14 +73,20 @@ impl fmt::Display for Expected {
             }
             Self::Divisor => f.write_str("division by zero"),
             Self::Format(byte) => write!(f, "invalid char in format: '{}'", shown(byte)),
+            Self::Switch => f.write_str("Expected 'on' or 'off'"),
+            Self::Escape(byte) => write!(f, "unsupported escape code: '\\{}'", shown(byte)),
+            Self::ShorterString => f.write_str("string too long"),
         }
     }
 }
 
+/// Tells a register's value by its name, if there is such a one.
+pub(super) type Lookup<'r> = dyn FnMut(&str) -> Option<u64> + 'r;
+
 /// Evaluates the expression that `text` begins with, and returns what stands behind it.
 pub(super) fn evaluate<'t>(
     text: &'t [u8],
-    registers: &Registers,
+    registers: &mut Lookup<'_>,
 ) -> Result<(i64, &'t [u8]), Expected> {
     let mut cursor = Cursor {
         rest: text,
@@ -84,7 +99,7 @@ pub(super) fn evaluate<'t>(
 
 struct Cursor<'t, 'r> {
     rest: &'t [u8],
-    registers: &'r Registers,
+    registers: &'r mut Lookup<'r>,
     open: u32,
 }
 
@@ -191,7 +206,7 @@ impl<'t> Cursor<'t, '_> {
                 });
                 self.rest = skip_spaces(rest);
                 let name = core::str::from_utf8(name).unwrap_or_default();
-                let value = register(self.registers, name).ok_or(Expected::Register)?;
+                let value = (self.registers)(name).ok_or(Expected::Register)?;
                 // From 2^63 up: negative.
                 Ok(value as i64)
             }
@@ -225,7 +240,8 @@ fn number(text: &[u8], first: u8) -> Result<(u64, &[u8]), Expected> {
     Ok((value.ok_or(Expected::SmallerNumber)?, rest))
 }
 
-fn register(registers: &Registers, name: &str) -> Option<u64> {
+/// A register's value by its name.
+pub(super) fn register(registers: &Registers, name: &str) -> Option<u64> {
     /// In the order of encodings.
     const SEGMENTS: [&str; 6] = ["es", "cs", "ss", "ds", "fs", "gs"];
     let at = |index: usize| registers.gpr.get(index).copied();

@@ -3,79 +3,40 @@
 //! Sans-IO: [`execute`] takes one line, asks the [`Owner`], and writes into what its caller lends. The language and the
 //! words are QEMU 7.2's, as observed. Lines of the text end with `\r\n`, as on a terminal.
 //!
-//! Commands here are those that do all their work; others are unknown, in QEMU's words for that. There is no memory of
-//! earlier lines but [`Defaults`].
+//! Commands here are those that do all their work; others are unknown, in QEMU's words for that. Where QMP has a
+//! command for something, its handler does the work here, too, and its errors are told behind `Error: `. There is no memory of
+//! earlier lines but [`Defaults`] and the processor that is meant.
 //!
-//! Limits: parentheses nest 64 deep. The text is as long as its sink lets it be.
+//! Limits: parentheses nest 64 deep; strings with `\` in them have [`STRING_MAX`] bytes. The text is as long as its
+//! sink lets it be.
 
-mod dump;
+mod cpus;
 mod expression;
+mod format;
+mod help;
+mod machine;
+mod memory;
+mod parse;
+mod power;
+pub mod table;
 #[cfg(test)]
 mod tests;
 
 use core::fmt::{self, Write};
 
-use thimble_core::cpu::Registers;
 use thimble_core::qmp::{Sink, SinkFull};
 
-use crate::Owner;
-pub use dump::Defaults;
+use crate::error::Fail;
+use crate::handlers::{Context, Outcome};
+use crate::session::Negotiation;
+use crate::{Owner, QmpError};
 use expression::Expected;
+pub use format::Defaults;
+use parse::Arguments;
+use table::{COMMANDS, Command, find};
 
-/// A command.
-struct Command {
-    /// Its names, apart by `|`.
-    names: &'static str,
-    /// What stands behind it, in the help.
-    arguments: &'static str,
-    help: &'static str,
-    action: Action,
-}
-
-/// What a command does.
-#[derive(Clone, Copy)]
-enum Action {
-    Help,
-    Print,
-    Dump { physical: bool },
-}
-
-/// All commands, sorted by name.
-static COMMANDS: [Command; 4] = [
-    Command {
-        names: "help|?",
-        arguments: "[cmd]",
-        help: "show what a command does, or all of them",
-        action: Action::Help,
-    },
-    Command {
-        names: "print|p",
-        arguments: "/fmt expr",
-        help: "print an expression's value (registers are $reg)",
-        action: Action::Print,
-    },
-    Command {
-        names: "x",
-        arguments: "/fmt addr",
-        help: "dump virtual memory from 'addr' on",
-        action: Action::Dump { physical: false },
-    },
-    Command {
-        names: "xp",
-        arguments: "/fmt addr",
-        help: "dump physical memory from 'addr' on",
-        action: Action::Dump { physical: true },
-    },
-];
-
-fn find(name: &[u8]) -> Option<&'static Command> {
-    COMMANDS.iter().find(|command| {
-        command
-            .names
-            .split('|')
-            .any(|known| known.as_bytes() == name)
-    })
-}
+/// Bytes of all strings of a line together that have to be copied at most: those in quotes with `\` in them.
+pub const STRING_MAX: usize = 4096;
 
 /// The text that a command writes.
 pub struct Text<'s> {
@@ -98,6 +59,10 @@ impl<'s> Text<'s> {
         }
         Ok(())
     }
+
+    fn pieces(&mut self, pieces: &[&[u8]]) -> fmt::Result {
+        pieces.iter().try_for_each(|piece| self.bytes(piece))
+    }
 }
 
 impl Write for Text<'_> {
@@ -106,198 +71,167 @@ impl Write for Text<'_> {
     }
 }
 
+/// What a command acts on.
+pub(crate) struct Call<'c, 'l> {
+    /// For the handlers of QMP commands. Its session's processor is the one that is meant.
+    pub(crate) context: Context<'c, dyn Owner + 'c>,
+    /// The arguments, as the command's row has them.
+    pub(crate) arguments: Arguments<'l>,
+    /// What is answered.
+    pub(crate) text: Text<'c>,
+}
+
+impl Call<'_, '_> {
+    /// The processor that is meant.
+    fn cpu(&self) -> u32 {
+        self.context.session.cpu
+    }
+}
+
+/// What comes of a command.
+pub(crate) type Done<'l> = Result<Outcome, Failed<'l>>;
+
 /// Why a command did not do its work.
-enum Failed {
+// There is no heap to box an error.
+#[allow(clippy::large_enum_variant)]
+pub(crate) enum Failed<'l> {
     /// The line is not as the command expects it: what to say before the hint at its help.
     Line(Expected),
-    /// More follows than the command takes.
-    Extraneous,
+    /// The same; what to say behind the command's names.
+    Usage(&'static str),
+    /// The command has no flag of this letter.
+    Flag(u8),
+    /// A number has more than 32 bits.
+    Wide,
+    /// The command failed.
+    Error(Fail<'l>),
     /// The text does not fit.
     Full,
 }
 
-impl From<fmt::Error> for Failed {
+impl From<fmt::Error> for Failed<'_> {
     fn from(_: fmt::Error) -> Self {
         Self::Full
     }
 }
 
-impl From<Expected> for Failed {
+impl From<Expected> for Failed<'_> {
     fn from(expected: Expected) -> Self {
         Self::Line(expected)
     }
 }
 
-/// What stands before the first byte that `end` is true for, and the rest from there on.
-fn split(text: &[u8], end: impl Fn(u8) -> bool) -> (&[u8], &[u8]) {
-    let at = text
-        .iter()
-        .position(|byte| end(*byte))
-        .unwrap_or(text.len());
-    text.split_at(at)
+impl<'l> From<Fail<'l>> for Failed<'l> {
+    fn from(fail: Fail<'l>) -> Self {
+        Self::Error(fail)
+    }
 }
 
-/// C's white space in this language.
-const fn is_space(byte: u8) -> bool {
-    matches!(byte, b'\t'..=b'\r' | b' ')
+impl From<QmpError> for Failed<'_> {
+    fn from(error: QmpError) -> Self {
+        Self::Error(error.into())
+    }
 }
 
-fn skip_spaces(text: &[u8]) -> &[u8] {
-    split(text, |byte| !is_space(byte)).1
-}
-
-/// Executes a line on behalf of processor `cpu`, which is below [`Owner::cpus`].
+/// Executes a line on behalf of processor `cpu`, which is below [`Owner::cpus`] and which the line may change.
+///
+/// A command may go on in the background. It has written nothing then, and its end is written by [`complete`].
 ///
 /// # Errors
 /// If the text does not fit. What is wrong with the line, or fails, is said in the text.
-pub fn execute<O: Owner>(
+pub fn execute(
     line: &[u8],
-    owner: &mut O,
-    cpu: u32,
+    owner: &mut dyn Owner,
+    cpu: &mut u32,
     text: &mut Text<'_>,
-) -> Result<(), SinkFull> {
-    let line = skip_spaces(line);
-    let (name, rest) = split(line, |byte| byte == b'/' || is_space(byte));
-    if line.is_empty() {
-        return Ok(());
-    }
-    let Some(command) = find(name) else {
-        return unknown(name, text).map_err(|_| SinkFull);
-    };
-    let done = match command.action {
-        Action::Help => help(rest, text),
-        action => match owner.registers(cpu) {
-            Ok(registers) => match action {
-                Action::Dump { physical } => dump(rest, owner, &registers, physical, text),
-                _ => print(rest, owner, &registers, text),
-            },
-            Err(error) => writeln!(text, "Error: {error}").map_err(Failed::from),
-        },
-    };
-    let told = match done {
+) -> Result<Outcome, SinkFull> {
+    let mut session = Negotiation::of_human(*cpu);
+    let done = run(line, owner, &mut session, text);
+    *cpu = session.cpu;
+    done.map_err(|fmt::Error| SinkFull)
+}
+
+/// Writes what came of a command that went on in the background.
+///
+/// # Errors
+/// If the text does not fit.
+pub fn complete(result: &Result<(), QmpError>, text: &mut Text<'_>) -> Result<(), SinkFull> {
+    match result {
         Ok(()) => Ok(()),
-        Err(Failed::Line(expected)) => writeln!(text, "{expected}").and_then(|()| hint(name, text)),
-        Err(Failed::Extraneous) => {
-            let names = command.names;
-            writeln!(text, "{names}: extraneous characters at the end of line")
-                .and_then(|()| hint(name, text))
-        }
-        Err(Failed::Full) => Err(fmt::Error),
+        Err(error) => writeln!(text, "Error: {error}").map_err(|_| SinkFull),
+    }
+}
+
+fn run(
+    line: &[u8],
+    owner: &mut dyn Owner,
+    session: &mut Negotiation,
+    text: &mut Text<'_>,
+) -> Result<Outcome, fmt::Error> {
+    let start = parse::skip_spaces(line);
+    let (name, mut rest) = parse::command_name(start);
+    if start.is_empty() {
+        return Ok(Outcome::Done);
+    }
+    let mut found = find(COMMANDS, name);
+    let mut path = name;
+    if let Some(Command {
+        menu: Some(menu), ..
+    }) = found
+        && !parse::skip_spaces(rest).is_empty()
+    {
+        let (name, behind) = parse::command_name(rest);
+        // As the line has it, with spaces.
+        path = start.get(..start.len() - behind.len()).unwrap_or(start);
+        (found, rest) = (find(menu, name), behind);
+    }
+    let Some(command) = found else {
+        unknown(&[path], text)?;
+        return Ok(Outcome::Done);
     };
-    told.map_err(|fmt::Error| SinkFull)
-}
-
-fn unknown(name: &[u8], text: &mut Text<'_>) -> fmt::Result {
-    text.bytes(b"unknown command: '")?;
-    text.bytes(name)?;
-    text.bytes(b"'\n")
-}
-
-fn hint(name: &[u8], text: &mut Text<'_>) -> fmt::Result {
-    text.bytes(b"Try \"help ")?;
-    text.bytes(name)?;
-    text.bytes(b"\" for more information\n")
-}
-
-fn help(rest: &[u8], text: &mut Text<'_>) -> Result<(), Failed> {
-    let rest = skip_spaces(rest);
-    let (word, _) = match rest.strip_prefix(b"\"") {
-        Some(quoted) => {
-            let (word, end) = split(quoted, |byte| byte == b'"');
-            if end.is_empty() {
-                return Err(Expected::Quote.into());
-            }
-            (word, end)
-        }
-        None => split(rest, is_space),
-    };
-    for command in &COMMANDS {
-        let asked = command.names.split('|').any(|name| name.as_bytes() == word);
-        if word.is_empty() || asked {
-            let Command {
-                names,
+    if owner.preconfig() && !command.preconfig {
+        let after = b"' not available until machine initialization has completed.\n";
+        text.pieces(&[b"Command '", path, after])?;
+        return Ok(Outcome::Done);
+    }
+    let mut buffer = [0; STRING_MAX];
+    let done =
+        parse::arguments(command, rest, &mut buffer, owner, session.cpu).and_then(|arguments| {
+            (command.run)(&mut Call {
+                context: Context {
+                    owner,
+                    session,
+                    text: heapless::String::new(),
+                },
                 arguments,
-                help,
-                ..
-            } = command;
-            writeln!(text, "{names} {arguments} -- {help}")?;
+                text: Text::new(text.sink),
+            })
+        });
+    let names = command.names;
+    match done {
+        Ok(outcome) => return Ok(outcome),
+        Err(Failed::Full) => return Err(fmt::Error),
+        Err(Failed::Error(fail)) => {
+            text.bytes(b"Error: ")?;
+            text.pieces(&fail.parts().1)?;
+            text.bytes(b"\n")?;
+            return Ok(Outcome::Done);
         }
-    }
-    if !word.is_empty() && find(word).is_none() {
-        unknown(word, text)?;
-    }
-    Ok(())
-}
-
-/// Takes the format and the expression that are all of a command's arguments.
-fn arguments<O: Owner>(
-    rest: &[u8],
-    owner: &mut O,
-    registers: &Registers,
-) -> Result<(dump::Request, i64), Failed> {
-    let (request, rest) = dump::Request::parse(rest, owner.dump_defaults())?;
-    let (value, rest) = expression::evaluate(skip_spaces(rest), registers)?;
-    match skip_spaces(rest) {
-        [] => Ok((request, value)),
-        _ => Err(Failed::Extraneous),
-    }
-}
-
-fn print<O: Owner>(
-    rest: &[u8],
-    owner: &mut O,
-    registers: &Registers,
-    text: &mut Text<'_>,
-) -> Result<(), Failed> {
-    let (request, value) = arguments(rest, owner, registers)?;
-    request.print(value, text)?;
-    Ok(writeln!(text)?)
-}
-
-fn dump<O: Owner>(
-    rest: &[u8],
-    owner: &mut O,
-    registers: &Registers,
-    physical: bool,
-    text: &mut Text<'_>,
-) -> Result<(), Failed> {
-    let (request, address) = arguments(rest, owner, registers)?;
-    let mut read = |address: u64, to: &mut [u8]| match physical {
-        true => owner.read_physical(address, to),
-        false => read_linear(owner, registers, address, to),
-    };
-    // Addresses from 2^63 up are negative numbers.
-    request.dump(address as u64, registers.code_size(), &mut read, text)?;
-    Ok(())
-}
-
-/// Reads by linear addresses; false if one is not mapped or nothing answers there.
-fn read_linear<O: Owner>(
-    owner: &mut O,
-    registers: &Registers,
-    mut address: u64,
-    mut to: &mut [u8],
-) -> bool {
-    use thimble_core::memory::RamError;
-    while !to.is_empty() {
-        let entry = |gpa, to: &mut [u8]| match owner.read_physical(gpa, to) {
-            true => Ok(()),
-            false => Err(RamError { gpa }),
-        };
-        let Ok(found) = registers.paging.translate(address, entry) else {
-            return false;
-        };
-        let length = usize::try_from(found.length).map_or(to.len(), |length| length.min(to.len()));
-        let (part, rest) = to.split_at_mut(length);
-        if !owner.read_physical(found.gpa, part) {
-            return false;
+        Err(Failed::Line(expected)) => writeln!(text, "{expected}")?,
+        Err(Failed::Usage(wrong)) => writeln!(text, "{names}: {wrong}")?,
+        Err(Failed::Flag(letter)) => {
+            let letter = expression::shown(letter);
+            writeln!(text, "{names}: unsupported option -{letter}")?;
         }
-        let Some(next) = address.checked_add(length as u64) else {
-            // The last byte of all may be read, but nothing behind it.
-            return rest.is_empty();
-        };
-        address = next;
-        to = rest;
+        Err(Failed::Wide) => writeln!(text, "'{names}' has failed: integer is for 32-bit values")?,
     }
-    true
+    text.pieces(&[b"Try \"help ", path, b"\" for more information\n"])?;
+    Ok(Outcome::Done)
+}
+
+/// Says that there is no such command.
+fn unknown(name: &[&[u8]], text: &mut Text<'_>) -> fmt::Result {
+    text.bytes(b"unknown command: '")?;
+    text.pieces(name)?;
+    text.bytes(b"'\n")
 }

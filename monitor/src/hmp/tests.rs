@@ -8,6 +8,7 @@ use thimble_core::devices::{ConsoleId, GuestEvent, PowerRequest};
 use thimble_core::machine::{Config, Host, Machine};
 use thimble_core::memory::{ArrayRam, GuestRam};
 
+use super::table::{ARGUMENTS_MAX, INFO, Kind, Names, sorted};
 use super::*;
 use crate::InMemory;
 
@@ -41,7 +42,7 @@ fn machine(bytes: &[u8]) -> InMemory<'static, Deaf> {
 /// What a line writes, with plain line feeds.
 fn say(machine: &mut InMemory<'static, Deaf>, line: &str) -> String {
     let mut text = heapless::Vec::<u8, 65536>::new();
-    execute(line.as_bytes(), machine, 0, &mut Text::new(&mut text)).unwrap();
+    execute(line.as_bytes(), machine, &mut 0, &mut Text::new(&mut text)).unwrap();
     let text = String::from_utf8(text.to_vec()).unwrap();
     assert_eq!(text.matches('\n').count(), text.matches("\r\n").count());
     text.replace("\r\n", "\n")
@@ -307,19 +308,28 @@ fn linear_addresses_are_translated() {
 fn help_tells_what_there_is() {
     let mut machine = machine(&[]);
     let all = say(&mut machine, "help");
-    assert_eq!(all.lines().count(), COMMANDS.len());
     assert_eq!(all, say(&mut machine, " ?  "));
-    for command in &COMMANDS {
-        for name in command.names.split('|') {
-            let one = say(&mut machine, &format!("help {name} and more"));
-            assert!(
-                all.contains(&one) && one.starts_with(command.names),
-                "{one}"
-            );
-            assert_eq!(say(&mut machine, &format!("? \"{name}\"")), one);
+    let info = say(&mut machine, "help info");
+    assert_eq!(info, say(&mut machine, "info "));
+    for (menu, before, all) in [(COMMANDS, "", all), (INFO, "info ", info)] {
+        let lines: std::vec::Vec<&str> = all.lines().filter(|line| line.contains(" -- ")).collect();
+        assert_eq!(lines.len(), sorted(menu).count());
+        assert!(lines.is_sorted());
+        for command in menu.iter().copied().flatten() {
+            for name in command.names.split('|').filter(|name| *name != "info") {
+                let one = say(&mut machine, &format!("help {before}{name} and more"));
+                assert!(
+                    all.contains(&one) && one.starts_with(&format!("{before}{}", command.names)),
+                    "{one}"
+                );
+                assert_eq!(say(&mut machine, &format!("? {before}\"{name}\"")), one);
+            }
         }
     }
-    assert!(COMMANDS.is_sorted_by_key(|command| command.names));
+    assert_eq!(
+        say(&mut machine, "help info foo bar"),
+        "unknown command: 'info foo'\n"
+    );
     assert_eq!(
         say(&mut machine, "help foo bar"),
         "unknown command: 'foo'\n"
@@ -346,7 +356,149 @@ fn a_full_sink_is_told() {
     let mut machine = machine(&[]);
     let mut text = heapless::Vec::<u8, 1000>::new();
     let line = b"x/18446744073709551615xb 0";
-    let full = execute(line, &mut machine, 0, &mut Text::new(&mut text));
+    let full = execute(line, &mut machine, &mut 0, &mut Text::new(&mut text));
     assert_eq!(full, Err(SinkFull));
     assert!(text.len() > 900);
+}
+
+/// What the parser and completion rely on.
+#[test]
+fn rows_are_sound() {
+    for command in [COMMANDS, INFO]
+        .iter()
+        .flat_map(|menu| menu.iter().copied().flatten())
+    {
+        let name = command.names;
+        let arguments = command.arguments;
+        assert!(arguments.len() <= ARGUMENTS_MAX, "{name}");
+        assert!(
+            !command.help.is_empty() && !command.help.ends_with('\n'),
+            "{name}"
+        );
+        // Behind what may be missing, all may; a flag is where its dash is.
+        let values = arguments
+            .iter()
+            .filter(|argument| !matches!(argument.kind, Kind::Flag(_)));
+        assert!(
+            values
+                .clone()
+                .is_sorted_by_key(|argument| argument.optional),
+            "{name}"
+        );
+        for argument in arguments {
+            let words = matches!(argument.kind, Kind::Text | Kind::Rest);
+            match argument.names {
+                Names::Any => {}
+                Names::Switch => assert_eq!(argument.kind, Kind::Switch, "{name}"),
+                Names::Files => assert_eq!(argument.kind, Kind::File, "{name}"),
+                Names::Commands | Names::Words(_) => assert!(words, "{name}"),
+            }
+        }
+        let others = [COMMANDS, INFO]
+            .into_iter()
+            .filter(|menu| {
+                menu.iter()
+                    .copied()
+                    .flatten()
+                    .any(|other| core::ptr::eq(other, command))
+            })
+            .flat_map(|menu| menu.iter().copied().flatten())
+            .filter(|other| name.split('|').any(|name| other.is(name.as_bytes())));
+        assert_eq!(others.count(), 1, "{name} is there twice");
+    }
+}
+
+#[test]
+fn arguments_are_what_rows_say() {
+    let mut machine = machine(b"");
+    for (line, expected) in [
+        ("memsave", "unexpected end of expression"),
+        ("memsave 0 1", "memsave: string expected"),
+        ("memsave 0 1 \"ab", "memsave: string expected"),
+        ("memsave 0 1 \"a\\qb\"", "memsave: string expected"),
+        (
+            "memsave 0 1 a b",
+            "memsave: extraneous characters at the end of line",
+        ),
+        (
+            "memsave 0 (-1) a",
+            "'memsave' has failed: integer is for 32-bit values",
+        ),
+        (
+            "memsave 0 0x100000000 a",
+            "'memsave' has failed: integer is for 32-bit values",
+        ),
+        (
+            "cpu 99999999999",
+            "'cpu' has failed: integer is for 32-bit values",
+        ),
+        (
+            "stop now",
+            "stop|s: extraneous characters at the end of line",
+        ),
+        ("quit/x", "quit|q: extraneous characters at the end of line"),
+        (
+            "info  status x",
+            "status: extraneous characters at the end of line",
+        ),
+    ] {
+        let name = match line.split_once(' ') {
+            Some(("info", _)) => "info  status",
+            _ => line.split([' ', '/']).next().unwrap(),
+        };
+        let expected = format!("{expected}\nTry \"help {name}\" for more information\n");
+        assert_eq!(say(&mut machine, line), expected, "{line}");
+    }
+    assert_eq!(machine.done, 0);
+    assert_eq!(machine.saving, None);
+}
+
+#[test]
+fn strings_are_unquoted() {
+    for (text, name) in [
+        ("plain\"quote", &b"plain\"quote"[..]),
+        ("\"with space\"", b"with space"),
+        (r#""a\\\"\'\n\rb""#, b"a\\\"'\n\rb"),
+        ("back\\slash", b"back\\slash"),
+    ] {
+        let mut machine = machine(b"");
+        let mut text_of = heapless::Vec::<u8, 100>::new();
+        let line = format!("pmemsave 0x1000 2 {text}");
+        let done = execute(
+            line.as_bytes(),
+            &mut machine,
+            &mut 0,
+            &mut Text::new(&mut text_of),
+        );
+        let (job, saved) = machine.saving.expect("a job");
+        assert_eq!(done, Ok(Outcome::Pending(job)));
+        assert_eq!((saved.address, saved.size), (0x1000, 2));
+        assert_eq!(saved.filename, name);
+        assert!(text_of.is_empty());
+    }
+    let long = "\\n".repeat(STRING_MAX + 1);
+    let refused = say(&mut machine(b""), &format!("pmemsave 0 1 \"{long}\""));
+    assert!(refused.starts_with("pmemsave: string expected\n"));
+}
+
+#[test]
+fn what_waits_for_the_machine() {
+    let mut machine = machine(b"");
+    machine.preconfig = true;
+    assert_eq!(
+        say(&mut machine, "stop"),
+        "Command 'stop' not available until machine initialization has completed.\n"
+    );
+    assert_eq!(say(&mut machine, "help stop"), "unknown command: 'stop'\n");
+    assert!(!say(&mut machine, "help").contains("stop"));
+    assert_eq!(
+        say(&mut machine, "info status"),
+        "VM status: paused (prelaunch)\n"
+    );
+    assert_eq!(say(&mut machine, "exit_preconfig"), "");
+    assert_eq!(
+        say(&mut machine, "exit_preconfig"),
+        "Error: The command is permitted only before machine initialization\n"
+    );
+    assert!(say(&mut machine, "help").contains("stop"));
 }

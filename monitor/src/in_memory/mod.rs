@@ -1,5 +1,7 @@
 //! An owner without a process: a machine in memory that nobody runs. For fuzzers, tests and bare-metal images.
 
+mod descriptors;
+
 use core::num::NonZeroU64;
 
 use thimble_core::cpu::{CpuState as Processors, Registers, models};

@@ -1,5 +1,7 @@
 //! What commands ask of the machine's owner.
 
+mod descriptors;
+
 use core::num::NonZeroU64;
 
 use thimble_core::cpu::Registers;
@@ -13,6 +15,8 @@ use crate::{Event, QmpError, Timestamp};
 
 /// Whether KVM is used: QMP's KvmInfo.
 pub use crate::schema::results::KvmInfo;
+
+pub use descriptors::{Descriptors, SetMember};
 
 /// A command that goes on in the background. The owner tells its end by `Session::complete`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -66,7 +70,7 @@ pub fn answers(machine: &Machine<'_>, mut gpa: u64, length: usize) -> bool {
 /// A method that causes events reports them through [`Owner::take_event`]; the session that
 /// executes the command writes them before its reply (after it if the command has a result), and the owner sends them to its other
 /// sessions with `Session::event`.
-pub trait Owner {
+pub trait Owner: Descriptors {
     /// What the VM is doing.
     fn run_state(&self) -> RunState;
 

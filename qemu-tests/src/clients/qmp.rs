@@ -87,6 +87,9 @@ impl QmpClient {
                 .unwrap_or_else(|error| panic!("no reply to {command}: {error}"));
             if message.get("event").is_some() {
                 self.events.push_back(message);
+            } else if message == self.greeting {
+                // QEMU greets twice whom it meets while --preconfig begins.
+                continue;
             } else if let Some(value) = message.get("return") {
                 assert_eq!(message["id"], id, "the id comes back");
                 return Ok(value.clone());

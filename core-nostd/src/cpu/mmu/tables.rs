@@ -130,12 +130,20 @@ impl PagingMode {
     /// Whether there is such an address: 32 bits outside of long mode, there 48 or 57 bits of
     /// which the highest is repeated above.
     pub const fn has_address(self, linear: u64) -> bool {
+        match self {
+            Self::Off | Self::Bits32 | Self::Pae => linear < LINEAR_END,
+            Self::Level4 | Self::Level5 => self.canonical(linear) == linear,
+        }
+    }
+
+    /// The address of these low bits: in long mode the highest of them is repeated above.
+    pub(in crate::cpu) const fn canonical(self, linear: u64) -> u64 {
         let spare = match self {
-            Self::Off | Self::Bits32 | Self::Pae => return linear < LINEAR_END,
+            Self::Off | Self::Bits32 | Self::Pae => return linear,
             Self::Level4 => 64 - 48,
             Self::Level5 => 64 - 57,
         };
-        (linear << spare) as i64 >> spare == linear as i64
+        ((linear << spare) as i64 >> spare) as u64
     }
 }
 
@@ -187,8 +195,16 @@ impl Format {
         }
     }
 
+    /// Entries of a table of `level`.
+    pub(in crate::cpu) const fn entries(self, level: u8) -> usize {
+        match (self.mode, level) {
+            (PagingMode::Pae, 3) => 4,
+            _ => 1 << self.index_bits(),
+        }
+    }
+
     /// Bits of the address that the tables below `level` translate, or the page holds.
-    const fn below(self, level: u8) -> u32 {
+    pub(in crate::cpu) const fn below(self, level: u8) -> u32 {
         PAGE_BITS + self.index_bits() * (level as u32 - 1)
     }
 

@@ -7,8 +7,9 @@ use core::fmt::{self, Write};
 
 use thimble_core::cpu::decode::{CodeSize, LENGTH_MAX, list};
 
+use super::Text;
 use super::expression::Expected;
-use super::{Text, is_space, skip_spaces};
+use super::parse::{is_space, skip_spaces};
 
 /// How values are shown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -40,7 +41,7 @@ impl Default for Defaults {
 }
 
 /// A format as a line asks for it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Request {
     count: u64,
     format: Format,
@@ -51,6 +52,11 @@ pub(super) struct Request {
 type Read<'r> = dyn FnMut(u64, &mut [u8]) -> bool + 'r;
 
 impl Request {
+    /// How many bytes an item has.
+    pub(super) const fn size(&self) -> u8 {
+        self.size
+    }
+
     /// Takes the format, if the rest of the line has one, and notes it for the next time.
     pub(super) fn parse<'t>(
         text: &'t [u8],

@@ -1,8 +1,7 @@
 //! Stand-ins for the unwinder, which nothing here runs and which would bring 0.2 MB with it.
 //!
 //! The binary has no unwind tables (see `.cargo/rustc-static`) and panics abort, so there is nothing to
-//! walk. As an archive's members are linked only for names that are not there yet, these come first;
-//! and as [`_Unwind_Backtrace`] is seen to call nothing back, the linker drops the standard library's
+//! walk. And as [`_Unwind_Backtrace`] is seen to call nothing back, the linker drops the standard library's
 //! readers of debug information, compression and mangled names. A panic's message and place stay.
 //!
 //! Source of the names: Itanium C++ ABI, Exception Handling, section 1.
@@ -18,17 +17,7 @@ extern "C" fn _Unwind_Backtrace(_trace: *const c_void, _argument: *mut c_void) -
     END_OF_STACK
 }
 
-/// What could be asked of a frame or of an exception under way: there is none.
-macro_rules! never_called {
-    ($($name:ident)+) => {$(
-        #[unsafe(no_mangle)]
-        extern "C" fn $name() -> usize {
-            // SAFETY: always allowed.
-            unsafe { libc::abort() }
-        }
-    )+};
-}
-
+// What could be asked of a frame or of an exception under way: there is none.
 never_called! {
     _Unwind_DeleteException
     _Unwind_FindEnclosingFunction
