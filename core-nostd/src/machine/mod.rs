@@ -60,8 +60,8 @@ pub use config::{Board, Config, HIGH_RAM_BASE, Irqchip, RamLayout};
 pub use host::Host;
 use pci::Buses;
 pub use pci::{
-    Consoles, I6300ESB_MAX, PCI_BRIDGES_MAX, PCI_SERIALS_MAX, PCI_TESTDEVS_MAX, PCI_UARTS_MAX,
-    PciDevice, Rom,
+    Consoles, ExpansionRom, I6300ESB_MAX, PCI_BRIDGES_MAX, PCI_SERIALS_MAX, PCI_TESTDEVS_MAX,
+    PCI_UARTS_MAX, PciDevice,
 };
 pub use plugged::{ID_MAX, PLUGGED_MAX, Place, Plugged, Plugging};
 pub use ports::PortsFull;

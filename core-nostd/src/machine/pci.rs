@@ -54,7 +54,7 @@ const ROOT_BUS: &str = "pci.0";
 
 /// An expansion ROM's image, which the host lends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Rom<'m> {
+pub struct ExpansionRom<'m> {
     /// The name of its file; empty without one.
     pub name: &'m str,
     /// Its bytes.
@@ -89,7 +89,7 @@ pub(super) struct Buses<'m> {
     pub(super) watchdogs: [Option<I6300Esb>; I6300ESB_MAX],
     /// The first UART of each serial function, of all.
     first_uart: [u8; PCI_SERIALS_MAX],
-    roms: [Rom<'m>; FUNCTIONS_MAX],
+    roms: [ExpansionRom<'m>; FUNCTIONS_MAX],
     memory: Decoder<u64, Claim>,
     ports: heapless::Vec<PortClaim, { super::ports::RANGES_MAX }>,
     /// ISA interrupts that PCI functions drive high, a bit each.
@@ -105,7 +105,7 @@ impl Buses<'_> {
             testdevs: [const { None }; PCI_TESTDEVS_MAX],
             watchdogs: [const { None }; I6300ESB_MAX],
             first_uart: [0; PCI_SERIALS_MAX],
-            roms: [Rom {
+            roms: [ExpansionRom {
                 name: "",
                 bytes: &[],
             }; FUNCTIONS_MAX],
@@ -934,7 +934,7 @@ impl<'m> Machine<'m> {
         &mut self,
         values: &PropertyValues,
         bus: BusId,
-        rom: Rom<'m>,
+        rom: ExpansionRom<'m>,
     ) -> Result<(usize, Consoles), DeviceError> {
         let class = values.class();
         let spot = self.spot(class, values, bus)?;
@@ -993,7 +993,7 @@ impl<'m> Machine<'m> {
     }
 
     /// Gives the firmware an expansion ROM that is in no device.
-    fn add_option_rom(&mut self, rom: Rom<'m>) -> Result<(), DeviceError> {
+    fn add_option_rom(&mut self, rom: ExpansionRom<'m>) -> Result<(), DeviceError> {
         let mut path = heapless::String::<{ crate::firmware::fw_cfg::NAME_MAX }>::new();
         let name = rom.name.rsplit('/').next().unwrap_or_default();
         let fits = path.push_str("genroms/").and(path.push_str(name));
@@ -1082,7 +1082,7 @@ impl<'m> Machine<'m> {
         self.reset_function(now, index, placed.function);
         self.drain(host, now, None);
         self.buses.functions.remove(index);
-        self.buses.roms[index] = Rom::default();
+        self.buses.roms[index] = ExpansionRom::default();
         match placed.function {
             PciSlot::Bridge(slot) => self.buses.bridges[usize::from(slot)] = None,
             PciSlot::Serial(slot) => self.buses.serials[usize::from(slot)] = None,
@@ -1125,7 +1125,7 @@ impl<'m> Machine<'m> {
     }
 
     /// The ROM of the function of this index.
-    pub(crate) fn pci_rom(&self, index: usize) -> Rom<'m> {
+    pub(crate) fn pci_rom(&self, index: usize) -> ExpansionRom<'m> {
         self.buses.roms.get(index).copied().unwrap_or_default()
     }
 }
@@ -1139,7 +1139,7 @@ fn place<T, const N: usize>(pool: &mut [Option<T>; N], device: T) -> Result<u8, 
 }
 
 /// Bytes of the range of a device's expansion ROM; 0 where it has none.
-fn rom_size(values: &PropertyValues, rom: Rom<'_>) -> Result<u32, DeviceError> {
+fn rom_size(values: &PropertyValues, rom: ExpansionRom<'_>) -> Result<u32, DeviceError> {
     let unset = u64::from(u32::MAX);
     let given = values
         .uint(class::PCI_ROMSIZE)

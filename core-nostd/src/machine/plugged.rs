@@ -5,7 +5,7 @@
 //! the object tree and `-device` see of them.
 
 use super::board::SERIALS;
-use super::pci::{Consoles, Rom};
+use super::pci::{Consoles, ExpansionRom};
 use super::{Board, DeviceError, Irqchip, Machine};
 use crate::devices::class::{
     DeviceClass, PCI_ADDR, PROPERTIES_MAX, Property, PropertyKind, PropertyValues, Value,
@@ -149,7 +149,7 @@ pub struct Plugging<'a, 'm> {
     /// The name of the bus; the board's own of the right type by default.
     pub bus: Option<&'a str>,
     /// A PCI device's expansion ROM.
-    pub rom: Rom<'m>,
+    pub rom: ExpansionRom<'m>,
 }
 
 impl<'m> Machine<'m> {
@@ -175,7 +175,7 @@ impl<'m> Machine<'m> {
         let plugging = Plugging {
             place,
             bus: None,
-            rom: Rom::default(),
+            rom: ExpansionRom::default(),
         };
         let consoles = self.plug_on(values, plugging)?;
         Ok(consoles.first().map(|(_, console)| *console))

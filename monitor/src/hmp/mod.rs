@@ -17,6 +17,7 @@ mod help;
 mod machine;
 mod memory;
 mod parse;
+mod pci;
 mod power;
 pub mod table;
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! A row is the one source of parsing, of errors, of the help and of completion. A new command is a row in its topic's
 //! `COMMANDS` (or `INFO`, for what `info` shows) and a function; a new topic is a file and a line in each of the two menus here.
 
-use super::{Call, Done, cpus, help, machine, memory, power};
+use super::{Call, Done, cpus, help, machine, memory, pci, power};
 
 /// Arguments of a command at most.
 pub(super) const ARGUMENTS_MAX: usize = 10;
@@ -40,7 +40,7 @@ pub static COMMANDS: &Menu = &[
 ];
 
 /// All that `info` shows.
-pub static INFO: &Menu = &[cpus::INFO, machine::INFO];
+pub static INFO: &Menu = &[cpus::INFO, machine::INFO, pci::INFO];
 
 /// A command that is there once the machine is.
 pub(super) const fn command(
