@@ -337,6 +337,7 @@ impl<'m> Machine<'m> {
                 self.reset_function(now, index, placed.function);
             }
         }
+        self.decode_pci();
     }
 
     fn reset_function(&mut self, now: u64, index: usize, slot: PciSlot) {
@@ -1159,3 +1160,6 @@ fn rom_size(values: &PropertyValues, rom: ExpansionRom<'_>) -> Result<u32, Devic
         _ => Err(DeviceError::Property(class::PCI_ROMSIZE)),
     }
 }
+
+#[cfg(test)]
+mod tests;
