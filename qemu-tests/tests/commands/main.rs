@@ -13,6 +13,7 @@ mod identity;
 mod logs;
 mod memory;
 mod objects;
+mod pci;
 mod power;
 mod processors;
 mod roms;

@@ -9,7 +9,7 @@ use std::string::{String, ToString};
 use std::vec::Vec;
 
 const RAM: usize = 1 << 20;
-static RAMS: [ArrayRam<RAM>; 16] = [const { ArrayRam::new() }; 16];
+static RAMS: [ArrayRam<RAM>; 24] = [const { ArrayRam::new() }; 24];
 static NEXT_RAM: AtomicUsize = AtomicUsize::new(0);
 
 /// The ISA bridge's PIRQ routes: INTA# of slot 2 is PIRQB#.
