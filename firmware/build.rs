@@ -16,6 +16,7 @@ const BARE: &[&str] = &[
     "cpu_strict",
     "cpu_protected",
     "cpu_real",
+    "debugged",
     "idle",
     "idle_ticks",
     "speed32",

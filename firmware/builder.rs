@@ -118,6 +118,10 @@ pub(crate) const IMAGES: &[Image] = &[
     },
     Image {
         test: false,
+        ..image("debugged")
+    },
+    Image {
+        test: false,
         ..image("first_write")
     },
     Image {

@@ -21,3 +21,4 @@ pub mod qmp;
 pub mod qom;
 pub mod state;
 pub mod time;
+pub mod trace;

@@ -14,30 +14,30 @@ use std::path::Path;
 use rustix::fs::Mode;
 pub use rustix::fs::OFlags;
 
-use crate::descriptors::sets::{self, Copy};
+use crate::descriptors::sets::{self, Lease};
 
 /// An open file. It keeps the set that it comes from, if any.
 #[derive(Debug)]
 pub struct Opened {
     file: File,
-    copy: Option<Copy>,
+    lease: Option<Lease>,
 }
 
 impl Opened {
     /// The descriptor and what is to be dropped together with it.
-    pub fn into_parts(self) -> (OwnedFd, Option<Copy>) {
-        (self.file.into(), self.copy)
+    pub fn into_parts(self) -> (OwnedFd, Option<Lease>) {
+        (self.file.into(), self.lease)
     }
 
     /// Whether it was passed to us: it is its giver's then, and never removed.
     pub fn is_passed(&self) -> bool {
-        self.copy.is_some()
+        self.lease.is_some()
     }
 }
 
 impl From<File> for Opened {
     fn from(file: File) -> Self {
-        Self { file, copy: None }
+        Self { file, lease: None }
     }
 }
 
@@ -67,13 +67,17 @@ impl io::Write for Opened {
 /// What open(2) says; for sets: EINVAL if behind `/dev/fdset/` there is no number, ENOENT if there is
 /// no such set, EACCES if none of its descriptors has that access mode.
 pub fn open(path: &Path, flags: OFlags) -> io::Result<Opened> {
+    open_mode(path, flags, 0o666)
+}
+
+fn open_mode(path: &Path, flags: OFlags, mode: u32) -> io::Result<Opened> {
     if let Some(found) = sets::open(path.as_os_str().as_bytes(), flags) {
-        let (fd, copy) = found?;
+        let (fd, lease) = found?;
         let file = fd.into();
-        let copy = Some(copy);
-        return Ok(Opened { file, copy });
+        let lease = Some(lease);
+        return Ok(Opened { file, lease });
     }
-    let mode = Mode::from_raw_mode(0o666);
+    let mode = Mode::from_raw_mode(mode);
     let flags = flags | OFlags::CLOEXEC;
     let fd = rustix::io::retry_on_intr(|| rustix::fs::open(path, flags, mode))?;
     Ok(File::from(fd).into())
@@ -85,4 +89,12 @@ pub fn open(path: &Path, flags: OFlags) -> io::Result<Opened> {
 /// As [`open`].
 pub fn create(path: &Path) -> io::Result<Opened> {
     open(path, OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC)
+}
+
+/// The same, but a file that is created is the owner's alone.
+///
+/// # Errors
+/// As [`open`].
+pub fn create_private(path: &Path) -> io::Result<Opened> {
+    open_mode(path, OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC, 0o600)
 }

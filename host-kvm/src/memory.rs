@@ -6,13 +6,16 @@
 
 use std::io;
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 use thimble_core::memory::{Block, CodeMarks, GuestRam, RamError};
+use thimble_core::trace::events;
 use vm_memory::{
     GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
     MmapRegion, VolatileSlice,
 };
 
+use crate::objects::Mapping;
 use crate::soft::Zeroed;
 
 /// Bytes of a page of the host and of the guest's smallest page.
@@ -22,6 +25,8 @@ pub const PAGE: u64 = 4096;
 #[derive(Debug)]
 pub struct Ram {
     memory: GuestMemoryMmap<()>,
+    /// What it is made of, if not of mappings of its own.
+    _backing: Option<Arc<Mapping>>,
     /// Which pages hold decoded code, with the software CPU.
     code_marks: Option<&'static CodeMarks>,
 }
@@ -30,6 +35,43 @@ impl Ram {
     /// Maps RAM at ranges of (guest physical address, bytes), both multiples of [`PAGE`],
     /// ascending. Empty ranges are passed over.
     pub fn new(ranges: &[(u64, u64)]) -> io::Result<Self> {
+        Self::with(ranges, |_, length| {
+            MmapRegion::new(length).map_err(io::Error::other)
+        })
+    }
+
+    /// RAM at such ranges that is made of a memory backend: the first range of its beginning, the next of what follows.
+    ///
+    /// # Errors
+    /// As above, or if the ranges are longer than the backend.
+    pub fn of(backing: Arc<Mapping>, ranges: &[(u64, u64)]) -> io::Result<Self> {
+        let mut ram = Self::with(ranges, |offset, length| {
+            if offset
+                .checked_add(length)
+                .is_none_or(|end| end > backing.length())
+            {
+                return Err(io::Error::other("guest RAM is larger than its backend"));
+            }
+            let (protection, flags) = (
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_NORESERVE | libc::MAP_PRIVATE,
+            );
+            // SAFETY: the part is the mapping's, and stays as long as `self`, which holds the mapping.
+            unsafe {
+                let start = backing.start().as_ptr().add(offset);
+                MmapRegion::build_raw(start, length, protection, flags).map_err(io::Error::other)
+            }
+        })?;
+        ram._backing = Some(backing);
+        Ok(ram)
+    }
+
+    /// RAM at ranges, each of a mapping for an offset, from the first range's beginning on, and a length.
+    fn with(
+        ranges: &[(u64, u64)],
+        mut map: impl FnMut(usize, usize) -> io::Result<MmapRegion<()>>,
+    ) -> io::Result<Self> {
+        let mut offset = 0;
         let ranges = ranges.iter().filter(|range| range.1 != 0);
         let mut regions = Vec::new();
         for &(gpa, length) in ranges {
@@ -37,13 +79,16 @@ impl Ram {
             if gpa % PAGE != 0 || !(length as u64).is_multiple_of(PAGE) {
                 return Err(io::Error::other("guest RAM must be made of whole pages"));
             }
-            let mapping = MmapRegion::new(length).map_err(io::Error::other)?;
+            let mapping = map(offset, length)?;
+            events::qemu_anon_ram_alloc(length, mapping.as_ptr().addr());
+            offset += length;
             let region = GuestRegionMmap::new(mapping, GuestAddress(gpa))
                 .ok_or_else(|| io::Error::other("guest RAM passes the end of the address space"))?;
             regions.push(region);
         }
         Ok(Self {
             memory: GuestMemoryMmap::from_regions(regions).map_err(io::Error::other)?,
+            _backing: None,
             code_marks: None,
         })
     }
@@ -67,25 +112,6 @@ impl Ram {
     /// Bytes in all.
     pub fn length(&self) -> u64 {
         self.memory.iter().map(GuestMemoryRegion::len).sum()
-    }
-
-    /// Tells the kernel whether RAM belongs into core dumps, and whether equal pages may be merged
-    /// with other processes'.
-    pub fn advise(&self, dump: bool, merge: bool) {
-        for region in self.memory.iter() {
-            let (start, length) = (region.as_ptr(), region.size());
-            let advise = |advice| {
-                // SAFETY: the range is the mapping's, and the advice does not change its bytes.
-                // A kernel without these features refuses, which changes nothing, too.
-                let _ = unsafe { libc::madvise(start.cast(), length, advice) };
-            };
-            if !dump {
-                advise(libc::MADV_DONTDUMP);
-            }
-            if merge {
-                advise(libc::MADV_MERGEABLE);
-            }
-        }
     }
 
     /// Lets the kernel forget how the page at `gpa` is mapped, in this process and in its guests,

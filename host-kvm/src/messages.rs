@@ -25,6 +25,11 @@ pub fn configure(options: &Options) {
     });
 }
 
+/// Whether `-msg timestamp=on` was given.
+pub fn has_timestamps() -> bool {
+    STYLE.get().is_some_and(|style| style.timestamp)
+}
+
 /// Prints a line for the user.
 pub fn report(message: fmt::Arguments<'_>) {
     let mut prefix = String::new();

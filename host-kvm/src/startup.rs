@@ -33,22 +33,26 @@ use crate::descriptors;
 use crate::event_loop::poller::{Poller, Waker};
 use crate::event_loop::{self, EventLoop};
 use crate::files::{self, OFlags, Opened};
+use crate::gdb::GdbServer;
 use crate::kvm::{self, KvmError, Vcpus};
 use crate::log::{self, Items, Sink};
 use crate::memory::{PAGE, Ram, Rom};
 use crate::messages;
 use crate::monitors::Monitors;
+use crate::objects::{Defaults, MemoryBackend, Objects};
 use crate::options::{
-    self, Accel, DEFAULT_CPU, DeviceOption, KernelIrqchip, MachineKind, OptionError, Options,
-    Parsed, RtcBase,
+    self, Accel, DEFAULT_CPU, DeviceOption, KernelIrqchip, MEMORY_MAX, MEMORY_UNIT, MachineKind,
+    OptionError, Options, Parsed, RtcBase,
 };
 use crate::qtest::{self, QtestServer};
 use crate::soft::{self, Determinism, SoftCpus, Wires};
+use crate::trace;
 use crate::vm::{
     self, BridgeState, CONSOLES_MAX, Exits, Guarded, ObjectFacts, Processors, Settings, Shared, Vm,
     since_epoch,
 };
 use crate::{error_text, firmware_images, report};
+use thimble_core::trace::events;
 
 /// Firmware where `-bios` names none.
 const DEFAULT_FIRMWARE: &str = "boot.rom";
@@ -64,7 +68,9 @@ const CONSOLE_OUT_MAX: usize = 1 << 20;
 
 /// Runs the process: the whole of the binary.
 pub fn main() -> ExitCode {
-    match run() {
+    let result = run();
+    log::finish();
+    match result {
         Ok(status) => ExitCode::from(status as u8),
         Err(error) => {
             report(format_args!("{error}"));
@@ -187,6 +193,9 @@ enum Accelerator {
 /// # Errors
 /// What can't be had, by the option that asks for it.
 pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
+    trace::start(options)?;
+    let mut options = options.clone();
+    let options = &mut options;
     let internal = failure("start-up");
     let board = match options.machine.kind {
         MachineKind::Pc => Board::Pc,
@@ -207,15 +216,11 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
         _ => kvm::Irqchip::On,
     };
     let cpuid = cpuid_table(options, &accelerator, kernel_irqchip)?;
-    let layout = RamLayout::new(board, options.memory);
-    let ranges = [(0, layout.low), (HIGH_RAM_BASE, layout.high)];
-    let memory = format!("-m {}M", options.memory >> 20);
-    let mut ram = Ram::new(&ranges).map_err(failure(&memory))?;
+    let (made, layout, mut ram) = make_objects(options, board)?;
     if matches!(accelerator, Accelerator::Soft) {
         ram.keep_code_marks().map_err(failure("-accel tcg"))?;
     }
     let ram = Arc::new(ram);
-    ram.advise(options.machine.dump_guest_core, options.machine.mem_merge);
     if options.mem_lock {
         rustix::mm::mlockall(
             rustix::mm::MlockAllFlags::CURRENT | rustix::mm::MlockAllFlags::FUTURE,
@@ -264,16 +269,23 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
     // After the sockets: a server that waits for its client can be interrupted.
     let signals = event_loop::signals().map_err(&internal)?;
 
-    let mut bridge_state = BridgeState::default();
-    plug_devices(options, &mut machine, &chardevs, &mut bridge_state.consoles)?;
-    add_acpi_tables(options, &mut machine)?;
+    // Before the consoles, which get the input of a shared terminal first.
     let mut monitors = Monitors::default();
-    for monitor in &options.qmp {
-        monitors.add(chardev(&chardevs, &monitor.chardev)?);
+    for monitor in &options.monitors {
+        let place = chardev(&mut chardevs, &monitor.chardev)?;
+        monitors.add(place, monitor.language);
+    }
+    let mut bridge_state = BridgeState::default();
+    let consoles = &mut bridge_state.consoles;
+    plug_devices(options, &mut machine, &mut chardevs, consoles)?;
+    add_acpi_tables(options, &mut machine)?;
+    let mut gdb = GdbServer::default();
+    if let Some(id) = &options.gdb {
+        gdb.attach(Some(chardev(&mut chardevs, id)?));
     }
     let qtest = match &options.qtest {
         Some(id) => Some(QtestServer::new(
-            chardev(&chardevs, id)?,
+            chardev(&mut chardevs, id)?,
             qtest_log(options)?,
         )),
         None => None,
@@ -321,7 +333,7 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
     };
     let shared = Shared::new(guarded, running, waker.clone(), timer);
     let exits = || Arc::new(Exits::new(&shared));
-    let log = open_log(options, kvm_enabled)?;
+    let log = open_log(options, kvm_enabled);
     let processors = match (shared.accelerator(), &cpuid) {
         (vm::Accelerator::Kvm(kvm), Some(cpuid)) => {
             Vcpus::new(kvm.clone(), options.smp.cpus, cpuid, exits())
@@ -363,6 +375,7 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
         name: options.name.clone(),
         uuid: options.uuid.unwrap_or_default(),
         kvm: kvm_enabled,
+        icount: options.icount.is_some(),
         features: cpuid.as_ref().map(CpuidTable::features).unwrap_or_default(),
         cpus: if board == Board::None {
             0
@@ -375,8 +388,9 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
         rtc_clock: options.rtc.clock,
         rtc_path: shared
             .lock()
-            .objects(&objects, true, |tree| rtc_path(&tree)),
+            .objects(&objects, &made, true, |tree| rtc_path(&tree)),
         objects,
+        made,
     };
     let waits = settings.preconfig || !settings.autostart;
     let mut vm = Vm::new(shared, processors, settings);
@@ -390,7 +404,74 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
         vm,
         monitors,
         qtest,
+        gdb,
     })
+}
+
+/// Makes what `-object` asks for, and guest RAM: of one of these objects, or of a new one.
+fn make_objects(
+    options: &mut Options,
+    board: Board,
+) -> Result<(Objects, RamLayout, Ram), OptionError> {
+    let mut made = Objects::new(Defaults {
+        dump: options.machine.dump_guest_core,
+        merge: options.machine.mem_merge,
+        prealloc: options.memory_prealloc,
+        threads: options.smp.cpus,
+    });
+    for object in &options.objects {
+        let added = made.add_text(&object.text);
+        added.map_err(|error| OptionError::new(&object.origin, &error.to_string()))?;
+    }
+    let ram_id = options.machine.kind.ram_id();
+    let memory = format!("-m {}M", options.memory >> 20);
+    let backing = match &options.machine.memory_backend {
+        Some(id) => {
+            let origin = format!("-machine memory-backend={id}");
+            let refused = |text: &str| OptionError::new(&origin, text);
+            let size = made.memory(id).map_or(0, MemoryBackend::size);
+            let mapping = made.use_as_ram(id);
+            let mapping = mapping.map_err(|error| refused(&error.to_string()))?;
+            if !options.memory_given {
+                options.memory = size;
+            }
+            if options.memory != size {
+                // QEMU's words.
+                return Err(refused(
+                    "Machine memory size does not match the size of the memory backend",
+                ));
+            }
+            if size % MEMORY_UNIT != 0 || size > MEMORY_MAX {
+                return Err(refused("guest RAM comes in units of 8 KiB, up to 512 GiB"));
+            }
+            Some(mapping)
+        }
+        // QEMU's has none then.
+        None if board == Board::None && !options.memory_given => None,
+        None => {
+            if let Some(object) = made.find_type(ram_id) {
+                // QEMU's words.
+                let reason = format!(
+                    "object name '{ram_id}' is reserved for the default RAM backend, it can't be used for any other purposes. Change the object's 'id' to something else"
+                );
+                return Err(OptionError::new(&format!("-object {object}"), &reason));
+            }
+            let path = options.memory_path.as_deref();
+            let origin = path.map_or(memory.clone(), |path| format!("-mem-path {path}"));
+            let mapping = made.add_ram(ram_id, options.memory, path);
+            if options.preconfig {
+                made.hide_ram();
+            }
+            Some(mapping.map_err(|error| OptionError::new(&origin, &error.to_string()))?)
+        }
+    };
+    let layout = RamLayout::new(board, options.memory);
+    let ranges = [(0, layout.low), (HIGH_RAM_BASE, layout.high)];
+    let ram = match backing {
+        Some(backing) => Ram::of(backing, &ranges),
+        None => Ram::new(&ranges),
+    };
+    Ok((made, layout, ram.map_err(failure(&memory))?))
 }
 
 /// Memory for the local APICs that are the machine's own, for the life of the process.
@@ -747,6 +828,8 @@ fn read_file(origin: &str, path: &Path, most: u64) -> Result<Vec<u8>, OptionErro
         .rewind()
         .and_then(|()| (&*file).take(most).read_to_end(&mut bytes));
     read.map_err(failure(origin))?;
+    let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+    events::load_file(bytes.len(), name, path.as_os_str().as_encoded_bytes());
     Ok(bytes)
 }
 
@@ -756,7 +839,7 @@ fn open_chardevs(options: &Options, chardevs: &mut Chardevs) -> Result<(), Optio
         let queue = if options.qtest.as_deref() == id {
             qtest::OUT_MAX
         } else if options
-            .qmp
+            .monitors
             .iter()
             .any(|monitor| Some(monitor.chardev.as_str()) == id)
         {
@@ -770,16 +853,17 @@ fn open_chardevs(options: &Options, chardevs: &mut Chardevs) -> Result<(), Optio
     Ok(())
 }
 
-fn chardev(chardevs: &Chardevs, id: &str) -> Result<ChardevId, OptionError> {
+/// A character device for one more user. That there is one, with room, the options have seen to.
+fn chardev(chardevs: &mut Chardevs, id: &str) -> Result<ChardevId, OptionError> {
     let missing = || OptionError::new("-chardev", &format!("there is no '{id}'"));
-    chardevs.find(id).ok_or_else(missing)
+    chardevs.attach(id).ok_or_else(missing)
 }
 
 /// Plugs in the devices of the command line, the default ones first.
 fn plug_devices(
     options: &Options,
     machine: &mut Machine<'static>,
-    chardevs: &Chardevs,
+    chardevs: &mut Chardevs,
     consoles: &mut [Option<ChardevId>; CONSOLES_MAX],
 ) -> Result<(), OptionError> {
     let mut plug = |origin: &str,
@@ -897,37 +981,16 @@ fn qtest_log(options: &Options) -> Result<Option<Opened>, OptionError> {
     }
 }
 
-/// The log: `-d`, `-D`.
-fn open_log(options: &Options, kvm: bool) -> Result<Option<Arc<Sink>>, OptionError> {
-    let items = options.log_items;
-    if items.is_empty() {
-        return Ok(None);
-    }
-    let unseen = items & Items::SOFTWARE;
+/// The log: `-d`.
+fn open_log(options: &Options, kvm: bool) -> Arc<Sink> {
+    let unseen = options.log.items & Items::SOFTWARE;
     if kvm && !unseen.is_empty() {
         let names = unseen.names();
         report(format_args!(
             "-d {names}: nothing to log, as only the software CPU sees each instruction"
         ));
     }
-    let origin = match &options.log_file {
-        Some(path) => format!("-D {path}"),
-        None => format!("-d {}", items.names()),
-    };
-    let path = match &options.log_file {
-        Some(path) => {
-            let path = log::file_name(path, std::process::id()).ok_or_else(|| {
-                OptionError::new(
-                    &origin,
-                    "its name has a % other than one %d, the process number",
-                )
-            })?;
-            Some(path)
-        }
-        None => None,
-    };
-    let sink = Sink::open(items, path.as_deref()).map_err(failure(&origin))?;
-    Ok(Some(Arc::new(sink)))
+    Arc::new(Sink::new(options.log.items, options.log_filter.clone()))
 }
 
 fn seconds_since_epoch() -> i64 {

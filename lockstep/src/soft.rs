@@ -282,7 +282,7 @@ impl Subject for Soft {
         let mut outcome = match stop {
             Stop::Idle => raw.halted(case.world, self.board.bytes()),
             Stop::Shutdown => raw.ended(End::Shutdown),
-            Stop::Budget | Stop::Leave => raw.ended(End::Timeout),
+            Stop::Budget | Stop::Leave | Stop::Debug => raw.ended(End::Timeout),
         };
         if case.vectors.is_some() {
             outcome.vectors = Some(Box::new(self.state.fpu));

@@ -1,6 +1,7 @@
 //! Asynchronous events: their lines, and how often those may come that guests can cause at will.
 
 use thimble_core::qmp::{Sink, SinkFull, Writer};
+use thimble_core::trace::events;
 
 pub use crate::schema::Event;
 use crate::schema::{EventRow, SCHEMA};
@@ -79,6 +80,8 @@ impl RateLimits {
     /// Whether an event is to be told now; else it is held. `now` is in nanoseconds of a clock that never stands.
     pub fn admit(&mut self, event: Event, time: Timestamp, now: u64) -> Option<(Event, Timestamp)> {
         let limit = event.row().map_or(0, |row| row.rate_limit);
+        let name = event.name().as_bytes();
+        events::monitor_protocol_event_queue(event.index(), limit.into(), name);
         if limit == 0 {
             return Some((event, time));
         }

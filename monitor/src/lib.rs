@@ -17,13 +17,16 @@ extern crate std;
 
 mod error;
 mod event;
+pub mod gdb;
 mod handlers;
 pub mod hmp;
 mod in_memory;
-mod owner;
+pub mod owner;
+mod pretty;
 mod reply;
 pub mod schema;
 mod session;
+pub mod trace;
 
 #[cfg(feature = "sabotage")]
 use core::sync::atomic::AtomicUsize;
@@ -32,7 +35,12 @@ pub use error::{DESC_MAX, ErrorClass, QmpError};
 pub use event::{Event, RateLimits, Timestamp};
 pub use handlers::Outcome;
 pub use in_memory::InMemory;
-pub use owner::{CpuState, Descriptors, JobId, KvmInfo, Owner, SetMember, Space, answers};
+pub use owner::{
+    BreakRefused, CpuState, DebugStop, Debugger, Descriptors, DumpKind, DumpTarget, Dumps,
+    Inspection, JobId, KvmInfo, Owner, SetMember, Space, Stepping, Traces, Typing, answers,
+    write_ram,
+};
+pub use pretty::Pretty;
 pub use schema::SCHEMA;
 pub use session::{MONITOR_OUT_MAX, MONITOR_QUEUE_MAX, Out, Session};
 pub use thimble_core::devices::ShutdownCause;

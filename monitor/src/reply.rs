@@ -155,3 +155,11 @@ pub(crate) fn element<S: Sink, T: Serialize>(
 pub(crate) fn put<S: Sink, T: Serialize>(sink: &mut S, value: &T) -> Result<(), Full> {
     with_json(value, |json| write_json(sink, json))
 }
+
+/// Writes an event's member that is an object. One of more than [`VALUE_MAX`] bytes counts as one that does not fit.
+pub(crate) fn put_member<S: Sink, T: Serialize>(
+    w: &mut Writer<'_, S>,
+    value: &T,
+) -> Result<(), SinkFull> {
+    with_json(value, |json| w.raw(json)).map_err(|_| SinkFull)
+}

@@ -5,15 +5,21 @@
 //! line. Commands are executed as they arrive; only one that goes on in the background makes others
 //! wait, and those that come out of band do not.
 
+use core::sync::atomic::AtomicUsize;
+use core::sync::atomic::Ordering::Relaxed;
+
 use thimble_core::qmp::{
     Kept, Kind, ParseError, Parser, Sink, SinkFull, Value, Writer, write_escaped, write_value,
 };
+
+use thimble_core::trace::events;
 
 use crate::error::Fail;
 use crate::handlers::{Context, Outcome, VERSION};
 use crate::hmp;
 use crate::reply::{self, Reply};
 use crate::schema::{self, SCHEMA};
+use crate::trace;
 use crate::{ErrorClass, Event, JobId, Owner, QmpError, Timestamp};
 
 /// Bytes that an [`Out`] holds at most.
@@ -29,6 +35,9 @@ pub trait Out: Sink {
 
     /// Takes back everything put since [`Out::mark`] told `mark`.
     fn truncate(&mut self, mark: usize);
+
+    /// What was put since [`Out::mark`] told `mark`, to be traced; empty if it is out of reach.
+    fn put_since(&self, mark: usize) -> &[u8];
 }
 
 impl<const N: usize> Out for heapless::Vec<u8, N> {
@@ -43,6 +52,10 @@ impl<const N: usize> Out for heapless::Vec<u8, N> {
     fn truncate(&mut self, mark: usize) {
         Self::truncate(self, mark);
     }
+
+    fn put_since(&self, mark: usize) -> &[u8] {
+        self.get(mark..).unwrap_or_default()
+    }
 }
 
 /// What the client has agreed to, and chosen.
@@ -52,6 +65,8 @@ pub(crate) struct Negotiation {
     pub(crate) oob: bool,
     /// The processor that commands mean where they are not told one.
     pub(crate) cpu: u32,
+    /// Which of the process' connections it is: for traces.
+    number: usize,
 }
 
 impl Negotiation {
@@ -59,6 +74,7 @@ impl Negotiation {
         complete: false,
         oob: false,
         cpu: 0,
+        number: 0,
     };
 
     /// Of the human monitor, whose commands mean this processor.
@@ -67,9 +83,13 @@ impl Negotiation {
             complete: true,
             oob: false,
             cpu,
+            number: 0,
         }
     }
 }
+
+/// Connections so far.
+static CONNECTIONS: AtomicUsize = AtomicUsize::new(0);
 
 /// Commands of a connection that wait behind one that goes on in the background; behind them, nothing is read.
 pub const MONITOR_QUEUE_MAX: usize = 8;
@@ -113,7 +133,10 @@ impl Session {
 
     /// Starts a connection: forgets the one before and writes the greeting.
     pub fn open<T: Out>(&mut self, out: &mut T) -> Result<(), SinkFull> {
-        self.negotiation = Negotiation::START;
+        self.negotiation = Negotiation {
+            number: CONNECTIONS.fetch_add(1, Relaxed) + 1,
+            ..Negotiation::START
+        };
         self.broken = false;
         self.pending = None;
         self.waiting.clear();
@@ -145,6 +168,9 @@ impl Session {
             let Some(message) = progress.message else {
                 break;
             };
+            if message.is_ok() {
+                trace::message(self.negotiation.number, self.parser.message());
+            }
             if idle || (message.is_ok() && is_oob(self.parser.message())) {
                 self.message(message, owner, out);
             } else {
@@ -152,6 +178,8 @@ impl Session {
                 let message = self.parser.keep();
                 // There is room, as was looked above.
                 let _ = self.waiting.push(Waiting { message, fault });
+                let waiting = self.waiting.len();
+                events::monitor_qmp_in_band_enqueue(self.negotiation.number, waiting);
             }
         }
         used
@@ -165,7 +193,7 @@ impl Session {
         out: &mut T,
     ) {
         let done = match message {
-            Err(error) => refuse(error, self.parser.text(), out),
+            Err(error) => refuse(error, self.parser.text(), self.negotiation.number, out),
             Ok(()) => execute(self.parser.message(), &mut self.negotiation, owner, out),
         };
         self.note(done, None);
@@ -176,6 +204,7 @@ impl Session {
         match done {
             Ok(Outcome::Done) => {}
             Ok(Outcome::Pending(job)) => {
+                events::monitor_suspend(self.negotiation.number, 1);
                 self.commanded = waited.unwrap_or_else(|| self.parser.keep());
                 self.pending = Some(job);
             }
@@ -203,15 +232,15 @@ impl Session {
         if self.pending.take().is_none() {
             return;
         }
-        let command = self.parser.kept(self.commanded);
-        let id = command.get(b"id");
-        let tell = self.negotiation.complete;
-        let human = command.get(b"execute").and_then(Value::bytes) == Some(HUMAN);
+        events::monitor_suspend(self.negotiation.number, -1);
+        let message = self.parser.kept(self.commanded);
+        let (tell, number) = (self.negotiation.complete, self.negotiation.number);
+        let human = message.get(b"execute").and_then(Value::bytes) == Some(HUMAN);
         let written = if human {
-            finish_human(&result, id, tell, owner, out)
+            finish_human(&result, message, tell, number, owner, out)
         } else {
             let result = result.map(|()| Outcome::Done).map_err(Fail::Owner);
-            finish(result, id, tell, out.mark(), owner, out).map(drop)
+            finish(result, message, tell, number, out.mark(), owner, out).map(drop)
         };
         self.broken |= written.is_err();
         self.catch_up(owner, out);
@@ -225,9 +254,16 @@ impl Session {
                 break;
             }
             let Waiting { message, fault } = self.waiting.remove(0);
+            let waiting = self.waiting.len();
+            events::monitor_qmp_in_band_dequeue(self.negotiation.number, waiting);
             let value = self.parser.kept(message);
             let done = match fault {
-                Some(error) => refuse(error, self.parser.kept_text(message), out),
+                Some(error) => refuse(
+                    error,
+                    self.parser.kept_text(message),
+                    self.negotiation.number,
+                    out,
+                ),
                 None => execute(value, &mut self.negotiation, owner, out),
             };
             self.note(done, Some(message));
@@ -245,7 +281,7 @@ impl Session {
         if !self.negotiation.complete || self.broken {
             return Ok(());
         }
-        let result = put_event(event, time, out);
+        let result = put_event(event, time, self.negotiation.number, out);
         self.broken = result.is_err();
         result
     }
@@ -262,11 +298,22 @@ impl Default for Session {
     }
 }
 
-fn put_event<T: Out>(event: &Event, time: Timestamp, out: &mut T) -> Result<(), SinkFull> {
+fn put_event<T: Out>(
+    event: &Event,
+    time: Timestamp,
+    number: usize,
+    out: &mut T,
+) -> Result<(), SinkFull> {
     let mark = out.mark();
-    event
-        .write(time, out)
-        .inspect_err(|SinkFull| out.truncate(mark))
+    let result = event.write(time, out);
+    if result.is_err() {
+        out.truncate(mark);
+    }
+    events::monitor_protocol_event_emit(event.index(), event.name().as_bytes());
+    if trace::wants_answers() {
+        trace::answered(number, None, None, out.put_since(mark));
+    }
+    result
 }
 
 /// A command as the client sent it.
@@ -282,9 +329,18 @@ fn is_oob(message: Value<'_>) -> bool {
 }
 
 /// Answers what is no message.
-fn refuse<T: Out>(error: ParseError, text: &[u8], out: &mut T) -> Result<Outcome, SinkFull> {
+fn refuse<T: Out>(
+    error: ParseError,
+    text: &[u8],
+    number: usize,
+    out: &mut T,
+) -> Result<Outcome, SinkFull> {
     let pieces = error.pieces(text);
-    answer(Err(Fail::generic(&pieces)), None, out.mark(), out)?;
+    if events::Event::monitor_qmp_err_in_band.is_on() {
+        trace::refused(&pieces);
+    }
+    let fail = Err(Fail::generic(&pieces));
+    answer(fail, None, number, out.mark(), out)?;
     Ok(Outcome::Done)
 }
 
@@ -295,38 +351,39 @@ fn execute<O: Owner, T: Out>(
     owner: &mut O,
     out: &mut T,
 ) -> Result<Outcome, SinkFull> {
-    let id = message.get(b"id");
+    trace::executed(message);
     let mark = out.mark();
     let mut reply = Reply::new(out);
-    let tell = negotiation.complete;
+    let (tell, number) = (negotiation.complete, negotiation.number);
     let result = dispatch(message, negotiation, owner, &mut reply);
     // Events come before the reply of the command that caused them, unless that is streaming out.
     if reply.begun() && matches!(result, Ok(Outcome::Done)) {
         let result = reply.end().map_err(Fail::from);
-        answer(result, id, mark, out)?;
-        put_events(owner, tell, out)?;
+        answer(result, Some(message), number, mark, out)?;
+        put_events(owner, tell, number, out)?;
         return Ok(Outcome::Done);
     }
-    finish(result, id, tell, mark, owner, out)
+    finish(result, message, tell, number, mark, owner, out)
 }
 
 /// Writes events and the reply of a command without result.
 fn finish<O: Owner, T: Out>(
     result: Result<Outcome, Fail<'_>>,
-    id: Option<Value<'_>>,
+    message: Value<'_>,
     tell: bool,
+    number: usize,
     mark: usize,
     owner: &mut O,
     out: &mut T,
 ) -> Result<Outcome, SinkFull> {
     out.truncate(mark);
-    put_events(owner, tell, out)?;
+    put_events(owner, tell, number, out)?;
     if let Ok(pending @ Outcome::Pending(_)) = result {
         return Ok(pending);
     }
     let mark = out.mark();
     let result = result.and_then(|_| Ok(Reply::new(out).end()?));
-    answer(result, id, mark, out)?;
+    answer(result, Some(message), number, mark, out)?;
     Ok(Outcome::Done)
 }
 
@@ -336,22 +393,34 @@ const HUMAN: &[u8] = b"human-monitor-command";
 /// Writes events and the text of a line that went on in the background.
 fn finish_human<O: Owner, T: Out>(
     result: &Result<(), QmpError>,
-    id: Option<Value<'_>>,
+    message: Value<'_>,
     tell: bool,
+    number: usize,
     owner: &mut O,
     out: &mut T,
 ) -> Result<(), SinkFull> {
-    put_events(owner, tell, out)?;
+    put_events(owner, tell, number, out)?;
     let mark = out.mark();
     let mut reply = Reply::new(out);
     let written = reply.text(|sink| hmp::complete(result, &mut hmp::Text::new(sink)));
-    answer(written.map_err(Fail::from), id, mark, out)
+    answer(
+        written.map_err(Fail::from),
+        Some(message),
+        number,
+        mark,
+        out,
+    )
 }
 
-fn put_events<O: Owner, T: Out>(owner: &mut O, tell: bool, out: &mut T) -> Result<(), SinkFull> {
+fn put_events<O: Owner, T: Out>(
+    owner: &mut O,
+    tell: bool,
+    number: usize,
+    out: &mut T,
+) -> Result<(), SinkFull> {
     while let Some((event, time)) = owner.take_event() {
         if tell {
-            put_event(&event, time, out)?;
+            put_event(&event, time, number, out)?;
         }
     }
     Ok(())
@@ -360,17 +429,22 @@ fn put_events<O: Owner, T: Out>(owner: &mut O, tell: bool, out: &mut T) -> Resul
 /// Completes a reply that begins at `mark`, or puts an error in its place.
 fn answer<T: Out>(
     result: Result<(), Fail<'_>>,
-    id: Option<Value<'_>>,
+    message: Option<Value<'_>>,
+    number: usize,
     mark: usize,
     out: &mut T,
 ) -> Result<(), SinkFull> {
-    let fail = match result.and_then(|()| Ok(put_end(id, out)?)) {
-        Ok(()) => return Ok(()),
-        Err(fail) => fail,
-    };
-    out.truncate(mark);
-    let (class, pieces) = fail.parts();
-    put_error(id, class, &pieces, out).inspect_err(|SinkFull| out.truncate(mark))
+    let id = message.and_then(|message| message.get(b"id"));
+    let fail = result.and_then(|()| Ok(put_end(id, out)?)).err();
+    if let Some(fail) = &fail {
+        out.truncate(mark);
+        let (class, pieces) = fail.parts();
+        put_error(id, class, &pieces, out).inspect_err(|SinkFull| out.truncate(mark))?;
+    }
+    if trace::wants_answers() {
+        trace::answered(number, message, fail.as_ref(), out.put_since(mark));
+    }
+    Ok(())
 }
 
 fn put_end<T: Out>(id: Option<Value<'_>>, out: &mut T) -> Result<(), SinkFull> {
@@ -455,6 +529,7 @@ fn dispatch<'m, O: Owner, T: Out>(
         session: negotiation,
         text: heapless::String::new(),
     };
+    trace::enter(index, request.arguments);
     schema::execute(index, request.arguments, &mut context, reply)
 }
 

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::Read;
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -70,6 +71,7 @@ impl Emulator {
             directory,
             lifetime: DEFAULT_LIFETIME,
             input: Stdio::null(),
+            inherited: Vec::new(),
         }
     }
 
@@ -91,6 +93,7 @@ pub struct Launcher {
     directory: TempDir,
     lifetime: Duration,
     input: Stdio,
+    inherited: Vec<OwnedFd>,
 }
 
 impl Launcher {
@@ -136,6 +139,13 @@ impl Launcher {
         self
     }
 
+    /// Leaves a descriptor to the emulator, by the same number.
+    #[must_use]
+    pub fn inherit(mut self, fd: impl Into<OwnedFd>) -> Self {
+        self.inherited.push(fd.into());
+        self
+    }
+
     /// Kills the emulator's process group after `lifetime`, counted from the start.
     #[must_use]
     pub fn lifetime(mut self, lifetime: Duration) -> Self {
@@ -167,10 +177,14 @@ impl Launcher {
             .stderr(Stdio::piped())
             .process_group(0);
         // A test run that is interrupted takes its emulators along.
-        // SAFETY: between fork and exec only one prctl system call is made.
+        let inherited = self.inherited;
+        // SAFETY: between fork and exec only these system calls are made.
         unsafe {
-            self.command.pre_exec(|| {
+            self.command.pre_exec(move || {
                 rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+                for fd in &inherited {
+                    rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty())?;
+                }
                 Ok(())
             });
         }
@@ -457,6 +471,7 @@ mod tests {
             directory: TempDir::new(),
             lifetime,
             input: Stdio::null(),
+            inherited: Vec::new(),
         }
         .args(["-c", script])
         .start()

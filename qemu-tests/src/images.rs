@@ -69,3 +69,15 @@ pub fn rom(name: &str) -> PathBuf {
     std::fs::rename(&new, &rom).expect("a file in target/images");
     rom
 }
+
+/// The ELF file of an image whose ROM was built, with its symbols.
+///
+/// # Panics
+///
+/// If there is none.
+pub fn elf(name: &str) -> PathBuf {
+    let target = crate::workspace_dir().join("target/images");
+    let path = target.join("x86_64-unknown-linux-gnu/firmware").join(name);
+    assert!(path.is_file(), "{} is missing", path.display());
+    path
+}

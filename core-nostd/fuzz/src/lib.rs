@@ -103,6 +103,10 @@ impl Out for Output {
     fn truncate(&mut self, mark: usize) {
         self.0.truncate(mark);
     }
+
+    fn put_since(&self, mark: usize) -> &[u8] {
+        self.0.get(mark..).unwrap_or_default()
+    }
 }
 
 /// Takes values from the fuzzer's bytes; zeros when they are used up.

@@ -435,8 +435,8 @@ impl<'m> Session<'m> {
         if std::mem::take(&mut self.around.wires.remapped) {
             self.around.follow_map();
             for code in &mut self.shared.codes {
-            code.forget_all();
-        }
+                code.forget_all();
+            }
             for seat in &mut self.shared.seats {
                 seat.cpu.forget_memory();
             }

@@ -1,6 +1,7 @@
 //! The processor: its state, its models and their features.
 
 pub mod alu;
+pub mod debugger;
 pub mod decode;
 pub mod features;
 mod mappings;

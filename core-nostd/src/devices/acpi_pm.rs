@@ -22,6 +22,7 @@ use super::{Context, Effect, PortDevice, PowerRequest, ShutdownCause, Width};
 use crate::irq::IrqLine;
 use crate::state::{SavedState, StateError};
 use crate::time::{SECOND, TimerId};
+use crate::trace::events as trace;
 
 /// Where firmware puts the block on a PC, and where it is on a board without PCI.
 pub const BASE: u16 = 0x600;
@@ -173,6 +174,7 @@ impl AcpiPm {
         let level = control & SCI_EN != 0 && status & enable | gpe_status & gpe_enable != 0;
         if level != self.level {
             self.level = level;
+            trace::acpi_sci(level);
             cx.lines.set(self.wiring.sci, level);
         }
         if enable & TMROF != 0 && status & TMROF == 0 {
@@ -264,14 +266,29 @@ impl PortDevice for AcpiPm {
     const WIDEST: Width = Width::Dword;
 
     fn pio_read(&mut self, cx: &mut Context<'_>, offset: u16, width: Width) -> u32 {
-        (0..u16::from(width.bytes())).rev().fold(0, |value, i| {
+        let value = (0..u16::from(width.bytes())).rev().fold(0, |value, i| {
             let at = offset.wrapping_add(i);
             let byte = self.word(cx.now, at & !1) >> (8 * (at & 1)) & 0xff;
             value << 8 | u32::from(byte)
-        })
+        });
+        match offset {
+            ..GPE0_OFFSET => trace::acpi_pm_read(offset, width.bytes(), value),
+            GPE0_OFFSET..APMC_OFFSET => {
+                trace::piix4_gpe_readb(offset - GPE0_OFFSET, width.bytes(), value);
+            }
+            _ => trace::apm_io_read(offset - APMC_OFFSET, value),
+        }
+        value
     }
 
     fn pio_write(&mut self, cx: &mut Context<'_>, offset: u16, width: Width, value: u32) {
+        match offset {
+            ..GPE0_OFFSET => trace::acpi_pm_write(offset, width.bytes(), value),
+            GPE0_OFFSET..APMC_OFFSET => {
+                trace::piix4_gpe_writeb(offset - GPE0_OFFSET, width.bytes(), value);
+            }
+            _ => trace::apm_io_write(offset - APMC_OFFSET, value),
+        }
         let shift = 8 * (offset & 1);
         let mut value = u64::from(value) << shift;
         let mut mask = width.ones() << shift;

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::class::{DeviceClass, Property, PropertyKind, Value};
 use super::{Context, Effect, PortDevice, PowerRequest, Width};
 use crate::state::{SavedState, StateError};
+use crate::trace::events as trace;
 
 /// First port unless `iobase` says otherwise.
 pub const IOBASE: u16 = 0x501;
@@ -71,6 +72,7 @@ impl PortDevice for DebugExit {
     }
 
     fn pio_write(&mut self, cx: &mut Context<'_>, _offset: u16, _width: Width, value: u32) {
+        trace::debug_exit_write(value);
         cx.effects
             .push(Effect::Power(PowerRequest::Exit(status(value))));
     }

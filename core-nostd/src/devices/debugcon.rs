@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::class::{DeviceClass, Property, PropertyKind, Value};
 use super::{ConsoleId, Context, Effect, PortDevice, Width};
 use crate::state::{SavedState, StateError};
+use crate::trace::events as trace;
 
 /// The port unless `iobase` says otherwise.
 pub const IOBASE: u16 = 0xe9;
@@ -79,6 +80,7 @@ impl PortDevice for Debugcon {
     }
 
     fn pio_write(&mut self, cx: &mut Context<'_>, _offset: u16, _width: Width, value: u32) {
+        trace::debugcon_write(self.console.0, value as u8);
         cx.effects.push(Effect::Console(self.console, value as u8));
     }
 }

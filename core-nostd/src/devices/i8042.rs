@@ -22,6 +22,7 @@ use super::class::{DeviceClass, Property, PropertyKind, Value};
 use super::{Context, Effect, PortDevice, PowerRequest, ShutdownCause, Width};
 use crate::irq::IrqLine;
 use crate::state::{SavedState, StateError};
+use crate::trace::events as trace;
 
 /// The port of the data register; offset 0.
 pub const DATA_PORT: u16 = 0x60;
@@ -379,6 +380,7 @@ impl Keyboard {
     }
 
     fn write(&mut self, byte: u8, translate: bool) {
+        trace::ps2_write_keyboard(byte);
         self.reply.clear();
         if let Some(command) = self.command.take() {
             self.argument(command, byte, translate);
@@ -408,9 +410,13 @@ impl Keyboard {
             RESET => {
                 self.defaults();
                 self.scanning = true;
+                trace::ps2_reset_keyboard();
                 self.answer(&[ACK, TEST_PASSED]);
             }
-            _ => self.answer(&[RESEND]),
+            _ => {
+                trace::unimp_ps2_keyboard_command(byte);
+                self.answer(&[RESEND]);
+            }
         }
     }
 
@@ -433,6 +439,7 @@ impl Keyboard {
             (SCAN_CODE_SET, _) => self.answer(&[RESEND]),
             (SET_LEDS, _) => {
                 self.leds = byte & 7;
+                trace::ps2_set_ledstate(self.leds);
                 self.answer(&[ACK]);
             }
             _ => {
@@ -518,6 +525,7 @@ impl Mouse {
     }
 
     fn write(&mut self, byte: u8) {
+        trace::ps2_write_mouse(byte);
         match self.command.take() {
             Some(SET_RATE) => {
                 self.set_rate(byte);
@@ -570,10 +578,14 @@ impl Mouse {
                 self.knock = [0; 3];
                 self.queue.clear();
                 (self.dx, self.dy, self.dz) = (0, 0, 0);
+                trace::ps2_mouse_reset();
                 self.answer(&[ACK, TEST_PASSED, Protocol::Standard.id()]);
                 return;
             }
-            _ => return,
+            _ => {
+                trace::unimp_ps2_mouse_command(byte);
+                return;
+            }
         }
         self.answer(&[ACK]);
     }
@@ -635,6 +647,8 @@ impl I8042 {
     /// Power-on state; address bit 20 passes.
     pub fn reset(&mut self, cx: &mut Context<'_>) {
         self.state = State::default();
+        trace::ps2_kbd_reset();
+        trace::ps2_mouse_reset();
         cx.effects.push(Effect::A20(true));
         self.drive(cx);
     }
@@ -643,6 +657,7 @@ impl I8042 {
     /// whether E0h comes before it. False: there is no room, and the host may try again later.
     /// A keyboard that the guest has switched off takes keys and drops them.
     pub fn key(&mut self, cx: &mut Context<'_>, code: u8, extended: bool, down: bool) -> bool {
+        trace::ps2_put_keycode(code, extended, down);
         let state = &mut self.state;
         let translate = state.mode.contains(Mode::TRANSLATE);
         let taken = !state.keyboard.scanning || state.keyboard.key(code, extended, down, translate);
@@ -667,6 +682,7 @@ impl I8042 {
     /// The mouse has moved by counts to the right, up, and its wheel towards the user; `buttons` are
     /// down: left, right, middle and the two side ones in bits 0 to 4.
     pub fn mouse(&mut self, cx: &mut Context<'_>, dx: i16, dy: i16, dz: i16, buttons: u8) {
+        trace::ps2_mouse_event(dx, dy, dz, buttons);
         let mouse = &mut self.state.mouse;
         if !mouse.reporting {
             return;
@@ -759,6 +775,9 @@ impl I8042 {
             Source::Keyboard => state.keyboard.take(),
             Source::Mouse => state.mouse.queue.pop_front(),
         };
+        if let (Source::Keyboard | Source::Mouse, Some(byte)) = (source, byte) {
+            trace::ps2_read_data(source.is_aux(), byte);
+        }
         // A device may have discarded its byte since it filled the buffer: the last one shows.
         state.data = byte.unwrap_or(state.data);
         // The line falls before the next byte raises it, for edge-triggered controllers.
@@ -768,9 +787,12 @@ impl I8042 {
     }
 
     fn write_data(&mut self, cx: &mut Context<'_>, byte: u8) {
+        trace::pckbd_kbd_write_data(byte);
         match self.state.command.take() {
             Some(WRITE_MODE) => {
                 self.state.mode = Mode::from_bits_truncate(byte);
+                let translates = self.state.mode.contains(Mode::TRANSLATE);
+                trace::ps2_keyboard_set_translation(translates);
                 self.drive(cx);
                 self.fill(cx);
             }
@@ -793,6 +815,7 @@ impl I8042 {
     }
 
     fn write_output_port(&mut self, cx: &mut Context<'_>, byte: u8) {
+        trace::pckbd_outport_write(byte);
         let port = OutputPort::from_bits_truncate(byte);
         self.state.port = port;
         cx.effects.push(Effect::A20(port.contains(OutputPort::A20)));
@@ -807,6 +830,7 @@ impl I8042 {
     }
 
     fn write_command(&mut self, cx: &mut Context<'_>, command: u8) {
+        trace::pckbd_kbd_write_command(command);
         let state = &mut self.state;
         state.command = None;
         match command {
@@ -843,7 +867,7 @@ impl I8042 {
             ENABLE_A20 => self.set_a20(cx, true),
             PULSE..=0xff if command & OutputPort::NO_RESET.bits() == 0 => reset_request(cx),
             // Not answered, as observed.
-            _ => {}
+            _ => trace::unimp_pckbd_command(command),
         }
     }
 }
@@ -856,8 +880,16 @@ fn reset_request(cx: &mut Context<'_>) {
 impl PortDevice for I8042 {
     fn pio_read(&mut self, cx: &mut Context<'_>, offset: u16, _width: Width) -> u32 {
         match offset {
-            DATA => self.read_data(cx).into(),
-            COMMAND => self.status().bits().into(),
+            DATA => {
+                let value = self.read_data(cx);
+                trace::pckbd_kbd_read_data(value);
+                value.into()
+            }
+            COMMAND => {
+                let value = self.status().bits();
+                trace::pckbd_kbd_read_status(value);
+                value.into()
+            }
             _ => 0xff,
         }
     }

@@ -16,6 +16,7 @@ use super::class::DeviceClass;
 use super::{Context, Effect, GuestEvent, PortDevice, Width};
 use crate::state::{SavedState, StateError};
 use crate::time::{SECOND, TimerId};
+use crate::trace::events as trace;
 
 /// First port.
 pub const BASE: u16 = 0x441;
@@ -84,11 +85,13 @@ impl Ib700 {
     pub fn timer(&mut self, cx: &mut Context<'_>, id: TimerId) {
         if id == self.timer && self.state.deadline.is_some_and(|at| at <= cx.now) {
             self.state.deadline = None;
+            trace::ib700_expired();
             cx.effects.push(Effect::Guest(GuestEvent::WatchdogExpired));
         }
     }
 
     fn arm(&self, cx: &mut Context<'_>) {
+        trace::ib700_arm(self.state.deadline.unwrap_or(0));
         match self.state.deadline {
             Some(at) => cx.timers.arm(self.timer, at),
             None => cx.timers.disarm(self.timer),

@@ -23,6 +23,7 @@ use super::class::DeviceClass;
 use super::{Context, Effect, PortDevice, Width};
 use crate::irq::IrqLine;
 use crate::state::{SavedState, StateError};
+use crate::trace::events as trace;
 
 /// First port of the registers.
 pub const BASE: u16 = 0xe0;
@@ -162,10 +163,13 @@ impl PortDevice for PcTestdev<'_> {
             BYTES..PORTS => self.state.data >> (8 * (offset - BYTES)),
             _ => 0,
         };
-        data & width.ones() as u32
+        let value = data & width.ones() as u32;
+        trace::testdev_read(offset, value);
+        value
     }
 
     fn pio_write(&mut self, cx: &mut Context<'_>, offset: u16, width: Width, value: u32) {
+        trace::testdev_write(offset, value);
         let place = match offset {
             0..FLUSH => offset,
             BYTES..PORTS => offset - BYTES,

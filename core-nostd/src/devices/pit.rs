@@ -18,6 +18,7 @@ use super::{Context, PortDevice, Width};
 use crate::irq::IrqLine;
 use crate::state::{SavedState, StateError};
 use crate::time::{SECOND, TimerId};
+use crate::trace::events as trace;
 
 /// Class of the timer.
 pub static CLASS: DeviceClass = DeviceClass {
@@ -180,6 +181,7 @@ impl Counter {
 
     fn load(&mut self, tick: u64) {
         self.count = self.reload_ticks();
+        trace::pit_load(self.count, self.mode, tick);
         self.start = Some(tick);
         self.null_count = false;
         self.paused = (!self.gate && !matches!(self.mode, 1 | 5)).then_some(0);
@@ -510,32 +512,14 @@ impl Pit {
 
 impl PortDevice for Pit {
     fn pio_read(&mut self, cx: &mut Context<'_>, offset: u16, _width: Width) -> u32 {
-        let tick = ticks(cx.now);
-        if offset == PORT_B_OFFSET {
-            self.state.refresh = !self.state.refresh;
-            let counter = &mut self.state.counters[2];
-            counter.sync(tick);
-            let bits = [
-                (counter.gate, PORT_B_GATE2),
-                (self.state.speaker, PORT_B_SPEAKER),
-                (self.state.refresh, PORT_B_REFRESH),
-                (counter.out(tick), PORT_B_OUT2),
-            ];
-            return bits
-                .iter()
-                .map(|(on, bit)| if *on { u32::from(*bit) } else { 0 })
-                .sum();
-        }
-        self.advance(cx);
-        match self.state.counters.get_mut(usize::from(offset)) {
-            Some(counter) => counter.read(tick).into(),
-            // The control register can not be read.
-            None => 0,
-        }
+        let value = self.read(cx, offset);
+        trace::pit_ioport_read(offset, value);
+        value.into()
     }
 
     fn pio_write(&mut self, cx: &mut Context<'_>, offset: u16, _width: Width, value: u32) {
         let (tick, value) = (ticks(cx.now), value as u8);
+        trace::pit_ioport_write(offset, value);
         self.advance(cx);
         match offset {
             CONTROL_OFFSET => self.write_control(tick, value),
@@ -550,6 +534,33 @@ impl PortDevice for Pit {
             }
         }
         self.drive(cx);
+    }
+}
+
+impl Pit {
+    fn read(&mut self, cx: &mut Context<'_>, offset: u16) -> u8 {
+        let tick = ticks(cx.now);
+        if offset == PORT_B_OFFSET {
+            self.state.refresh = !self.state.refresh;
+            let counter = &mut self.state.counters[2];
+            counter.sync(tick);
+            let bits = [
+                (counter.gate, PORT_B_GATE2),
+                (self.state.speaker, PORT_B_SPEAKER),
+                (self.state.refresh, PORT_B_REFRESH),
+                (counter.out(tick), PORT_B_OUT2),
+            ];
+            return bits
+                .iter()
+                .map(|(on, bit)| if *on { *bit } else { 0 })
+                .sum();
+        }
+        self.advance(cx);
+        match self.state.counters.get_mut(usize::from(offset)) {
+            Some(counter) => counter.read(tick),
+            // The control register can not be read.
+            None => 0,
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::class::DeviceClass;
 use super::{Context, Effect, PortDevice, PowerRequest, ShutdownCause, Width};
 use crate::state::{SavedState, StateError};
+use crate::trace::events as trace;
 
 /// The port that a board maps it at.
 pub const PORT: u16 = 0x92;
@@ -64,10 +65,12 @@ impl Port92 {
 
 impl PortDevice for Port92 {
     fn pio_read(&mut self, _cx: &mut Context<'_>, _offset: u16, _width: Width) -> u32 {
+        trace::port92_read(self.state.control);
         self.state.control.into()
     }
 
     fn pio_write(&mut self, cx: &mut Context<'_>, _offset: u16, _width: Width, value: u32) {
+        trace::port92_write(value as u8);
         let old = core::mem::replace(&mut self.state.control, value as u8);
         let new = self.state.control;
         cx.effects.push(Effect::A20(new & FAST_A20 != 0));

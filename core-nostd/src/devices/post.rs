@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::class::DeviceClass;
 use super::{Context, PortDevice, Width};
 use crate::state::{SavedState, StateError};
+use crate::trace::events as trace;
 
 /// The port that a board maps it at.
 pub const PORT: u16 = 0x80;
@@ -70,6 +71,7 @@ impl PortDevice for Post {
     }
 
     fn pio_write(&mut self, _cx: &mut Context<'_>, _offset: u16, _width: Width, value: u32) {
+        trace::post_write(value as u8);
         self.state.code = value as u8;
     }
 }

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::class::{DeviceClass, Property, PropertyKind, Value};
 use super::{Context, Effect, GuestEvent, PortDevice, Width};
 use crate::state::{SavedState, StateError};
+use crate::trace::events as trace;
 
 /// The port unless `ioport` says otherwise.
 pub const IOPORT: u16 = 0x505;
@@ -83,6 +84,7 @@ impl PortDevice for Pvpanic {
     }
 
     fn pio_write(&mut self, cx: &mut Context<'_>, _offset: u16, width: Width, value: u32) {
+        trace::pvpanic_write(value);
         for byte in value.to_le_bytes().into_iter().take(width as usize) {
             let event = if byte & PANICKED != 0 {
                 GuestEvent::Panicked

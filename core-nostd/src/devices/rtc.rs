@@ -18,6 +18,7 @@ use crate::irq::IrqLine;
 use crate::state::{SavedState, StateError};
 use crate::time::calendar::{date_from_days, days_from_date};
 use crate::time::{SECOND, TimerId};
+use crate::trace::events as trace;
 
 /// Class of the device.
 pub static CLASS: DeviceClass = DeviceClass {
@@ -304,6 +305,7 @@ impl Rtc {
         self.state.offset = seconds
             .saturating_sub(self.base.seconds)
             .saturating_sub(self.ticked(cx.now));
+        trace::rtc_set_time(self.state.offset);
         cx.effects.push(Effect::Guest(GuestEvent::RtcChanged {
             offset: self.state.offset,
         }));
@@ -417,6 +419,7 @@ impl Rtc {
     fn write_data(&mut self, cx: &mut Context<'_>, value: u8) {
         let now = cx.now;
         let index = self.selected();
+        trace::rtc_write(index, value);
         self.show(now);
         let ran = self.running();
         match index {
@@ -473,6 +476,7 @@ impl PortDevice for Rtc {
             value = core::mem::take(&mut self.state.cmos[REGISTER_C]);
         }
         self.drive(cx);
+        trace::rtc_read(index, value);
         value.into()
     }
 

@@ -23,6 +23,7 @@ use super::{Context, PortDevice, Width};
 use crate::irq::IrqLine;
 use crate::state::{SavedState, StateError};
 use crate::time::{SECOND, TimerId};
+use crate::trace::events as trace;
 
 /// Ports that it takes.
 pub const PORTS: u16 = 8;
@@ -424,6 +425,7 @@ impl Serial {
     /// Bytes arrive on the line. Returns how many were taken, as far as there is room.
     pub fn receive(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> usize {
         let count = bytes.len().min(self.receive_room());
+        trace::serial_receive(bytes.len(), count);
         for byte in bytes.iter().take(count) {
             self.shift_in(*byte);
         }
@@ -561,9 +563,37 @@ impl Serial {
     }
 
     fn update_irq(&mut self, cx: &mut Context<'_>) {
+        let pending = self.pending();
+        trace::serial_update_irq(pending);
         if let Some(irq) = self.wiring.irq {
-            cx.lines.set(irq, self.interrupt());
+            cx.lines.set(irq, pending != IIR_NONE);
         }
+    }
+
+    fn set_divisor(&mut self, divisor: u16) {
+        self.state.divisor = divisor;
+        self.tell_parameters();
+    }
+
+    fn set_line_control(&mut self, lcr: LineControl) {
+        let changed = lcr ^ self.state.lcr;
+        self.state.lcr = lcr;
+        if !(changed - LineControl::DLAB - LineControl::BREAK).is_empty() {
+            self.tell_parameters();
+        }
+    }
+
+    fn tell_parameters(&self) {
+        let State { lcr, divisor, .. } = self.state;
+        let parity = match lcr {
+            lcr if !lcr.contains(LineControl::PARITY) => b'N',
+            lcr if lcr.contains(LineControl::EVEN_PARITY) => b'E',
+            _ => b'O',
+        };
+        let word = 5 + (lcr & LineControl::WORD_LENGTH).bits();
+        let stop = 1 + u8::from(lcr.contains(LineControl::STOP_BITS));
+        let rate = self.baud_base / u32::from(divisor.max(1));
+        trace::serial_update_parameters(rate, parity, word, stop);
     }
 
     /// The guest hands a byte to the transmitter.
@@ -713,22 +743,24 @@ impl PortDevice for Serial {
             SCR => self.state.scr,
             _ => 0xff,
         };
+        trace::serial_read(offset, value);
         value.into()
     }
 
     #[inline]
     fn pio_write(&mut self, cx: &mut Context<'_>, offset: u16, _width: Width, value: u32) {
         let value = value as u8;
+        trace::serial_write(offset, value);
         let dlab = self.state.lcr.contains(LineControl::DLAB);
         match offset {
             DATA if !dlab => self.transmit(cx, value),
-            DATA => self.state.divisor = self.state.divisor & 0xff00 | u16::from(value),
+            DATA => self.set_divisor(self.state.divisor & 0xff00 | u16::from(value)),
             IER if dlab => {
-                self.state.divisor = self.state.divisor & 0x00ff | u16::from(value) << 8;
+                self.set_divisor(self.state.divisor & 0x00ff | u16::from(value) << 8);
             }
             IER => self.write_ier(cx, value),
             IIR_FCR => self.write_fcr(cx, value),
-            LCR => self.state.lcr = LineControl::from_bits_truncate(value),
+            LCR => self.set_line_control(LineControl::from_bits_truncate(value)),
             MCR => self.state.mcr = ModemControl::from_bits_truncate(value),
             SCR => self.state.scr = value,
             // The status registers' test writes have no effect.

@@ -5,9 +5,11 @@
 //! whose low half starts the transfer. Items are numbered (see [`super::keys`]); files are items
 //! with names, listed by name in a directory.
 //!
-//! Not modelled: items that the guest may write (each write ends with the error bit, as the
-//! specification says of read-only items), items that are generated when selected, and the
-//! memory-mapped interface, which PCs lack. Large items are lent by the host and are copied once,
+//! One file may be written by the guest; each write to another item ends with the error bit, as the
+//! specification says of read-only ones.
+//!
+//! Not modelled: items that are generated when selected, and the memory-mapped interface, which
+//! PCs lack. Large items are lent by the host and are copied once,
 //! into guest RAM.
 //!
 //! DMA reaches plain RAM, whatever is mapped over it.
@@ -20,6 +22,7 @@ use super::keys;
 use crate::devices::class::{DeviceClass, Property, PropertyKind, Value};
 use crate::devices::{Context, PortDevice, Width};
 use crate::state::{SavedState, StateError};
+use crate::trace::events as trace;
 
 /// The device with ports.
 pub static CLASS: DeviceClass = DeviceClass {
@@ -44,6 +47,9 @@ pub const PORTS: u16 = 12;
 
 /// Bytes of an item that the device stores itself.
 pub const INLINE_MAX: usize = 64;
+
+/// Bytes of the file that the guest may write.
+pub const WRITTEN_SIZE: usize = 16;
 
 /// Numbered items that a machine has at most.
 pub const ITEMS_MAX: usize = 32;
@@ -92,6 +98,8 @@ pub enum Content<'m> {
     },
     /// Bytes that the host lends.
     Lent(&'m [u8]),
+    /// What the guest has written last: [`FwCfg::written`]. One file has it.
+    Written,
 }
 
 impl Content<'_> {
@@ -106,10 +114,11 @@ impl Content<'_> {
         Self::Inline { bytes, length }
     }
 
-    fn bytes(&self) -> &[u8] {
+    fn bytes<'a>(&'a self, written: &'a [u8; WRITTEN_SIZE]) -> &'a [u8] {
         match self {
             Self::Inline { bytes, length } => bytes.get(..(*length).into()).unwrap_or(bytes),
             Self::Lent(bytes) => bytes,
+            Self::Written => written,
         }
     }
 }
@@ -160,6 +169,8 @@ pub struct FwCfg<'m> {
     items: heapless::Vec<Item<'m>, ITEMS_MAX>,
     /// Ascending by name; the key of a file is [`keys::FILE_FIRST`] plus its index.
     files: heapless::Vec<File<'m>, FILES_MAX>,
+    /// What [`Content::Written`] holds after a reset.
+    initial: [u8; WRITTEN_SIZE],
     registers: Registers,
 }
 
@@ -172,6 +183,8 @@ struct Registers {
     offset: u32,
     /// The upper half of the DMA address.
     dma_high: u32,
+    /// What [`Content::Written`] holds.
+    written: [u8; WRITTEN_SIZE],
 }
 
 /// Saved form of [`FwCfg`]: its registers. Items come from the machine's configuration.
@@ -180,6 +193,7 @@ pub struct SavedFwCfg {
     key: u16,
     offset: u32,
     dma_high: u32,
+    written: [u8; WRITTEN_SIZE],
 }
 
 /// The selected item's bytes.
@@ -203,13 +217,17 @@ impl<'m> FwCfg<'m> {
                 .into_iter()
                 .collect(),
             files: heapless::Vec::new(),
+            initial: [0; WRITTEN_SIZE],
             registers: Registers::default(),
         }
     }
 
     /// Selects the signature, as after power-on. Items stay.
     pub fn reset(&mut self, _cx: &mut Context<'_>) {
-        self.registers = Registers::default();
+        self.registers = Registers {
+            written: self.initial,
+            ..Registers::default()
+        };
     }
 
     /// Adds a numbered item. Only before the guest runs.
@@ -257,6 +275,8 @@ impl<'m> FwCfg<'m> {
             Ok(_) => return Err(FwCfgError::Taken),
             Err(index) => index,
         };
+        let length = content.bytes(&self.registers.written).len();
+        trace::fw_cfg_add_file(index, length, name.as_bytes());
         let name = name.try_into().map_err(|_| FwCfgError::Name)?;
         let file = File { name, content };
         self.files
@@ -264,10 +284,43 @@ impl<'m> FwCfg<'m> {
             .map_err(|_| FwCfgError::FilesFull)
     }
 
+    /// Adds the file that the guest may write, with what it holds at first and after each reset.
+    pub fn add_written(
+        &mut self,
+        name: &str,
+        initial: [u8; WRITTEN_SIZE],
+    ) -> Result<(), FwCfgError> {
+        if self.has_written() {
+            return Err(FwCfgError::Taken);
+        }
+        self.add_file(name, Content::Written)?;
+        self.initial = initial;
+        self.registers.written = initial;
+        Ok(())
+    }
+
+    fn has_written(&self) -> bool {
+        let mut files = self.files.iter();
+        files.any(|file| matches!(file.content, Content::Written))
+    }
+
+    /// What the guest has written into the file that it may write, if there is one.
+    pub fn written(&self) -> Option<&[u8; WRITTEN_SIZE]> {
+        self.has_written().then_some(&self.registers.written)
+    }
+
     /// The key of a file, once all are there.
     pub fn file_key(&self, name: &str) -> Option<u16> {
         let index = self.files.iter().position(|file| file.name == name)?;
         Some(keys::FILE_FIRST + index as u16)
+    }
+
+    /// Visits the names and sizes of all files, ascending by name.
+    pub fn visit_files(&self, visit: &mut dyn FnMut(&str, usize)) {
+        for file in &self.files {
+            let content = file.content.bytes(&self.registers.written);
+            visit(&file.name, content.len());
+        }
     }
 
     /// Reads on in the selected item: what as many byte reads of the data register would give. The
@@ -296,13 +349,17 @@ impl<'m> FwCfg<'m> {
         if key == keys::FILE_DIR {
             return Some(Selected::Directory);
         }
+        let content = self.content(key)?;
+        Some(Selected::Bytes(content.bytes(&self.registers.written)))
+    }
+
+    fn content(&self, key: u16) -> Option<&Content<'m>> {
         let file = key.checked_sub(keys::FILE_FIRST);
         let file = file.and_then(|index| self.files.get(usize::from(index)));
-        let content = match file {
+        Some(match file {
             Some(file) => &file.content,
             None => &self.items.iter().find(|item| item.key == key)?.content,
-        };
-        Some(Selected::Bytes(content.bytes()))
+        })
     }
 
     /// Bytes of an item; 0 where there is none.
@@ -329,7 +386,7 @@ impl<'m> FwCfg<'m> {
         let Some(file) = self.files.get(index) else {
             return 0;
         };
-        let size = file.content.bytes().len() as u32;
+        let size = file.content.bytes(&self.registers.written).len() as u32;
         let key = keys::FILE_FIRST + index as u16;
         match at {
             0..4 => size.to_be_bytes()[at],
@@ -342,6 +399,11 @@ impl<'m> FwCfg<'m> {
     fn select(&mut self, key: u16) {
         self.registers.key = key & !keys::WRITE_CHANNEL;
         self.registers.offset = 0;
+        let key = self.registers.key;
+        let file = key.checked_sub(keys::FILE_FIRST);
+        let file = file.and_then(|index| self.files.get(usize::from(index)));
+        let name = file.map_or("", |file| file.name.as_str());
+        trace::fw_cfg_select(key, self.selected(key).is_some(), name.as_bytes());
     }
 
     /// Runs the transfer whose description is at `gpa`: control, length (32 bits each) and address
@@ -349,6 +411,7 @@ impl<'m> FwCfg<'m> {
     fn transfer(&mut self, cx: &mut Context<'_>, gpa: u64) {
         let mut request = [0; 16];
         if cx.ram.read(gpa, &mut request).is_err() {
+            trace::guest_error_fw_cfg_dma(gpa);
             // Best effort: there is no other way to tell.
             let _ = cx.ram.write(gpa, &CTL_ERROR.to_be_bytes());
             return;
@@ -365,8 +428,7 @@ impl<'m> FwCfg<'m> {
         let failed = if control & CTL_READ != 0 {
             self.transfer_in(cx, address, length)
         } else if control & CTL_WRITE != 0 {
-            self.registers.offset += length.min(self.left());
-            length != 0 // all items are read-only
+            self.transfer_out(cx, address, length)
         } else {
             if control & CTL_SKIP != 0 {
                 self.registers.offset += length.min(self.left());
@@ -374,6 +436,7 @@ impl<'m> FwCfg<'m> {
             false
         };
         let answer = if failed { CTL_ERROR } else { 0 };
+        trace::fw_cfg_dma(gpa, control, length, answer);
         // The request was in RAM a moment ago; should it be gone, nobody waits for the answer.
         let _ = cx.ram.write(gpa, &answer.to_be_bytes());
     }
@@ -406,12 +469,32 @@ impl<'m> FwCfg<'m> {
         zeros(cx, gpa, length - now)
     }
 
+    /// Copies `length` bytes at `gpa` into the selected item. Returns whether that failed: of what
+    /// does not fit, or may not be written, nothing is taken. What there is no RAM for counts as
+    /// zeros, as with QEMU.
+    fn transfer_out(&mut self, cx: &mut Context<'_>, gpa: u64, length: u32) -> bool {
+        let Registers { key, offset, .. } = self.registers;
+        let left = self.left();
+        self.registers.offset += length.min(left);
+        let writable = matches!(self.content(key), Some(Content::Written));
+        let from = offset as usize;
+        let to = self.registers.written.get_mut(from..);
+        match to.and_then(|to| to.get_mut(..length as usize)) {
+            Some(to) if writable => {
+                to.fill(0);
+                cx.ram.read(gpa, to).is_err()
+            }
+            _ => length != 0,
+        }
+    }
+
     /// One byte of an access that is not a whole register.
     fn byte(&mut self, offset: u16) -> u8 {
         match offset {
             SELECTOR | DATA => {
                 let mut byte = [0];
                 self.read_data(&mut byte);
+                trace::fw_cfg_read(byte[0]);
                 byte[0]
             }
             DMA_HIGH..PORTS if self.dma_enabled => DMA_SIGNATURE[usize::from(offset - DMA_HIGH)],
@@ -421,7 +504,7 @@ impl<'m> FwCfg<'m> {
 }
 
 fn check_size(content: &Content<'_>) -> Result<(), FwCfgError> {
-    match u32::try_from(content.bytes().len()) {
+    match u32::try_from(content.bytes(&[0; WRITTEN_SIZE]).len()) {
         Ok(_) => Ok(()),
         Err(_) => Err(FwCfgError::Size),
     }
@@ -474,7 +557,7 @@ impl PortDevice for FwCfg<'_> {
 
 impl SavedState for FwCfg<'_> {
     const NAME: &'static str = "fw_cfg_io";
-    const VERSION: u16 = 1;
+    const VERSION: u16 = 2;
     type Saved = SavedFwCfg;
 
     fn save(&self) -> SavedFwCfg {
@@ -482,11 +565,13 @@ impl SavedState for FwCfg<'_> {
             key,
             offset,
             dma_high,
+            written,
         } = self.registers;
         SavedFwCfg {
             key,
             offset,
             dma_high,
+            written,
         }
     }
 
@@ -495,6 +580,7 @@ impl SavedState for FwCfg<'_> {
             key,
             offset,
             dma_high,
+            written,
         } = saved;
         if key & keys::WRITE_CHANNEL != 0 {
             return Err(StateError::Invalid("key"));
@@ -502,10 +588,14 @@ impl SavedState for FwCfg<'_> {
         if offset > self.length(key) {
             return Err(StateError::Invalid("offset"));
         }
+        if !self.has_written() && written != self.initial {
+            return Err(StateError::Invalid("written"));
+        }
         self.registers = Registers {
             key,
             offset,
             dma_high,
+            written,
         };
         Ok(())
     }
@@ -745,6 +835,63 @@ mod tests {
         assert_eq!(control, CTL_ERROR.to_be_bytes());
     }
 
+    /// Observed with QEMU 7.2, transfer by transfer.
+    #[test]
+    fn a_file_that_the_guest_writes() {
+        let (mut device, mut bench) = (FwCfg::new(true), Bench::new());
+        let (d, b) = (&mut device, &mut bench);
+        assert_eq!(d.written(), None);
+        d.add_file("etc/a", Content::inline(b"a")).unwrap();
+        d.add_written("etc/own", [9; 16]).unwrap();
+        assert_eq!(d.add_written("etc/other", [0; 16]), Err(FwCfgError::Taken));
+        let key = d.file_key("etc/own").unwrap();
+        assert_eq!(item::<18>(d, b, key)[15..], [9, 0, 0]);
+        let write = u32::from(key) << 16 | CTL_SELECT | CTL_WRITE;
+        b.ram.write(BUFFER, b"0123456789abcdef").unwrap();
+        assert_eq!(dma(d, b, write, 16, BUFFER), 0);
+        assert_eq!(d.written(), Some(b"0123456789abcdef"));
+        assert_eq!(dma(d, b, write, 17, BUFFER), CTL_ERROR);
+        assert_eq!(dma(d, b, write, u32::MAX, BUFFER), CTL_ERROR);
+        assert_eq!(dma(d, b, write, 4, BUFFER + 8), 0);
+        assert_eq!(dma(d, b, CTL_WRITE, 4, BUFFER + 12), 0, "goes on");
+        assert_eq!(d.written(), Some(b"89abcdef89abcdef"));
+        let skip = u32::from(key) << 16 | CTL_SELECT | CTL_SKIP;
+        assert_eq!(dma(d, b, skip, 14, 0), 0);
+        assert_eq!(dma(d, b, CTL_WRITE, 4, BUFFER), CTL_ERROR);
+        assert_eq!(dma(d, b, skip, 16, 0), 0);
+        assert_eq!(dma(d, b, CTL_WRITE, 0, BUFFER), 0);
+        assert_eq!(dma(d, b, CTL_WRITE, 1, BUFFER), CTL_ERROR);
+        d.pio_write(&mut b.context(), DATA, Width::Byte, 0x55);
+        assert_eq!(item(d, b, key), *b"89abcdef89abcdef\0");
+        // Where there is no RAM, zeros are.
+        assert_eq!(dma(d, b, write, 8, 0xfff0_0000_0000), CTL_ERROR);
+        assert_eq!(d.written(), Some(b"\0\0\0\0\0\0\0\x0089abcdef"));
+        d.reset(&mut b.context());
+        assert_eq!(d.written(), Some(&[9; 16]));
+        // Another file stays as it is.
+        let other = u32::from(d.file_key("etc/a").unwrap()) << 16;
+        let write = other | CTL_SELECT | CTL_WRITE;
+        assert_eq!(dma(d, b, write, 1, BUFFER), CTL_ERROR);
+        // What was written is saved; a machine without the file can't have it.
+        assert_eq!(
+            dma(d, b, u32::from(key) << 16 | write & 0xffff, 8, BUFFER),
+            0
+        );
+        let saved = d.save();
+        assert_eq!(saved.written, *b"01234567\t\t\t\t\t\t\t\t");
+        d.reset(&mut b.context());
+        d.load(saved.clone(), &mut b.context()).unwrap();
+        assert_eq!(d.written(), Some(&saved.written));
+        let mut without = FwCfg::new(true);
+        let small = SavedFwCfg {
+            key: 0,
+            offset: 0,
+            ..saved
+        };
+        let refused = without.load(small, &mut b.context());
+        assert_eq!(refused, Err(StateError::Invalid("written")));
+    }
+
     /// Observed with QEMU 7.2.
     #[test]
     fn dma_register() {
@@ -772,6 +919,7 @@ mod tests {
             key,
             offset,
             dma_high: 0,
+            written: [0; WRITTEN_SIZE],
         };
         for (key, offset, field) in [(0, 5, "offset"), (0x7, 1, "offset"), (0x4000, 0, "key")] {
             let result = device.load(saved(key, offset), &mut bench.context());

@@ -8,6 +8,8 @@ pub mod fw_cfg;
 pub mod keys;
 pub mod linux;
 pub mod loader;
+pub mod vmcoreinfo;
 
 pub use contents::MachineFacts;
 pub use fw_cfg::{Content, FwCfg, FwCfgError, INLINE_MAX};
+pub use vmcoreinfo::Vmcoreinfo;

@@ -22,6 +22,7 @@ use super::msi::Msi;
 use crate::devices::class::{DeviceClass, Property, PropertyKind, Value};
 use crate::devices::{Context, Width};
 use crate::state::{SavedState, StateError};
+use crate::trace::events as trace;
 
 /// Class of the device.
 pub static CLASS: DeviceClass = DeviceClass {
@@ -193,6 +194,7 @@ impl IoApic {
         let Some(entry) = state.redirection.get(usize::from(pin)) else {
             return;
         };
+        trace::ioapic_set_irq(pin, level);
         let bit = 1 << pin;
         let rises = level && state.pins & bit == 0;
         if level {
@@ -223,6 +225,7 @@ impl IoApic {
                     continue;
                 }
                 *entry |= entry::REMOTE_IRR;
+                trace::ioapic_set_remote_irr(pin);
             } else if state.edges & bit == 0 {
                 continue;
             }
@@ -249,8 +252,12 @@ impl IoApic {
     /// A processor has ended the level-triggered interrupt of this vector. Inputs that are still
     /// high have a message again.
     pub fn end_of_interrupt(&mut self, vector: u8) {
-        for entry in &mut self.state.redirection {
+        trace::ioapic_eoi_broadcast(vector);
+        for (pin, entry) in self.state.redirection.iter_mut().enumerate() {
             if *entry & entry::VECTOR == u64::from(vector) && *entry & entry::LEVEL != 0 {
+                if *entry & entry::REMOTE_IRR != 0 {
+                    trace::ioapic_clear_remote_irr(pin, vector);
+                }
                 *entry &= !entry::REMOTE_IRR;
             }
         }
@@ -274,15 +281,18 @@ impl IoApic {
 
     /// Reads at `offset` from [`BASE`].
     pub fn mmio_read(&self, _cx: &mut Context<'_>, offset: u64, width: Width) -> u64 {
-        match (offset & 0xff, width) {
+        let value = match (offset & 0xff, width) {
             (IOREGSEL, _) => self.state.select.into(),
             (IOWIN, Width::Dword) => self.selected().into(),
             _ => 0,
-        }
+        };
+        trace::ioapic_mem_read(offset as u8, self.state.select, width.bytes(), value);
+        value
     }
 
     /// Writes at `offset` from [`BASE`].
     pub fn mmio_write(&mut self, _cx: &mut Context<'_>, offset: u64, width: Width, value: u64) {
+        trace::ioapic_mem_write(offset as u8, self.state.select, width.bytes(), value);
         match (offset & 0xff, width) {
             (IOREGSEL, _) => self.state.select = value as u8,
             (IOWIN, Width::Dword) => self.write_selected(value as u32),

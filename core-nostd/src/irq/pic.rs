@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::devices::class::{DeviceClass, Property, PropertyKind, Value};
 use crate::devices::{Context, PortDevice, Width};
 use crate::state::{SavedState, StateError};
+use crate::trace::events as trace;
 
 /// Class of the device, one instance for each of the two chips.
 pub static CLASS: DeviceClass = DeviceClass {
@@ -177,6 +178,10 @@ impl Chip {
         }
     }
 
+    fn tell_request(&self, master: bool) {
+        trace::pic_update_irq(master, self.imr, self.irr(), self.top);
+    }
+
     fn initialize(&mut self, icw1: u8) {
         *self = Self {
             pins: self.pins,
@@ -303,8 +308,14 @@ impl Pic {
     pub fn set_irq(&mut self, input: u8, level: bool) {
         match input {
             CASCADE => {}
-            0..8 => self.master.set_pin(input, level),
-            8..16 => self.slave.set_pin(input - 8, level),
+            0..8 => {
+                trace::pic_set_irq(true, input, level);
+                self.master.set_pin(input, level);
+            }
+            8..16 => {
+                trace::pic_set_irq(false, input - 8, level);
+                self.slave.set_pin(input - 8, level);
+            }
             _ => {}
         }
         self.cascade();
@@ -318,19 +329,27 @@ impl Pic {
     /// The acknowledge cycle: takes the request of highest priority and returns its vector; the
     /// vector of input 7 of the chip that answers where there is none.
     pub fn acknowledge(&mut self) -> u8 {
+        let (line, vector) = self.take_request();
+        trace::pic_interrupt(line, vector);
+        vector
+    }
+
+    /// The request of highest priority: its line, 0 to 15, and its vector.
+    fn take_request(&mut self) -> (u8, u8) {
         let Some(input) = self.master.request(1 << CASCADE) else {
-            return self.master.base | SPURIOUS;
+            return (SPURIOUS, self.master.base | SPURIOUS);
         };
         self.master.acknowledge(input);
         if input != CASCADE {
-            return self.master.base | input;
+            return (input, self.master.base | input);
         }
         let input = self.slave.request(0);
         if let Some(input) = input {
             self.slave.acknowledge(input);
         }
         self.slave_acknowledged();
-        self.slave.base | input.unwrap_or(SPURIOUS)
+        let input = input.unwrap_or(SPURIOUS);
+        (8 + input, self.slave.base | input)
     }
 
     /// INT of a chip falls during an acknowledge: a request that remains is a new edge.
@@ -341,7 +360,13 @@ impl Pic {
 
     fn cascade(&mut self) {
         let level = self.slave.request(0).is_some();
+        if level {
+            self.slave.tell_request(false);
+        }
         self.master.set_pin(CASCADE, level);
+        if self.intr() {
+            self.master.tell_request(true);
+        }
     }
 
     /// A chip, its cascade inputs, and whether A0 is set; `None` for the edge/level registers.
@@ -382,12 +407,19 @@ impl PortDevice for Pic {
         } else {
             chip.irr()
         };
+        trace::pic_ioport_read(cascade != 0, data.into(), value);
         self.cascade();
         value.into()
     }
 
     fn pio_write(&mut self, _cx: &mut Context<'_>, offset: u16, _width: Width, value: u32) {
         let value = value as u8;
+        if offset < ELCR_OFFSET {
+            let master = offset & !1 == MASTER_OFFSET;
+            trace::pic_ioport_write(master, offset & 1, value);
+        } else {
+            trace::elcr_ioport_write(offset == ELCR_OFFSET, value);
+        }
         match (self.select(offset), offset.wrapping_sub(ELCR_OFFSET)) {
             (Some((chip, _, true)), _) => chip.write_data(value),
             (Some((chip, _, false)), _) => chip.write_command(value),

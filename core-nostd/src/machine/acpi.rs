@@ -9,6 +9,7 @@ use crate::firmware::acpi::{self, Facts, IsaDevice, PciFacts, Tables, script};
 use crate::firmware::{Content, FwCfgError, fw_cfg, keys};
 use crate::irq::{IrqLine, ioapic};
 use crate::pci::{BusId, mechanism, piix3};
+use crate::trace::events as trace;
 
 /// Names of serial ports.
 const SERIAL_NAMES: [&str; super::SERIAL_MAX] = ["COM1", "COM2", "COM3", "COM4"];
@@ -55,6 +56,7 @@ impl From<FwCfgError> for AcpiError {
 impl<'m> Machine<'m> {
     /// Presses the power button. A board without one does nothing.
     pub fn press_power_button<H: super::Host>(&mut self, host: &mut H, now: u64) {
+        trace::qemu_system_powerdown_request();
         if self.has_acpi {
             self.acpi_pm.press_power_button(context!(self, now));
             self.drain(host, now, None);

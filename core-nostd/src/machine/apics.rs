@@ -12,6 +12,7 @@ use crate::devices::Width;
 use crate::irq::lapic::{self, CpuEvent, Fault, Tsc};
 use crate::irq::{LocalApic, MSI_BASE, MSI_END, Msi};
 use crate::state::StateError;
+use crate::trace::events as trace;
 
 impl Machine<'_> {
     /// The local APIC of a processor.
@@ -131,9 +132,11 @@ impl Machine<'_> {
         offset: u64,
         width: Width,
     ) -> u32 {
-        self.with_apic(host, now, cpu, |machine| {
+        let value = self.with_apic(host, now, cpu, |machine| {
             machine.apics.mmio_read(now, cpu.into(), offset, width)
-        })
+        });
+        trace::apic_mem_readl(offset, value);
+        value
     }
 
     /// A processor writes its local APIC's page, at an offset below [`lapic::LENGTH`].
@@ -146,6 +149,7 @@ impl Machine<'_> {
         width: Width,
         value: u32,
     ) {
+        trace::apic_mem_writel(offset, value);
         self.with_apic(host, now, cpu, |machine| {
             let apics = &mut machine.apics;
             let ended = apics.mmio_write(now, cpu.into(), offset, width, value);
@@ -190,7 +194,9 @@ impl Machine<'_> {
 
     /// IA32_APIC_BASE of a processor; 0 for one without a local APIC.
     pub fn apic_base(&self, cpu: u16) -> u64 {
-        self.local_apic(cpu).map_or(0, LocalApic::base)
+        let base = self.local_apic(cpu).map_or(0, LocalApic::base);
+        trace::cpu_get_apic_base(base);
+        base
     }
 
     /// A processor writes IA32_APIC_BASE.
@@ -204,6 +210,7 @@ impl Machine<'_> {
         cpu: u16,
         value: u64,
     ) -> Result<(), Fault> {
+        trace::cpu_set_apic_base(value);
         self.with_apic(host, now, cpu, |machine| {
             machine.apics.set_base(cpu.into(), value)
         })

@@ -27,7 +27,7 @@ use crate::devices::rtc::{self, Rtc, RtcBase, RtcWiring};
 use crate::devices::serial::{self, Serial, SerialWiring};
 use crate::devices::{ConsoleId, Context, Effects, PortDevice, Width};
 use crate::firmware::{Content, FwCfg};
-use crate::firmware::{FwCfgError, MachineFacts, fw_cfg, keys};
+use crate::firmware::{FwCfgError, MachineFacts, fw_cfg, keys, vmcoreinfo};
 use crate::irq::{IoApic, IrqLine, Lines, LocalApics, Pic, ioapic, lapic, pic};
 use crate::memory::{Backing, MapFull, MemoryMap, Region};
 use crate::pci::{
@@ -38,6 +38,7 @@ use crate::time::{TimerId, Timers};
 
 use super::config::HIGH_RAM_BASE;
 use super::ports::PortMap;
+use crate::trace::events as trace;
 
 /// Every class of device that there is.
 pub static CLASSES: &[&DeviceClass] = &[
@@ -70,6 +71,7 @@ pub static CLASSES: &[&DeviceClass] = &[
     &pvpanic::CLASS,
     &rtc::CLASS,
     &serial::CLASS,
+    &vmcoreinfo::CLASS,
 ];
 
 /// Inputs of the interrupt controllers, by the PC's convention.
@@ -232,6 +234,8 @@ pub enum DeviceError {
     Ports(PortsFull),
     /// It tells firmware of itself in a file of fw_cfg, named, which exists already or has no room.
     FwCfgFile(&'static str),
+    /// There can be one device of this class, and there is.
+    OnlyOne(&'static str),
     /// Devices of this class belong to boards.
     NotPluggable,
     /// Another device has the id.
@@ -289,6 +293,7 @@ impl fmt::Display for DeviceError {
             Self::IndexTaken(index) => write!(f, "serial port {index} exists already"),
             Self::Ports(full) => write!(f, "{full}"),
             Self::FwCfgFile(name) => write!(f, "duplicate fw_cfg file name: {name}"),
+            Self::OnlyOne(name) => write!(f, "at most one {name} device is permitted"),
             Self::NotPluggable => f.write_str("it is part of the board, not pluggable"),
             Self::NoMemory => f.write_str("there is no memory for it"),
             Self::IdTaken => f.write_str("another device has this id"),
@@ -357,6 +362,7 @@ impl<'m> Machine<'m> {
             lines: Lines::new(),
             timers: Timers::new(),
             effects: Effects::new(),
+            raised: [0; ioapic::PINS],
             intr: false,
             pic: Pic::new(),
             ioapic: IoApic::new(),
@@ -502,6 +508,7 @@ impl<'m> Machine<'m> {
     pub(super) fn remap(&mut self) {
         // Every setting of the registers fits: the bridge's tests try them all.
         if let Ok(map) = self.build_map() {
+            trace::memory_region_transaction_commit(map.regions().len());
             self.map = map;
         }
     }
@@ -528,6 +535,7 @@ impl<'m> Machine<'m> {
             name if name == ib700::CLASS.name => self.plug_watchdog().map(|()| None),
             name if name == pvpanic::CLASS.name => self.plug_pvpanic(values).map(|()| None),
             name if name == pc_testdev::CLASS.name => self.plug_testdev().map(|()| None),
+            name if name == vmcoreinfo::CLASS.name => self.plug_vmcoreinfo().map(|()| None),
             _ => Err(DeviceError::NotPluggable),
         }
     }
@@ -625,6 +633,15 @@ impl<'m> Machine<'m> {
         Ok(())
     }
 
+    fn plug_vmcoreinfo(&mut self) -> Result<(), DeviceError> {
+        if self.fw_cfg.file_key(vmcoreinfo::FW_CFG_FILE).is_some() {
+            return Err(DeviceError::OnlyOne(vmcoreinfo::CLASS.name));
+        }
+        self.fw_cfg
+            .add_written(vmcoreinfo::FW_CFG_FILE, vmcoreinfo::INITIAL)
+            .map_err(|_| DeviceError::FwCfgFile(vmcoreinfo::FW_CFG_FILE))
+    }
+
     fn plug_testdev(&mut self) -> Result<(), DeviceError> {
         if self.testdev.is_some() {
             // Its ports can't be moved.
@@ -644,6 +661,7 @@ impl<'m> Machine<'m> {
 
     /// Resets every device. The host resets processors and in-kernel controllers itself.
     pub fn reset<H: Host>(&mut self, host: &mut H, now: u64) {
+        trace::machine_reset(now);
         self.power_on(now);
         host.memory_remapped();
         self.drain(host, now, None);

@@ -24,6 +24,7 @@ mod apics;
 mod board;
 mod config;
 mod host;
+pub mod listing;
 mod pci;
 mod plugged;
 mod ports;
@@ -47,13 +48,14 @@ use crate::devices::pvpanic::Pvpanic;
 use crate::devices::rtc::Rtc;
 use crate::devices::serial::Serial;
 use crate::devices::{ConsoleId, Context, Effect, Effects, Width};
-use crate::firmware::FwCfg;
+use crate::firmware::{FwCfg, Vmcoreinfo};
 use crate::irq::ioapic;
 use crate::irq::{IoApic, IrqLine, Lines, LocalApics, Pic};
 use crate::memory::{Backing, GuestRam, MemoryMap};
 use crate::pci::{ConfigMechanism1, I440fx, Piix3, Piix4Pm};
 use crate::time::Timers;
 
+use crate::trace::events::{self as trace, Event};
 pub use acpi::AcpiError;
 pub use board::{BuildError, CLASSES, DeviceError};
 pub use config::{Board, Config, HIGH_RAM_BASE, Irqchip, RamLayout};
@@ -115,6 +117,62 @@ enum Port {
     },
 }
 
+impl Port {
+    /// The device's name in trace events, as QEMU names its registers.
+    fn name(self) -> &'static str {
+        match self {
+            Self::MasterPic | Self::SlavePic => "pic",
+            Self::Elcr => "elcr",
+            Self::Pit => "pit",
+            Self::PortB => "pcspk",
+            Self::Rtc => "rtc",
+            Self::KeyboardData => "i8042-data",
+            Self::KeyboardCommand => "i8042-cmd",
+            Self::Port92 => "port92",
+            Self::Post => "ioport80",
+            Self::PciAddress => "pci-conf-idx",
+            Self::PciData => "pci-conf-data",
+            Self::FwCfg => "fwcfg",
+            Self::Serial(_) => "serial",
+            Self::Debugcon(_) => "isa-debugcon",
+            Self::DebugExit(_) => "isa-debug-exit",
+            Self::Watchdog => "ib700",
+            Self::Pvpanic => "pvpanic",
+            Self::Testdev | Self::TestdevLines => "pc-testdev",
+            Self::Pm => "acpi-pm",
+            Self::Gpe0 => "acpi-gpe0",
+            Self::Apmc => "apm-io",
+            Self::Function { .. } => "pci-bar",
+        }
+    }
+}
+
+/// The I/O APIC's name in trace events.
+const IOAPIC: &[u8] = b"ioapic";
+
+fn tell_read(device: Port, address: u64, value: u64, width: Width) {
+    if Event::memory_region_ops_read.is_on() {
+        let name = device.name().as_bytes();
+        trace::memory_region_ops_read(address, value, width.bytes(), name);
+    }
+}
+
+fn tell_write(device: Port, address: u64, value: u64, width: Width) {
+    if Event::memory_region_ops_write.is_on() {
+        let name = device.name().as_bytes();
+        trace::memory_region_ops_write(address, value, width.bytes(), name);
+    }
+}
+
+/// How assemblers mark an access's width.
+const fn letter(width: Width) -> u8 {
+    match width {
+        Width::Byte => b'b',
+        Width::Word => b'w',
+        _ => b'l',
+    }
+}
+
 /// What stands at an address of the PCI bus.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum PciSlot {
@@ -126,6 +184,21 @@ enum PciSlot {
     Serial(u8),
     Testdev(u8),
     Watchdog(u8),
+}
+
+impl PciSlot {
+    /// The function's name in trace events, as QEMU names it.
+    fn name(self) -> &'static str {
+        match self {
+            Self::HostBridge => "i440FX",
+            Self::IsaBridge => "PIIX3",
+            Self::PowerManagement => "PIIX4_PM",
+            Self::Bridge(_) => "pci-bridge",
+            Self::Serial(_) => "pci-serial",
+            Self::Testdev(_) => "pci-testdev",
+            Self::Watchdog(_) => "i6300esb",
+        }
+    }
 }
 
 /// A board with its devices.
@@ -152,6 +225,8 @@ pub struct Machine<'m> {
     lines: Lines,
     timers: Timers,
     effects: Effects,
+    /// How often each line has risen.
+    raised: [u64; ioapic::PINS],
     /// Level of the PIC's INTR output, as the host was last told.
     intr: bool,
 
@@ -197,13 +272,18 @@ impl<'m> Machine<'m> {
                     let part = piece(offset.into(), width as usize - done, device.widest());
                     let bits = self.port_read(now, device, offset, part);
                     self.drain(host, now, Some(device));
+                    tell_read(device, port.into(), bits.into(), part);
                     (part, bits)
                 }
-                None => (Width::Byte, 0xff),
+                None => {
+                    trace::guest_error_port_read(port, 1);
+                    (Width::Byte, 0xff)
+                }
             };
             value |= (bits & part.ones() as u32) << (8 * done);
             done += part as usize;
         }
+        trace::cpu_in(port, letter(width), value);
         value
     }
 
@@ -216,6 +296,7 @@ impl<'m> Machine<'m> {
         width: Width,
         value: u32,
     ) {
+        trace::cpu_out(port, letter(width), value);
         let mut done = 0;
         while done < width as usize {
             let port = port.wrapping_add(done as u16);
@@ -223,8 +304,11 @@ impl<'m> Machine<'m> {
             if let Some((device, offset)) = self.port_at(port) {
                 part = piece(offset.into(), width as usize - done, device.widest());
                 let bits = value >> (8 * done) & part.ones() as u32;
+                tell_write(device, port.into(), bits.into(), part);
                 self.port_write(host, now, device, offset, part, bits);
                 self.drain(host, now, Some(device));
+            } else {
+                trace::guest_error_port_write(port, 1, value >> (8 * done) & 0xff);
             }
             done += part as usize;
         }
@@ -316,6 +400,9 @@ impl<'m> Machine<'m> {
             testdev.mmio_read(gpa, to);
         }
         let Some((offset, mut done)) = self.ioapic_at(gpa, to.len()) else {
+            if self.testdev.is_none() && !self.is_pci_memory(gpa) {
+                trace::guest_error_memory_read(gpa, to.len());
+            }
             return self.pci_memory_read(host, now, gpa, to);
         };
         let end = to.len().min((ioapic::LENGTH - offset) as usize + done);
@@ -323,6 +410,7 @@ impl<'m> Machine<'m> {
         while done < end {
             let width = piece(offset, end - done, Width::Dword);
             let value = self.ioapic.mmio_read(context!(self, now), offset, width);
+            trace::memory_region_ops_read(ioapic::BASE + offset, value, width.bytes(), IOAPIC);
             let next = done + width as usize;
             to[done..next].copy_from_slice(&value.to_le_bytes()[..width as usize]);
             self.drain(host, now, None);
@@ -340,6 +428,9 @@ impl<'m> Machine<'m> {
             testdev.mmio_write(gpa, from);
         }
         let Some((offset, mut done)) = self.ioapic_at(gpa, from.len()) else {
+            if self.testdev.is_none() && !self.is_pci_memory(gpa) {
+                trace::guest_error_memory_write(gpa, from.len());
+            }
             return self.pci_memory_write(host, now, gpa, from);
         };
         let end = from.len().min((ioapic::LENGTH - offset) as usize + done);
@@ -350,6 +441,7 @@ impl<'m> Machine<'m> {
             let mut bytes = [0; 8];
             bytes[..width as usize].copy_from_slice(&from[done..next]);
             let value = u64::from_le_bytes(bytes);
+            trace::memory_region_ops_write(ioapic::BASE + offset, value, width.bytes(), IOAPIC);
             self.ioapic
                 .mmio_write(context!(self, now), offset, width, value);
             self.drain(host, now, None);
@@ -383,6 +475,11 @@ impl<'m> Machine<'m> {
         &self.map
     }
 
+    /// What the guest tells of itself for dumps, if it has where to do so.
+    pub fn vmcoreinfo(&self) -> Option<Vmcoreinfo> {
+        self.fw_cfg.written().copied().map(Vmcoreinfo)
+    }
+
     /// When [`Machine::advance`] must be called next, on the virtual clock.
     pub fn next_deadline(&self) -> Option<u64> {
         self.timers.next_deadline()
@@ -395,6 +492,7 @@ impl<'m> Machine<'m> {
             let Some(timer) = self.timers.take_expired(now) else {
                 return;
             };
+            trace::timer_expired(timer.slot(), now);
             let device = self.fire(timer, now);
             self.drain(host, now, device);
         }
@@ -434,6 +532,15 @@ impl<'m> Machine<'m> {
         taken
     }
 
+    /// A console's line was held in a break.
+    pub fn console_break<H: Host>(&mut self, host: &mut H, now: u64, console: ConsoleId) {
+        let index = usize::from(console.0);
+        if let Some(serial) = self.serials.get_mut(index).and_then(Option::as_mut) {
+            serial.receive_break(context!(self, now));
+            self.drain(host, now, Some(Port::Serial(console.0)));
+        }
+    }
+
     /// A console that took less than it was offered can take bytes again.
     pub fn console_writable<H: Host>(&mut self, host: &mut H, now: u64, console: ConsoleId) {
         self.drain(host, now, Some(Port::Serial(console.0)));
@@ -462,6 +569,7 @@ impl<'m> Machine<'m> {
                 Effect::Power(request) => host.power(request),
                 Effect::Guest(event) => host.guest_event(event),
                 Effect::A20(enabled) => {
+                    trace::a20_set(enabled);
                     self.a20.open = enabled;
                     host.set_a20(enabled);
                 }
@@ -488,6 +596,7 @@ impl<'m> Machine<'m> {
         let intr = self.pic.intr();
         if intr != self.intr {
             self.intr = intr;
+            trace::x86_pic_interrupt(0, intr);
             host.set_intr(intr);
             self.apics.set_intr(intr);
         }
@@ -499,6 +608,10 @@ impl<'m> Machine<'m> {
     /// Drives an input of the interrupt controllers.
     fn drive_gsi<H: Host>(&mut self, host: &mut H, line: IrqLine, level: bool) {
         let number = line.number();
+        if let (true, Some(raised)) = (level, self.raised.get_mut(usize::from(number))) {
+            *raised = raised.wrapping_add(1);
+        }
+        trace::x86_gsi_interrupt(number, level);
         host.set_gsi(number, level);
         if self.irqchip.in_machine() {
             if number < 16 {

@@ -24,6 +24,7 @@ use crate::pci::{
     ROM_BAR, SlotError, Target, config, mechanism, piix3, reg,
 };
 use crate::time::TimerId;
+use crate::trace::events as trace;
 
 /// PCI-to-PCI bridges that there are at most.
 pub const PCI_BRIDGES_MAX: usize = 8;
@@ -263,15 +264,26 @@ impl<'m> Machine<'m> {
 
     /// CONFDATA.
     pub(super) fn pci_read(&self, offset: u16, width: Width) -> u32 {
-        let target = self.pci.target(offset);
-        let function = target.and_then(|target| {
-            let (_, placed) = self.pci_target(target)?;
-            Some((self.pci_function(placed.function)?, target.register))
-        });
-        match function {
-            Some((function, register)) => function.config_read(register, width),
-            None => u32::MAX,
-        }
+        let Some(target) = self.pci.target(offset) else {
+            return u32::MAX;
+        };
+        let (at, register) = (target.address, target.register);
+        let found = self.pci_target(target).map(|(_, placed)| placed.function);
+        let Some(function) = found.and_then(|slot| self.pci_function(slot)) else {
+            trace::guest_error_pci_cfg(at.bus, at.device(), at.function());
+            return u32::MAX;
+        };
+        let value = function.config_read(register, width);
+        let name = found.map_or("", PciSlot::name).as_bytes();
+        trace::pci_cfg_read(
+            at.bus,
+            at.device(),
+            at.function(),
+            register.into(),
+            value,
+            name,
+        );
+        value
     }
 
     /// CONFDATA.
@@ -286,9 +298,13 @@ impl<'m> Machine<'m> {
         let Some(target) = self.pci.target(offset) else {
             return;
         };
+        let at = target.address;
         let Some((index, placed)) = self.pci_target(target) else {
+            trace::guest_error_pci_cfg(at.bus, at.device(), at.function());
             return;
         };
+        let (register, name) = (target.register.into(), placed.function.name().as_bytes());
+        trace::pci_cfg_write(at.bus, at.device(), at.function(), register, value, name);
         let below = match placed.function {
             PciSlot::Bridge(below) => Some(below),
             _ => None,
@@ -655,6 +671,31 @@ impl<'m> Machine<'m> {
             serial.timer(context!(self, now), id);
             self.drive_slot(PciSlot::Serial(index as u8));
         }
+    }
+
+    /// Visits ranges of memory that functions answer in: first and last address, the offset in the
+    /// range of the base address register, and the name of the function.
+    pub(super) fn visit_pci_memory(&self, visit: &mut dyn FnMut(u64, u64, u64, &'static str)) {
+        self.buses.memory.visit(&mut |first, last, into, claim| {
+            let placed = self.buses.functions.get(claim.function.into());
+            let name = placed.map_or("", |placed| placed.function.name());
+            visit(first, last, claim.offset.wrapping_add(into), name);
+        });
+    }
+
+    /// The name of the function that answers at ports, and the offset of the first of them in the
+    /// range of the base address register.
+    pub(super) fn port_claim(&self, claim: u8) -> (&'static str, u64) {
+        let claim = self.buses.ports.get(usize::from(claim));
+        let claim = claim.copied().unwrap_or_default();
+        let placed = self.buses.functions.get(claim.function.into());
+        let name = placed.map_or("", |placed| placed.function.name());
+        (name, claim.offset.into())
+    }
+
+    /// Whether a function answers at an address.
+    pub(super) fn is_pci_memory(&self, gpa: u64) -> bool {
+        self.buses.memory.find(gpa).is_some()
     }
 
     /// Reads memory where functions may answer; what they do not answer stays as it is.

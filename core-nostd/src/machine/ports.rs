@@ -103,6 +103,14 @@ impl<A: Number, T: Copy> Decoder<A, T> {
         self.ranges.is_empty()
     }
 
+    /// Visits all ranges, ascending: the first and the last port, the register at the first one, and the device.
+    pub(crate) fn visit(&self, visit: &mut dyn FnMut(A, A, A, T)) {
+        for range in &self.ranges {
+            let register = range.base - range.origin;
+            visit(range.base, range.last, register, range.device);
+        }
+    }
+
     /// The device at a port, and which of its registers this is.
     pub(crate) fn find(&self, port: A) -> Option<(T, A)> {
         let after = self.ranges.partition_point(|range| range.base <= port);

@@ -11,6 +11,7 @@ use crate::formats::qtest::{
     Encoding, LineBuffer, Request, RequestError, decode, encode_base64, parse,
 };
 use crate::irq::{IrqLine, Msi};
+use crate::trace::events;
 
 /// Bytes that bulk requests move at a time: a multiple of 3, for base64.
 const CHUNK: usize = 3 << 9;
@@ -75,6 +76,9 @@ impl<'b> Qtest<'b> {
         let Some(line) = line else {
             return taken;
         };
+        if let Ok(line) = line {
+            events::qtest_command(line.as_ref());
+        }
         let request = line.and_then(parse);
         let mut reporter = Reporter {
             host,

@@ -11,6 +11,8 @@ pub enum RunState {
     Running,
     /// `stop` paused it.
     Paused,
+    /// It is stopped while its memory is dumped.
+    SaveVm,
     /// The guest shut down and `-no-shutdown` keeps the process.
     Shutdown,
     /// A processor met what the accelerator can not run.
@@ -19,16 +21,20 @@ pub enum RunState {
     GuestPanicked,
     /// A watchdog expired, and the watchdog action paused the guest.
     Watchdog,
+    /// A debugger's breakpoint, watchpoint or single step stopped the guest.
+    Debug,
 }
 
 impl RunState {
     /// All states, in the order of their names.
     pub const ALL: &[Self] = &[
+        Self::Debug,
         Self::GuestPanicked,
         Self::InternalError,
         Self::Paused,
         Self::Prelaunch,
         Self::Running,
+        Self::SaveVm,
         Self::Shutdown,
         Self::Watchdog,
     ];
@@ -39,10 +45,12 @@ impl RunState {
             Self::Prelaunch => "prelaunch",
             Self::Running => "running",
             Self::Paused => "paused",
+            Self::SaveVm => "save-vm",
             Self::Shutdown => "shutdown",
             Self::InternalError => "internal-error",
             Self::GuestPanicked => "guest-panicked",
             Self::Watchdog => "watchdog",
+            Self::Debug => "debug",
         }
     }
 

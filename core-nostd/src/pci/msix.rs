@@ -30,10 +30,6 @@ const CONTROL: u8 = 2;
 const CONTROL_MASK: u16 = 1 << 14;
 /// Message control: the function sends messages, and leaves its interrupt pin alone.
 const CONTROL_ENABLE: u16 = 1 << 15;
-/// Where the table is: offset, and the base address register in bits 2:0.
-const TABLE: u8 = 4;
-/// Where the pending bits are, in the same form.
-const PENDING: u8 = 8;
 
 /// An entry's doublewords: address, low and high half.
 const ADDRESS: usize = 0;
@@ -94,6 +90,8 @@ impl MsiX {
         pending: Location,
     ) -> Self {
         let vectors = vectors.clamp(1, VECTORS_MAX);
+        // Message control, then where the table and the pending bits are: offset, and the base
+        // address register in bits 2:0.
         let mut content = [0; 10];
         content[..2].copy_from_slice(&(vectors as u16 - 1).to_le_bytes());
         for (place, from) in [(table, 2), (pending, 6)] {
@@ -103,7 +101,6 @@ impl MsiX {
         config.add_capability(at, ID, &content);
         let control = CONTROL_MASK | CONTROL_ENABLE;
         config.allow(at + CONTROL, &control.to_le_bytes());
-        debug_assert!(TABLE + 4 == PENDING);
         let mut entries = heapless::Vec::new();
         // There is room: see above.
         let _ = entries.resize(vectors, RESET);

@@ -3,6 +3,7 @@
 //! Containers are an opening node that knows the index of its closing node; an object's members
 //! are a key node followed by the value. Strings are already unescaped.
 
+use core::fmt;
 use core::str;
 
 /// What a node of the tape is.
@@ -114,8 +115,8 @@ pub(super) fn after(tape: &[Node], index: usize) -> usize {
     }
 }
 
-/// A value inside a parsed message.
-#[derive(Clone, Copy)]
+/// A value inside a parsed message. The default is `null`, of no message.
+#[derive(Clone, Copy, Default)]
 pub struct Value<'m> {
     text: &'m [u8],
     tape: &'m [Node],
@@ -215,6 +216,12 @@ impl<'m> Value<'m> {
     pub(super) fn nodes(self) -> impl Iterator<Item = Self> {
         let end = after(self.tape, self.index).min(self.tape.len());
         (self.index..end).map(move |index| Self { index, ..self })
+    }
+}
+
+impl fmt::Debug for Value<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.kind().fmt(f)
     }
 }
 

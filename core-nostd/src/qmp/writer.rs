@@ -166,7 +166,7 @@ pub fn write_value<S: Sink>(sink: &mut S, value: Value<'_>) -> Result<(), SinkFu
 }
 
 /// Writes a string's inside: bytes that should be UTF-8, escaped. What is not becomes U+FFFD.
-pub fn write_escaped<S: Sink>(sink: &mut S, mut bytes: &[u8]) -> Result<(), SinkFull> {
+pub fn write_escaped<S: Sink + ?Sized>(sink: &mut S, mut bytes: &[u8]) -> Result<(), SinkFull> {
     while !bytes.is_empty() {
         let plain = bytes
             .iter()
@@ -210,7 +210,7 @@ pub fn write_json<S: Sink>(sink: &mut S, mut json: &[u8]) -> Result<(), SinkFull
 }
 
 /// A character by its UTF-16 units; U+FFFD for none.
-fn character<S: Sink>(sink: &mut S, code: Option<u32>) -> Result<(), SinkFull> {
+fn character<S: Sink + ?Sized>(sink: &mut S, code: Option<u32>) -> Result<(), SinkFull> {
     match code {
         Some(code) if code > 0xffff => {
             let pair = code - 0x1_0000;
@@ -222,7 +222,7 @@ fn character<S: Sink>(sink: &mut S, code: Option<u32>) -> Result<(), SinkFull> {
     }
 }
 
-fn unit<S: Sink>(sink: &mut S, unit: u32) -> Result<(), SinkFull> {
+fn unit<S: Sink + ?Sized>(sink: &mut S, unit: u32) -> Result<(), SinkFull> {
     let digit = |shift: u32| b"0123456789ABCDEF"[(unit >> shift & 0xf) as usize];
     sink.put(&[b'\\', b'u', digit(12), digit(8), digit(4), digit(0)])
 }

@@ -4,11 +4,13 @@
 //! ([`types()`]), and the tree of objects is computed from the machine's slots when it is asked for
 //! ([`Tree`]). Names, types and paths are those of QEMU 7.2 for everything that exists here too.
 //!
-//! Not modelled: interfaces, and the memory regions and interrupt pins that QEMU shows as objects.
+//! Not modelled: interfaces other than `user-creatable`, and the memory regions and interrupt pins that QEMU shows as
+//! objects.
 //!
 //! Paths and names come from clients and may be anything. The work for one is bounded by its
 //! length times the number of objects.
 
+mod outline;
 mod processor;
 mod properties;
 mod tree;
@@ -19,8 +21,9 @@ use core::fmt;
 use crate::devices::ConsoleId;
 use crate::machine::Machine;
 
+pub use outline::BusLine;
 pub use processor::{MODEL_NAME_MAX, Processor};
-pub use tree::{PATH_MAX, Path};
+pub use tree::{Name, PATH_MAX, Path, Settable};
 pub use types::{
     TYPE_NAME_MAX, TypeName, cpu_type, device_properties, implements, type_properties, types,
 };
@@ -69,6 +72,8 @@ pub enum QomValue<'a> {
     Uint(u64),
     /// Text, and the path of a linked object; empty for a link to nothing.
     Str(&'a str),
+    /// A list of numbers.
+    Numbers(&'a [u16]),
     /// An object of these members, in order.
     Members(&'a [(&'a str, QomValue<'a>)]),
 }
@@ -86,8 +91,12 @@ pub enum QomError<'a> {
     NoDevice(&'a str),
     /// The type is abstract or not a device's.
     NotDevice,
+    /// The type is an interface, which has no objects.
+    Interface,
     /// The object, of the type named first, has no such property.
     NoProperty(TypeName, &'a str),
+    /// This property of the object, of the type named first, can only be read.
+    ReadOnly(TypeName, &'a str),
     /// The path is made of more names than are followed, or the result of more than [`PATH_MAX`]
     /// bytes.
     LongPath,
@@ -117,7 +126,11 @@ impl QomError<'_> {
                 "",
                 "",
             ],
+            Self::Interface => ["Parameter 'typename' expects a QOM type", "", "", "", ""],
             Self::NoProperty(name, property) => ["Property '", name, ".", property, "' not found"],
+            Self::ReadOnly(name, property) => {
+                ["Property '", name, ".", property, "' is not writable"]
+            }
             Self::LongPath => [
                 "The path is longer than 64 names or 1024 bytes",
                 "",
@@ -159,6 +172,28 @@ pub trait Outside {
     /// The server of device tests, if there is one: the id of its character device, and the file
     /// it logs to, empty for none.
     fn qtest(&self) -> Option<(&str, &str)>;
+
+    /// Visits the objects that users have made, always in the same order.
+    fn objects(&self, _visit: &mut dyn FnMut(UserObject<'_>)) {}
+
+    /// Hands the value of a property of the object at a position in that order to `take`: one of those that its type has
+    /// beside `type`.
+    fn object_value(&self, _position: usize, _property: &str, _take: &mut dyn FnMut(QomValue<'_>)) {
+    }
+
+    /// The position of the object that guest RAM is made of.
+    fn memory_backend(&self) -> Option<usize> {
+        None
+    }
+}
+
+/// An object that a user has made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UserObject<'a> {
+    /// Its id: its name below `/objects`.
+    pub id: &'a str,
+    /// Its type, one that `qom-list-types` tells.
+    pub type_name: &'static str,
 }
 
 /// What the command line said of the machine. Names of files are as given, empty for none.
@@ -210,8 +245,12 @@ pub struct Chardev<'a> {
 pub enum ChardevKind {
     /// A file.
     File,
+    /// Several users of another one.
+    Mux,
     /// Nothing.
     Null,
+    /// A pseudo-terminal.
+    Pty,
     /// A socket, and whether there is a peer.
     Socket {
         /// Whether there is a peer.
@@ -226,7 +265,9 @@ impl ChardevKind {
     pub const fn type_name(self) -> &'static str {
         match self {
             Self::File => "chardev-file",
+            Self::Mux => "chardev-mux",
             Self::Null => "chardev-null",
+            Self::Pty => "chardev-pty",
             Self::Socket { .. } => "chardev-socket",
             Self::Stdio => "chardev-stdio",
         }

@@ -2,12 +2,12 @@
 
 use core::fmt::Write as _;
 
-use super::tree::{Edge, Name, Node};
+use super::tree::{Edge, Name, Node, Settable};
 use super::types::{self, Type};
 use super::{ChardevKind, PropertyInfo, QomError, QomValue, Settings, Tree};
 use crate::devices::class::{PCI_ADDR, PCI_MULTIFUNCTION, PCI_ROMFILE, PropertyKind, Value};
 use crate::devices::kernel;
-use crate::machine::Board;
+use crate::machine::{Board, Place};
 use crate::pci::{Address, i440fx, piix3, piix4_pm};
 
 /// Ports and edge/level masks of the two 8259A, as on every PC: `iobase`, `elcr_addr`,
@@ -79,6 +79,46 @@ impl Tree<'_> {
         }
     }
 
+    /// Tells whether and how a property can be changed: what `qom-set` begins with.
+    ///
+    /// # Errors
+    /// [`QomError::NoObject`] also for an ambiguous path, [`QomError::NoProperty`], [`QomError::ReadOnly`].
+    pub fn settable<'p>(&self, path: &'p str, property: &'p str) -> Result<Settable, QomError<'p>> {
+        let node = self.find(path).map_err(|_| QomError::NoObject(path))?;
+        let (mut linked, mut known) = (false, false);
+        self.edges(node, &mut |name, _, _| {
+            linked |= name == property && property != types::MEMORY_BACKEND;
+            known |= name == property;
+        });
+        self.values(node, &mut |name, _, _| known |= name == property);
+        let kind = self.type_name(node);
+        if !known {
+            return Err(QomError::NoProperty(kind, property));
+        }
+        let state = matches!(property, "type" | "hotpluggable" | "hotplugged" | "loaded");
+        if linked || state || property == "parent_bus" {
+            return Err(QomError::ReadOnly(kind, property));
+        }
+        match node {
+            Node::Object(position) => Ok(Settable::Object(position.into())),
+            Node::Machine => Ok(Settable::Machine(kind)),
+            Node::Plugged(index) => {
+                let plugged = self.machine.plugged().get(usize::from(index));
+                Ok(Settable::Device(
+                    kind,
+                    match plugged.map(|p| p.place()) {
+                        Some(Place::Id(id)) => Name::try_from(id).ok(),
+                        _ => None,
+                    },
+                ))
+            }
+            _ if self.class(node).is_some() || matches!(node, Node::Cpu(_)) => {
+                Ok(Settable::Device(kind, None))
+            }
+            _ => Err(QomError::ReadOnly(kind, property)),
+        }
+    }
+
     /// The type of a property that names another object.
     fn edge_kind(&self, edge: Edge, to: Node) -> Name {
         let mut kind = Name::new();
@@ -108,6 +148,7 @@ impl Tree<'_> {
                     visit("connected", "bool", QomValue::Bool(connected));
                 }
             }
+            Node::Object(position) => return self.object_values(position.into(), visit),
             Node::Qtest => {
                 if let Some((chardev, log)) = self.outside.qtest() {
                     visit("chardev", "string", QomValue::Str(chardev));
@@ -135,8 +176,22 @@ impl Tree<'_> {
         self.class_values(node, visit);
     }
 
+    /// The properties of an object that a user has made: those of its type.
+    fn object_values(&self, position: usize, visit: &mut dyn FnMut(&str, &str, QomValue<'_>)) {
+        let kind = self.type_name(Node::Object(position as u16));
+        let line = Type::find(&kind).map(Type::line).unwrap_or_default();
+        for property in line.iter().rev().flat_map(|this| this.plain_properties()) {
+            if property.name != "type" {
+                self.outside
+                    .object_value(position, property.name, &mut |value| {
+                        visit(property.name, property.kind, value);
+                    });
+            }
+        }
+    }
+
     /// The properties that a device's class describes.
-    fn class_values(&self, node: Node, visit: &mut dyn FnMut(&str, &str, QomValue<'_>)) {
+    pub(super) fn class_values(&self, node: Node, visit: &mut dyn FnMut(&str, &str, QomValue<'_>)) {
         let Some(class) = self.class(node) else {
             return;
         };
@@ -224,6 +279,8 @@ impl Tree<'_> {
             let value = match property.name {
                 // Every object has shown it already.
                 "type" => continue,
+                types::MEMORY_BACKEND if self.memory_backend().is_some() => continue,
+                types::MEMORY_BACKEND => QomValue::Str(""),
                 "memory" => QomValue::Members(&memory),
                 "smp" => QomValue::Members(&smp),
                 "pit" if self.machine.has_pit() => QomValue::Str("on"),

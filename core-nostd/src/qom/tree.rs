@@ -31,13 +31,15 @@ const PARTS_MAX: usize = 64;
 const _: () = assert!(PARTS_MAX == 64 && PATH_MAX == 1024);
 
 /// A short name of an object below another one, or of a link.
-pub(super) type Name = heapless::String<96>;
+pub type Name = heapless::String<96>;
 
 /// An object of the tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Node {
     Root,
     Objects,
+    /// By position among those that users have made.
+    Object(u16),
     Chardevs,
     /// By position.
     Chardev(u16),
@@ -72,6 +74,17 @@ pub(super) enum Node {
     Plugged(u8),
 }
 
+/// Whose property it is that might be changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Settable {
+    /// The object at this position among those that users have made, which decides.
+    Object(usize),
+    /// A device of this type, with its id, if it has one. Devices are as they are once they are in use.
+    Device(TypeName, Option<Name>),
+    /// The machine, of this type, which is built.
+    Machine(TypeName),
+}
+
 /// What a name stands for in an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Edge {
@@ -83,10 +96,12 @@ pub(super) enum Edge {
 
 /// A bus, for counting what is on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Bus {
+pub(super) enum Bus {
     System,
     Pci,
     Isa,
+    /// Below a bridge, by its position in the machine's list.
+    Below(u8),
 }
 
 /// A device of the board, in the order of creation.
@@ -160,6 +175,7 @@ impl Tree<'_> {
             Node::Chardev(index) => self
                 .chardev(index)
                 .map_or("container", ChardevKind::type_name),
+            Node::Object(position) => self.object_type(position).unwrap_or("container"),
             Node::Cpu(_) => {
                 return types::cpu_type(&self.outside.processor().name);
             }
@@ -179,6 +195,23 @@ impl Tree<'_> {
         // All of them fit.
         let _ = name.push_str(plain);
         name
+    }
+
+    fn object_type(&self, wanted: u16) -> Option<&'static str> {
+        let (mut position, mut found) = (0, None);
+        self.outside.objects(&mut |object| {
+            if position == usize::from(wanted) {
+                found = Some(object.type_name);
+            }
+            position += 1;
+        });
+        found
+    }
+
+    /// What guest RAM is made of.
+    pub(super) fn memory_backend(&self) -> Option<Node> {
+        let position = self.outside.memory_backend()?;
+        u16::try_from(position).ok().map(Node::Object)
     }
 
     pub(super) fn chardev(&self, wanted: u16) -> Option<ChardevKind> {
@@ -274,9 +307,16 @@ impl Tree<'_> {
     }
 
     /// Visits the devices on a bus, with their positions on it.
-    fn on_bus(&self, bus: Bus, visit: &mut dyn FnMut(usize, Node)) {
+    pub(super) fn on_bus(&self, bus: Bus, visit: &mut dyn FnMut(usize, Node)) {
         match (bus, self.board()) {
             (_, Board::None) => {}
+            (Bus::Below(bridge), _) => {
+                let plugged = (0..self.machine.plugged().len() as u8).map(Node::Plugged);
+                let below = plugged.filter(|device| self.bridge_above(*device) == Some(bridge));
+                for (position, device) in below.enumerate() {
+                    visit(position, device);
+                }
+            }
             (Bus::System, board) => {
                 let kernel = usize::from(self.kernel_apics());
                 let (first, devices): (usize, &[(usize, Node)]) = match board {
@@ -367,9 +407,18 @@ impl Tree<'_> {
             Node::Root => {
                 visit("chardevs", Node::Chardevs);
                 visit("machine", Node::Machine);
-                if board != Board::None {
+                let mut any = board != Board::None;
+                self.outside.objects(&mut |_| any = true);
+                if any {
                     visit("objects", Node::Objects);
                 }
+            }
+            Node::Objects => {
+                let mut position: u16 = 0;
+                self.outside.objects(&mut |object| {
+                    visit(object.id, Node::Object(position));
+                    position = position.saturating_add(1);
+                });
             }
             Node::Chardevs => {
                 let mut index: u16 = 0;
@@ -442,6 +491,7 @@ impl Tree<'_> {
             Node::SystemBus => Some(Bus::System),
             Node::PciBus => Some(Bus::Pci),
             Node::IsaBus => Some(Bus::Isa),
+            Node::BelowBridge(bridge) => Some(Bus::Below(bridge)),
             _ => None,
         };
         if let Some(bus) = bus {
@@ -449,15 +499,12 @@ impl Tree<'_> {
                 visit(&numbered("child", position), Edge::Link(None), device);
             });
         }
-        if let Node::BelowBridge(bridge) = node {
-            let plugged = (0..self.machine.plugged().len() as u8).map(Node::Plugged);
-            let below = plugged.filter(|device| self.bridge_above(*device) == Some(bridge));
-            for (position, device) in below.enumerate() {
-                visit(&numbered("child", position), Edge::Link(None), device);
-            }
-        }
         if let Some(bus) = self.parent_bus(node) {
             visit("parent_bus", Edge::Link(Some("bus")), bus);
+        }
+        if let Some(backend) = self.memory_backend().filter(|_| node == Node::Machine) {
+            let wanted = Edge::Link(Some("memory-backend"));
+            visit(types::MEMORY_BACKEND, wanted, backend);
         }
         if node == Node::Machine && self.board() == Board::Pc {
             visit("rtc_state", Edge::Link(Some("isa-device")), Node::Rtc);
@@ -518,6 +565,7 @@ impl Tree<'_> {
             Node::Root => return None,
             Node::Objects | Node::Chardevs | Node::Machine => Node::Root,
             Node::Chardev(_) => Node::Chardevs,
+            Node::Object(_) => Node::Objects,
             Node::Unattached
             | Node::Peripheral
             | Node::PeripheralAnon

@@ -67,7 +67,15 @@ pub(super) struct PlainType {
     parent: Option<&'static str>,
     is_abstract: bool,
     properties: &'static [TypeProperty],
+    /// Whether objects of the type, or of its descendants, can be made by users: it has QEMU's one interface that is
+    /// modelled here.
+    user_creatable: bool,
 }
+
+/// The interface of types that `object-add` takes.
+const USER_CREATABLE: &str = "user-creatable";
+/// What interfaces descend from.
+const INTERFACE: &str = "interface";
 
 const fn base(
     name: &'static str,
@@ -79,6 +87,23 @@ const fn base(
         parent: Some(parent),
         is_abstract: true,
         properties,
+        user_creatable: false,
+    }
+}
+
+/// A type of objects that users make, or one that such a type descends from.
+const fn creatable(
+    name: &'static str,
+    parent: &'static str,
+    is_abstract: bool,
+    properties: &'static [TypeProperty],
+) -> PlainType {
+    PlainType {
+        name,
+        parent: Some(parent),
+        is_abstract,
+        properties,
+        user_creatable: true,
     }
 }
 
@@ -92,10 +117,65 @@ const fn concrete(
         parent: Some(parent),
         is_abstract: false,
         properties,
+        user_creatable: false,
     }
 }
 
 static BUS: &[TypeProperty] = &[property("realized", "bool", "whether it is in use")];
+
+/// The machine's link to what its RAM is made of.
+pub(super) const MEMORY_BACKEND: &str = "memory-backend";
+
+static EVENT_LOOP: &[TypeProperty] = &[property(
+    "aio-max-batch",
+    "int",
+    "pieces of work between two looks at descriptors",
+)];
+
+static IOTHREAD: &[TypeProperty] = &[
+    property("poll-grow", "int", "what a short time is multiplied by"),
+    property("poll-max-ns", "int", "ns to look for work before sleeping"),
+    property("poll-shrink", "int", "what a useless time is divided by"),
+];
+
+static MEMORY: &[TypeProperty] = &[
+    property("dump", "bool", "whether core dumps have it"),
+    property("host-nodes", "int", "NUMA nodes of the host"),
+    property("merge", "bool", "whether equal pages may be merged"),
+    property("policy", "HostMemPolicy", "which of these nodes it is from"),
+    property("prealloc", "bool", "all of it is there from the start"),
+    property("prealloc-threads", "int", "threads that see to that"),
+    property("reserve", "bool", "swap space is set aside for it"),
+    property("share", "bool", "whether other processes may see it"),
+    property("size", "int", "bytes"),
+    property("x-use-canonical-path-for-ramblock-id", "bool", ""),
+];
+
+static MEMORY_FILE: &[TypeProperty] = &[
+    property("align", "int", "what its address is a multiple of"),
+    property("discard-data", "bool", "the content goes with the object"),
+    property("mem-path", "string", "the file, or a directory"),
+    property("pmem", "bool", "persistent memory"),
+    property("readonly", "bool", "whether it can only be read"),
+];
+
+static MEMORY_MEMFD: &[TypeProperty] = &[
+    property("hugetlb", "bool", "made of huge pages"),
+    property("hugetlbsize", "int", "bytes of such a page"),
+    property("seal", "bool", "it can't grow or shrink"),
+];
+
+static SECRET_COMMON: &[TypeProperty] = &[
+    property("format", "QCryptoSecretFormat", "how it is written"),
+    property("iv", "string", "initialization vector, in base64"),
+    property("keyid", "string", "the secret it is encrypted with"),
+    property("loaded", "bool", "whether it is known"),
+];
+
+static SECRET: &[TypeProperty] = &[
+    property("data", "string", "the secret as it was given"),
+    property("file", "string", "the file that it is in"),
+];
 
 /// Properties of all machines.
 static MACHINE: &[TypeProperty] = &[
@@ -115,6 +195,11 @@ static MACHINE: &[TypeProperty] = &[
     property("kernel", "string", "kernel image"),
     property("mem-merge", "bool", "equal pages may be merged"),
     property("memory", "MemorySizeConfiguration", "guest RAM"),
+    property(
+        MEMORY_BACKEND,
+        "link<memory-backend>",
+        "what guest RAM is made of",
+    ),
     property(
         "smp",
         "SMPConfiguration",
@@ -203,7 +288,16 @@ static TYPES: &[PlainType] = &[
         parent: None,
         is_abstract: true,
         properties: &[property("type", "string", "")],
+        user_creatable: false,
     },
+    PlainType {
+        name: INTERFACE,
+        parent: None,
+        is_abstract: true,
+        properties: &[],
+        user_creatable: false,
+    },
+    base(USER_CREATABLE, INTERFACE, &[]),
     // Not abstract in QEMU either.
     concrete("accel", "object", &[]),
     concrete("kvm-accel", "accel", KVM),
@@ -235,13 +329,26 @@ static TYPES: &[PlainType] = &[
     base("ioapic-common", "sys-bus-device", &[]),
     concrete("isabus-bridge", "sys-bus-device", &[]),
     base("pci-host-bridge", "sys-bus-device", &[]),
+    creatable("event-loop-base", "object", true, EVENT_LOOP),
+    creatable("iothread", "event-loop-base", false, IOTHREAD),
     base("machine", "object", MACHINE),
     concrete("none-machine", "machine", &[]),
     base("x86-machine", "machine", X86_MACHINE),
     base("generic-pc-machine", "x86-machine", PC_MACHINE),
     concrete("pc-i440fx-7.2-machine", "generic-pc-machine", &[]),
     concrete("microvm-machine", "x86-machine", MICROVM_MACHINE),
+    creatable("memory-backend", "object", true, MEMORY),
+    creatable("memory-backend-file", "memory-backend", false, MEMORY_FILE),
+    creatable(
+        "memory-backend-memfd",
+        "memory-backend",
+        false,
+        MEMORY_MEMFD,
+    ),
+    creatable("memory-backend-ram", "memory-backend", false, &[]),
     concrete("qtest", "object", QTEST),
+    creatable("secret_common", "object", true, SECRET_COMMON),
+    creatable("secret", "secret_common", false, SECRET),
 ];
 
 /// A type, wherever it is described.
@@ -318,7 +425,9 @@ pub fn implements(name: &str, ancestor: &str) -> bool {
     };
     name == ancestor || {
         let line = first.line();
+        let creatable = matches!(first, Type::Plain(plain) if plain.user_creatable);
         line.iter().any(|this| this.parent() == Some(ancestor))
+            || (creatable && matches!(ancestor, USER_CREATABLE | INTERFACE))
     }
 }
 
@@ -369,6 +478,9 @@ pub fn type_properties<'n>(
     visit: &mut dyn FnMut(PropertyInfo<'_>),
 ) -> Result<(), QomError<'n>> {
     let this = Type::find(name).ok_or(QomError::NoClass(name))?;
+    if implements(name, INTERFACE) && !implements(name, "object") {
+        return Err(QomError::Interface);
+    }
     for ancestor in this.line().iter().rev() {
         own_properties(*ancestor, false, visit);
     }

@@ -15,6 +15,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::devices::Context;
+use crate::trace::events as trace;
 
 /// Bytes of a section's name at most.
 pub const NAME_MAX: usize = 31;
@@ -105,6 +106,7 @@ pub fn save<D: SavedState>(device: &D, buffer: &mut [u8]) -> Result<usize, State
     buffer[head..head + 2].copy_from_slice(&D::VERSION.to_le_bytes());
     buffer[head + 2..head + 6].copy_from_slice(&(length as u32).to_le_bytes());
     buffer[head + 6..body].copy_from_slice(&checksum.to_le_bytes());
+    trace::vmstate_save(D::VERSION, length, D::NAME.as_bytes());
     Ok(body + length)
 }
 
@@ -136,7 +138,10 @@ pub fn load<'b, D: SavedState>(
         return Err(StateError::Checksum);
     }
     match postcard::take_from_bytes(payload) {
-        Ok((saved, [])) => device.load(saved, cx)?,
+        Ok((saved, [])) => {
+            trace::vmstate_load(version, D::NAME.as_bytes());
+            device.load(saved, cx)?;
+        }
         _ => return Err(StateError::Malformed),
     }
     Ok(rest)

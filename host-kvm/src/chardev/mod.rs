@@ -9,16 +9,21 @@
 //! A server serves one client at a time and listens again when it is gone; others wait in the
 //! socket's backlog. Descriptors passed with SCM_RIGHTS are handed to the frontend.
 //!
+//! A device with `mux=on` has up to [`USERS_MAX`] users, each with a [`ChardevId`] of its own: all
+//! write as they like, one has the input, and the escape key gives it to the next.
+//!
 //! Writes to regular files are direct, as the kernel buffers them; bytes for a full disk are
 //! dropped with one warning.
 
 mod escape;
+mod mux;
+mod pty;
 mod queue;
 mod socket;
 pub mod spec;
 
 use std::fs::File;
-use std::io::{self, IoSliceMut};
+use std::io::{self, IoSliceMut, Write as _};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
@@ -30,17 +35,22 @@ use rustix::net::{
     self, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, SocketFlags, sockopt,
 };
 
-use crate::descriptors::sets::Copy;
+use thimble_core::formats::telnet::{self, Received, Telnet};
+
+use crate::descriptors::sets::Lease;
 use crate::error_text;
 use crate::event_loop::poller::{Interest, Poller, Readiness, Waker};
 use crate::files::{self, OFlags};
 use crate::terminal::{self, RawMode};
-use escape::{Command, Escape};
+use escape::Command;
+use mux::{Mux, Port};
 use queue::Queue;
 use socket::{Connecting, Listener};
 use spec::{Address, Backend, ChardevSpec, SocketSpec};
+use thimble_core::trace::events;
 
 pub use escape::DEFAULT_KEY as DEFAULT_ESCAPE_KEY;
+pub use mux::USERS_MAX;
 
 /// Bytes read from a device in one go.
 const READ_MAX: usize = 4096;
@@ -52,9 +62,30 @@ const PASSED_MAX: usize = 16;
 /// Character devices at most.
 pub const CHARDEVS_MAX: usize = 256;
 
-/// A character device that has been opened.
+/// Seconds between two looks whether a pseudo-terminal has been opened.
+const PTY_LOOK: u32 = 1;
+
+/// A character device that has been opened, or one of the places of one that several use: the device
+/// in the lower byte, the place in the upper one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ChardevId(u16);
+
+const _: () = assert!(CHARDEVS_MAX <= 1 << 8 && USERS_MAX <= 1 << 8);
+
+impl ChardevId {
+    const fn slot(self) -> usize {
+        (self.0 & 0xff) as usize
+    }
+
+    const fn port(self) -> usize {
+        (self.0 >> 8) as usize
+    }
+
+    /// Another place of the same device.
+    const fn at(self, port: usize) -> Self {
+        Self(self.0 & 0xff | (port as u16) << 8)
+    }
+}
 
 /// Who uses the devices. Every call may use the devices in turn, the calling one included.
 pub trait Frontends {
@@ -74,6 +105,16 @@ pub trait Frontends {
     /// Descriptors came with the bytes of the next [`Frontends::received`]. Dropping closes them.
     fn received_fds(&mut self, chardevs: &mut Chardevs, id: ChardevId, fds: Vec<OwnedFd>) {
         let _ = (chardevs, id, fds);
+    }
+
+    /// The line was held in a break.
+    fn line_break(&mut self, chardevs: &mut Chardevs, id: ChardevId) {
+        let _ = (chardevs, id);
+    }
+
+    /// The user has given this one of a device's users the input, or taken it away.
+    fn focus(&mut self, chardevs: &mut Chardevs, id: ChardevId, on: bool) {
+        let _ = (chardevs, id, on);
     }
 
     /// The user asked with the escape key for the end of the emulator.
@@ -112,19 +153,22 @@ struct Slot {
     fresh: bool,
     /// The connection is to be closed as soon as the loop comes by.
     doomed: bool,
-    /// `writable` is due when there is room.
-    starved: bool,
-    paused: bool,
     /// A failed write has been reported.
     warned: bool,
     /// Counts connections, so that input of an old one is not taken for the new one's.
     generation: u32,
     queue: Queue,
-    /// Input that the frontend did not take.
-    rest: Vec<u8>,
-    escape: Option<Escape>,
+    /// Who uses it: one, unless it is shared.
+    ports: Vec<Port>,
+    /// Which of them has the input.
+    focus: usize,
+    mux: Option<Mux>,
+    /// The protocol of the connection.
+    telnet: Option<Telnet>,
+    /// The name of the pseudo-terminal.
+    terminal: String,
     /// Keep the sets that its descriptors come from.
-    _copies: Vec<Copy>,
+    _leases: Vec<Lease>,
     /// Raw mode of the terminal, as long as the device lives.
     _raw: Option<RawMode>,
 }
@@ -192,14 +236,15 @@ impl Chardevs {
             open: false,
             fresh: false,
             doomed: false,
-            starved: false,
-            paused: false,
             warned: false,
             generation: 0,
             queue: Queue::new(queue_max),
-            rest: Vec::new(),
-            escape: spec.mux.then(|| Escape::new(self.escape_key)),
-            _copies: Vec::new(),
+            ports: vec![Port::default()],
+            focus: 0,
+            mux: spec.mux.then(|| Mux::new(self.escape_key)),
+            telnet: None,
+            terminal: String::new(),
+            _leases: Vec::new(),
             _raw: None,
         };
         match &spec.backend {
@@ -217,6 +262,23 @@ impl Chardevs {
                 input,
                 append,
             } => slot.open_file(path, input.as_deref(), *append)?,
+            Backend::Pty => {
+                let failed = |error: io::Error| error_text(&error);
+                let (master, name) = pty::open().map_err(failed)?;
+                // Whoever started us needs to know, and may read no more than this.
+                let _ = writeln!(
+                    io::stdout(),
+                    "char device redirected to {name} (label {})",
+                    spec.id
+                );
+                slot.terminal = name;
+                slot.input = Some(unwatched(master));
+                let timer = socket::timer(PTY_LOOK).map_err(failed)?;
+                self.poller
+                    .add(&timer, self.token(id, Which::Timer), Interest::READ)
+                    .map_err(failed)?;
+                slot.timer = Some(timer);
+            }
             Backend::Socket(socket) => self.open_socket(id, &mut slot, socket)?,
         }
         let fresh = slot.fresh;
@@ -254,6 +316,36 @@ impl Chardevs {
         Ok(())
     }
 
+    /// A place for one more user of the device with this id on the command line; whoever has the
+    /// newest place of a shared device gets its input first. `None` if there is no such device, or its
+    /// places are all taken.
+    pub fn attach(&mut self, label: &str) -> Option<ChardevId> {
+        let id = self.find(label)?;
+        let slot = &mut self.slots[id.slot()];
+        let Some(mux) = &mut slot.mux else {
+            return Some(id);
+        };
+        if mux.used {
+            if slot.ports.len() == USERS_MAX {
+                return None;
+            }
+            slot.ports.push(Port::default());
+        }
+        mux.used = true;
+        slot.focus = slot.ports.len() - 1;
+        Some(id.at(slot.focus))
+    }
+
+    /// Whether a device can have several users.
+    pub fn is_shared(&self, id: ChardevId) -> bool {
+        self.slots[id.slot()].mux.is_some()
+    }
+
+    /// Whether this user of a device gets its input.
+    pub fn has_focus(&self, id: ChardevId) -> bool {
+        self.slots[id.slot()].focus == id.port()
+    }
+
     /// The device with this id on the command line.
     pub fn find(&self, label: &str) -> Option<ChardevId> {
         self.slots
@@ -269,19 +361,20 @@ impl Chardevs {
 
     /// The id on the command line.
     pub fn label(&self, id: ChardevId) -> &str {
-        &self.slots[usize::from(id.0)].label
+        &self.slots[id.slot()].label
     }
 
     /// What the device is connected to.
     pub fn backend(&self, id: ChardevId) -> &Backend {
-        &self.slots[usize::from(id.0)].backend
+        &self.slots[id.slot()].backend
     }
 
     /// What the device is connected to, as query-chardev tells it.
     pub fn describe(&self, id: ChardevId) -> String {
-        let slot = &self.slots[usize::from(id.0)];
+        let slot = &self.slots[id.slot()];
         match &slot.backend {
             Backend::Null => "null".to_owned(),
+            Backend::Pty => format!("pty:{}", slot.terminal),
             Backend::Stdio { .. } => "stdio".to_owned(),
             Backend::File { .. } => "file".to_owned(),
             Backend::Socket(socket) => {
@@ -291,14 +384,19 @@ impl Chardevs {
                     .map_or(&socket.address, |listener| &listener.address);
                 let prefix = if slot.open { "" } else { "disconnected:" };
                 let server = if socket.server { ",server=on" } else { "" };
-                format!("{prefix}{address}{server}")
+                match address {
+                    Address::Tcp { address, .. } if socket.telnet => {
+                        format!("{prefix}telnet:{address}{server}")
+                    }
+                    address => format!("{prefix}{address}{server}"),
+                }
             }
         }
     }
 
     /// The TCP port that a server listens on, which the user may have left to the system.
     pub fn port(&self, id: ChardevId) -> Option<u16> {
-        match &self.slots[usize::from(id.0)].listener.as_ref()?.address {
+        match &self.slots[id.slot()].listener.as_ref()?.address {
             Address::Tcp { address, .. } => Some(address.port()),
             _ => None,
         }
@@ -306,66 +404,85 @@ impl Chardevs {
 
     /// Whether there is someone at the other end.
     pub fn is_open(&self, id: ChardevId) -> bool {
-        self.slots[usize::from(id.0)].open
+        self.slots[id.slot()].open
     }
 
     /// Bytes of output that wait.
     pub fn pending(&self, id: ChardevId) -> usize {
-        self.slots[usize::from(id.0)].queue.len()
+        self.slots[id.slot()].queue.len()
     }
 
     /// Bytes that [`Chardevs::write`] takes at least.
     pub fn room(&self, id: ChardevId) -> usize {
-        self.slots[usize::from(id.0)].queue.room()
+        self.slots[id.slot()].queue.room()
     }
 
     /// Writes without blocking and returns how many bytes were taken: written, queued, or dropped
     /// because nobody is at the other end. If not all were taken, [`Frontends::writable`] will
     /// be called.
     pub fn write(&mut self, id: ChardevId, bytes: &[u8]) -> usize {
-        let slot = &mut self.slots[usize::from(id.0)];
+        self.look(id);
+        let slot = &mut self.slots[id.slot()];
         if !slot.can_write() {
             return bytes.len();
         }
-        let mut taken = 0;
-        if slot.queue.is_empty() {
-            taken = slot.send(bytes);
-        }
-        if !slot.doomed {
-            taken += slot.queue.push(&bytes[taken..]);
-            slot.starved |= taken < bytes.len();
+        let taken = if slot.writes_plainly() {
+            slot.write(bytes)
         } else {
-            taken = bytes.len();
+            slot.write_encoded(bytes)
+        };
+        if let (Some(mux), Some(last)) = (&mut slot.mux, bytes[..taken].last()) {
+            mux.wrote(*last);
+        }
+        if slot.doomed {
             self.waker.wake();
         }
+        if taken < bytes.len()
+            && let Some(port) = slot.ports.get_mut(id.port())
+        {
+            port.starved = true;
+        }
         self.watch(id);
+        let label = self.slots[usize::from(id.0)].label.as_bytes();
+        events::chardev_write(bytes.len(), taken, label);
         taken
     }
 
     /// Stops or resumes the input of a device. While it is stopped nothing is read, so that the
     /// peer feels the back-pressure.
     pub fn pause_input(&mut self, id: ChardevId, paused: bool) {
-        let slot = &mut self.slots[usize::from(id.0)];
-        slot.paused = paused;
-        if !paused && !slot.rest.is_empty() {
-            self.waker.wake();
+        let slot = &mut self.slots[id.slot()];
+        if let Some(port) = slot.ports.get_mut(id.port()) {
+            port.paused = paused;
+            if !paused && !port.rest.is_empty() {
+                self.waker.wake();
+            }
         }
         self.watch(id);
     }
 
     /// Whether a device is a socket, with or without a connection.
     pub fn is_socket(&self, id: ChardevId) -> bool {
-        matches!(self.slots[usize::from(id.0)].backend, Backend::Socket(_))
+        matches!(self.slots[id.slot()].backend, Backend::Socket(_))
     }
 
     /// Closes the connection of a device, with what waits for it, when the loop comes by; a
     /// server then listens again.
     pub fn hang_up(&mut self, id: ChardevId) {
-        let slot = &mut self.slots[usize::from(id.0)];
+        let slot = &mut self.slots[id.slot()];
         if slot.open {
             slot.doomed = true;
             self.waker.wake();
         }
+    }
+
+    /// Closes a device that nobody uses any more, and forgets its id.
+    pub fn retire(&mut self, id: ChardevId) {
+        self.hang_up(id);
+        let slot = &mut self.slots[usize::from(id.0)];
+        // Descriptors leave the poller as they are closed.
+        (slot.listener, slot.timer) = (None, None);
+        slot.label.clear();
     }
 
     /// Writes what waits, for as long as `timeout` nanoseconds at most: for the end of the
@@ -374,7 +491,7 @@ impl Chardevs {
         let end = std::time::Instant::now() + std::time::Duration::from_nanos(timeout);
         for id in self.ids() {
             loop {
-                let slot = &mut self.slots[usize::from(id.0)];
+                let slot = &mut self.slots[id.slot()];
                 slot.drain();
                 let left = end.saturating_duration_since(std::time::Instant::now());
                 if slot.queue.is_empty() || slot.doomed || left.is_zero() {
@@ -415,10 +532,17 @@ impl Chardevs {
             1 => self.output_ready(id, readiness, frontends),
             2 => self.accept(id, frontends),
             _ => {
-                let slot = &mut self.slots[usize::from(id.0)];
+                let slot = &mut self.slots[id.slot()];
                 if let Some(timer) = slot.timer.take() {
                     let _ = self.poller.remove(&timer);
-                    self.reconnect(id, frontends);
+                    match slot.backend {
+                        Backend::Pty => {
+                            self.look(id);
+                            self.schedule(id);
+                            self.catch_up(id, frontends);
+                        }
+                        _ => self.reconnect(id, frontends),
+                    }
                 }
             }
         }
@@ -426,20 +550,51 @@ impl Chardevs {
 
     /// What was put off until the loop comes by.
     fn catch_up<F: Frontends>(&mut self, id: ChardevId, frontends: &mut F) {
-        let slot = &mut self.slots[usize::from(id.0)];
+        let slot = &mut self.slots[id.slot()];
         if slot.fresh {
-            slot.fresh = false;
-            frontends.opened(self, id);
+            self.opened(id, frontends);
         }
-        let slot = &mut self.slots[usize::from(id.0)];
+        let slot = &mut self.slots[id.slot()];
         if slot.doomed {
             self.disconnect(id, frontends);
             return;
         }
-        if !slot.paused && !slot.rest.is_empty() {
-            let bytes = std::mem::take(&mut slot.rest);
-            self.deliver(id, &bytes, frontends);
+        for port in 0..slot.ports.len() {
+            let Port { rest, paused, .. } = &mut self.slots[id.slot()].ports[port];
+            if !*paused && !rest.is_empty() {
+                let bytes = std::mem::take(rest);
+                self.deliver(id.at(port), &bytes, frontends);
+                self.watch(id);
+            }
+        }
+    }
+
+    /// A connection stands.
+    fn opened<F: Frontends>(&mut self, id: ChardevId, frontends: &mut F) {
+        let slot = &mut self.slots[id.slot()];
+        slot.fresh = false;
+        let ports = slot.ports.len();
+        if matches!(&slot.backend, Backend::Socket(spec) if spec.telnet && spec.server) {
+            // The first bytes of a connection fit.
+            slot.write(&telnet::OFFER);
+        }
+        self.watch(id);
+        for port in 0..ports {
+            frontends.opened(self, id.at(port));
+        }
+    }
+
+    /// Notices that somebody has opened a pseudo-terminal.
+    fn look(&mut self, id: ChardevId) {
+        let slot = &mut self.slots[id.slot()];
+        if matches!(slot.backend, Backend::Pty)
+            && !slot.open
+            && let Some(input) = &slot.input
+            && pty::is_open(&input.fd)
+        {
+            slot.set_open();
             self.watch(id);
+            self.waker.wake();
         }
     }
 
@@ -450,7 +605,7 @@ impl Chardevs {
         frontends: &mut F,
     ) {
         self.catch_up(id, frontends);
-        let slot = &mut self.slots[usize::from(id.0)];
+        let slot = &mut self.slots[id.slot()];
         if slot.connecting {
             let decided = slot
                 .input
@@ -460,8 +615,7 @@ impl Chardevs {
                 Some(Ok(Ok(()))) => {
                     slot.connecting = false;
                     slot.open = true;
-                    self.watch(id);
-                    frontends.opened(self, id);
+                    self.opened(id, frontends);
                 }
                 _ => self.disconnect(id, frontends),
             }
@@ -471,7 +625,7 @@ impl Chardevs {
         if readiness.write || readiness.hangup && waiting {
             self.output_ready(id, readiness, frontends);
         }
-        if (readiness.read || readiness.hangup) && self.slots[usize::from(id.0)].reads() {
+        if (readiness.read || readiness.hangup) && self.slots[id.slot()].reads() {
             self.read(id, frontends);
         }
     }
@@ -482,24 +636,25 @@ impl Chardevs {
         readiness: Readiness,
         frontends: &mut F,
     ) {
-        let slot = &mut self.slots[usize::from(id.0)];
+        let slot = &mut self.slots[id.slot()];
         slot.drain();
         if slot.doomed || (readiness.hangup && slot.output.is_some() && !slot.queue.is_empty()) {
             self.disconnect(id, frontends);
             return;
         }
-        let tell = slot.starved && slot.queue.room() > 0;
-        if tell {
-            slot.starved = false;
-        }
+        let room = slot.queue.room() > 0;
+        let ports = slot.ports.len();
         self.watch(id);
-        if tell {
-            frontends.writable(self, id);
+        for port in 0..ports {
+            let starved = &mut self.slots[id.slot()].ports[port].starved;
+            if room && std::mem::take(starved) {
+                frontends.writable(self, id.at(port));
+            }
         }
     }
 
     fn read<F: Frontends>(&mut self, id: ChardevId, frontends: &mut F) {
-        let slot = &mut self.slots[usize::from(id.0)];
+        let slot = &mut self.slots[id.slot()];
         let Some(input) = &slot.input else { return };
         let mut buffer = [0; READ_MAX];
         let mut fds = Vec::new();
@@ -521,48 +676,106 @@ impl Chardevs {
         self.watch(id);
     }
 
-    /// Takes the escape key and its commands out of the input.
+    /// Takes out of the input what is the connection's and the escape key's, and hands the rest over.
     fn filter<F: Frontends>(&mut self, id: ChardevId, bytes: &mut [u8], frontends: &mut F) {
-        let slot = &mut self.slots[usize::from(id.0)];
-        let Some(mut escape) = slot.escape.take() else {
-            return self.deliver(id, bytes, frontends);
-        };
+        let generation = self.slots[id.slot()].generation;
         let mut kept = 0;
-        let mut commands = Vec::new();
         for index in 0..bytes.len() {
-            let (byte, command) = escape.feed(bytes[index]);
-            if let Some(byte) = byte {
-                bytes[kept] = byte;
-                kept += 1;
+            let slot = &mut self.slots[id.slot()];
+            let mut byte = bytes[index];
+            let mut command = None;
+            match slot.telnet.as_mut().map(|telnet| telnet.receive(byte)) {
+                None => {}
+                Some(Received::Byte(plain)) => byte = plain,
+                Some(Received::Break) => command = Some(Command::Break),
+                Some(Received::Nothing) => continue,
+                Some(Received::Answer(answer)) => {
+                    // A peer that does not read does not care for answers.
+                    if slot.queue.room() >= answer.len() {
+                        slot.write(&answer);
+                    }
+                    continue;
+                }
             }
-            commands.extend(command);
+            if command.is_none() {
+                let escaped = slot.mux.as_mut().map(|mux| mux.escape.feed(byte));
+                let (plain, asked) = escaped.unwrap_or((Some(byte), None));
+                command = asked;
+                if let Some(plain) = plain {
+                    bytes[kept] = plain;
+                    kept += 1;
+                }
+            }
+            if let Some(command) = command {
+                self.deliver_to_focus(id, &bytes[..kept], frontends);
+                kept = 0;
+                self.command(id, command, frontends);
+            }
+            if self.slots[id.slot()].generation != generation {
+                return;
+            }
         }
-        let messages: Vec<_> = commands.iter().map(|c| escape.message(*c)).collect();
-        slot.escape = Some(escape);
-        if kept > 0 {
-            self.deliver(id, &bytes[..kept], frontends);
+        self.deliver_to_focus(id, &bytes[..kept], frontends);
+    }
+
+    fn deliver_to_focus<F: Frontends>(&mut self, id: ChardevId, bytes: &[u8], frontends: &mut F) {
+        if !bytes.is_empty() {
+            self.deliver(id.at(self.slots[id.slot()].focus), bytes, frontends);
         }
-        for (command, message) in commands.into_iter().zip(messages) {
-            // What does not fit is lost: it is for a user who does not read.
-            self.write(id, message.as_bytes());
-            if command == Command::Quit {
+    }
+
+    /// Does what the user has asked for with the escape key.
+    fn command<F: Frontends>(&mut self, id: ChardevId, command: Command, frontends: &mut F) {
+        let slot = &mut self.slots[id.slot()];
+        let focus = slot.focus;
+        match command {
+            Command::Break => frontends.line_break(self, id.at(focus)),
+            Command::Quit => {
+                slot.write(b"thimble: terminated\r\n");
                 frontends.quit(self, id);
+            }
+            Command::Help => {
+                let help = slot.mux.as_ref().map(|mux| mux.escape.help());
+                // What does not fit is lost: it is for a user who does not read.
+                self.write(id, help.unwrap_or_default().as_bytes());
+            }
+            Command::Timestamps => {
+                if let Some(mux) = &mut slot.mux {
+                    mux.toggle_stamps();
+                }
+            }
+            Command::Switch => {
+                let next = (focus + 1) % slot.ports.len();
+                slot.focus = next;
+                frontends.focus(self, id.at(focus), false);
+                frontends.focus(self, id.at(next), true);
             }
         }
     }
 
     fn deliver<F: Frontends>(&mut self, id: ChardevId, bytes: &[u8], frontends: &mut F) {
-        let generation = self.slots[usize::from(id.0)].generation;
+        let slot = &mut self.slots[id.slot()];
+        let generation = slot.generation;
+        // Shared devices are read on: what waits is not overtaken.
+        if let Some(port) = slot.ports.get_mut(id.port())
+            && (port.paused || !port.rest.is_empty())
+        {
+            port.rest.extend_from_slice(bytes);
+            return;
+        }
         let taken = frontends.received(self, id, bytes).min(bytes.len());
-        let slot = &mut self.slots[usize::from(id.0)];
-        if taken < bytes.len() && slot.generation == generation {
-            slot.rest.extend_from_slice(&bytes[taken..]);
-            slot.paused = true;
+        let slot = &mut self.slots[id.slot()];
+        if taken < bytes.len()
+            && slot.generation == generation
+            && let Some(port) = slot.ports.get_mut(id.port())
+        {
+            port.rest.extend_from_slice(&bytes[taken..]);
+            port.paused = true;
         }
     }
 
     fn accept<F: Frontends>(&mut self, id: ChardevId, frontends: &mut F) {
-        let slot = &mut self.slots[usize::from(id.0)];
+        let slot = &mut self.slots[id.slot()];
         let (Some(listener), Backend::Socket(spec)) = (&slot.listener, &slot.backend) else {
             return;
         };
@@ -576,15 +789,13 @@ impl Chardevs {
         };
         let spec = spec.clone();
         slot.connected(client, &spec);
-        slot.fresh = false;
         self.listen(id, false);
-        self.watch(id);
-        frontends.opened(self, id);
+        self.opened(id, frontends);
     }
 
     /// Whether clients are accepted.
     fn listen(&self, id: ChardevId, on: bool) {
-        if let Some(listener) = &self.slots[usize::from(id.0)].listener {
+        if let Some(listener) = &self.slots[id.slot()].listener {
             let interest = if on { Interest::READ } else { Interest::NONE };
             let token = self.token(id, Which::Listener);
             let _ = self.poller.modify(&listener.fd, token, interest);
@@ -592,43 +803,55 @@ impl Chardevs {
     }
 
     fn disconnect<F: Frontends>(&mut self, id: ChardevId, frontends: &mut F) {
-        let slot = &mut self.slots[usize::from(id.0)];
+        let slot = &mut self.slots[id.slot()];
         let was_open = slot.open;
         slot.generation = slot.generation.wrapping_add(1);
         slot.connecting = false;
         slot.fresh = false;
         slot.doomed = false;
-        slot.paused = false;
-        slot.rest = Vec::new();
-        if let Some(input) = slot.input.take()
-            && input.interest != Interest::NONE
+        let is_pty = matches!(slot.backend, Backend::Pty);
+        let ends = is_pty || matches!(slot.backend, Backend::Socket(_));
+        for port in &mut slot.ports {
+            port.paused = false;
+            port.rest = Vec::new();
+            port.starved &= !ends;
+        }
+        let ports = slot.ports.len();
+        if let Some(input) = &mut slot.input
+            && std::mem::replace(&mut input.interest, Interest::NONE) != Interest::NONE
         {
             let _ = self.poller.remove(&input.fd);
         }
-        let is_socket = matches!(slot.backend, Backend::Socket(_));
-        if is_socket {
+        // A pseudo-terminal outlives who has opened it.
+        slot.input.take_if(|_| !is_pty);
+        if ends {
             slot.open = false;
-            slot.starved = false;
             slot.queue.clear();
         }
         // The end of standard input or of an input file leaves the output usable.
         if was_open {
-            frontends.closed(self, id);
+            for port in 0..ports {
+                frontends.closed(self, id.at(port));
+            }
         }
         self.listen(id, true);
-        if is_socket {
+        if ends {
             self.schedule(id);
         }
     }
 
-    /// Arms the timer of a client that connects again.
+    /// Arms the timer of a client that connects again, or of a pseudo-terminal that is not open.
     fn schedule(&mut self, id: ChardevId) {
         let token = self.token(id, Which::Timer);
-        let slot = &mut self.slots[usize::from(id.0)];
-        if let Backend::Socket(spec) = &slot.backend
-            && spec.reconnect != 0
+        let slot = &mut self.slots[id.slot()];
+        let seconds = match &slot.backend {
+            Backend::Socket(spec) => spec.reconnect,
+            Backend::Pty if !slot.open => PTY_LOOK,
+            _ => 0,
+        };
+        if seconds != 0
             && slot.timer.is_none()
-            && let Ok(timer) = socket::timer(spec.reconnect)
+            && let Ok(timer) = socket::timer(seconds)
             && self.poller.add(&timer, token, Interest::READ).is_ok()
         {
             slot.timer = Some(timer);
@@ -636,19 +859,17 @@ impl Chardevs {
     }
 
     fn reconnect<F: Frontends>(&mut self, id: ChardevId, frontends: &mut F) {
-        let index = usize::from(id.0);
+        let index = id.slot();
         let Backend::Socket(spec) = self.slots[index].backend.clone() else {
             return;
         };
         match socket::connect_later(&spec) {
             Ok(Connecting::Done(fd)) => {
                 self.slots[index].connected(fd, &spec);
-                self.slots[index].fresh = false;
-                self.watch(id);
-                frontends.opened(self, id);
+                self.opened(id, frontends);
             }
             Ok(Connecting::Pending(fd)) => {
-                self.slots[index].connecting(fd);
+                self.slots[index].connecting(fd, &spec);
                 self.watch(id);
             }
             Err(_) => self.schedule(id),
@@ -659,7 +880,7 @@ impl Chardevs {
     fn try_connect(&self, id: ChardevId, slot: &mut Slot, spec: &SocketSpec) {
         match socket::connect_later(spec) {
             Ok(Connecting::Done(fd)) => slot.connected(fd, spec),
-            Ok(Connecting::Pending(fd)) => slot.connecting(fd),
+            Ok(Connecting::Pending(fd)) => slot.connecting(fd, spec),
             Err(_) => {
                 if let Ok(timer) = socket::timer(spec.reconnect) {
                     let token = self.token(id, Which::Timer);
@@ -671,13 +892,13 @@ impl Chardevs {
     }
 
     fn token(&self, id: ChardevId, which: Which) -> u64 {
-        self.base | u64::from(id.0) << 2 | which as u64
+        self.base | (id.slot() as u64) << 2 | which as u64
     }
 
     /// Brings what the poller waits for in line with the state of a device.
     fn watch(&mut self, id: ChardevId) {
         let tokens = [self.token(id, Which::Input), self.token(id, Which::Output)];
-        let slot = &mut self.slots[usize::from(id.0)];
+        let slot = &mut self.slots[id.slot()];
         let waiting = !slot.queue.is_empty();
         let separate = slot.output.is_some();
         let wanted = [
@@ -725,12 +946,23 @@ impl Slot {
         socket::prepare(&fd, spec);
         self.input = Some(unwatched(fd));
         self.connecting = false;
+        self.speak(spec);
         self.set_open();
     }
 
-    fn connecting(&mut self, fd: OwnedFd) {
+    fn connecting(&mut self, fd: OwnedFd, spec: &SocketSpec) {
         self.input = Some(unwatched(fd));
         self.connecting = true;
+        self.speak(spec);
+    }
+
+    /// Begins with the protocol of a new connection.
+    fn speak(&mut self, spec: &SocketSpec) {
+        self.telnet = match spec.server {
+            _ if !spec.telnet => None,
+            true => Some(Telnet::server()),
+            false => Some(Telnet::client()),
+        };
     }
 
     fn open_stdio(&mut self, signals: bool) -> io::Result<()> {
@@ -753,8 +985,8 @@ impl Slot {
         let mut open = |path: &str, flags| {
             let flags = flags | OFlags::NONBLOCK | OFlags::NOCTTY;
             let opened = files::open(Path::new(path), flags);
-            let (fd, copy) = opened.map_err(|error| failed(path, &error))?.into_parts();
-            self._copies.extend(copy);
+            let (fd, lease) = opened.map_err(|error| failed(path, &error))?.into_parts();
+            self._leases.extend(lease);
             Ok::<_, String>(unwatched(fd))
         };
         let start = match append {
@@ -771,12 +1003,63 @@ impl Slot {
 
     /// Whether input is wanted now.
     fn reads(&self) -> bool {
-        !self.paused && self.rest.is_empty() && !self.connecting
+        let Some(port) = self.ports.get(self.focus) else {
+            return false;
+        };
+        let wanted = match &self.mux {
+            None => !port.paused && port.rest.is_empty(),
+            // Also for the escape key.
+            Some(mux) => mux.used && port.rest.len() < mux::INPUT_MAX,
+        };
+        wanted && !self.connecting && (self.open || !matches!(self.backend, Backend::Pty))
+    }
+
+    /// Whether output is sent as it comes.
+    fn writes_plainly(&self) -> bool {
+        self.telnet.is_none() && !self.mux.as_ref().is_some_and(Mux::stamps)
+    }
+
+    /// Sends or queues bytes and returns how many.
+    fn write(&mut self, bytes: &[u8]) -> usize {
+        let mut taken = 0;
+        if self.queue.is_empty() {
+            taken = self.send(bytes);
+        }
+        if self.doomed {
+            return bytes.len();
+        }
+        taken + self.queue.push(&bytes[taken..])
+    }
+
+    /// The same for bytes that become more on their way: as many as fit then, however little is sent
+    /// at once.
+    fn write_encoded(&mut self, bytes: &[u8]) -> usize {
+        let room = self.queue.room();
+        let mut wire = Vec::with_capacity(bytes.len());
+        let mut taken = 0;
+        for &byte in bytes {
+            let stamp = self.mux.as_mut().map(Mux::stamp).unwrap_or_default();
+            let doubled = self.telnet.is_some() && byte == telnet::IAC;
+            if wire.len() + stamp.len() + 1 + usize::from(doubled) > room {
+                break;
+            }
+            wire.extend_from_slice(stamp.as_bytes());
+            wire.push(byte);
+            if doubled {
+                wire.push(byte);
+            }
+            if let Some(mux) = &mut self.mux {
+                mux.wrote(byte);
+            }
+            taken += 1;
+        }
+        self.write(&wire);
+        taken
     }
 
     fn write_fd(&self) -> Option<BorrowedFd<'_>> {
         let watched = self.output.as_ref().or(match self.backend {
-            Backend::Socket(_) => self.input.as_ref(),
+            Backend::Socket(_) | Backend::Pty => self.input.as_ref(),
             _ => None,
         });
         watched.map(|watched| watched.fd.as_fd())

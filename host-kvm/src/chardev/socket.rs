@@ -12,6 +12,7 @@ use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType, 
 use super::spec::{Address, SocketSpec};
 use crate::descriptors::inherited::{self, NotInherited};
 use crate::error_text;
+use thimble_core::trace::events;
 
 /// Clients that may wait while one is served.
 const BACKLOG: i32 = 8;
@@ -140,6 +141,7 @@ pub(super) fn listen(spec: &SocketSpec) -> Result<Listener, String> {
             } else {
                 net::bind(&fd, &name).map_err(bind_failed)?;
             }
+            events::socket_listen(BACKLOG);
             net::listen(&fd, BACKLOG).map_err(listen_failed)?;
             Ok(Listener {
                 fd,
@@ -157,6 +159,7 @@ fn listen_tcp(address: &SocketAddr, v6_only: bool) -> Result<OwnedFd, Errno> {
         sockopt::set_ipv6_v6only(&fd, v6_only)?;
     }
     net::bind(&fd, address)?;
+    events::socket_listen(BACKLOG);
     net::listen(&fd, BACKLOG)?;
     Ok(fd)
 }

@@ -15,7 +15,7 @@ pub struct ChardevSpec {
     pub id: String,
     /// What it is connected to.
     pub backend: Backend,
-    /// Whether the escape key is looked for in its input.
+    /// Whether several can use it, by turns: the escape key is looked for in its input.
     pub mux: bool,
 }
 
@@ -39,6 +39,8 @@ pub enum Backend {
         /// Keep what is in the file.
         append: bool,
     },
+    /// A terminal for another program: pty(7).
+    Pty,
     /// A stream socket.
     Socket(SocketSpec),
 }
@@ -54,6 +56,8 @@ pub struct SocketSpec {
     pub wait: bool,
     /// For TCP: send small writes at once.
     pub nodelay: bool,
+    /// The telnet protocol is spoken.
+    pub telnet: bool,
     /// For clients: seconds after which to try again; 0: never.
     pub reconnect: u32,
 }
@@ -97,7 +101,7 @@ pub static CHARDEV: OptsTable = OptsTable {
     name: "chardev",
     implied: Some("backend"),
     options: &[
-        SubOption::new("backend", Kind::Text, "socket, file, stdio or null"),
+        SubOption::new("backend", Kind::Text, "socket, file, stdio, pty or null"),
         SubOption::new("id", Kind::Text, "name to refer to it by"),
         SubOption::new("path", Kind::Text, "file, or Unix socket"),
         SubOption::new("input-path", Kind::Text, "file that input comes from"),
@@ -136,15 +140,15 @@ pub static CHARDEV: OptsTable = OptsTable {
             Kind::Bool,
             "terminal keys for signals keep their meaning",
         ),
-        SubOption::new("mux", Kind::Bool, "look for the escape key in the input"),
         SubOption::new(
-            "telnet",
-            Kind::Only(&["off"], "the telnet protocol is not spoken"),
-            "",
+            "mux",
+            Kind::Bool,
+            "several use it by turns, switched by the escape key",
         ),
+        SubOption::new("telnet", Kind::Bool, "speak the telnet protocol"),
         SubOption::new(
             "tn3270",
-            Kind::Only(&["off"], "the telnet protocol is not spoken"),
+            Kind::Only(&["off"], "there are no terminals of mainframes"),
             "",
         ),
         SubOption::new(
@@ -185,6 +189,7 @@ pub static BACKENDS: &[(&str, &[&str])] = &[
         ],
     ),
     ("file", &["path", "input-path", "append"]),
+    ("pty", &[]),
     ("stdio", &["signal"]),
 ];
 
@@ -196,7 +201,6 @@ static ABSENT: &[&str] = &[
     "ringbuf",
     "memory",
     "pipe",
-    "pty",
     "braille",
     "serial",
     "tty",
@@ -253,9 +257,6 @@ fn build(id: String, backend: &str, given: &Opts) -> Result<ChardevSpec, Reason>
         }
     }
     let mux = given.bool("mux").unwrap_or(false);
-    if mux && backend != "stdio" {
-        return Err("mux=on is available for stdio only".to_owned());
-    }
     let backend = match backend {
         "socket" => Backend::Socket(socket(given)?),
         "file" => Backend::File {
@@ -268,6 +269,7 @@ fn build(id: String, backend: &str, given: &Opts) -> Result<ChardevSpec, Reason>
         "stdio" => Backend::Stdio {
             signal: given.bool("signal"),
         },
+        "pty" => Backend::Pty,
         _ => Backend::Null,
     };
     Ok(ChardevSpec { id, backend, mux })
@@ -328,6 +330,7 @@ fn socket(given: &Opts) -> Result<SocketSpec, Reason> {
         server,
         wait: server && wait.unwrap_or(true),
         nodelay: given.bool("nodelay").or(delay).unwrap_or(false),
+        telnet: given.bool("telnet").unwrap_or(false),
         reconnect: u32::try_from(reconnect)
             .ok()
             .filter(|&seconds| seconds <= 86_400)
@@ -432,16 +435,16 @@ pub fn parse_short(text: &str, id: &str) -> Result<ShortForm, Reason> {
         None => (text, false),
     };
     let mut spec = plain_short(inner, id)?;
-    if mux && !matches!(spec.backend, Backend::Stdio { .. }) {
-        return Err("mon: is available for stdio only".to_owned());
-    }
-    spec.mux = mux;
+    spec.mux |= mux;
     Ok(ShortForm::New(spec))
 }
 
 fn plain_short(text: &str, id: &str) -> Result<ChardevSpec, Reason> {
+    let (protocol, rest) = text.split_once(':').unwrap_or((text, ""));
     let backend = if text == "null" {
         Backend::Null
+    } else if text == "pty" {
+        Backend::Pty
     } else if text == "stdio" {
         Backend::Stdio { signal: None }
     } else if let Some(path) = text.strip_prefix("file:") {
@@ -456,7 +459,7 @@ fn plain_short(text: &str, id: &str) -> Result<ChardevSpec, Reason> {
     } else if let Some(rest) = text.strip_prefix("unix:") {
         let given = SHORT_UNIX.parse(rest)?;
         return build(id.to_owned(), "socket", &given);
-    } else if let Some(rest) = text.strip_prefix("tcp:") {
+    } else if protocol == "tcp" || protocol == "telnet" {
         let (address, more) = rest.split_once(',').unwrap_or((rest, ""));
         let (host, port) = address
             .rsplit_once(':')
@@ -468,11 +471,15 @@ fn plain_short(text: &str, id: &str) -> Result<ChardevSpec, Reason> {
         };
         // `host=` in front, as an empty first value would be lost.
         let given = CHARDEV.parse(&format!("host={more}"))?;
-        return build(id.to_owned(), "socket", &given);
+        let mut spec = build(id.to_owned(), "socket", &given)?;
+        if let Backend::Socket(socket) = &mut spec.backend {
+            socket.telnet |= protocol == "telnet";
+        }
+        return Ok(spec);
     } else {
         let name = text.split([':', ',']).next().unwrap_or(text);
         return Err(
-            if ABSENT.contains(&name) || name == "telnet" || name == "websocket" {
+            if ABSENT.contains(&name) || name == "tn3270" || name == "websocket" {
                 format!("the backend '{name}' is not available")
             } else if name.starts_with("/dev/") {
                 format!("'{name}': host serial ports are not available")
@@ -530,6 +537,16 @@ mod tests {
             ("stdio,id=x", "stdio"),
             ("stdio,id=x,mux=on", "mon:stdio"),
             ("null,id=x", "null"),
+            ("pty,id=x", "pty"),
+            ("pty,id=x,mux=on", "mon:pty"),
+            (
+                "socket,id=x,host=,port=5,server=on,telnet=on",
+                "telnet::5,server",
+            ),
+            (
+                "socket,id=x,path=/s,server=on,telnet=on,mux=on",
+                "mon:unix:/s,server,telnet",
+            ),
         ] {
             let short = parse_short(short, "x").unwrap();
             assert_eq!(ShortForm::New(parse(long).unwrap()), short, "{long}");
@@ -566,22 +583,21 @@ mod tests {
                 "nonsense,id=x",
                 "'nonsense' is not a valid char driver name",
             ),
-            ("pty,id=x", "'pty' is not available"),
+            ("pipe,id=x", "'pipe' is not available"),
             ("null,id=1", "identifier"),
             ("socket,id=x", "'path', 'fd'"),
             ("socket,id=x,path=/a,host=b,port=1", "'path', 'fd'"),
             ("socket,id=x,host=a", "no port"),
-            ("socket,id=x,path=/a,telnet=on", "telnet"),
+            ("socket,id=x,path=/a,tn3270=on", "tn3270"),
             ("socket,id=x,path=/a,websocket=on", "WebSocket"),
             ("socket,id=x,path=/a,tls-creds=t", "TLS"),
             ("socket,id=x,path=/a,wait=on", "'wait'"),
             ("socket,id=x,path=/a,server=on,reconnect=1", "'reconnect'"),
             ("socket,id=x,path=/a,signal=on", "'signal'"),
-            ("socket,id=x,fd=-1", "-1"),
+            ("socket,id=x,fd=one", "Unable to parse FD number one"),
             ("socket,id=x,path=", "empty"),
             ("file,id=x", "no filename"),
             ("null,id=x,logfile=a", "logfile"),
-            ("null,id=x,mux=on", "mux"),
         ] {
             let reason = parse(text).unwrap_err();
             assert!(reason.contains(part), "{text}: {reason}");
@@ -595,10 +611,12 @@ mod tests {
         for text in [
             "",
             "foo",
-            "pty",
+            "tn3270:127.0.0.1:1",
+            "websocket:127.0.0.1:1",
+            "telnet:1",
             "telnet:a:1",
             "/dev/ttyS0",
-            "mon:null",
+            "mon:",
             "vc:80x24",
         ] {
             assert!(parse_short(text, "x").is_err(), "{text}");

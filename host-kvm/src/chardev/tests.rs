@@ -19,6 +19,8 @@ struct Log {
     appetite: Option<usize>,
     echo: bool,
     fds: usize,
+    /// What each user of a shared device has got.
+    shares: [Vec<u8>; USERS_MAX],
 }
 
 impl Frontends for Log {
@@ -28,6 +30,7 @@ impl Frontends for Log {
     fn received(&mut self, chardevs: &mut Chardevs, id: ChardevId, bytes: &[u8]) -> usize {
         let taken = bytes.len().min(self.appetite.unwrap_or(usize::MAX));
         self.input.extend_from_slice(&bytes[..taken]);
+        self.shares[id.port()].extend_from_slice(&bytes[..taken]);
         if self.echo {
             assert_eq!(chardevs.write(id, &bytes[..taken]), taken);
         }
@@ -41,6 +44,13 @@ impl Frontends for Log {
     }
     fn received_fds(&mut self, _: &mut Chardevs, _: ChardevId, fds: Vec<OwnedFd>) {
         self.fds += fds.len();
+    }
+    fn line_break(&mut self, _: &mut Chardevs, id: ChardevId) {
+        self.shares[id.port()].extend_from_slice(b"<break>");
+    }
+    fn focus(&mut self, _: &mut Chardevs, id: ChardevId, on: bool) {
+        let mark: &[u8] = if on { b"<on>" } else { b"<off>" };
+        self.shares[id.port()].extend_from_slice(mark);
     }
     fn quit(&mut self, _: &mut Chardevs, _: ChardevId) {
         self.events.push("quit");
@@ -76,7 +86,10 @@ impl Bench {
         let ShortForm::New(spec) = parse_short(text, text)? else {
             panic!("{text}");
         };
-        self.chardevs.open(&spec, max)
+        self.chardevs.open(&spec, max)?;
+        self.chardevs
+            .attach(text)
+            .ok_or_else(|| "no place".to_owned())
     }
 
     /// Runs the loop until the condition holds.
@@ -319,11 +332,80 @@ fn inherited_descriptors() {
     for (text, part) in [
         (format!("socket,id=b,fd={number}"), "in use"),
         ("socket,id=b,fd=1".to_owned(), "standard"),
-        ("socket,id=b,fd=999999".to_owned(), "not open"),
+        (
+            "socket,id=b,fd=999999".to_owned(),
+            "File descriptor '999999' is not a socket",
+        ),
+        (
+            "socket,id=b,fd=-1".to_owned(),
+            "File descriptor '-1' is not a socket",
+        ),
     ] {
         let error = bench.chardevs.open(&parse(&text).unwrap(), 64).unwrap_err();
         assert!(error.contains(part), "{error}");
     }
+}
+
+/// A descriptor as a parent process leaves it.
+fn inheritable(fd: impl Into<OwnedFd>) -> OwnedFd {
+    let fd = fd.into();
+    rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::empty()).unwrap();
+    fd
+}
+
+#[test]
+fn inherited_descriptors_of_the_wrong_kind() {
+    use rustix::net::{AddressFamily, SocketType, socket};
+    let mut bench = Bench::new("kinds");
+    let path = bench.path("l");
+    let unix = |kind| inheritable(socket(AddressFamily::UNIX, kind, None).unwrap());
+    let listening = inheritable(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    let connected = inheritable(UnixStream::pair().unwrap().0);
+    let file = inheritable(File::open("/").unwrap());
+    let pipe = inheritable(rustix::pipe::pipe().unwrap().0);
+    let (stream, datagram) = (unix(SocketType::STREAM), unix(SocketType::DGRAM));
+    for (fd, server, part) in [
+        (&file, true, "' is not a socket"),
+        (&file, false, "' is not a socket"),
+        (&pipe, true, "' is not a socket"),
+        (
+            &connected,
+            true,
+            "Failed to listen on fd socket: Invalid argument",
+        ),
+        (
+            &datagram,
+            true,
+            "Failed to listen on fd socket: Operation not supported",
+        ),
+        (
+            &stream,
+            true,
+            "Failed to listen on fd socket: Invalid argument",
+        ),
+        (&stream, false, "' is not connected"),
+        (&datagram, false, "' is not a stream socket"),
+        (
+            &listening,
+            false,
+            "' is a listening socket: server=on is missing",
+        ),
+    ] {
+        // What is refused is closed: it was passed for this.
+        let copy = inheritable(rustix::io::dup(fd).unwrap());
+        let number = std::os::fd::IntoRawFd::into_raw_fd(copy);
+        let server = if server { ",server=on,wait=off" } else { "" };
+        let text = format!("socket,id=b,fd={number}{server}");
+        let error = bench.chardevs.open(&parse(&text).unwrap(), 64).unwrap_err();
+        assert!(error.contains(part), "{error}");
+    }
+    let number = listening.as_raw_fd();
+    std::mem::forget(listening);
+    let text = format!("socket,id=a,fd={number},server=on,wait=off");
+    bench.chardevs.open(&parse(&text).unwrap(), 64).unwrap();
+    let mut client = UnixStream::connect(&path).unwrap();
+    client.write_all(b"hi").unwrap();
+    bench.until("input", |log, _| log.input == b"hi");
 }
 
 #[test]
@@ -369,20 +451,208 @@ fn an_input_file_is_read_to_its_end() {
 fn the_escape_key_ends_the_emulator() {
     let mut bench = Bench::new("escape");
     let path = bench.path("s");
-    let id = bench
-        .open(&format!("unix:{path},server,nowait"), 4096)
+    bench
+        .open(&format!("mon:unix:{path},server,nowait"), 4096)
         .unwrap();
-    // The terminal of a test is not ours to use: a socket stands in for it.
-    bench.chardevs.slots[usize::from(id.0)].escape = Some(Escape::new(DEFAULT_ESCAPE_KEY));
     let mut client = UnixStream::connect(&path).unwrap();
     client.write_all(b"a\x01").unwrap();
     bench.until("input", |log, _| log.input == b"a");
-    client.write_all(b"\x01b\x01cc\x01x").unwrap();
+    client.write_all(b"\x01b\x01hc\x01x").unwrap();
     bench.until("quit", |log, _| log.events == ["opened", "quit"]);
     assert_eq!(bench.log.input, b"a\x01bc");
+    let mut text = [0; 1024];
+    let count = client.read(&mut text).unwrap();
+    let text = String::from_utf8_lossy(&text[..count]);
+    assert!(text.contains("\r\nC-a x    end the emulator\r\n"), "{text}");
+    assert!(text.ends_with("\r\nthimble: terminated\r\n"), "{text}");
+}
+
+#[test]
+fn several_share_a_device_by_turns() {
+    let mut bench = Bench::new("shared");
+    let path = bench.path("s");
+    let text = format!("mon:unix:{path},server,nowait");
+    let first = bench.open(&text, 4096).unwrap();
+    let second = bench.chardevs.attach(&text).unwrap();
+    assert_ne!(first, second);
+    assert!(bench.chardevs.has_focus(second) && !bench.chardevs.has_focus(first));
+    let mut client = UnixStream::connect(&path).unwrap();
+    bench.until("both", |log, _| log.events == ["opened", "opened"]);
+    client.write_all(b"2\x01c1\x01b\x01c\x01t3").unwrap();
+    bench.until("input", |log, _| log.input == b"213");
+    assert_eq!(bench.log.shares[0], b"<on>1<break><off>");
+    assert_eq!(bench.log.shares[1], b"2<off><on>3");
+    // Who writes does not matter, and the times stand before lines.
+    for (id, text) in [(first, &b"a\n"[..]), (second, b"bc"), (first, b"d\ne")] {
+        assert_eq!(bench.chardevs.write(id, text), text.len());
+    }
     let mut text = [0; 256];
     let count = client.read(&mut text).unwrap();
-    assert!(String::from_utf8_lossy(&text[..count]).contains("no human monitor"));
+    let text = String::from_utf8_lossy(&text[..count]);
+    let mut lines = text.split('\n');
+    for line in ["a", "bcd", "e"] {
+        let (time, rest) = lines.next().unwrap().split_once("] ").unwrap();
+        assert!(time.starts_with("[00:00:0") && time.len() == "[00:00:00.000".len());
+        assert_eq!(rest, line);
+    }
+    for _ in 2..USERS_MAX {
+        assert!(
+            bench
+                .chardevs
+                .attach(&format!("mon:unix:{path},server,nowait"))
+                .is_some()
+        );
+    }
+    assert_eq!(
+        bench
+            .chardevs
+            .attach(&format!("mon:unix:{path},server,nowait")),
+        None
+    );
+}
+
+#[test]
+fn the_escape_key_is_heard_behind_input_that_nobody_takes() {
+    let mut bench = Bench::new("deaf");
+    let path = bench.path("s");
+    let id = bench
+        .open(&format!("mon:unix:{path},server,nowait"), 4096)
+        .unwrap();
+    bench.log.appetite = Some(1);
+    let mut client = UnixStream::connect(&path).unwrap();
+    client.write_all(b"abc").unwrap();
+    bench.until("input", |log, _| log.input == b"a");
+    for _ in 0..3 {
+        client.write_all(b"def").unwrap();
+        bench.settle();
+    }
+    client.write_all(b"\x01x").unwrap();
+    bench.until("quit", |log, _| log.events.ends_with(&["quit"]));
+    assert_eq!(bench.log.input, b"a");
+    bench.log.appetite = None;
+    bench.chardevs.pause_input(id, false);
+    bench.until("the rest", |log, _| log.input == b"abcdefdefdef");
+    // It does not wait for ever: what would not fit is not read.
+    bench.log.appetite = Some(0);
+    client.set_nonblocking(true).unwrap();
+    let mut sent = 0;
+    while let Ok(count) = client.write(&[b'x'; 4096]) {
+        sent += count;
+        bench.settle();
+    }
+    assert!(sent > 2 * READ_MAX);
+    let waiting = bench.chardevs.slots[0].ports[0].rest.len();
+    assert!(waiting < mux::INPUT_MAX + READ_MAX, "{waiting}");
+}
+
+#[test]
+fn telnet_is_spoken() {
+    let mut bench = Bench::new("telnet");
+    let id = bench
+        .open("telnet:127.0.0.1:0,server,nowait", 4096)
+        .unwrap();
+    let port = bench.chardevs.port(id).unwrap();
+    assert!(
+        bench
+            .chardevs
+            .describe(id)
+            .ends_with(&format!("telnet:127.0.0.1:{port},server=on"))
+    );
+    let mut client = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    let mut offer = [0; 12];
+    bench.until("opened", |log, _| log.events == ["opened"]);
+    client.read_exact(&mut offer).unwrap();
+    assert_eq!(offer, telnet::OFFER);
+    client
+        .write_all(b"a\xff\xff\xff\xf3\xff\xfd\x18b\r\0c")
+        .unwrap();
+    bench.until("input", |log, _| log.input == b"a\xffb\rc");
+    assert_eq!(bench.log.shares[0], b"a\xff<break>b\rc");
+    assert_eq!(bench.chardevs.write(id, b"x\xffy"), 3);
+    let mut answer = [0; 7];
+    client.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"\xff\xfc\x18x\xff\xffy");
+    // Nothing is doubled twice when the reader is slow.
+    let bytes = vec![0xff; 1 << 20];
+    let mut taken = 0;
+    while taken < bytes.len() {
+        match bench.chardevs.write(id, &bytes[taken..]) {
+            0 => break,
+            count => taken += count,
+        }
+    }
+    let reader = std::thread::spawn(move || {
+        let mut all = vec![0; 2 * taken];
+        client.read_exact(&mut all).unwrap();
+        (client, all)
+    });
+    bench.until("writable", |_, chardevs| chardevs.pending(id) == 0);
+    let (client, all) = reader.join().unwrap();
+    assert!(all.iter().all(|byte| *byte == 0xff));
+    // The next connection begins anew.
+    drop(client);
+    bench.until("closed", |log, _| log.events.contains(&"closed"));
+    let mut client = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    bench.until("again", |log, _| log.events.ends_with(&["opened"]));
+    client.read_exact(&mut offer).unwrap();
+    assert_eq!(offer, telnet::OFFER);
+}
+
+#[test]
+fn a_telnet_client_waits_for_offers() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut bench = Bench::new("telnet-client");
+    let id = bench
+        .open(&format!("telnet:{}", listener.local_addr().unwrap()), 64)
+        .unwrap();
+    let (mut server, _) = listener.accept().unwrap();
+    bench.until("opened", |log, _| log.events == ["opened"]);
+    bench.chardevs.write(id, b"x");
+    server.write_all(&telnet::OFFER).unwrap();
+    server.write_all(b"y").unwrap();
+    bench.until("input", |log, _| log.input == b"y");
+    let mut answer = [0; 13];
+    server.read_exact(&mut answer).unwrap();
+    assert_eq!(
+        &answer,
+        b"x\xff\xfd\x01\xff\xfd\x03\xff\xfd\x00\xff\xfb\x00"
+    );
+}
+
+#[test]
+fn a_pseudo_terminal_is_opened_by_others() {
+    let mut bench = Bench::new("pty");
+    let id = bench.open("pty", 4096).unwrap();
+    let name = bench.chardevs.describe(id);
+    let name = name.strip_prefix("pty:").unwrap();
+    let open = || {
+        let mut options = File::options();
+        options.read(true).write(true);
+        options.custom_flags(libc::O_NOCTTY).open(name).unwrap()
+    };
+    bench.settle();
+    assert!(!bench.chardevs.is_open(id));
+    assert_eq!(bench.chardevs.write(id, b"to nobody"), 9);
+    for turn in 0..2 {
+        let mut terminal = open();
+        // Output looks at once whether somebody is there.
+        if turn == 0 {
+            bench.chardevs.write(id, b"hi\n");
+        } else {
+            bench.until("open", |_, chardevs| chardevs.is_open(id));
+            bench.chardevs.write(id, b"hi\n");
+        }
+        bench.until("opened", |log, _| log.events.ends_with(&["opened"]));
+        let mut text = [0; 3];
+        terminal.read_exact(&mut text).unwrap();
+        assert_eq!(&text, b"hi\n");
+        bench.log.input.clear();
+        terminal.write_all(b"\x03\r").unwrap();
+        bench.until("input", |log, _| log.input == b"\x03\r");
+        drop(terminal);
+        bench.until("closed", |log, _| log.events.ends_with(&["closed"]));
+        bench.settle();
+    }
 }
 
 #[test]

@@ -81,3 +81,72 @@ pub fn add(options: &[AddFd]) -> Result<(), OptionError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+    use std::os::fd::{AsRawFd, IntoRawFd};
+
+    /// A pipe whose writing end is as a parent process leaves it.
+    fn pipe() -> (OwnedFd, i32) {
+        let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+        rustix::io::fcntl_setfd(&writer, FdFlags::empty()).unwrap();
+        (reader, writer.into_raw_fd())
+    }
+
+    #[test]
+    fn only_what_was_inherited_is_taken() {
+        let (reader, number) = pipe();
+        assert!(borrow(number).is_ok());
+        let taken = take(number).unwrap();
+        assert_eq!(take(number).unwrap_err(), NotInherited::InUse);
+        drop(taken);
+        assert_eq!(rustix::io::read(&reader, &mut [0]), Ok(0));
+        let own = File::open("/dev/null").unwrap();
+        assert_eq!(borrow(own.as_raw_fd()).unwrap_err(), NotInherited::InUse);
+        for (number, why) in [
+            (0, NotInherited::Stdio),
+            (2, NotInherited::Stdio),
+            (-1, NotInherited::Closed),
+            (i32::MIN, NotInherited::Closed),
+            (i32::MAX, NotInherited::Closed),
+        ] {
+            assert_eq!(borrow(number).unwrap_err(), why);
+        }
+    }
+
+    #[test]
+    fn sets_get_copies_and_the_original_is_closed() {
+        let (reader, number) = pipe();
+        let option = |fd, set| AddFd {
+            fd,
+            set,
+            opaque: None,
+            origin: format!("-add-fd fd={fd},set={set}"),
+        };
+        // Sets of this process that no other test uses, each in use: so nobody else cleans them.
+        add(&[option(number, 7_000_001), option(number, 7_000_002)]).unwrap();
+        let error = add(&[option(number, 7_000_003)]).unwrap_err().to_string();
+        assert!(
+            error.ends_with("fd is not valid or already in use"),
+            "{error}"
+        );
+        assert!(error.starts_with("-add-fd fd="), "{error}");
+        rustix::io::ioctl_fionbio(&reader, true).unwrap();
+        for set in [7_000_001, 7_000_002] {
+            let name = format!("/dev/fdset/{set}");
+            let used = sets::open(name.as_bytes(), rustix::fs::OFlags::WRONLY);
+            let (copy, keep) = used.unwrap().unwrap();
+            rustix::io::write(&copy, b"x").unwrap();
+            assert_eq!(rustix::io::read(&reader, &mut [0; 2]), Ok(1));
+            assert_eq!(rustix::io::read(&reader, &mut [0]), Err(Errno::AGAIN));
+            let mut sets = sets::lock();
+            sets.set_running(true);
+            sets.remove(set, None).unwrap();
+            drop(sets);
+            drop((copy, keep));
+        }
+        assert_eq!(rustix::io::read(&reader, &mut [0]), Ok(0));
+    }
+}

@@ -253,12 +253,12 @@ impl Sets {
 
 /// Keeps a set as long as a copy of one of its descriptors is in use: to be dropped with that.
 #[derive(Debug)]
-pub struct Copy {
+pub struct Lease {
     sets: &'static Mutex<Sets>,
     id: i64,
 }
 
-impl Drop for Copy {
+impl Drop for Lease {
     fn drop(&mut self) {
         let mut sets = lock_of(self.sets);
         if let Some(set) = sets.sets.iter_mut().find(|set| set.id == self.id) {
@@ -275,7 +275,7 @@ impl Drop for Copy {
 /// # Errors
 /// EINVAL if behind `/dev/fdset/` there is no number, ENOENT if there is no such set, EACCES if none
 /// of its descriptors has the access mode of `flags`; else what the system says.
-pub(crate) fn open(name: &[u8], flags: OFlags) -> Option<io::Result<(OwnedFd, Copy)>> {
+pub(crate) fn open(name: &[u8], flags: OFlags) -> Option<io::Result<(OwnedFd, Lease)>> {
     open_of(&SETS, name, flags)
 }
 
@@ -283,7 +283,7 @@ fn open_of(
     sets: &'static Mutex<Sets>,
     name: &[u8],
     flags: OFlags,
-) -> Option<io::Result<(OwnedFd, Copy)>> {
+) -> Option<io::Result<(OwnedFd, Lease)>> {
     let id = name.strip_prefix(b"/dev/fdset/")?;
     let id = std::str::from_utf8(id).ok();
     let id = id
@@ -293,7 +293,7 @@ fn open_of(
         Some(id) => {
             let id = id.into();
             let opened = lock_of(sets).open(id, flags);
-            opened.map(|fd| (fd, Copy { sets, id }))
+            opened.map(|fd| (fd, Lease { sets, id }))
         }
         None => Err(Errno::INVAL.into()),
     })

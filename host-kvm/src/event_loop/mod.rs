@@ -12,11 +12,13 @@ use thimble_core::machine::Machine;
 
 use crate::chardev::{ChardevId, Chardevs, Frontends};
 use crate::clock::{Clock, monotonic};
+use crate::gdb::GdbServer;
 use crate::monitors::Monitors;
 use crate::qtest::QtestServer;
 use crate::report;
 use crate::vm::{Accelerator, Bridge, BridgeState, Guarded, Vm};
 use poller::{Interest, Poller, Waker};
+use thimble_core::trace::events;
 
 /// Tokens of the main thread's own descriptors; character devices have [`CHARDEVS`] and above.
 const WAKER: u64 = 0;
@@ -68,6 +70,8 @@ pub struct EventLoop {
     pub monitors: Monitors,
     /// Its device test connection.
     pub qtest: Option<QtestServer>,
+    /// Its debugger's connection.
+    pub gdb: GdbServer,
 }
 
 impl EventLoop {
@@ -90,12 +94,18 @@ impl EventLoop {
         let status = loop {
             self.vm.settle();
             self.vm.release_events();
-            let served = self.monitors.serve(&mut self.vm);
+            let mut served = self.gdb.serve(&mut self.vm);
+            served |= self.monitors.serve(&mut self.vm);
+            if self.gdb.serve(&mut self.vm) {
+                // Whatever that has led to.
+                self.monitors.serve(&mut self.vm);
+                served = true;
+            }
             if let Some(status) = self.vm.exit_status() {
                 break status;
             }
-            let events = match self.wait(served && several_cpus) {
-                Ok(events) => events,
+            let ready = match self.wait(served && several_cpus) {
+                Ok(ready) => ready,
                 Err(error) => {
                     report(format_args!(
                         "waiting for events: {}",
@@ -104,7 +114,8 @@ impl EventLoop {
                     break 1;
                 }
             };
-            for event in events {
+            events::event_loop_ready(ready.len());
+            for event in ready {
                 match event.token {
                     WAKER => self.waker.drain(),
                     TIMER => {
@@ -117,8 +128,10 @@ impl EventLoop {
                 }
             }
         };
+        self.gdb.exit(status, &shared);
         self.vm.cancel_jobs();
         self.vm.shut_processors();
+        self.vm.discard_objects();
         shared.lock().chardevs.flush(LAST_WORDS);
         status
     }
@@ -136,8 +149,9 @@ impl EventLoop {
             }
         }
         let until = self.vm.event_deadline();
-        self.poller
-            .wait(until.map(|until| until.saturating_sub(monotonic())))
+        let timeout = until.map(|until| until.saturating_sub(monotonic()));
+        events::event_loop_wait(timeout.map_or(-1, |ns| (ns / 1_000_000) as i64));
+        self.poller.wait(timeout)
     }
 
     fn chardev_ready(&mut self, token: u64, readiness: poller::Readiness) {
@@ -159,6 +173,7 @@ impl EventLoop {
             accelerator: shared.accelerator(),
             monitors: &mut self.monitors,
             qtest: &mut self.qtest,
+            gdb: &mut self.gdb,
             quit: false,
         };
         chardevs.ready(token, readiness, &mut users);
@@ -176,6 +191,7 @@ impl EventLoop {
         let got = unsafe { libc::read(self.signals.as_raw_fd(), (&raw mut info).cast(), size) };
         if got == size as isize {
             let (signal, pid) = (info.ssi_signo, info.ssi_pid);
+            events::signal(signal);
             report(format_args!(
                 "terminating on signal {signal} from pid {pid}"
             ));
@@ -193,6 +209,7 @@ struct Users<'a> {
     accelerator: &'a Accelerator,
     monitors: &'a mut Monitors,
     qtest: &'a mut Option<QtestServer>,
+    gdb: &'a mut GdbServer,
     quit: bool,
 }
 
@@ -236,16 +253,23 @@ impl Users<'_> {
 
 impl Frontends for Users<'_> {
     fn opened(&mut self, chardevs: &mut Chardevs, id: ChardevId) {
-        let _ = chardevs;
-        self.monitors.opened(id);
+        events::chardev_open(chardevs.label(id).as_bytes());
+        self.monitors.opened(id, chardevs.has_focus(id));
+        if self.gdb.owns(id) {
+            self.gdb.opened();
+        }
         if let Some(qtest) = self.qtest(id) {
             qtest.opened();
         }
     }
 
     fn received(&mut self, chardevs: &mut Chardevs, id: ChardevId, bytes: &[u8]) -> usize {
+        events::chardev_read(bytes.len(), chardevs.label(id).as_bytes());
         if self.monitors.owns(id) {
             return self.monitors.received(id, bytes);
+        }
+        if self.gdb.owns(id) {
+            return self.gdb.received(bytes);
         }
         if self.qtest(id).is_some() {
             return self.call(chardevs, |machine, bridge, clock, qtest| {
@@ -267,8 +291,11 @@ impl Frontends for Users<'_> {
     }
 
     fn closed(&mut self, chardevs: &mut Chardevs, id: ChardevId) {
-        let _ = chardevs;
+        events::chardev_close(chardevs.label(id).as_bytes());
         self.monitors.closed(id);
+        if self.gdb.owns(id) {
+            self.gdb.closed();
+        }
         if let Some(qtest) = self.qtest(id) {
             qtest.closed();
         }
@@ -282,6 +309,19 @@ impl Frontends for Users<'_> {
                 machine.console_writable(bridge, clock.now(), console);
             });
         }
+    }
+
+    fn line_break(&mut self, chardevs: &mut Chardevs, id: ChardevId) {
+        if let Some(console) = self.console(id) {
+            self.call(chardevs, |machine, bridge, clock, _| {
+                machine.console_break(bridge, clock.now(), console);
+            });
+        }
+    }
+
+    fn focus(&mut self, chardevs: &mut Chardevs, id: ChardevId, on: bool) {
+        let _ = chardevs;
+        self.monitors.focus(id, on);
     }
 
     fn quit(&mut self, _chardevs: &mut Chardevs, _id: ChardevId) {

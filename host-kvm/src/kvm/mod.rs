@@ -2,6 +2,7 @@
 
 mod controllers;
 mod cpuid;
+mod debug;
 mod dump;
 mod error;
 mod inspect;
@@ -13,6 +14,7 @@ mod vm;
 
 pub use controllers::Instant;
 pub use cpuid::offer;
+pub use debug::{NoRegister, Plan};
 pub use error::KvmError;
 pub use kvm_ioctls::Kvm;
 pub use routes::Routes;

@@ -14,6 +14,7 @@ use thimble_core::irq::{IrqLine, Msi};
 
 use super::error::KvmError;
 use super::vm::Vm;
+use thimble_core::trace::events;
 
 /// What each input of the I/O APIC sends, and what the kernel knows of it.
 #[derive(Debug, Default)]
@@ -53,6 +54,7 @@ impl Routes {
 }
 
 fn set(vm: &Vm, entries: &[kvm_irq_routing_entry]) -> Result<(), KvmError> {
+    events::kvm_irqchip_commit_routes(entries.len());
     let table = KvmIrqRouting::from_entries(entries)
         .map_err(|_| KvmError::Unsupported("this number of interrupt routes"))?;
     vm.fd()

@@ -18,7 +18,7 @@
 //! What is different where the machine models the local APICs (`kernel-irqchip=off`) is in
 //! [`super::outside`]. A processor that is idle there waits here, parked, for attention.
 //!
-//! Not here: single-stepping.
+//! What a debugger wants is in [`super::debug`].
 
 use std::os::fd::AsRawFd;
 use std::ptr::NonNull;
@@ -28,24 +28,27 @@ use std::thread::JoinHandle;
 use std::{fmt, io, mem, ptr, slice, thread};
 
 use kvm_bindings::{
-    KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HLT, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR, KVM_EXIT_IO,
-    KVM_EXIT_IO_OUT, KVM_EXIT_IOAPIC_EOI, KVM_EXIT_IRQ_WINDOW_OPEN, KVM_EXIT_MMIO,
+    KVM_EXIT_DEBUG, KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HLT, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR,
+    KVM_EXIT_IO, KVM_EXIT_IO_OUT, KVM_EXIT_IOAPIC_EOI, KVM_EXIT_IRQ_WINDOW_OPEN, KVM_EXIT_MMIO,
     KVM_EXIT_SET_TPR, KVM_EXIT_SHUTDOWN, KVM_EXIT_SYSTEM_EVENT, KVM_EXIT_X86_RDMSR,
     KVM_EXIT_X86_WRMSR, KVM_SYSTEM_EVENT_CRASH, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN,
     kvm_interrupt, kvm_run,
 };
 use kvm_ioctls::VcpuFd;
+use thimble_core::cpu::debugger::Hit;
 use thimble_core::cpu::{CpuState, LocalApicState};
 use thimble_core::irq::lapic::{CpuEvent, X2APIC_MSRS};
 use thimble_core::state::StateError;
 
 use super::cpuid::for_cpu;
+use super::debug::GuestDebug;
 use super::dump::dump;
 use super::error::KvmError;
 use super::outside::{self, Outside};
 use super::state;
 use super::vm::{Irqchip, Vm};
 use crate::cpuid::CpuidTable;
+use thimble_core::trace::events;
 
 /// `_IO(KVMIO, 0x80)`.
 pub(super) const KVM_RUN: libc::Ioctl = 0xae80;
@@ -164,6 +167,11 @@ pub trait ExitHandler: Send + Sync {
     /// The processor can not go on. Its thread parks after this call, and stays so through
     /// [`Vcpus::resume`] until [`Vcpus::reset`] or [`Vcpus::set_state`].
     fn stopped(&self, cpu: u32, stop: VcpuStop);
+
+    /// The processor has stopped as a debugger wishes.
+    fn debugged(&self, cpu: u32, hit: Hit) {
+        let _ = (cpu, hit);
+    }
 }
 
 /// What a guest asked for through KVM's system events.
@@ -244,6 +252,8 @@ pub(super) struct Vcpu {
     pub(super) run: NonNull<kvm_run>,
     /// What the kernel does not know of it.
     pub(super) outside: Outside,
+    /// What a debugger wants of it.
+    pub(super) debug: GuestDebug,
 }
 
 impl Vcpu {
@@ -317,6 +327,8 @@ struct ThreadControl {
     idle: bool,
     /// It parks, whatever is wanted of all, while someone uses its vCPU.
     visited: bool,
+    /// A debugger holds it back.
+    held: bool,
 }
 
 struct Control {
@@ -382,6 +394,8 @@ impl Vcpus {
                 .fd()
                 .create_vcpu(cpuid.apic_id(index).into())
                 .map_err(KvmError::call("creating a processor"))?;
+            events::kvm_init_vcpu(index, cpuid.apic_id(index));
+            events::guest_cpu_enter(index);
             fd.set_cpuid2(&for_cpu(cpuid, index)?)
                 .map_err(KvmError::call("setting CPUID"))?;
             let run = NonNull::from(fd.get_kvm_run());
@@ -397,6 +411,7 @@ impl Vcpus {
                     fd,
                     run,
                     outside: Outside::new(index == 0, cpuid.signature()),
+                    debug: GuestDebug::default(),
                 }),
             });
         }
@@ -416,6 +431,7 @@ impl Vcpus {
             halted: false,
             idle: false,
             visited: false,
+            held: false,
         });
         let shared = Arc::new(Shared {
             vm,
@@ -516,6 +532,11 @@ impl Vcpus {
         self.shared.vm.irqchip()
     }
 
+    /// The kernel's interface.
+    pub(super) fn kvm(&self) -> &kvm_ioctls::Kvm {
+        self.shared.vm.kvm()
+    }
+
     /// What exits are handed to.
     pub(super) fn handler(&self) -> &dyn ExitHandler {
         &*self.handler
@@ -551,13 +572,20 @@ impl Vcpus {
         Ok(())
     }
 
+    /// Holds a processor back, or no longer. All must be paused.
+    pub(super) fn hold(&self, index: u32, held: bool) {
+        if let Some(thread) = lock(&self.shared.control).threads.get_mut(index as usize) {
+            thread.held = held;
+        }
+    }
+
     /// The registers of a processor as text. All must be paused.
     pub fn dump(&self, index: u32) -> Result<String, KvmError> {
         let vcpu = self.parked(index)?;
         Ok(dump(&self.shared.vm, &vcpu.fd))
     }
 
-    fn parked(&self, index: u32) -> Result<MutexGuard<'_, Vcpu>, KvmError> {
+    pub(super) fn parked(&self, index: u32) -> Result<MutexGuard<'_, Vcpu>, KvmError> {
         let cpu = self.shared.cpus.get(index as usize).ok_or(NO_SUCH_CPU)?;
         match cpu.vcpu.try_lock() {
             Ok(vcpu) => Ok(vcpu),
@@ -711,6 +739,8 @@ enum Left {
     Halted,
     /// Nothing to do before there is attention.
     Idle,
+    /// As a debugger wishes.
+    Debugged(Hit),
     Stopped(VcpuStop),
 }
 
@@ -744,6 +774,7 @@ fn run_thread<H: ExitHandler>(shared: &Shared, index: u32, handler: &H) {
                     Wanted::Run
                         if !thread.stopped
                             && !thread.visited
+                            && !thread.held
                             && (!thread.idle || cpu.attention.load(Ordering::SeqCst)) =>
                     {
                         break;
@@ -778,6 +809,10 @@ fn run_thread<H: ExitHandler>(shared: &Shared, index: u32, handler: &H) {
             Left::Interrupted => continue,
             Left::Idle => {
                 lock(&shared.control).threads[at].idle = true;
+                continue;
+            }
+            Left::Debugged(hit) => {
+                handler.debugged(index, hit);
                 continue;
             }
             Left::Halted | Left::Stopped(_) => {}
@@ -859,6 +894,8 @@ fn run_guest<H: ExitHandler>(
                 }
             }
         }
+        // SAFETY: the vCPU's shared page, as below.
+        events::kvm_run_exit(cpu, unsafe { (*run).exit_reason });
         // SAFETY: `run` is the vCPU's shared page, which only this thread uses between two
         // calls; `exit_reason` tells which member of the union is valid, and the kernel gives
         // the place and length of the data inside the mapping.
@@ -905,6 +942,20 @@ fn run_guest<H: ExitHandler>(
                     handler.end_of_interrupt(cpu, (*run).__bindgen_anon_1.eoi.vector);
                 }
                 KVM_EXIT_INTR => return Left::Interrupted,
+                KVM_EXIT_DEBUG => {
+                    let arch = (*run).__bindgen_anon_1.debug.arch;
+                    match vcpu.debug.hit(&vcpu.fd, &arch) {
+                        Ok(Some(hit)) => return Left::Debugged(hit),
+                        // It was the guest's own.
+                        Ok(None) => {}
+                        Err(errno) => {
+                            return Left::Stopped(VcpuStop::RunFailed {
+                                errno,
+                                dump: dump(vm, &vcpu.fd),
+                            });
+                        }
+                    }
+                }
                 KVM_EXIT_HLT if off => outside::halt(vcpu),
                 KVM_EXIT_HLT => return Left::Halted,
                 KVM_EXIT_SHUTDOWN => return Left::Stopped(VcpuStop::TripleFault),

@@ -27,6 +27,7 @@ use super::error::KvmError;
 use super::routes;
 use super::vcpu::Pauser;
 use crate::memory::{PAGE, Ram, Rom};
+use thimble_core::trace::events;
 
 /// Where the kernel keeps three pages of its own for real mode on old processors: below the
 /// firmware, above all RAM below 4 GiB, as other monitors place it.
@@ -352,6 +353,7 @@ impl Vm {
             memory_size: slot.length,
             userspace_addr: slot.host,
         };
+        events::kvm_set_user_memory(region.slot, region.flags, slot.gpa, slot.length);
         // SAFETY: the host memory belongs to `ram` or `rom`, which live as long as the machine,
         // and is only reached through raw pointers.
         unsafe { self.fd.set_user_memory_region(region) }
@@ -406,6 +408,7 @@ impl Vm {
 
     /// Sends an interrupt to the local APICs.
     pub fn signal_msi(&self, message: Msi) -> Result<(), KvmError> {
+        events::kvm_send_msi(message.address, message.data);
         let message = kvm_msi {
             address_lo: message.address as u32,
             address_hi: (message.address >> 32) as u32,
@@ -423,6 +426,7 @@ impl Vm {
         if self.irqchip != Irqchip::On {
             return Ok(());
         }
+        events::kvm_set_irq(gsi, level);
         self.fd
             .set_irq_line(gsi, level)
             .map_err(KvmError::call("driving an interrupt line"))

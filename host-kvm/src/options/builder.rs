@@ -9,15 +9,21 @@ use super::descriptors;
 use super::device::{self, Classes, DeviceText};
 use super::machine::{self, ACCEL_HELP, MachineOptions};
 use thimble_core::qmp::Parser;
+use thimble_monitor::owner::objects::{write_properties, write_types};
 use thimble_monitor::schema::arguments::Audiodev;
 use thimble_monitor::schema::{AudiodevDriver, read_option};
 
 use super::opts::{self, Kind, OptsTable, Reason, SubOption};
 use super::table::{self, ABSENT, Action, OPTIONS};
 use super::values;
-use super::{Accel, ChardevOption, MachineKind, OptionError, Options, Parsed, QmpOption};
+use super::{
+    Accel, ChardevOption, MachineKind, MonitorOption, ObjectOption, OptionError, Options, Parsed,
+};
+use crate::chardev::USERS_MAX;
 use crate::chardev::spec::{self, Backend, ChardevSpec, ShortForm};
 use crate::log::Items;
+use crate::monitors::Language;
+use crate::trace;
 
 /// Serial ports of a board at most.
 const SERIALS_MAX: usize = 4;
@@ -35,7 +41,7 @@ pub(super) struct Builder {
     accel_given: bool,
     monitor_given: bool,
     serial_given: bool,
-    qmp_count: usize,
+    monitor_count: usize,
     devices: Vec<(DeviceText, String)>,
     /// Who wants which `-chardev`, to be checked when all are known.
     references: Vec<(String, String)>,
@@ -43,6 +49,7 @@ pub(super) struct Builder {
     print: Option<String>,
     /// Default devices that were switched off.
     without: Vec<&'static str>,
+    gdb_origin: String,
     initrd_origin: String,
     append_origin: String,
 }
@@ -61,11 +68,12 @@ pub(super) fn parse(
         accel_given: false,
         monitor_given: false,
         serial_given: false,
-        qmp_count: 0,
+        monitor_count: 0,
         devices: Vec::new(),
         references: Vec::new(),
         print: None,
         without: Vec::new(),
+        gdb_origin: String::new(),
         initrd_origin: String::new(),
         append_origin: String::new(),
     };
@@ -134,6 +142,20 @@ pub(super) static MSG: OptsTable = OptsTable {
     ],
 };
 
+pub(super) static TRACE: OptsTable = OptsTable {
+    name: "trace",
+    implied: Some("enable"),
+    options: &[
+        SubOption::new("enable", Kind::Text, "events to trace: a name or a pattern"),
+        SubOption::new(
+            "events",
+            Kind::Text,
+            "file of names or patterns, a line each",
+        ),
+        SubOption::new("file", Kind::Text, "where to trace"),
+    ],
+};
+
 pub(super) static ACTION: OptsTable = OptsTable {
     name: "action",
     implied: None,
@@ -168,14 +190,10 @@ pub(super) static MON: OptsTable = OptsTable {
         SubOption::new("chardev", Kind::Text, "the character device"),
         SubOption::new(
             "mode",
-            Kind::Only(&["control"], "there is no human monitor"),
-            "control: QMP",
+            Kind::Word(&["readline", "control"]),
+            "readline: for people, the default; control: QMP",
         ),
-        SubOption::new(
-            "pretty",
-            Kind::Only(&["off"], "replies are on one line"),
-            "pretty-print replies",
-        ),
+        SubOption::new("pretty", Kind::Bool, "QMP: replies are spread over lines"),
         SubOption::new("id", Kind::Text, "name of the monitor"),
     ],
 };
@@ -275,7 +293,9 @@ impl Builder {
     }
 
     pub(super) fn memory(&mut self, value: &str) -> Done {
-        self.options.memory = machine::parse_memory(value)?;
+        let given = machine::parse_memory(value)?;
+        self.options.memory = given.unwrap_or(machine::MEMORY_DEFAULT);
+        self.options.memory_given = given.is_some();
         Ok(())
     }
 
@@ -303,6 +323,31 @@ impl Builder {
             return self.print(device::describe(class));
         }
         self.devices.push((taken, self.origin.clone()));
+        Ok(())
+    }
+
+    pub(super) fn object(&mut self, value: &str) -> Done {
+        if matches!(value, "help" | "?") {
+            let mut text = String::new();
+            // Writing to a string does not fail.
+            let _ = write_types(&mut text);
+            return self.print(text);
+        }
+        if !value.starts_with('{') && OptsTable::wants_help(value) {
+            let name = value.split(',').next().unwrap_or_default();
+            let name = name.strip_prefix("qom-type=").unwrap_or(name);
+            let mut text = String::new();
+            return match write_properties(name, &mut text) {
+                Ok(true) => self.print(text),
+                _ => Err(format!(
+                    "Parameter 'qom-type' does not accept value '{name}'"
+                )),
+            };
+        }
+        self.options.objects.push(ObjectOption {
+            text: value.to_owned(),
+            origin: self.origin.clone(),
+        });
         Ok(())
     }
 
@@ -381,42 +426,63 @@ impl Builder {
             return Err(format!("there can be {SERIALS_MAX} of them at most"));
         }
         let id = self.short(value, &format!("{label}{number}"))?;
+        if let Some(id) = id.as_ref().filter(|_| value.starts_with("mon:")) {
+            // A monitor is on it, too.
+            self.monitor_given = true;
+            self.add_monitor(id.clone(), Language::Human, None);
+        }
         field(&mut self.options).push(id);
         Ok(())
     }
 
-    pub(super) fn qmp(&mut self, value: &str) -> Done {
-        let label = format!("compat_monitor{}", self.qmp_count);
-        self.qmp_count += 1;
-        if value.starts_with("mon:") {
-            return Err("the escape key has no place in QMP".to_owned());
-        }
-        if let Some(chardev) = self.short(value, &label)? {
-            self.options.qmp.push(QmpOption { chardev, id: None });
-        }
+    /// Puts a monitor on a character device.
+    fn add_monitor(&mut self, chardev: String, language: Language, id: Option<String>) {
+        let origin = self.origin.clone();
+        self.references.push((chardev.clone(), origin.clone()));
+        self.options.monitors.push(MonitorOption {
+            chardev,
+            language,
+            id,
+            origin,
+        });
+    }
+
+    pub(super) fn monitor(&mut self, value: &str, language: Language) -> Done {
+        self.monitor_given = true;
+        let label = format!("compat_monitor{}", self.monitor_count);
+        let chardev = match spec::parse_short(value, &label)? {
+            ShortForm::None => return Ok(()),
+            ShortForm::Reference(id) => id,
+            ShortForm::New(spec) => {
+                self.monitor_count += 1;
+                self.add_chardev(spec)?;
+                label
+            }
+        };
+        self.add_monitor(chardev, language, None);
         Ok(())
     }
 
     pub(super) fn mon(&mut self, value: &str) -> Done {
         let given = MON.parse(value)?;
+        self.monitor_given = true;
         let chardev = given
             .owned("chardev")
             .ok_or("Parameter 'chardev' is missing")?;
-        if given.text("mode").is_none() {
-            return Err("there is no human monitor: mode=control is missing".to_owned());
-        }
-        self.references.push((chardev.clone(), self.origin.clone()));
+        let pretty = given.bool("pretty");
+        let language = match given.text("mode") {
+            Some("control") => Language::Qmp {
+                pretty: pretty.unwrap_or(false),
+            },
+            // QEMU's words.
+            _ if pretty.is_some() => {
+                return Err("'pretty' is not compatible with HMP monitors".to_owned());
+            }
+            _ => Language::Human,
+        };
         let id = given.text("id").map(opts::id).transpose()?;
         let id = id.map(str::to_owned);
-        self.options.qmp.push(QmpOption { chardev, id });
-        Ok(())
-    }
-
-    pub(super) fn monitor(&mut self, value: &str) -> Done {
-        if value != "none" {
-            return Err("there is no human monitor: only 'none' is available".to_owned());
-        }
-        self.monitor_given = true;
+        self.add_monitor(chardev, language, id);
         Ok(())
     }
 
@@ -424,7 +490,20 @@ impl Builder {
         if self.options.qtest.is_some() {
             return Err("there can be one only".to_owned());
         }
+        if value.starts_with("mon:") {
+            // QEMU's words.
+            return Err("mon: isn't supported in this context".to_owned());
+        }
         self.options.qtest = self.short(value, "qtest")?;
+        Ok(())
+    }
+
+    pub(super) fn gdb(&mut self, value: &str) -> Done {
+        if self.options.gdb.is_some() {
+            return Err("there can be one only".to_owned());
+        }
+        self.options.gdb = self.short(&gdb_device(value), crate::gdb::LABEL)?;
+        self.gdb_origin.clone_from(&self.origin);
         Ok(())
     }
 
@@ -524,7 +603,29 @@ impl Builder {
         if value == "help" || value == "?" {
             return self.print(Items::help());
         }
-        values::parse_log_items(value, &mut self.options.log_items)
+        if value == "trace:help" {
+            return self.print(trace::help());
+        }
+        self.options
+            .log
+            .add(value)
+            .map_err(|item| format!("there is no log item '{item}' ('-d help' lists them)"))
+    }
+
+    pub(super) fn log_filter(&mut self, value: &str) -> Done {
+        self.options.log_filter.add(value)
+    }
+
+    pub(super) fn trace(&mut self, value: &str) -> Done {
+        if OptsTable::wants_help(value) {
+            return self.print(trace::help());
+        }
+        let given = TRACE.parse(value)?;
+        let options = &mut self.options.trace;
+        options.patterns.extend(given.owned("enable"));
+        options.events.extend(given.owned("events"));
+        options.file = given.owned("file").or(options.file.take());
+        Ok(())
     }
 
     fn finish(mut self) -> Result<Parsed, OptionError> {
@@ -536,9 +637,22 @@ impl Builder {
                 return Err(OptionError::new(origin, "only allowed with -kernel option"));
             }
         }
+        if self.options.gdb.is_some() && self.options.machine.kind == MachineKind::None {
+            // QEMU's sentence.
+            let reason = "gdbstub: meaningless to attach gdb to a machine without any CPU.";
+            return Err(OptionError::new(&self.gdb_origin, reason));
+        }
         let cpus = self.options.smp.max_cpus;
         let room = self.options.machine.check_cpus(cpus);
         room.map_err(|reason| OptionError::new(&format!("-smp {cpus}"), &reason))?;
+        if self.options.memory_path.is_some() && self.options.machine.memory_backend.is_some() {
+            // QEMU's words.
+            let text = [
+                "'-mem-path' can't be used together with",
+                "'-machine memory-backend'",
+            ];
+            return Err(OptionError::sentence(text[0], text[1]));
+        }
         self.defaults()?;
         for (device, origin) in std::mem::take(&mut self.devices) {
             let built = device::build(device, &self.classes, &self.options.globals, origin.clone())
@@ -559,13 +673,16 @@ impl Builder {
                 let reason = format!("chardev \"{id}\" not found");
                 return Err(OptionError::new(origin, &reason));
             }
-            if self.references[..index]
-                .iter()
-                .any(|(other, _)| other == id)
-            {
-                let reason = format!("chardev \"{id}\" is already in use");
-                return Err(OptionError::new(origin, &reason));
-            }
+            let before = self.references[..index].iter();
+            let before = before.filter(|(other, _)| other == id).count();
+            let reason = match self.options.chardevs.iter().find(|c| c.spec.id == *id) {
+                Some(shared) if shared.spec.mux && before < USERS_MAX => continue,
+                // QEMU's words.
+                Some(shared) if shared.spec.mux => format!("Device '{id}' is in use"),
+                _ if before > 0 => format!("chardev \"{id}\" is already in use"),
+                _ => continue,
+            };
+            return Err(OptionError::new(origin, &reason));
         }
         self.terminal()?;
         if self.options.qtest.is_some() && self.options.machine.accels.is_empty() {
@@ -582,11 +699,16 @@ impl Builder {
             MachineKind::Microvm => self.options.machine.isa_serial,
             MachineKind::None => false,
         };
-        if self.options.nodefaults || kind == MachineKind::None {
+        if self.options.nodefaults {
             return Ok(());
         }
-        if serial && !self.serial_given {
-            let backend = if self.options.nographic {
+        let nographic = self.options.nographic;
+        // A monitor that nobody asked for is in a window, except without one.
+        let monitor = nographic && !self.monitor_given;
+        let serial = serial && !self.serial_given;
+        self.origin = "-nographic".to_owned();
+        if serial {
+            let backend = if nographic {
                 Backend::Stdio { signal: None }
             } else {
                 self.options
@@ -594,18 +716,23 @@ impl Builder {
                     .push("a window for the serial port (its output is dropped)");
                 Backend::Null
             };
-            // With the monitor given elsewhere, QEMU puts the serial port alone on the terminal.
-            let mux = self.options.nographic && !self.monitor_given;
-            self.origin = "-nographic".to_owned();
             let added = self.add_chardev(ChardevSpec {
                 id: DEFAULT_SERIAL.to_owned(),
                 backend,
-                mux,
+                mux: monitor,
             });
             added.map_err(|reason| self.error(&reason))?;
             self.references
                 .push((DEFAULT_SERIAL.to_owned(), self.origin.clone()));
             self.options.serials.push(Some(DEFAULT_SERIAL.to_owned()));
+        }
+        if monitor {
+            if serial {
+                self.add_monitor(DEFAULT_SERIAL.to_owned(), Language::Human, None);
+            } else {
+                let added = self.monitor("stdio", Language::Human);
+                added.map_err(|reason| self.error(&reason))?;
+            }
         }
         if kind == MachineKind::Pc {
             for what in ["VGA", "network card", "parallel port", "floppy", "CD-ROM"] {
@@ -639,4 +766,20 @@ impl Builder {
         }
         Ok(())
     }
+}
+
+/// What `-gdb` and the human monitor's `gdbserver` mean: on TCP it is a server that does not wait.
+fn gdb_device(value: &str) -> String {
+    match value.starts_with("tcp:") {
+        true => format!("{value},wait=off,nodelay=on,server=on"),
+        false => value.to_owned(),
+    }
+}
+
+/// The device of the human monitor's `gdbserver`.
+///
+/// # Errors
+/// A sentence that says what is wrong with it.
+pub fn parse_gdb(value: &str) -> Result<ShortForm, Reason> {
+    spec::parse_short(&gdb_device(value), crate::gdb::LABEL)
 }

@@ -8,7 +8,7 @@ use super::{builder, descriptors, machine, values};
 use crate::chardev::spec;
 
 /// All options that take `name=value` pairs of a table.
-static TABLES: [&OptsTable; 14] = [
+static TABLES: &[&OptsTable] = &[
     &machine::MACHINE,
     &machine::ACCEL,
     &machine::SMP,
@@ -20,13 +20,14 @@ static TABLES: [&OptsTable; 14] = [
     &builder::NAME,
     &builder::OVERCOMMIT,
     &builder::MSG,
+    &builder::TRACE,
     &builder::ACTION,
     &values::RTC,
     &values::ICOUNT,
 ];
 
 /// Options whose parameters depend on their first one, or that take none yet.
-static OPEN: [&str; 5] = ["device", "global", "net", "nic", "vnc"];
+static OPEN: [&str; 6] = ["device", "global", "net", "nic", "object", "vnc"];
 
 /// What values are of which only these words are there.
 fn of_words(words: &[&str]) -> Type {

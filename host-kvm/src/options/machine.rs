@@ -24,6 +24,15 @@ impl MachineKind {
             Self::None => 1,
         }
     }
+
+    /// The id of the memory backend that guest RAM is made of where none is named.
+    pub const fn ram_id(self) -> &'static str {
+        match self {
+            Self::Pc => "pc.ram",
+            Self::Microvm => "microvm.ram",
+            Self::None => "ram",
+        }
+    }
 }
 
 /// A board that `-machine` names.
@@ -73,7 +82,7 @@ pub fn visit_machines(visit: &mut dyn FnMut(&MachineInfo<'_>)) {
             numa_mem_supported: false,
             deprecated: false,
             default_cpu_type: has_cpus.then_some(cpu_type.as_str()),
-            default_ram_id: None,
+            default_ram_id: Some(machine.kind.ram_id()),
         });
     }
 }
@@ -135,6 +144,8 @@ pub struct MachineOptions {
     pub dump_guest_core: bool,
     /// Whether equal pages of guest RAM may be merged with those of other processes.
     pub mem_merge: bool,
+    /// The id of the memory backend that guest RAM is made of, if one is named.
+    pub memory_backend: Option<String>,
     /// Whether firmware may expect a graphical console.
     pub graphics: bool,
     /// microvm: whether there is a serial port.
@@ -154,6 +165,7 @@ impl Default for MachineOptions {
             kernel_irqchip: None,
             dump_guest_core: true,
             mem_merge: true,
+            memory_backend: None,
             graphics: true,
             isa_serial: true,
             pit: true,
@@ -232,8 +244,8 @@ pub(super) static MACHINE: OptsTable = OptsTable {
         SubOption::new("confidential-guest-support", Kind::Absent(NOT_MODELLED), ""),
         SubOption::new(
             "memory-backend",
-            Kind::Absent("there are no memory backends"),
-            "",
+            Kind::Text,
+            "id of the memory backend that guest RAM is made of",
         ),
         SubOption::new("suppress-vmdesc", Kind::Absent("there is no migration"), ""),
         SubOption::new("max-ram-below-4g", Kind::Absent("the split is fixed"), ""),
@@ -314,6 +326,7 @@ impl MachineOptions {
         let flag = |name: &str, now: bool| given.bool(name).unwrap_or(now);
         self.dump_guest_core = flag("dump-guest-core", self.dump_guest_core);
         self.mem_merge = flag("mem-merge", self.mem_merge);
+        self.memory_backend = given.owned("memory-backend").or(self.memory_backend.take());
         self.graphics = flag("graphics", self.graphics);
         self.isa_serial = flag("isa-serial", self.isa_serial);
         if let Some(pit) = given.text("pit") {
@@ -412,6 +425,8 @@ pub(super) static ACCEL: OptsTable = OptsTable {
 
 /// Guest RAM without `-m`, in bytes.
 pub const MEMORY_DEFAULT: u64 = 128 << 20;
+/// Guest RAM is a multiple of this, in bytes.
+pub const MEMORY_UNIT: u64 = 8 << 10;
 /// The most guest RAM, in bytes: what fits below 2^40 with room for devices.
 pub const MEMORY_MAX: u64 = 1 << 39;
 
@@ -429,13 +444,12 @@ pub(super) static MEMORY: OptsTable = OptsTable {
     ],
 };
 
-/// The argument of `-m`, in bytes: a multiple of 8 KiB, at most [`MEMORY_MAX`].
-pub(super) fn parse_memory(text: &str) -> Result<u64, Reason> {
+/// The argument of `-m`, in bytes: a multiple of 8 KiB, at most [`MEMORY_MAX`]; `None` for 0, which is as if it were
+/// not given.
+pub(super) fn parse_memory(text: &str) -> Result<Option<u64>, Reason> {
     let given = MEMORY.parse(text)?;
-    let size = match given.size("size", 20) {
-        None | Some(0) => MEMORY_DEFAULT,
-        Some(size) => size,
-    };
+    let asked = given.size("size", 20).filter(|size| *size > 0);
+    let size = asked.unwrap_or(MEMORY_DEFAULT);
     if size > MEMORY_MAX {
         return Err(format!(
             "{} MiB is more than the most there can be, {} MiB",
@@ -446,7 +460,7 @@ pub(super) fn parse_memory(text: &str) -> Result<u64, Reason> {
     if given.number("slots").unwrap_or(0) != 0 || given.size("maxmem", 0).unwrap_or(size) != size {
         return Err("memory hotplug ('slots', 'maxmem' beyond 'size') is not available".to_owned());
     }
-    Ok(size.next_multiple_of(8 << 10))
+    Ok(asked.map(|size| size.next_multiple_of(MEMORY_UNIT)))
 }
 
 /// Processors and how they are told to be arranged; the product of sockets, cores and threads
@@ -581,7 +595,8 @@ mod tests {
             ("0", MEMORY_DEFAULT),
             ("", MEMORY_DEFAULT),
         ] {
-            assert_eq!(parse_memory(text), Ok(size), "{text}");
+            let given = parse_memory(text).map(|given| given.unwrap_or(MEMORY_DEFAULT));
+            assert_eq!(given, Ok(size), "{text}");
         }
         for text in [
             "12q",

@@ -23,15 +23,18 @@ use thimble_core::devices::kernel;
 use thimble_core::machine::actions::Actions;
 
 use crate::chardev::spec::ChardevSpec;
-use crate::log::Items;
+use crate::log::Wanted;
+use crate::log::filter::Filter;
+use crate::monitors::Language;
 use crate::soft::Icount;
 
+pub use builder::parse_gdb;
 pub use descriptors::AddFd;
 pub use device::{DeviceOption, Global};
 pub use introspect::visit_options;
 pub use machine::{
-    Accel, CPUS_MAX, DEFAULT_CPU, KernelIrqchip, MEMORY_DEFAULT, MEMORY_MAX, MachineKind,
-    MachineOptions, Smp, visit_machines,
+    Accel, CPUS_MAX, DEFAULT_CPU, KernelIrqchip, MEMORY_DEFAULT, MEMORY_MAX, MEMORY_UNIT,
+    MachineKind, MachineOptions, Smp, visit_machines,
 };
 pub use values::{Rtc, RtcBase, RtcClock};
 
@@ -47,13 +50,37 @@ pub struct ChardevOption {
     pub origin: String,
 }
 
-/// A QMP monitor.
+/// An object to make.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct QmpOption {
+pub struct ObjectOption {
+    /// `TYPE,id=ID[,...]` or JSON.
+    pub text: String,
+    /// The option as given, for messages.
+    pub origin: String,
+}
+
+/// A monitor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MonitorOption {
     /// The id of its character device.
     pub chardev: String,
+    /// What is spoken there.
+    pub language: Language,
     /// Its own id, from `-mon id=`.
     pub id: Option<String>,
+    /// The option as given, for messages.
+    pub origin: String,
+}
+
+/// `-trace`.
+#[derive(Clone, Debug, Default)]
+pub struct TraceOptions {
+    /// Names and patterns of events.
+    pub patterns: Vec<String>,
+    /// Files of such.
+    pub events: Vec<String>,
+    /// Where to trace, if not where the log goes.
+    pub file: Option<String>,
 }
 
 /// What the command line asks for.
@@ -65,6 +92,14 @@ pub struct Options {
     pub cpu: Option<String>,
     /// Guest RAM in bytes, a multiple of 8 KiB.
     pub memory: u64,
+    /// Whether it was asked for.
+    pub memory_given: bool,
+    /// File, or directory for a file, that guest RAM is made of.
+    pub memory_path: Option<String>,
+    /// Memory is there from the start, whole.
+    pub memory_prealloc: bool,
+    /// Objects to make, in order.
+    pub objects: Vec<ObjectOption>,
     /// Processors.
     pub smp: Smp,
     /// Firmware image; see [`Options::find_firmware`].
@@ -85,10 +120,12 @@ pub struct Options {
     pub serials: Vec<Option<String>>,
     /// Debug consoles (`isa-debugcon`): the id of a character device, or `None` for no console.
     pub debugcons: Vec<Option<String>>,
-    /// QMP monitors.
-    pub qmp: Vec<QmpOption>,
+    /// Monitors.
+    pub monitors: Vec<MonitorOption>,
     /// The id of the character device of the qtest protocol.
     pub qtest: Option<String>,
+    /// The id of the character device of the debugger.
+    pub gdb: Option<String>,
     /// Where to log the qtest protocol; `none`: nowhere.
     pub qtest_log: Option<String>,
     /// Code of the escape key.
@@ -130,7 +167,11 @@ pub struct Options {
     /// The guest's name before messages.
     pub msg_guest_name: bool,
     /// What to log.
-    pub log_items: Items,
+    pub log: Wanted,
+    /// Which addresses to log.
+    pub log_filter: Filter,
+    /// What to trace.
+    pub trace: TraceOptions,
     /// Where to log; `None`: standard error.
     pub log_file: Option<String>,
     /// File for the process id.
@@ -149,6 +190,10 @@ impl Default for Options {
             machine: MachineOptions::default(),
             cpu: None,
             memory: MEMORY_DEFAULT,
+            memory_given: false,
+            memory_path: None,
+            memory_prealloc: false,
+            objects: Vec::new(),
             smp: Smp::default(),
             bios: None,
             kernel: None,
@@ -159,8 +204,9 @@ impl Default for Options {
             add_fds: Vec::new(),
             serials: Vec::new(),
             debugcons: Vec::new(),
-            qmp: Vec::new(),
+            monitors: Vec::new(),
             qtest: None,
+            gdb: None,
             qtest_log: None,
             escape_key: crate::chardev::DEFAULT_ESCAPE_KEY,
             devices: Vec::new(),
@@ -181,7 +227,9 @@ impl Default for Options {
             cpu_pm: false,
             msg_timestamp: false,
             msg_guest_name: false,
-            log_items: Items::empty(),
+            log: Wanted::default(),
+            log_filter: Filter::default(),
+            trace: TraceOptions::default(),
             log_file: None,
             pidfile: None,
             daemonize: false,

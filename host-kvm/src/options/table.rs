@@ -2,6 +2,7 @@
 
 use super::builder::Builder;
 use super::opts::Reason;
+use crate::monitors::Language;
 
 /// What an option does.
 #[derive(Clone, Copy)]
@@ -86,6 +87,23 @@ pub(super) static OPTIONS: &[OptionRow] = &[
         "guest RAM, in MiB or with a suffix (default 128)",
     ),
     value(
+        &["mem-path"],
+        "FILE",
+        |b, v| b.text(v, |o| &mut o.memory_path),
+        "make guest RAM of this file, or of one in this directory",
+    ),
+    flag(
+        &["mem-prealloc"],
+        |b| b.set(|o| o.memory_prealloc = true),
+        "memory is there from the start, whole",
+    ),
+    value(
+        &["object"],
+        "TYPE,id=ID[,PROP=VALUE...]",
+        Builder::object,
+        "make an object ('help' lists the types, 'TYPE,help' the properties); also in JSON",
+    ),
+    value(
         &["bios"],
         "FILE",
         |b, v| b.text(v, |o| &mut o.bios),
@@ -137,7 +155,8 @@ pub(super) static OPTIONS: &[OptionRow] = &[
         &["serial"],
         "CHARDEV",
         |b, v| b.console(v, "serial", |o| &mut o.serials),
-        "next serial port: unix:PATH, tcp:HOST:PORT, file:PATH, stdio, mon:stdio, null, none, chardev:ID",
+        "next serial port: unix:PATH, tcp:HOST:PORT, telnet:HOST:PORT, file:PATH, stdio, pty, null, none, chardev:ID; \
+         behind mon: with a human monitor that the escape key switches to",
     ),
     value(
         &["debugcon"],
@@ -145,18 +164,29 @@ pub(super) static OPTIONS: &[OptionRow] = &[
         |b, v| b.console(v, "debugcon", |o| &mut o.debugcons),
         "a debug console, port 0xe9 by default",
     ),
-    value(&["qmp"], "CHARDEV", Builder::qmp, "a QMP monitor"),
+    value(
+        &["qmp"],
+        "CHARDEV",
+        |b, v| b.monitor(v, Language::Qmp { pretty: false }),
+        "a QMP monitor",
+    ),
+    value(
+        &["qmp-pretty"],
+        "CHARDEV",
+        |b, v| b.monitor(v, Language::Qmp { pretty: true }),
+        "the same with replies spread over lines",
+    ),
     value(
         &["mon"],
-        "[chardev=]ID,mode=control",
+        "[chardev=]ID[,mode=readline|control][,pretty=on|off][,id=NAME]",
         Builder::mon,
-        "a QMP monitor on a -chardev",
+        "a monitor on a -chardev: for people (readline, the default) or QMP",
     ),
     value(
         &["monitor"],
-        "none",
-        Builder::monitor,
-        "the human monitor, which is not available: 'none'",
+        "CHARDEV",
+        |b, v| b.monitor(v, Language::Human),
+        "a human monitor",
     ),
     value(
         &["qtest"],
@@ -171,15 +201,22 @@ pub(super) static OPTIONS: &[OptionRow] = &[
         "log of the test protocol ('none': no log)",
     ),
     value(
+        &["gdb"],
+        "CHARDEV",
+        Builder::gdb,
+        "wait for a debugger there: tcp::PORT, unix:PATH,server=on,wait=off, stdio, none, chardev:ID",
+    ),
+    flag(&["s"], |b| b.gdb("tcp::1234"), "the same as -gdb tcp::1234"),
+    value(
         &["echr"],
         "KEY",
         Builder::escape_key,
-        "code of the escape key of mon:stdio (default 1, Ctrl-A)",
+        "code of the escape key of mon: and mux=on (default 1, Ctrl-A)",
     ),
     flag(
         &["nographic"],
         |b| b.set(|o| o.nographic = true),
-        "no display; the serial port is on the terminal (Ctrl-A x ends, Ctrl-A h helps)",
+        "no display; the serial port and a human monitor are on the terminal (Ctrl-A h helps)",
     ),
     value(
         &["display"],
@@ -318,7 +355,19 @@ pub(super) static OPTIONS: &[OptionRow] = &[
         &["D"],
         "FILE",
         |b, v| b.text(v, |o| &mut o.log_file),
-        "where to log (default: standard error)",
+        "where to log and trace (default: standard error)",
+    ),
+    value(
+        &["dfilter"],
+        "START..END,START+LENGTH,...",
+        Builder::log_filter,
+        "log code at these addresses only",
+    ),
+    value(
+        &["trace"],
+        "[enable=]PATTERN[,events=FILE][,file=FILE]",
+        Builder::trace,
+        "trace events ('help' lists them)",
     ),
     value(
         &["pidfile"],
@@ -344,7 +393,6 @@ pub(super) static ABSENT: &[&str] = &[
     "cdrom",
     "chroot",
     "compat",
-    "dfilter",
     "drive",
     "dtb",
     "dump-vmstate",
@@ -354,7 +402,6 @@ pub(super) static ABSENT: &[&str] = &[
     "fsdev",
     "full-screen",
     "fw_cfg",
-    "gdb",
     "hda",
     "hdb",
     "hdc",
@@ -363,25 +410,20 @@ pub(super) static ABSENT: &[&str] = &[
     "iscsi",
     "k",
     "loadvm",
-    "mem-path",
-    "mem-prealloc",
     "mtdblock",
     "netdev",
     "no-fd-bootchk",
     "numa",
-    "object",
     "only-migratable",
     "option-rom",
     "perfmap",
     "pflash",
     "plugin",
     "portrait",
-    "qmp-pretty",
     "readconfig",
     "rotate",
     "runas",
     "run-with",
-    "s",
     "sandbox",
     "sd",
     "sdl",
@@ -393,7 +435,6 @@ pub(super) static ABSENT: &[&str] = &[
     "spice",
     "tb-size",
     "tpmdev",
-    "trace",
     "usb",
     "usbdevice",
     "virtfs",

@@ -71,8 +71,12 @@ fn a_whole_command_line() {
     assert_eq!(options.actions.shutdown, ShutdownAction::Pause);
     assert_eq!(options.name.as_deref(), Some("g"));
     assert_eq!(options.cpu.as_deref(), Some("qemu64,+x"));
-    let qmp: Vec<_> = options.qmp.iter().map(|q| q.chardev.as_str()).collect();
-    assert_eq!(qmp, ["c", "compat_monitor0"]);
+    let monitors: Vec<_> = options
+        .monitors
+        .iter()
+        .map(|m| m.chardev.as_str())
+        .collect();
+    assert_eq!(monitors, ["c", "compat_monitor0"]);
     assert_eq!(options.serials, [Some("serial0".to_owned()), None]);
     assert_eq!(options.debugcons, [Some("debugcon0".to_owned())]);
     assert_eq!(options.devices[0].properties.uint("iobase"), Some(0x2f8));
@@ -80,16 +84,29 @@ fn a_whole_command_line() {
     assert_eq!(options.rtc.base, RtcBase::At(946_684_800));
     assert_eq!(options.escape_key, 0x14);
     assert_eq!(options.search_path().next(), Some("/a"));
-    assert_eq!(options.log_items, Items::CPU_RESET);
+    assert_eq!(options.log.items, Items::CPU_RESET);
     assert_eq!(options.log_file.as_deref(), Some("/l"));
     assert!(options.missing.is_empty() && options.warnings.is_empty());
 }
 
 #[test]
+fn inherited_descriptors_go_into_sets() {
+    let options = run("-add-fd fd=5,set=0 -add-fd opaque=a,,b,set=0x10,fd=4294967301").unwrap();
+    let [first, second] = &*options.add_fds else {
+        panic!("two of them");
+    };
+    assert_eq!((first.fd, first.set, &first.opaque), (5, 0, &None));
+    assert_eq!(first.origin, "-add-fd fd=5,set=0");
+    // No number is cut down to one that may be open.
+    assert_eq!((second.fd, second.set), (i32::MAX, 16));
+    assert_eq!(second.opaque.as_deref(), Some("a,b"));
+}
+
+#[test]
 fn log_items_add_up() {
     let options = run("-d in_asm,int -d exec").unwrap();
-    assert_eq!(options.log_items, Items::IN_ASM | Items::INT | Items::EXEC);
-    assert_eq!(run("").unwrap().log_items, Items::empty());
+    assert_eq!(options.log.items, Items::IN_ASM | Items::INT | Items::EXEC);
+    assert_eq!(run("").unwrap().log.items, Items::empty());
     for (line, item) in [("-d op", "'op'"), ("-d int,", "''"), ("-d int,,exec", "''")] {
         let text = run(line).unwrap_err();
         assert!(text.contains(&format!("no log item {item}")), "{text}");
@@ -160,13 +177,23 @@ fn errors_name_the_option() {
         ("-chardev socket", "no id specified"),
         ("-serial foo", "'foo' is not a valid char driver"),
         ("-serial chardev:nope", "\"nope\" not found"),
-        ("-serial pty", "'pty' is not available"),
+        ("-serial pipe:x", "'pipe' is not available"),
         ("-qmp foo", "'foo'"),
-        ("-qmp-pretty stdio", "not available"),
-        ("-monitor stdio", "no human monitor"),
+        ("-monitor foo", "'foo' is not a valid char driver"),
+        ("-monitor vc", "'vc' is not available"),
         ("-mon chardev=foo,mode=control", "\"foo\" not found"),
-        ("-mon foo", "mode=control is missing"),
-        ("-mon foo,mode=readline", "no human monitor"),
+        ("-mon foo", "\"foo\" not found"),
+        ("-mon foo,mode=x", "Parameter 'mode'"),
+        (
+            "-mon foo,pretty=on",
+            "'pretty' is not compatible with HMP monitors",
+        ),
+        ("-qtest mon:stdio", "mon: isn't supported"),
+        (
+            "-mon c -mon c -mon c -mon c -mon c -chardev null,id=c,mux=on",
+            "Device 'c' is in use",
+        ),
+        ("-mon c -chardev null,id=c -mon c", "already in use"),
         ("-mon id=x", "'chardev' is missing"),
         ("-uuid foo", "wrong format"),
         ("-rtc foo", "Invalid parameter 'foo'"),
@@ -176,6 +203,11 @@ fn errors_name_the_option() {
         ("-msg timestamp=x", "expects 'on' or 'off'"),
         ("-overcommit foo=1", "Invalid parameter 'foo'"),
         ("-echr foo", "code of a key"),
+        ("-add-fd set=1", "fd option is required"),
+        ("-add-fd fd=5", "set option is required"),
+        ("-add-fd fd=5,set=0x8000000000000000", "non-negative"),
+        ("-add-fd fd=a,set=1", "Parameter 'fd' expects a number"),
+        ("-add-fd 5", "Invalid parameter '5'"),
         ("-action foo=reset", "Invalid parameter 'foo'"),
         ("-action reset", "Invalid parameter 'reset'"),
         ("-action reboot=foo", "expects one of reset, shutdown"),

@@ -3,7 +3,6 @@
 use thimble_core::time::calendar::{date_from_days, days_from_date};
 
 use super::opts::{Kind, OptsTable, Reason, SubOption, parse_number};
-use crate::log::Items;
 use crate::soft::{Icount, SHIFT_MAX};
 
 /// What the real-time clock shows at the start.
@@ -178,13 +177,6 @@ pub(super) fn parse_uuid(text: &str) -> Result<[u8; 16], Reason> {
         digits += 1;
     }
     Ok(uuid)
-}
-
-pub(super) fn parse_log_items(text: &str, items: &mut Items) -> Result<(), Reason> {
-    let more = Items::parse(text)
-        .map_err(|item| format!("there is no log item '{item}' ('-d help' lists them)"))?;
-    *items |= more;
-    Ok(())
 }
 
 #[cfg(test)]

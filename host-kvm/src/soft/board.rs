@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use thimble_core::cpu::debugger::Hit;
 use thimble_core::cpu::decode::CodeSize;
 use thimble_core::cpu::mmu::{HostPage, PAGE_BYTES, PhysicalMemory};
 use thimble_core::cpu::msr_index::IA32_TSC_DEADLINE;
@@ -96,6 +97,9 @@ pub trait Surroundings: Send + Sync {
 
     /// A processor has shut down: a triple fault.
     fn triple_fault(&self, cpu: u16);
+
+    /// A processor has stopped as a debugger wishes.
+    fn debugged(&self, cpu: u16, hit: Hit);
 }
 
 /// Whom processors talk to.
@@ -103,7 +107,7 @@ pub(super) struct Outside {
     pub(super) surroundings: Arc<dyn Surroundings>,
     pub(super) wires: Arc<Wires>,
     /// Where it goes what they do.
-    pub(super) log: Option<Arc<Sink>>,
+    pub(super) log: Arc<Sink>,
     /// Time goes by instructions.
     pub(super) icount: Option<Icount>,
     /// Random numbers are those of a seed.
@@ -119,7 +123,8 @@ pub(super) struct Board {
     pub(super) turn_end: u64,
     surroundings: Arc<dyn Surroundings>,
     wires: Arc<Wires>,
-    log: Option<Arc<Sink>>,
+    /// Where it goes what processors do.
+    pub(super) log: Arc<Sink>,
     /// The clock, where it goes by instructions.
     pub(super) counter: Option<Counter>,
     pub(super) generator: Option<Generator>,
@@ -172,13 +177,6 @@ impl Board {
             map,
             clock,
             apic_pages,
-        }
-    }
-
-    /// Writes what the log keeps back.
-    pub(super) fn flush_log(&self) {
-        if let Some(log) = &self.log {
-            log.flush();
         }
     }
 
@@ -376,20 +374,14 @@ unsafe impl Platform for Board {
     }
 
     fn decoded(&mut self, linear: u64, bytes: &[u8], code: CodeSize) {
-        if let Some(log) = &self.log {
-            log.decoded(linear, bytes, code);
-        }
+        self.log.decoded(linear, bytes, code);
     }
 
     fn entered(&mut self, linear: u64, registers: &Registers) {
-        if let Some(log) = &self.log {
-            log.entered(self.cpu.into(), linear, registers);
-        }
+        self.log.entered(self.cpu.into(), linear, registers);
     }
 
     fn delivered(&mut self, delivery: &Delivery, registers: &Registers) {
-        if let Some(log) = &self.log {
-            log.delivered(self.cpu.into(), delivery, registers);
-        }
+        self.log.delivered(self.cpu.into(), delivery, registers);
     }
 }

@@ -25,11 +25,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::JoinHandle;
 use std::{fmt, io, thread};
 
+use thimble_core::cpu::debugger::{Breaks, Resume};
 use thimble_core::cpu::soft::cpuid::CPUID_MAX;
 use thimble_core::cpu::soft::{Bus, CodeCache, Cpu, Event, Stop};
 use thimble_core::cpu::{Activity, CpuState, PagingRegisters, Registers};
 use thimble_core::memory::{CodeMarks, RamError};
 use thimble_core::state::StateError;
+use thimble_core::trace::events;
 
 use crate::clock::monotonic;
 use crate::cpuid::CpuidTable;
@@ -136,6 +138,8 @@ struct Seat {
     idle: bool,
     /// It has shut down, and waits for a reset.
     stopped: bool,
+    /// A debugger holds it back.
+    held: bool,
     /// Instructions of its next turn.
     turn: u64,
 }
@@ -198,9 +202,10 @@ impl Engine {
                 seat.cpu.forget_memory();
             }
         }
-        let a20 = self.wires.a20();
+        let (a20, watch) = (self.wires.a20(), self.board.log.watch());
         for seat in &mut self.seats {
             seat.cpu.set_a20(a20);
+            seat.cpu.set_watch(watch);
         }
     }
 
@@ -220,7 +225,7 @@ impl Engine {
             let count = self.seats.len();
             let can_run = |index: &usize| {
                 let seat = &self.seats[*index];
-                !seat.stopped && (!seat.idle || self.wires.signals(*index).raised())
+                !seat.stopped && !seat.held && (!seat.idle || self.wires.signals(*index).raised())
             };
             let order = (self.next..count).chain(0..self.next);
             let found = order.into_iter().find(can_run);
@@ -260,12 +265,16 @@ impl Engine {
             seat.stopped = true;
             self.board.surroundings().triple_fault(index as u16);
         }
+        if stop == Stop::Debug
+            && let Some(hit) = seat.cpu.take_hit()
+        {
+            self.board.surroundings().debugged(index as u16, hit);
+        }
         stop
     }
 
     /// Nobody can run: waits for the next timer, or for a signal.
     fn rest(&mut self) {
-        self.board.flush_log();
         self.wires.sleep(self.wires.deadline());
     }
 
@@ -303,7 +312,6 @@ impl Engine {
 
     /// The same as [`Engine::rest`]; the clock does not go by itself meanwhile.
     fn rest_counted(&mut self) {
-        self.board.flush_log();
         let Some(counter) = &mut self.board.counter else {
             return;
         };
@@ -393,7 +401,6 @@ fn run_thread(engine: &Mutex<Engine>, wires: &Wires) {
         let mut engine = lock(engine);
         engine.follow();
         engine.run();
-        engine.board.flush_log();
     }
 }
 
@@ -436,7 +443,7 @@ impl SoftCpus {
         cpuid: &CpuidTable,
         memory: Memory,
         surroundings: Arc<dyn Surroundings>,
-        log: Option<Arc<Sink>>,
+        log: Arc<Sink>,
         determinism: Determinism,
     ) -> Result<Self, SoftError> {
         let what = "mapping memory for the software CPU";
@@ -449,15 +456,14 @@ impl SoftCpus {
         let mut seats = Vec::with_capacity(count as usize);
         for index in 0..count {
             let mut cpu = Zeroed::<Cpu>::new().map_err(failed(what))?;
-            if let Some(log) = &log {
-                cpu.set_watch(log.watch());
-            }
+            events::guest_cpu_enter(index);
             cpu.set_cpuid(&cpuid.for_cpu(index))
                 .map_err(|_| SoftError::Leaves)?;
             seats.push(Seat {
                 cpu,
                 idle: false,
                 stopped: false,
+                held: false,
                 turn: TURN_FIRST,
             });
         }
@@ -491,7 +497,7 @@ impl SoftCpus {
             apic_ids: (0..count).map(|i| cpuid.apic_id(i) as u8).collect(),
         };
         cpus.reset()?;
-        let _mask = AllBlocked::new();
+        let _mask = crate::signals::AllBlocked::new();
         let join = thread::Builder::new()
             .name("CPU/TCG".to_owned())
             .stack_size(STACK)
@@ -562,6 +568,24 @@ impl SoftCpus {
         }
         if let (Some(generator), Some(state)) = (&mut engine.board.generator, turns.generator) {
             *generator = Generator(state);
+        }
+        Ok(())
+    }
+
+    /// Sets what a debugger wants of processors from now on, and how each goes on. All must be paused.
+    ///
+    /// # Errors
+    /// If they are not.
+    pub fn set_debugger(
+        &self,
+        breaks: &Breaks,
+        resume: &dyn Fn(u32) -> Resume,
+    ) -> Result<(), SoftError> {
+        let mut engine = self.parked(0)?;
+        for (index, seat) in (0..).zip(&mut engine.seats) {
+            let resume = resume(index);
+            seat.cpu.set_debugger(breaks, resume);
+            seat.held = resume == Resume::Stay;
         }
         Ok(())
     }
@@ -702,28 +726,5 @@ impl SoftCpus {
 impl Drop for SoftCpus {
     fn drop(&mut self) {
         self.shutdown();
-    }
-}
-
-/// While it lives, threads are born with every signal blocked: signals are the main thread's.
-struct AllBlocked(libc::sigset_t);
-
-impl AllBlocked {
-    fn new() -> Self {
-        // SAFETY: the sets are initialised by the calls before they are used.
-        unsafe {
-            let mut mask: libc::sigset_t = std::mem::zeroed();
-            let mut before: libc::sigset_t = std::mem::zeroed();
-            libc::sigfillset(&mut mask);
-            libc::pthread_sigmask(libc::SIG_SETMASK, &mask, &mut before);
-            Self(before)
-        }
-    }
-}
-
-impl Drop for AllBlocked {
-    fn drop(&mut self) {
-        // SAFETY: the set was filled in by the call above.
-        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &self.0, std::ptr::null_mut()) };
     }
 }

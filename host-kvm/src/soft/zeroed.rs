@@ -6,6 +6,7 @@ use std::ptr::NonNull;
 
 use thimble_core::cpu::soft::{CodeCache, Cpu};
 use thimble_core::memory::CodeMarks;
+use thimble_core::trace::events;
 use vm_memory::MmapRegion;
 
 /// Types that are valid when all their bytes are zero.
@@ -38,6 +39,8 @@ impl<T: ValidWhenZero> Zeroed<T> {
         const { assert!(align_of::<T>() <= crate::memory::PAGE as usize) };
         let length = size_of::<T>().next_multiple_of(crate::memory::PAGE as usize);
         let mapping = MmapRegion::new(length).map_err(io::Error::other)?;
+        let address = mapping.as_ptr().addr();
+        events::qemu_memalign(crate::memory::PAGE, length, address);
         let value = NonNull::new(mapping.as_ptr().cast())
             .ok_or_else(|| io::Error::other("a mapping at address zero"))?;
         Ok(Self { mapping, value })

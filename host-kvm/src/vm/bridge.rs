@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use thimble_core::cpu::LocalApicState;
+use thimble_core::cpu::debugger::Hit;
 use thimble_core::cpu::soft::{self, Attention};
 use thimble_core::devices::{ConsoleId, GuestEvent, PowerRequest, ShutdownCause, Width};
 use thimble_core::irq::lapic::{CpuEvent, Tsc};
@@ -11,6 +12,7 @@ use thimble_core::irq::{LocalApic, Msi};
 use thimble_core::machine::{Host, Machine};
 use thimble_core::memory::MemoryMap;
 use thimble_core::state::StateError;
+use thimble_monitor::DebugStop;
 
 use super::{Accelerator, Guarded, Shared};
 use crate::chardev::{ChardevId, Chardevs};
@@ -33,6 +35,8 @@ pub struct Pending {
     pub power: Option<PowerRequest>,
     /// A processor can not go on.
     pub stop: Option<VcpuStop>,
+    /// The first processor that has stopped as a debugger wishes.
+    pub debug: Option<DebugStop>,
     /// What the guest has told, oldest first.
     pub events: heapless::Vec<GuestEvent, EVENT_KINDS>,
 }
@@ -66,13 +70,19 @@ impl Pending {
     }
 
     fn is_empty(&self) -> bool {
-        self.power.is_none() && self.stop.is_none() && self.events.is_empty()
+        self.power.is_none()
+            && self.stop.is_none()
+            && self.debug.is_none()
+            && self.events.is_empty()
     }
 
     /// Whether the guest may not go on before the main thread has looked.
     pub fn holds_guest(&self) -> bool {
         let grave = |event: &GuestEvent| !matches!(event, GuestEvent::RtcChanged { .. });
-        self.power.is_some() || self.stop.is_some() || self.events.iter().any(grave)
+        self.power.is_some()
+            || self.stop.is_some()
+            || self.debug.is_some()
+            || self.events.iter().any(grave)
     }
 }
 
@@ -269,6 +279,13 @@ impl Exits {
         })
     }
 
+    fn note_hit(&self, cpu: u32, hit: Hit) {
+        self.with(|guarded, _| {
+            let pending = &mut guarded.bridge_state.pending;
+            pending.debug.get_or_insert(DebugStop { cpu, hit });
+        });
+    }
+
     fn note(&self, stop: VcpuStop) {
         self.with(|guarded, _| match stop {
             VcpuStop::TripleFault | VcpuStop::SystemEvent(SystemEvent::Reset) => {
@@ -427,6 +444,10 @@ impl ExitHandler for Exits {
     fn stopped(&self, _cpu: u32, stop: VcpuStop) {
         self.note(stop);
     }
+
+    fn debugged(&self, cpu: u32, hit: Hit) {
+        self.note_hit(cpu, hit);
+    }
 }
 
 impl Surroundings for Exits {
@@ -553,6 +574,10 @@ impl Surroundings for Exits {
 
     fn triple_fault(&self, _cpu: u16) {
         self.note(VcpuStop::TripleFault);
+    }
+
+    fn debugged(&self, cpu: u16, hit: Hit) {
+        self.note_hit(cpu.into(), hit);
     }
 }
 

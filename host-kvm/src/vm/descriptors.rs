@@ -6,6 +6,10 @@ use super::Vm;
 use crate::descriptors::sets;
 
 impl Descriptors for Vm {
+    fn swap_monitor(&mut self) {
+        std::mem::swap(&mut self.passed, &mut self.passed_aside);
+    }
+
     fn getfd(&mut self, name: &[u8], valid: bool) -> Result<bool, QmpError> {
         let Some(fd) = self.passed.received() else {
             return Ok(false);

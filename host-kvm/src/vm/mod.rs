@@ -5,12 +5,18 @@
 //! processors, and never holds the lock while it waits for them.
 
 mod bridge;
+mod debug;
 mod descriptors;
+mod dump;
+mod inspect;
+mod jobs;
 mod objects;
 mod owner;
 mod processors;
 mod save;
 mod snapshot;
+mod trace;
+mod typing;
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -27,6 +33,7 @@ use thimble_core::machine::actions::{
 };
 use thimble_core::machine::{Machine, RunState};
 use thimble_core::time::SECOND;
+use thimble_core::trace::events;
 use thimble_monitor::schema::EventText;
 use thimble_monitor::{Event, JobId, QmpError, RateLimits, Timestamp};
 
@@ -36,13 +43,16 @@ use crate::cpuid::Topology;
 use crate::descriptors::{Passed, sets};
 use crate::event_loop::poller::Waker;
 use crate::kvm::{Pauser, VcpuStop};
-use crate::log::Sink;
+use crate::log::{Items, Sink};
 use crate::options::RtcClock;
+use crate::trace::run_state as tell_run_state;
 
 pub use bridge::{Bridge, BridgeState, CONSOLES_MAX, Exits, Pending};
+use dump::Dump;
+pub use jobs::{JOBS_MAX, Jobs, Step};
 pub use objects::ObjectFacts;
 pub use processors::{Accelerator, ProcessorError, Processors};
-pub use save::{Outcome, SAVE_JOBS_MAX, SaveJobs, Space};
+pub use save::Space;
 pub use snapshot::{MoveError, Snapshot};
 
 /// What the machine's lock guards.
@@ -230,12 +240,14 @@ pub struct Settings {
     pub kvm: bool,
     /// What the processors show of themselves.
     pub features: FeatureSet,
+    /// Time goes by instructions: a run can be repeated.
+    pub icount: bool,
     /// How many processors there are.
     pub cpus: u32,
     /// Where they are.
     pub topology: Topology,
     /// What processors do, for `-d`.
-    pub log: Option<Arc<Sink>>,
+    pub log: Arc<Sink>,
     /// What the real-time clock shows at the start, in seconds since 1970.
     pub rtc_start: i64,
     /// What makes it go.
@@ -244,6 +256,8 @@ pub struct Settings {
     pub rtc_path: EventText,
     /// What the object tree shows of the process.
     pub objects: ObjectFacts,
+    /// What users have made.
+    pub made: crate::objects::Objects,
 }
 
 /// The host's time since 1970-01-01 00:00 UTC.
@@ -267,13 +281,19 @@ pub struct Vm {
     told: Events,
     /// Events that may not be told too often.
     rate_limits: RateLimits,
+    /// What a debugger has set.
+    debug: debug::Debug,
     /// Memory on its way to files.
-    saves: SaveJobs,
+    jobs: Jobs,
+    /// The last dump, or the one that is being written.
+    dump: Dump,
     /// `migrate-set-capabilities`: whether migration is told by events.
     migration_events: bool,
     dump_defaults: thimble_monitor::hmp::Defaults,
     /// The descriptors of the monitor whose command is being executed.
     pub passed: Passed,
+    /// The same, while it lets something be executed that has none.
+    passed_aside: Passed,
     exit: Option<i32>,
     /// The host's time when the VM was made.
     made_at: Duration,
@@ -295,10 +315,13 @@ impl Vm {
             events: Events::new(),
             told: Events::new(),
             rate_limits: RateLimits::default(),
-            saves: SaveJobs::default(),
+            debug: debug::Debug::default(),
+            jobs: Jobs::default(),
+            dump: Dump::default(),
             migration_events: false,
             dump_defaults: thimble_monitor::hmp::Defaults::default(),
             passed: Passed::default(),
+            passed_aside: Passed::default(),
             exit: None,
             made_at: since_epoch(),
             made_at_monotonic: monotonic(),
@@ -322,20 +345,30 @@ impl Vm {
 
     /// Lets the guest run.
     pub fn start(&mut self) {
-        self.run_state = RunState::Running;
+        self.debug.run_all();
+        self.enter(RunState::Running);
         sets::lock().set_running(true);
         self.event(Event::Resume);
         self.resume();
     }
 
-    fn resume(&self) {
+    /// Notes what the VM is doing from now on.
+    fn enter(&mut self, state: RunState) {
+        tell_run_state(self.run_state, state);
+        self.run_state = state;
+    }
+
+    fn resume(&mut self) {
+        self.arm_debugger();
         let mut guarded = self.shared.lock();
         if self.settings.rtc_clock != RtcClock::Vm {
             let now = guarded.clock.now();
             let base = self.settings.rtc_start + self.behind(self.settings.rtc_clock, now);
             guarded.machine.set_rtc_base(now, base);
         }
-        guarded.clock.start();
+        if !self.debug.clock_stands() {
+            guarded.clock.start();
+        }
         self.shared.arm_timer(&mut guarded);
         drop(guarded);
         if let Some(processors) = &self.processors {
@@ -354,20 +387,22 @@ impl Vm {
         ((passed - i128::from(now)) / i128::from(SECOND)) as i64
     }
 
-    fn pause(&self) {
+    fn pause(&mut self) {
         if let Some(processors) = &self.processors {
             processors.pause();
         }
         let mut guarded = self.shared.lock();
         guarded.clock.stop();
         self.shared.arm_timer(&mut guarded);
+        drop(guarded);
+        self.disarm_debugger();
     }
 
     /// Stops the guest, if it runs, and enters `state`.
     fn halt(&mut self, state: RunState) {
         if self.run_state == RunState::Running {
             self.pause();
-            self.run_state = state;
+            self.enter(state);
             sets::lock().set_running(false);
             self.event(Event::Stop);
         }
@@ -375,6 +410,7 @@ impl Vm {
 
     /// Resets the machine, whatever it is doing.
     fn reset(&mut self, cause: ShutdownCause) {
+        events::qemu_system_reset_request(cause.name().as_bytes());
         // Whoever asks for it, as with QEMU.
         if self.settings.actions.reboot == RebootAction::Shutdown {
             return self.shut_down(cause);
@@ -393,6 +429,7 @@ impl Vm {
             let pending = &mut self.shared.lock().bridge_state.pending;
             pending.power = None;
             pending.stop = None;
+            pending.debug = None;
         }
         if let Some(Err(error)) = self.processors.as_ref().map(Processors::reset) {
             crate::report(format_args!("resetting the processors: {error}"));
@@ -404,16 +441,20 @@ impl Vm {
         if self.run_state == RunState::Running {
             self.resume();
         } else {
-            self.run_state = RunState::Prelaunch;
+            self.enter(RunState::Prelaunch);
         }
     }
 
     fn log_reset(&mut self) {
-        let (Some(log), Some(processors)) = (&self.settings.log, &self.processors) else {
+        let Some(processors) = &self.processors else {
             return;
         };
+        let log = &self.settings.log;
         for index in 0..processors.count() {
-            if let Ok(dump) = processors.dump(index) {
+            events::guest_cpu_reset(index);
+            if log.wants(Items::CPU_RESET)
+                && let Ok(dump) = processors.dump(index)
+            {
                 log.reset(index, &dump);
             }
         }
@@ -421,6 +462,7 @@ impl Vm {
 
     /// Powers the machine off.
     pub fn shut_down(&mut self, cause: ShutdownCause) {
+        events::qemu_system_shutdown_request(cause.name().as_bytes());
         self.event(Event::Shutdown {
             guest: cause.by_guest(),
             reason: cause,
@@ -521,6 +563,9 @@ impl Vm {
         if let Some(stop) = pending.stop {
             self.stopped(&stop);
         }
+        if let Some(stop) = pending.debug {
+            self.debugged(stop);
+        }
         match pending.power {
             Some(PowerRequest::Reset(cause)) => self.reset(cause),
             Some(PowerRequest::Shutdown(cause)) => self.shut_down(cause),
@@ -553,7 +598,7 @@ impl Vm {
         crate::report(format_args!("{stop}"));
         self.halt(RunState::InternalError);
         // Even where a client had stopped the VM in the meantime.
-        self.run_state = RunState::InternalError;
+        self.enter(RunState::InternalError);
     }
 
     fn event(&mut self, event: Event) {
@@ -578,14 +623,24 @@ impl Vm {
         self.rate_limits.next_deadline()
     }
 
-    /// Memory that has been written to a file, or not.
-    pub fn saved(&mut self) -> Option<(JobId, Result<(), QmpError>)> {
-        self.saves.finished()
+    /// A command that went on in the background, and its end.
+    pub fn next_outcome(&mut self) -> Option<(JobId, Result<(), QmpError>)> {
+        while let Some((job, step)) = self.jobs.next_step() {
+            let outcome = match step {
+                Step::Opened => self.dump_opened(),
+                Step::Ended(result) if self.dump.is_job(job) => self.dump_ended(result),
+                Step::Ended(result) => Some(result),
+            };
+            if let Some(result) = outcome {
+                return Some((job, result));
+            }
+        }
+        None
     }
 
     /// Gives up what goes on in the background, without a trace.
     pub fn cancel_jobs(&mut self) {
-        self.saves.cancel();
+        self.jobs.cancel();
     }
 
     /// Events that some sessions have not been told of: those that the executing session knows,
@@ -595,6 +650,11 @@ impl Vm {
             std::mem::take(&mut self.told),
             std::mem::take(&mut self.events),
         )
+    }
+
+    /// Frees what objects hold that is of no use without the process.
+    pub fn discard_objects(&self) {
+        self.settings.made.discard();
     }
 
     /// Ends the processors' threads.

@@ -1,12 +1,21 @@
-//! What the object tree shows of the process: command line, character devices, processors.
+//! What the object tree shows of the process: command line, character devices, processors, and what users have made.
 
 use thimble_core::cpu::{features, models};
 use thimble_core::devices::ConsoleId;
-use thimble_core::qom::{Chardev, ChardevKind, Outside, Processor, Settings, Tree};
+use thimble_core::qmp::Parser;
+use thimble_core::qom::{
+    Chardev, ChardevKind, Outside, Processor, QomValue, Settings, Tree, UserObject,
+};
+use thimble_monitor::QmpError;
+use thimble_monitor::owner::objects::NewValue;
+use thimble_monitor::schema::arguments::ObjectOptions;
+use thimble_monitor::schema::read_json;
+use thimble_monitor::schema::results::{IOThreadInfo, Memdev};
 
-use super::{BridgeState, Guarded};
+use super::{BridgeState, Guarded, Vm};
 use crate::chardev::Chardevs;
 use crate::chardev::spec::Backend;
+use crate::objects;
 use crate::options::{DEFAULT_CPU, MachineKind, Options};
 
 /// What stays the same as long as the process lives.
@@ -74,6 +83,7 @@ struct Objects<'g> {
     facts: &'g ObjectFacts,
     chardevs: &'g Chardevs,
     bridge: &'g BridgeState,
+    made: &'g objects::Objects,
 }
 
 impl Outside for Objects<'_> {
@@ -108,18 +118,25 @@ impl Outside for Objects<'_> {
 
     fn chardevs(&self, visit: &mut dyn FnMut(Chardev<'_>)) {
         for id in self.chardevs.ids() {
-            let kind = match self.chardevs.backend(id) {
+            let own = match self.chardevs.backend(id) {
                 Backend::File { .. } => ChardevKind::File,
                 Backend::Null => ChardevKind::Null,
+                Backend::Pty => ChardevKind::Pty,
                 Backend::Socket(_) => ChardevKind::Socket {
                     connected: self.chardevs.is_open(id),
                 },
                 Backend::Stdio { .. } => ChardevKind::Stdio,
             };
-            visit(Chardev {
-                id: self.chardevs.label(id),
-                kind,
-            });
+            let label = self.chardevs.label(id);
+            if self.chardevs.is_shared(id) {
+                let kind = ChardevKind::Mux;
+                visit(Chardev { id: label, kind });
+                let id = &format!("{label}-base");
+                visit(Chardev { id, kind: own });
+            } else {
+                let (id, kind) = (label, own);
+                visit(Chardev { id, kind });
+            }
         }
     }
 
@@ -132,6 +149,18 @@ impl Outside for Objects<'_> {
         let (chardev, log) = self.facts.qtest.as_ref()?;
         Some((chardev, log))
     }
+
+    fn objects(&self, visit: &mut dyn FnMut(UserObject<'_>)) {
+        self.made.visit(visit);
+    }
+
+    fn object_value(&self, position: usize, property: &str, take: &mut dyn FnMut(QomValue<'_>)) {
+        self.made.value(position, property, take);
+    }
+
+    fn memory_backend(&self) -> Option<usize> {
+        self.made.ram_position()
+    }
 }
 
 impl Guarded {
@@ -139,6 +168,7 @@ impl Guarded {
     pub fn objects<R>(
         &self,
         facts: &ObjectFacts,
+        made: &objects::Objects,
         built: bool,
         look: impl FnOnce(Tree<'_>) -> R,
     ) -> R {
@@ -149,7 +179,51 @@ impl Guarded {
                 facts,
                 chardevs: &self.chardevs,
                 bridge: &self.bridge_state,
+                made,
             },
         })
+    }
+}
+
+impl thimble_monitor::owner::Objects for Vm {
+    fn object_add(&mut self, options: &ObjectOptions<'_>) -> Result<(), QmpError> {
+        self.settings.made.add(options)
+    }
+
+    fn object_add_text(&mut self, text: &[u8]) -> Result<(), QmpError> {
+        self.settings.made.add_text(&String::from_utf8_lossy(text))
+    }
+
+    fn object_del(&mut self, id: &[u8]) -> Result<(), QmpError> {
+        self.settings.made.remove(id)
+    }
+
+    fn object_set(
+        &mut self,
+        position: usize,
+        property: &str,
+        value: NewValue<'_>,
+    ) -> Result<(), QmpError> {
+        self.settings.made.set(position, property, value)
+    }
+
+    fn object_set_json(
+        &mut self,
+        position: usize,
+        property: &str,
+        json: &[u8],
+    ) -> Result<(), QmpError> {
+        let mut parser = Box::new(Parser::new());
+        let value = read_json(&mut parser, json);
+        let value = value.map_err(|error| QmpError::generic(format_args!("{error}")))?;
+        self.object_set(position, property, NewValue::Json(value))
+    }
+
+    fn visit_iothreads(&self, visit: &mut dyn FnMut(&IOThreadInfo<'_>)) {
+        self.settings.made.visit_iothreads(visit);
+    }
+
+    fn visit_memdevs(&self, visit: &mut dyn FnMut(&Memdev<'_>)) {
+        self.settings.made.visit_memdevs(visit);
     }
 }

@@ -20,7 +20,7 @@ use crate::options;
 /// Where processors start (Intel SDM volume 3, "First Instruction Executed").
 const RESET_VECTOR: u64 = 0xffff_fff0;
 
-fn refused(error: ProcessorError) -> QmpError {
+pub(super) fn refused(error: ProcessorError) -> QmpError {
     QmpError::generic(format_args!("{error}"))
 }
 
@@ -38,6 +38,7 @@ impl Owner for Vm {
     }
 
     fn stop(&mut self) -> Result<(), QmpError> {
+        self.not_while_dumping()?;
         if self.run_state == RunState::Running {
             self.halt(RunState::Paused);
         }
@@ -45,6 +46,7 @@ impl Owner for Vm {
     }
 
     fn cont(&mut self) -> Result<(), QmpError> {
+        self.not_while_dumping()?;
         if self.run_state != RunState::Running {
             self.start();
         }
@@ -52,6 +54,7 @@ impl Owner for Vm {
     }
 
     fn system_reset(&mut self) -> Result<(), QmpError> {
+        self.not_while_dumping()?;
         self.reset(ShutdownCause::HostQmpSystemReset);
         Ok(())
     }
@@ -95,7 +98,7 @@ impl Owner for Vm {
             }
         };
         let shared = &self.shared;
-        self.saves.start(shared, space, address, size, filename)
+        save::start(&mut self.jobs, shared, space, address, size, filename)
     }
 
     fn name(&self) -> Option<&str> {
@@ -119,6 +122,7 @@ impl Owner for Vm {
 
     fn exit_preconfig(&mut self) -> Result<(), QmpError> {
         self.settings.preconfig = false;
+        self.settings.made.show_ram();
         if self.settings.autostart {
             self.start();
         }
@@ -194,7 +198,7 @@ impl Owner for Vm {
     fn visit_objects(&self, look: &mut dyn FnMut(Tree<'_>)) {
         let built = !self.settings.preconfig;
         let guarded = self.shared.lock();
-        guarded.objects(&self.settings.objects, built, look);
+        guarded.objects(&self.settings.objects, &self.settings.made, built, look);
     }
 
     fn visit_machines(&self, visit: &mut dyn FnMut(&MachineInfo<'_>)) {

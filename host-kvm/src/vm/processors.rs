@@ -3,9 +3,10 @@
 use std::fmt;
 use std::sync::Arc;
 
+use thimble_core::cpu::debugger::{Breaks, Resume};
 use thimble_core::cpu::{CpuState, PagingRegisters, Registers};
 
-use crate::kvm::{self, KvmError, Vcpus};
+use crate::kvm::{self, KvmError, Plan, Vcpus};
 use crate::registers::Glance;
 use crate::soft::{SoftCpus, SoftError, Turns, Wires};
 
@@ -148,6 +149,22 @@ impl Processors {
         match (self, turns) {
             (Self::Soft(cpus), Some(turns)) => Ok(cpus.set_turns(turns)?),
             (Self::Soft(_), None) | (Self::Kvm(_), _) => Ok(()),
+        }
+    }
+
+    /// Sets what a debugger wants from now on, and how each goes on; `plan` is what it takes of KVM. All must be paused.
+    ///
+    /// # Errors
+    /// Whatever the accelerator says.
+    pub fn set_debugger(
+        &self,
+        breaks: &Breaks,
+        plan: &Plan,
+        resume: &dyn Fn(u32) -> Resume,
+    ) -> Result<(), ProcessorError> {
+        match self {
+            Self::Kvm(cpus) => Ok(cpus.set_debugger(plan, resume)?),
+            Self::Soft(cpus) => Ok(cpus.set_debugger(breaks, resume)?),
         }
     }
 

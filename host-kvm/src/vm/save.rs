@@ -3,52 +3,27 @@
 //! A job is a thread that opens the file and writes guest RAM to it from where it lies, without
 //! the machine's lock; what is ROM or a device is read under the lock, [`CHUNK`] bytes at a time.
 //! The guest may run meanwhile: a file is no snapshot, unless the VM is stopped.
-//!
-//! A file that exists is truncated and written over. If the job fails, or the process ends before
-//! it is done, the file is removed, whether or not it existed before: what is left of it is
-//! neither the old nor the new. Only a regular file is: a device or a FIFO stays, and what was
-//! passed to us.
-//!
-//! open(2) of a FIFO waits for a reader, and a write for room. Nothing waits for a job that hangs
-//! there, not even the end of the process.
 
-use std::collections::VecDeque;
-use std::ffi::OsStr;
 use std::fmt;
-use std::fs::{self, File, Metadata};
+use std::fs::File;
 use std::io;
-use std::num::NonZeroU64;
-use std::os::fd::AsRawFd;
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
-use std::ptr::{self, NonNull};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::ptr::NonNull;
+use std::sync::Arc;
 
 use thimble_core::cpu::PagingRegisters;
 use thimble_core::memory::{Backing, Block, GuestRam, MemoryMap, RamError};
 use thimble_monitor::{JobId, QmpError};
 
 use super::Shared;
+use super::jobs::{Cancelled, Jobs, Progress, write_block};
 use crate::error_text;
-use crate::files::{self, Opened};
-
-/// Jobs at a time. More are refused: each costs a thread and a descriptor.
-pub const SAVE_JOBS_MAX: usize = 16;
+use crate::files;
 
 /// Bytes that are copied under the machine's lock at a time, in about two microseconds.
 const CHUNK: usize = 64 << 10;
 
 /// Bytes that are written from guest RAM at a time, before a job looks whether to go on.
 const WRITE_MAX: u64 = 1 << 20;
-
-/// How long the end of the process waits for files that are just being created.
-const LAST_OPENS: Duration = Duration::from_secs(1);
-
-/// Bytes of a worker's stack.
-const STACK: usize = 128 << 10;
 
 /// Which addresses are meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,234 +35,47 @@ pub enum Space {
     Virtual(PagingRegisters),
 }
 
-/// How a job has ended.
-pub type Outcome = (JobId, Result<(), QmpError>);
-
-/// All jobs of the process. The main thread owns it, and asks [`SaveJobs::finished`] whenever it
-/// was woken.
-#[derive(Default)]
-pub struct SaveJobs {
-    last: Option<JobId>,
-    jobs: Vec<(JobId, Arc<Progress>)>,
-    outcomes: Arc<Mutex<VecDeque<Outcome>>>,
-}
-
-impl SaveJobs {
-    /// Starts to write `size` bytes from `address` on to a file. Addresses wrap at 2^64.
-    /// `filename` is a path in the file system's bytes, without zero bytes. Takes the machine's
-    /// lock for a moment.
-    ///
-    /// # Errors
-    /// If there are [`SAVE_JOBS_MAX`] jobs already, or no thread can be started. All else, such as
-    /// a file that can't be opened, is the job's outcome.
-    pub fn start(
-        &mut self,
-        shared: &Arc<Shared>,
-        space: Space,
-        address: u64,
-        size: u64,
-        filename: &[u8],
-    ) -> Result<JobId, QmpError> {
-        if self.jobs.len() >= SAVE_JOBS_MAX {
-            return Err(QmpError::generic(format_args!(
-                "No more than {SAVE_JOBS_MAX} files of memory can be written at a time"
-            )));
-        }
-        let task = Task::new(shared, space, address, size, filename);
-        let progress = task.progress.clone();
-        let id = self.last.map_or(JobId(NonZeroU64::MIN), |JobId(last)| {
-            JobId(last.saturating_add(1))
-        });
-        let outcomes = self.outcomes.clone();
-        let work = move || {
-            block_signals();
-            let result = task.run();
-            lock(&outcomes).push_back((id, result));
-            task.shared.wake();
-        };
-        thread::Builder::new()
-            .name(format!("save {}", id.0))
-            .stack_size(STACK)
-            .spawn(work)
-            .map_err(|error| {
-                let reason = error_text(&error);
-                QmpError::generic(format_args!(
-                    "Could not start a thread that writes memory: {reason}"
-                ))
-            })?;
-        self.last = Some(id);
-        self.jobs.push((id, progress));
-        Ok(id)
-    }
-
-    /// A job that has ended since the last call, in the order in which they do.
-    pub fn finished(&mut self) -> Option<Outcome> {
-        let outcome = lock(&self.outcomes).pop_front()?;
-        self.jobs.retain(|(id, _)| *id != outcome.0);
-        Some(outcome)
-    }
-
-    /// Gives all jobs up and removes what they have written, because the process ends. Waits for
-    /// files that are just being created, for a second in all, but for nothing else.
-    pub fn cancel(&mut self) {
-        for (_, job) in &self.jobs {
-            job.cancel();
-        }
-        let deadline = Instant::now() + LAST_OPENS;
-        for (_, job) in &self.jobs {
-            job.wait_created(deadline);
-        }
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Signals are the main thread's; and a write beyond RLIMIT_FSIZE, which raises one in the thread
-/// that writes, is to fail instead of ending the process.
-fn block_signals() {
-    // SAFETY: the set is initialised before it is used.
-    unsafe {
-        let mut set: libc::sigset_t = std::mem::zeroed();
-        libc::sigfillset(&mut set);
-        libc::pthread_sigmask(libc::SIG_SETMASK, &set, ptr::null_mut());
-    }
-}
-
-/// Which file it is, whatever its name.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct FileId {
-    device: u64,
-    inode: u64,
-}
-
-impl FileId {
-    fn of(data: &Metadata) -> Self {
-        Self {
-            device: data.dev(),
-            inode: data.ino(),
-        }
-    }
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    /// Nothing has been touched.
-    New,
-    /// In open(2) of a file, which does not take long.
-    Creating,
-    /// In open(2) of something that is no file, perhaps for ever.
-    Opening,
-    /// Open, with the file that is to be removed on failure.
-    Writing(Option<FileId>),
-    /// Nothing more will be touched.
-    Ended,
-}
-
-struct State {
-    stage: Stage,
-    cancelled: bool,
-}
-
-/// How far a job is: what it and the main thread share.
-struct Progress {
-    path: PathBuf,
-    state: Mutex<State>,
-    /// The stage is no longer [`Stage::Creating`].
-    created: Condvar,
-}
-
-impl Progress {
-    /// Enters the stage of opening, unless the job is given up.
-    fn enter_open(&self) -> Result<(), SaveError> {
-        let special = fs::metadata(&self.path).is_ok_and(|data| !data.is_file());
-        let mut state = lock(&self.state);
-        if state.cancelled {
-            state.stage = Stage::Ended;
-            return Err(SaveError::Cancelled);
-        }
-        state.stage = if special {
-            Stage::Opening
-        } else {
-            Stage::Creating
-        };
-        Ok(())
-    }
-
-    fn opened(&self, file: &Opened) {
-        let id = file
-            .metadata()
-            .ok()
-            .filter(|data| data.is_file() && !file.is_passed())
-            .map(|data| FileId::of(&data));
-        lock(&self.state).stage = Stage::Writing(id);
-        self.created.notify_all();
-    }
-
-    fn check(&self) -> Result<(), SaveError> {
-        match lock(&self.state).cancelled {
-            true => Err(SaveError::Cancelled),
-            false => Ok(()),
-        }
-    }
-
-    /// The job touches nothing any more, and if it has failed, its file goes.
-    fn end(&self, mut result: Result<(), SaveError>) -> Result<(), SaveError> {
-        let mut state = lock(&self.state);
-        if state.cancelled {
-            // Even with its last byte written: the main thread has counted on it.
-            result = Err(SaveError::Cancelled);
-        }
-        match result {
-            Ok(()) => state.stage = Stage::Ended,
-            Err(_) => self.give_up(&mut state),
-        }
-        self.created.notify_all();
-        result
-    }
-
-    fn cancel(&self) {
-        let mut state = lock(&self.state);
-        state.cancelled = true;
-        if matches!(state.stage, Stage::Writing(_)) {
-            self.give_up(&mut state);
-        }
-    }
-
-    fn give_up(&self, state: &mut State) {
-        if let Stage::Writing(Some(id)) = state.stage {
-            remove(&self.path, id);
-        }
-        state.stage = Stage::Ended;
-    }
-
-    /// Waits for a file that is being created although the job is given up, and removes it.
-    fn wait_created(&self, deadline: Instant) {
-        let mut state = lock(&self.state);
-        while state.stage == Stage::Creating {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return;
-            }
-            state = match self.created.wait_timeout(state, left) {
-                Ok((state, _)) => state,
-                Err(poisoned) => poisoned.into_inner().0,
-            };
-        }
-        if matches!(state.stage, Stage::Writing(_)) {
-            self.give_up(&mut state);
-        }
-    }
-}
-
-/// Removes the file, wherever symbolic links lead to it, if it still has that name.
-fn remove(path: &Path, id: FileId) {
-    let Ok(path) = fs::canonicalize(path) else {
-        return;
+/// Starts to write `size` bytes from `address` on to a file. Addresses wrap at 2^64.
+/// `filename` is a path in the file system's bytes, without zero bytes. Takes the machine's
+/// lock for a moment.
+///
+/// # Errors
+/// Those of [`Jobs::start`]. All else, such as a file that can't be opened, is the job's end.
+pub(super) fn start(
+    jobs: &mut Jobs,
+    shared: &Arc<Shared>,
+    space: Space,
+    address: u64,
+    size: u64,
+    filename: &[u8],
+) -> Result<JobId, QmpError> {
+    let task = Task {
+        shared: shared.clone(),
+        ram: shared.lock().machine.ram(),
+        space,
+        address,
+        size,
+        progress: Progress::new(filename),
     };
-    if fs::symlink_metadata(&path).is_ok_and(|data| FileId::of(&data) == id) {
-        let _ = fs::remove_file(path);
+    let progress = task.progress.clone();
+    jobs.start("save", shared, progress, Box::new(move |_| task.run()))
+}
+
+/// Copies guest memory as a debugger sees it: RAM as it is, ROM under the machine's lock, and what nothing answers is an error.
+pub(super) fn read_memory(
+    shared: &Shared,
+    ram: &dyn GuestRam,
+    map: &MemoryMap,
+    gpa: u64,
+    to: &mut [u8],
+) -> Result<(), RamError> {
+    match map.find(gpa).map(|region| region.read) {
+        Some(Backing::Ram) => ram.read(gpa, to),
+        Some(_) => {
+            shared.call(|machine, bridge, now| machine.physical_read(bridge, now, gpa, to));
+            Ok(())
+        }
+        None => Err(RamError { gpa }),
     }
 }
 
@@ -298,6 +86,18 @@ enum SaveError {
     /// Nothing answers at some address of the range.
     Address,
     Cancelled,
+}
+
+impl From<Cancelled> for SaveError {
+    fn from(_: Cancelled) -> Self {
+        Self::Cancelled
+    }
+}
+
+impl From<io::Error> for SaveError {
+    fn from(_: io::Error) -> Self {
+        Self::Write
+    }
 }
 
 /// A job, as its thread sees it.
@@ -311,25 +111,6 @@ struct Task {
 }
 
 impl Task {
-    fn new(shared: &Arc<Shared>, space: Space, address: u64, size: u64, filename: &[u8]) -> Self {
-        let state = State {
-            stage: Stage::New,
-            cancelled: false,
-        };
-        Self {
-            shared: shared.clone(),
-            ram: shared.lock().machine.ram(),
-            space,
-            address,
-            size,
-            progress: Arc::new(Progress {
-                path: OsStr::from_bytes(filename).into(),
-                state: Mutex::new(state),
-                created: Condvar::new(),
-            }),
-        }
-    }
-
     fn run(&self) -> Result<(), QmpError> {
         let result = self.progress.end(self.write());
         result.map_err(|error| QmpError::generic(format_args!("{}", self.explain(error))))
@@ -349,9 +130,8 @@ impl Task {
     }
 
     fn write(&self) -> Result<(), SaveError> {
-        self.progress.enter_open()?;
-        let file = files::create(&self.progress.path).map_err(SaveError::Open)?;
-        self.progress.opened(&file);
+        let opened = self.progress.open(files::create).map_err(SaveError::Open)?;
+        let file = opened.ok_or(SaveError::Cancelled)?;
         let (mut address, mut left) = (self.address, self.size);
         let mut chunk = Vec::new();
         while left > 0 {
@@ -431,47 +211,24 @@ impl Task {
 
     /// Reads a page table's entry.
     fn read(&self, map: &MemoryMap, gpa: u64, to: &mut [u8]) -> Result<(), RamError> {
-        match map.find(gpa).map(|region| region.read) {
-            Some(Backing::Ram) => self.ram.read(gpa, to),
-            Some(_) => {
-                self.shared
-                    .call(|machine, bridge, now| machine.physical_read(bridge, now, gpa, to));
-                Ok(())
-            }
-            None => Err(RamError { gpa }),
-        }
+        read_memory(&self.shared, self.ram, map, gpa, to)
     }
-}
-
-/// Writes the first `length` bytes of a block straight from where they are: there is no slice of
-/// guest RAM, which the guest may change meanwhile.
-fn write_block(file: &File, block: Block, length: usize) -> Result<(), SaveError> {
-    let mut done = 0;
-    while done < length {
-        // SAFETY: `done` stays below the block's length; the kernel only reads, and checks the
-        // whole range itself.
-        let written = unsafe {
-            let from = block.pointer.as_ptr().add(done).cast();
-            libc::write(file.as_raw_fd(), from, length - done)
-        };
-        match usize::try_from(written) {
-            Ok(0) => return Err(SaveError::Write),
-            Ok(written) => done += written,
-            Err(_) if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => {}
-            Err(_) => return Err(SaveError::Write),
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs::{self, File};
     use std::io::Read;
+    use std::os::unix::ffi::OsStrExt;
+    use std::path::{Path, PathBuf};
     use std::sync::atomic::{AtomicU32, Ordering};
+    use std::thread;
+    use std::time::{Duration, Instant};
 
     use rustix::time::{TimerfdClockId, TimerfdFlags, timerfd_create};
     use thimble_core::machine::{Config, Machine};
 
+    use super::super::jobs::{FileId, JOBS_MAX, LAST_OPENS, Step, remove};
     use super::super::{Accelerator, BridgeState, Clock, Guarded};
     use super::*;
     use crate::chardev::Chardevs;
@@ -545,21 +302,34 @@ mod tests {
     }
 
     fn start(
-        jobs: &mut SaveJobs,
+        jobs: &mut Jobs,
         shared: &Arc<Shared>,
         space: Space,
         address: u64,
         size: u64,
         path: &Path,
     ) -> Result<JobId, QmpError> {
-        jobs.start(shared, space, address, size, path.as_os_str().as_bytes())
+        super::start(
+            jobs,
+            shared,
+            space,
+            address,
+            size,
+            path.as_os_str().as_bytes(),
+        )
     }
 
-    fn wait(jobs: &mut SaveJobs) -> Outcome {
+    /// How a job has ended.
+    type Outcome = (JobId, Result<(), QmpError>);
+
+    fn wait(jobs: &mut Jobs) -> Outcome {
         let start = Instant::now();
         loop {
-            if let Some(outcome) = jobs.finished() {
-                return outcome;
+            if let Some((job, step)) = jobs.next_step() {
+                let Step::Ended(result) = step else {
+                    panic!("{step:?}");
+                };
+                return (job, result);
             }
             assert!(start.elapsed() < PATIENCE, "no job has ended");
             thread::sleep(Duration::from_millis(1));
@@ -574,7 +344,7 @@ mod tests {
         size: u64,
         path: &Path,
     ) -> Result<(), String> {
-        let mut jobs = SaveJobs::default();
+        let mut jobs = Jobs::default();
         let id = start(&mut jobs, shared, space, address, size, path).unwrap();
         let (ended, result) = wait(&mut jobs);
         assert_eq!(ended, id);
@@ -783,13 +553,13 @@ mod tests {
     fn a_fifo_holds_up_nothing() {
         let (shared, directory) = (machine(), Directory::new());
         let fifo = directory.fifo("fifo");
-        let mut jobs = SaveJobs::default();
+        let mut jobs = Jobs::default();
         let stuck = start(&mut jobs, &shared, Space::Physical, 0, 100, &fifo).unwrap();
         let file = directory.path("file");
         let quick = start(&mut jobs, &shared, Space::Physical, 0, 100, &file).unwrap();
         assert!(quick > stuck);
         assert_eq!(wait(&mut jobs), (quick, Ok(())));
-        assert_eq!(jobs.finished(), None);
+        assert_eq!(jobs.next_step(), None);
         let mut bytes = Vec::new();
         File::open(&fifo).unwrap().read_to_end(&mut bytes).unwrap();
         assert_eq!(bytes, expected(&shared, 0, 100));
@@ -833,7 +603,7 @@ mod tests {
         for space in [Space::Physical, space] {
             for wait_for in [0, 1, MIB] {
                 let path = directory.path("file");
-                let mut jobs = SaveJobs::default();
+                let mut jobs = Jobs::default();
                 start(&mut jobs, &shared, space, 0, i64::MAX as u64, &path).unwrap();
                 let begin = Instant::now();
                 while wait_for != 0 && fs::metadata(&path).map_or(0, |data| data.len()) < wait_for {
@@ -851,10 +621,10 @@ mod tests {
     #[test]
     fn only_so_many_at_a_time() {
         let (shared, directory) = (machine(), Directory::new());
-        let fifos: Vec<_> = (0..SAVE_JOBS_MAX)
+        let fifos: Vec<_> = (0..JOBS_MAX)
             .map(|i| directory.fifo(&i.to_string()))
             .collect();
-        let mut jobs = SaveJobs::default();
+        let mut jobs = Jobs::default();
         for fifo in &fifos {
             start(&mut jobs, &shared, Space::Physical, 0, 1, fifo).unwrap();
         }
@@ -869,7 +639,7 @@ mod tests {
         let (fourth, outcome) = wait(&mut jobs);
         assert_eq!((fourth.0.get(), outcome), (4, Ok(())));
         let next = start(&mut jobs, &shared, Space::Physical, 0, 1, &file).unwrap();
-        assert_eq!(next.0.get(), SAVE_JOBS_MAX as u64 + 1);
+        assert_eq!(next.0.get(), JOBS_MAX as u64 + 1);
         assert_eq!(wait(&mut jobs), (next, Ok(())));
         jobs.cancel();
     }

@@ -186,7 +186,7 @@ impl Vm {
 }
 
 /// This instant, at which the virtual clock stands.
-fn at(now: u64) -> Instant {
+pub(super) fn at(now: u64) -> Instant {
     Instant {
         now,
         monotonic: monotonic(),

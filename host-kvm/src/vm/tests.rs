@@ -50,6 +50,7 @@ fn vm(settings: Settings) -> Vm {
 
 fn settings() -> Settings {
     Settings {
+        icount: false,
         actions: Actions::default(),
         preconfig: false,
         autostart: true,
@@ -57,7 +58,10 @@ fn settings() -> Settings {
         uuid: [0; 16],
         kvm: false,
         features: FeatureSet::default(),
-        log: None,
+        log: Arc::new(Sink::new(
+            Items::empty(),
+            crate::log::filter::Filter::default(),
+        )),
         rtc_start: 0,
         rtc_clock: RtcClock::Vm,
         rtc_path: EventText::try_from("/clock").unwrap(),
@@ -68,6 +72,7 @@ fn settings() -> Settings {
             threads: 1,
         },
         objects: ObjectFacts::new(&Options::default(), "", None),
+        made: crate::objects::Objects::new(crate::objects::Defaults::default()),
     }
 }
 

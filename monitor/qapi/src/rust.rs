@@ -394,7 +394,10 @@ impl<'s> Types<'s> {
                 &format!(
                     "impl {rust} {{\n    /// All values, in the schema's order.\n    pub const ALL: &[Self] = &[{all}];\n\n    \
                      /// The name on the wire.\n    pub const fn name(self) -> &'static str {{\n        \
-                     match self {{ {names} }}\n    }}\n}}\n\n{reader}"
+                     match self {{ {names} }}\n    }}\n}}\n\n\
+                     impl serde::Serialize for {rust} {{\n    \
+                     fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {{\n        \
+                     to.serialize_str(self.name())\n    }}\n}}\n\n{reader}"
                 ),
             );
         }
@@ -439,7 +442,15 @@ impl<'s> Types<'s> {
         doc(out, "    ", &self.docs_of(id));
         line(
             out,
-            &format!("    #[derive(Clone, Debug)]\n    pub struct {name}{lifetime} {{"),
+            // Events are compared, and may have such a one.
+            &format!(
+                "    #[derive(Clone, Debug{})]\n    pub struct {name}{lifetime} {{",
+                if role == Role::Results && lifetime.is_empty() && tag.is_none() {
+                    ", PartialEq"
+                } else {
+                    ""
+                }
+            ),
         );
         // The variant says what the tag is.
         let own = |index: usize| variants.is_empty() || Some(index) != *tag;
@@ -714,10 +725,10 @@ impl<'s> Types<'s> {
             for member in members {
                 doc(out, "        ", &member.docs);
                 let kind = self.rust_type(member.kind, Role::Results);
-                let kind = if kind == "&'a str" {
-                    "EventText"
-                } else {
-                    &*kind
+                let kind = match self.kind(member.kind) {
+                    Type::Builtin(Builtin::Str) => "EventText".into(),
+                    Type::Object { .. } => format!("results::{kind}"),
+                    _ => kind,
                 };
                 let field = snake(&member.name);
                 let key = format!("w.key(b{:?})?;", member.name);
@@ -772,6 +783,7 @@ impl<'s> Types<'s> {
             Type::Builtin(Builtin::Uint64 | Builtin::Size) => "w.uint(*$)?;",
             Type::Builtin(Builtin::Int | Builtin::Int64) => "w.int(*$)?;",
             Type::Builtin(_) => "w.int((*$).into())?;",
+            Type::Object { .. } => "put_member(w, $)?;",
             _ => "w.str($.name())?;",
         }
         .into()

@@ -11,7 +11,7 @@ use crate::{Owner, QmpError};
 
 const NONE_CAME: &[u8] = b"No file descriptor supplied via SCM_RIGHTS";
 
-pub(crate) fn getfd<'m, O: Owner>(
+pub(crate) fn getfd<'m, O: Owner + ?Sized>(
     context: &mut Context<'_, O>,
     arguments: arguments::Getfd<'m>,
 ) -> Result<(), Fail<'m>> {
@@ -27,7 +27,7 @@ pub(crate) fn getfd<'m, O: Owner>(
     Ok(())
 }
 
-pub(crate) fn closefd<'m, O: Owner>(
+pub(crate) fn closefd<'m, O: Owner + ?Sized>(
     context: &mut Context<'_, O>,
     arguments: arguments::Closefd<'m>,
 ) -> Result<(), Fail<'m>> {

@@ -22,10 +22,14 @@ pub(crate) fn human_monitor_command<'m, O: Owner, S: Sink>(
     };
     let owner = &mut *context.owner;
     let mut outcome = Outcome::Done;
-    reply.text(|sink| {
+    // Descriptors are QMP's own.
+    owner.swap_monitor();
+    let written = reply.text(|sink| {
         let text = &mut Text::new(sink);
-        outcome = hmp::execute(arguments.command_line, owner, &mut cpu, text)?;
+        outcome = hmp::execute(arguments.command_line, &mut *owner, &mut cpu, text)?;
         Ok(())
-    })?;
+    });
+    owner.swap_monitor();
+    written?;
     Ok(outcome)
 }

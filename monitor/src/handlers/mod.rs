@@ -2,14 +2,17 @@
 
 mod control;
 mod descriptors;
+mod dump;
 mod human;
 mod introspect;
 mod machine;
 mod memory;
 mod migration;
+mod objects;
 pub(crate) mod pci;
 mod qom;
 mod run_state;
+mod trace;
 mod yank;
 
 use crate::session::Negotiation;
@@ -17,14 +20,17 @@ use crate::{JobId, Owner};
 
 pub(crate) use control::*;
 pub(crate) use descriptors::*;
+pub(crate) use dump::*;
 pub(crate) use human::*;
 pub(crate) use introspect::*;
 pub(crate) use machine::*;
 pub(crate) use memory::*;
 pub(crate) use migration::*;
+pub(crate) use objects::*;
 pub(crate) use pci::query_pci;
 pub(crate) use qom::*;
 pub(crate) use run_state::*;
+pub(crate) use trace::*;
 pub(crate) use yank::*;
 
 /// What a handler acts on.

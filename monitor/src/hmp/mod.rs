@@ -10,18 +10,32 @@
 //! Limits: parentheses nest 64 deep; strings with `\` in them have [`STRING_MAX`] bytes. The text is as long as its
 //! sink lets it be.
 
+mod apic;
+mod completion;
 mod cpus;
+mod debug;
+mod descriptors;
+mod devices;
+mod dump;
+mod editor;
 mod expression;
 mod format;
 mod help;
+mod history;
 mod machine;
 mod memory;
+mod objects;
 mod parse;
 mod pci;
+mod ports;
 mod power;
+mod registers;
+mod session;
 pub mod table;
+mod tables;
 #[cfg(test)]
 mod tests;
+mod trace;
 
 use core::fmt::{self, Write};
 
@@ -31,9 +45,12 @@ use crate::error::Fail;
 use crate::handlers::{Context, Outcome};
 use crate::session::Negotiation;
 use crate::{Owner, QmpError};
+pub use editor::LINE_MAX;
 use expression::Expected;
 pub use format::Defaults;
+pub use history::{HISTORY_BYTES, HISTORY_MAX, History};
 use parse::Arguments;
+pub use session::{HmpSession, PROMPT};
 use table::{COMMANDS, Command, find};
 
 /// Bytes of all strings of a line together that have to be copied at most: those in quotes with `\` in them.
@@ -78,6 +95,8 @@ pub(crate) struct Call<'c, 'l> {
     pub(crate) context: Context<'c, dyn Owner + 'c>,
     /// The arguments, as the command's row has them.
     pub(crate) arguments: Arguments<'l>,
+    /// What was typed, where it is typed.
+    pub(crate) history: Option<&'c History>,
     /// What is answered.
     pub(crate) text: Text<'c>,
 }
@@ -146,8 +165,20 @@ pub fn execute(
     cpu: &mut u32,
     text: &mut Text<'_>,
 ) -> Result<Outcome, SinkFull> {
+    execute_typed(line, owner, cpu, None, text)
+}
+
+/// The same for a line that was typed behind these others.
+fn execute_typed(
+    line: &[u8],
+    owner: &mut dyn Owner,
+    cpu: &mut u32,
+    history: Option<&History>,
+    text: &mut Text<'_>,
+) -> Result<Outcome, SinkFull> {
+    crate::trace::human_line(line);
     let mut session = Negotiation::of_human(*cpu);
-    let done = run(line, owner, &mut session, text);
+    let done = run(line, owner, &mut session, history, text);
     *cpu = session.cpu;
     done.map_err(|fmt::Error| SinkFull)
 }
@@ -167,6 +198,7 @@ fn run(
     line: &[u8],
     owner: &mut dyn Owner,
     session: &mut Negotiation,
+    history: Option<&History>,
     text: &mut Text<'_>,
 ) -> Result<Outcome, fmt::Error> {
     let start = parse::skip_spaces(line);
@@ -205,6 +237,7 @@ fn run(
                     text: heapless::String::new(),
                 },
                 arguments,
+                history,
                 text: Text::new(text.sink),
             })
         });

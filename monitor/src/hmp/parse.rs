@@ -80,7 +80,7 @@ impl<'l> Arguments<'l> {
     }
 
     /// `on` or `off`, if it is given.
-    #[expect(dead_code, reason = "for commands that come with their topics")]
+    #[allow(dead_code)]
     pub(super) fn switch(&self, place: usize) -> Option<bool> {
         match self.at(place) {
             Value::Switch(value) => Some(value),

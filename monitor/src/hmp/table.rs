@@ -3,7 +3,10 @@
 //! A row is the one source of parsing, of errors, of the help and of completion. A new command is a row in its topic's
 //! `COMMANDS` (or `INFO`, for what `info` shows) and a function; a new topic is a file and a line in each of the two menus here.
 
-use super::{Call, Done, cpus, help, machine, memory, pci, power};
+use super::{
+    Call, Done, cpus, debug, descriptors, devices, dump, help, history, machine, memory, objects,
+    pci, ports, power, trace,
+};
 
 /// Arguments of a command at most.
 pub(super) const ARGUMENTS_MAX: usize = 10;
@@ -34,13 +37,29 @@ pub(super) type Run = for<'c, 'l> fn(&mut Call<'c, 'l>) -> Done<'l>;
 /// All commands.
 pub static COMMANDS: &Menu = &[
     cpus::COMMANDS,
+    descriptors::COMMANDS,
+    debug::COMMANDS,
+    dump::COMMANDS,
     help::COMMANDS,
     memory::COMMANDS,
+    objects::COMMANDS,
+    ports::COMMANDS,
     power::COMMANDS,
+    trace::COMMANDS,
 ];
 
 /// All that `info` shows.
-pub static INFO: &Menu = &[cpus::INFO, machine::INFO, pci::INFO];
+pub static INFO: &Menu = &[
+    cpus::INFO,
+    devices::INFO,
+    dump::INFO,
+    history::INFO,
+    machine::INFO,
+    memory::INFO,
+    pci::INFO,
+    trace::INFO,
+    objects::INFO,
+];
 
 /// A command that is there once the machine is.
 pub(super) const fn command(

@@ -14,7 +14,7 @@ use crate::InMemory;
 
 const RAM: usize = 64 << 10;
 
-struct Deaf;
+pub(super) struct Deaf;
 
 impl Host for Deaf {
     fn console_write(&mut self, _console: ConsoleId, bytes: &[u8]) -> usize {
@@ -29,7 +29,7 @@ impl Host for Deaf {
 }
 
 /// A machine of 64 KiB with the given bytes at 1000h, and zeros elsewhere.
-fn machine(bytes: &[u8]) -> InMemory<'static, Deaf> {
+pub(super) fn machine(bytes: &[u8]) -> InMemory<'static, Deaf> {
     let ram: &'static ArrayRam<RAM> = std::boxed::Box::leak(std::boxed::Box::new(ArrayRam::new()));
     ram.write(0x1000, bytes).unwrap();
     let config = Config {

@@ -7,6 +7,8 @@ use crate::QmpError;
 use crate::owner::{Descriptors, SetMember};
 
 impl<H: Host> Descriptors for InMemory<'_, H> {
+    fn swap_monitor(&mut self) {}
+
     fn getfd(&mut self, _name: &[u8], _valid: bool) -> Result<bool, QmpError> {
         Ok(false)
     }

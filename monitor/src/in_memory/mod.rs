@@ -1,6 +1,12 @@
 //! An owner without a process: a machine in memory that nobody runs. For fuzzers, tests and bare-metal images.
 
+mod debug;
 mod descriptors;
+mod dump;
+mod inspect;
+mod objects;
+mod trace;
+mod typing;
 
 use core::num::NonZeroU64;
 
@@ -8,14 +14,16 @@ use thimble_core::cpu::{CpuState as Processors, Registers, models};
 use thimble_core::devices::{ConsoleId, ShutdownCause};
 use thimble_core::machine::actions::{ActionChanges, Actions};
 use thimble_core::machine::{Host, Machine, RunState};
-use thimble_core::qom::{Chardev, Outside, Processor, Settings, Tree};
+use thimble_core::qom::{Chardev, Outside, Processor, QomValue, Settings, Tree, UserObject};
 
 use crate::hmp::Defaults;
 use crate::schema::SysEmuTarget;
 use crate::schema::results::{
     CommandLineOptionInfo, CpuInfoFast, CpuInstanceProperties, MachineInfo,
 };
-use crate::{CpuState, Event, JobId, KvmInfo, Owner, QmpError, Space, Timestamp, answers};
+use crate::{
+    CpuState, DumpKind, Event, JobId, KvmInfo, Owner, QmpError, Space, Timestamp, answers,
+};
 
 /// Events that wait to be told at most.
 const EVENTS_MAX: usize = 16;
@@ -58,10 +66,14 @@ pub struct InMemory<'m, H: Host> {
     pub cpus: u32,
     /// What the human monitor sees of each of them.
     pub registers: Registers,
+    /// What a debugger sees, and has set.
+    pub debugged: debug::Debugged,
     /// What was last set.
     pub actions: Actions,
     /// What is to be written to a file. The caller ends the job by `Session::complete`.
     pub saving: Option<(JobId, Saved)>,
+    /// The dump that is being written. The caller ends the job by `Session::complete`.
+    pub dumping: Option<(JobId, DumpKind)>,
     /// What commands have done, a bit each: see [`InMemory::NMI`] and others.
     pub done: u32,
     /// Events that were lost because nobody took them.
@@ -71,6 +83,7 @@ pub struct InMemory<'m, H: Host> {
     jobs: u64,
     migration_events: bool,
     dump_defaults: Defaults,
+    objects: objects::Threads,
 }
 
 impl<'m, H: Host> InMemory<'m, H> {
@@ -100,8 +113,10 @@ impl<'m, H: Host> InMemory<'m, H> {
             processor: Processor::from_model(&models::MODELS[0]),
             cpus: 1,
             registers: Registers::from(&Processors::power_on(0, true, 0)),
+            debugged: debug::Debugged::new(),
             actions: Actions::default(),
             saving: None,
+            dumping: None,
             done: 0,
             lost: 0,
             events: heapless::Deque::new(),
@@ -109,6 +124,7 @@ impl<'m, H: Host> InMemory<'m, H> {
             jobs: 0,
             migration_events: false,
             dump_defaults: Defaults::default(),
+            objects: objects::Threads::default(),
         }
     }
 
@@ -120,8 +136,8 @@ impl<'m, H: Host> InMemory<'m, H> {
     }
 }
 
-/// Around the machine there is nothing.
-struct Nothing<'p>(&'p Processor);
+/// Around the machine there is nothing but what users have made.
+struct Nothing<'p>(&'p Processor, &'p objects::Threads);
 
 impl Outside for Nothing<'_> {
     fn settings(&self) -> Settings<'_> {
@@ -140,6 +156,14 @@ impl Outside for Nothing<'_> {
 
     fn qtest(&self) -> Option<(&str, &str)> {
         None
+    }
+
+    fn objects(&self, visit: &mut dyn FnMut(UserObject<'_>)) {
+        self.1.visit(visit);
+    }
+
+    fn object_value(&self, position: usize, property: &str, take: &mut dyn FnMut(QomValue<'_>)) {
+        self.1.value(position, property, take);
     }
 }
 
@@ -290,7 +314,7 @@ impl<H: Host> Owner for InMemory<'_, H> {
     fn visit_objects(&self, look: &mut dyn FnMut(Tree<'_>)) {
         look(Tree {
             machine: &self.machine,
-            outside: &Nothing(&self.processor),
+            outside: &Nothing(&self.processor, &self.objects),
         });
     }
 

@@ -13,6 +13,9 @@ pub struct SetMember<'a> {
 
 /// The descriptors that clients pass: of the monitor whose command is being executed, and sets.
 pub trait Descriptors {
+    /// What is executed from now on has no monitor of its own, and no descriptors; or, with the next call, has again.
+    fn swap_monitor(&mut self);
+
     /// Gives the descriptor that came with the command a name. If the name is not `valid`, that
     /// descriptor is closed, and nothing else happens. False if none came.
     ///

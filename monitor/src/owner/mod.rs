@@ -1,6 +1,12 @@
 //! What commands ask of the machine's owner.
 
+mod debug;
 mod descriptors;
+mod dump;
+mod inspect;
+pub mod objects;
+mod trace;
+mod typing;
 
 use core::num::NonZeroU64;
 
@@ -13,10 +19,16 @@ use crate::hmp::Defaults;
 use crate::schema::results::{CommandLineOptionInfo, CpuInfoFast, MachineInfo};
 use crate::{Event, QmpError, Timestamp};
 
+pub use objects::Objects;
+
 /// Whether KVM is used: QMP's KvmInfo.
 pub use crate::schema::results::KvmInfo;
-
+pub use debug::{BreakRefused, DebugStop, Debugger, Stepping, write_ram};
 pub use descriptors::{Descriptors, SetMember};
+pub use dump::{DumpKind, DumpTarget, Dumps};
+pub use inspect::Inspection;
+pub use trace::Traces;
+pub use typing::Typing;
 
 /// A command that goes on in the background. The owner tells its end by `Session::complete`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -70,7 +82,7 @@ pub fn answers(machine: &Machine<'_>, mut gpa: u64, length: usize) -> bool {
 /// A method that causes events reports them through [`Owner::take_event`]; the session that
 /// executes the command writes them before its reply (after it if the command has a result), and the owner sends them to its other
 /// sessions with `Session::event`.
-pub trait Owner: Descriptors {
+pub trait Owner: Debugger + Descriptors + Dumps + Inspection + Objects + Traces + Typing {
     /// What the VM is doing.
     fn run_state(&self) -> RunState;
 

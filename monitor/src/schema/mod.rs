@@ -10,11 +10,12 @@ use thimble_core::qmp::{Sink, SinkFull, Value, Writer};
 use crate::Owner;
 use crate::error::Fail;
 use crate::handlers::{self, Context, Outcome};
-use crate::reply::Reply;
+use crate::reply::{Reply, put_member};
 use values::{FromValue, member};
 
 pub(crate) use check::check;
-pub use option::{OptionError, OptionType, read_option};
+pub(crate) use option::integer;
+pub use option::{OptionError, OptionType, read_json, read_option};
 pub use tables::{
     Builtin, CommandRow, EventRow, MemberRow, NO_TAG, Name, Rows, Tables, TypeId, TypeRow,
     ValueRow, VariantRow,

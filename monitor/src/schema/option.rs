@@ -89,22 +89,46 @@ fn parse(
         (converter.value(Some(kind), &Path::ROOT), Paths::Keyval)
     };
     let (message, behind) = (sink.message, sink.behind);
-    match message {
-        Some(Err(error)) => return Err(joined(&error.pieces(parser.text()))),
-        _ if behind => {
-            let text = format_args!("Expecting at most one JSON value");
-            return Err(OptionError::new(text));
-        }
-        Some(Ok(())) => converted?,
-        None => {
-            converted?;
-            return Err(OptionError::new(format_args!(
-                "JSON parse error, premature EOI"
-            )));
-        }
-    }
+    one_value(parser, message, behind, converted)?;
     check_with(tables, kind, Some(parser.message()), paths)
         .map_err(|fail: Fail<'_>| joined(&fail.parts().1))
+}
+
+/// What a parser has taken: one value, or an error.
+fn one_value(
+    parser: &Parser,
+    message: Option<Result<(), thimble_core::qmp::ParseError>>,
+    behind: bool,
+    converted: Result<(), OptionError>,
+) -> Result<(), OptionError> {
+    match message {
+        Some(Err(error)) => Err(joined(&error.pieces(parser.text()))),
+        _ if behind => Err(OptionError::new(format_args!(
+            "Expecting at most one JSON value"
+        ))),
+        Some(Ok(())) => converted,
+        None => converted.and(Err(OptionError::new(format_args!(
+            "JSON parse error, premature EOI"
+        )))),
+    }
+}
+
+/// Reads one JSON value into the parser and returns it.
+///
+/// # Errors
+/// In QEMU's words.
+pub fn read_json<'m>(parser: &'m mut Parser, text: &[u8]) -> Result<Value<'m>, OptionError> {
+    parser.reset();
+    let mut sink = ParserSink {
+        parser,
+        message: None,
+        behind: false,
+    };
+    // A limit of the parser is in the message; a number ends with the space behind it.
+    let _ = sink.put(text).and_then(|()| sink.put(b" "));
+    let (message, behind) = (sink.message, sink.behind);
+    one_value(parser, message, behind, Ok(()))?;
+    Ok(parser.message())
 }
 
 fn joined(pieces: &[&[u8]]) -> OptionError {
@@ -475,7 +499,7 @@ impl<S: Sink> Converter<'_, S> {
 }
 
 /// A number as C's `strtoll` reads it: decimal, octal behind `0`, hexadecimal behind `0x`; in 64 bits, with or without sign.
-fn integer(text: &str) -> Option<i128> {
+pub(crate) fn integer(text: &str) -> Option<i128> {
     let (negative, digits) = match text.strip_prefix('-') {
         Some(digits) => (true, digits),
         None => (false, text.strip_prefix('+').unwrap_or(text)),

@@ -23,6 +23,12 @@ impl<'m, T: FromValue<'m>> FromValue<'m> for Option<T> {
     }
 }
 
+impl<'m> FromValue<'m> for Value<'m> {
+    fn from_value(value: Option<Self>) -> Self {
+        value.unwrap_or_default()
+    }
+}
+
 impl<'m> FromValue<'m> for &'m [u8] {
     fn from_value(value: Option<Value<'m>>) -> Self {
         value.and_then(Value::bytes).unwrap_or_default()
@@ -106,6 +112,7 @@ impl Serialize for Any<'_> {
             QomValue::Int(value) => to.serialize_i64(value),
             QomValue::Uint(value) => to.serialize_u64(value),
             QomValue::Str(value) => to.serialize_str(value),
+            QomValue::Numbers(numbers) => to.collect_seq(numbers),
             QomValue::Members(members) => {
                 to.collect_map(members.iter().map(|(name, value)| (*name, Any(*value))))
             }

@@ -59,6 +59,10 @@ impl Out for Queue {
     fn truncate(&mut self, mark: usize) {
         self.bytes.truncate(mark);
     }
+
+    fn put_since(&self, mark: usize) -> &[u8] {
+        self.bytes.get(mark..).unwrap_or_default()
+    }
 }
 
 /// A machine in memory, which lasts as long as the test process.

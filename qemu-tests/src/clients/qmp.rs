@@ -2,11 +2,14 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, IoSlice, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde_json::{Value, json};
 
 use super::{LineReader, connect};
@@ -81,6 +84,10 @@ impl QmpClient {
     /// If the connection ends, or no reply comes in time.
     pub fn execute(&mut self, command: &str, arguments: Value) -> Result<Value, QmpError> {
         let id = self.send_command(command, &arguments);
+        self.reply(command, &id)
+    }
+
+    fn reply(&mut self, command: &str, id: &Value) -> Result<Value, QmpError> {
         loop {
             let message = self
                 .message(PATIENCE)
@@ -91,10 +98,10 @@ impl QmpClient {
                 // QEMU greets twice whom it meets while --preconfig begins.
                 continue;
             } else if let Some(value) = message.get("return") {
-                assert_eq!(message["id"], id, "the id comes back");
+                assert_eq!(message["id"], *id, "the id comes back");
                 return Ok(value.clone());
             } else {
-                assert_eq!(message["id"], id, "the id comes back: {message}");
+                assert_eq!(message["id"], *id, "the id comes back: {message}");
                 let text = |name: &str| message["error"][name].as_str().unwrap_or("").to_string();
                 return Err(QmpError {
                     class: text("class"),
@@ -110,12 +117,17 @@ impl QmpClient {
     ///
     /// If the connection has ended.
     pub fn send_command(&mut self, command: &str, arguments: &Value) -> Value {
+        let (id, request) = self.request(command, arguments);
+        self.send_raw(request.as_bytes())
+            .expect("the connection stands");
+        id
+    }
+
+    fn request(&mut self, command: &str, arguments: &Value) -> (Value, String) {
         self.next_id += 1;
         let id = json!(self.next_id);
         let request = json!({"execute": command, "arguments": arguments, "id": id});
-        self.send_raw(request.to_string().as_bytes())
-            .expect("the connection stands");
-        id
+        (id, request.to_string())
     }
 
     /// Sends bytes as they are.
@@ -125,6 +137,44 @@ impl QmpClient {
     /// The operating system's.
     pub fn send_raw(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.stream.write_all(bytes)
+    }
+
+    /// Sends bytes with descriptors, of which the server gets copies.
+    ///
+    /// # Errors
+    ///
+    /// The operating system's.
+    pub fn send_with(&mut self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+        let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(fds.len()))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        assert!(control.push(SendAncillaryMessage::ScmRights(fds)));
+        let flags = SendFlags::empty();
+        let sent = sendmsg(&self.stream, &[IoSlice::new(bytes)], &mut control, flags)?;
+        self.stream.write_all(&bytes[sent..])
+    }
+
+    /// Runs a command with descriptors and waits for its reply.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::execute`].
+    ///
+    /// # Panics
+    ///
+    /// As [`Self::execute`].
+    pub fn execute_with(
+        &mut self,
+        command: &str,
+        arguments: &Value,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<Value, QmpError> {
+        let (id, request) = self.request(command, arguments);
+        let sent = match fds {
+            [] => self.send_raw(request.as_bytes()),
+            _ => self.send_with(request.as_bytes(), fds),
+        };
+        sent.expect("the connection stands");
+        self.reply(command, &id)
     }
 
     /// Sends the same bytes again and again, without reading, until the server takes no more; returns how often.

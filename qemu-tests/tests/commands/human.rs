@@ -12,8 +12,8 @@ use thimble_core::cpu::decode::{
 };
 
 use crate::{
-    answer, command_with, compare, emulators, negotiated, passive, refused, roms, wait_console,
-    with_rom, with_rom_of_any_mode,
+    SOON, answer, command_with, compare, console, counts, emulators, negotiated, passive, refused,
+    roms, status, wait_console, wait_until, with_rom, with_rom_of_any_mode,
 };
 
 /// Where the listings are: in the ROM, which all guests map one to one.
@@ -21,11 +21,16 @@ const LISTING: usize = 0xf_8000;
 
 /// What a line writes: words with single spaces, `|` between lines.
 fn say(client: &mut QmpClient, line: &str) -> String {
+    words(&tell(client, line))
+}
+
+/// What a line writes, as it is.
+fn tell(client: &mut QmpClient, line: &str) -> String {
     let arguments = json!({"command-line": line});
     let text = command_with(client, "human-monitor-command", arguments);
     let text = text.as_str().expect("a text");
     assert!(text.is_empty() || text.ends_with("\r\n"), "{text:?}");
-    words(text)
+    text.to_string()
 }
 
 fn words(text: &str) -> String {
@@ -105,6 +110,263 @@ fn lines_say_the_same_in_long_mode() {
     check_mode("commands-human-64", &rom);
 }
 
+/// Arguments, and what is wrong with them, of every command.
+#[test]
+fn arguments_are_understood_alike() {
+    let rom = roms::counter();
+    let guest = |emulator| {
+        let instance = with_rom(emulator, &rom).start();
+        let mut client = negotiated(&instance);
+        wait_console(&instance, "S");
+        command_with(&mut client, "stop", json!({}));
+        (instance, client)
+    };
+    let lines = include_str!("../../qmp/human-arguments.list");
+    compare_lines("commands-human-arguments", &emulators(), guest, lines);
+}
+
+/// What page tables map, and all registers, in each mode of paging.
+#[test]
+fn processors_look_the_same() {
+    for (test, rom) in [
+        ("commands-human-look-32", roms::paging_32()),
+        ("commands-human-look-pae", roms::paging_pae()),
+        ("commands-human-look-64", roms::paging_64()),
+    ] {
+        let guest = |emulator| {
+            let instance = with_rom_of_any_mode(emulator, &rom).start();
+            let mut client = negotiated(&instance);
+            wait_console(&instance, "P");
+            command_with(&mut client, "stop", json!({}));
+            (instance, client)
+        };
+        let lines = include_str!("../../qmp/human-look.list");
+        compare_lines(test, &emulators(), guest, lines);
+    }
+}
+
+/// The same while the guest runs, without a halt that anyone sees.
+#[test]
+fn a_look_at_a_running_guest_does_not_stop_it() {
+    let instance = with_rom(Emulator::Thimble, &roms::counter()).start();
+    let mut client = negotiated(&instance);
+    wait_console(&instance, "S");
+    for _ in 0..20 {
+        let text = say(&mut client, "info registers");
+        assert!(text.contains("|EAX=") && text.contains("HLT=0"), "{text}");
+        assert!(say(&mut client, "info lapic").contains("|SPIV "));
+    }
+    assert_eq!(status(&mut client), "running");
+    assert!(counts(&instance, &mut client));
+}
+
+/// Interrupt controllers, with something else in them than at power-on.
+#[test]
+fn controllers_look_the_same() {
+    let rom = roms::controllers();
+    let guest = |emulator| {
+        let instance = with_rom_of_any_mode(emulator, &rom).start();
+        let mut client = negotiated(&instance);
+        wait_console(&instance, "P");
+        command_with(&mut client, "stop", json!({}));
+        (instance, client)
+    };
+    let lines = "info lapic\ninfo lapic 0\ninfo lapic 1\ninfo pic";
+    compare_lines("commands-human-controllers", &emulators(), guest, lines);
+}
+
+/// The interval timer's line rises again and again.
+#[test]
+fn interrupts_are_counted() {
+    for emulator in emulators() {
+        let instance = with_rom_of_any_mode(emulator, &roms::controllers()).start();
+        let mut client = negotiated(&instance);
+        wait_console(&instance, "P");
+        let count = |text: &str| -> Vec<u64> {
+            let lines = text.split('|').filter_map(|line| line.strip_prefix("0: "));
+            lines
+                .map(|count| count.parse().expect("a number"))
+                .collect()
+        };
+        let mut last = Vec::new();
+        wait_until("the timer ticks", || {
+            let text = say(&mut client, "info irq");
+            if text.contains("not available") {
+                return true;
+            }
+            assert!(text.starts_with("IRQ statistics for ioapic:"), "{text}");
+            assert!(text.contains("|IRQ statistics for isa-i8259:"), "{text}");
+            let now = count(&text);
+            let more = now.len() == 2 && last.len() == 2 && now[0] > last[0] && now[1] > last[1];
+            last = now;
+            more
+        });
+    }
+}
+
+/// What buttons do, and what they say: nothing.
+#[test]
+fn lines_act_as_commands_do() {
+    for emulator in emulators() {
+        let instance = with_rom(emulator, &roms::counter()).args(["-S"]).start();
+        let mut client = negotiated(&instance);
+        assert_eq!(
+            say(&mut client, "info status"),
+            "VM status: paused (prelaunch)"
+        );
+        for (go, halt) in [("cont", "stop"), ("c", "s")] {
+            assert_eq!(say(&mut client, go), "");
+            assert_eq!(status(&mut client), "running");
+            assert!(counts(&instance, &mut client), "{emulator:?}");
+            assert_eq!(say(&mut client, "info status"), "VM status: running");
+            assert_eq!(say(&mut client, halt), "");
+            assert_eq!(say(&mut client, "info status"), "VM status: paused");
+            assert!(!counts(&instance, &mut client), "{emulator:?}");
+        }
+        assert_eq!(say(&mut client, "system_powerdown"), "");
+        client.wait_event("POWERDOWN", SOON);
+        assert_eq!(say(&mut client, "system_reset"), "");
+        let event = client.wait_event("RESET", SOON);
+        assert_eq!(event["data"]["reason"], "host-qmp-system-reset");
+        assert_eq!(say(&mut client, "cont"), "");
+        wait_console(&instance, "SS");
+        // A port of the guest's.
+        assert_eq!(say(&mut client, "o/b 0x402 '!'"), "");
+        assert_eq!(say(&mut client, "o /b 0x402 0x3f"), "");
+        wait_console(&instance, "SS!?");
+        // CMOS, index and data at once.
+        assert_eq!(say(&mut client, "o/h 0x70 0x5a30"), "");
+        assert_eq!(say(&mut client, "i/b 0x71"), "portb[0x0071] = 0x5a");
+        let arguments = json!({"command-line": "q"});
+        let _ = client.execute("human-monitor-command", arguments);
+        client.wait_event("SHUTDOWN", SOON);
+    }
+}
+
+#[test]
+fn an_nmi_arrives() {
+    for emulator in emulators() {
+        let instance = with_rom_of_any_mode(emulator, &roms::nmi()).start();
+        let mut client = negotiated(&instance);
+        wait_until("the guest is ready", || !console(&instance).is_empty());
+        let ready = console(&instance);
+        assert_eq!(say(&mut client, "nmi"), "");
+        wait_console(&instance, &format!("{ready}N"));
+    }
+}
+
+#[test]
+fn memory_is_saved() {
+    for emulator in emulators() {
+        let instance = with_rom_of_any_mode(emulator, &roms::paging_32()).start();
+        let mut client = negotiated(&instance);
+        wait_console(&instance, "P");
+        let file = instance.dir().join("a file");
+        let name = file.to_str().expect("a plain path");
+        for (line, expected) in [
+            (format!("memsave 0x400000 0x1800 \"{name}\""), ['A', 'B']),
+            (format!("pmemsave 0x20000 0x1800 \"{name}\""), ['A', '\0']),
+        ] {
+            assert_eq!(say(&mut client, &line), "");
+            let bytes = std::fs::read(&file).expect("the file");
+            let pages = expected.map(|letter| letter as u8);
+            assert_eq!(bytes.len(), 0x1800);
+            assert!(bytes[..0x1000].iter().all(|byte| *byte == pages[0]));
+            assert!(bytes[0x1000..].iter().all(|byte| *byte == pages[1]));
+        }
+        let refused = say(&mut client, "memsave 0x402000 4 \"/tmp/never there\"");
+        assert!(refused.starts_with("Error: "), "{refused}");
+        assert_eq!(say(&mut client, "p/d 7"), "7", "and it goes on");
+    }
+}
+
+/// The addresses are each process' own, and are checked for being possible.
+#[test]
+fn the_host_has_guest_memory() {
+    for emulator in emulators() {
+        let instance = with_rom(emulator, &roms::pattern()).start();
+        let mut client = negotiated(&instance);
+        wait_console(&instance, "W");
+        let hex = |text: &str| {
+            let (_, digits) = text
+                .rsplit_once("is 0x")
+                .unwrap_or_else(|| panic!("{text}"));
+            u64::from_str_radix(digits, 16).expect("a number")
+        };
+        let low = say(&mut client, "gpa2hva 0x1000");
+        assert!(
+            low.starts_with("Host virtual address for 0x1000 (pc.ram) is "),
+            "{low}"
+        );
+        let high = say(&mut client, "gpa2hva 0x1ff0");
+        assert_eq!(hex(&high) - hex(&low), 0xff0);
+        let rom = say(&mut client, "gpa2hva 0xffff0");
+        assert!(
+            rom.starts_with("Host virtual address for 0xffff0 (pc.bios) is "),
+            "{rom}"
+        );
+        // Root may know.
+        let frame = say(&mut client, "gpa2hpa 0x1234");
+        let told = frame.starts_with("Host physical address for 0x1234 (pc.ram) is ");
+        assert!(told || frame.contains("/proc/self/pagemap"), "{frame}");
+        if told {
+            assert_eq!(hex(&frame) & 0xfff, 0x234);
+        }
+    }
+}
+
+/// Everything that is shown of devices here, QEMU shows as well: it has more.
+#[test]
+fn devices_look_the_same() {
+    let mut shown = Vec::new();
+    for emulator in emulators() {
+        let instance = passive(emulator)
+            .args(["-chardev", "null,id=nothing"])
+            .args(["-serial", "chardev:nothing"])
+            .args(["-device", "pvpanic,id=alarm"])
+            .start();
+        let mut client = negotiated(&instance);
+        shown.push([
+            say(&mut client, "info qom-tree"),
+            say(&mut client, "info qom-tree /machine/unattached"),
+            say(&mut client, "info qtree"),
+            say(&mut client, "info chardev"),
+        ]);
+        let tree = say(&mut client, "info mtree");
+        for line in [
+            "0000000000000070-0000000000000071 (prio 0, i/o): rtc",
+            "00000000000003f8-00000000000003ff (prio 0, i/o): serial",
+            "0000000000000cf8-0000000000000cfb (prio 0, i/o): pci-conf-idx",
+            "00000000fec00000-00000000fec00fff (prio 0, i/o): ioapic",
+            "address-space: memory",
+            "address-space: I/O",
+        ] {
+            assert!(tree.split('|').any(|shown| shown == line), "{line}: {tree}");
+        }
+        let roms = say(&mut client, "info roms");
+        assert!(roms.contains("mem=rom name=\""), "{roms}");
+        assert!(roms.contains("/rom@etc/acpi/tables size=0x"), "{roms}");
+    }
+    let [qemu, thimble] = shown.as_slice() else {
+        return;
+    };
+    for (qemu, thimble) in qemu.iter().zip(thimble) {
+        // A path, and properties that QEMU has in a part of the device.
+        let others = ["compat_monitor", "baudbase = ", "chardev = "];
+        let alike = |line: &&str| !others.iter().any(|other| line.starts_with(other));
+        for line in thimble.split('|').filter(alike) {
+            assert!(qemu.split('|').any(|shown| shown == line), "{line}: {qemu}");
+        }
+    }
+    let last = |text: &str| text.split('|').next_back().map(str::to_string);
+    assert_eq!(last(&qemu[3]), last(&thimble[3]));
+    assert!(
+        thimble[2].contains("|dev: pvpanic, id \"alarm\"|"),
+        "{}",
+        thimble[2]
+    );
+}
+
 /// By the argument, whose values are checked.
 #[test]
 fn the_processor_is_chosen() {
@@ -129,17 +391,36 @@ fn help_has_the_same_commands() {
     for emulator in emulators() {
         let instance = passive(emulator).start();
         let mut client = negotiated(&instance);
-        let all = say(&mut client, "help");
-        assert_eq!(all, say(&mut client, "?"));
-        heads.push(["x", "xp", "p", "print", "help", "?"].map(|name| {
-            let help = say(&mut client, &format!("help {name}"));
-            assert!(all.contains(&help), "{help}");
-            let (head, sentence) = help.split_once(" -- ").expect("a sentence");
-            assert!(!sentence.is_empty());
-            head.to_string()
-        }));
+        let all = tell(&mut client, "help");
+        assert_eq!(all, tell(&mut client, "?"));
+        let info = tell(&mut client, "help info");
+        assert_eq!(info, tell(&mut client, "info"));
+        let mut known = Vec::new();
+        for (text, before) in [(all, ""), (info, "info ")] {
+            for line in text.lines().filter(|line| line.contains(" -- ")) {
+                let (head, sentence) = line.split_once(" -- ").expect("a sentence");
+                assert!(!sentence.is_empty());
+                let name = head.strip_prefix(before).expect("the command");
+                let name = name.split([' ', '|']).next().unwrap_or_default();
+                if name != "info" {
+                    let one = tell(&mut client, &format!("help {before}{name}"));
+                    assert!(one.starts_with(line), "{one}");
+                }
+                known.push(head.trim().to_string());
+            }
+        }
+        heads.push(known);
     }
-    assert!(heads.windows(2).all(|pair| pair[0] == pair[1]), "{heads:?}");
+    let [qemu, thimble] = heads.as_slice() else {
+        return;
+    };
+    for head in thimble
+        .iter()
+        .filter(|head| !head.starts_with("info mtree"))
+    {
+        assert!(qemu.contains(head), "{head}: {qemu:?}");
+    }
+    assert!(thimble.len() > 40, "{thimble:?}");
 }
 
 /// A text that no reply can hold is an error that says so, and the monitor goes on.

@@ -8,6 +8,8 @@
 //! with its own.
 
 mod crate_types;
+mod descriptors;
+mod dump;
 mod human;
 mod identity;
 mod logs;
@@ -19,6 +21,7 @@ mod processors;
 mod roms;
 mod schema;
 mod sessions;
+mod user_objects;
 mod wire;
 
 use std::io::Read;

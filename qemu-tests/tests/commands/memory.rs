@@ -319,7 +319,7 @@ fn files_that_cannot_be_written_are_refused() {
                 "",
                 "/proc/version",
                 "/dev/fdset/1",
-                "/dev/fdset/x",
+                "/dev/fdset/2",
             ] {
                 let arguments = json!({"val": 0, "size": 1 << 20, "filename": name});
                 let text = answer(&instance, &mut client, command, &arguments);

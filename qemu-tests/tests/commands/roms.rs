@@ -186,6 +186,143 @@ program!(
 );
 
 program!(
+    /// Protected mode with PAE paging, and values in registers of the x87 and of SSE. The lowest 2 MiB are mapped one to one
+    /// for everybody; behind them are pages of 4 KiB with every right and mark, NX too, below directories that forbid some of it.
+    paging_pae, paging_pae_start, paging_pae_end,
+    "   cli
+        xorw %ax, %ax
+        movw %ax, %ds
+        lgdtl %cs:paging_pae_gdtr - paging_pae_start
+        movl %cr0, %eax
+        orb $1, %al
+        movl %eax, %cr0
+        ljmpl $8, $(0xf0000 + (paging_pae_flat - paging_pae_start))
+    .code32
+    paging_pae_flat:
+        movw $16, %ax
+        movw %ax, %ds
+        movw %ax, %es
+        movl $0x11001, 0x10000
+        movl $0x12001, 0x10018
+        movl $0x000e7, 0x11000
+        movl $0x13027, 0x11008
+        movl $0x14005, 0x11010
+        movl $0x000e3, 0x12ff8
+        movl $0x1501f, 0x12fe8
+        movl $0x80000000, 0x12fec
+        movl $0x20107, 0x13000
+        movl $0x23003, 0x13008
+        movl $0x24065, 0x13010
+        movl $0x25003, 0x14000
+        movl $0x26007, 0x14ff8
+        movl $0x27187, 0x15000
+        movl $0x28187, 0x15008
+        movl $0xc0000080, %ecx
+        xorl %edx, %edx
+        movl $0x800, %eax
+        wrmsr
+        movl $0x6a0, %eax
+        movl %eax, %cr4
+        movl $0x10000, %eax
+        movl %eax, %cr3
+        movl %cr0, %eax
+        andl $0x1fffffff, %eax
+        orl $0x80000000, %eax
+        movl %eax, %cr0
+        fninit
+        fldpi
+        fld1
+        movl $0x12345678, %eax
+        movd %eax, %xmm1
+        pshufd $0x11, %xmm1, %xmm6
+        movl $0x1234, %ebx
+        movl %ebx, %dr0
+        std
+        movw $0x402, %dx
+        movb $'P', %al
+        outb %al, %dx
+    2:  jmp 2b
+    paging_pae_gdt:
+        .quad 0, 0x00cf9b000000ffff, 0x00cf93000000ffff
+    paging_pae_gdtr:
+        .word 23
+        .long 0xf0000 + (paging_pae_gdt - paging_pae_start)"
+);
+
+program!(
+    /// Protected mode, with something else than at power-on in the local APIC, the I/O APIC and both PICs. No interrupt comes.
+    controllers, controllers_start, controllers_end,
+    "   cli
+        xorw %ax, %ax
+        movw %ax, %ds
+        lgdtl %cs:controllers_gdtr - controllers_start
+        movl %cr0, %eax
+        orb $1, %al
+        movl %eax, %cr0
+        ljmpl $8, $(0xf0000 + (controllers_flat - controllers_start))
+    .code32
+    controllers_flat:
+        movw $16, %ax
+        movw %ax, %ds
+        movw %ax, %es
+        movl $0xfee00000, %edi
+        movl $0x1a5, 0xf0(%edi)
+        movl $0x30, 0x80(%edi)
+        movl $0x0f000000, 0xe0(%edi)
+        movl $0x04000000, 0xd0(%edi)
+        movl $0x000300f1, 0x320(%edi)
+        movl $0x0001a0e2, 0x350(%edi)
+        movl $0x00010400, 0x360(%edi)
+        movl $0x000000e3, 0x370(%edi)
+        movl $0xb, 0x3e0(%edi)
+        movl $0x07000000, 0x310(%edi)
+        movl $0x000408c5, 0x300(%edi)
+        movl $0xfec00000, %edi
+        movl $0x17, (%edi)
+        movl $0x0a000000, 0x10(%edi)
+        movl $0x16, (%edi)
+        movl $0x000189b2, 0x10(%edi)
+        movl $0x2f, (%edi)
+        movl $0xff000000, 0x10(%edi)
+        movl $0x2e, (%edi)
+        movl $0x0001a4fe, 0x10(%edi)
+        movb $0x11, %al
+        outb %al, $0x20
+        movb $0x20, %al
+        outb %al, $0x21
+        movb $4, %al
+        outb %al, $0x21
+        movb $1, %al
+        outb %al, $0x21
+        movb $0xfa, %al
+        outb %al, $0x21
+        movb $0xc3, %al
+        outb %al, $0x20
+        movb $0x0b, %al
+        outb %al, $0x20
+        movb $0x11, %al
+        outb %al, $0xa0
+        movb $0x78, %al
+        outb %al, $0xa1
+        movb $2, %al
+        outb %al, $0xa1
+        movb $0x11, %al
+        outb %al, $0xa1
+        movb $0x0c, %al
+        movw $0x4d1, %dx
+        outb %al, %dx
+        movw $0x402, %dx
+        movb $'P', %al
+        outb %al, %dx
+    2:  jmp 2b
+    controllers_gdt:
+        .quad 0, 0x00cf9b000000ffff, 0x00cf93000000ffff
+    controllers_gdtr:
+        .word 23
+        .long 0xf0000 + (controllers_gdt - controllers_start)"
+);
+
+program!(
     /// Real mode: an interrupt and two exceptions of software's own making, #DE and #UD, and prints `P`. The handler skips what
     /// faults, two bytes.
     vectors_16, vectors_16_start, vectors_16_end,

@@ -74,10 +74,7 @@ unsafe impl Sync for Mapping {}
 pub fn code() -> CodeMemory {
     const BYTES: usize = 1 << 20;
     let mapping = Mapping::new(BYTES);
-    mapping.protect(
-        BYTES,
-        libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC,
-    );
+    mapping.protect(BYTES, libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC);
     let start = mapping.0.as_ptr();
     // SAFETY: a new mapping, which nobody else has.
     unsafe { CodeMemory::new(start, start, BYTES) }

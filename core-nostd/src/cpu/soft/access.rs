@@ -205,6 +205,9 @@ impl Cpu {
         if self.data_checks & data_check::WATCH != 0 {
             self.watch(linear, length, intent);
         }
+        if self.data_checks & data_check::DEBUGGER != 0 {
+            self.note_access(linear, length, intent);
+        }
         Ok(())
     }
 
@@ -248,6 +251,9 @@ impl Cpu {
         mut change: impl FnMut(W) -> (W, R),
     ) -> Outcome<R> {
         let linear = self.linear(segment, offset, W::SIZE, Intent::Write)?;
+        if self.data_checks & data_check::DEBUGGER != 0 {
+            self.note_access(linear, W::SIZE, Intent::Read);
+        }
         let fault = |cpu: &mut Self, fault| -> Raised { cpu.access_fault(fault, segment) };
         let mut old: W = match self.mmu.read_to_modify(bus, linear, self.mode) {
             Ok(old) => old,
@@ -302,6 +308,9 @@ impl Cpu {
     /// Loads a word of a descriptor table or task-state segment by linear address: an access of the
     /// processor itself, with supervisor's rights.
     pub(super) fn load_system<W: Word>(&mut self, bus: &mut Bus<'_>, linear: u64) -> Outcome<W> {
+        if self.data_checks & data_check::DEBUGGER != 0 {
+            self.note_access(linear, W::SIZE, Intent::Read);
+        }
         self.mmu
             .read(bus, linear, Mode::Supervisor)
             .map_err(|fault| self.access_fault(fault, SegmentRegister::Ds))
@@ -314,6 +323,9 @@ impl Cpu {
         linear: u64,
         value: W,
     ) -> Outcome {
+        if self.data_checks & data_check::DEBUGGER != 0 {
+            self.note_access(linear, W::SIZE, Intent::Write);
+        }
         self.mmu
             .write(bus, linear, Mode::Supervisor, value)
             .map_err(|fault| self.access_fault(fault, SegmentRegister::Ds))

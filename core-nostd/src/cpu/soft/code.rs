@@ -14,6 +14,7 @@ use super::micro::{GENERAL, Micro, translate};
 use super::translate::Translations;
 use crate::cpu::decode::{CodeSize, Instruction};
 use crate::memory::{CodeMarks, Written};
+use crate::trace::events as trace;
 
 /// Blocks that are kept, a power of two.
 pub(super) const BLOCKS: usize = 1 << 15;
@@ -184,6 +185,7 @@ impl CodeCache {
     pub(super) fn forget_written(&mut self, marks: &CodeMarks) {
         marks.take_written(|written| match written {
             Written::Page(gpa) => {
+                trace::tb_invalidate_page(gpa);
                 let generation = &mut self.generations[generation_of(gpa)];
                 *generation = generation.wrapping_add(1);
                 if *generation == 0 {

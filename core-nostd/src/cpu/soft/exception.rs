@@ -241,6 +241,7 @@ impl Cpu {
     fn arrive(&mut self, bus: &mut Bus<'_>, mut event: Arrival) -> Outcome {
         loop {
             if self.deliver(bus, &event).is_ok() {
+                self.progressed();
                 self.activity = Activity::Running;
                 self.events.shadow = 0;
                 self.changed_waiting();

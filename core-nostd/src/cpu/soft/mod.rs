@@ -18,7 +18,8 @@
 //! - `system`, `msr`, `cpuid`, `io`: those of systems, and what the processor says of itself;
 //! - `segment`, `transfer`, `task`, `exception`, `debug`: protection;
 //! - `translate`: blocks that run often as code of the host;
-//! - `watch`: what logs are made from.
+//! - `watch`: what logs are made from;
+//! - `debugger`: breakpoints, watchpoints and steps that the guest does not see.
 
 mod access;
 mod bits;
@@ -27,6 +28,7 @@ mod code;
 mod control;
 pub mod cpuid;
 mod debug;
+mod debugger;
 mod exception;
 mod execute;
 mod fast;
@@ -35,7 +37,7 @@ mod io;
 mod media;
 mod micro;
 mod msr;
-mod packed;
+pub(crate) mod packed;
 mod run;
 mod segment;
 mod sse;
@@ -101,6 +103,10 @@ pub(super) mod slow {
     pub(crate) const RESUME: u32 = 1 << 7;
     /// Somebody is told of each block that is entered.
     pub(crate) const WATCHED: u32 = 1 << 8;
+    /// A debugger outside of the guest has set something.
+    pub(crate) const DEBUGGER: u32 = 1 << 9;
+    /// It is to be told when this instruction, or this element of a repeated one, is done.
+    pub(crate) const HALT_DUE: u32 = 1 << 10;
 }
 
 /// [`Events::shadow`]: MOV SS or POP SS holds interrupts and debug traps back for one instruction.
@@ -114,6 +120,8 @@ pub(super) mod data_check {
     pub(crate) const ALIGNMENT: u8 = 1 << 0;
     /// DR7 enables data breakpoints.
     pub(crate) const WATCH: u8 = 1 << 1;
+    /// A debugger outside of the guest has set watchpoints.
+    pub(crate) const DEBUGGER: u8 = 1 << 2;
 }
 
 /// A processor. It is valid when all bytes are zero, and large: it belongs in zeroed memory, where
@@ -187,6 +195,7 @@ pub struct Cpu {
     /// Its feature bits; instructions of absent features are #UD.
     features: FeatureSet,
     mmu: Mmu,
+    debugger: debugger::Debugger,
 }
 
 impl Cpu {
@@ -400,7 +409,10 @@ impl Cpu {
     /// Brings what depends on DR7 in step with it.
     fn changed_breakpoints(&mut self) {
         self.slow &= !slow::BREAKPOINTS;
-        self.data_checks &= !data_check::WATCH;
+        self.data_checks &= !(data_check::WATCH | data_check::DEBUGGER);
+        if self.debugger.watches() {
+            self.data_checks |= data_check::DEBUGGER;
+        }
         for number in 0..4 {
             // L0, G0 to L3, G3, then four bits R/W and LEN for each (SDM volume 3, 17.2.4).
             if self.dr7 >> (2 * number) & 3 == 0 {
@@ -419,7 +431,7 @@ impl Cpu {
 
     /// Brings the reasons to look around in step with flags, events and activity.
     fn changed_waiting(&mut self) {
-        let mut reasons = self.slow & (slow::BREAKPOINTS | slow::DEBUG);
+        let mut reasons = self.slow & (slow::BREAKPOINTS | slow::DEBUG) | self.debugger.slow();
         if self.flag(RFlags::TRAP_FLAG) {
             reasons |= slow::TRAP;
         }

@@ -20,6 +20,7 @@ use crate::cpu::msr::index::{
     IA32_TSC_DEADLINE, KERNEL_GS_BASE, LSTAR, SFMASK, STAR, TSC_AUX,
 };
 use crate::cpu::msr::{MTRR_VARIABLE, Msrs};
+use crate::trace::events as trace;
 use x86_64::registers::control::Cr0Flags;
 use x86_64::registers::model_specific::{ApicBaseFlags, EferFlags};
 
@@ -140,6 +141,7 @@ impl Cpu {
         self.check_privileged()?;
         self.exactly(bus)?;
         let Some(value) = self.msr(bus, self.register(RCX)) else {
+            trace::guest_error_rdmsr(self.register(RCX));
             return self.protection();
         };
         self.set_register(RAX, value as u32);
@@ -154,6 +156,7 @@ impl Cpu {
         let value =
             u64::from(self.register::<u32>(RDX)) << 32 | u64::from(self.register::<u32>(RAX));
         if self.set_msr(bus, self.register(RCX), value).is_none() {
+            trace::guest_error_wrmsr(self.register(RCX), value);
             return self.protection();
         }
         Ok(())

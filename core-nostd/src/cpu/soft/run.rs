@@ -9,6 +9,7 @@ use super::micro::Flow;
 use super::{BLOCK_RIP, Bus, Cpu, Exception, Outcome, Raised, SHADOW_SS, Watch, slow};
 use crate::cpu::Activity;
 use crate::cpu::decode::{CodeSize, DecodeError, Instruction, LENGTH_MAX, SegmentRegister, decode};
+use crate::trace::events as trace;
 use x86_64::registers::rflags::RFlags;
 
 /// Bytes of a page.
@@ -28,6 +29,8 @@ pub enum Stop {
     Idle,
     /// A triple fault: the processor has shut down, and only a reset or INIT helps.
     Shutdown,
+    /// What a debugger asked for by [`Cpu::set_debugger`]: [`Cpu::take_hit`] tells.
+    Debug,
 }
 
 impl Cpu {
@@ -62,7 +65,10 @@ impl Cpu {
                 self.run_carefully(bus, left, again)
             };
             again = false;
-            if outcome.is_err() {
+            if outcome.is_ok() {
+                self.progressed();
+            } else {
+                self.untouched();
                 if bus.counts() && self.raised.is_none() {
                     again = true;
                     continue;
@@ -128,19 +134,22 @@ impl Cpu {
     #[cold]
     fn look_around(&mut self, bus: &mut Bus<'_>) -> Option<Stop> {
         bus.settle(self.time());
+        let due = self.slow & slow::DEBUGGER != 0 && self.debugger_is_due();
+        let mut leave = false;
         if bus.signals.take() {
             loop {
                 let attention = bus.platform.attend();
                 self.interrupt_waits = attention.interrupt;
                 let Some(event) = attention.event else {
                     self.changed_waiting();
-                    if attention.leave {
-                        return Some(Stop::Leave);
-                    }
+                    leave = attention.leave;
                     break;
                 };
                 self.event(bus, event);
             }
+        }
+        if leave && !due {
+            return Some(Stop::Leave);
         }
         if self.events.triple_fault {
             return Some(Stop::Shutdown);
@@ -159,14 +168,23 @@ impl Cpu {
                 return Some(Stop::Shutdown);
             }
         }
-        if self.events.shadow == 0 && self.take_interrupts(bus).is_err() {
+        if due {
+            return Some(Stop::Debug);
+        }
+        if self.events.shadow == 0
+            && !self.steps_over_interrupts()
+            && self.take_interrupts(bus).is_err()
+        {
             return Some(Stop::Shutdown);
         }
-        if self.activity == Activity::Running {
-            None
-        } else {
-            Some(Stop::Idle)
+        if self.activity != Activity::Running {
+            return Some(Stop::Idle);
         }
+        if self.slow & slow::DEBUGGER != 0 && (self.debugger_is_due() || self.debugger_breaks()) {
+            // The step was the delivery of an interrupt, or the processor is where it is to stop.
+            return Some(Stop::Debug);
+        }
+        None
     }
 
     /// Runs one instruction from its bytes, with all that is looked at for each one.
@@ -365,6 +383,7 @@ impl Cpu {
         if instructions.is_empty() {
             return None;
         }
+        trace::translate_block(gpa, length);
         if self.watched.contains(Watch::DECODED) {
             self.tell_decoded(bus, gpa, length);
         }

@@ -8,8 +8,8 @@
 //! that limits from protected mode stay; SGDT and SIDT store the whole base at every operand size;
 //! LAR shows the limit's bits 19 to 16.
 
-use super::access::{EXCHANGES, sized};
-use super::{Bus, Cpu, Exception, Outcome, SHADOW_SS};
+use super::access::{EXCHANGES, Intent, sized};
+use super::{Bus, Cpu, Exception, Outcome, SHADOW_SS, data_check};
 use crate::cpu::alu::Word as _;
 use crate::cpu::decode::{Instruction, Operand, Operation, RegisterClass, SegmentRegister, Size};
 use crate::cpu::mmu::Mode;
@@ -251,6 +251,9 @@ impl Cpu {
             let new = old & !clear | set;
             if new == old {
                 return Ok(());
+            }
+            if self.data_checks & data_check::DEBUGGER != 0 {
+                self.note_access(address, size_of::<u32>(), Intent::Write);
             }
             let exchanged = self
                 .mmu

@@ -63,7 +63,7 @@ impl Cpu {
             if !go_on || self.pointer(RCX, size) == 0 {
                 return Ok(());
             }
-            if self.slow & (slow::TRAP | slow::DEBUG) != 0
+            if self.slow & (slow::TRAP | slow::DEBUG | slow::HALT_DUE) != 0
                 || self.debug_trap != 0
                 || bus.signals.raised()
                 || bus.code_written()

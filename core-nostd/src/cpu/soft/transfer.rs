@@ -104,6 +104,9 @@ impl Stack {
         if cpu.data_checks & data_check::WATCH != 0 {
             cpu.watch(linear, length, intent);
         }
+        if cpu.data_checks & data_check::DEBUGGER != 0 {
+            cpu.note_access(linear, length, intent);
+        }
         Ok(())
     }
 

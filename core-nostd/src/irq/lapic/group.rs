@@ -7,6 +7,7 @@ use crate::cpu::LocalApicState;
 use crate::devices::Width;
 use crate::irq::Msi;
 use crate::state::StateError;
+use crate::trace::events as trace;
 
 /// Local APICs that a machine has at most: their ids are 8 bits, and one of those is the broadcast.
 pub const CPUS_MAX: usize = 255;
@@ -85,6 +86,7 @@ impl<'a> LocalApics<'a> {
         let meant = |cpu: usize, apic: &LocalApic| {
             apic.is_on() && message.reaches(apic, sender == Some(cpu))
         };
+        self.tell(message);
         if message.mode == DeliveryMode::LowestPriority
             && message.destination != Destination::Sender
         {
@@ -97,11 +99,26 @@ impl<'a> LocalApics<'a> {
             }
             return;
         }
+        let mut reached = false;
         for cpu in 0..self.apics.len() {
             if meant(cpu, &self.apics[cpu]) {
+                reached = true;
                 self.with(cpu, |apic| apic.accept(message));
             }
         }
+        if !reached && let (Destination::Physical(id), Some(_)) = (message.destination, sender) {
+            trace::guest_error_apic_destination(id);
+        }
+    }
+
+    fn tell(&self, message: &Message) {
+        let (dest, logical) = match message.destination {
+            Destination::Physical(id) => (id, false),
+            Destination::Logical(set) => (set, true),
+            _ => (u32::MAX, false),
+        };
+        let mode = message.mode as u8;
+        trace::apic_deliver_irq(dest, logical, mode, message.vector, message.level);
     }
 
     /// Drives INTR, which is LINT0 of all.
@@ -219,7 +236,9 @@ impl<'a> LocalApics<'a> {
 
     /// A processor takes the interrupt of its local APIC.
     pub fn acknowledge(&mut self, cpu: usize) -> Option<u8> {
-        self.with(cpu, LocalApic::acknowledge).flatten()
+        let vector = self.with(cpu, LocalApic::acknowledge).flatten()?;
+        trace::apic_acknowledge(cpu, vector);
+        Some(vector)
     }
 
     /// A processor takes an event.

@@ -32,6 +32,7 @@ use crate::cpu::LocalApicState;
 use crate::devices::Width;
 use crate::devices::class::{DeviceClass, Property, PropertyKind, Value};
 use crate::state::StateError;
+use crate::trace::events as trace;
 
 /// Class of the device.
 pub static CLASS: DeviceClass = DeviceClass {
@@ -445,6 +446,7 @@ impl LocalApic {
         let vector = (entry & lvt::VECTOR) as u8;
         // A vector that is an error itself changes nothing any more.
         if new && entry & lvt::MASKED == 0 && vector >= FIRST_VECTOR {
+            tell_local(5, entry);
             self.request(vector, false);
         }
     }
@@ -455,6 +457,7 @@ impl LocalApic {
         self.lint0 = level;
         let entry = self.registers.lvt_lint0;
         if rises && self.is_on() && entry & lvt::MASKED == 0 {
+            tell_local(3, entry);
             match mode_of(entry) {
                 // The level is all that counts.
                 DeliveryMode::ExtInt => {}
@@ -495,6 +498,7 @@ impl LocalApic {
         if entry & lvt::MASKED != 0 {
             return false;
         }
+        tell_local(4, entry);
         self.deliver_local(entry);
         mode_of(entry) == DeliveryMode::Nmi
     }
@@ -640,6 +644,7 @@ impl LocalApic {
         let entry = self.registers.lvt_timer;
         let interrupts = expired && entry & lvt::MASKED == 0;
         if interrupts {
+            tell_local(0, entry);
             self.request((entry & lvt::VECTOR) as u8, false);
         }
         interrupts
@@ -1047,6 +1052,11 @@ impl LocalApic {
 /// The logical id of an x2APIC: cluster and bit.
 const fn logical_id(id: u32) -> u32 {
     (id >> 4) << 16 | 1 << (id & 0xf)
+}
+
+/// Tells of an entry of the local vector table that is due, by its number in QEMU's log: 0 is the timer, 3 and 4 the pins, 5 errors.
+fn tell_local(number: usize, entry: u32) {
+    trace::apic_local_deliver(number, entry >> lvt::DELIVERY_MODE & 7);
 }
 
 const fn mode_of(entry: u32) -> DeliveryMode {

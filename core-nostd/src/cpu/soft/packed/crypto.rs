@@ -206,7 +206,7 @@ fn multiply_without_carries(a: u128, b: u128, by: u8) -> u128 {
 }
 
 /// What an instruction makes of its operands, its constant and XMM0; `None` if it is not here.
-pub(super) fn compute(name: Packed, a: u128, b: u128, by: u8, xmm0: u128) -> Option<u128> {
+pub(crate) fn compute(name: Packed, a: u128, b: u128, by: u8, xmm0: u128) -> Option<u128> {
     use Packed::*;
     Some(match name {
         Aesenc => mix(shift_and_substitute(a, 5, substitute)) ^ b,

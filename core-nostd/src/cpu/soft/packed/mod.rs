@@ -8,7 +8,7 @@
 //! All of it is integer code: no instruction is there by grace of the processor below, nor gives
 //! another result on another one.
 
-mod crypto;
+pub(crate) mod crypto;
 mod lanes;
 #[cfg(test)]
 #[allow(unsafe_code)]

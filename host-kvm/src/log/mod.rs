@@ -4,14 +4,19 @@
 //! effort to say something; most of the items need the software CPU, because KVM runs instructions unseen. Texts hold
 //! what QEMU's log of the same item tells, in lines of the same kind.
 //!
-//! The log is written in large pieces, and after each of resets and interrupts. A log that can't be written does not
-//! stop the VM: it ends, with one line that says so.
+//! Trace lines go to the same place. A log that can't be written does not stop the VM: it ends, with one line that says so.
+//!
+//! Items of QEMU that are not in [`ITEMS`] have no meaning here: there is no intermediate code, no user mode, no plug-in.
+
+pub mod filter;
+pub mod output;
 
 use std::fmt::Write as _;
 use std::fs::File;
-use std::io::{self, Write as _};
+use std::io;
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use bitflags::bitflags;
 use thimble_core::cpu::decode::{CodeSize, list};
@@ -19,11 +24,9 @@ use thimble_core::cpu::soft::{Cause, Delivery, Watch};
 use thimble_core::cpu::{Registers, gpr};
 
 use crate::files;
-use crate::messages::report;
 use crate::registers;
-
-/// Bytes that wait to be written, at most and a piece.
-const WAITING_MAX: usize = 32 << 10;
+use filter::Filter;
+use output::{LAST_WORDS, Output};
 
 bitflags! {
     /// What to log.
@@ -44,67 +47,122 @@ bitflags! {
     }
 }
 
-/// The items of `-d`: name, what it is, and help.
-static ITEMS: [(&str, Items, &str); 5] = [
+/// What an item of `-d` switches.
+#[derive(Clone, Copy)]
+enum Switch {
+    Item(Items),
+    /// Trace events, by a pattern.
+    Events(&'static str),
+}
+
+/// The items of `-d`: name, what it switches, and help.
+static ITEMS: [(&str, Switch, &str); 7] = [
     (
         "in_asm",
-        Items::IN_ASM,
+        Switch::Item(Items::IN_ASM),
         "guest code when it is decoded (software CPU)",
     ),
     (
         "int",
-        Items::INT,
+        Switch::Item(Items::INT),
         "interrupts and exceptions (software CPU)",
     ),
     (
         "exec",
-        Items::EXEC,
+        Switch::Item(Items::EXEC),
         "each block of code that is entered (software CPU)",
     ),
     (
         "cpu",
-        Items::CPU,
+        Switch::Item(Items::CPU),
         "registers before each block (software CPU)",
     ),
     (
         "cpu_reset",
-        Items::CPU_RESET,
+        Switch::Item(Items::CPU_RESET),
         "processors before they are reset",
+    ),
+    (
+        "unimp",
+        Switch::Events("unimp_*"),
+        "what the guest asks devices for that they don't do",
+    ),
+    (
+        "guest_errors",
+        Switch::Events("guest_error_*"),
+        "what the guest does wrong, such as to use registers that don't exist",
     ),
 ];
 
-impl Items {
-    /// The items of a list with commas; `all` is all of them.
+/// What `-d` or the human monitor's `log` asks for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// Items.
+    pub items: Items,
+    /// Patterns of trace events.
+    pub events: Vec<String>,
+}
+
+impl Wanted {
+    /// Patterns of the trace events that items stand for.
+    pub fn own_events() -> impl Iterator<Item = &'static str> {
+        ITEMS.iter().filter_map(|(_, switch, _)| match switch {
+            Switch::Item(_) => None,
+            Switch::Events(pattern) => Some(*pattern),
+        })
+    }
+
+    /// Takes the items of a list with commas; `all` is all of them, and `trace:PATTERN` are trace events.
     ///
     /// # Errors
     /// The first name that is none.
-    pub fn parse(text: &str) -> Result<Self, &str> {
-        text.split(',').try_fold(Self::empty(), |items, name| {
-            if name == "all" {
-                return Ok(Self::all());
+    pub fn add<'t>(&mut self, text: &'t str) -> Result<(), &'t str> {
+        for name in text.split(',') {
+            if let Some(pattern) = name.strip_prefix("trace:") {
+                self.events.push(pattern.to_owned());
+                continue;
             }
-            let (_, item, _) = ITEMS
-                .iter()
-                .find(|(known, ..)| *known == name)
-                .ok_or(name)?;
-            Ok(items | *item)
-        })
+            let mut found = false;
+            for (known, switch, _) in ITEMS {
+                if known == name || name == "all" {
+                    found = true;
+                    match switch {
+                        Switch::Item(item) => self.items |= item,
+                        Switch::Events(pattern) => self.events.push(pattern.to_owned()),
+                    }
+                }
+            }
+            if !found {
+                return Err(name);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Items {
+    /// Shows what there is, a line each.
+    pub fn texts(visit: &mut dyn FnMut(&str)) {
+        for (name, _, doc) in ITEMS {
+            visit(&format!("{name:<15} {doc}\n"));
+        }
+        visit("trace:PATTERN   trace events ('-trace help' lists them)\n");
     }
 
     /// The text of `-d help`.
     pub fn help() -> String {
         let mut text = String::from("Log items (comma separated):\n");
-        for (name, _, doc) in ITEMS {
-            // Writing to a string does not fail.
-            let _ = writeln!(text, "{name:<15} {doc}");
-        }
+        Self::texts(&mut |line| text.push_str(line));
         text
     }
 
     /// The names of these items, with commas.
     pub fn names(self) -> String {
-        let named = ITEMS.iter().filter(|(_, item, _)| self.contains(*item));
-        let names: Vec<&str> = named.map(|(name, ..)| *name).collect();
+        let named = |(name, switch, _): &(&'static str, Switch, &str)| match switch {
+            Switch::Item(item) => self.contains(*item).then_some(*name),
+            Switch::Events(_) => None,
+        };
+        let names: Vec<&str> = ITEMS.iter().filter_map(named).collect();
         names.join(",")
     }
 }
@@ -120,48 +178,70 @@ pub fn file_name(template: &str, process: u32) -> Option<String> {
     Some(format!("{before}{process}{after}"))
 }
 
-/// A log, shared by the threads that have something to tell.
-pub struct Sink {
-    items: Items,
-    output: Mutex<Output>,
+/// The process' one output, once there is something to write or a file is named for it.
+static OUTPUT: OnceLock<Arc<Output>> = OnceLock::new();
+
+/// The process' output: the file that was named, or standard error.
+pub fn output() -> &'static Arc<Output> {
+    OUTPUT.get_or_init(|| match standard_error() {
+        Ok(file) => Output::new(Box::new(file)),
+        // There is nowhere to say it.
+        Err(_) => Output::new(Box::new(io::sink())),
+    })
 }
 
-struct Output {
-    /// `None` once a write has failed.
-    to: Option<Box<dyn io::Write + Send>>,
-    waiting: String,
-    interrupts: u64,
+fn standard_error() -> io::Result<File> {
+    Ok(rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stderr(), 0)?.into())
+}
+
+/// Lets log and traces go to a file, which is created, from now on.
+///
+/// # Errors
+/// If it can't be created.
+pub fn open_file(path: &str) -> io::Result<()> {
+    let file = Box::new(files::create(Path::new(path))?);
+    match OUTPUT.get() {
+        Some(output) => output.redirect(file),
+        None => drop(OUTPUT.set(Output::new(file))),
+    }
+    Ok(())
+}
+
+/// Writes what waits, when the process ends.
+pub fn finish() {
+    if let Some(output) = OUTPUT.get() {
+        output.flush(LAST_WORDS);
+    }
+}
+
+/// A log, shared by the threads that have something to tell.
+pub struct Sink {
+    items: AtomicU8,
+    filter: Filter,
+    interrupts: AtomicU64,
+    /// `None`: the process' output.
+    output: Option<Arc<Output>>,
 }
 
 impl Sink {
-    /// A log into a file that is created, or to standard error.
-    ///
-    /// # Errors
-    /// If the file can't be created, or standard error not be had.
-    pub fn open(items: Items, path: Option<&str>) -> io::Result<Self> {
-        let file = match path {
-            Some(path) => files::create(Path::new(path))?,
-            None => File::from(rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stderr(), 0)?).into(),
-        };
-        Ok(Self::new(items, Box::new(file)))
-    }
-
-    /// A log to wherever `to` leads.
-    pub fn new(items: Items, to: Box<dyn io::Write + Send>) -> Self {
-        let output = Output {
-            to: Some(to),
-            waiting: String::new(),
-            interrupts: 0,
-        };
+    /// A log of these items, and of what the filter lets pass of them, on the process' output.
+    pub fn new(items: Items, filter: Filter) -> Self {
         Self {
-            items,
-            output: Mutex::new(output),
+            items: AtomicU8::new(items.bits()),
+            filter,
+            interrupts: AtomicU64::new(0),
+            output: None,
         }
     }
 
     /// Whether one of these items is logged.
     pub fn wants(&self, items: Items) -> bool {
-        self.items.intersects(items)
+        Items::from_bits_retain(self.items.load(Ordering::Relaxed)).intersects(items)
+    }
+
+    /// Logs these items, and no others, from now on.
+    pub fn set_items(&self, items: Items) {
+        self.items.store(items.bits(), Ordering::Relaxed);
     }
 
     /// What a processor is to tell of for these items.
@@ -173,49 +253,48 @@ impl Sink {
         watch
     }
 
-    fn lock(&self) -> MutexGuard<'_, Output> {
-        self.output.lock().unwrap_or_else(PoisonError::into_inner)
+    fn put(&self, text: &str) {
+        self.output.as_ref().unwrap_or_else(|| output()).put(text);
     }
 
     /// Logs a processor's state before a reset: [`Items::CPU_RESET`].
     pub fn reset(&self, cpu: u32, state: &str) {
         if self.wants(Items::CPU_RESET) {
-            let mut output = self.lock();
-            output.put(format_args!("CPU Reset (CPU {cpu})\n{state}\n"));
-            output.flush();
+            self.put(&format!("CPU Reset (CPU {cpu})\n{state}\n"));
         }
     }
 
     /// Logs a block's instructions when they are decoded: [`Items::IN_ASM`]. `address` is the linear address of its first
     /// byte, and `bytes` are all of it.
     pub fn decoded(&self, address: u64, bytes: &[u8], code: CodeSize) {
-        if !self.wants(Items::IN_ASM) {
+        if !self.wants(Items::IN_ASM) || !self.filter.passes(address) {
             return;
         }
-        let mut output = self.lock();
-        output.put(format_args!("----------------\nIN: \n"));
+        let mut text = "----------------\nIN: \n".to_owned();
         let mut at = 0;
         while let Some(rest @ [_, ..]) = bytes.get(at..) {
             let address = address.wrapping_add(at as u64);
-            match list(&mut output.waiting, address, rest, code) {
+            match list(&mut text, address, rest, code) {
                 // Writing to a string does not fail; and a block's last instruction is whole.
                 Err(_) | Ok(0) => break,
                 Ok(length) => at += length,
             }
         }
-        output.put(format_args!("\n"));
+        text.push('\n');
+        self.put(&text);
     }
 
     /// Logs that a processor enters the block at a linear address: [`Items::EXEC`], and [`Items::CPU`] with its
     /// registers.
     pub fn entered(&self, cpu: u32, address: u64, registers: &Registers) {
+        if !self.filter.passes(address) {
+            return;
+        }
         if self.wants(Items::EXEC) {
-            self.lock()
-                .put(format_args!("Trace {cpu}: [{address:016x}]\n"));
+            self.put(&format!("Trace {cpu}: [{address:016x}]\n"));
         }
         if self.wants(Items::CPU) {
-            let text = text_of(registers);
-            self.lock().put(format_args!("{text}"));
+            self.put(&text_of(registers));
         }
     }
 
@@ -230,18 +309,17 @@ impl Sink {
             error_code,
             cr2,
         } = delivery;
-        let mut output = self.lock();
+        let mut text = String::new();
         if *cause == Cause::Hardware {
-            output.put(format_args!(
-                "CPU {cpu}: servicing hardware INT={vector:#04x}\n"
-            ));
+            // Writing to a string does not fail, here and below.
+            let _ = writeln!(text, "CPU {cpu}: servicing hardware INT={vector:#04x}");
         }
-        let count = output.interrupts;
-        output.interrupts += 1;
+        let count = self.interrupts.fetch_add(1, Ordering::Relaxed);
         let [_, cs, ss, ..] = &registers.segments;
         let software = u8::from(*cause == Cause::Software);
         let error = error_code.unwrap_or(0);
-        output.put(format_args!(
+        let _ = write!(
+            text,
             "{count:6}: CPU {cpu} v={vector:02x} e={error:04x} i={software} cpl={} IP={:04x}:{:016x} pc={:016x} \
              SP={:04x}:{:016x} ",
             ss.dpl,
@@ -250,48 +328,14 @@ impl Sink {
             registers.pc(),
             ss.selector,
             registers.gpr[gpr::RSP],
-        ));
-        match vector {
+        );
+        let _ = match vector {
             // The page fault, whose address is worth more than RAX.
-            14 => output.put(format_args!("CR2={cr2:016x}\n")),
-            _ => output.put(format_args!("RAX={:016x}\n", registers.gpr[gpr::RAX])),
-        }
-        let text = text_of(registers);
-        output.put(format_args!("{text}"));
-        output.flush();
-    }
-
-    /// Writes what waits: when a processor has nothing more to do.
-    pub fn flush(&self) {
-        self.lock().flush();
-    }
-}
-
-impl Drop for Sink {
-    fn drop(&mut self) {
-        self.flush();
-    }
-}
-
-impl Output {
-    fn put(&mut self, text: std::fmt::Arguments<'_>) {
-        // Writing to a string does not fail.
-        let _ = self.waiting.write_fmt(text);
-        if self.waiting.len() >= WAITING_MAX {
-            self.flush();
-        }
-    }
-
-    fn flush(&mut self) {
-        if let Some(to) = &mut self.to
-            && let Err(error) = to.write_all(self.waiting.as_bytes())
-        {
-            self.to = None;
-            report(format_args!(
-                "the log ends, as it can't be written: {error}"
-            ));
-        }
-        self.waiting.clear();
+            14 => writeln!(text, "CR2={cr2:016x}"),
+            _ => writeln!(text, "RAX={:016x}", registers.gpr[gpr::RAX]),
+        };
+        text.push_str(&text_of(registers));
+        self.put(&text);
     }
 }
 
@@ -319,7 +363,7 @@ fn text_of(registers: &Registers) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::sync::Mutex;
 
     use thimble_core::cpu::CpuState;
 
@@ -346,23 +390,13 @@ mod tests {
         }
     }
 
-    struct Broken;
-
-    impl io::Write for Broken {
-        fn write(&mut self, _bytes: &[u8]) -> io::Result<usize> {
-            Err(io::ErrorKind::StorageFull.into())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
     fn logged(items: Items, tell: impl FnOnce(&Sink)) -> String {
         let memory = Memory::default();
-        let sink = Sink::new(items, Box::new(memory.clone()));
+        let output = Output::new(Box::new(memory.clone()));
+        let mut sink = Sink::new(items, Filter::default());
+        sink.output = Some(output.clone());
         tell(&sink);
-        drop(sink);
+        output.flush(std::time::Duration::from_secs(10));
         memory.text()
     }
 
@@ -373,16 +407,33 @@ mod tests {
         registers
     }
 
+    fn wanted(text: &str) -> Result<Wanted, &str> {
+        let mut wanted = Wanted::default();
+        wanted.add(text)?;
+        Ok(wanted)
+    }
+
     #[test]
     fn items_have_names() {
-        assert_eq!(Items::parse("in_asm,exec"), Ok(Items::IN_ASM | Items::EXEC));
-        assert_eq!(Items::parse("all"), Ok(Items::all()));
-        assert_eq!(Items::parse("int,op"), Err("op"));
-        assert_eq!(Items::parse(""), Err(""));
-        assert_eq!(Items::parse("int,"), Err(""));
-        for (name, item, _) in ITEMS {
-            assert_eq!(Items::parse(name), Ok(item));
-            assert_eq!(item.names(), name);
+        let both = Items::IN_ASM | Items::EXEC;
+        assert_eq!(wanted("in_asm,exec").unwrap().items, both);
+        let all = wanted("all").unwrap();
+        assert_eq!(all.items, Items::all());
+        assert_eq!(all.events, ["unimp_*", "guest_error_*"]);
+        let mixed = wanted("trace:pic_*,int,guest_errors").unwrap();
+        assert_eq!(mixed.items, Items::INT);
+        assert_eq!(mixed.events, ["pic_*", "guest_error_*"]);
+        assert_eq!(wanted("int,op"), Err("op"));
+        assert_eq!(wanted(""), Err(""));
+        assert_eq!(wanted("int,"), Err(""));
+        for (name, switch, _) in ITEMS {
+            let wanted = wanted(name).unwrap();
+            match switch {
+                Switch::Item(item) => {
+                    assert_eq!((wanted.items, item.names()), (item, name.to_owned()))
+                }
+                Switch::Events(pattern) => assert_eq!(wanted.events, [pattern]),
+            }
             assert!(Items::help().contains(name));
         }
     }
@@ -482,28 +533,28 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_ends_the_log() {
-        let sink = Sink::new(Items::all(), Box::new(Broken));
-        for _ in 0..10_000 {
-            sink.decoded(0, &[0x90; 64], CodeSize::Bits32);
-        }
-        let output = sink.lock();
-        assert!(output.to.is_none());
-        assert!(output.waiting.capacity() < 4 * WAITING_MAX);
-    }
-
-    #[test]
-    fn resets_are_written_at_once_and_blocks_in_pieces() {
+    fn a_filter_holds_back_blocks_but_no_interrupts() {
         let memory = Memory::default();
-        let sink = Sink::new(Items::all(), Box::new(memory.clone()));
-        sink.decoded(0, &[0x90], CodeSize::Bits32);
-        assert_eq!(memory.text(), "");
-        sink.reset(0, "");
-        assert!(memory.text().ends_with("CPU Reset (CPU 0)\n\n"));
-        let before = memory.text().len();
-        for _ in 0..1000 {
-            sink.decoded(0, &[0x90; 64], CodeSize::Bits32);
+        let output = Output::new(Box::new(memory.clone()));
+        let mut filter = Filter::default();
+        filter.add("0x1000..0x1fff").unwrap();
+        let mut sink = Sink::new(Items::all(), filter);
+        sink.output = Some(output.clone());
+        for address in [0xfff, 0x1000, 0x2000] {
+            sink.decoded(address, &[0x90], CodeSize::Bits32);
+            sink.entered(0, address, &registers());
         }
-        assert!(memory.text().len() > before + WAITING_MAX);
+        sink.delivered(0, &PAGE_FAULT, &registers());
+        sink.set_items(Items::empty());
+        sink.entered(0, 0x1001, &registers());
+        output.flush(std::time::Duration::from_secs(10));
+        let text = memory.text();
+        let traces: Vec<&str> = text
+            .lines()
+            .filter(|line| line.starts_with("Trace"))
+            .collect();
+        assert_eq!(traces, ["Trace 0: [0000000000001000]"]);
+        assert_eq!(text.matches("IN:").count(), 1);
+        assert_eq!(text.matches("v=0e").count(), 1);
     }
 }

@@ -1,0 +1,161 @@
+//! Completion: which words can stand at the cursor, by the table of commands.
+//!
+//! What stands before the cursor is cut into words as a command's arguments are, but an expression counts as one
+//! word. The names that a word may be are visited in order, each time anew: nothing is collected.
+
+use super::parse::{command_name, is_space, skip_spaces, split};
+use super::table::{Argument, COMMANDS, Kind, Menu, Names, find};
+use crate::Owner;
+
+/// Columns of a list of names.
+const COLUMNS: usize = 80;
+
+/// Names that a list shows at most.
+pub(super) const SHOWN_MAX: usize = 256;
+
+/// What can stand in a word.
+#[derive(Clone, Copy)]
+enum Expected {
+    /// A command of this menu.
+    Command(&'static Menu),
+    /// The first of these arguments.
+    Argument(&'static [Argument]),
+}
+
+/// What completes a word.
+pub(super) struct Completion<'l> {
+    /// The word, as far as it stands before the cursor.
+    pub(super) word: &'l [u8],
+    expected: Expected,
+}
+
+/// Looks for the word at the end of `before`. `None` if nothing is known of what it may be.
+pub(super) fn at(before: &[u8]) -> Option<Completion<'_>> {
+    let mut expected = Expected::Command(COMMANDS);
+    let mut rest = before;
+    loop {
+        rest = skip_spaces(rest);
+        let (word, behind) = word(rest);
+        if let Expected::Argument(arguments) = expected {
+            // A flag or a format that does not stand here does not stand at all.
+            let absent = arguments.iter().take_while(|argument| match argument.kind {
+                Kind::Flag(letter) => word != [b'-', letter] && !word.starts_with(b"-"),
+                Kind::Format => !word.starts_with(b"/"),
+                _ => false,
+            });
+            expected = Expected::Argument(&arguments[absent.count()..]);
+        }
+        if let Expected::Argument([argument, ..]) = expected
+            && argument.names == Names::Commands
+        {
+            expected = Expected::Command(COMMANDS);
+        }
+        let Some(behind) = behind else {
+            let word = word.strip_prefix(b"\"").unwrap_or(word);
+            return Some(Completion { word, expected });
+        };
+        expected = match expected {
+            Expected::Command(menu) => {
+                let command = find(menu, command_name(word).0)?;
+                match command.menu {
+                    Some(menu) => Expected::Command(menu),
+                    None => Expected::Argument(command.arguments),
+                }
+            }
+            // The rest of the line is one word, of which nothing is known.
+            Expected::Argument([argument, ..]) if argument.kind == Kind::Rest => return None,
+            Expected::Argument([_, rest @ ..]) => Expected::Argument(rest),
+            Expected::Argument([]) => return None,
+        };
+        rest = behind;
+    }
+}
+
+/// Takes the first word. What is behind it, if it has an end.
+fn word(text: &[u8]) -> (&[u8], Option<&[u8]>) {
+    let mut end = 0;
+    if text.first() == Some(&b'"') {
+        end = 1;
+        while let Some(byte) = text.get(end) {
+            end += match byte {
+                b'"' => break,
+                b'\\' => 2,
+                _ => 1,
+            };
+        }
+        end = end.min(text.len());
+    }
+    let (_, behind) = split(&text[end..], is_space);
+    let word = &text[..text.len() - behind.len()];
+    (word, Some(behind).filter(|behind| !behind.is_empty()))
+}
+
+impl Completion<'_> {
+    /// Visits the names that the word may become.
+    pub(super) fn names(&self, owner: &dyn Owner, visit: &mut dyn FnMut(&[u8])) {
+        match self.expected {
+            Expected::Command(menu) => {
+                let there = !owner.preconfig();
+                let commands = menu.iter().copied().flatten();
+                let commands = commands.filter(|command| command.preconfig || there);
+                self.sorted(commands.flat_map(|command| command.names.split('|')), visit);
+            }
+            Expected::Argument([argument, ..]) => match argument.names {
+                Names::Any | Names::Commands => {}
+                Names::Switch => self.sorted(["off", "on"].into_iter(), visit),
+                Names::Words(words) => self.sorted(words.iter().copied(), visit),
+                Names::Files => owner.visit_files(self.word, visit),
+            },
+            Expected::Argument([]) => {}
+        }
+    }
+
+    fn sorted<'n>(
+        &self,
+        names: impl Iterator<Item = &'n str> + Clone,
+        visit: &mut dyn FnMut(&[u8]),
+    ) {
+        let mut last = None;
+        let fits = |name: &&str| name.as_bytes().starts_with(self.word);
+        while let Some(name) = names
+            .clone()
+            .filter(|name| last.is_none_or(|last| *name > last))
+            .filter(fits)
+            .min()
+        {
+            visit(name.as_bytes());
+            last = Some(name);
+        }
+    }
+}
+
+/// Puts names into columns.
+pub(super) struct List {
+    width: usize,
+    per_line: usize,
+    shown: usize,
+}
+
+impl List {
+    /// For names of at most this length.
+    pub(super) fn new(longest: usize) -> Self {
+        let width = (longest + 2).clamp(10, COLUMNS);
+        Self {
+            width,
+            per_line: COLUMNS / width,
+            shown: 0,
+        }
+    }
+
+    /// What stands before and behind the next name: line ends or nothing, and the number of spaces. `None` if the list is
+    /// full.
+    pub(super) fn place(&mut self, name: &[u8]) -> Option<(&'static [u8], usize)> {
+        if self.shown == SHOWN_MAX {
+            return None;
+        }
+        let first = self.shown.is_multiple_of(self.per_line);
+        self.shown += 1;
+        let before: &[u8] = if first { b"\r\n" } else { b"" };
+        Some((before, self.width.saturating_sub(name.len())))
+    }
+}
