@@ -183,6 +183,14 @@ fn with_json<T: Serialize>(
     Ok(take(&large[..length])?)
 }
 
+/// Writes a small value as a part of what is written piece by piece.
+pub(crate) fn element<S: Sink, T: Serialize>(
+    writer: &mut Writer<'_, S>,
+    value: &T,
+) -> Result<(), SinkFull> {
+    with_json(value, |json| writer.raw(json)).map_err(|_| SinkFull)
+}
+
 /// Writes a value as JSON.
 pub(crate) fn put<S: Sink, T: Serialize>(sink: &mut S, value: &T) -> Result<(), Full> {
     with_json(value, |json| write_json(sink, json))
