@@ -135,7 +135,7 @@ impl Machine<'_> {
         self.decoded.visit(&mut |first, last, offset, port| {
             let (name, begin) = match port {
                 Port::Function { claim, .. } => self.port_claim(claim),
-                _ => (name(port), 0),
+                _ => (port.name(), 0),
             };
             visit(&Range {
                 first: first.into(),
@@ -172,34 +172,6 @@ impl Machine<'_> {
             };
         });
         found
-    }
-}
-
-/// What QEMU calls such registers, where it has them.
-const fn name(port: Port) -> &'static str {
-    match port {
-        Port::MasterPic | Port::SlavePic => "pic",
-        Port::Elcr => "elcr",
-        Port::Pit => "pit",
-        Port::PortB => "pcspk",
-        Port::Rtc => "rtc",
-        Port::KeyboardData => "i8042-data",
-        Port::KeyboardCommand => "i8042-cmd",
-        Port::Port92 => "port92",
-        Port::Post => "ioport80",
-        Port::PciAddress => "pci-conf-idx",
-        Port::PciData => "pci-conf-data",
-        Port::FwCfg => "fwcfg",
-        Port::Serial(_) => "serial",
-        Port::Debugcon(_) => "isa-debugcon",
-        Port::DebugExit(_) => "isa-debug-exit",
-        Port::Watchdog => "ib700",
-        Port::Pvpanic => "pvpanic",
-        Port::Testdev | Port::TestdevLines => "pc-testdev",
-        Port::Pm => "piix4-pm",
-        Port::Gpe0 => "acpi-gpe0",
-        Port::Apmc => "apm-io",
-        Port::Function { .. } => "pci-bar",
     }
 }
 

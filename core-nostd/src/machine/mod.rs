@@ -118,7 +118,7 @@ enum Port {
 }
 
 impl Port {
-    /// The device's name in trace events, as QEMU names its registers.
+    /// What QEMU calls such registers, in trace events and for a monitor.
     fn name(self) -> &'static str {
         match self {
             Self::MasterPic | Self::SlavePic => "pic",
