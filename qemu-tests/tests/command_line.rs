@@ -263,7 +263,12 @@ const CASES: &[Case] = &[
         "99999",
     ),
     case(&["-mon", "chardev=nosuch,mode=control"], "not found"),
-    case(&["-monitor", "stdio"], "human monitor"),
+    case(&["-monitor", "nosuch"], "nosuch"),
+    case(&["-mon", "nosuch"], "not found"),
+    case(
+        &["-mon", "c,pretty=on", "-chardev", "null,id=c"],
+        "'pretty' is not compatible with HMP monitors",
+    ),
     case(&["-qmp", "nosuch:"], "nosuch"),
     case(&["-serial", "chardev:nosuch"], "not found"),
     case(&["-pidfile", "{dir}/no/such"], "No such file"),
