@@ -48,8 +48,8 @@ unsafe impl Send for Mapping {}
 // SAFETY: as above.
 unsafe impl Sync for Mapping {}
 
-/// The pages that a file's memory is made of.
-fn page_of(file: &File) -> u64 {
+/// Bytes of the pages that a file's memory is made of.
+pub(super) fn page_of(file: &File) -> u64 {
     match rustix::fs::fstatfs(file) {
         Ok(stat) if stat.f_type == HUGETLBFS => stat.f_bsize as u64,
         _ => PAGE,
