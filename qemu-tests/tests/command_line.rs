@@ -265,10 +265,6 @@ const CASES: &[Case] = &[
     case(&["-mon", "chardev=nosuch,mode=control"], "not found"),
     case(&["-monitor", "nosuch"], "nosuch"),
     case(&["-mon", "nosuch"], "not found"),
-    case(
-        &["-mon", "c,pretty=on", "-chardev", "null,id=c"],
-        "'pretty' is not compatible with HMP monitors",
-    ),
     case(&["-qmp", "nosuch:"], "nosuch"),
     case(&["-serial", "chardev:nosuch"], "not found"),
     case(&["-pidfile", "{dir}/no/such"], "No such file"),

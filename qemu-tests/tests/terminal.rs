@@ -416,6 +416,31 @@ fn monitors_are_where_they_are_asked_for() {
 }
 
 #[test]
+fn a_script_on_standard_input() {
+    for emulator in emulators() {
+        let launcher = passive(emulator).args(["-monitor", "stdio"]);
+        let memory = launcher.dir().join("memory");
+        let script = launcher.dir().join("script");
+        let lines = format!(
+            "pmemsave 0 0x800000 \"{}\"\ninfo status\r\nquit\n",
+            memory.to_str().expect("a plain path")
+        );
+        std::fs::write(&script, lines).expect("a file");
+        let input = std::fs::File::open(&script).expect("a file");
+        let instance = launcher.input(input.into()).start();
+        assert_eq!(instance.wait(SOON).code(), Some(0), "{}", instance.report());
+        let shown = screen(&instance.stdout());
+        assert!(
+            shown.contains("(qemu) info status\nVM status: paused"),
+            "{shown}"
+        );
+        assert!(shown.ends_with("(qemu) quit"), "{shown}");
+        let saved = std::fs::metadata(memory).expect("the memory");
+        assert_eq!(saved.len(), 0x80_0000);
+    }
+}
+
+#[test]
 fn a_monitor_by_telnet() {
     let mut talks = Vec::new();
     for emulator in emulators() {

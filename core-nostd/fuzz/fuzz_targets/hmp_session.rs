@@ -8,9 +8,8 @@
 use libfuzzer_sys::fuzz_target;
 use thimble_core::machine::{Board, Irqchip};
 use thimble_fuzz::{Output, Sink, machine, plant};
-use thimble_monitor::InMemory;
-use thimble_monitor::QmpError;
 use thimble_monitor::hmp::{HmpSession, PROMPT};
+use thimble_monitor::{InMemory, QmpError, trace};
 
 /// Bytes of input that are looked at: commands may write a lot.
 const INPUT_MAX: usize = 512;
@@ -23,6 +22,8 @@ fn run(parts: &[&[u8]], blurred: bool) -> (Vec<u8>, bool) {
     let mut session = Box::new(HmpSession::new());
     let mut out = Output::default();
     let mut vm = InMemory::new(machine(Board::Pc, Irqchip::Machine), Sink::default());
+    // Which events are traced is the process' own, and outlives a machine.
+    trace::set(b"*", false);
     session.open(&mut out);
     if blurred {
         session.blur(&mut out);

@@ -5,7 +5,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use thimble_core::formats::telnet::{IAC, Received, Telnet};
+use thimble_core::formats::telnet::{ANSWERS_MAX, IAC, Received, Telnet};
 use thimble_fuzz::plant;
 
 /// What an end hears, how many breaks, and what it answers.
@@ -33,9 +33,10 @@ fuzz_target!(|bytes: &[u8]| {
     let (mut server, mut client) = (Telnet::server(), Telnet::client());
     let (heard, breaks, mut said) = hear(&mut server, bytes);
     assert!(heard.len() + 2 * breaks + said.len() <= bytes.len());
+    assert!(said.len() <= 3 * usize::from(ANSWERS_MAX));
     // An agreement, a refusal, and a break between bytes.
     plant(breaks > 0 && !heard.is_empty() && said.len() > 3);
-    for _ in 0..4 {
+    for _ in 0..ANSWERS_MAX {
         said = hear(&mut client, &said).2;
         said = hear(&mut server, &said).2;
     }

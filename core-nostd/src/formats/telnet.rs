@@ -8,6 +8,9 @@
 //! binary. Other options are refused. A break is told; other functions (erase, interrupt, are you there) mean nothing
 //! to a line without a process, and are passed over, as are subnegotiations. Output is sent as it is even if the
 //! client has not agreed to binary: a carriage return that the guest sends alone stays alone.
+//!
+//! Limits: [`ANSWERS_MAX`] answers a connection, since two ends that were told by a third what was never said can answer
+//! each other for ever.
 
 /// Interpret as command: the byte that begins all that is no terminal's. One of the terminal's is sent twice.
 pub const IAC: u8 = 255;
@@ -32,6 +35,9 @@ const SGA: u8 = 3;
 pub static OFFER: [u8; 12] = [
     IAC, WILL, ECHO, IAC, WILL, SGA, IAC, WILL, BINARY, IAC, DO, BINARY,
 ];
+
+/// Answers that a connection gets. Wishes are not heard any more then.
+pub const ANSWERS_MAX: u8 = 64;
 
 /// A set of the options that are known here.
 type Options = u8;
@@ -111,6 +117,8 @@ pub enum Received {
 #[derive(Clone, Debug)]
 pub struct Telnet {
     state: State,
+    /// Answers that are left.
+    answers: u8,
     /// What this end does.
     local: Side,
     /// What the peer does.
@@ -123,6 +131,7 @@ impl Telnet {
         let all = bit(BINARY) | bit(ECHO) | bit(SGA);
         Self {
             state: State::Data,
+            answers: ANSWERS_MAX,
             local: Side {
                 fine: all,
                 asked: all,
@@ -145,6 +154,7 @@ impl Telnet {
         };
         Self {
             state: State::Data,
+            answers: ANSWERS_MAX,
             local: side,
             remote: Side {
                 fine: side.fine | bit(ECHO),
@@ -184,13 +194,19 @@ impl Telnet {
     }
 
     fn negotiate(&mut self, verb: u8, option: u8) -> Received {
+        if self.answers == 0 {
+            return Received::Nothing;
+        }
         let (side, yes, no) = match verb {
             DO | DONT => (&mut self.local, WILL, WONT),
             _ => (&mut self.remote, DO, DONT),
         };
         match side.wish(option, matches!(verb, DO | WILL)) {
             None => Received::Nothing,
-            Some(on) => Received::Answer([IAC, if on { yes } else { no }, option]),
+            Some(on) => {
+                self.answers -= 1;
+                Received::Answer([IAC, if on { yes } else { no }, option])
+            }
         }
     }
 }
@@ -288,6 +304,20 @@ mod tests {
         assert_eq!(client.remote.on, server.local.on);
     }
 
+    #[test]
+    fn a_third_party_does_not_make_two_ends_talk_for_ever() {
+        let (mut server, mut client) = (Telnet::server(), Telnet::client());
+        let offers = b"\xff\xfc\x00\xff\xfb\x00\xff\xfc\x00";
+        let (_, mut said) = hear(&mut server, offers);
+        let mut turns = 0;
+        while !said.is_empty() {
+            (_, said) = hear(&mut client, &said);
+            (_, said) = hear(&mut server, &said);
+            turns += 1;
+        }
+        assert_eq!(turns, ANSWERS_MAX / 2);
+    }
+
     fn encoded(bytes: &[u8]) -> Vec<u8> {
         let mut sent = Vec::new();
         for byte in bytes {
@@ -313,7 +343,7 @@ mod tests {
         fn negotiations_end(bytes in prop::collection::vec(prop_oneof![Just(IAC), 250..=254_u8, any::<u8>()], 0..200)) {
             let (mut server, mut client) = (Telnet::server(), Telnet::client());
             let (_, mut said) = hear(&mut server, &bytes);
-            for _ in 0..4 {
+            for _ in 0..ANSWERS_MAX {
                 (_, said) = hear(&mut client, &said);
                 (_, said) = hear(&mut server, &said);
             }

@@ -372,13 +372,16 @@ impl Monitors {
                     served |= taken > 0;
                     input.drain(..taken);
                     let monitor = &mut self.0[index];
-                    if !input.is_empty() {
-                        // The connection may have ended meanwhile.
+                    let waits = !input.is_empty();
+                    if waits {
                         monitor.steps.put_back(Step::Input(input));
+                    }
+                    // What follows is not read before, be it the input's end.
+                    let mut guarded = vm.shared().lock();
+                    guarded.chardevs.pause_input(monitor.chardev, waits);
+                    if waits {
                         return served;
                     }
-                    let mut guarded = vm.shared().lock();
-                    guarded.chardevs.pause_input(monitor.chardev, false);
                 }
             }
         }
