@@ -76,7 +76,8 @@ impl Remote {
                 byte => payload.push(byte.into()),
             }
         }
-        (self.byte()?, self.byte()?);
+        self.byte()?;
+        self.byte()?;
         if self.acknowledges {
             self.raw(b"+");
         }
