@@ -15,6 +15,7 @@ mod identity;
 mod logs;
 mod memory;
 mod objects;
+mod pci;
 mod power;
 mod processors;
 mod roms;
