@@ -262,6 +262,19 @@ impl<'m> Machine<'m> {
         Some((index, *placed))
     }
 
+    /// A function's name in trace events, as QEMU names it.
+    fn pci_name(&self, slot: PciSlot) -> &'static str {
+        let PciSlot::Serial(index) = slot else {
+            return slot.name();
+        };
+        let serial = self.buses.serials.get(usize::from(index));
+        match serial.and_then(Option::as_ref).map(PciSerial::ports) {
+            Some(2) => "pci-serial-2x",
+            Some(4) => "pci-serial-4x",
+            _ => slot.name(),
+        }
+    }
+
     /// CONFDATA.
     pub(super) fn pci_read(&self, offset: u16, width: Width) -> u32 {
         let Some(target) = self.pci.target(offset) else {
@@ -274,7 +287,7 @@ impl<'m> Machine<'m> {
             return u32::MAX;
         };
         let value = function.config_read(register, width);
-        let name = found.map_or("", PciSlot::name).as_bytes();
+        let name = found.map_or("", |slot| self.pci_name(slot)).as_bytes();
         trace::pci_cfg_read(
             at.bus,
             at.device(),
@@ -303,7 +316,10 @@ impl<'m> Machine<'m> {
             trace::guest_error_pci_cfg(at.bus, at.device(), at.function());
             return;
         };
-        let (register, name) = (target.register.into(), placed.function.name().as_bytes());
+        let (register, name) = (
+            target.register.into(),
+            self.pci_name(placed.function).as_bytes(),
+        );
         trace::pci_cfg_write(at.bus, at.device(), at.function(), register, value, name);
         let below = match placed.function {
             PciSlot::Bridge(below) => Some(below),
