@@ -19,6 +19,11 @@ pub fn busybox() -> Option<PathBuf> {
     file("/bin/busybox", "busybox-static")
 }
 
+/// gdb's path, or `None` where it can't be had.
+pub fn gdb() -> Option<PathBuf> {
+    program("gdb", "gdb")
+}
+
 /// memtest86+ for processors with long mode, or `None` where it can't be had.
 pub fn memtest() -> Option<PathBuf> {
     file("/boot/memtest86+x64.bin", "memtest86+")

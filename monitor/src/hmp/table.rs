@@ -5,7 +5,7 @@
 
 use super::{
     Call, Done, cpus, debug, descriptors, devices, dump, help, history, machine, memory, objects,
-    ports, power, trace,
+    pci, ports, power, trace,
 };
 
 /// Arguments of a command at most.
@@ -56,6 +56,7 @@ pub static INFO: &Menu = &[
     history::INFO,
     machine::INFO,
     memory::INFO,
+    pci::INFO,
     trace::INFO,
     objects::INFO,
 ];
@@ -162,6 +163,8 @@ pub enum Names {
     Files,
     /// A command's.
     Commands,
+    /// A trace event's.
+    TraceEvents,
     /// One of these words.
     Words(&'static [&'static str]),
 }
