@@ -73,7 +73,6 @@ fn makedumpfile_finds_linux_s_log() {
     assert!(output.contains("== module"), "{output}");
     let mut client = instance.qmp();
     client.negotiate();
-    // The log as it is in the guest's memory; and the processors' notes, before and behind which there may be anything.
     let log = |dump: &Path, what: &str| {
         let log = instance.dir().join(format!("{what}.log"));
         let run = Command::new(&makedumpfile)
@@ -86,11 +85,11 @@ fn makedumpfile_finds_linux_s_log() {
         assert!(text.contains("Linux version 6."), "{what}: {text}");
         assert!(text.contains(MARK), "{what}: {text}");
     };
-    for (format, paging) in [("elf", false), ("elf", true), ("kdump-zlib", false)] {
-        let what = format!("{format}-{paging}");
-        let path = instance.dir().join(&what);
+    // Not with paging: makedumpfile takes linear addresses for a crash kernel's, and fails on QEMU's files so, too.
+    for format in ["elf", "kdump-zlib"] {
+        let path = instance.dir().join(format);
         let arguments = json!({
-            "paging": paging,
+            "paging": false,
             "format": format,
             "protocol": format!("file:{}", path.display()),
         });
@@ -100,9 +99,9 @@ fn makedumpfile_finds_linux_s_log() {
             Ok(json!({}))
         );
         let size = std::fs::metadata(&path).expect("the dump").len();
-        println!("{what}: {size} bytes after {:?}", start.elapsed());
+        println!("{format}: {size} bytes after {:?}", start.elapsed());
         if format == "elf" {
-            log(&path, &what);
+            log(&path, format);
             continue;
         }
         // It reads the flattened format from its standard input only, to put it in order.
@@ -114,6 +113,6 @@ fn makedumpfile_finds_linux_s_log() {
             .output()
             .expect("it runs");
         assert!(run.status.success(), "{run:?}");
-        log(&ordered, &what);
+        log(&ordered, format);
     }
 }

@@ -87,7 +87,8 @@ fn execute(instance: &Instance, request: &Value) -> Value {
     if request["execute"] != "qmp_capabilities" {
         client.negotiate();
     }
-    let null = File::open("/dev/null").expect("a device");
+    let null = File::options().read(true).write(true).open("/dev/null");
+    let null = null.expect("a device");
     let request = &with_descriptors(&mut client, &null, request);
     let bytes = request.to_string();
     let sent = match request["execute"].as_str() {

@@ -284,6 +284,9 @@ impl Debugger for Vm {
         if self.run_state.needs_reset() || self.settings.preconfig || self.processors.is_none() {
             return false;
         }
+        if self.not_while_dumping().is_err() {
+            return false;
+        }
         if self.run_state == RunState::Running {
             self.pause();
         }

@@ -390,7 +390,7 @@ enum DumpError {
     Write(&'static str, Option<io::Error>),
     /// The guest's page tables are too many, or map too much.
     Tables,
-    Plan(QmpError),
+    Plan(Box<QmpError>),
     Cancelled,
 }
 
@@ -429,7 +429,7 @@ impl Task {
             DumpError::Tables => QmpError::generic(format_args!(
                 "dump: the page tables are more than {TABLES_MAX}, or map more than {PIECES_MAX} pieces of memory"
             )),
-            DumpError::Plan(error) => error,
+            DumpError::Plan(error) => *error,
             DumpError::Cancelled => {
                 QmpError::generic(format_args!("The dump to '{path}' was given up"))
             }
@@ -447,7 +447,10 @@ impl Task {
             }
         };
         reporter.tell(Step::Opened);
-        let plan = self.handover.take().map_err(DumpError::Plan)?;
+        let plan = self
+            .handover
+            .take()
+            .map_err(|error| DumpError::Plan(Box::new(error)))?;
         let out = Out { task: self, file };
         match self.kind {
             DumpKind::Elf { paging, .. } => self.elf(&plan, paging, &out),

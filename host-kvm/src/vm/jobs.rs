@@ -38,6 +38,8 @@ pub(super) const LAST_OPENS: Duration = Duration::from_secs(1);
 const STACK: usize = 128 << 10;
 
 /// How far a job has come.
+// There are no more of them at a time than jobs.
+#[allow(clippy::large_enum_variant)]
 #[derive(Debug, PartialEq, Eq)]
 pub enum Step {
     /// Its file is open, and it waits for what is to be written.
