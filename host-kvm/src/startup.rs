@@ -441,7 +441,7 @@ fn make_objects(
                     "Machine memory size does not match the size of the memory backend",
                 ));
             }
-            if size % MEMORY_UNIT != 0 || size > MEMORY_MAX {
+            if !size.is_multiple_of(MEMORY_UNIT) || size > MEMORY_MAX {
                 return Err(refused("guest RAM comes in units of 8 KiB, up to 512 GiB"));
             }
             Some(mapping)

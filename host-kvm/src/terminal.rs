@@ -9,9 +9,12 @@ use std::cell::UnsafeCell;
 use std::ffi::c_int;
 use std::io;
 use std::mem::{MaybeUninit, zeroed};
+use std::os::fd::AsFd;
 use std::ptr;
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::termios::{ControlModes, OptionalActions};
 
 /// The descriptor whose terminal is switched.
 const FD: c_int = libc::STDIN_FILENO;
@@ -137,6 +140,19 @@ unsafe fn set_quietly(settings: *const libc::termios) {
         libc::pthread_sigmask(libc::SIG_BLOCK, &raw const block, &raw mut old);
         libc::tcsetattr(FD, libc::TCSANOW, settings);
         libc::pthread_sigmask(libc::SIG_SETMASK, &raw const old, ptr::null_mut());
+    }
+}
+
+/// Makes a line for bytes of a terminal, if it is one: raw, 115200 bits a second, modem control lines
+/// are not looked at. It stays so.
+pub fn make_line(fd: impl AsFd) {
+    let fd = fd.as_fd();
+    if let Ok(mut mode) = rustix::termios::tcgetattr(fd) {
+        mode.make_raw();
+        mode.control_modes |= ControlModes::CREAD | ControlModes::CLOCAL;
+        // A line that has no such speed keeps the one it has.
+        let _ = mode.set_speed(115_200);
+        let _ = rustix::termios::tcsetattr(fd, OptionalActions::Now, &mode);
     }
 }
 

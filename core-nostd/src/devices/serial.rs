@@ -576,11 +576,8 @@ impl Serial {
     }
 
     fn set_line_control(&mut self, lcr: LineControl) {
-        let changed = lcr ^ self.state.lcr;
         self.state.lcr = lcr;
-        if !(changed - LineControl::DLAB - LineControl::BREAK).is_empty() {
-            self.tell_parameters();
-        }
+        self.tell_parameters();
     }
 
     fn tell_parameters(&self) {

@@ -296,7 +296,7 @@ impl<'m> Machine<'m> {
         width: Width,
         value: u32,
     ) {
-        trace::cpu_out(port, letter(width), value);
+        trace::cpu_out(port, letter(width), value & width.ones() as u32);
         let mut done = 0;
         while done < width as usize {
             let port = port.wrapping_add(done as u16);

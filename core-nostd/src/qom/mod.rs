@@ -251,6 +251,8 @@ pub enum ChardevKind {
     Null,
     /// A pseudo-terminal.
     Pty,
+    /// A serial port of the host.
+    Serial,
     /// A socket, and whether there is a peer.
     Socket {
         /// Whether there is a peer.
@@ -268,6 +270,7 @@ impl ChardevKind {
             Self::Mux => "chardev-mux",
             Self::Null => "chardev-null",
             Self::Pty => "chardev-pty",
+            Self::Serial => "chardev-serial",
             Self::Socket { .. } => "chardev-socket",
             Self::Stdio => "chardev-stdio",
         }

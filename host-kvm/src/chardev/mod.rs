@@ -262,6 +262,7 @@ impl Chardevs {
                 input,
                 append,
             } => slot.open_file(path, input.as_deref(), *append)?,
+            Backend::Serial { path } => slot.open_serial(path)?,
             Backend::Pty => {
                 let failed = |error: io::Error| error_text(&error);
                 let (master, name) = pty::open().map_err(failed)?;
@@ -375,6 +376,7 @@ impl Chardevs {
         match &slot.backend {
             Backend::Null => "null".to_owned(),
             Backend::Pty => format!("pty:{}", slot.terminal),
+            Backend::Serial { .. } => "serial".to_owned(),
             Backend::Stdio { .. } => "stdio".to_owned(),
             Backend::File { .. } => "file".to_owned(),
             Backend::Socket(socket) => {
@@ -405,6 +407,11 @@ impl Chardevs {
     /// Whether there is someone at the other end.
     pub fn is_open(&self, id: ChardevId) -> bool {
         self.slots[id.slot()].open
+    }
+
+    /// Whether the connection has ended, and only the loop has to come by.
+    pub fn is_doomed(&self, id: ChardevId) -> bool {
+        self.slots[id.slot()].doomed
     }
 
     /// Bytes of output that wait.
@@ -443,7 +450,7 @@ impl Chardevs {
             port.starved = true;
         }
         self.watch(id);
-        let label = self.slots[usize::from(id.0)].label.as_bytes();
+        let label = self.slots[id.slot()].label.as_bytes();
         events::chardev_write(bytes.len(), taken, label);
         taken
     }
@@ -479,7 +486,7 @@ impl Chardevs {
     /// Closes a device that nobody uses any more, and forgets its id.
     pub fn retire(&mut self, id: ChardevId) {
         self.hang_up(id);
-        let slot = &mut self.slots[usize::from(id.0)];
+        let slot = &mut self.slots[id.slot()];
         // Descriptors leave the poller as they are closed.
         (slot.listener, slot.timer) = (None, None);
         slot.label.clear();
@@ -1001,6 +1008,18 @@ impl Slot {
         Ok(())
     }
 
+    fn open_serial(&mut self, path: &str) -> Result<(), String> {
+        let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let opened = files::open(Path::new(path), flags)
+            .map_err(|error| format!("Could not open '{path}': {}", error_text(&error)))?;
+        let (fd, lease) = opened.into_parts();
+        self._leases.extend(lease);
+        terminal::make_line(&fd);
+        self.input = Some(unwatched(fd));
+        self.set_open();
+        Ok(())
+    }
+
     /// Whether input is wanted now.
     fn reads(&self) -> bool {
         let Some(port) = self.ports.get(self.focus) else {
@@ -1059,7 +1078,7 @@ impl Slot {
 
     fn write_fd(&self) -> Option<BorrowedFd<'_>> {
         let watched = self.output.as_ref().or(match self.backend {
-            Backend::Socket(_) | Backend::Pty => self.input.as_ref(),
+            Backend::Socket(_) | Backend::Pty | Backend::Serial { .. } => self.input.as_ref(),
             _ => None,
         });
         watched.map(|watched| watched.fd.as_fd())

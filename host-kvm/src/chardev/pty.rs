@@ -5,13 +5,23 @@ use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 
+use crate::terminal;
+
 /// A new terminal in raw mode, and its name. Nobody has opened it yet.
 pub(super) fn open() -> io::Result<(OwnedFd, String)> {
-    // SAFETY: plain calls; the structures are plain data that they fill in, the descriptors are
-    // new and ours.
+    let (master, slave) = both()?;
+    let name = rustix::termios::ttyname(&slave, Vec::new())?;
+    terminal::make_line(&slave);
+    rustix::io::fcntl_setfd(&master, rustix::io::FdFlags::CLOEXEC)?;
+    rustix::io::ioctl_fionbio(&master, true)?;
+    Ok((master, name.to_string_lossy().into_owned()))
+}
+
+/// Both ends of a new terminal.
+fn both() -> io::Result<(OwnedFd, OwnedFd)> {
+    // SAFETY: a plain call; the descriptors are new and ours.
     unsafe {
         let (mut master, mut slave) = (0, 0);
-        let mut mode: libc::termios = std::mem::zeroed();
         let none = std::ptr::null_mut();
         if libc::openpty(
             &mut master,
@@ -23,15 +33,7 @@ pub(super) fn open() -> io::Result<(OwnedFd, String)> {
         {
             return Err(io::Error::last_os_error());
         }
-        let (master, slave) = (OwnedFd::from_raw_fd(master), OwnedFd::from_raw_fd(slave));
-        let name = rustix::termios::ttyname(&slave, Vec::new())?;
-        let number = std::os::fd::AsRawFd::as_raw_fd(&slave);
-        libc::tcgetattr(number, &mut mode);
-        libc::cfmakeraw(&mut mode);
-        libc::tcsetattr(number, libc::TCSAFLUSH, &mode);
-        rustix::io::fcntl_setfd(&master, rustix::io::FdFlags::CLOEXEC)?;
-        rustix::io::ioctl_fionbio(&master, true)?;
-        Ok((master, name.to_string_lossy().into_owned()))
+        Ok((OwnedFd::from_raw_fd(master), OwnedFd::from_raw_fd(slave)))
     }
 }
 

@@ -41,6 +41,12 @@ pub enum Backend {
     },
     /// A terminal for another program: pty(7).
     Pty,
+    /// A serial port of the host, or another character device: raw, 115200 bits a second as long as
+    /// nobody says otherwise to the device itself.
+    Serial {
+        /// Its path.
+        path: String,
+    },
     /// A stream socket.
     Socket(SocketSpec),
 }
@@ -101,7 +107,11 @@ pub static CHARDEV: OptsTable = OptsTable {
     name: "chardev",
     implied: Some("backend"),
     options: &[
-        SubOption::new("backend", Kind::Text, "socket, file, stdio, pty or null"),
+        SubOption::new(
+            "backend",
+            Kind::Text,
+            "socket, file, stdio, pty, serial or null",
+        ),
         SubOption::new("id", Kind::Text, "name to refer to it by"),
         SubOption::new("path", Kind::Text, "file, or Unix socket"),
         SubOption::new("input-path", Kind::Text, "file that input comes from"),
@@ -190,7 +200,9 @@ pub static BACKENDS: &[(&str, &[&str])] = &[
     ),
     ("file", &["path", "input-path", "append"]),
     ("pty", &[]),
+    ("serial", &["path"]),
     ("stdio", &["signal"]),
+    ("tty", &["path"]),
 ];
 
 /// Backends of QEMU that are not here.
@@ -202,8 +214,6 @@ static ABSENT: &[&str] = &[
     "memory",
     "pipe",
     "braille",
-    "serial",
-    "tty",
     "parallel",
     "parport",
     "spicevmc",
@@ -270,6 +280,11 @@ fn build(id: String, backend: &str, given: &Opts) -> Result<ChardevSpec, Reason>
             signal: given.bool("signal"),
         },
         "pty" => Backend::Pty,
+        "serial" | "tty" => Backend::Serial {
+            path: given
+                .owned("path")
+                .ok_or("chardev: serial/tty: no device path given")?,
+        },
         _ => Backend::Null,
     };
     Ok(ChardevSpec { id, backend, mux })
@@ -445,6 +460,10 @@ fn plain_short(text: &str, id: &str) -> Result<ChardevSpec, Reason> {
         Backend::Null
     } else if text == "pty" {
         Backend::Pty
+    } else if text.starts_with("/dev/") && !text.starts_with("/dev/parport") {
+        Backend::Serial {
+            path: text.to_owned(),
+        }
     } else if text == "stdio" {
         Backend::Stdio { signal: None }
     } else if let Some(path) = text.strip_prefix("file:") {
@@ -482,7 +501,7 @@ fn plain_short(text: &str, id: &str) -> Result<ChardevSpec, Reason> {
             if ABSENT.contains(&name) || name == "tn3270" || name == "websocket" {
                 format!("the backend '{name}' is not available")
             } else if name.starts_with("/dev/") {
-                format!("'{name}': host serial ports are not available")
+                format!("'{name}': host parallel ports are not available")
             } else {
                 format!("'{text}' is not a valid char driver")
             },
@@ -538,6 +557,8 @@ mod tests {
             ("stdio,id=x,mux=on", "mon:stdio"),
             ("null,id=x", "null"),
             ("pty,id=x", "pty"),
+            ("serial,id=x,path=/dev/ttyS0", "/dev/ttyS0"),
+            ("tty,id=x,path=/dev/ttyS0,mux=on", "mon:/dev/ttyS0"),
             ("pty,id=x,mux=on", "mon:pty"),
             (
                 "socket,id=x,host=,port=5,server=on,telnet=on",
@@ -597,6 +618,7 @@ mod tests {
             ("socket,id=x,fd=one", "Unable to parse FD number one"),
             ("socket,id=x,path=", "empty"),
             ("file,id=x", "no filename"),
+            ("serial,id=x", "no device path"),
             ("null,id=x,logfile=a", "logfile"),
         ] {
             let reason = parse(text).unwrap_err();
@@ -615,7 +637,7 @@ mod tests {
             "websocket:127.0.0.1:1",
             "telnet:1",
             "telnet:a:1",
-            "/dev/ttyS0",
+            "/dev/parport0",
             "mon:",
             "vc:80x24",
         ] {

@@ -656,6 +656,33 @@ fn a_pseudo_terminal_is_opened_by_others() {
 }
 
 #[test]
+fn a_serial_port_is_a_line_for_bytes() {
+    let mut bench = Bench::new("line");
+    let mut other = Bench::new("line-other");
+    // A pseudo-terminal stands in for a port of the host.
+    let terminal = other.open("pty", 4096).unwrap();
+    let name = other.chardevs.describe(terminal);
+    let id = bench
+        .open(name.strip_prefix("pty:").unwrap(), 4096)
+        .unwrap();
+    assert_eq!(bench.chardevs.describe(id), "serial");
+    assert_eq!(bench.chardevs.write(id, b"\x03\n\xff"), 3);
+    other.until("output", |log, _| log.input == b"\x03\n\xff");
+    other.chardevs.write(terminal, b"\r\n\x04");
+    bench.until("input", |log, _| log.input == b"\r\n\x04");
+    drop(other);
+    bench.until("end", |log, _| log.events == ["opened", "closed"]);
+    assert_eq!(bench.chardevs.write(id, b"gone"), 4);
+    bench.settle();
+    assert!(
+        bench
+            .open("/dev/nothing", 1)
+            .unwrap_err()
+            .contains("/dev/nothing")
+    );
+}
+
+#[test]
 fn a_waiting_server_waits() {
     let mut bench = Bench::new("wait");
     let path = bench.path("s");

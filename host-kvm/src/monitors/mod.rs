@@ -48,7 +48,9 @@ impl<'a> Output<'a> {
         let chardevs = &mut self.shared.lock().chardevs;
         let taken = chardevs.write(self.chardev, &self.bytes);
         self.bytes.drain(..taken);
-        self.flushed = self.bytes.is_empty() && chardevs.pending(self.chardev) == 0;
+        // Nothing more is to be done for a client that has gone.
+        let idle = chardevs.pending(self.chardev) == 0 && !chardevs.is_doomed(self.chardev);
+        self.flushed = self.bytes.is_empty() && idle;
         !self.flushed
     }
 }

@@ -169,7 +169,7 @@ impl MemoryBackend {
         let common = common!(given);
         let path = PathBuf::from(OsStr::from_bytes(given.mem_path));
         let align = given.align.unwrap_or(0);
-        if align % PAGE != 0 {
+        if !align.is_multiple_of(PAGE) {
             return Err(refused(format!(
                 "alignment 0x{align:x} must be multiples of page size 0x{PAGE:x}"
             )));

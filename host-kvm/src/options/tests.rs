@@ -189,11 +189,6 @@ fn errors_name_the_option() {
             "'pretty' is not compatible with HMP monitors",
         ),
         ("-qtest mon:stdio", "mon: isn't supported"),
-        (
-            "-mon c -mon c -mon c -mon c -mon c -chardev null,id=c,mux=on",
-            "Device 'c' is in use",
-        ),
-        ("-mon c -chardev null,id=c -mon c", "already in use"),
         ("-mon id=x", "'chardev' is missing"),
         ("-uuid foo", "wrong format"),
         ("-rtc foo", "Invalid parameter 'foo'"),
@@ -424,5 +419,48 @@ proptest! {
         if let Err(error) = try_parse(&words) {
             prop_assert!(!error.contains('\n'));
         }
+    }
+}
+
+#[test]
+fn monitors_share_devices_where_they_may() {
+    let error = |line: &str| run(line).unwrap_err();
+    let shared = "-chardev null,id=c,mux=on -mon c -mon c -serial chardev:c -mon c,mode=control";
+    let options = run(shared).unwrap();
+    let languages: Vec<_> = options.monitors.iter().map(|m| m.language).collect();
+    let (human, qmp) = (Language::Human, Language::Qmp { pretty: false });
+    assert_eq!(languages, [human, human, qmp]);
+    assert_eq!(
+        error(&format!("{shared} -mon c")),
+        "-mon c: Device 'c' is in use"
+    );
+    assert_eq!(
+        error("-mon c -chardev null,id=c -mon c"),
+        "-mon c: chardev \"c\" is already in use"
+    );
+    assert!(error("-monitor stdio -serial stdio").contains("multiple character devices"));
+    // A monitor comes with a console behind mon:, and with -nographic, if there is no other.
+    for (line, chardevs) in [
+        ("-nodefaults -serial mon:stdio", &["serial0"][..]),
+        ("-nodefaults -debugcon mon:null", &["debugcon0"]),
+        ("-nographic", &["serial0"]),
+        ("-nographic -serial null", &["compat_monitor0"]),
+        ("-nographic -M none", &["compat_monitor0"]),
+        ("-nographic -nodefaults", &[]),
+        ("-nographic -monitor none", &[]),
+        ("-nographic -qmp-pretty null", &["compat_monitor0"]),
+        (
+            "-monitor null -qmp null",
+            &["compat_monitor0", "compat_monitor1"],
+        ),
+        ("-nodefaults", &[]),
+    ] {
+        let options = run(line).unwrap();
+        let found: Vec<_> = options
+            .monitors
+            .iter()
+            .map(|m| m.chardev.as_str())
+            .collect();
+        assert_eq!(found, chardevs, "{line}");
     }
 }

@@ -90,7 +90,13 @@ impl Inspection for Vm {
     fn visit_chardevs(&self, visit: &mut dyn FnMut(&str, &str)) {
         let chardevs = &self.shared.lock().chardevs;
         for id in chardevs.ids() {
-            visit(chardevs.label(id), &chardevs.describe(id));
+            let (label, connected) = (chardevs.label(id), chardevs.describe(id));
+            if chardevs.is_shared(id) {
+                visit(label, "mux");
+                visit(&format!("{label}-base"), &connected);
+            } else {
+                visit(label, &connected);
+            }
         }
     }
 }

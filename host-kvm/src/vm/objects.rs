@@ -122,6 +122,7 @@ impl Outside for Objects<'_> {
                 Backend::File { .. } => ChardevKind::File,
                 Backend::Null => ChardevKind::Null,
                 Backend::Pty => ChardevKind::Pty,
+                Backend::Serial { .. } => ChardevKind::Serial,
                 Backend::Socket(_) => ChardevKind::Socket {
                     connected: self.chardevs.is_open(id),
                 },

@@ -5,13 +5,16 @@
 
 use super::parse::{command_name, is_space, skip_spaces, split};
 use super::table::{Argument, COMMANDS, Kind, Menu, Names, find};
-use crate::Owner;
+use crate::{Owner, trace};
 
 /// Columns of a list of names.
 const COLUMNS: usize = 80;
 
 /// Names that a list shows at most.
 pub(super) const SHOWN_MAX: usize = 256;
+
+/// A name that is not the user's: longer ones are not completed.
+type Name = heapless::Vec<u8, 64>;
 
 /// What can stand in a word.
 #[derive(Clone, Copy)]
@@ -90,40 +93,62 @@ fn word(text: &[u8]) -> (&[u8], Option<&[u8]>) {
     (word, Some(behind).filter(|behind| !behind.is_empty()))
 }
 
+/// Visits names, of which there may be many, in any order.
+type Each<'e> = &'e dyn Fn(&mut dyn FnMut(&[u8]));
+
 impl Completion<'_> {
     /// Visits the names that the word may become.
     pub(super) fn names(&self, owner: &dyn Owner, visit: &mut dyn FnMut(&[u8])) {
         match self.expected {
             Expected::Command(menu) => {
                 let there = !owner.preconfig();
-                let commands = menu.iter().copied().flatten();
-                let commands = commands.filter(|command| command.preconfig || there);
-                self.sorted(commands.flat_map(|command| command.names.split('|')), visit);
+                let each: Each<'_> = &|visit| {
+                    let commands = menu.iter().copied().flatten();
+                    for command in commands.filter(|command| command.preconfig || there) {
+                        command
+                            .names
+                            .split('|')
+                            .for_each(|name| visit(name.as_bytes()));
+                    }
+                };
+                self.sorted(each, visit);
             }
             Expected::Argument([argument, ..]) => match argument.names {
                 Names::Any | Names::Commands => {}
-                Names::Switch => self.sorted(["off", "on"].into_iter(), visit),
-                Names::Words(words) => self.sorted(words.iter().copied(), visit),
+                Names::Switch => self.words(&["off", "on"], visit),
+                Names::Words(words) => self.words(words, visit),
                 Names::Files => owner.visit_files(self.word, visit),
+                Names::TraceEvents => self.sorted(
+                    &|visit| trace::visit(b"*", |point| visit(point.name().as_bytes())),
+                    visit,
+                ),
             },
             Expected::Argument([]) => {}
         }
     }
 
-    fn sorted<'n>(
-        &self,
-        names: impl Iterator<Item = &'n str> + Clone,
-        visit: &mut dyn FnMut(&[u8]),
-    ) {
-        let mut last = None;
-        let fits = |name: &&str| name.as_bytes().starts_with(self.word);
-        while let Some(name) = names
-            .clone()
-            .filter(|name| last.is_none_or(|last| *name > last))
-            .filter(fits)
-            .min()
-        {
-            visit(name.as_bytes());
+    fn words(&self, words: &[&str], visit: &mut dyn FnMut(&[u8])) {
+        let each: Each<'_> = &|visit| words.iter().for_each(|word| visit(word.as_bytes()));
+        self.sorted(each, visit);
+    }
+
+    /// Visits those that fit, in order and once. It looks at all of them for each that it visits.
+    fn sorted(&self, each: Each<'_>, visit: &mut dyn FnMut(&[u8])) {
+        let mut last: Option<Name> = None;
+        loop {
+            let mut next: Option<Name> = None;
+            each(&mut |name| {
+                if name.starts_with(self.word)
+                    && last.as_ref().is_none_or(|last| name > last)
+                    && next.as_ref().is_none_or(|next| name < next)
+                {
+                    next = Name::from_slice(name).ok().or(next.take());
+                }
+            });
+            let Some(name) = next else {
+                break;
+            };
+            visit(&name);
             last = Some(name);
         }
     }

@@ -106,6 +106,13 @@ pub(super) static INFO: &[Command] = &[
         },
     ),
     command(
+        "memory_size_summary",
+        "",
+        &[],
+        "show how much memory the guest has",
+        memory_size,
+    ),
+    command(
         "tlb",
         "",
         &[],
@@ -118,6 +125,16 @@ pub(super) static INFO: &[Command] = &[
         },
     ),
 ];
+
+fn memory_size<'l>(call: &mut Call<'_, 'l>) -> Done<'l> {
+    let mut size = 0;
+    call.context
+        .owner
+        .visit_objects(&mut |tree| size = tree.outside.settings().memory);
+    // Nothing can be plugged.
+    writeln!(call.text, "base memory: {size}\nplugged memory: 0")?;
+    Ok(Outcome::Done)
+}
 
 fn memsave<'l>(call: &mut Call<'_, 'l>) -> Done<'l> {
     let arguments = arguments::Memsave {

@@ -304,8 +304,16 @@ mod tests {
             self.bytes.len()
         }
 
+        fn put_since(&self, mark: usize) -> &[u8] {
+            &self.bytes[mark..]
+        }
+
         fn truncate(&mut self, mark: usize) {
             self.bytes.truncate(mark);
+        }
+
+        fn put_since(&self, mark: usize) -> &[u8] {
+            self.bytes.get(mark..).unwrap_or_default()
         }
     }
 
@@ -390,6 +398,13 @@ mod tests {
             ("xyz\t", "xyz"),
             ("stx\x1b[D\t", "stop x"),
             ("\"inf\t", "\"info "),
+            ("logfile /di\t", "logfile /disk "),
+            ("logfile \"/du\tx\t", "logfile \"/dump/x"),
+            (
+                "trace-event guest_cpu_res\tof\t",
+                "trace-event guest_cpu_reset off ",
+            ),
+            ("info registers -\t", "info registers -"),
         ] {
             bench.types(keys);
             // The line as it is, wherever the cursor stands.

@@ -163,6 +163,8 @@ pub enum Names {
     Files,
     /// A command's.
     Commands,
+    /// A trace event's.
+    TraceEvents,
     /// One of these words.
     Words(&'static [&'static str]),
 }

@@ -2,7 +2,7 @@
 
 use core::fmt::Write as _;
 
-use super::table::{Command, Kind, command, optional, required};
+use super::table::{Command, Kind, Names, command, optional, required};
 use super::{Call, Done, Failed};
 use crate::error::Fail;
 use crate::handlers::{self, Outcome};
@@ -27,7 +27,7 @@ pub(super) static COMMANDS: &[Command] = &[
         "trace-event",
         "name on|off [vcpu]",
         &[
-            required(Kind::Text),
+            required(Kind::Text).of(Names::TraceEvents),
             required(Kind::Switch),
             optional(Kind::Int32),
         ],
@@ -39,7 +39,10 @@ pub(super) static COMMANDS: &[Command] = &[
 pub(super) static INFO: &[Command] = &[command(
     "trace-events",
     "[name] [vcpu]",
-    &[optional(Kind::Text), optional(Kind::Int32)],
+    &[
+        optional(Kind::Text).of(Names::TraceEvents),
+        optional(Kind::Int32),
+    ],
     "show which trace events there are, and which are traced (name: a pattern; vcpu: for this processor)",
     trace_events,
 )];
