@@ -551,11 +551,15 @@ fn a_hostile_guest_does_no_harm() {
     let mut buffer = std::vec![0; STATE_MAX];
     let mut seen = 0;
     for step in 0..40_000 {
-        let at = (random(5) as u8, random(6) as u8, 0);
+        let at = (random(8).saturating_sub(3) as u8, random(6) as u8, 0);
         let width = [Width::Byte, Width::Word, Width::Dword][random(3) as usize];
         match random(8) {
             0..4 => {
-                let register = random(0x44) as u8;
+                let register = match random(4) {
+                    0 => random(0x44) as u8,
+                    1 => reg::COMMAND,
+                    _ => 4 * random(16) as u8,
+                };
                 let value = match random(4) {
                     0 => u32::MAX,
                     1 => 0xfe00_0000 + random(0x4_0000) as u32,
@@ -568,7 +572,11 @@ fn a_hostile_guest_does_no_harm() {
                 let bytes = random(u64::MAX).to_le_bytes();
                 bench.store(0xfe00_0000 + random(0x4_0000), &bytes[..width as usize]);
             }
-            5 => seen += usize::from(bench.memory(0xfe00_0000 + random(0x4_0000)) != 0),
+            5 => {
+                let gpa = 0xfe00_0000 + random(0x4_0000);
+                bench.memory(gpa);
+                seen += usize::from(bench.machine.is_pci_memory(gpa));
+            }
             6 => {
                 let port = random(0x1_0000) as u16;
                 // A reset by the ISA bridge or the like is for the host to do.
