@@ -183,8 +183,9 @@ mod tests {
 
     #[test]
     fn memory_is_where_the_map_says() {
-        let ram: &'static ArrayRam<0x20_0000> =
-            std::boxed::Box::leak(std::boxed::Box::new(ArrayRam::new()));
+        // Too large for a test's stack.
+        static RAM: ArrayRam<0x20_0000> = ArrayRam::new();
+        let ram = &RAM;
         static ROM: [u8; 0x1_0000] = [0x90; 0x1_0000];
         let config = Config {
             rom: &ROM,

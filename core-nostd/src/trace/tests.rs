@@ -152,7 +152,7 @@ fn the_host_s_side_of_devices_is_told_of() {
     let mut bench = Bench::new();
     let mut port = Serial::new(
         SerialWiring {
-            irq: IrqLine::new(4),
+            irq: Some(IrqLine::new(4)),
             receive_timeout: TimerId::new(0),
         },
         BAUD_BASE,

@@ -514,3 +514,93 @@ fn ranges_that_overlap_have_one_owner() {
     let (claim, _) = bench.machine.buses.memory.find(0xfe20_0000).unwrap();
     assert_eq!(claim.offset, 0x20_0000);
 }
+
+/// Whatever a guest writes into configuration space and into ranges, the machine goes on, and its
+/// state can be moved.
+#[test]
+fn a_hostile_guest_does_no_harm() {
+    let plug = |bench: &mut Bench| {
+        bench.plug(&bridge::CLASS, "one", &[("chassis_nr", "1")]);
+        bench.plug(
+            &bridge::CLASS,
+            "two",
+            &[("chassis_nr", "2"), ("bus", "one")],
+        );
+        bench.plug(
+            &bridge::CLASS,
+            "three",
+            &[("chassis_nr", "3"), ("bus", "two")],
+        );
+        for bus in ["pci.0", "one", "two", "three"] {
+            let set = [("bus", bus), ("membar", "64K"), ("rom", "")];
+            bench.plug(&pci_testdev::CLASS, "", &set);
+            bench.plug(&pci_serial::CLASS_2X, "", &[("bus", bus)]);
+        }
+        bench.plug(&i6300esb::CLASS, "", &[("bus", "three")]);
+    };
+    let (mut bench, mut other) = (Bench::new(), Bench::new());
+    plug(&mut bench);
+    plug(&mut other);
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut random = |below: u64| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 20) % below
+    };
+    let mut buffer = std::vec![0; STATE_MAX];
+    let mut seen = 0;
+    for step in 0..40_000 {
+        let at = (random(8).saturating_sub(3) as u8, random(6) as u8, 0);
+        let width = [Width::Byte, Width::Word, Width::Dword][random(3) as usize];
+        match random(8) {
+            0..4 => {
+                let register = match random(4) {
+                    0 => random(0x44) as u8,
+                    1 => reg::COMMAND,
+                    _ => 4 * random(16) as u8,
+                };
+                let value = match random(4) {
+                    0 => u32::MAX,
+                    1 => 0xfe00_0000 + random(0x4_0000) as u32,
+                    2 => random(0x1_0000) as u32,
+                    _ => 0x0707 & random(1 << 16) as u32 | (random(4) << 16) as u32,
+                };
+                bench.config(at, register, width, value);
+            }
+            4 => {
+                let bytes = random(u64::MAX).to_le_bytes();
+                bench.store(0xfe00_0000 + random(0x4_0000), &bytes[..width as usize]);
+            }
+            5 => {
+                let gpa = 0xfe00_0000 + random(0x4_0000);
+                bench.memory(gpa);
+                seen += usize::from(bench.machine.is_pci_memory(gpa));
+            }
+            6 => {
+                let port = random(0x1_0000) as u16;
+                // A reset by the ISA bridge or the like is for the host to do.
+                bench.out(port, width, random(1 << 32) as u32);
+                bench.inp(port, width);
+            }
+            _ => {
+                bench.now += random(1 << 30);
+                bench.machine.advance(&mut bench.host, bench.now);
+            }
+        }
+        bench.host = Recorder::default();
+        if step % 1000 == 0 {
+            let length = bench.machine.save(&mut buffer).unwrap();
+            other.now = bench.now;
+            other
+                .machine
+                .load(&mut other.host, bench.now, &buffer[..length])
+                .unwrap();
+            let again = std::vec![buffer[..length].to_vec()];
+            let length = other.machine.save(&mut buffer).unwrap();
+            assert_eq!(buffer[..length], again[0][..], "step {step}");
+            bench.machine.reset(&mut bench.host, bench.now);
+        }
+    }
+    assert!(seen > 0, "some range answered");
+}
