@@ -121,9 +121,8 @@ fn traced_requests(
 /// A line without addresses of the emulator's own, which only QEMU's have.
 fn plain(line: &str) -> String {
     let own = |word: &&str| {
-        !word
-            .strip_prefix("0x")
-            .is_some_and(|digits| digits.len() > 10)
+        word.strip_prefix("0x")
+            .is_none_or(|digits| digits.len() <= 10)
     };
     line.split(' ').filter(own).collect::<Vec<_>>().join(" ")
 }
