@@ -270,6 +270,33 @@ mod tests {
     }
 
     #[test]
+    fn a_backend_is_cut_into_ranges() {
+        let plan = |readonly| crate::objects::mapping::Plan {
+            size: 0x3000,
+            file: None,
+            share: false,
+            reserve: true,
+            readonly,
+            align: 0,
+        };
+        let backing = Arc::new(Mapping::new(plan(false)).unwrap());
+        let ranges = [(0, 0x2000), (0x1_0000_0000, 0x1000)];
+        let ram = Ram::of(backing.clone(), &ranges).unwrap();
+        assert_eq!(ram.length(), 0x3000);
+        ram.write(0x1_0000_0ffe, b"ab").unwrap();
+        ram.write(0x1fff, b"c").unwrap();
+        let at = |offset| {
+            // SAFETY: the offsets are within the mapping.
+            unsafe { backing.start().as_ptr().add(offset).read_volatile() }
+        };
+        assert_eq!([at(0x1fff), at(0x2ffe), at(0x2fff)], *b"cab");
+        assert!(Ram::of(backing.clone(), &[(0, 0x4000)]).is_err());
+        assert_eq!(Arc::strong_count(&backing), 2, "it is in use");
+        drop(ram);
+        assert_eq!(Arc::strong_count(&backing), 1);
+    }
+
+    #[test]
     fn rom_is_padded() {
         assert!(Rom::new(&[]).is_err());
         let rom = Rom::new(&[0x55, 0xaa]).unwrap();

@@ -9,15 +9,17 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
 
 use rustix::time::{TimerfdClockId, TimerfdFlags, timerfd_create};
-use thimble_core::devices::class::{DeviceClass, PropertyValues};
+use thimble_core::devices::class::{DeviceClass, PCI_ROMSIZE, PropertyKind, PropertyValues};
 use thimble_core::devices::{self, debugcon, i8042, pc_testdev, rtc, serial};
 use thimble_core::firmware::acpi;
 use thimble_core::firmware::boot::{self, Module, Request};
 use thimble_core::firmware::loader::{self, Protocol};
 use thimble_core::irq::LocalApic;
 use thimble_core::machine::{
-    Board, CLASSES, Config, HIGH_RAM_BASE, Irqchip, Machine, Place, RamLayout, SERIAL_MAX,
+    Board, CLASSES, Config, ExpansionRom, HIGH_RAM_BASE, Irqchip, Machine, Place, Plugging,
+    RamLayout, SERIAL_MAX,
 };
+use thimble_core::pci::config;
 use thimble_core::qom::{Processor, Tree};
 use thimble_monitor::MONITOR_OUT_MAX;
 use thimble_monitor::schema::EventText;
@@ -39,8 +41,8 @@ use crate::messages;
 use crate::monitors::Monitors;
 use crate::objects::{Defaults, MemoryBackend, Objects};
 use crate::options::{
-    self, Accel, DEFAULT_CPU, KernelIrqchip, MEMORY_MAX, MEMORY_UNIT, MachineKind, OptionError,
-    Options, Parsed, RtcBase,
+    self, Accel, DEFAULT_CPU, DeviceOption, KernelIrqchip, MEMORY_MAX, MEMORY_UNIT, MachineKind,
+    OptionError, Options, Parsed, RtcBase,
 };
 use crate::qtest::{self, QtestServer};
 use crate::soft::{self, Determinism, SoftCpus, Wires};
@@ -142,7 +144,7 @@ fn check_globals(options: &Options) -> Result<(), OptionError> {
     };
     for class in CLASSES.iter().filter(fixed) {
         let (given, fixed) = (options.defaults_of(class), PropertyValues::new(class));
-        for property in class.properties {
+        for property in class.all_properties() {
             if property.name == devices::kernel::LOST_TICK_POLICY {
                 continue;
             }
@@ -439,7 +441,7 @@ fn make_objects(
                     "Machine memory size does not match the size of the memory backend",
                 ));
             }
-            if size % MEMORY_UNIT != 0 || size > MEMORY_MAX {
+            if !size.is_multiple_of(MEMORY_UNIT) || size > MEMORY_MAX {
                 return Err(refused("guest RAM comes in units of 8 KiB, up to 512 GiB"));
             }
             Some(mapping)
@@ -864,23 +866,39 @@ fn plug_devices(
     chardevs: &mut Chardevs,
     consoles: &mut [Option<ChardevId>; CONSOLES_MAX],
 ) -> Result<(), OptionError> {
-    let mut plug =
-        |origin: &str, properties: &PropertyValues, place: Place<'_>, id: Option<&str>| {
-            let id = id.map(|id| chardev(chardevs, id)).transpose()?;
-            match machine.plug_at(properties, place) {
-                Ok(Some(console)) => consoles[usize::from(console.0)] = id,
-                Ok(None) => {}
-                Err(error) => return Err(OptionError::new(origin, &error.to_string())),
+    let mut plug = |origin: &str,
+                    properties: &PropertyValues,
+                    plugging: Plugging<'_, 'static>,
+                    behind: &dyn Fn(&str) -> Option<String>| {
+        let mut lines = Vec::new();
+        for property in properties.class().properties {
+            if property.kind == PropertyKind::Chardev
+                && let Some(id) = behind(property.name)
+            {
+                lines.push((property.name, chardev(chardevs, &id)?));
             }
-            Ok(())
-        };
+        }
+        let plugged = machine.plug_on(properties, plugging);
+        let plugged = plugged.map_err(|error| OptionError::new(origin, &error.to_string()))?;
+        for (name, console) in plugged {
+            let line = lines.iter().find(|(of, _)| *of == name);
+            consoles[usize::from(console.0)] = line.map(|(_, id)| *id);
+        }
+        Ok(())
+    };
+    let board = |place| Plugging {
+        place,
+        bus: None,
+        rom: ExpansionRom::default(),
+    };
     for (index, id) in options.serials.iter().enumerate().take(SERIAL_MAX) {
         let Some(id) = id else { continue };
         let mut properties = options.defaults_of(&serial::CLASS);
         // The class has this property, and a port's number is in its range.
         let _ = properties.set("index", &index.to_string());
         let origin = format!("-serial chardev:{id}");
-        plug(&origin, &properties, Place::Board, Some(id))?;
+        let place = board(Place::Board);
+        plug(&origin, &properties, place, &|_| Some(id.clone()))?;
     }
     for (index, id) in options.debugcons.iter().flatten().enumerate() {
         let properties = options.defaults_of(&debugcon::CLASS);
@@ -890,7 +908,7 @@ fn plug_devices(
             0 => Place::Id("debugcon"),
             _ => Place::Anonymous,
         };
-        plug(&origin, &properties, place, Some(id))?;
+        plug(&origin, &properties, board(place), &|_| Some(id.clone()))?;
     }
     for device in &options.devices {
         if device.properties.class().name == debugcon::CLASS.name
@@ -900,14 +918,52 @@ fn plug_devices(
             let reason = "Can't create debugcon device, empty char device";
             return Err(OptionError::new(&device.origin, reason));
         }
-        plug(
-            &device.origin,
-            &device.properties,
-            device.id.as_deref().map_or(Place::Anonymous, Place::Id),
-            device.properties.text("chardev"),
-        )?;
+        let plugging = Plugging {
+            place: device.id.as_deref().map_or(Place::Anonymous, Place::Id),
+            bus: device.bus.as_deref(),
+            rom: match &device.romfile {
+                Some(name) => expansion_rom(options, device, name)?,
+                None => ExpansionRom::default(),
+            },
+        };
+        let line = |name: &str| device.properties.text(name).map(str::to_owned);
+        plug(&device.origin, &device.properties, plugging, &line)?;
     }
     Ok(())
+}
+
+/// Reads a PCI device's expansion ROM. What is wrong with it is said in QEMU's words.
+fn expansion_rom(
+    options: &Options,
+    device: &DeviceOption,
+    name: &str,
+) -> Result<ExpansionRom<'static>, OptionError> {
+    let refused = |reason: &str| OptionError::new(&device.origin, reason);
+    let path = options.find_firmware(name);
+    let Ok((_, metadata)) = open(&path) else {
+        return Err(refused(&format!("failed to find romfile \"{name}\"")));
+    };
+    let most = u64::from(config::ROM_MAX);
+    if metadata.is_file() && metadata.len() > most {
+        let most = most >> 20;
+        let reason = format!("romfile \"{name}\" too large (size cannot exceed {most} MiB)");
+        return Err(refused(&reason));
+    }
+    if metadata.len() == 0 {
+        return Err(refused(&format!("romfile \"{name}\" is empty")));
+    }
+    let bytes = read_file(&device.origin, &path, most)?;
+    let size = device.properties.uint(PCI_ROMSIZE);
+    if let Some(size) = size.filter(|size| size.is_power_of_two() && (bytes.len() as u64) > *size) {
+        let length = bytes.len();
+        let reason =
+            format!("romfile \"{name}\" ({length} bytes) is too large for ROM size {size}");
+        return Err(refused(&reason));
+    }
+    Ok(ExpansionRom {
+        name: String::leak(name.to_owned()),
+        bytes: bytes.leak(),
+    })
 }
 
 fn qtest_log(options: &Options) -> Result<Option<Opened>, OptionError> {

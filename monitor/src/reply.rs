@@ -21,15 +21,34 @@ impl From<SinkFull> for Full {
     }
 }
 
+/// A text with room for any error.
+pub(crate) type ShortText = heapless::Vec<u8, { crate::DESC_MAX + 128 }>;
+
 /// Where a handler writes its result: at most one value. Without one the result is `{}`.
 pub(crate) struct Reply<'s, S: Sink> {
     sink: &'s mut S,
     begun: bool,
+    /// A text that is the result, as long as it is so short that it waits for its end.
+    text: Option<ShortText>,
 }
 
 impl<'s, S: Sink> Reply<'s, S> {
     pub(crate) fn new(sink: &'s mut S) -> Self {
-        Self { sink, begun: false }
+        Self::of_text(sink, None)
+    }
+
+    /// A reply whose result is this text, if there is one.
+    pub(crate) fn of_text(sink: &'s mut S, text: Option<ShortText>) -> Self {
+        Self {
+            sink,
+            begun: false,
+            text,
+        }
+    }
+
+    /// The text that is the result, if it is short: nothing is written of it.
+    pub(crate) fn take_text(&mut self) -> Option<ShortText> {
+        self.text.take()
     }
 
     /// Whether the handler has written something.
@@ -59,15 +78,18 @@ impl<'s, S: Sink> Reply<'s, S> {
         })
     }
 
-    /// A result that is a text, piece by piece. A piece must not end within a character.
+    /// A result that is a text, piece by piece. A piece must not end within a character. A short text is kept back until
+    /// [`Reply::end`], so that something else may come before the reply.
     pub(crate) fn text(
         &mut self,
         write: impl FnOnce(&mut dyn Sink) -> Result<(), SinkFull>,
     ) -> Result<(), SinkFull> {
-        self.begin()?;
-        self.sink.put(b"\"")?;
-        write(&mut Escaped(self.sink))?;
-        self.sink.put(b"\"")
+        self.text = Some(ShortText::new());
+        write(&mut Escaped(self))?;
+        match self.begun {
+            true => self.sink.put(b"\""),
+            false => Ok(()),
+        }
     }
 
     /// A result that is JSON already.
@@ -81,18 +103,36 @@ impl<'s, S: Sink> Reply<'s, S> {
     pub(crate) fn end(mut self) -> Result<(), SinkFull> {
         if !self.begun {
             self.begin()?;
-            self.sink.put(b"{}")?;
+            match self.text.take() {
+                None => self.sink.put(b"{}")?,
+                Some(text) => {
+                    self.sink.put(b"\"")?;
+                    write_escaped(self.sink, &text)?;
+                    self.sink.put(b"\"")?;
+                }
+            }
         }
         Ok(())
     }
 }
 
 /// What is put into it is within a JSON string.
-struct Escaped<'s, S: Sink>(&'s mut S);
+struct Escaped<'r, 's, S: Sink>(&'r mut Reply<'s, S>);
 
-impl<S: Sink> Sink for Escaped<'_, S> {
+impl<S: Sink> Sink for Escaped<'_, '_, S> {
     fn put(&mut self, bytes: &[u8]) -> Result<(), SinkFull> {
-        write_escaped(self.0, bytes)
+        let reply = &mut *self.0;
+        if let Some(text) = &mut reply.text {
+            if text.extend_from_slice(bytes).is_ok() {
+                return Ok(());
+            }
+            let text = core::mem::take(text);
+            reply.text = None;
+            reply.begin()?;
+            reply.sink.put(b"\"")?;
+            write_escaped(reply.sink, &text)?;
+        }
+        write_escaped(reply.sink, bytes)
     }
 }
 
@@ -141,6 +181,14 @@ fn with_json<T: Serialize>(
     let mut large = [0; VALUE_MAX];
     let length = serde_json_core::to_slice(value, &mut large).map_err(|_| Full::Value)?;
     Ok(take(&large[..length])?)
+}
+
+/// Writes a small value as a part of what is written piece by piece.
+pub(crate) fn element<S: Sink, T: Serialize>(
+    writer: &mut Writer<'_, S>,
+    value: &T,
+) -> Result<(), SinkFull> {
+    with_json(value, |json| writer.raw(json)).map_err(|_| SinkFull)
 }
 
 /// Writes a value as JSON.

@@ -17,7 +17,7 @@ use thimble_core::trace::events;
 use crate::error::Fail;
 use crate::handlers::{Context, Outcome, VERSION};
 use crate::hmp;
-use crate::reply::{self, Reply};
+use crate::reply::{self, Reply, ShortText};
 use crate::schema::{self, SCHEMA};
 use crate::trace;
 use crate::{ErrorClass, Event, JobId, Owner, QmpError, Timestamp};
@@ -234,14 +234,25 @@ impl Session {
         }
         events::monitor_suspend(self.negotiation.number, -1);
         let message = self.parser.kept(self.commanded);
-        let (tell, number) = (self.negotiation.complete, self.negotiation.number);
         let human = message.get(b"execute").and_then(Value::bytes) == Some(HUMAN);
-        let written = if human {
-            finish_human(&result, message, tell, number, owner, out)
+        let (result, text) = if human {
+            let mut text = ShortText::new();
+            // It has room for any error.
+            let _ = hmp::complete(&result, &mut hmp::Text::new(&mut text));
+            (Ok(()), Some(text))
         } else {
-            let result = result.map(|()| Outcome::Done).map_err(Fail::Owner);
-            finish(result, message, tell, number, out.mark(), owner, out).map(drop)
+            (result, None)
         };
+        let result = result.map(|()| Outcome::Done).map_err(Fail::Owner);
+        let written = finish(
+            result,
+            text,
+            message,
+            self.negotiation,
+            out.mark(),
+            owner,
+            out,
+        );
         self.broken |= written.is_err();
         self.catch_up(owner, out);
     }
@@ -354,63 +365,42 @@ fn execute<O: Owner, T: Out>(
     trace::executed(message);
     let mark = out.mark();
     let mut reply = Reply::new(out);
-    let (tell, number) = (negotiation.complete, negotiation.number);
+    let client = *negotiation;
     let result = dispatch(message, negotiation, owner, &mut reply);
     // Events come before the reply of the command that caused them, unless that is streaming out.
     if reply.begun() && matches!(result, Ok(Outcome::Done)) {
         let result = reply.end().map_err(Fail::from);
-        answer(result, Some(message), number, mark, out)?;
-        put_events(owner, tell, number, out)?;
+        answer(result, Some(message), client.number, mark, out)?;
+        put_events(owner, client.complete, client.number, out)?;
         return Ok(Outcome::Done);
     }
-    finish(result, message, tell, number, mark, owner, out)
+    let text = reply.take_text();
+    finish(result, text, message, client, mark, owner, out)
 }
 
-/// Writes events and the reply of a command without result.
+/// Writes events and the reply of a command without result, or with a short text.
 fn finish<O: Owner, T: Out>(
     result: Result<Outcome, Fail<'_>>,
+    text: Option<ShortText>,
     message: Value<'_>,
-    tell: bool,
-    number: usize,
+    client: Negotiation,
     mark: usize,
     owner: &mut O,
     out: &mut T,
 ) -> Result<Outcome, SinkFull> {
     out.truncate(mark);
-    put_events(owner, tell, number, out)?;
+    put_events(owner, client.complete, client.number, out)?;
     if let Ok(pending @ Outcome::Pending(_)) = result {
         return Ok(pending);
     }
     let mark = out.mark();
-    let result = result.and_then(|_| Ok(Reply::new(out).end()?));
-    answer(result, Some(message), number, mark, out)?;
+    let result = result.and_then(|_| Ok(Reply::of_text(out, text).end()?));
+    answer(result, Some(message), client.number, mark, out)?;
     Ok(Outcome::Done)
 }
 
 /// The command whose result is a text, also where a line goes on in the background.
 const HUMAN: &[u8] = b"human-monitor-command";
-
-/// Writes events and the text of a line that went on in the background.
-fn finish_human<O: Owner, T: Out>(
-    result: &Result<(), QmpError>,
-    message: Value<'_>,
-    tell: bool,
-    number: usize,
-    owner: &mut O,
-    out: &mut T,
-) -> Result<(), SinkFull> {
-    put_events(owner, tell, number, out)?;
-    let mark = out.mark();
-    let mut reply = Reply::new(out);
-    let written = reply.text(|sink| hmp::complete(result, &mut hmp::Text::new(sink)));
-    answer(
-        written.map_err(Fail::from),
-        Some(message),
-        number,
-        mark,
-        out,
-    )
-}
 
 fn put_events<O: Owner, T: Out>(
     owner: &mut O,

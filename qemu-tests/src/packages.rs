@@ -19,6 +19,11 @@ pub fn busybox() -> Option<PathBuf> {
     file("/bin/busybox", "busybox-static")
 }
 
+/// gdb's path, or `None` where it can't be had.
+pub fn gdb() -> Option<PathBuf> {
+    program("gdb", "gdb")
+}
+
 /// memtest86+ for processors with long mode, or `None` where it can't be had.
 pub fn memtest() -> Option<PathBuf> {
     file("/boot/memtest86+x64.bin", "memtest86+")
@@ -28,25 +33,43 @@ pub fn memtest() -> Option<PathBuf> {
 ///
 /// The package isn't installed, which would make an initial RAM disk for the host, but unpacked below `target/`.
 pub fn linux() -> Option<PathBuf> {
-    const NAME: &str = "vmlinuz";
+    linux_files(false).map(|(kernel, _)| kernel)
+}
+
+/// The same with its module for fw_cfg, `qemu_fw_cfg.ko`, which tells a host where the kernel's note for dumps is.
+pub fn linux_with_fw_cfg() -> Option<(PathBuf, PathBuf)> {
+    linux_files(true)
+}
+
+fn linux_files(with_module: bool) -> Option<(PathBuf, PathBuf)> {
     static ONCE: Mutex<()> = Mutex::new(());
     let _guard = ONCE
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner);
     let folder = crate::workspace_dir().join("target/linux");
-    let kernel = folder.join(NAME);
-    if kernel.is_file() {
-        return Some(kernel);
+    let (kernel, module) = (folder.join("vmlinuz"), folder.join("qemu_fw_cfg.ko"));
+    let there = || kernel.is_file() && (!with_module || module.is_file());
+    if !there() {
+        // Another process may be at this, too: each has a folder of its own, and files appear whole.
+        let own = folder.join(format!("new-{}", std::process::id()));
+        std::fs::create_dir_all(&own).ok()?;
+        if let Some(unpacked) = unpack_linux(&own) {
+            if let Some(unpacked) = fw_cfg_module(&own) {
+                std::fs::rename(unpacked, &module).ok()?;
+            }
+            std::fs::rename(unpacked, &kernel).ok()?;
+        }
+        std::fs::remove_dir_all(&own).ok()?;
     }
-    // Another process may be at this, too: each has a folder of its own, and the file appears whole.
-    let own = folder.join(format!("new-{}", std::process::id()));
-    std::fs::create_dir_all(&own).ok()?;
-    let unpacked = unpack_linux(&own);
-    if let Some(unpacked) = unpacked {
-        std::fs::rename(unpacked, &kernel).ok()?;
-    }
-    std::fs::remove_dir_all(&own).ok()?;
-    kernel.is_file().then_some(kernel)
+    there().then_some((kernel, module))
+}
+
+/// The module among the package's files.
+fn fw_cfg_module(folder: &Path) -> Option<PathBuf> {
+    let versions = std::fs::read_dir(folder.join("lib/modules")).ok()?;
+    let module = "kernel/drivers/firmware/qemu_fw_cfg.ko";
+    let mut modules = versions.flatten().map(|entry| entry.path().join(module));
+    modules.find(|path| path.is_file())
 }
 
 /// Downloads the kernel's package into a folder and unpacks it there: the kernel's path.

@@ -49,6 +49,69 @@ const CASES: &[Case] = &[
         &["-audiodev", "{\"driver\":\"none\",\"id\":1}"],
         "Invalid parameter type for 'id', expected: string",
     ),
+    case(&["-object", "iothread"], "Parameter 'id' is missing"),
+    case(&["-object", "id=a"], "Parameter 'qom-type' is missing"),
+    case(
+        &["-object", "nix,id=a"],
+        "Parameter 'qom-type' does not accept value 'nix'",
+    ),
+    case(
+        &["-object", "nix,help"],
+        "Parameter 'qom-type' does not accept value 'nix'",
+    ),
+    case(&["-object", "iothread,id=1"], "expects an identifier"),
+    case(
+        &["-object", "iothread,id=a,poll-max-ns=-1"],
+        "must be in range",
+    ),
+    case(
+        &["-object", "iothread,id=a", "-object", "iothread,id=a"],
+        "duplicate",
+    ),
+    case(&["-object", "{\"qom-type\":\"iothread\""], "premature EOI"),
+    case(&["-object", "secret,id=a"], "must be provided"),
+    case(
+        &["-object", "secret,id=a,file={dir}/missing"],
+        "No such file",
+    ),
+    case(
+        &[
+            "-object",
+            "memory-backend-file,id=a,size=1M,mem-path={dir}/odd",
+        ],
+        "does not match 'size' option 0x100000",
+    ),
+    case(
+        &["-object", "memory-backend-ram,id=a,size=1M,policy=bind"],
+        "host-nodes must be set",
+    ),
+    case(
+        &["-machine", "pc,memory-backend=nix"],
+        "Memory backend 'nix' not found",
+    ),
+    case(
+        &[
+            "-m",
+            "64",
+            "-object",
+            "memory-backend-ram,id=a,size=32M",
+            "-machine",
+            "memory-backend=a",
+        ],
+        "Machine memory size does not match the size of the memory backend",
+    ),
+    case(
+        &[
+            "-object",
+            "memory-backend-file,id=a,size=4k,readonly=on,mem-path={dir}/odd",
+            "-machine",
+            "memory-backend=a",
+        ],
+        "can't be written",
+    ),
+    case(&["-mem-path", "{dir}/missing/file"], "No such file"),
+    case(&["-mem-path", "{dir}/odd"], "backing store size"),
+    case(&["-mem-path", "/dev/null"], "unable to map"),
     case(&["-bios", "{dir}/missing"], "No such file"),
     case(&["-bios", "{dir}"], "not a regular file"),
     case(&["-bios", "/dev/zero"], "not a regular file"),

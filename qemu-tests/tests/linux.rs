@@ -266,6 +266,93 @@ fn a_microvm_with_four_processors_comes_to_init() {
     assert_eq!(text.matches("on its own\n").count(), 4, "{text}");
 }
 
+/// What Linux finds on the PCI buses, each function in a line with the sizes and kinds of its ranges, and what a PCI serial port does
+/// for it. Where ranges are is for firmware and Linux to say, which differ.
+const PCI: &str = "
+mount -t sysfs sys /sys
+echo == pci
+for path in /sys/bus/pci/devices/*; do
+    cd $path
+    line=$(echo ${path##*/} $(cat vendor device class subsystem_vendor subsystem_device revision))
+    while read first last flags; do
+        [ $flags = 0x0000000000000000 ] || line=\"$line $((last - first + 1)):$((flags & 0x2300))\"
+    done < resource
+    echo $line
+done
+cd /
+echo == serial
+for line in $(grep 16550A /proc/tty/driver/serial | cut -d : -f 1); do
+    [ $line = 0 ] && continue
+    stty -F /dev/ttyS$line raw
+    echo through line $line > /dev/ttyS$line
+    irq=$(grep ^$line: /proc/tty/driver/serial | sed 's/.*irq:\\([0-9]*\\).*/\\1/')
+    seen=no
+    grep \"^ *$irq:.*ttyS$line\" /proc/interrupts && seen=yes
+    echo line $line tx $(grep ^$line: /proc/tty/driver/serial | sed 's/.*tx:\\([0-9]*\\).*/\\1/')
+done
+";
+
+#[test]
+fn linux_sees_pci_devices_and_their_interrupts() {
+    let Some(kernel) = packages::linux() else {
+        return skip("the Debian package linux-image-cloud-amd64 is missing");
+    };
+    let Some(initrd) = initrd("pci.cpio", PCI, &[]) else {
+        return skip("the Debian package busybox-static is missing");
+    };
+    let options = [
+        "-device",
+        "pci-bridge,chassis_nr=1,id=one,shpc=off",
+        "-chardev",
+        "file,id=line,path={dir}/line",
+        "-device",
+        "pci-serial,chardev=line",
+        "-device",
+        "pci-testdev,membar=1M",
+        "-device",
+        "i6300esb",
+        "-chardev",
+        "file,id=below,path={dir}/below",
+        "-device",
+        "pci-serial,bus=one,addr=5,chardev=below",
+    ];
+    let guest = Guest {
+        kernel: &kernel,
+        initrd: &initrd,
+        machine: "pc",
+        cpus: 1,
+        options: &options,
+        append: "reboot=k 8250.nr_uarts=8",
+    };
+    let thimble = guest.start(Emulator::Thimble);
+    let qemu = packages::qemu().map(|_| guest.start(Emulator::Qemu));
+    let text = output(&thimble);
+    let found = section(&text, "pci").expect("the script was run");
+    assert!(found.contains("0000:00:05.0 0x8086 0x25ab"), "{found}");
+    let lines = section(&text, "serial").expect("the script was run");
+    // The lines of the two ports, by which Linux has counted what it sent, at an interrupt of theirs.
+    let told = ["line", "below"].map(|name| {
+        let path = thimble.dir().join(name);
+        std::fs::read_to_string(path).unwrap_or_default()
+    });
+    for (name, text) in ["line", "below"].iter().zip(&told) {
+        assert!(
+            text.starts_with("through line "),
+            "{name}: {text:?}\n{lines}\n{found}"
+        );
+    }
+    let Some(qemu) = qemu else {
+        return skip_part("the Debian package qemu-system-x86 is missing");
+    };
+    let expected = section(&output(&qemu), "pci").expect("the script was run");
+    // The IDE function is not modelled.
+    let expected: String = expected
+        .split_inclusive('\n')
+        .filter(|line| !line.starts_with("0000:00:01.1"))
+        .collect();
+    assert_same("PCI devices", &expected, &found);
+}
+
 #[test]
 #[ignore = "long"]
 fn applets_on_every_board() {

@@ -101,6 +101,66 @@ fn scripts_answer_the_same() {
     assert!(failures.is_empty(), "differences in {failures:?}");
 }
 
+/// The devices of [`configuration_space_at_random`], and where they stand: bus, device, function.
+const FUNCTIONS: &str = "-M pc -m 16 -device pci-bridge,chassis_nr=1,id=one,shpc=off \
+    -device pci-testdev,bus=one,addr=5,membar=1M -device pci-bridge,chassis_nr=2,id=two,shpc=off,bus=one,addr=3 \
+    -device pci-serial,bus=two,addr=1.1,multifunction=on -device pci-serial-2x,bus=two,addr=1,multifunction=on \
+    -device i6300esb,addr=9 -device pci-serial-4x,addr=9.1";
+const PLACES: [(u32, u32, u32); 9] = [
+    (0, 2, 0),
+    (1, 5, 0),
+    (1, 3, 0),
+    (2, 1, 0),
+    (2, 1, 1),
+    (0, 9, 0),
+    (0, 9, 1),
+    (0, 0, 0),
+    (3, 0, 0),
+];
+
+/// Reads and writes of all widths, of all registers but those of the watchdog that have tests of their own.
+#[test]
+fn configuration_space_at_random() {
+    if packages::qemu().is_none() {
+        return skip("qemu-system-x86 is missing");
+    }
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    let mut random = |below: u64| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 16) % below
+    };
+    let mut requests = Vec::new();
+    for _ in 0..1500 {
+        let (bus, device, function) = PLACES[random(PLACES.len() as u64) as usize];
+        let (letter, bytes) = [("b", 1), ("w", 2), ("l", 4)][random(3) as usize];
+        let register = random(256) as u32 & !(bytes - 1);
+        if device == 9 && function == 0 && (0x60..0x6c).contains(&register) {
+            continue;
+        }
+        let address = 1 << 31 | bus << 16 | device << 11 | function << 8 | register & !3;
+        requests.push(format!("outl 0xcf8 {address:#x}"));
+        let port = 0xcfc + (register & 3);
+        if random(5) > 1 {
+            let value = match random(4) {
+                0 => 0,
+                1 => u64::from(u32::MAX),
+                _ => random(1 << 32),
+            };
+            let value = value & (u64::MAX >> (64 - 8 * bytes));
+            requests.push(format!("out{letter} {port:#x} {value:#x}"));
+        }
+        requests.push(format!("in{letter} {port:#x}"));
+    }
+    let requests: Vec<&str> = requests.iter().map(String::as_str).collect();
+    let [qemu, thimble] = ask_both(|emulator| answers(emulator, FUNCTIONS, &requests));
+    for (index, (qemu, thimble)) in qemu.iter().zip(&thimble).enumerate() {
+        let before = &requests[index.saturating_sub(3)..=index];
+        assert_eq!(qemu, thimble, "request {index}, the last of {before:?}");
+    }
+}
+
 #[test]
 fn malformed_lines_get_an_answer() {
     if packages::qemu().is_none() {
@@ -220,6 +280,7 @@ fn the_list_names_known_tests_only() {
     let mut tests: Vec<String> = scripts().iter().map(|script| test_name(script)).collect();
     tests.extend(["qtest-lines", "qmp-bytes", "qmp-session", "commands-schema"].map(String::from));
     tests.extend(["qom-paths", "qom-tree", "qom-types", "commands-human-32"].map(String::from));
+    tests.extend(["qom-pci", "commands-pci-errors", "commands-pci-rom"].map(String::from));
     tests.extend(qemu_tests::images::all().map(|image| image.test_name()));
     check_list(&tests);
 }

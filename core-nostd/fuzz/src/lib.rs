@@ -11,13 +11,16 @@ use std::sync::atomic::AtomicU8;
 
 use thimble_core::devices::class::PropertyValues;
 use thimble_core::devices::{
-    ConsoleId, GuestEvent, PowerRequest, Width, debug_exit, debugcon, ib700, pc_testdev, pvpanic,
-    serial,
+    ConsoleId, GuestEvent, PowerRequest, Width, debug_exit, debugcon, i6300esb, ib700, pc_testdev,
+    pci_serial, pci_testdev, pvpanic, serial,
 };
 use thimble_core::irq::LocalApic;
 use thimble_core::irq::lapic::{LocalApicWiring, Tsc};
-use thimble_core::machine::{Board, Config, Host, Irqchip, Machine, STATE_MAX};
+use thimble_core::machine::{
+    Board, Config, ExpansionRom, Host, Irqchip, Machine, Place, Plugging, STATE_MAX,
+};
 use thimble_core::memory::{ArrayRam, GuestRam};
+use thimble_core::pci::bridge;
 use thimble_core::qmp;
 use thimble_monitor::Out;
 
@@ -217,7 +220,74 @@ fn machine_around<'m>(
             .plug(&PropertyValues::new(class))
             .expect("there is room for these");
     }
+    if board == Board::Pc {
+        plug_pci(&mut machine);
+    }
     machine
+}
+
+/// Plugs in PCI devices of all kinds: some on bus 0, and some below two bridges.
+fn plug_pci(machine: &mut Machine<'_>) {
+    for (class, id, bus, addr) in [
+        (&bridge::CLASS, "one", "pci.0", "2"),
+        (&bridge::CLASS, "two", "one", "1"),
+        (&pci_serial::CLASS, "serial", "pci.0", "3.0"),
+        (&pci_serial::CLASS_4X, "serials", "pci.0", "3.1"),
+        (&pci_serial::CLASS_2X, "below", "two", "5"),
+        (&pci_testdev::CLASS, "test", "one", "4"),
+        (&pci_testdev::CLASS, "same", "pci.0", "4"),
+        (&i6300esb::CLASS, "watchdog", "two", "6"),
+    ] {
+        let mut values = PropertyValues::new(class);
+        values.set("addr", addr).expect("an address");
+        values.set("multifunction", "on").expect("a flag");
+        // Classes without them take no notice.
+        let _ = values.set("chassis_nr", "1");
+        let _ = values.set("membar", "64K");
+        let plugging = Plugging {
+            place: Place::Id(id),
+            bus: Some(bus),
+            rom: ExpansionRom {
+                name: "rom",
+                bytes: &[0x55, 0xaa, 1],
+            },
+        };
+        machine.plug_on(&values, plugging).expect("there is room");
+    }
+}
+
+/// Where guests of [`storm`] like to have PCI devices.
+const PCI_MEMORY: u64 = 0xfe00_0000;
+
+/// An access to the configuration space of a function near those that there are.
+fn configuration(
+    machine: &mut Machine<'_>,
+    host: &mut Sink,
+    now: u64,
+    width: Width,
+    source: &mut Source<'_>,
+) {
+    let place = source.number(2) as u32;
+    let (bus, device, function) = (place & 3, place >> 2 & 7, place >> 5 & 1);
+    let register = u32::from(source.byte());
+    // Mostly registers of the header.
+    let register = if place >> 8 & 3 == 0 { register } else { register & 0x3f };
+    let address = 1 << 31 | bus << 16 | device << 11 | function << 8 | register & !3;
+    machine.pio_write(host, now, 0xcf8, Width::Dword, address);
+    let port = 0xcfc + (register & 3) as u16;
+    if place >> 10 & 7 == 0 {
+        machine.pio_read(host, now, port, width);
+        return;
+    }
+    let value = source.number(width as usize) as u32;
+    let value = match place >> 13 {
+        0 => u32::MAX,
+        1 => PCI_MEMORY as u32 | value & 0x3_ffff,
+        2 => 0xc000 | value & 0xfff,
+        3 => value & 0x0707,
+        _ => value,
+    };
+    machine.pio_write(host, now, port, width, value);
 }
 
 /// What a processor does with its local APIC.
@@ -284,6 +354,9 @@ pub fn storm(bytes: &[u8]) {
         let width =
             [Width::Byte, Width::Word, Width::Dword, Width::Byte][usize::from(operation >> 6)];
         match operation & 0x0f {
+            0..=4 if operation & 0x30 == 0x30 => {
+                configuration(&mut machine, &mut host, now, width, &mut source);
+            }
             0..=4 => {
                 let port = source.number(2) as u16 & 0x0fff;
                 let value = source.number(width as usize) as u32;
@@ -294,6 +367,14 @@ pub fn storm(bytes: &[u8]) {
                 let value = machine.pio_read(&mut host, now, port, width);
                 // A serial port in loopback has received what it sent.
                 plant(port == LINE_STATUS && width == Width::Byte && value & DATA_READY != 0);
+            }
+            8 | 9 if operation & 0x30 == 0x30 => {
+                let gpa = PCI_MEMORY + source.number(3) % 0x4_0000;
+                let bytes = &mut source.number(8).to_le_bytes()[..width as usize];
+                match operation & 1 {
+                    0 => machine.physical_write(&mut host, now, gpa, bytes),
+                    _ => machine.physical_read(&mut host, now, gpa, bytes),
+                }
             }
             8 => {
                 let gpa = source.number(4) ^ (source.number(1) << 32);
@@ -322,7 +403,7 @@ pub fn storm(bytes: &[u8]) {
             }
             13 => {
                 host.stalled = source.byte() & 1 != 0;
-                for console in 0..8 {
+                for console in 0..16 {
                     machine.console_writable(&mut host, now, ConsoleId(console));
                 }
             }

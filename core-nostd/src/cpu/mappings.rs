@@ -108,8 +108,8 @@ impl PagingRegisters {
             }
             place.next += 1;
             let mut bytes = [0; 8];
-            for (to, from) in bytes.iter_mut().zip(chunk.iter().skip(at).take(size)) {
-                *to = *from;
+            if let (Some(to), Some(from)) = (bytes.get_mut(..size), chunk.get(at..at + size)) {
+                to.copy_from_slice(from);
             }
             let entry = u64::from_le_bytes(bytes);
             let linear = place.linear | (index as u64) << format.below(level);

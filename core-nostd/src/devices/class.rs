@@ -5,7 +5,7 @@
 
 use core::fmt;
 
-/// Properties that a class has at most.
+/// Properties that a class has at most, with those that it inherits.
 pub const PROPERTIES_MAX: usize = 24;
 
 /// Bytes that a text property holds at most.
@@ -27,6 +27,66 @@ pub struct DeviceClass {
     /// What can be set, in alphabetical order.
     pub properties: &'static [Property],
 }
+
+impl DeviceClass {
+    /// What devices of this class take because of the bus that they are on.
+    pub fn inherited(&self) -> &'static [Property] {
+        match self.bus {
+            Some("PCI") => PCI_PROPERTIES,
+            _ => &[],
+        }
+    }
+
+    /// All that can be set, the class's own first.
+    pub fn all_properties(&self) -> impl Iterator<Item = &'static Property> + use<> {
+        self.properties.iter().chain(self.inherited())
+    }
+}
+
+/// Device and function number of a PCI device in one number; -1: the first free device number.
+pub const PCI_ADDR: &str = "addr";
+/// Whether a PCI device says that it has functions beyond 0.
+pub const PCI_MULTIFUNCTION: &str = "multifunction";
+/// Whether a PCI device's expansion ROM is in the PCI device.
+pub const PCI_ROMBAR: &str = "rombar";
+/// The file with a PCI device's expansion ROM.
+pub const PCI_ROMFILE: &str = "romfile";
+/// Bytes of a PCI device's expansion ROM.
+pub const PCI_ROMSIZE: &str = "romsize";
+
+/// What every PCI device takes.
+pub static PCI_PROPERTIES: &[Property] = &[
+    Property {
+        name: PCI_ADDR,
+        kind: PropertyKind::PciAddress,
+        default: Value::Int(-1),
+        doc: "device and function number, both hexadecimal: 06.0 or 06",
+    },
+    Property {
+        name: PCI_MULTIFUNCTION,
+        kind: PropertyKind::Bool,
+        default: Value::Bool(false),
+        doc: "whether other functions may follow",
+    },
+    Property {
+        name: PCI_ROMBAR,
+        kind: PropertyKind::Uint32,
+        default: Value::Uint(1),
+        doc: "0 gives the expansion ROM to the firmware instead of the device",
+    },
+    Property {
+        name: PCI_ROMFILE,
+        kind: PropertyKind::Text,
+        default: Value::Unset,
+        doc: "file with the expansion ROM",
+    },
+    Property {
+        name: PCI_ROMSIZE,
+        kind: PropertyKind::Uint32,
+        default: Value::Uint(u32::MAX as u64),
+        doc: "bytes of the expansion ROM, a power of two; by its file by default",
+    },
+];
 
 /// One property of a class.
 #[derive(Debug)]
@@ -56,6 +116,10 @@ pub enum PropertyKind {
     Uint64,
     /// 32 bits with a sign.
     Int32,
+    /// Bytes, 64 bits, perhaps in units: `64K`.
+    Size,
+    /// Device and function number of a PCI device, both hexadecimal: `1f.7`.
+    PciAddress,
     /// The id of a character device, at most [`TEXT_MAX`] bytes.
     Chardev,
     /// Text of at most [`TEXT_MAX`] bytes.
@@ -78,7 +142,8 @@ impl PropertyKind {
             Self::Uint16 => "uint16",
             Self::Uint32 => "uint32",
             Self::Uint64 => "uint64",
-            Self::Int32 => "int32",
+            Self::Int32 | Self::PciAddress => "int32",
+            Self::Size => "size",
             Self::Chardev | Self::Text => "str",
             Self::Word { name, .. } => name,
         }
@@ -94,7 +159,7 @@ pub enum Value {
     Bool(bool),
     /// For the integer kinds without a sign.
     Uint(u64),
-    /// For [`PropertyKind::Int32`].
+    /// For the integer kinds with a sign.
     Int(i64),
     /// For [`PropertyKind::Word`].
     Word(&'static str),
@@ -128,6 +193,7 @@ impl fmt::Display for PropertyError {
                 }
                 Ok(())
             }
+            Self::Type(PropertyKind::PciAddress) => f.write_str("doesn't take the value"),
             Self::Type(kind) => write!(f, "expects a number of type {}", kind.name()),
             Self::Range(kind) => write!(f, "does not fit type {}", kind.name()),
             Self::Long => write!(f, "is longer than {TEXT_MAX} bytes"),
@@ -148,8 +214,7 @@ impl PropertyValues {
         Self {
             class,
             values: class
-                .properties
-                .iter()
+                .all_properties()
                 .take(PROPERTIES_MAX)
                 .map(|p| p.default.clone())
                 .collect(),
@@ -163,15 +228,19 @@ impl PropertyValues {
 
     /// Sets a property from its text form. Numbers are decimal, or hexadecimal behind `0x`.
     pub fn set(&mut self, name: &str, text: &str) -> Result<(), PropertyError> {
-        let index = self.index(name).ok_or(PropertyError::Unknown)?;
-        self.values[index] = parse(self.class.properties[index].kind, text)?;
+        let mut all = self.class.all_properties().zip(&mut self.values);
+        let (property, value) = all
+            .find(|(property, _)| property.name == name)
+            .ok_or(PropertyError::Unknown)?;
+        *value = parse(property.kind, text)?;
         Ok(())
     }
 
     /// The value of a property; [`Value::Unset`] for a name that the class lacks.
     pub fn get(&self, name: &str) -> &Value {
-        self.index(name)
-            .map_or(&Value::Unset, |index| &self.values[index])
+        let mut all = self.class.all_properties().zip(&self.values);
+        let found = all.find(|(property, _)| property.name == name);
+        found.map_or(&Value::Unset, |(_, value)| value)
     }
 
     /// An integer property that has a value.
@@ -194,13 +263,6 @@ impl PropertyValues {
             Value::Word(word) => Some(word),
             _ => None,
         }
-    }
-
-    fn index(&self, name: &str) -> Option<usize> {
-        self.class
-            .properties
-            .iter()
-            .position(|property| property.name == name)
     }
 }
 
@@ -225,6 +287,11 @@ fn parse(kind: PropertyKind, text: &str) -> Result<Value, PropertyError> {
                 .map(|word| Value::Word(word))
                 .ok_or(PropertyError::Type(kind));
         }
+        PropertyKind::PciAddress => {
+            let devfn = parse_address(text).ok_or(PropertyError::Type(kind))?;
+            return Ok(Value::Int(devfn.into()));
+        }
+        PropertyKind::Size => return parse_size(text).map(Value::Uint),
         PropertyKind::Uint8 => u8::MAX.into(),
         PropertyKind::Uint16 => u16::MAX.into(),
         PropertyKind::Uint32 => u32::MAX.into(),
@@ -240,6 +307,33 @@ fn parse(kind: PropertyKind, text: &str) -> Result<Value, PropertyError> {
         }
     };
     parse_uint(kind, text, most).map(Value::Uint)
+}
+
+/// Device number, and function number behind a dot if it is not 0, in one number.
+fn parse_address(text: &str) -> Option<u8> {
+    let (device, function) = text.split_once('.').unwrap_or((text, "0"));
+    let number = |text: &str, most: u8| {
+        let prefix = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X"));
+        let digits = prefix.unwrap_or(text);
+        let plain = digits.starts_with(|c: char| c.is_ascii_hexdigit());
+        let value = u32::from_str_radix(digits, 16).ok().filter(|_| plain)?;
+        u8::try_from(value).ok().filter(|value| *value <= most)
+    };
+    Some(number(device, 31)? << 3 | number(function, 7)?)
+}
+
+/// Bytes, with one of the letters of units behind them, which are powers of 1,024.
+fn parse_size(text: &str) -> Result<u64, PropertyError> {
+    let kind = PropertyKind::Size;
+    let unit = "bkmgtpe".find(|unit: char| text.ends_with([unit, unit.to_ascii_uppercase()]));
+    let digits = match unit {
+        // Digits of hexadecimal numbers are no units.
+        Some(_) if !text.starts_with("0x") && !text.starts_with("0X") => &text[..text.len() - 1],
+        _ => return parse_uint(kind, text, u64::MAX),
+    };
+    let number = parse_uint(kind, digits, u64::MAX)?;
+    let factor = 1 << (10 * unit.unwrap_or(0));
+    number.checked_mul(factor).ok_or(PropertyError::Range(kind))
 }
 
 /// A number from 0 to `most`.
@@ -333,6 +427,65 @@ mod tests {
         let error = values.set("size", "huge").unwrap_err();
         assert_eq!(error.to_string(), "expects one of 'small', 'large'");
         assert_eq!(values.text("size"), Some("large"));
+    }
+
+    static PCI: DeviceClass = DeviceClass {
+        name: "pci-probe",
+        parent: "pci-device",
+        bus: Some("PCI"),
+        doc: "",
+        user_creatable: true,
+        properties: &[Property {
+            name: "room",
+            kind: PropertyKind::Size,
+            default: Value::Uint(0),
+            doc: "",
+        }],
+    };
+
+    /// Observed with QEMU 7.2.
+    #[test]
+    fn pci_devices_have_addresses() {
+        let mut values = PropertyValues::new(&PCI);
+        assert_eq!(values.get(PCI_ADDR), &Value::Int(-1));
+        for (text, devfn) in [
+            ("5", 0x28),
+            ("1f.7", 0xff),
+            ("08.1", 0x41),
+            ("0x10.0x2", 0x82),
+        ] {
+            values.set(PCI_ADDR, text).unwrap();
+            assert_eq!(values.get(PCI_ADDR), &Value::Int(devfn), "{text}");
+        }
+        for bad in [
+            "", "33", "20", "5.9", "xx", "-1", "31.7", "5.", ".1", "1.1.1", "+1",
+        ] {
+            let error = PropertyError::Type(PropertyKind::PciAddress);
+            assert_eq!(values.set(PCI_ADDR, bad), Err(error), "{bad}");
+        }
+        assert_eq!(values.set("address", "1"), Err(PropertyError::Unknown));
+        assert_eq!(PropertyValues::new(&CLASS).get(PCI_ADDR), &Value::Unset);
+    }
+
+    #[test]
+    fn sizes_have_units() {
+        let mut values = PropertyValues::new(&PCI);
+        for (text, size) in [
+            ("64K", 65536),
+            ("0x1000", 4096),
+            ("0xb", 11),
+            ("3b", 3),
+            ("1g", 1 << 30),
+        ] {
+            values.set("room", text).unwrap();
+            assert_eq!(values.uint("room"), Some(size), "{text}");
+        }
+        for bad in ["K", "", "1KK", "-1", "1z", "é"] {
+            let error = PropertyError::Type(PropertyKind::Size);
+            assert_eq!(values.set("room", bad), Err(error), "{bad}");
+        }
+        let error = PropertyError::Range(PropertyKind::Size);
+        assert_eq!(values.set("room", "16E"), Err(error));
     }
 
     #[test]

@@ -373,6 +373,8 @@ impl Keyboard {
 
     /// Forgets everything but the LEDs' and typematic settings' defaults and waiting keys.
     fn defaults(&mut self) {
+        trace::ps2_reset_keyboard();
+        trace::ps2_set_ledstate(0);
         self.keys.clear();
         self.leds = 0;
         self.set = 2;
@@ -410,7 +412,6 @@ impl Keyboard {
             RESET => {
                 self.defaults();
                 self.scanning = true;
-                trace::ps2_reset_keyboard();
                 self.answer(&[ACK, TEST_PASSED]);
             }
             _ => {
@@ -439,7 +440,7 @@ impl Keyboard {
             (SCAN_CODE_SET, _) => self.answer(&[RESEND]),
             (SET_LEDS, _) => {
                 self.leds = byte & 7;
-                trace::ps2_set_ledstate(self.leds);
+                trace::ps2_set_ledstate(byte);
                 self.answer(&[ACK]);
             }
             _ => {
@@ -578,7 +579,6 @@ impl Mouse {
                 self.knock = [0; 3];
                 self.queue.clear();
                 (self.dx, self.dy, self.dz) = (0, 0, 0);
-                trace::ps2_mouse_reset();
                 self.answer(&[ACK, TEST_PASSED, Protocol::Standard.id()]);
                 return;
             }
@@ -775,8 +775,8 @@ impl I8042 {
             Source::Keyboard => state.keyboard.take(),
             Source::Mouse => state.mouse.queue.pop_front(),
         };
-        if let (Source::Keyboard | Source::Mouse, Some(byte)) = (source, byte) {
-            trace::ps2_read_data(source.is_aux(), byte);
+        if matches!(source, Source::Keyboard | Source::Mouse) {
+            trace::ps2_read_data();
         }
         // A device may have discarded its byte since it filled the buffer: the last one shows.
         state.data = byte.unwrap_or(state.data);

@@ -9,10 +9,13 @@ pub mod acpi_pm;
 pub mod class;
 pub mod debug_exit;
 pub mod debugcon;
+pub mod i6300esb;
 pub mod i8042;
 pub mod ib700;
 pub mod kernel;
 pub mod pc_testdev;
+pub mod pci_serial;
+pub mod pci_testdev;
 pub mod pit;
 pub mod port92;
 pub mod post;
@@ -20,7 +23,7 @@ pub mod pvpanic;
 pub mod rtc;
 pub mod serial;
 
-use crate::irq::Lines;
+use crate::irq::{Lines, Msi};
 use crate::memory::GuestRam;
 use crate::time::Timers;
 
@@ -187,6 +190,8 @@ pub enum Effect {
     RemapMemory,
     /// The host is to take the page at this guest physical address out of the guest's mappings.
     FlushPage(u32),
+    /// A PCI function sends an interrupt message.
+    Message(Msi),
 }
 
 /// The effects of one access, oldest first.
@@ -199,7 +204,8 @@ impl Effects {
         Self(heapless::Deque::new())
     }
 
-    /// Queues an effect. An access to one register queues at most four; the machine drains after
+    /// Queues an effect. An access to one register queues at most four, and interrupt messages
+    /// that were pending come by eight; the machine drains after
     /// each, so there is room always: should a model break that rule the newest is dropped.
     pub fn push(&mut self, effect: Effect) {
         let full = self.0.push_back(effect).is_err();

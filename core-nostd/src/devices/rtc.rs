@@ -181,6 +181,7 @@ impl Rtc {
         if id == self.wiring.timer {
             self.sync(cx);
             self.drive(cx);
+            trace::rtc_timer(self.state.cmos[REGISTER_C]);
         }
     }
 

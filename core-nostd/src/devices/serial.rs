@@ -248,8 +248,8 @@ impl FifoControl {
 /// What a serial port is connected to.
 #[derive(Clone, Copy, Debug)]
 pub struct SerialWiring {
-    /// Its interrupt.
-    pub irq: IrqLine,
+    /// Its interrupt; none where what it is part of asks [`Serial::interrupt`] after each call.
+    pub irq: Option<IrqLine>,
     /// Its timer for the receiver's character time-out.
     pub receive_timeout: TimerId,
 }
@@ -557,10 +557,17 @@ impl Serial {
         }
     }
 
+    /// Whether it asks for an interrupt.
+    pub fn interrupt(&self) -> bool {
+        self.pending() != IIR_NONE
+    }
+
     fn update_irq(&mut self, cx: &mut Context<'_>) {
         let pending = self.pending();
         trace::serial_update_irq(pending);
-        cx.lines.set(self.wiring.irq, pending != IIR_NONE);
+        if let Some(irq) = self.wiring.irq {
+            cx.lines.set(irq, pending != IIR_NONE);
+        }
     }
 
     fn set_divisor(&mut self, divisor: u16) {
@@ -569,11 +576,8 @@ impl Serial {
     }
 
     fn set_line_control(&mut self, lcr: LineControl) {
-        let changed = lcr ^ self.state.lcr;
         self.state.lcr = lcr;
-        if !(changed - LineControl::DLAB - LineControl::BREAK).is_empty() {
-            self.tell_parameters();
-        }
+        self.tell_parameters();
     }
 
     fn tell_parameters(&self) {
@@ -890,7 +894,7 @@ mod tests {
 
     fn new() -> Serial {
         let wiring = SerialWiring {
-            irq: IRQ,
+            irq: Some(IRQ),
             receive_timeout: TimerId::new(5),
         };
         Serial::new(wiring, BAUD_BASE)

@@ -22,7 +22,7 @@ use super::keys;
 use crate::devices::class::{DeviceClass, Property, PropertyKind, Value};
 use crate::devices::{Context, PortDevice, Width};
 use crate::state::{SavedState, StateError};
-use crate::trace::events as trace;
+use crate::trace::events::{self as trace, Event};
 
 /// The device with ports.
 pub static CLASS: DeviceClass = DeviceClass {
@@ -71,6 +71,11 @@ const DMA_LOW: u16 = 8;
 
 /// What the DMA register reads.
 const DMA_SIGNATURE: [u8; 8] = *b"QEMU CFG";
+
+/// Names of keys from 0 on, as QEMU's log has them.
+const KEYS: &str = "signature id uuid ram_size nographic nb_cpus machine_id kernel_addr kernel_size kernel_cmdline \
+    initrd_addr initdr_size boot_device numa boot_menu max_cpus kernel_entry kernel_data initrd_data cmdline_addr \
+    cmdline_size cmdline_data setup_addr setup_size setup_data file_dir";
 
 /// DMA control: an error occurred.
 const CTL_ERROR: u32 = 1 << 0;
@@ -399,11 +404,26 @@ impl<'m> FwCfg<'m> {
     fn select(&mut self, key: u16) {
         self.registers.key = key & !keys::WRITE_CHANNEL;
         self.registers.offset = 0;
-        let key = self.registers.key;
+        if Event::fw_cfg_select.is_on() {
+            self.tell_selected(key);
+        }
+    }
+
+    #[cold]
+    fn tell_selected(&self, key: u16) {
         let file = key.checked_sub(keys::FILE_FIRST);
         let file = file.and_then(|index| self.files.get(usize::from(index)));
-        let name = file.map_or("", |file| file.name.as_str());
-        trace::fw_cfg_select(key, self.selected(key).is_some(), name.as_bytes());
+        let name = match (file, key) {
+            (Some(file), _) => file.name.as_str(),
+            (None, 0x8000) => "acpi_tables",
+            (None, 0x8001) => "smbios_entries",
+            (None, 0x8002) => "irq0_override",
+            (None, 0x8004) => "hpet",
+            (None, _) => KEYS.split(' ').nth(key.into()).unwrap_or("unknown"),
+        };
+        let index = key & !(keys::WRITE_CHANNEL | keys::ARCH_LOCAL);
+        let valid = usize::from(index) < usize::from(keys::FILE_FIRST) + FILES_MAX;
+        trace::fw_cfg_select(key, valid, name.as_bytes());
     }
 
     /// Runs the transfer whose description is at `gpa`: control, length (32 bits each) and address
@@ -436,6 +456,7 @@ impl<'m> FwCfg<'m> {
             false
         };
         let answer = if failed { CTL_ERROR } else { 0 };
+        trace::fw_cfg_read(0);
         trace::fw_cfg_dma(gpa, control, length, answer);
         // The request was in RAM a moment ago; should it be gone, nobody waits for the answer.
         let _ = cx.ram.write(gpa, &answer.to_be_bytes());

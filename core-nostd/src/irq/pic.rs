@@ -363,6 +363,9 @@ impl Pic {
         if level {
             self.slave.tell_request(false);
         }
+        if level != (self.master.pins & 1 << CASCADE != 0) {
+            trace::pic_set_irq(true, CASCADE, level);
+        }
         self.master.set_pin(CASCADE, level);
         if self.intr() {
             self.master.tell_request(true);

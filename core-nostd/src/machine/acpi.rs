@@ -8,7 +8,7 @@ use crate::firmware::acpi::aml::Term;
 use crate::firmware::acpi::{self, Facts, IsaDevice, PciFacts, Tables, script};
 use crate::firmware::{Content, FwCfgError, fw_cfg, keys};
 use crate::irq::{IrqLine, ioapic};
-use crate::pci::{mechanism, piix3};
+use crate::pci::{BusId, mechanism, piix3};
 use crate::trace::events as trace;
 
 /// Names of serial ports.
@@ -85,8 +85,10 @@ impl<'m> Machine<'m> {
             ((self.layout.low as u32).max(1 << 20), below_ioapic, false),
         ];
         let is_pc = self.board == Board::Pc;
-        let functions = self.slots.iter().map(|(address, _)| address.device());
-        let slots = functions.fold(0, |slots, device| slots | 1 << (device & 31));
+        // Interrupts of devices below bridges come in at the bridges.
+        let functions = self.buses.functions.iter();
+        let functions = functions.filter(|(_, placed)| placed.bus == BusId::Root);
+        let slots = functions.fold(0, |slots, (_, placed)| slots | 1 << (placed.device() & 31));
         // A level-triggered interrupt can't be shared with a device that sends edges.
         let taken = |irq: &u8| devices.iter().any(|device| device.irq == Some(*irq));
         let free = LINK_IRQS.into_iter().filter(|irq| !taken(irq));

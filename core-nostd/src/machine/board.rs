@@ -3,6 +3,7 @@
 use core::fmt;
 
 use super::a20::A20Gate;
+use super::pci::{Buses, TEXT_MAX};
 use super::{
     Board, Config, DEBUG_EXIT_MAX, DEBUGCON_MAX, Host, Irqchip, Machine, PciSlot, Port, PortsFull,
     RamLayout, SERIAL_MAX,
@@ -11,10 +12,13 @@ use crate::devices::acpi_pm::{self, AcpiPm, AcpiPmWiring};
 use crate::devices::class::{DeviceClass, PropertyValues};
 use crate::devices::debug_exit::{self, DebugExit};
 use crate::devices::debugcon::{self, Debugcon};
+use crate::devices::i6300esb;
 use crate::devices::i8042::{self, I8042, I8042Wiring};
 use crate::devices::ib700::{self, Ib700};
 use crate::devices::kernel;
 use crate::devices::pc_testdev::{self, PcTestdev};
+use crate::devices::pci_serial;
+use crate::devices::pci_testdev;
 use crate::devices::pit::{self, Pit, PitWiring};
 use crate::devices::port92::{self, Port92};
 use crate::devices::post::{self, Post};
@@ -27,7 +31,7 @@ use crate::firmware::{FwCfgError, MachineFacts, fw_cfg, keys, vmcoreinfo};
 use crate::irq::{IoApic, IrqLine, Lines, LocalApics, Pic, ioapic, lapic, pic};
 use crate::memory::{Backing, MapFull, MemoryMap, Region};
 use crate::pci::{
-    ConfigMechanism1, I440fx, PciFunction, Piix3, Piix4Pm, SlotError, Slots, i440fx, mechanism,
+    ConfigMechanism1, I440fx, PciFunction, Piix3, Piix4Pm, SlotError, bridge, i440fx, mechanism,
     piix3, piix4_pm,
 };
 use crate::time::{TimerId, Timers};
@@ -43,6 +47,7 @@ pub static CLASSES: &[&DeviceClass] = &[
     &fw_cfg::CLASS,
     &i440fx::CLASS,
     &mechanism::CLASS,
+    &i6300esb::CLASS,
     &i8042::CLASS,
     &ib700::CLASS,
     &ioapic::CLASS,
@@ -52,6 +57,11 @@ pub static CLASSES: &[&DeviceClass] = &[
     &kernel::PIT_CLASS,
     &lapic::CLASS,
     &pc_testdev::CLASS,
+    &bridge::CLASS,
+    &pci_serial::CLASS,
+    &pci_serial::CLASS_2X,
+    &pci_serial::CLASS_4X,
+    &pci_testdev::CLASS,
     &pic::CLASS,
     &piix3::CLASS,
     &piix4_pm::CLASS,
@@ -88,6 +98,10 @@ pub(super) mod timer {
     /// The first serial port's; the others follow.
     pub(super) const SERIAL: u8 = 4;
     pub(super) const ACPI: TimerId = TimerId::new(8);
+    /// The first of PCI serial functions' UARTs; the others follow.
+    pub(crate) const PCI_UART: u8 = 9;
+    /// The first i6300esb's; the others follow.
+    pub(crate) const I6300ESB: u8 = PCI_UART + crate::machine::pci::PCI_UARTS_MAX as u8;
 }
 
 /// Ports and interrupts of the serial ports by index, as on every PC.
@@ -163,10 +177,53 @@ impl From<SlotError> for BuildError {
 }
 
 /// Why a device could not be plugged in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DeviceError {
-    /// The board has no bus of this type.
-    NoBus(&'static str),
+    /// The board has no bus of the type, named second, that devices of the class need.
+    NoBus(&'static str, &'static str),
+    /// There is no bus of this name, or of one that begins like this.
+    BusNotFound(heapless::String<TEXT_MAX>),
+    /// Devices of the class don't fit a bus of this type.
+    WrongBus(&'static str, &'static str),
+    /// Another function stands at the place.
+    SlotTaken {
+        /// Device number.
+        device: u8,
+        /// Function number.
+        function: u8,
+        /// Class of the newcomer.
+        class: &'static str,
+        /// Class of who stands there.
+        holder: &'static str,
+        /// Its id; empty without one.
+        id: heapless::String<TEXT_MAX>,
+    },
+    /// Function 0 of the device says that it is the only one.
+    SingleFunction {
+        /// Device number.
+        device: u8,
+        /// Function number of the newcomer.
+        function: u8,
+    },
+    /// The newcomer is function 0, says that it is the only one, and another one is there.
+    NotSingle {
+        /// Device number.
+        device: u8,
+        /// Function number of the other one.
+        other: u8,
+    },
+    /// No device number of the bus is free for this class.
+    NoSlot(&'static str),
+    /// A bridge needs the number of a chassis.
+    Chassis,
+    /// The size of an expansion ROM is none.
+    RomSize(u64),
+    /// This is not modelled.
+    NotModelled(&'static str),
+    /// No device has the id, or it can't be taken out.
+    NotFound,
+    /// There are devices below it.
+    Busy,
     /// There are as many of this kind as there can be.
     TooMany(usize),
     /// The property, named, has a value that the device can not have.
@@ -192,7 +249,45 @@ pub enum DeviceError {
 impl fmt::Display for DeviceError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NoBus(bus) => write!(f, "No '{bus}' bus found for device"),
+            Self::NoBus(class, bus) => write!(f, "No '{bus}' bus found for device '{class}'"),
+            Self::BusNotFound(name) => write!(f, "Bus '{name}' not found"),
+            Self::WrongBus(class, bus) => write!(f, "Device '{class}' can't go on {bus} bus"),
+            Self::SlotTaken {
+                device,
+                function,
+                class,
+                holder,
+                id,
+            } => {
+                let id = if id.is_empty() { "(null)" } else { id };
+                write!(
+                    f,
+                    "PCI: slot {device} function {function} not available for {class}, "
+                )?;
+                write!(f, "in use by {holder},id={id}")
+            }
+            Self::SingleFunction { device, function } => {
+                f.write_str("PCI: single function device can't be populated in function ")?;
+                write!(f, "{device:x}.{function:x}")
+            }
+            Self::NotSingle { device, other } => {
+                write!(f, "PCI: {device:x}.0 indicates single function, but ")?;
+                write!(f, "{device:x}.{other:x} is already populated.")
+            }
+            Self::NoSlot(class) => {
+                write!(
+                    f,
+                    "PCI: no slot/function available for {class}, all in use or reserved"
+                )
+            }
+            Self::Chassis => f.write_str(
+                "Bridge chassis not specified. Each bridge is required to be assigned a unique \
+                 chassis id > 0.",
+            ),
+            Self::RomSize(size) => write!(f, "ROM size {size} is not a power of two"),
+            Self::NotModelled(what) => write!(f, "{what} is not modelled"),
+            Self::NotFound => f.write_str("there is no such device that could be taken out"),
+            Self::Busy => f.write_str("there are devices below it"),
             Self::TooMany(most) => write!(f, "at most {most} of them are possible"),
             Self::Property(name) => write!(f, "property '{name}' has an impossible value"),
             Self::IndexTaken(index) => write!(f, "serial port {index} exists already"),
@@ -217,6 +312,7 @@ impl Port {
             Self::Pvpanic => Pvpanic::WIDEST,
             Self::Pm => AcpiPm::WIDEST,
             Self::Testdev => PcTestdev::WIDEST,
+            Self::Function { widest, .. } => widest,
             _ => Width::Byte,
         }
     }
@@ -261,6 +357,7 @@ impl<'m> Machine<'m> {
             ram: config.ram,
             rom: config.rom,
             ports: PortMap::new(),
+            decoded: PortMap::new(),
             map: MemoryMap::new(),
             lines: Lines::new(),
             timers: Timers::new(),
@@ -286,7 +383,7 @@ impl<'m> Machine<'m> {
             post: Post::new(),
             fw_cfg: FwCfg::new(true),
             pci: ConfigMechanism1::new(),
-            slots: Slots::new(),
+            buses: Buses::new(),
             i440fx: I440fx::new(config.ram_size),
             piix3: Piix3::new(),
             piix4_pm: Piix4Pm::new(pm_base),
@@ -302,11 +399,11 @@ impl<'m> Machine<'m> {
         };
         machine.map_ports()?;
         if machine.board == Board::Pc {
-            machine.slots.insert(i440fx::ADDRESS, PciSlot::HostBridge)?;
-            machine.slots.insert(piix3::ADDRESS, PciSlot::IsaBridge)?;
+            machine.add_board_function(i440fx::ADDRESS, PciSlot::HostBridge)?;
+            machine.add_board_function(piix3::ADDRESS, PciSlot::IsaBridge)?;
             if machine.has_acpi {
                 let function = PciSlot::PowerManagement;
-                machine.slots.insert(piix4_pm::ADDRESS, function)?;
+                machine.add_board_function(piix4_pm::ADDRESS, function)?;
             }
         }
         machine.describe(&config)?;
@@ -426,7 +523,10 @@ impl<'m> Machine<'m> {
             return Err(DeviceError::NotPluggable);
         }
         if self.board == Board::None {
-            return Err(DeviceError::NoBus(class.bus.unwrap_or("System")));
+            return Err(DeviceError::NoBus(
+                class.name,
+                class.bus.unwrap_or("System"),
+            ));
         }
         match class.name {
             name if name == serial::CLASS.name => self.plug_serial(values).map(Some),
@@ -471,7 +571,7 @@ impl<'m> Machine<'m> {
             .map_err(DeviceError::Ports)?;
         let receive_timeout = TimerId::new(timer::SERIAL + index);
         let wiring = SerialWiring {
-            irq: IrqLine::new(irq),
+            irq: Some(IrqLine::new(irq)),
             receive_timeout,
         };
         self.serials[usize::from(index)] = Some(Serial::new(wiring, serial::BAUD_BASE));
@@ -607,6 +707,7 @@ impl<'m> Machine<'m> {
         if let Some(testdev) = &mut self.testdev {
             testdev.reset(context!(self, now));
         }
+        self.reset_pci(now);
         self.remap();
         self.pic.reset(context!(self, now));
         self.ioapic.reset(context!(self, now));
@@ -646,6 +747,10 @@ impl<'m> Machine<'m> {
                 self.arm_apics();
                 None
             }
+            _ if id.slot() >= timer::PCI_UART => {
+                self.fire_pci(now, id);
+                None
+            }
             _ => {
                 let index = id.slot().checked_sub(timer::SERIAL)?;
                 let serial = self.serials.get_mut(usize::from(index))?.as_mut()?;
@@ -658,7 +763,7 @@ impl<'m> Machine<'m> {
     /// The device at a port, and which of its registers this is. ACPI's fixed hardware, which the
     /// guest places on a PC, answers where nothing else does.
     pub(super) fn port_at(&self, port: u16) -> Option<(Port, u16)> {
-        self.ports.find(port).or_else(|| {
+        self.decoded.find(port).or_else(|| {
             let offset = port.checked_sub(self.acpi_base()?)?;
             (offset < acpi_pm::PORTS).then_some((Port::Pm, offset))
         })
@@ -689,6 +794,7 @@ impl<'m> Machine<'m> {
             Port::FwCfg => self.fw_cfg.pio_read(cx, offset, width),
             Port::PciAddress => self.pci_address_read(now, offset, width),
             Port::PciData => self.pci_read(offset, width),
+            Port::Function { claim, .. } => self.function_port_read(now, claim, offset, width),
             Port::Serial(index) => match &mut self.serials[usize::from(index)] {
                 Some(serial) => serial.pio_read(cx, offset, width),
                 None => u32::MAX,
@@ -723,8 +829,9 @@ impl<'m> Machine<'m> {
         }
     }
 
-    pub(super) fn port_write(
+    pub(super) fn port_write<H: Host>(
         &mut self,
+        host: &mut H,
         now: u64,
         port: Port,
         offset: u16,
@@ -751,7 +858,10 @@ impl<'m> Machine<'m> {
             Port::Post => self.post.pio_write(cx, offset, width, value),
             Port::FwCfg => self.fw_cfg.pio_write(cx, offset, width, value),
             Port::PciAddress => self.pci_address_write(now, offset, width, value),
-            Port::PciData => self.pci_write(now, offset, width, value),
+            Port::PciData => self.pci_write(host, now, offset, width, value),
+            Port::Function { claim, .. } => {
+                self.function_port_write(now, claim, offset, width, value);
+            }
             Port::Serial(index) => {
                 if let Some(serial) = &mut self.serials[usize::from(index)] {
                     serial.pio_write(cx, offset, width, value);
@@ -806,55 +916,6 @@ impl<'m> Machine<'m> {
                 self.piix3.pio_write(context!(self, now), 0, width, value);
             }
             _ => self.pci.address_write(offset, width, value),
-        }
-    }
-
-    fn pci_read(&self, offset: u16, width: Width) -> u32 {
-        let Some(target) = self.pci.target(offset) else {
-            return u32::MAX;
-        };
-        let at = target.address;
-        let slot = self.slots.get(at);
-        let value = match slot {
-            Some(PciSlot::HostBridge) => self.i440fx.config_read(target.register, width),
-            Some(PciSlot::IsaBridge) => self.piix3.config_read(target.register, width),
-            Some(PciSlot::PowerManagement) => self.piix4_pm.config_read(target.register, width),
-            None => u32::MAX,
-        };
-        match slot {
-            Some(slot) => {
-                let (register, name) = (target.register.into(), slot.name().as_bytes());
-                trace::pci_cfg_read(at.bus, at.device(), at.function(), register, value, name);
-            }
-            None => trace::guest_error_pci_cfg(at.bus, at.device(), at.function()),
-        }
-        value
-    }
-
-    fn pci_write(&mut self, now: u64, offset: u16, width: Width, value: u32) {
-        let Some(target) = self.pci.target(offset) else {
-            return;
-        };
-        let at = target.address;
-        let slot = self.slots.get(at);
-        match slot {
-            Some(slot) => {
-                let (register, name) = (target.register.into(), slot.name().as_bytes());
-                trace::pci_cfg_write(at.bus, at.device(), at.function(), register, value, name);
-            }
-            None => trace::guest_error_pci_cfg(at.bus, at.device(), at.function()),
-        }
-        let cx = context!(self, now);
-        match slot {
-            Some(PciSlot::HostBridge) => {
-                self.i440fx.config_write(cx, target.register, width, value)
-            }
-            Some(PciSlot::IsaBridge) => self.piix3.config_write(cx, target.register, width, value),
-            Some(PciSlot::PowerManagement) => {
-                self.piix4_pm
-                    .config_write(cx, target.register, width, value);
-            }
-            None => {}
         }
     }
 }

@@ -82,8 +82,21 @@ impl Machine<'_> {
         self.fw_cfg.visit_files(visit);
     }
 
-    /// Visits what stands where in physical memory. Ascending, but for registers, which come at last.
+    /// Visits what stands where in physical memory. Ascending, but for PCI functions' ranges, which come first, and the
+    /// controllers' registers, which come last.
     pub fn visit_memory(&self, visit: &mut dyn FnMut(&Range)) {
+        self.visit_pci_memory(&mut |first, last, offset, name| {
+            // Memory that lies over it hides it.
+            if self.map.find(first).is_none() {
+                visit(&Range {
+                    first,
+                    last,
+                    kind: Kind::Device,
+                    name,
+                    offset,
+                });
+            }
+        });
         for region in self.map.regions() {
             let (kind, name, offset) = match region.read {
                 Backing::Ram if region.write_ram => (Kind::Ram, "pc.ram", region.gpa),
@@ -119,13 +132,17 @@ impl Machine<'_> {
 
     /// Visits what stands at which ports, ascending.
     pub fn visit_ports(&self, visit: &mut dyn FnMut(&Range)) {
-        self.ports.visit(&mut |first, last, offset, port| {
+        self.decoded.visit(&mut |first, last, offset, port| {
+            let (name, begin) = match port {
+                Port::Function { claim, .. } => self.port_claim(claim),
+                _ => (port.name(), 0),
+            };
             visit(&Range {
                 first: first.into(),
                 last: last.into(),
                 kind: Kind::Device,
-                name: name(port),
-                offset: offset.into(),
+                name,
+                offset: u64::from(offset) + begin,
             });
         });
     }
@@ -155,33 +172,6 @@ impl Machine<'_> {
             };
         });
         found
-    }
-}
-
-/// What QEMU calls such registers, where it has them.
-const fn name(port: Port) -> &'static str {
-    match port {
-        Port::MasterPic | Port::SlavePic => "pic",
-        Port::Elcr => "elcr",
-        Port::Pit => "pit",
-        Port::PortB => "pcspk",
-        Port::Rtc => "rtc",
-        Port::KeyboardData => "i8042-data",
-        Port::KeyboardCommand => "i8042-cmd",
-        Port::Port92 => "port92",
-        Port::Post => "ioport80",
-        Port::PciAddress => "pci-conf-idx",
-        Port::PciData => "pci-conf-data",
-        Port::FwCfg => "fwcfg",
-        Port::Serial(_) => "serial",
-        Port::Debugcon(_) => "isa-debugcon",
-        Port::DebugExit(_) => "isa-debug-exit",
-        Port::Watchdog => "ib700",
-        Port::Pvpanic => "pvpanic",
-        Port::Testdev | Port::TestdevLines => "pc-testdev",
-        Port::Pm => "piix4-pm",
-        Port::Gpe0 => "acpi-gpe0",
-        Port::Apmc => "apm-io",
     }
 }
 

@@ -25,6 +25,7 @@ mod board;
 mod config;
 mod host;
 pub mod listing;
+mod pci;
 mod plugged;
 mod ports;
 pub mod qtest;
@@ -51,7 +52,7 @@ use crate::firmware::{FwCfg, Vmcoreinfo};
 use crate::irq::ioapic;
 use crate::irq::{IoApic, IrqLine, Lines, LocalApics, Pic};
 use crate::memory::{Backing, GuestRam, MemoryMap};
-use crate::pci::{ConfigMechanism1, I440fx, Piix3, Piix4Pm, Slots};
+use crate::pci::{ConfigMechanism1, I440fx, Piix3, Piix4Pm};
 use crate::time::Timers;
 
 use crate::trace::events::{self as trace, Event};
@@ -59,7 +60,12 @@ pub use acpi::AcpiError;
 pub use board::{BuildError, CLASSES, DeviceError};
 pub use config::{Board, Config, HIGH_RAM_BASE, Irqchip, RamLayout};
 pub use host::Host;
-pub use plugged::{ID_MAX, PLUGGED_MAX, Place, Plugged};
+use pci::Buses;
+pub use pci::{
+    Consoles, ExpansionRom, I6300ESB_MAX, PCI_BRIDGES_MAX, PCI_SERIALS_MAX, PCI_TESTDEVS_MAX,
+    PCI_UARTS_MAX, PciDevice,
+};
+pub use plugged::{ID_MAX, PLUGGED_MAX, Place, Plugged, Plugging};
 pub use ports::PortsFull;
 use ports::{PortMap, piece};
 pub use run_state::RunState;
@@ -102,10 +108,17 @@ enum Port {
     Gpe0,
     /// The command port of ACPI, and its data.
     Apmc,
+    /// A PCI function.
+    Function {
+        /// Index of what says which, and where in it.
+        claim: u8,
+        /// The widest access that it takes whole.
+        widest: Width,
+    },
 }
 
 impl Port {
-    /// The device's name in trace events, as QEMU names its registers.
+    /// What QEMU calls such registers, in trace events and for a monitor.
     fn name(self) -> &'static str {
         match self {
             Self::MasterPic | Self::SlavePic => "pic",
@@ -129,6 +142,7 @@ impl Port {
             Self::Pm => "acpi-pm",
             Self::Gpe0 => "acpi-gpe0",
             Self::Apmc => "apm-io",
+            Self::Function { .. } => "pci-bar",
         }
     }
 }
@@ -165,6 +179,11 @@ enum PciSlot {
     HostBridge,
     IsaBridge,
     PowerManagement,
+    /// By index in its pool, as all that follow.
+    Bridge(u8),
+    Serial(u8),
+    Testdev(u8),
+    Watchdog(u8),
 }
 
 impl PciSlot {
@@ -174,6 +193,10 @@ impl PciSlot {
             Self::HostBridge => "i440FX",
             Self::IsaBridge => "PIIX3",
             Self::PowerManagement => "PIIX4_PM",
+            Self::Bridge(_) => "pci-bridge",
+            Self::Serial(_) => "pci-serial",
+            Self::Testdev(_) => "pci-testdev",
+            Self::Watchdog(_) => "i6300esb",
         }
     }
 }
@@ -194,7 +217,10 @@ pub struct Machine<'m> {
     ram: &'m dyn GuestRam,
     rom: &'m [u8],
 
+    /// Ports of the board and of ISA devices.
     ports: PortMap<Port>,
+    /// All ports: those of PCI functions, too, as the guest has placed them.
+    decoded: PortMap<Port>,
     map: MemoryMap,
     lines: Lines,
     timers: Timers,
@@ -215,7 +241,7 @@ pub struct Machine<'m> {
     post: Post,
     fw_cfg: FwCfg<'m>,
     pci: ConfigMechanism1,
-    slots: Slots<PciSlot>,
+    buses: Buses<'m>,
     i440fx: I440fx,
     piix3: Piix3,
     piix4_pm: Piix4Pm,
@@ -270,7 +296,7 @@ impl<'m> Machine<'m> {
         width: Width,
         value: u32,
     ) {
-        trace::cpu_out(port, letter(width), value);
+        trace::cpu_out(port, letter(width), value & width.ones() as u32);
         let mut done = 0;
         while done < width as usize {
             let port = port.wrapping_add(done as u16);
@@ -279,7 +305,7 @@ impl<'m> Machine<'m> {
                 part = piece(offset.into(), width as usize - done, device.widest());
                 let bits = value >> (8 * done) & part.ones() as u32;
                 tell_write(device, port.into(), bits.into(), part);
-                self.port_write(now, device, offset, part, bits);
+                self.port_write(host, now, device, offset, part, bits);
                 self.drain(host, now, Some(device));
             } else {
                 trace::guest_error_port_write(port, 1, value >> (8 * done) & 0xff);
@@ -374,10 +400,10 @@ impl<'m> Machine<'m> {
             testdev.mmio_read(gpa, to);
         }
         let Some((offset, mut done)) = self.ioapic_at(gpa, to.len()) else {
-            if self.testdev.is_none() {
+            if self.testdev.is_none() && !self.is_pci_memory(gpa) {
                 trace::guest_error_memory_read(gpa, to.len());
             }
-            return;
+            return self.pci_memory_read(host, now, gpa, to);
         };
         let end = to.len().min((ioapic::LENGTH - offset) as usize + done);
         let mut offset = offset;
@@ -402,10 +428,10 @@ impl<'m> Machine<'m> {
             testdev.mmio_write(gpa, from);
         }
         let Some((offset, mut done)) = self.ioapic_at(gpa, from.len()) else {
-            if self.testdev.is_none() {
+            if self.testdev.is_none() && !self.is_pci_memory(gpa) {
                 trace::guest_error_memory_write(gpa, from.len());
             }
-            return;
+            return self.pci_memory_write(host, now, gpa, from);
         };
         let end = from.len().min((ioapic::LENGTH - offset) as usize + done);
         let mut offset = offset;
@@ -480,8 +506,10 @@ impl<'m> Machine<'m> {
 
     /// How many bytes [`Machine::console_receive`] takes at once.
     pub fn console_room(&self, console: ConsoleId) -> usize {
-        self.serial_at(console)
-            .map_or(0, |serial| serial.receive_room())
+        match self.serial_at(console) {
+            Some(serial) => serial.receive_room(),
+            None => self.pci_console_room(console),
+        }
     }
 
     /// Bytes arrive from a console; returns how many were taken.
@@ -497,7 +525,7 @@ impl<'m> Machine<'m> {
             .get_mut(usize::from(console.0))
             .and_then(Option::as_mut)
         else {
-            return 0;
+            return self.pci_console_receive(host, now, console, bytes);
         };
         let taken = serial.receive(context!(self, now), bytes);
         self.drain(host, now, Some(Port::Serial(console.0)));
@@ -516,6 +544,7 @@ impl<'m> Machine<'m> {
     /// A console that took less than it was offered can take bytes again.
     pub fn console_writable<H: Host>(&mut self, host: &mut H, now: u64, console: ConsoleId) {
         self.drain(host, now, Some(Port::Serial(console.0)));
+        self.pci_console_writable(host, now, console);
     }
 
     fn serial_at(&self, console: ConsoleId) -> Option<&Serial> {
@@ -524,8 +553,10 @@ impl<'m> Machine<'m> {
 
     /// Passes on what a call to `device` has caused, to the machine's own parts and to the host.
     fn drain<H: Host>(&mut self, host: &mut H, now: u64, device: Option<Port>) {
-        if let Some(Port::Serial(index)) = device {
-            self.transmit(host, now, index);
+        match device {
+            Some(Port::Serial(index)) => self.transmit(host, now, index),
+            Some(Port::Function { claim, .. }) => self.transmit_function(host, now, claim),
+            _ => {}
         }
         while let Some(effect) = self.effects.take() {
             match effect {
@@ -547,23 +578,15 @@ impl<'m> Machine<'m> {
                     host.memory_remapped();
                 }
                 Effect::FlushPage(gpa) => host.flush_page(gpa.into()),
+                Effect::Message(message) => self.pci_message(host, message),
             }
         }
         while let Some(change) = self.lines.take_change() {
             let number = change.line.number();
-            if let (true, Some(raised)) = (change.level, self.raised.get_mut(usize::from(number))) {
-                *raised = raised.wrapping_add(1);
-            }
-            trace::x86_gsi_interrupt(number, change.level);
-            host.set_gsi(number, change.level);
-            if self.irqchip.in_machine() {
-                if number < 16 {
-                    self.pic.set_irq(number, change.level);
-                }
-                self.ioapic
-                    .set_irq(ioapic::pin_of(change.line), change.level);
-                // Now, not after the loop: a pulse is two changes of one line.
-                self.send_messages(host);
+            if number >= pci::FIRST_LINE {
+                self.route_pirqs(host);
+            } else if !self.is_driven(number) {
+                self.drive_gsi(host, change.line, change.level);
             }
         }
         if !self.irqchip.in_machine() {
@@ -579,6 +602,24 @@ impl<'m> Machine<'m> {
         }
         while let Some(cpu) = self.apics.take_attention() {
             host.attention(cpu as u16);
+        }
+    }
+
+    /// Drives an input of the interrupt controllers.
+    fn drive_gsi<H: Host>(&mut self, host: &mut H, line: IrqLine, level: bool) {
+        let number = line.number();
+        if let (true, Some(raised)) = (level, self.raised.get_mut(usize::from(number))) {
+            *raised = raised.wrapping_add(1);
+        }
+        trace::x86_gsi_interrupt(number, level);
+        host.set_gsi(number, level);
+        if self.irqchip.in_machine() {
+            if number < 16 {
+                self.pic.set_irq(number, level);
+            }
+            self.ioapic.set_irq(ioapic::pin_of(line), level);
+            // Now, not after all changes: a pulse is two changes of one line.
+            self.send_messages(host);
         }
     }
 

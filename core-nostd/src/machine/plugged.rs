@@ -5,15 +5,22 @@
 //! the object tree and `-device` see of them.
 
 use super::board::SERIALS;
-use super::{DeviceError, Irqchip, Machine};
-use crate::devices::class::{DeviceClass, PROPERTIES_MAX, PropertyKind, PropertyValues, Value};
+use super::pci::{Consoles, ExpansionRom};
+use super::{Board, DeviceError, Irqchip, Machine};
+use crate::devices::class::{
+    DeviceClass, PCI_ADDR, PROPERTIES_MAX, Property, PropertyKind, PropertyValues, Value,
+};
 use crate::devices::{ConsoleId, serial};
+use crate::pci::BusId;
 
 /// Devices that can be plugged in at most.
 pub const PLUGGED_MAX: usize = 24;
 
 /// Bytes that a device's id has at most.
 pub const ID_MAX: usize = 64;
+
+/// The name of the ISA bus.
+const ISA_BUS: &str = "isa.0";
 
 /// Where a device is found in the object tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +40,10 @@ pub struct Plugged {
     /// Empty without an id.
     id: heapless::String<ID_MAX>,
     on_board: bool,
-    console: Option<ConsoleId>,
+    /// Its consoles, by the properties that say what is behind them.
+    consoles: Consoles,
+    /// The index of its PCI function.
+    function: Option<u8>,
     /// Numbers and flags, parallel to the properties of the class.
     numbers: [i64; PROPERTIES_MAX],
     /// A bit for each of [`Plugged::numbers`] that has a value.
@@ -43,11 +53,7 @@ pub struct Plugged {
 const _: () = assert!(PROPERTIES_MAX <= u32::BITS as usize);
 
 impl Plugged {
-    fn new(
-        values: &PropertyValues,
-        place: Place<'_>,
-        console: Option<ConsoleId>,
-    ) -> Result<Self, DeviceError> {
+    fn new(values: &PropertyValues, place: Place<'_>) -> Result<Self, DeviceError> {
         let id = match place {
             Place::Id(id) => id,
             Place::Board | Place::Anonymous => "",
@@ -57,11 +63,12 @@ impl Plugged {
             class,
             id: id.try_into().map_err(|_| DeviceError::IdLong)?,
             on_board: place == Place::Board,
-            console,
+            consoles: Consoles::new(),
+            function: None,
             numbers: [0; PROPERTIES_MAX],
             set: 0,
         };
-        let properties = class.properties.iter().zip(&mut plugged.numbers);
+        let properties = class.all_properties().zip(&mut plugged.numbers);
         for (index, (property, number)) in properties.enumerate() {
             *number = match values.get(property.name) {
                 Value::Bool(on) => i64::from(*on),
@@ -89,22 +96,32 @@ impl Plugged {
         }
     }
 
-    /// The console that it writes to.
+    /// The console that it writes to, or the first of them.
     pub fn console(&self) -> Option<ConsoleId> {
-        self.console
+        self.consoles.first().map(|(_, console)| *console)
+    }
+
+    /// All of its consoles, each with the name of the property that says what is behind it.
+    pub fn consoles(&self) -> &[(&'static str, ConsoleId)] {
+        &self.consoles
+    }
+
+    /// The index of its PCI function, if it is one.
+    pub fn function(&self) -> Option<usize> {
+        self.function.map(usize::from)
     }
 
     /// The value of a number or a flag; texts belong to the host.
     pub fn value(&self, name: &str) -> Value {
-        let index = self.class.properties.iter().position(|p| p.name == name);
-        let Some(index) = index else {
+        let mut all = self.class.all_properties().enumerate();
+        let Some((index, property)) = all.find(|(_, property)| property.name == name) else {
             return Value::Unset;
         };
         let number = self.number(index);
-        match (self.class.properties[index].kind, number) {
+        match (property.kind, number) {
             (_, None) => Value::Unset,
             (PropertyKind::Bool, Some(number)) => Value::Bool(number != 0),
-            (PropertyKind::Int32, Some(number)) => Value::Int(number),
+            (PropertyKind::Int32 | PropertyKind::PciAddress, Some(number)) => Value::Int(number),
             (_, Some(number)) => Value::Uint(number as u64),
         }
     }
@@ -115,16 +132,27 @@ impl Plugged {
     }
 
     fn settle(&mut self, name: &str, number: u64) {
-        let index = self.class.properties.iter().position(|p| p.name == name);
-        if let Some(index) = index
-            && self.number(index) == Some(u32::MAX.into())
+        let mut all = self.class.all_properties();
+        if let Some(index) = all.position(|property| property.name == name)
+            && matches!(self.number(index), Some(number) if number == i64::from(u32::MAX) || number < 0)
         {
             self.numbers[index] = number as i64;
         }
     }
 }
 
-impl Machine<'_> {
+/// Where and with what a device is plugged in, beside its properties.
+#[derive(Clone, Copy, Debug)]
+pub struct Plugging<'a, 'm> {
+    /// Where it is found in the object tree.
+    pub place: Place<'a>,
+    /// The name of the bus; the board's own of the right type by default.
+    pub bus: Option<&'a str>,
+    /// A PCI device's expansion ROM.
+    pub rom: ExpansionRom<'m>,
+}
+
+impl<'m> Machine<'m> {
     /// Plugs a device into the board, before the guest runs, without an id. Devices that write to
     /// a console give its id.
     ///
@@ -144,6 +172,27 @@ impl Machine<'_> {
         values: &PropertyValues,
         place: Place<'_>,
     ) -> Result<Option<ConsoleId>, DeviceError> {
+        let plugging = Plugging {
+            place,
+            bus: None,
+            rom: ExpansionRom::default(),
+        };
+        let consoles = self.plug_on(values, plugging)?;
+        Ok(consoles.first().map(|(_, console)| *console))
+    }
+
+    /// Plugs a device into a bus: before the guest runs, but for PCI devices. Gives the consoles that
+    /// it writes to.
+    ///
+    /// # Errors
+    /// See [`DeviceError`].
+    pub fn plug_on(
+        &mut self,
+        values: &PropertyValues,
+        plugging: Plugging<'_, 'm>,
+    ) -> Result<Consoles, DeviceError> {
+        let Plugging { place, bus, rom } = plugging;
+        let class = values.class();
         if self.plugged.is_full() {
             return Err(DeviceError::TooMany(PLUGGED_MAX));
         }
@@ -152,10 +201,25 @@ impl Machine<'_> {
         {
             return Err(DeviceError::IdTaken);
         }
-        let mut plugged = Plugged::new(values, place, None)?;
-        plugged.console = self.add_device(values)?;
+        let bus = self.find_bus(class, bus)?;
+        let mut plugged = Plugged::new(values, place)?;
+        if let Some(bus) = bus {
+            let (function, consoles) = self.add_pci_device(values, bus, rom)?;
+            plugged.function = Some(function as u8);
+            plugged.consoles = consoles;
+            if let Some(placed) = self.buses.functions.get(function) {
+                plugged.settle(PCI_ADDR, placed.devfn.into());
+            }
+        } else if let Some(console) = self.add_device(values)? {
+            let is_console = |property: &&Property| property.kind == PropertyKind::Chardev;
+            let name = class.properties.iter().find(is_console);
+            // There is room for one.
+            let _ = plugged
+                .consoles
+                .push((name.map_or("", |p| p.name), console));
+        }
         if plugged.class.name == serial::CLASS.name
-            && let Some(ConsoleId(index)) = plugged.console
+            && let Some(ConsoleId(index)) = plugged.console()
             && let Some((port, irq)) = SERIALS.get(usize::from(index))
         {
             // What the user left open the board has decided.
@@ -163,10 +227,44 @@ impl Machine<'_> {
             plugged.settle("iobase", (*port).into());
             plugged.settle("irq", (*irq).into());
         }
-        let console = plugged.console;
+        let consoles = plugged.consoles.clone();
         // There is room: see above.
         let _ = self.plugged.push(plugged);
-        Ok(console)
+        self.decode_pci();
+        Ok(consoles)
+    }
+
+    /// The PCI bus for a device of this class; `None` for one that goes elsewhere.
+    fn find_bus(
+        &self,
+        class: &'static DeviceClass,
+        name: Option<&str>,
+    ) -> Result<Option<BusId>, DeviceError> {
+        let is_pci = class.bus == Some("PCI");
+        let Some(name) = name else {
+            return match (is_pci, self.board) {
+                (true, Board::Pc) if class.user_creatable => Ok(Some(BusId::Root)),
+                (true, Board::Microvm | Board::None) => Err(DeviceError::NoBus(class.name, "PCI")),
+                _ => Ok(None),
+            };
+        };
+        if let Some(bus) = self.find_pci_bus(name) {
+            return match is_pci {
+                true => Ok(Some(bus)),
+                false => Err(DeviceError::WrongBus(class.name, "PCI")),
+            };
+        }
+        if name != ISA_BUS || self.board == Board::None {
+            let length = name.floor_char_boundary(ID_MAX);
+            let name = name.get(..length).unwrap_or_default();
+            return Err(DeviceError::BusNotFound(
+                name.try_into().unwrap_or_default(),
+            ));
+        }
+        match class.bus {
+            Some("ISA") => Ok(None),
+            _ => Err(DeviceError::WrongBus(class.name, "ISA")),
+        }
     }
 
     /// Devices that were plugged in, oldest first.

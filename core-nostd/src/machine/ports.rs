@@ -1,4 +1,4 @@
-//! Port-I/O decoding: which device answers at which port.
+//! Address decoding: which device answers at which port, or at which address of the PCI buses.
 
 use core::fmt;
 
@@ -7,13 +7,31 @@ use crate::devices::Width;
 /// Ranges that the table holds at most.
 pub(crate) const RANGES_MAX: usize = 64;
 
+/// A number of a port, or of a byte of memory.
+pub(crate) trait Number:
+    Copy + Ord + core::ops::Add<Output = Self> + core::ops::Sub<Output = Self>
+{
+    const ONE: Self;
+    const LAST: Self;
+}
+
+impl Number for u16 {
+    const ONE: Self = 1;
+    const LAST: Self = Self::MAX;
+}
+
+impl Number for u64 {
+    const ONE: Self = 1;
+    const LAST: Self = Self::MAX;
+}
+
 /// Ports `base` to `last` belong to `device`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Range<T> {
-    base: u16,
-    last: u16,
+struct Range<A, T> {
+    base: A,
+    last: A,
     /// Port of the device's register 0: differs from `base` where another range covers the front.
-    origin: u16,
+    origin: A,
     device: T,
 }
 
@@ -27,62 +45,66 @@ impl fmt::Display for PortsFull {
     }
 }
 
-/// Disjoint ranges of ports, ascending.
+/// Disjoint ranges of ports, or of memory, ascending.
 #[derive(Clone, Debug)]
-pub(crate) struct PortMap<T> {
-    ranges: heapless::Vec<Range<T>, RANGES_MAX>,
+pub(crate) struct Decoder<A, T> {
+    ranges: heapless::Vec<Range<A, T>, RANGES_MAX>,
 }
 
-impl<T: Copy> PortMap<T> {
+/// Who answers at which port.
+pub(crate) type PortMap<T> = Decoder<u16, T>;
+
+impl<A: Number, T: Copy> Decoder<A, T> {
     pub(crate) const fn new() -> Self {
         Self {
             ranges: heapless::Vec::new(),
         }
     }
 
-    /// Gives `length` ports from `base` on to `device`. Ports past FFFFh are passed over; where
-    /// others had ports there, the newcomer takes them.
-    pub(crate) fn add(&mut self, base: u16, length: u16, device: T) -> Result<(), PortsFull> {
-        let Some(past) = length.checked_sub(1) else {
+    /// Gives `length` ports from `base` on to `device`. Ports past the last one are passed over;
+    /// where others had ports there, the newcomer takes them.
+    pub(crate) fn add(&mut self, base: A, length: A, device: T) -> Result<(), PortsFull> {
+        if length < A::ONE {
             return Ok(());
+        }
+        let past = length - A::ONE;
+        let last = base + past.min(A::LAST - base);
+        let new = Range {
+            base,
+            last,
+            origin: base,
+            device,
         };
-        let last = base.saturating_add(past);
         let mut ranges = heapless::Vec::new();
         let mut push = |range| ranges.push(range).map_err(|_| PortsFull);
         let mut added = false;
         for old in &self.ranges {
             if old.base < base {
-                let last = old.last.min(base - 1);
+                let last = old.last.min(base - A::ONE);
                 push(Range { last, ..*old })?;
             }
             if old.last > last {
                 if !added {
-                    push(Range {
-                        base,
-                        last,
-                        origin: base,
-                        device,
-                    })?;
+                    push(new)?;
                     added = true;
                 }
-                let base = old.base.max(last + 1);
+                let base = old.base.max(last + A::ONE);
                 push(Range { base, ..*old })?;
             }
         }
         if !added {
-            push(Range {
-                base,
-                last,
-                origin: base,
-                device,
-            })?;
+            push(new)?;
         }
         self.ranges = ranges;
         Ok(())
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.ranges.is_empty()
+    }
+
     /// Visits all ranges, ascending: the first and the last port, the register at the first one, and the device.
-    pub(crate) fn visit(&self, visit: &mut dyn FnMut(u16, u16, u16, T)) {
+    pub(crate) fn visit(&self, visit: &mut dyn FnMut(A, A, A, T)) {
         for range in &self.ranges {
             let register = range.base - range.origin;
             visit(range.base, range.last, register, range.device);
@@ -90,10 +112,25 @@ impl<T: Copy> PortMap<T> {
     }
 
     /// The device at a port, and which of its registers this is.
-    pub(crate) fn find(&self, port: u16) -> Option<(T, u16)> {
+    pub(crate) fn find(&self, port: A) -> Option<(T, A)> {
         let after = self.ranges.partition_point(|range| range.base <= port);
         let range = &self.ranges[after.checked_sub(1)?];
         (port <= range.last).then(|| (range.device, port - range.origin))
+    }
+
+    /// The first port from `port` on that is not of the same range, or of the same gap; `None` where
+    /// there is none.
+    pub(crate) fn end(&self, port: A) -> Option<A> {
+        let after = self.ranges.partition_point(|range| range.base <= port);
+        let before = after
+            .checked_sub(1)
+            .and_then(|index| self.ranges.get(index));
+        match before {
+            Some(range) if port <= range.last => {
+                (range.last < A::LAST).then(|| range.last + A::ONE)
+            }
+            _ => self.ranges.get(after).map(|range| range.base),
+        }
     }
 }
 
@@ -116,7 +153,7 @@ mod tests {
 
     #[test]
     fn newcomers_cover_and_split() {
-        let mut map = PortMap::new();
+        let mut map = PortMap::<_>::new();
         map.add(0x60, 16, 'k').unwrap();
         map.add(0x64, 1, 's').unwrap();
         map.add(0xfffe, 8, 'e').unwrap();
@@ -126,14 +163,30 @@ mod tests {
         assert_eq!(map.find(0x6f), Some(('k', 15)));
         assert_eq!(map.find(0x70), None);
         assert_eq!(map.find(0xffff), Some(('e', 1)));
+        assert_eq!(map.end(0), Some(0x60));
+        assert_eq!(map.end(0x60), Some(0x64));
+        assert_eq!(map.end(0x64), Some(0x65));
+        assert_eq!(map.end(0x70), Some(0xfffe));
+        assert_eq!(map.end(0xfffe), None);
         map.add(0, 0x100, 'a').unwrap();
         assert_eq!(map.find(0x64), Some(('a', 0x64)));
         assert_eq!(map.find(0xfffe), Some(('e', 0)));
     }
 
     #[test]
+    fn memory_has_its_own_last_address() {
+        let mut map = Decoder::<u64, _>::new();
+        assert!(map.is_empty());
+        map.add(u64::MAX - 7, 16, 'm').unwrap();
+        map.add(1 << 40, 0, 'n').unwrap();
+        map.add(1 << 40, u64::MAX, 'o').unwrap();
+        assert_eq!(map.find(u64::MAX), Some(('o', u64::MAX - (1 << 40))));
+        assert_eq!(map.find((1 << 40) - 1), None);
+    }
+
+    #[test]
     fn full_table_is_refused_and_kept() {
-        let mut map = PortMap::new();
+        let mut map = PortMap::<_>::new();
         for i in 0..RANGES_MAX as u16 {
             map.add(i * 2, 1, i).unwrap();
         }

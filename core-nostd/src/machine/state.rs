@@ -14,7 +14,7 @@ use crate::state::{SavedState, StateError, load, save};
 use crate::time::Timers;
 
 /// Bytes that the saved state of a machine needs at most.
-pub const STATE_MAX: usize = (16 << 10) + pc_testdev::PAGES * (4096 + 64);
+pub const STATE_MAX: usize = (32 << 10) + pc_testdev::PAGES * (4096 + 64);
 
 /// The state of the interrupt controllers and the interval timer, whoever models them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,6 +84,26 @@ macro_rules! each_device {
             if $machine.watchdog.is_some() {
                 $call!($machine.watchdog);
             }
+            for index in 0..$machine.buses.bridges.len() {
+                if $machine.buses.bridges[index].is_some() {
+                    $call!($machine.buses.bridges[index]);
+                }
+            }
+            for index in 0..$machine.buses.serials.len() {
+                if $machine.buses.serials[index].is_some() {
+                    $call!($machine.buses.serials[index]);
+                }
+            }
+            for index in 0..$machine.buses.testdevs.len() {
+                if $machine.buses.testdevs[index].is_some() {
+                    $call!($machine.buses.testdevs[index]);
+                }
+            }
+            for index in 0..$machine.buses.watchdogs.len() {
+                if $machine.buses.watchdogs[index].is_some() {
+                    $call!($machine.buses.watchdogs[index]);
+                }
+            }
             for index in 0..$machine.debugcons.len() {
                 $call!($machine.debugcons[index]);
             }
@@ -135,6 +155,7 @@ impl Machine<'_> {
             each_controller!(self, load_apart);
         }
         each_device!(self, load_one);
+        self.settle_pci(host);
         self.remap();
         host.memory_remapped();
         self.drain(host, now, None);

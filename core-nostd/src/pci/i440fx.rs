@@ -126,11 +126,6 @@ impl I440fx {
         Self { config }
     }
 
-    /// All registers go to their defaults.
-    pub fn reset(&mut self, cx: &mut Context<'_>) {
-        self.change(cx, ConfigSpace::reset);
-    }
-
     /// Attributes of an area, 0 to 12, numbered as [`pam_area`] says; none for other numbers.
     pub fn pam(&self, area: usize) -> Pam {
         if area >= PAM_AREAS {
@@ -174,8 +169,17 @@ impl I440fx {
 }
 
 impl PciFunction for I440fx {
-    fn config_read(&self, offset: u8, width: Width) -> u32 {
-        self.config.read(offset, width)
+    fn config(&self) -> &ConfigSpace {
+        &self.config
+    }
+
+    fn config_mut(&mut self) -> &mut ConfigSpace {
+        &mut self.config
+    }
+
+    /// All registers go to their defaults.
+    fn reset(&mut self, cx: &mut Context<'_>) {
+        self.change(cx, ConfigSpace::reset);
     }
 
     fn config_write(&mut self, cx: &mut Context<'_>, offset: u8, width: Width, value: u32) {

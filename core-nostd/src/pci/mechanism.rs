@@ -1,10 +1,10 @@
-//! Configuration mechanism 1 of the 82441FX: CONFADD at port CF8h and CONFDATA at CFCh, and who
-//! stands at which address of bus 0.
+//! Configuration mechanism 1 of the 82441FX: CONFADD at port CF8h and CONFDATA at CFCh.
 //!
 //! Follows Intel 290549 (82441FX), section 3.1, and the PCI Local Bus Specification 2.1, section
 //! 3.7.4. CONFADD takes 32-bit writes only; a narrower one passes by. A narrower read gives
 //! CONFADD's low bytes whichever byte is named, and CONFADD bits 1:0 are kept and are ored into the
-//! register number, both as QEMU's host bridge does. Buses other than 0 come with bridges.
+//! register number, both as QEMU's host bridge does. Who stands at an address is for the board to say
+//! ([`crate::pci::topology`]).
 //!
 //! Port CF9h lies inside CONFADD and belongs to the ISA bridge ([`crate::pci::piix3`]): the board
 //! decodes a byte access there before this device.
@@ -53,6 +53,11 @@ impl Address {
             bus,
             devfn: device << 3 | function & 7,
         }
+    }
+
+    /// The function at a place in one byte, as [`Address::devfn`] gives it.
+    pub const fn at(bus: u8, devfn: u8) -> Self {
+        Self { bus, devfn }
     }
 
     /// Device number, 0 to 31.
@@ -154,99 +159,6 @@ impl SavedState for ConfigMechanism1 {
     }
 }
 
-/// Why a function could not be put on the bus.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SlotError {
-    /// Another function stands there.
-    Taken(Address),
-    /// The bus does not exist.
-    Bus(u8),
-    /// No device number is free.
-    Full,
-}
-
-impl fmt::Display for SlotError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Taken(address) => write!(f, "PCI address {address} is in use"),
-            Self::Bus(bus) => write!(f, "there is no PCI bus {bus:#x}"),
-            Self::Full => f.write_str("no PCI slot is free"),
-        }
-    }
-}
-
-/// Who stands where on bus 0: 32 devices of 8 functions. `T` is the machine's own name for one of
-/// its functions, small and `Copy`.
-#[derive(Clone, Debug)]
-pub struct Slots<T> {
-    functions: [Option<T>; 256],
-}
-
-impl<T: Copy> Default for Slots<T> {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl<T: Copy> Slots<T> {
-    /// An empty bus.
-    pub const fn new() -> Self {
-        Self {
-            functions: [None; 256],
-        }
-    }
-
-    /// Puts a function at an address.
-    pub fn insert(&mut self, address: Address, function: T) -> Result<(), SlotError> {
-        if address.bus != 0 {
-            return Err(SlotError::Bus(address.bus));
-        }
-        let slot = &mut self.functions[usize::from(address.devfn)];
-        if slot.is_some() {
-            return Err(SlotError::Taken(address));
-        }
-        *slot = Some(function);
-        Ok(())
-    }
-
-    /// Puts function 0 of a new device at the lowest device number that is free.
-    pub fn insert_free(&mut self, function: T) -> Result<Address, SlotError> {
-        let device = self
-            .functions
-            .chunks(8)
-            .position(|functions| functions.iter().all(Option::is_none))
-            .ok_or(SlotError::Full)?;
-        let address = Address::new(0, device as u8, 0);
-        self.insert(address, function)?;
-        Ok(address)
-    }
-
-    /// Takes a function off the bus.
-    pub fn remove(&mut self, address: Address) -> Option<T> {
-        if address.bus != 0 {
-            return None;
-        }
-        self.functions[usize::from(address.devfn)].take()
-    }
-
-    /// Who stands at an address.
-    pub fn get(&self, address: Address) -> Option<T> {
-        if address.bus != 0 {
-            return None;
-        }
-        self.functions[usize::from(address.devfn)]
-    }
-
-    /// All functions, by ascending address.
-    pub fn iter(&self) -> impl Iterator<Item = (Address, T)> {
-        let functions = self.functions.iter().enumerate();
-        functions.filter_map(|(devfn, function)| {
-            let devfn = devfn as u8;
-            function.map(|function| (Address { bus: 0, devfn }, function))
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -289,26 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn slots_hold_one_function_each() {
-        let mut slots = Slots::new();
-        let address = Address::new(0, 1, 0);
-        slots.insert(address, 'i').unwrap();
-        assert_eq!(slots.insert(address, 'x'), Err(SlotError::Taken(address)));
-        assert_eq!(
-            slots.insert(Address::new(1, 0, 0), 'x'),
-            Err(SlotError::Bus(1))
-        );
-        slots.insert(Address::new(0, 0, 3), 'h').unwrap();
-        assert_eq!(slots.insert_free('n'), Ok(Address::new(0, 2, 0)));
-        assert_eq!(slots.get(Address::new(0, 1, 1)), None);
-        assert_eq!(slots.get(Address::new(1, 1, 0)), None);
-        let all: std::string::String = slots.iter().map(|(_, name)| name).collect();
-        assert_eq!(all, "hin");
-        assert_eq!(slots.remove(address), Some('i'));
-        assert_eq!(slots.insert_free('m'), Ok(address));
-        while slots.insert_free('f').is_ok() {}
-        assert_eq!(slots.iter().count(), 32);
-        assert_eq!(slots.insert_free('f'), Err(SlotError::Full));
+    fn addresses_are_written_as_everywhere() {
         let text = std::format!("{}", Address::new(0, 31, 7));
         assert_eq!(text, "00:1f.7");
     }

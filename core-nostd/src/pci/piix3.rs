@@ -107,12 +107,6 @@ impl Piix3 {
         Self { config, rcr: 0 }
     }
 
-    /// All registers go to their defaults.
-    pub fn reset(&mut self, _cx: &mut Context<'_>) {
-        self.config.reset();
-        self.rcr = 0;
-    }
-
     /// The ISA interrupt, 0 to 15, that PIRQ `pin`, 0 to 3, is routed to; `None` if it is routed
     /// nowhere. A value with a reserved bit set routes nowhere, as in QEMU's bridge.
     pub fn pirq_route(&self, pin: u8) -> Option<u8> {
@@ -137,12 +131,18 @@ pub const fn pirq_of(address: Address, pin: u8) -> u8 {
 }
 
 impl PciFunction for Piix3 {
-    fn config_read(&self, offset: u8, width: Width) -> u32 {
-        self.config.read(offset, width)
+    fn config(&self) -> &ConfigSpace {
+        &self.config
     }
 
-    fn config_write(&mut self, _cx: &mut Context<'_>, offset: u8, width: Width, value: u32) {
-        self.config.write(offset, width, value);
+    fn config_mut(&mut self) -> &mut ConfigSpace {
+        &mut self.config
+    }
+
+    /// All registers go to their defaults.
+    fn reset(&mut self, _cx: &mut Context<'_>) {
+        self.config.reset();
+        self.rcr = 0;
     }
 }
 

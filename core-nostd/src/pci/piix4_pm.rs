@@ -91,11 +91,6 @@ impl Piix4Pm {
         Self { config }
     }
 
-    /// All registers go to their defaults.
-    pub fn reset(&mut self, _cx: &mut Context<'_>) {
-        self.config.reset();
-    }
-
     /// First of the ports of ACPI's fixed hardware; `None` while they do not answer.
     pub fn base(&self) -> Option<u16> {
         let enabled = self.config.byte(PMREGMISC) & PMREGMISC_PMIOSE != 0;
@@ -105,12 +100,17 @@ impl Piix4Pm {
 }
 
 impl PciFunction for Piix4Pm {
-    fn config_read(&self, offset: u8, width: Width) -> u32 {
-        self.config.read(offset, width)
+    fn config(&self) -> &ConfigSpace {
+        &self.config
     }
 
-    fn config_write(&mut self, _cx: &mut Context<'_>, offset: u8, width: Width, value: u32) {
-        self.config.write(offset, width, value);
+    fn config_mut(&mut self) -> &mut ConfigSpace {
+        &mut self.config
+    }
+
+    /// All registers go to their defaults.
+    fn reset(&mut self, _cx: &mut Context<'_>) {
+        self.config.reset();
     }
 }
 

@@ -99,6 +99,10 @@ impl Tree<'_> {
             match node {
                 Node::PciHost => self.bus(Bus::Pci, "pci.0", "PCI", depth + 2, visit),
                 Node::IsaBridge => self.bus(Bus::Isa, "isa.0", "ISA", depth + 2, visit),
+                Node::Plugged(index) if self.machine.is_bridge(index.into()) => {
+                    let name = self.machine.bus_name(index.into());
+                    self.bus(Bus::Below(index), &name, "PCI", depth + 2, visit);
+                }
                 _ => {}
             }
         }

@@ -5,10 +5,10 @@ use core::fmt::Write as _;
 use super::tree::{Edge, Name, Node, Settable};
 use super::types::{self, Type};
 use super::{ChardevKind, PropertyInfo, QomError, QomValue, Settings, Tree};
-use crate::devices::class::{PropertyKind, Value};
+use crate::devices::class::{PCI_ADDR, PCI_MULTIFUNCTION, PCI_ROMFILE, PropertyKind, Value};
 use crate::devices::kernel;
 use crate::machine::{Board, Place};
-use crate::pci::{i440fx, piix3, piix4_pm};
+use crate::pci::{Address, i440fx, piix3, piix4_pm};
 
 /// Ports and edge/level masks of the two 8259A, as on every PC: `iobase`, `elcr_addr`,
 /// `elcr_mask`.
@@ -137,7 +137,7 @@ impl Tree<'_> {
         match node {
             Node::Machine => return self.machine_values(visit),
             Node::SystemBus => visit("realized", "bool", QomValue::Bool(false)),
-            Node::PciBus => visit("realized", "bool", QomValue::Bool(true)),
+            Node::PciBus | Node::BelowBridge(_) => visit("realized", "bool", QomValue::Bool(true)),
             Node::IsaBus => {
                 // What QEMU says of microvm's bus, which no device carries.
                 let realized = self.machine.board() == Board::Pc;
@@ -159,7 +159,11 @@ impl Tree<'_> {
         }
         let is_processor = matches!(node, Node::Cpu(_) | Node::Lapic(_));
         if is_processor || self.class(node).is_some() || node == Node::IsaBridge {
-            visit("hotpluggable", "bool", QomValue::Bool(is_processor));
+            visit(
+                "hotpluggable",
+                "bool",
+                QomValue::Bool(is_processor || self.is_pluggable(node)),
+            );
             visit("hotplugged", "bool", QomValue::Bool(false));
             visit("realized", "bool", QomValue::Bool(true));
             if self.parent_bus(node).is_none() {
@@ -168,17 +172,6 @@ impl Tree<'_> {
         }
         if let Node::Cpu(index) = node {
             self.processor_values(index.into(), visit);
-        }
-        let pci = match node {
-            Node::HostBridge => Some((i440fx::ADDRESS, false)),
-            Node::IsaBridge if self.machine.board() == Board::Pc => Some((piix3::ADDRESS, true)),
-            Node::PowerManagement => Some((piix4_pm::ADDRESS, false)),
-            _ => None,
-        };
-        if let Some((address, multifunction)) = pci {
-            let devfn = i64::from(address.device()) * 8 + i64::from(address.function());
-            visit("addr", "int32", QomValue::Int(devfn));
-            visit("multifunction", "bool", QomValue::Bool(multifunction));
         }
         self.class_values(node, visit);
     }
@@ -202,15 +195,22 @@ impl Tree<'_> {
         let Some(class) = self.class(node) else {
             return;
         };
-        for property in class.properties {
+        for property in class.all_properties() {
             let (name, kind) = (property.name, property.kind);
             let value = match node {
                 Node::Plugged(index) => {
                     let plugged = self.machine.plugged().get(usize::from(index));
                     if kind == PropertyKind::Chardev {
-                        let console = plugged.and_then(|plugged| plugged.console());
-                        let id = console.and_then(|console| self.outside.console(console));
+                        let consoles = plugged.map_or(&[][..], |plugged| plugged.consoles());
+                        let console = consoles.iter().find(|(of, _)| *of == name);
+                        let id = console.and_then(|(_, console)| self.outside.console(*console));
                         visit(name, kind.name(), QomValue::Str(id.unwrap_or("")));
+                        continue;
+                    }
+                    if name == PCI_ROMFILE {
+                        let function = plugged.and_then(|plugged| plugged.function());
+                        let rom = function.map(|index| self.machine.pci_rom(index).name);
+                        visit(name, kind.name(), QomValue::Str(rom.unwrap_or("")));
                         continue;
                     }
                     plugged.map_or(Value::Unset, |plugged| plugged.value(name))
@@ -250,6 +250,10 @@ impl Tree<'_> {
             (Node::Pit, "iobase") => PIT_BASE,
             // The years of the registers are those of a century that CMOS tells.
             (Node::Rtc, "base_year") => return Some(Value::Int(0)),
+            (Node::HostBridge, PCI_ADDR) => return Some(address(i440fx::ADDRESS)),
+            (Node::IsaBridge, PCI_ADDR) => return Some(address(piix3::ADDRESS)),
+            (Node::IsaBridge, PCI_MULTIFUNCTION) => return Some(Value::Bool(true)),
+            (Node::PowerManagement, PCI_ADDR) => return Some(address(piix4_pm::ADDRESS)),
             (Node::Lapic(index), "id") => self.topology(index.into()).apic_id.into(),
             _ => return None,
         };
@@ -325,6 +329,11 @@ impl Tree<'_> {
                 | thread,
         }
     }
+}
+
+/// The value of a PCI device's `addr`.
+fn address(address: Address) -> Value {
+    Value::Int(address.devfn().into())
 }
 
 /// Where a processor is. Fields of the APIC id take a power of two each, so that ids may leave

@@ -83,6 +83,25 @@ impl Outside for Host {
     fn qtest(&self) -> Option<(&str, &str)> {
         self.qtest.then_some(("c0", ""))
     }
+
+    fn objects(&self, visit: &mut dyn FnMut(UserObject<'_>)) {
+        let objects = [("ram", "memory-backend-ram"), ("io", "iothread")];
+        for (id, type_name) in objects.into_iter().filter(|_| self.built) {
+            visit(UserObject { id, type_name });
+        }
+    }
+
+    fn object_value(&self, position: usize, property: &str, take: &mut dyn FnMut(QomValue<'_>)) {
+        match (position, property) {
+            (0, "host-nodes") => take(QomValue::Numbers(&[1, 3])),
+            (1, "poll-max-ns") => take(QomValue::Int(5)),
+            _ => take(QomValue::Bool(true)),
+        }
+    }
+
+    fn memory_backend(&self) -> Option<usize> {
+        self.built.then_some(0)
+    }
 }
 
 fn machine(board: Board, irqchip: Irqchip) -> Machine<'static> {
@@ -222,11 +241,16 @@ fn types_descend_from_object() {
     let names: BTreeSet<_> = all.iter().map(|(name, ..)| name.as_str()).collect();
     assert_eq!(names.len(), all.len(), "names are unique");
     for (name, parent, is_abstract) in &all {
-        assert!(implements(name, "object"), "{name}");
+        let root = if implements(name, "object") {
+            "object"
+        } else {
+            "interface"
+        };
+        assert!(implements(name, root), "{name}");
         assert!(name.len() < TYPE_NAME_MAX && Type::find(name).is_some());
         match parent {
             Some(parent) => assert!(names.contains(parent.as_str()), "{name}: {parent}"),
-            None => assert_eq!(name, "object"),
+            None => assert_eq!(name, root),
         }
         // Nothing that nothing is made of.
         let mut concrete = 0;
@@ -652,4 +676,105 @@ proptest! {
             types(Some(&path), true, &mut |_| {});
         });
     }
+}
+
+#[test]
+fn objects_of_users_stand_in_the_tree() {
+    let (machine, host) = (machine(Board::Pc, Irqchip::Machine), Host::new(false));
+    let tree = Tree {
+        machine: &machine,
+        outside: &host,
+    };
+    let get = |path: &str, property: &str| {
+        let mut text = String::new();
+        let found = tree.get(path, property, &mut |value| text = format!("{value:?}"));
+        found.map_or_else(|error| error.to_string(), |()| text)
+    };
+    assert_eq!(get("/objects", "io"), "Str(\"/objects/io\")");
+    assert_eq!(get("io", "poll-max-ns"), "Int(5)");
+    assert_eq!(get("/objects/io", "type"), "Str(\"iothread\")");
+    assert_eq!(get("/objects/ram", "host-nodes"), "Numbers([1, 3])");
+    assert_eq!(get("/machine", "memory-backend"), "Str(\"/objects/ram\")");
+    assert_eq!(get("/machine/memory-backend", "merge"), "Bool(true)");
+    let mut listed = Vec::new();
+    tree.list("/objects/io", &mut |info| {
+        listed.push(format!("{} {}", info.name, info.kind));
+    })
+    .unwrap();
+    let expected = [
+        "type string",
+        "aio-max-batch int",
+        "poll-grow int",
+        "poll-max-ns int",
+        "poll-shrink int",
+    ];
+    assert_eq!(listed, expected);
+
+    let settable = |path: &'static str, property: &'static str| {
+        let settable = tree.settable(path, property);
+        settable.map_err(|error| error.to_string())
+    };
+    assert_eq!(settable("io", "poll-grow"), Ok(Settable::Object(1)));
+    assert_eq!(settable("/objects/ram", "size"), Ok(Settable::Object(0)));
+    let text = |text: &str| Err(text.to_string());
+    for (path, property, expected) in [
+        ("io", "nix", text("Property 'iothread.nix' not found")),
+        (
+            "io",
+            "type",
+            text("Property 'iothread.type' is not writable"),
+        ),
+        (
+            "/objects",
+            "io",
+            text("Property 'container.io' is not writable"),
+        ),
+        ("/nix", "x", text("Device '/nix' not found")),
+        (
+            "com2",
+            "parent_bus",
+            text("Property 'isa-serial.parent_bus' is not writable"),
+        ),
+    ] {
+        assert_eq!(settable(path, property), expected, "{path} {property}");
+    }
+    let kind = TypeName::try_from("isa-serial").unwrap();
+    let id = Name::try_from("com2").ok();
+    assert_eq!(settable("com2", "irq"), Ok(Settable::Device(kind, id)));
+    let kind = TypeName::try_from("pc-i440fx-7.2-machine").unwrap();
+    for property in ["usb", "memory-backend"] {
+        assert_eq!(
+            settable("/machine", property),
+            Ok(Settable::Machine(kind.clone()))
+        );
+    }
+    assert_eq!(
+        settable("/machine", "rtc_state"),
+        text("Property 'pc-i440fx-7.2-machine.rtc_state' is not writable")
+    );
+}
+
+#[test]
+fn what_users_can_make_has_an_interface() {
+    let names = |ancestor, with_abstract| {
+        let mut names = Vec::new();
+        types(Some(ancestor), with_abstract, &mut |kind| {
+            names.push(kind.name.to_string());
+        });
+        names
+    };
+    let concrete = [
+        "iothread",
+        "memory-backend-file",
+        "memory-backend-memfd",
+        "memory-backend-ram",
+        "secret",
+    ];
+    assert_eq!(names("user-creatable", false), concrete);
+    assert_eq!(names("interface", false), concrete);
+    assert!(names("user-creatable", true).contains(&"user-creatable".to_string()));
+    assert!(!names("object", true).contains(&"user-creatable".to_string()));
+    assert_eq!(names("memory-backend", false), concrete[1..4]);
+    let error = type_properties("user-creatable", &mut |_| {});
+    assert_eq!(error, Err(QomError::Interface));
 }

@@ -54,6 +54,8 @@ pub(super) enum Node {
     FwCfg,
     PciHost,
     PciBus,
+    /// The bus below a bridge, by the bridge's position in the machine's list.
+    BelowBridge(u8),
     IoApic,
     HostBridge,
     /// The device that the ISA bus hangs on: PIIX3 on a PC.
@@ -98,6 +100,8 @@ pub(super) enum Bus {
     System,
     Pci,
     Isa,
+    /// Below a bridge, by its position in the machine's list.
+    Below(u8),
 }
 
 /// A device of the board, in the order of creation.
@@ -181,7 +185,7 @@ impl Tree<'_> {
                 Board::None => "none-machine",
             },
             Node::SystemBus => "System",
-            Node::PciBus => "PCI",
+            Node::PciBus | Node::BelowBridge(_) => "PCI",
             Node::IsaBus => "ISA",
             Node::Qtest => "qtest",
             Node::IsaBridge if self.board() == Board::Microvm => "isabus-bridge",
@@ -306,6 +310,13 @@ impl Tree<'_> {
     pub(super) fn on_bus(&self, bus: Bus, visit: &mut dyn FnMut(usize, Node)) {
         match (bus, self.board()) {
             (_, Board::None) => {}
+            (Bus::Below(bridge), _) => {
+                let plugged = (0..self.machine.plugged().len() as u8).map(Node::Plugged);
+                let below = plugged.filter(|device| self.bridge_above(*device) == Some(bridge));
+                for (position, device) in below.enumerate() {
+                    visit(position, device);
+                }
+            }
             (Bus::System, board) => {
                 let kernel = usize::from(self.kernel_apics());
                 let (first, devices): (usize, &[(usize, Node)]) = match board {
@@ -333,18 +344,39 @@ impl Tree<'_> {
                         position += 1;
                     }
                 });
-                let plugged = self.machine.plugged().iter().enumerate();
-                for (index, plugged) in plugged {
-                    if bus == Bus::Isa
-                        && plugged.class().bus == Some("ISA")
+                let wanted = match bus {
+                    Bus::Isa => "ISA",
+                    _ => "PCI",
+                };
+                for index in 0..self.machine.plugged().len() as u8 {
+                    let node = Node::Plugged(index);
+                    let plugged = &self.machine.plugged()[usize::from(index)];
+                    if plugged.class().bus == Some(wanted)
                         && plugged.place() != Place::Board
+                        && self.bridge_above(node).is_none()
                     {
-                        visit(position, Node::Plugged(index as u8));
+                        visit(position, node);
                         position += 1;
                     }
                 }
             }
         }
+    }
+
+    /// Whether it could come and go with the machine running: QEMU says so of all PCI devices that the
+    /// user adds.
+    pub(super) fn is_pluggable(&self, node: Node) -> bool {
+        matches!(node, Node::Plugged(_)) && self.class(node).is_some_and(|c| c.bus == Some("PCI"))
+    }
+
+    /// The bridge, by its position in the machine's list, that a PCI device is below.
+    fn bridge_above(&self, node: Node) -> Option<u8> {
+        let Node::Plugged(index) = node else {
+            return None;
+        };
+        self.machine
+            .plugged_above(index.into())
+            .map(|above| above as u8)
     }
 
     /// The bus that a device is on.
@@ -356,7 +388,14 @@ impl Tree<'_> {
             Node::Pic(_) | Node::Pit | Node::Speaker | Node::Rtc | Node::I8042 | Node::Port92 => {
                 Some(Node::IsaBus)
             }
-            Node::Plugged(_) if self.class(node)?.bus == Some("ISA") => Some(Node::IsaBus),
+            Node::Plugged(_) => match self.class(node)?.bus {
+                Some("ISA") => Some(Node::IsaBus),
+                Some("PCI") => {
+                    let above = self.bridge_above(node);
+                    Some(above.map_or(Node::PciBus, Node::BelowBridge))
+                }
+                _ => None,
+            },
             _ => None,
         }
     }
@@ -432,6 +471,12 @@ impl Tree<'_> {
                 visit("pci.0", Node::PciBus);
             }
             Node::IsaBridge => visit("isa.0", Node::IsaBus),
+            Node::Plugged(index) if self.machine.is_bridge(index.into()) => {
+                visit(
+                    &self.machine.bus_name(index.into()),
+                    Node::BelowBridge(index),
+                );
+            }
             Node::Cpu(index) if self.kernel_apics() || self.own_apics() => {
                 visit("lapic", Node::Lapic(index));
             }
@@ -446,6 +491,7 @@ impl Tree<'_> {
             Node::SystemBus => Some(Bus::System),
             Node::PciBus => Some(Bus::Pci),
             Node::IsaBus => Some(Bus::Isa),
+            Node::BelowBridge(bridge) => Some(Bus::Below(bridge)),
             _ => None,
         };
         if let Some(bus) = bus {
@@ -531,6 +577,7 @@ impl Tree<'_> {
             Node::IoApic => Node::Machine,
             Node::Lapic(index) => Node::Cpu(index),
             Node::IsaBus => Node::IsaBridge,
+            Node::BelowBridge(index) => Node::Plugged(index),
             Node::Plugged(index) => {
                 let plugged = self.machine.plugged().get(usize::from(index))?;
                 match plugged.place() {

@@ -6,7 +6,7 @@
 
 use super::{PropertyInfo, QomError, QomValue, TypeInfo};
 use crate::cpu::{features, models};
-use crate::devices::class::{DeviceClass, Property, Value};
+use crate::devices::class::{DeviceClass, PCI_PROPERTIES, Property, Value};
 use crate::machine::CLASSES;
 
 /// Bytes of a type's name at most.
@@ -259,21 +259,6 @@ static KVM: &[TypeProperty] = &[property(
 
 static TCG: &[TypeProperty] = &[property("thread", "string", "threads of processors")];
 
-static PCI_DEVICE: &[TypeProperty] = &[
-    preset(
-        "addr",
-        "int32",
-        "device and function: device * 8 + function",
-        NOWHERE,
-    ),
-    preset(
-        "multifunction",
-        "bool",
-        "whether other functions may follow",
-        QomValue::Bool(false),
-    ),
-];
-
 static QTEST: &[TypeProperty] = &[
     property("chardev", "string", "character device of the protocol"),
     property("log", "string", "file that the protocol is logged to"),
@@ -336,7 +321,8 @@ static TYPES: &[PlainType] = &[
     base("isa-device", "device", &[]),
     base("pic-common", "isa-device", &[]),
     base("pit-common", "isa-device", &[]),
-    base("pci-device", "device", PCI_DEVICE),
+    base("pci-device", "device", &[]),
+    base("base-pci-bridge", "pci-device", &[]),
     base("pci-piix3", "pci-device", &[]),
     base("sys-bus-device", "device", &[]),
     base("fw_cfg", "sys-bus-device", &[]),
@@ -536,6 +522,9 @@ fn own_properties(this: Type, with_defaults: bool, visit: &mut dyn FnMut(Propert
                     default: property.default.filter(|_| with_defaults),
                 });
             }
+            if plain.name == "pci-device" {
+                class_properties(PCI_PROPERTIES, with_defaults, visit);
+            }
             if plain.name == "x86_64-cpu" {
                 feature_names(&mut |name, _, _| {
                     visit(PropertyInfo {
@@ -547,17 +536,23 @@ fn own_properties(this: Type, with_defaults: bool, visit: &mut dyn FnMut(Propert
                 });
             }
         }
-        Type::Device(class) => {
-            for property in class.properties {
-                visit(PropertyInfo {
-                    name: property.name,
-                    kind: property.kind.name(),
-                    description: Some(property.doc),
-                    default: default_of(property).filter(|_| with_defaults),
-                });
-            }
-        }
+        Type::Device(class) => class_properties(class.properties, with_defaults, visit),
         Type::Cpu(_) => {}
+    }
+}
+
+fn class_properties(
+    properties: &[Property],
+    with_defaults: bool,
+    visit: &mut dyn FnMut(PropertyInfo<'_>),
+) {
+    for property in properties {
+        visit(PropertyInfo {
+            name: property.name,
+            kind: property.kind.name(),
+            description: Some(property.doc),
+            default: default_of(property).filter(|_| with_defaults),
+        });
     }
 }
 

@@ -260,18 +260,18 @@ events! {
     /// The mouse moves.
     ps2_mouse_event(dx: i16, dy: i16, dz: i16, buttons: u8) "dx {d} dy {d} dz {d} buttons 0x{x}"
     /// The guest takes a byte of the keyboard or the mouse.
-    ps2_read_data(aux: bool, value: u8) "aux {} val 0x{x}"
+    ps2_read_data() ""
     /// The keyboard gets a byte.
     ps2_write_keyboard(value: u8) "val {}"
     /// The mouse gets a byte.
     ps2_write_mouse(value: u8) "val {}"
     /// The keyboard's LEDs are set.
     ps2_set_ledstate(state: u8) "ledstate {}"
-    /// The keyboard is reset by its command.
+    /// The keyboard gets its defaults by a command.
     ps2_reset_keyboard() ""
     /// The keyboard is reset with the machine.
     ps2_kbd_reset() ""
-    /// The mouse is reset, with the machine or by its command.
+    /// The mouse is reset with the machine.
     ps2_mouse_reset() ""
     /// The keyboard controller translates scan codes from now on, or does not.
     ps2_keyboard_set_translation(mode: bool) "mode {}"
@@ -315,9 +315,9 @@ events! {
     apm_io_read(addr: u16, value: u32) "read addr=0x{x} val=0x{2x}"
     /// The power management's command port is written.
     apm_io_write(addr: u16, value: u32) "write addr=0x{x} val=0x{2x}"
-    /// Firmware's configuration: an item is selected.
-    fw_cfg_select(key: u16, found: bool; name) "key 0x{4x} '{s}', ret: {}"
-    /// Firmware's configuration: a byte is read.
+    /// Firmware's configuration: an item is selected, if there could be one of this key.
+    fw_cfg_select(key: u16, valid: bool; name) "key 0x{4x} '{s}', ret: {}"
+    /// Firmware's configuration: a byte is read; and a transfer, as 0.
     fw_cfg_read(value: u8) "= 0x{x}"
     /// Firmware's configuration: a transfer to memory, with its control word as it was asked for and as it is answered.
     fw_cfg_dma(gpa: u64, control: u32, length: u32, answer: u32) "gpa 0x{x} control 0x{x} length {} answer 0x{x}"

@@ -5,6 +5,12 @@ use std::vec::Vec;
 
 use super::testing::traced;
 use super::*;
+use crate::devices::i8042::{I8042, I8042Wiring};
+use crate::devices::serial::{BAUD_BASE, Serial, SerialWiring};
+use crate::devices::testing::Bench;
+use crate::irq::{IrqLine, Pic};
+use crate::state::{load, save};
+use crate::time::TimerId;
 
 #[test]
 fn names_are_names_and_appear_once() {
@@ -138,4 +144,82 @@ fn events_of_processors_are_switched_one_by_one() {
         assert!(!Event::serial_read.is_on() && !Event::serial_read.is_vcpu());
     });
     assert_eq!(lines, ["guest_cpu_reset cpu=3", "guest_cpu_reset cpu=254"]);
+}
+
+/// What only the host can cause, or a processor: the rest is told of by tests of the whole process.
+#[test]
+fn the_host_s_side_of_devices_is_told_of() {
+    let mut bench = Bench::new();
+    let mut port = Serial::new(
+        SerialWiring {
+            irq: IrqLine::new(4),
+            receive_timeout: TimerId::new(0),
+        },
+        BAUD_BASE,
+    );
+    let lines = traced("*serial*", || {
+        assert_eq!(port.receive(&mut bench.context(), b"ab"), 1);
+    });
+    assert_eq!(
+        lines,
+        [
+            "serial_receive bytes 2 taken 1",
+            "serial_update_irq iir 0x01"
+        ]
+    );
+
+    let mut keyboard = I8042::new(I8042Wiring {
+        keyboard_irq: IrqLine::new(1),
+        mouse_irq: IrqLine::new(12),
+    });
+    let lines = traced("ps2_*", || {
+        keyboard.key(&mut bench.context(), 0x1d, true, false);
+        keyboard.mouse(&mut bench.context(), -3, 4, 0, 1);
+        keyboard.reset(&mut bench.context());
+    });
+    assert_eq!(
+        lines,
+        [
+            "ps2_put_keycode keycode 29 extended 1 down 0",
+            "ps2_mouse_event dx -3 dy 4 dz 0 buttons 0x1",
+            "ps2_kbd_reset ",
+            "ps2_mouse_reset ",
+        ]
+    );
+
+    let mut pic = Pic::new();
+    let lines = traced("pic_*", || {
+        pic.set_irq(9, true);
+        assert_eq!(pic.acknowledge(), 1);
+    });
+    assert_eq!(
+        lines,
+        [
+            "pic_set_irq master 0 irq 1 level 1",
+            "pic_update_irq master 0 imr 0 irr 2 padd 0",
+            "pic_set_irq master 1 irq 2 level 1",
+            "pic_update_irq master 1 imr 0 irr 4 padd 0",
+            "pic_interrupt irq 9 intno 1",
+        ]
+    );
+}
+
+#[test]
+fn saved_sections_are_told_of() {
+    let mut bench = Bench::new();
+    let mut pic = Pic::new();
+    let lines = traced("vmstate_*", || {
+        let mut buffer = [0; 1024];
+        let length = save(&pic, &mut buffer).unwrap();
+        load(&mut pic, &buffer[..length], &mut bench.context()).unwrap();
+    });
+    assert_eq!(lines.len(), 2);
+    assert!(
+        lines[0].starts_with("vmstate_save isa-i8259, version "),
+        "{lines:?}"
+    );
+    assert!(
+        lines[1].starts_with("vmstate_load isa-i8259, version "),
+        "{lines:?}"
+    );
 }

@@ -86,6 +86,10 @@ place behind_ud2
     movl $0xc4500, 0x300(%rdi)          # INIT to the others
     movl $0xc4680, 0x300(%rdi)          # start-up at 80000h
     movl $0xc4680, 0x300(%rdi)
+    movl $200, %ecx                   # it is there before long
+1:  pause
+    decl %ecx
+    jnz 1b
 place counting
     xorl %eax, %eax
 1:  incq counter

@@ -499,20 +499,24 @@ mod tests {
             });
             receive.recv_timeout(SOON).unwrap();
         };
+        let poll_ns = || thread.inner.poll_ns.load(Ordering::Relaxed);
         for _ in 0..5 {
             step();
         }
-        assert_eq!(thread.inner.poll_ns.load(Ordering::Relaxed), 0);
+        assert_eq!(poll_ns(), 0);
+        // The thread adapts when it has waited, which it does between two steps, soon or late.
+        let steps_until = |done: &dyn Fn() -> bool| {
+            let deadline = Instant::now() + SOON;
+            while !done() {
+                assert!(Instant::now() < deadline);
+                thread::sleep(Duration::from_millis(1));
+                step();
+            }
+        };
         thread.set_parameter(0, i64::MAX);
         assert_eq!(thread.parameters(), [i64::MAX, 0, 0, 0]);
-        for _ in 0..5 {
-            step();
-        }
-        assert!(thread.inner.poll_ns.load(Ordering::Relaxed) >= FIRST_POLL);
+        steps_until(&|| poll_ns() >= FIRST_POLL);
         thread.set_parameter(0, 0);
-        for _ in 0..2 {
-            step();
-        }
-        assert_eq!(thread.inner.poll_ns.load(Ordering::Relaxed), 0);
+        steps_until(&|| poll_ns() == 0);
     }
 }

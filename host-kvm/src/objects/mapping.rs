@@ -48,10 +48,10 @@ unsafe impl Send for Mapping {}
 // SAFETY: as above.
 unsafe impl Sync for Mapping {}
 
-/// The pages that a file's memory is made of.
-fn page_of(file: &File) -> u64 {
+/// Bytes of the pages that a file's memory is made of.
+pub(super) fn page_of(file: &File) -> u64 {
     match rustix::fs::fstatfs(file) {
-        Ok(stat) if stat.f_type as i64 == HUGETLBFS => stat.f_bsize as u64,
+        Ok(stat) if stat.f_type == HUGETLBFS => stat.f_bsize as u64,
         _ => PAGE,
     }
 }
@@ -187,9 +187,10 @@ impl Mapping {
     pub fn populate(&self, threads: u32) -> io::Result<()> {
         if let Some(file) = self.shared_file() {
             // Says what is missing. Where the file system can't do this, the pages tell.
-            match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, self.length as u64) {
-                Err(rustix::io::Errno::NOSPC) => return Err(rustix::io::Errno::NOSPC.into()),
-                _ => {}
+            let length = self.length as u64;
+            let space = rustix::fs::fallocate(file, FallocateFlags::empty(), 0, length);
+            if space == Err(rustix::io::Errno::NOSPC) {
+                return Ok(space?);
             }
         }
         let pages = self.length / PAGE as usize;

@@ -23,7 +23,7 @@ use thimble_monitor::schema::arguments::{
 use thimble_monitor::schema::results::Memdev;
 use thimble_monitor::{ErrorClass, QmpError};
 
-use super::mapping::{Mapping, Plan};
+use super::mapping::{Mapping, Plan, page_of};
 use crate::error_text;
 use crate::files::{self, OFlags, Opened};
 use crate::memory::PAGE;
@@ -169,7 +169,7 @@ impl MemoryBackend {
         let common = common!(given);
         let path = PathBuf::from(OsStr::from_bytes(given.mem_path));
         let align = given.align.unwrap_or(0);
-        if align % PAGE != 0 {
+        if !align.is_multiple_of(PAGE) {
             return Err(refused(format!(
                 "alignment 0x{align:x} must be multiples of page size 0x{PAGE:x}"
             )));
@@ -560,7 +560,8 @@ fn enlarge(file: &Opened, size: u64) -> Result<(), QmpError> {
     };
     let mut found = about()?;
     if found.is_file() && found.len() == 0 {
-        let whole = size.checked_next_multiple_of(PAGE).unwrap_or(u64::MAX);
+        let whole = size.checked_next_multiple_of(page_of(file));
+        let whole = whole.unwrap_or(u64::MAX);
         let enlarged = file.set_len(whole);
         // One that can only be read is what it is.
         if let Err(error) = enlarged

@@ -388,11 +388,19 @@ fn spread_ranges(text: &str) -> String {
     }
     let mut spread = String::new();
     let mut count = 0;
-    for part in text.split(',') {
-        if !spread.is_empty() || count > 0 {
+    // Of a doubled comma, which belongs to a value with what follows, an empty part is left.
+    let mut empty = 0;
+    for (index, part) in text.split(',').enumerate() {
+        if index > 0 {
             spread.push(',');
         }
-        let range = part.strip_prefix(KEY).and_then(|range| {
+        if part.is_empty() {
+            empty += 1;
+            continue;
+        }
+        let is_key = std::mem::take(&mut empty) % 2 == 0;
+        let range = part.strip_prefix(KEY).filter(|_| is_key);
+        let range = range.and_then(|range| {
             let (first, last) = range.split_once('-').unwrap_or((range, range));
             Some(first.parse::<u16>().ok()?..=last.parse::<u16>().ok()?)
         });
@@ -408,4 +416,173 @@ fn spread_ranges(text: &str) -> String {
         }
     }
     spread
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn objects() -> Objects {
+        Objects::new(Defaults::default())
+    }
+
+    fn error<T>(result: Result<T, QmpError>) -> String {
+        result.err().expect("an error").to_string()
+    }
+
+    #[test]
+    fn ranges_of_nodes_become_lists() {
+        for (text, spread) in [
+            ("memory-backend-ram,id=a", "memory-backend-ram,id=a"),
+            ("x,host-nodes=3,id=a", "x,host-nodes.0=3,id=a"),
+            (
+                "host-nodes=0-2,host-nodes=7",
+                "host-nodes.0=0,host-nodes.1=1,host-nodes.2=2,host-nodes.3=7",
+            ),
+            // What is no range is left for the check to refuse.
+            ("x,host-nodes=2-1", "x,host-nodes=2-1"),
+            ("x,host-nodes=a-b", "x,host-nodes=a-b"),
+            ("x,host-nodes=0-99999", "x,host-nodes=0-99999"),
+            ("x,host-nodes.0=1", "x,host-nodes.0=1"),
+            ("{host-nodes=1", "{host-nodes=1"),
+            (",,host-nodes=1", ",,host-nodes.0=1"),
+            ("id=a,,host-nodes=1", "id=a,,host-nodes=1"),
+            ("id=a,,,host-nodes=1", "id=a,,,host-nodes.0=1"),
+        ] {
+            assert_eq!(spread_ranges(text), spread, "{text}");
+        }
+    }
+
+    #[test]
+    fn both_forms_of_an_option_make_objects() {
+        let mut objects = objects();
+        objects
+            .add_text("memory-backend-ram,id=a,size=1M,host-nodes=0,policy=bind")
+            .unwrap();
+        objects
+            .add_text(r#"{"qom-type":"iothread","id":"b","poll-max-ns":0}"#)
+            .unwrap();
+        objects.add_text("secret,id=c,data=x,,y").unwrap();
+        assert_eq!(objects.secret("c").unwrap(), b"x,y");
+        assert_eq!(objects.iothread("b").unwrap().parameters(), [0, 0, 0, 0]);
+        assert!(objects.iothread("a").is_none());
+        assert_eq!(objects.memory("a").unwrap().size(), 1 << 20);
+        let mut seen = Vec::new();
+        objects.visit(&mut |object| seen.push(format!("{} {}", object.id, object.type_name)));
+        assert_eq!(seen, ["a memory-backend-ram", "b iothread", "c secret"]);
+        for (text, expected) in [
+            ("", "Parameter 'qom-type' is missing"),
+            ("iothread", "Parameter 'id' is missing"),
+            ("iothread,id=-", "Parameter 'id' expects an identifier"),
+            (
+                "iothread,id=x,thread-pool-max=64",
+                "threads for calls that may take long ('thread-pool-max') are not available",
+            ),
+            (
+                "memory-backend-file,id=x,size=4k,mem-path=/nix,pmem=on",
+                "persistent memory ('pmem') is not available",
+            ),
+            (
+                "iothread,id=a",
+                "attempt to add duplicate property 'a' to object (type 'container')",
+            ),
+            ("{\"", "JSON parse error, premature EOI"),
+        ] {
+            assert_eq!(error(objects.add_text(text)), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn guest_ram_stays() {
+        let mut objects = objects();
+        assert_eq!(
+            error(objects.use_as_ram("pc.ram")),
+            "Memory backend 'pc.ram' not found"
+        );
+        objects.add_text("iothread,id=a").unwrap();
+        let mapping = objects.add_ram("pc.ram", 8192, None).unwrap();
+        assert_eq!((mapping.length(), objects.ram_position()), (8192, Some(1)));
+        objects.hide_ram();
+        assert_eq!(objects.ram_position(), None);
+        let taken = error(objects.add_text("secret,id=pc.ram,data=x"));
+        assert!(taken.contains("duplicate"), "{taken}");
+        objects.add_text("iothread,id=b").unwrap();
+        objects.show_ram();
+        assert_eq!(objects.ram_position(), Some(2));
+        assert_eq!(
+            error(objects.remove(b"pc.ram")),
+            "object 'pc.ram' is in use, can not be deleted"
+        );
+        objects.remove(b"a").unwrap();
+        assert_eq!(objects.ram_position(), Some(1));
+        drop(mapping);
+        objects.remove(b"pc.ram").unwrap();
+        assert_eq!(objects.ram_position(), None);
+    }
+
+    #[test]
+    fn files_that_cannot_be_memory_are_refused() {
+        let dir = std::env::temp_dir().join(format!("thimble-backend-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let path = |name: &str| dir.join(name);
+        std::fs::write(path("empty"), b"").unwrap();
+        let pipe = std::process::Command::new("mkfifo")
+            .arg(path("pipe"))
+            .status();
+        assert!(pipe.unwrap().success());
+        let mut objects = objects();
+        let mut refused = |name: &str, more: &str| {
+            let path = path(name);
+            let path = path.display();
+            let text = format!("memory-backend-file,id=x,size=64k,mem-path={path}{more}");
+            error(objects.add_text(&text))
+        };
+        // Whoever touched it would be killed.
+        let text = refused("empty", ",readonly=on");
+        assert!(
+            text.starts_with("backing store size 0x0 does not"),
+            "{text}"
+        );
+        let text = refused("pipe", "");
+        assert!(text.starts_with("unable to map backing store"), "{text}");
+        let text = refused("missing", ",readonly=on");
+        assert!(text.ends_with("No such file or directory"), "{text}");
+        let text = refused("", ",readonly=on");
+        assert!(
+            text.starts_with("unable to map") || text.contains("directory"),
+            "{text}"
+        );
+        // What was made for it goes again.
+        let text = refused("new", ",policy=bind");
+        assert_eq!(text, "host-nodes must be set for policy bind");
+        assert!(!path("new").exists());
+        // An empty one is made as long as it has to be.
+        let empty = path("empty");
+        objects
+            .add_text(&format!(
+                "memory-backend-file,id=x,size=5000,share=on,mem-path={}",
+                empty.display()
+            ))
+            .unwrap();
+        assert_eq!(std::fs::metadata(&empty).unwrap().len(), 8192);
+        let mapping = objects.use_as_ram("x").unwrap();
+        // SAFETY: the byte is the mapping's.
+        unsafe { mapping.start().as_ptr().add(4999).write_volatile(7) };
+        assert_eq!(std::fs::read(&empty).unwrap()[4999], 7);
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn there_is_a_limit() {
+        let mut objects = objects();
+        for number in 0..OBJECTS_MAX {
+            objects
+                .add_text(&format!("secret,id=s{number},data=x"))
+                .unwrap();
+        }
+        let text = error(objects.add_text("secret,id=more,data=x"));
+        assert_eq!(text, "there are 1024 objects already");
+        objects.remove(b"s500").unwrap();
+        objects.add_text("secret,id=more,data=x").unwrap();
+    }
 }

@@ -2,7 +2,9 @@
 
 use std::fmt::Write as _;
 
-use thimble_core::devices::class::{DeviceClass, PropertyError, PropertyValues, Value};
+use thimble_core::devices::class::{
+    DeviceClass, PCI_ROMFILE, PropertyError, PropertyKind, PropertyValues, Value,
+};
 
 use super::opts::{self, Reason};
 
@@ -14,6 +16,10 @@ pub(super) type Classes<'a> = &'a [&'static DeviceClass];
 pub struct DeviceOption {
     /// Its id, if it was given one.
     pub id: Option<String>,
+    /// The name of the bus that it goes on, if it was given.
+    pub bus: Option<String>,
+    /// The file with its expansion ROM, if it was given one.
+    pub romfile: Option<String>,
     /// Its class and properties; [`super::Options::globals`] are applied already.
     pub properties: PropertyValues,
     /// The option as given, for messages: `-device isa-serial,chardev=c`.
@@ -47,11 +53,13 @@ pub(super) fn list(classes: Classes<'_>) -> String {
 
 /// The text of `-device X,help`.
 pub(super) fn describe(class: &DeviceClass) -> String {
-    if class.properties.is_empty() {
+    let mut properties: Vec<_> = class.all_properties().collect();
+    if properties.is_empty() {
         return format!("There are no options for {}.\n", class.name);
     }
+    properties.sort_by_key(|property| property.name);
     let mut text = format!("{} options:\n", class.name);
-    for property in class.properties {
+    for property in properties {
         let left = format!("{}=<{}>", property.name, property.kind.name());
         let _ = write!(text, "  {left:<22} - {}", property.doc);
         match &property.default {
@@ -122,21 +130,24 @@ pub(super) fn build(
     let class = find(classes, &device.driver)?;
     let mut properties = PropertyValues::new(class);
     apply(globals, &mut properties);
-    let mut id = None;
+    let (mut id, mut bus, mut romfile) = (None, None, None);
+    let has_rom = class
+        .all_properties()
+        .any(|known| known.name == PCI_ROMFILE);
     for (key, value) in device.values {
         match key.as_str() {
             "id" => id = Some(opts::id(&value)?.to_owned()),
-            "bus" => {
-                // The only bus that a class here can be on is the board's ISA bus.
-                if class.bus != Some("ISA") || !matches!(value.as_str(), "isa.0" | "isa") {
-                    return Err(format!("Bus '{value}' not found"));
-                }
-            }
+            // Which buses there are the machine knows.
+            "bus" => bus = Some(value),
+            // Paths may be longer than texts of devices.
+            PCI_ROMFILE if has_rom => romfile = Some(value).filter(|path| !path.is_empty()),
             _ => set(&mut properties, &key, &value)?,
         }
     }
     Ok(DeviceOption {
         id,
+        bus,
+        romfile,
         properties,
         origin,
     })
@@ -146,6 +157,9 @@ fn set(properties: &mut PropertyValues, key: &str, value: &str) -> Result<(), Re
     let class = properties.class().name;
     properties.set(key, value).map_err(|error| match error {
         PropertyError::Unknown => format!("Property '{class}.{key}' not found"),
+        PropertyError::Type(PropertyKind::PciAddress) => {
+            format!("Property '{class}.{key}' doesn't take value '{value}'")
+        }
         error => format!("Property '{class}.{key}' {error}: '{value}'"),
     })
 }

@@ -314,13 +314,12 @@ impl Debugger for Vm {
         self.end(0);
     }
 
-    fn serve_debugger(&mut self, device: &[u8]) -> bool {
+    fn serve_debugger(&mut self, device: &[u8]) -> Result<(), QmpError> {
         let device = String::from_utf8_lossy(device);
-        match self.open_gdb_device(&device) {
-            Ok(chardev) => self.debug.device = Some(chardev),
-            Err(reason) => report(format_args!("{reason}")),
-        }
-        self.debug.device.is_some()
+        let opened = self.open_gdb_device(&device);
+        let refused = |reason| QmpError::generic(format_args!("{reason}"));
+        self.debug.device = Some(opened.map_err(refused)?);
+        Ok(())
     }
 }
 

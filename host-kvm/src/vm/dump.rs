@@ -11,9 +11,8 @@ use std::io;
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use thimble_core::cpu::{CpuState, Listed, Mapping, PagingMode, PagingRegisters, TABLES_MAX};
 use thimble_core::firmware::vmcoreinfo::NoNote;
@@ -27,7 +26,7 @@ use thimble_monitor::schema::results::DumpQueryResult;
 use thimble_monitor::schema::{DumpStatus, EventText};
 use thimble_monitor::{DumpKind, DumpTarget, Dumps, Event, JobId, QmpError};
 
-use super::jobs::{Cancelled, Progress, Reporter, Step, write_block};
+use super::jobs::{Cancelled, Progress, Reporter, Step, lock, write_block};
 use super::save::read_memory;
 use super::{Shared, Vm};
 use crate::{error_text, files, report};
@@ -80,7 +79,7 @@ pub(super) struct Dump {
     done: Arc<AtomicU64>,
     /// The same of the one whose file is being opened.
     next_done: Arc<AtomicU64>,
-    plans: Option<SyncSender<Result<Plan, QmpError>>>,
+    handover: Arc<Handover>,
 }
 
 impl Dump {
@@ -152,6 +151,31 @@ struct Plan {
     guest: Option<GuestInfo>,
 }
 
+/// Where the main thread leaves the plan for the job's thread.
+#[derive(Default)]
+struct Handover {
+    plan: Mutex<Option<Result<Plan, QmpError>>>,
+    left: Condvar,
+}
+
+impl Handover {
+    fn leave(&self, plan: Result<Plan, QmpError>) {
+        *lock(&self.plan) = Some(plan);
+        self.left.notify_all();
+    }
+
+    /// Waits for the plan. Once a file is open there always is one, unless the process ends.
+    fn take(&self) -> Result<Plan, QmpError> {
+        let mut plan = lock(&self.plan);
+        loop {
+            if let Some(plan) = plan.take() {
+                return plan;
+            }
+            plan = self.left.wait(plan).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
 impl Dumps for Vm {
     fn dumping(&self) -> bool {
         self.dump.stage != Stage::Idle
@@ -189,7 +213,7 @@ impl Dumps for Vm {
             }
             ram
         };
-        let (sender, plans) = sync_channel(1);
+        let handover = Arc::new(Handover::default());
         let progress = Progress::new(filename);
         let done = Arc::new(AtomicU64::new(0));
         let task = Task {
@@ -197,7 +221,7 @@ impl Dumps for Vm {
             ram,
             kind,
             progress: progress.clone(),
-            plans,
+            handover: handover.clone(),
             done: done.clone(),
         };
         let work = Box::new(move |reporter: &Reporter| task.run(passed, reporter));
@@ -206,7 +230,7 @@ impl Dumps for Vm {
         self.dump.job = Some(job);
         self.dump.detach = detach;
         self.dump.part = part;
-        self.dump.plans = Some(sender);
+        self.dump.handover = handover;
         // The old one counts until the new one begins.
         self.dump.next_done = done;
         Ok(job)
@@ -241,10 +265,7 @@ impl Vm {
             Ok(plan) => plan.ranges.iter().map(|range| range.length).sum(),
             Err(_) => 0,
         };
-        if let Some(plans) = self.dump.plans.take() {
-            // There is room for one, and there is one.
-            let _ = plans.try_send(plan);
-        }
+        self.dump.handover.leave(plan);
         self.dump.detach.then_some(Ok(()))
     }
 
@@ -254,7 +275,6 @@ impl Vm {
         result: Result<(), QmpError>,
     ) -> Option<Result<(), QmpError>> {
         self.dump.job = None;
-        self.dump.plans = None;
         let Stage::Writing { resume } = std::mem::take(&mut self.dump.stage) else {
             return Some(result);
         };
@@ -386,7 +406,7 @@ struct Task {
     ram: &'static dyn GuestRam,
     kind: DumpKind,
     progress: Arc<Progress>,
-    plans: Receiver<Result<Plan, QmpError>>,
+    handover: Arc<Handover>,
     done: Arc<AtomicU64>,
 }
 
@@ -427,8 +447,7 @@ impl Task {
             }
         };
         reporter.tell(Step::Opened);
-        let plan = self.plans.recv().map_err(|_| DumpError::Cancelled)?;
-        let plan = plan.map_err(DumpError::Plan)?;
+        let plan = self.handover.take().map_err(DumpError::Plan)?;
         let out = Out { task: self, file };
         match self.kind {
             DumpKind::Elf { paging, .. } => self.elf(&plan, paging, &out),
@@ -448,12 +467,12 @@ impl Task {
             memory: plan.ranges.iter().map(|range| range.length).sum(),
         };
         out.put("write elf header", true, &layout.header())?;
-        out.put("write section headers", true, &layout.sections())?;
         let mut table = layout.note_segment().to_vec();
         for load in &loads {
             table.extend(layout.load_segment(load));
         }
         out.put("write program header table", true, &table)?;
+        out.put("write section headers", true, &layout.sections())?;
         out.put("write elf notes", false, &plan.notes)?;
         let mut chunk = Vec::new();
         for range in &plan.ranges {

@@ -344,10 +344,10 @@ impl Write for Paper<'_> {
     }
 }
 
-/// Writes a thread's id.
+/// Writes a thread's id, as QEMU does: numbers have two digits at least.
 fn put_thread(choices: &Choices, index: u32, answer: &mut Answer) -> Result<(), SinkFull> {
-    let process = if choices.multiprocess { "p1." } else { "" };
-    write!(Paper(answer), "{process}{:x}", u64::from(index) + 1).map_err(|fmt::Error| SinkFull)
+    let process = if choices.multiprocess { "p01." } else { "" };
+    write!(Paper(answer), "{process}{:02x}", u64::from(index) + 1).map_err(|fmt::Error| SinkFull)
 }
 
 /// Composes why the VM stands still.
@@ -379,12 +379,20 @@ fn stopped(
                 WatchKind::Read => "rwatch",
                 WatchKind::Access => "awatch",
             };
-            write!(Paper(answer), "{name}:{address:x};").map_err(|fmt::Error| SinkFull)
+            write!(Paper(answer), "{name}:{address:016x};").map_err(|fmt::Error| SinkFull)
         }
-        Some(Hit::Breakpoint(at)) if choices.tells_breaks => match at.hardware {
-            true => answer.put(b"hwbreak:;"),
-            false => answer.put(b"swbreak:;"),
-        },
+        Some(Hit::Breakpoint(at)) if choices.tells_breaks => {
+            // Behind a segment that does not begin at 0 the debugger sees another address, and would go on at once if it were
+            // told of a breakpoint that it does not know.
+            let registers = owner.registers(choices.general);
+            if registers.is_ok_and(|registers| registers.rip != at.address) {
+                return Ok(());
+            }
+            match at.hardware {
+                true => answer.put(b"hwbreak:;"),
+                false => answer.put(b"swbreak:;"),
+            }
+        }
         Some(Hit::Breakpoint(_) | Hit::Step) | None => Ok(()),
     }
 }

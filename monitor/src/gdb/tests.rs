@@ -239,7 +239,7 @@ fn breakpoints_of_all_kinds_come_and_go() {
     let breaks = &debugged.vm.debugged.breaks;
     assert_eq!(breaks.breakpoints().len(), 1);
     assert_eq!(breaks.watchpoints().len(), 2);
-    assert_eq!(debugged.ask(b"?"), "T05thread:1;");
+    assert_eq!(debugged.ask(b"?"), "T05thread:01;");
     assert!(debugged.vm.debugged.breaks.is_empty());
 }
 
@@ -267,7 +267,7 @@ fn running_and_stopping() {
         assert_eq!(debugged.vm.run_state, RunState::Running);
         assert_eq!(debugged.vm.debugged.resumed, resumed, "{packet}");
         assert!(debugged.settle().is_empty());
-        assert_eq!(debugged.packets(&[gdb::INTERRUPT]), ["T02thread:p1.1;"]);
+        assert_eq!(debugged.packets(&[gdb::INTERRUPT]), ["T02thread:p01.01;"]);
         assert_eq!(debugged.vm.run_state, RunState::Paused);
         assert!(debugged.settle().is_empty());
     }
@@ -288,9 +288,9 @@ fn running_and_stopping() {
     assert_eq!(debugged.vm.run_state, RunState::Paused);
     // What needs a reset can't run, and says why it stands still.
     debugged.vm.run_state = RunState::Shutdown;
-    assert_eq!(debugged.ask(b"c"), "T03thread:p1.1;");
+    assert_eq!(debugged.ask(b"c"), "T03thread:p01.01;");
     debugged.vm.run_state = RunState::InternalError;
-    assert_eq!(debugged.ask(b"s"), "T06thread:p1.1;");
+    assert_eq!(debugged.ask(b"s"), "T06thread:p01.01;");
 }
 
 #[test]
@@ -320,12 +320,20 @@ fn stops_say_why() {
             debugged.ask(b"c");
             debugged.vm.run_state = RunState::Debug;
             debugged.vm.debugged.stop = Some(DebugStop { cpu: 1, hit });
+            debugged.vm.registers.rip = 0x1000;
             let more = if knows { told } else { "" };
-            assert_eq!(debugged.settle(), [format!("T05thread:2;{plain}{more}")]);
+            assert_eq!(debugged.settle(), [format!("T05thread:02;{plain}{more}")]);
             // It is who is meant from now on.
-            assert_eq!(debugged.ask(b"qC"), "QC2");
+            assert_eq!(debugged.ask(b"qC"), "QC02");
         }
     }
+    // Behind a segment: it is at 10h for gdb.
+    debugged.ask(b"c");
+    debugged.vm.run_state = RunState::Debug;
+    let hit = at(false);
+    debugged.vm.debugged.stop = Some(DebugStop { cpu: 1, hit });
+    debugged.vm.registers.rip = 0x10;
+    assert_eq!(debugged.settle(), ["T05thread:02;"]);
     for (state, signal) in [
         (RunState::Paused, 2),
         (RunState::Watchdog, 14),
@@ -334,7 +342,7 @@ fn stops_say_why() {
     ] {
         debugged.ask(b"c");
         debugged.vm.run_state = state;
-        assert_eq!(debugged.settle(), [format!("T{signal:02x}thread:2;")]);
+        assert_eq!(debugged.settle(), [format!("T{signal:02x}thread:02;")]);
     }
     debugged.ask(b"c");
     let mut out = Out::new();
@@ -387,17 +395,17 @@ fn threads_are_processors() {
         ask = b"qsThreadInfo";
     }
     assert_eq!(threads.len(), 300);
-    assert_eq!((threads[0].as_str(), threads[299].as_str()), ("1", "12c"));
+    assert_eq!((threads[0].as_str(), threads[299].as_str()), ("01", "12c"));
     debugged.check(&[
         ("Hg12c", "OK"),
         ("qC", "QC12c"),
         ("Hg12d", "E22"),
         ("Hgp1.2", "OK"),
-        ("qC", "QC2"),
+        ("qC", "QC02"),
         ("Hg-1", "OK"),
-        ("qC", "QC2"),
+        ("qC", "QC02"),
         ("Hg0", "OK"),
-        ("qC", "QC1"),
+        ("qC", "QC01"),
         ("Hc-1", "OK"),
         ("Hc3", "OK"),
         ("H", "E22"),
@@ -483,16 +491,16 @@ fn a_command_in_the_background_is_answered_at_its_end() {
 fn bad_packets_are_asked_for_again() {
     let mut debugged = Debugged::new();
     assert_eq!(debugged.raw(b"$qC#00"), b"-");
-    assert_eq!(debugged.raw(b"$qC#b4"), b"+$QC1#c5");
+    assert_eq!(debugged.raw(b"$qC#b4"), b"+$QC01#f5");
     // The last answer again.
-    assert_eq!(debugged.raw(b"-"), b"$QC1#c5");
-    assert_eq!(debugged.raw(b"$q$qC#b4"), b"+$QC1#c5");
+    assert_eq!(debugged.raw(b"-"), b"$QC01#f5");
+    assert_eq!(debugged.raw(b"$q$qC#b4"), b"+$QC01#f5");
     // Too long: the sum of 5000 a is 88h.
     let huge = [b"$", &[b'a'; 5000][..], b"#88"].concat();
     assert_eq!(debugged.raw(&huge), b"+$E22#a9");
     assert_eq!(debugged.raw(b"$QStartNoAckMode#b0"), b"+$OK#9a");
-    assert_eq!(debugged.raw(b"$qC#b4"), b"$QC1#c5");
-    assert_eq!(debugged.raw(b"$qC#00"), b"$QC1#c5");
+    assert_eq!(debugged.raw(b"$qC#b4"), b"$QC01#f5");
+    assert_eq!(debugged.raw(b"$qC#00"), b"$QC01#f5");
     // The next debugger begins anew.
     debugged.session.open(&mut debugged.vm);
     assert_eq!(debugged.raw(b"$!#21"), b"+$#00");

@@ -18,10 +18,10 @@ pub(crate) fn meant_processor<'m, O: Owner + ?Sized>(
 ) -> Result<Option<u32>, Fail<'m>> {
     let cpu = match vcpu {
         Some(index) => {
-            let cpu = u32::try_from(index).ok().filter(|cpu| *cpu < owner.cpus());
-            Some(cpu.ok_or_else(|| {
-                QmpError::generic(format_args!("invalid vCPU index {}", index as u32))
-            })?)
+            // QEMU's number has 32 bits.
+            let index = index as u32;
+            let cpu = Some(index).filter(|cpu| *cpu < owner.cpus());
+            Some(cpu.ok_or_else(|| QmpError::generic(format_args!("invalid vCPU index {index}")))?)
         }
         None => None,
     };

@@ -20,13 +20,16 @@ fn gdbserver<'l>(call: &mut Call<'_, 'l>) -> Done<'l> {
         device => device,
     };
     let done = call.context.owner.serve_debugger(device);
-    if device == b"none" && done {
+    if device == b"none" && done.is_ok() {
         writeln!(call.text, "Disabled gdbserver")?;
         return Ok(Outcome::Done);
     }
+    if let Err(error) = &done {
+        writeln!(call.text, "{error}")?;
+    }
     let text: &[u8] = match done {
-        true => b"Waiting for gdb connection on device '",
-        false => b"Could not open gdbserver on device '",
+        Ok(()) => b"Waiting for gdb connection on device '",
+        Err(_) => b"Could not open gdbserver on device '",
     };
     call.text.pieces(&[text, device, b"'\n"])?;
     Ok(Outcome::Done)

@@ -168,6 +168,10 @@ fn bus_line(depth: usize, line: &BusLine<'_>, text: &mut Text<'_>) -> fmt::Resul
             write!(text, "{name} = ")?;
             match value {
                 QomValue::Bool(on) => writeln!(text, "{on}"),
+                // Of a PCI function: its device, and which of that it is.
+                QomValue::Int(place) if *name == "addr" => {
+                    writeln!(text, "{:02x}.{}", place >> 3, place & 7)
+                }
                 QomValue::Int(number) => writeln!(text, "{number} ({number:#x})"),
                 QomValue::Uint(number) => writeln!(text, "{number} ({number:#x})"),
                 QomValue::Str(value) => writeln!(text, "\"{value}\""),

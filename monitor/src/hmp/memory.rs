@@ -13,7 +13,7 @@ use crate::schema::arguments;
 use crate::{Owner, QmpError};
 
 /// Bytes that `sum` adds up at most: what takes longer would hold others up.
-const SUM_MAX: u64 = 256 << 20;
+const SUM_MAX: u64 = 64 << 20;
 
 /// Bytes of a page.
 const PAGE: u64 = 4096;
@@ -106,6 +106,13 @@ pub(super) static INFO: &[Command] = &[
         },
     ),
     command(
+        "memory_size_summary",
+        "",
+        &[],
+        "show how much memory the guest has",
+        memory_size,
+    ),
+    command(
         "tlb",
         "",
         &[],
@@ -118,6 +125,16 @@ pub(super) static INFO: &[Command] = &[
         },
     ),
 ];
+
+fn memory_size<'l>(call: &mut Call<'_, 'l>) -> Done<'l> {
+    let mut size = 0;
+    call.context
+        .owner
+        .visit_objects(&mut |tree| size = tree.outside.settings().memory);
+    // Nothing can be plugged.
+    writeln!(call.text, "base memory: {size}\nplugged memory: 0")?;
+    Ok(Outcome::Done)
+}
 
 fn memsave<'l>(call: &mut Call<'_, 'l>) -> Done<'l> {
     let arguments = arguments::Memsave {

@@ -26,6 +26,7 @@ mod machine;
 mod memory;
 mod objects;
 mod parse;
+mod pci;
 mod ports;
 mod power;
 mod registers;

@@ -80,7 +80,6 @@ impl<'l> Arguments<'l> {
     }
 
     /// `on` or `off`, if it is given.
-    #[allow(dead_code)]
     pub(super) fn switch(&self, place: usize) -> Option<bool> {
         match self.at(place) {
             Value::Switch(value) => Some(value),

@@ -5,7 +5,7 @@
 
 use super::{
     Call, Done, cpus, debug, descriptors, devices, dump, help, history, machine, memory, objects,
-    ports, power, trace,
+    pci, ports, power, trace,
 };
 
 /// Arguments of a command at most.
@@ -56,6 +56,7 @@ pub static INFO: &Menu = &[
     history::INFO,
     machine::INFO,
     memory::INFO,
+    pci::INFO,
     trace::INFO,
     objects::INFO,
 ];

@@ -502,3 +502,253 @@ fn what_waits_for_the_machine() {
     );
     assert!(say(&mut machine, "help").contains("stop"));
 }
+
+/// A machine in 64-bit mode whose root table is at 2000h.
+fn long_mode() -> InMemory<'static, Deaf> {
+    let mut machine = machine(&[]);
+    machine.registers.paging.cr0 = 1 << 31 | 1;
+    machine.registers.paging.cr3 = 0x2000;
+    machine.registers.paging.cr4 = 1 << 5;
+    machine.registers.paging.efer = 1 << 8 | 1 << 10;
+    machine
+}
+
+fn put(machine: &InMemory<'static, Deaf>, table: u64, index: u64, entry: u64) {
+    let ram = machine.machine.ram();
+    ram.write(table + 8 * index, &entry.to_le_bytes()).unwrap();
+}
+
+#[test]
+fn pages_are_listed_and_joined() {
+    let mut machine = long_mode();
+    put(&machine, 0x2000, 0, 0x3007);
+    put(&machine, 0x2000, 511, 0x3003);
+    put(&machine, 0x3000, 0, 0x4067);
+    put(&machine, 0x4000, 0, 0x5007);
+    put(&machine, 0x4000, 1, 0x0020_01e7);
+    put(&machine, 0x5000, 510, 1 << 63 | 0x6085);
+    put(&machine, 0x5000, 511, 0x7107);
+    assert_eq!(
+        say(&mut machine, "info tlb"),
+        "00000000001fe000: 0000000000006000 X------U-\n\
+         00000000001ff000: 0000000000007000 -G-----UW\n\
+         0000000000200000: 0000000000200000 -GPDA--UW\n\
+         ffffff80001fe000: 0000000000006000 X------U-\n\
+         ffffff80001ff000: 0000000000007000 -G-----UW\n\
+         ffffff8000200000: 0000000000200000 -GPDA--UW\n"
+    );
+    assert_eq!(
+        say(&mut machine, "info mem"),
+        "00000000001fe000-00000000001ff000 0000000000001000 ur-\n\
+         00000000001ff000-0000000000400000 0000000000201000 urw\n\
+         ffffff80001fe000-ffffff80001ff000 0000000000001000 -r-\n\
+         ffffff80001ff000-ffffff8000400000 0000000000201000 -rw\n"
+    );
+    assert_eq!(say(&mut machine, "gva2gpa 0x1ff123"), "gpa: 0x7123\n");
+    assert_eq!(say(&mut machine, "gva2gpa 0x1fd123"), "Unmapped\n");
+}
+
+/// What a hostile guest may have: a table that names itself everywhere, and so maps itself at all addresses.
+#[test]
+fn listings_of_endless_tables_end() {
+    let mut machine = long_mode();
+    for index in 0..512 {
+        put(&machine, 0x2000, index, 0x2007);
+    }
+    let mut text = std::vec::Vec::new();
+    struct Endless<'v>(&'v mut std::vec::Vec<u8>);
+    impl Sink for Endless<'_> {
+        fn put(&mut self, bytes: &[u8]) -> Result<(), SinkFull> {
+            self.0.extend_from_slice(bytes);
+            Ok(())
+        }
+    }
+    let mut sink = Endless(&mut text);
+    let done = execute(b"info tlb", &mut machine, &mut 0, &mut Text::new(&mut sink));
+    assert_eq!(done, Ok(Outcome::Done));
+    assert!(
+        text.len() < crate::MONITOR_OUT_MAX * 7 / 8,
+        "{}",
+        text.len()
+    );
+    assert!(text.ends_with(b"there is more than 65536 lines have room for\r\n"));
+    assert_eq!(text.iter().filter(|byte| **byte == b'\n').count(), 65537);
+    // All of the same rights, as far as it was looked at.
+    let joined = say(&mut machine, "info mem");
+    assert_eq!(
+        joined.lines().nth(1),
+        Some("there are more than 8192 page tables"),
+        "{joined}"
+    );
+    // And without a single page at the end.
+    for index in 0..512 {
+        put(&machine, 0x2000, index, 0x3007);
+        put(&machine, 0x3000, index, 0x4007);
+        put(&machine, 0x4000, index, 0x5007);
+    }
+    let nothing = say(&mut machine, "info mem");
+    assert_eq!(nothing, "there are more than 8192 page tables\n");
+}
+
+#[test]
+fn ports_are_read_and_written() {
+    let mut machine = machine(&[]);
+    for (line, text) in [
+        ("o/b 0x70 0x30", ""),
+        ("o/b 0x71 0x15a", ""),
+        ("i/b 0x71", "portb[0x0071] = 0x5a\n"),
+        ("i/h 0x10070", "portw[0x0070] = 0x5aff\n"),
+        ("i/g 0x71", "portb[0x0071] = 0x000000000000005a\n"),
+        ("i/w 0x7ff0", "portl[0x7ff0] = 0xffffffff\n"),
+        ("o/h 0x70 0xa531", ""),
+        ("i/b 0x71", "portb[0x0071] = 0xa5\n"),
+    ] {
+        assert_eq!(say(&mut machine, line), text, "{line}");
+    }
+}
+
+#[test]
+fn sums_are_bounded() {
+    let mut machine = machine(&[1, 2, 3, 0xff]);
+    // As `sum` of BSD has it.
+    assert_eq!(say(&mut machine, "sum 0x1000 4"), "08449\n");
+    assert_eq!(say(&mut machine, "sum 0x10000 100000"), "00000\n");
+    assert_eq!(
+        say(&mut machine, "sum 0 0x4000001"),
+        "Error: 'size' is larger than the limit (67108864 bytes)\n"
+    );
+}
+
+#[test]
+fn the_host_has_its_addresses() {
+    let mut machine = machine(&[]);
+    let pointer = machine.machine.ram().block(0x1234).unwrap().pointer;
+    assert_eq!(
+        say(&mut machine, "gpa2hva 0x1234"),
+        format!(
+            "Host virtual address for 0x1234 (pc.ram) is {:#x}\n",
+            pointer.addr()
+        )
+    );
+    assert!(say(&mut machine, "gpa2hpa 0").starts_with("Error: There is no host"));
+}
+
+#[test]
+fn a_processor_is_chosen_for_the_lines_that_follow() {
+    let mut machine = machine(&[]);
+    machine.cpus = 3;
+    let mut cpu = 0;
+    let mut say = |line: &str| {
+        let mut text = heapless::Vec::<u8, 4096>::new();
+        execute(
+            line.as_bytes(),
+            &mut machine,
+            &mut cpu,
+            &mut Text::new(&mut text),
+        )
+        .unwrap();
+        String::from_utf8(text.to_vec()).unwrap()
+    };
+    assert_eq!(say("cpu 2"), "");
+    assert!(say("info cpus").contains("\r\n* CPU #2: thread_id="));
+    assert_eq!(say("cpu 3"), "invalid CPU index\r\n");
+    assert!(say("info registers").starts_with("\r\nCPU#2\r\n"));
+    assert!(say("info registers 1").starts_with("\r\nCPU#1\r\n"));
+    assert_eq!(say("info registers -a").matches("CPU#").count(), 3);
+    assert_eq!(say("info registers 3"), "CPU#3 not available\r\n");
+    assert_eq!(
+        say("info registers (-1)"),
+        "'registers' has failed: integer is for 32-bit values\r\nTry \"help info registers\" for more information\r\n"
+    );
+}
+
+/// 64-bit registers, descriptors of all kinds, and registers of the x87 by their numbers.
+#[test]
+fn registers_are_shown_in_the_width_of_the_code() {
+    use thimble_core::cpu::{Activity, CpuState};
+    let mut state = CpuState::power_on(0, true, 0x123);
+    state.cr0 = 1 << 31 | 1;
+    state.efer = 1 << 8 | 1 << 10;
+    state.gpr[15] = u64::MAX;
+    state.rflags = 0xc02;
+    state.cs.long = true;
+    state.cs.granular = true;
+    state.cs.limit = u32::MAX;
+    state.ds.kind = 7;
+    state.ds.dpl = 3;
+    state.ldtr.present = false;
+    state.activity = Activity::Halted;
+    state.events.shadow = 1;
+    state.fpu.fsw = 6 << 11;
+    state.fpu.st[0] = [1, 0, 0, 0, 0, 0, 0, 0x80, 0xff, 0x3f];
+    state.fpu.xmm[15] = 0x11 << 64 | 0x22;
+    let mut text = heapless::Vec::<u8, 8192>::new();
+    registers::show(&state, false, &mut Text::new(&mut text)).unwrap();
+    let text = String::from_utf8(text.to_vec()).unwrap();
+    for line in [
+        "R12=0000000000000000 R13=0000000000000000 R14=0000000000000000 R15=ffffffffffffffff",
+        "RIP=000000000000fff0 RFL=00000c02 [DO-----] CPL=0 II=1 A20=0 SMM=0 HLT=1",
+        "CS =f000 00000000ffff0000 ffffffff 00af9b00 DPL=0 CS64 [-RA]",
+        "DS =0000 0000000000000000 0000ffff 0000f700 DPL=3 DS   [EWA]",
+        "LDT=0000 0000000000000000 0000ffff 00000200",
+        "TR =0000 0000000000000000 0000ffff 00008b00 DPL=0 TSS64-busy",
+        "FCW=037f FSW=3000 [ST=6] FTW=00 MXCSR=00001f80",
+        "FPR6=8000000000000001 3fff FPR7=0000000000000000 0000",
+        "XMM14=0000000000000000 0000000000000000 XMM15=0000000000000011 0000000000000022",
+    ] {
+        assert!(text.lines().any(|shown| shown == line), "{line}:\n{text}");
+    }
+}
+
+/// What a QMP client reads: events, then the text of the line that caused them; errors of what went on in the background.
+#[test]
+fn by_qmp_events_come_before_short_texts() {
+    use crate::{QmpError, Session};
+    let mut machine = machine(&[]);
+    machine.run_state = thimble_core::machine::RunState::Running;
+    let mut session = std::boxed::Box::new(Session::new());
+    let mut out = heapless::Vec::<u8, 65536>::new();
+    session.open(&mut out).unwrap();
+    out.clear();
+    let mut send = |session: &mut Session, machine: &mut InMemory<'static, Deaf>, line: &str| {
+        let command = format!(
+            "{{'execute': 'human-monitor-command', 'arguments': {{'command-line': '{line}'}}}}"
+        );
+        out.clear();
+        assert_eq!(
+            session.feed(command.as_bytes(), machine, &mut out),
+            command.len()
+        );
+        if let Some((_, saved)) = machine.saving.take() {
+            assert!(out.is_empty());
+            let result = match saved.size {
+                1 => Err(QmpError::generic(format_args!("no room"))),
+                _ => Ok(()),
+            };
+            session.complete(result, machine, &mut out);
+        }
+        String::from_utf8(out.to_vec()).unwrap()
+    };
+    let mut negotiated = heapless::Vec::<u8, 1000>::new();
+    session.feed(
+        b"{'execute': 'qmp_capabilities'}",
+        &mut machine,
+        &mut negotiated,
+    );
+    let mut say = |line: &str| send(&mut session, &mut machine, line);
+    let stopped = say("stop");
+    assert!(
+        stopped.ends_with("\"event\": \"STOP\"}\r\n{\"return\": \"\"}\r\n"),
+        "{stopped}"
+    );
+    assert_eq!(say("p 7"), "{\"return\": \"0x7\\r\\n\"}\r\n");
+    assert_eq!(say("memsave 0 2 a"), "{\"return\": \"\"}\r\n");
+    let refused = "{\"return\": \"Error: no room\\r\\n\"}\r\n";
+    assert_eq!(say("memsave 0 1 a"), refused);
+    let long = say("x/400xb 0");
+    assert!(
+        long.starts_with("{\"return\": \"0000000000000000: 0x00"),
+        "{long}"
+    );
+    assert_eq!(long.matches("\\r\\n").count(), 50);
+}

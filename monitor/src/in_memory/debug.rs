@@ -5,7 +5,7 @@ use thimble_core::cpu::{CpuState, Registers};
 use thimble_core::machine::{Host, RunState};
 
 use super::InMemory;
-use crate::{BreakRefused, DebugStop, Debugger, Event, Stepping, write_ram};
+use crate::{BreakRefused, DebugStop, Debugger, Event, QmpError, Stepping, write_ram};
 
 /// What a debugger sees and has set.
 pub struct Debugged {
@@ -95,7 +95,10 @@ impl<H: Host> Debugger for InMemory<'_, H> {
     }
 
     // There are no devices.
-    fn serve_debugger(&mut self, device: &[u8]) -> bool {
-        device == b"none"
+    fn serve_debugger(&mut self, device: &[u8]) -> Result<(), QmpError> {
+        match device {
+            b"none" => Ok(()),
+            _ => Err(QmpError::generic(format_args!("there are no devices"))),
+        }
     }
 }

@@ -21,9 +21,7 @@ use crate::schema::SysEmuTarget;
 use crate::schema::results::{
     CommandLineOptionInfo, CpuInfoFast, CpuInstanceProperties, MachineInfo,
 };
-use crate::{
-    CpuState, DumpKind, Event, JobId, KvmInfo, Owner, QmpError, Space, Timestamp, answers,
-};
+use crate::{CpuState, Event, JobId, KvmInfo, Owner, QmpError, Space, Timestamp, answers};
 
 /// Events that wait to be told at most.
 const EVENTS_MAX: usize = 16;
@@ -72,8 +70,6 @@ pub struct InMemory<'m, H: Host> {
     pub actions: Actions,
     /// What is to be written to a file. The caller ends the job by `Session::complete`.
     pub saving: Option<(JobId, Saved)>,
-    /// The dump that is being written. The caller ends the job by `Session::complete`.
-    pub dumping: Option<(JobId, DumpKind)>,
     /// What commands have done, a bit each: see [`InMemory::NMI`] and others.
     pub done: u32,
     /// Events that were lost because nobody took them.
@@ -116,7 +112,6 @@ impl<'m, H: Host> InMemory<'m, H> {
             debugged: debug::Debugged::new(),
             actions: Actions::default(),
             saving: None,
-            dumping: None,
             done: 0,
             lost: 0,
             events: heapless::Deque::new(),

@@ -5,6 +5,8 @@ use thimble_core::cpu::debugger::{Break, Hit, Resume};
 use thimble_core::machine::Machine;
 use thimble_core::memory::Backing;
 
+use crate::QmpError;
+
 /// How processors make single steps, as gdb's `qqemu.sstep` has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stepping {
@@ -65,9 +67,11 @@ pub trait Debugger {
     /// Ends the process at once, successfully: the debugger kills its target.
     fn kill(&mut self);
 
-    /// Serves debuggers on this device from now on, in place of any other, or on none with `none`; false if it can't be had.
-    /// A message has said why.
-    fn serve_debugger(&mut self, device: &[u8]) -> bool;
+    /// Serves debuggers on this device from now on, in place of any other, or on none with `none`.
+    ///
+    /// # Errors
+    /// Why the device can't be had.
+    fn serve_debugger(&mut self, device: &[u8]) -> Result<(), QmpError>;
 }
 
 /// Writes a machine's RAM at guest physical addresses. False if it is not RAM everywhere; what lies before is written then.

@@ -15,11 +15,13 @@ mod identity;
 mod logs;
 mod memory;
 mod objects;
+mod pci;
 mod power;
 mod processors;
 mod roms;
 mod schema;
 mod sessions;
+mod trace;
 mod user_objects;
 mod wire;
 

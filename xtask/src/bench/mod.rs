@@ -3,6 +3,7 @@
 //! Absolute times say more about the machine than about the emulators; the ratios are what counts.
 
 mod bare;
+mod dumps;
 mod emulator;
 mod flood;
 mod linux;
@@ -53,7 +54,7 @@ struct Row {
 type Measure = fn(&Bench) -> Result<Vec<Row>, String>;
 
 /// All measures by the name that `--only` takes.
-const MEASURES: [(&str, Measure); 18] = [
+const MEASURES: [(&str, Measure); 19] = [
     ("start", measures::start),
     ("boot", measures::boot),
     ("qmp", measures::round_trip),
@@ -72,6 +73,7 @@ const MEASURES: [(&str, Measure); 18] = [
     ("software-spin", software::spinning),
     ("software-boot", software::boot),
     ("linux", linux::boot),
+    ("dumps", dumps::dumps),
 ];
 
 /// Runs the measures and prints the table. A target that is missed is shown, and no failure.

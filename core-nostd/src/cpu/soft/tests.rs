@@ -141,3 +141,45 @@ fn calls_and_stack_frames() {
         (0x1005, 0x1234, 0x8000)
     );
 }
+
+#[test]
+fn registers_that_are_not_there_are_told_of() {
+    use crate::trace::testing::traced;
+    let lines = traced("guest_error_*msr", || {
+        // rdmsr; wrmsr
+        for instruction in [[0x0f, 0x32], [0x0f, 0x30]] {
+            let mut guest = Guest::protected();
+            guest.change(|state| {
+                state.gpr[RCX] = 0x1234_5678;
+                state.gpr[RAX] = 1;
+            });
+            guest.execute(&instruction, 1);
+        }
+    });
+    assert_eq!(
+        lines,
+        [
+            "guest_error_rdmsr index 0x12345678",
+            "guest_error_wrmsr index 0x12345678 value 0x1",
+        ]
+    );
+}
+
+#[test]
+fn decoded_code_is_told_of() {
+    use crate::trace::testing::traced;
+    let mut guest = Guest::long();
+    // mov al, 1; jmp to itself
+    guest.put(0x1000, &[0xb0, 1, 0xeb, 0xfc]);
+    let lines = traced("t*", || {
+        guest.run(2);
+        guest.put(0x1001, &[2]);
+        guest.run(2);
+    });
+    let expected = [
+        "translate_block gpa:0x1000, bytes:4",
+        "tb_invalidate_page gpa:0x1000",
+        "translate_block gpa:0x1000, bytes:4",
+    ];
+    assert_eq!(lines, expected);
+}

@@ -4,10 +4,11 @@
 //! header can count, the first section counts them (PN_XNUM, as in Linux's elf(5)).
 //!
 //! ```text
-//! header | 2 section headers | program headers | notes | memory, range by range | names of sections
+//! header | program headers | 2 section headers | notes | memory, range by range | names of sections
 //! ```
-//! As QEMU 7.2 lays it out, and a PC's dump is a 64-bit file there whatever its processors do: ROM ends at 4 GiB. Other than there,
-//! the header tells its own size, which is 64.
+//! As with QEMU 7.2, a PC's dump is a 64-bit file whatever its processors do: ROM ends at 4 GiB. Other than there,
+//! the header tells its own size, which is 64, and program headers follow it at once: makedumpfile 1.7 looks for them there, wherever
+//! the header says that they are.
 
 use super::Fields;
 
@@ -66,12 +67,12 @@ impl Layout {
         self.loads.saturating_add(1)
     }
 
-    const fn segments_at() -> u64 {
-        (HEADER_SIZE + SECTIONS * SECTION_SIZE) as u64
+    const fn sections_at(&self) -> u64 {
+        HEADER_SIZE as u64 + self.segments() as u64 * SEGMENT_SIZE as u64
     }
 
     const fn notes_at(&self) -> u64 {
-        Self::segments_at() + self.segments() as u64 * SEGMENT_SIZE as u64
+        self.sections_at() + (SECTIONS * SECTION_SIZE) as u64
     }
 
     /// Where in the file memory begins.
@@ -93,8 +94,8 @@ impl Layout {
             .u16(16, ET_CORE)
             .u16(18, machine)
             .u32(20, EV_CURRENT.into())
-            .u64(32, Self::segments_at())
-            .u64(40, HEADER_SIZE as u64)
+            .u64(32, HEADER_SIZE as u64)
+            .u64(40, self.sections_at())
             .u16(52, HEADER_SIZE as u16)
             .u16(54, SEGMENT_SIZE as u16)
             .u16(56, self.segments().min(PN_XNUM) as u16)
@@ -104,7 +105,7 @@ impl Layout {
         header.bytes
     }
 
-    /// What follows the header.
+    /// What follows the program headers.
     pub fn sections(&self) -> [u8; SECTIONS * SECTION_SIZE] {
         let mut sections = Fields::<{ SECTIONS * SECTION_SIZE }>::new();
         let segments = self.segments();
@@ -156,11 +157,11 @@ mod tests {
 
     fn file(layout: &Layout, loads: &[Load], notes: &[u8], memory: &[u8]) -> Vec<u8> {
         let mut file = layout.header().to_vec();
-        file.extend(layout.sections());
         file.extend(layout.note_segment());
         for load in loads {
             file.extend(layout.load_segment(load));
         }
+        file.extend(layout.sections());
         file.extend(notes);
         assert_eq!(file.len() as u64, layout.memory_at());
         file.extend(memory);
@@ -242,7 +243,7 @@ mod tests {
         }
     }
 
-    /// Field by field what QEMU 7.2 wrote for a stopped PC of 16 MiB, but for the header's size.
+    /// What QEMU 7.2 wrote for a stopped PC of 16 MiB, but for the header's size and the order of the headers.
     #[test]
     fn as_observed() {
         let layout = Layout {

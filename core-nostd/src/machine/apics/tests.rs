@@ -253,3 +253,40 @@ fn hosts_with_their_own_get_messages() {
     assert_eq!(host.messages, [Msi::new(1, false, 0, 0x41, false)]);
     assert!(host.attention.is_empty());
 }
+
+#[test]
+fn local_apics_tell_of_what_they_do() {
+    use crate::trace::testing::traced;
+    let (mut machine, mut host) = machine(Irqchip::Machine);
+    let lines = traced("*apic*", || {
+        assert_eq!(machine.apic_base(1), 0xfee0_0800);
+        machine.set_apic_base(&mut host, 0, 1, 0xfee0_0800).unwrap();
+        put(&mut machine, &mut host, 0, 0, 0xfee0_00f0, 0x1ff);
+        assert_eq!(get(&mut machine, &mut host, 0, 0xfee0_00f0), 0x1ff);
+        // To itself.
+        put(&mut machine, &mut host, 0, 0, 0xfee0_0300, 0x0004_0041);
+        assert_eq!(machine.take_interrupt(&mut host, 0, 0), Some(0x41));
+        // To nobody.
+        put(&mut machine, &mut host, 0, 0, 0xfee0_0310, 7 << 24);
+        put(&mut machine, &mut host, 0, 0, 0xfee0_0300, 0x0000_4042);
+        // LINT1.
+        put(&mut machine, &mut host, 0, 0, 0xfee0_0360, 0x400);
+        machine.pulse_nmi(&mut host, 0);
+    });
+    let expected = [
+        "cpu_get_apic_base 0x00000000fee00800",
+        "cpu_set_apic_base 0x00000000fee00800",
+        "apic_mem_writel 0xf0 = 0x000001ff",
+        "apic_mem_readl 0xf0 = 0x000001ff",
+        "apic_mem_writel 0x300 = 0x00040041",
+        "apic_deliver_irq dest 4294967295 dest_mode 0 delivery_mode 0 vector 65 trigger_mode 0",
+        "apic_acknowledge cpu 0 vector 65",
+        "apic_mem_writel 0x310 = 0x07000000",
+        "apic_mem_writel 0x300 = 0x00004042",
+        "apic_deliver_irq dest 7 dest_mode 0 delivery_mode 0 vector 66 trigger_mode 0",
+        "guest_error_apic_destination dest 7",
+        "apic_mem_writel 0x360 = 0x00000400",
+        "apic_local_deliver vector 4 delivery mode 4",
+    ];
+    assert_eq!(lines, expected);
+}
