@@ -293,7 +293,7 @@ mod tests {
         assert_eq!(notify(&mut config, 0), [], "no bus master");
         config.write(reg::COMMAND, Width::Word, 4);
         let address = 0x1_fee0_1004;
-        assert_eq!(notify(&mut config, 0), [(address, 0x4043 & !0)][..]);
+        assert_eq!(notify(&mut config, 0), [(address, 0x4043)][..]);
         assert_eq!(
             notify(&mut config, 3),
             [(address, 0x4043)],

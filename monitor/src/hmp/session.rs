@@ -307,6 +307,10 @@ mod tests {
         fn truncate(&mut self, mark: usize) {
             self.bytes.truncate(mark);
         }
+
+        fn put_since(&self, mark: usize) -> &[u8] {
+            self.bytes.get(mark..).unwrap_or_default()
+        }
     }
 
     struct Bench {
