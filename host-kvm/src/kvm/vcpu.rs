@@ -48,6 +48,7 @@ use super::outside::{self, Outside};
 use super::state;
 use super::vm::{Irqchip, Vm};
 use crate::cpuid::CpuidTable;
+use crate::signals::Blocked;
 use thimble_core::trace::events;
 
 /// `_IO(KVMIO, 0x80)`.
@@ -455,7 +456,7 @@ impl Vcpus {
             // What the kernel thinks of IA32_APIC_BASE depends on its version.
             vcpus.reset()?;
         }
-        let _mask = OnlyKick::new();
+        let _mask = Blocked::all_but(&[KICK]);
         for index in 0..count {
             let shared = Arc::clone(&vcpus.shared);
             let handler = Arc::clone(&handler);
@@ -1102,29 +1103,4 @@ fn install_kick_handler() -> Result<(), KvmError> {
         }
     });
     result
-}
-
-/// While it lives, threads are born with every signal but the kick blocked: the rest is the
-/// main thread's.
-struct OnlyKick(libc::sigset_t);
-
-impl OnlyKick {
-    fn new() -> Self {
-        // SAFETY: the sets are initialised by the calls before they are used.
-        unsafe {
-            let mut mask: libc::sigset_t = mem::zeroed();
-            let mut before: libc::sigset_t = mem::zeroed();
-            libc::sigfillset(&mut mask);
-            libc::sigdelset(&mut mask, KICK);
-            libc::pthread_sigmask(libc::SIG_SETMASK, &mask, &mut before);
-            Self(before)
-        }
-    }
-}
-
-impl Drop for OnlyKick {
-    fn drop(&mut self) {
-        // SAFETY: the set was filled in by the call above.
-        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &self.0, ptr::null_mut()) };
-    }
 }

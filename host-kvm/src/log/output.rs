@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use crate::error_text;
 use crate::messages::report;
+use crate::signals::Blocked;
 
 /// Bytes that wait at most, and a piece, before the log waits, too.
 const PUT_MAX: usize = 64 << 10;
@@ -91,7 +92,7 @@ impl Output {
             return;
         }
         self.add(&mut state, pieces);
-        state.waiting.push(b'\n');
+        self.add(&mut state, &[b"\n"]);
     }
 
     fn add(self: &Arc<Self>, state: &mut State, pieces: &[&[u8]]) {
@@ -101,6 +102,7 @@ impl Output {
         if !state.started {
             state.started = true;
             let output = self.clone();
+            let _mask = Blocked::all();
             let thread = thread::Builder::new()
                 .name("log".to_owned())
                 .stack_size(STACK)
@@ -121,13 +123,6 @@ impl Output {
 
     /// The thread: writes what comes, for ever.
     fn write_all(&self) {
-        // Signals are the main thread's.
-        // SAFETY: the set is initialised before it is used.
-        unsafe {
-            let mut all: libc::sigset_t = std::mem::zeroed();
-            libc::sigfillset(&mut all);
-            libc::pthread_sigmask(libc::SIG_BLOCK, &all, std::ptr::null_mut());
-        }
         let mut text = Vec::new();
         let mut state = self.lock();
         loop {

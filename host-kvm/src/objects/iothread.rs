@@ -115,7 +115,7 @@ impl IoThread {
         });
         inner.poller.add(&inner.waker, WAKER, Interest::READ)?;
         let theirs = inner.clone();
-        let mask = crate::signals::AllBlocked::new();
+        let mask = crate::signals::Blocked::all();
         let join = thread::Builder::new()
             .name(format!("IO {id}"))
             .stack_size(256 << 10)

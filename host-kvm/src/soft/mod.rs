@@ -497,7 +497,7 @@ impl SoftCpus {
             apic_ids: (0..count).map(|i| cpuid.apic_id(i) as u8).collect(),
         };
         cpus.reset()?;
-        let _mask = crate::signals::AllBlocked::new();
+        let _mask = crate::signals::Blocked::all();
         let join = thread::Builder::new()
             .name("CPU/TCG".to_owned())
             .stack_size(STACK)

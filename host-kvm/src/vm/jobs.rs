@@ -16,7 +16,6 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::ptr;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -27,6 +26,7 @@ use thimble_monitor::{JobId, QmpError};
 use super::Shared;
 use crate::error_text;
 use crate::files::Opened;
+use crate::signals::Blocked;
 
 /// Jobs at a time. More are refused: each costs a thread and a descriptor.
 pub const JOBS_MAX: usize = 16;
@@ -100,10 +100,11 @@ impl Jobs {
             shared: shared.clone(),
         };
         let work = move || {
-            block_signals();
             let result = work(&reporter);
             reporter.tell(Step::Ended(result));
         };
+        // A write beyond RLIMIT_FSIZE raises a signal in the thread that writes, too: it is to fail instead.
+        let _blocked = Blocked::all();
         thread::Builder::new()
             .name(format!("{name} {}", id.0))
             .stack_size(STACK)
@@ -143,17 +144,6 @@ impl Jobs {
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Signals are the main thread's; and a write beyond RLIMIT_FSIZE, which raises one in the thread
-/// that writes, is to fail instead of ending the process.
-fn block_signals() {
-    // SAFETY: the set is initialised before it is used.
-    unsafe {
-        let mut set: libc::sigset_t = std::mem::zeroed();
-        libc::sigfillset(&mut set);
-        libc::pthread_sigmask(libc::SIG_SETMASK, &set, ptr::null_mut());
-    }
 }
 
 /// Which file it is, whatever its name.

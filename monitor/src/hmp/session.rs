@@ -304,10 +304,6 @@ mod tests {
             self.bytes.len()
         }
 
-        fn put_since(&self, mark: usize) -> &[u8] {
-            &self.bytes[mark..]
-        }
-
         fn truncate(&mut self, mark: usize) {
             self.bytes.truncate(mark);
         }
