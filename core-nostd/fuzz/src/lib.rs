@@ -243,6 +243,7 @@ fn plug_pci(machine: &mut Machine<'_>) {
         values.set("multifunction", "on").expect("a flag");
         // Classes without them take no notice.
         let _ = values.set("chassis_nr", "1");
+        let _ = values.set("shpc", "off");
         let _ = values.set("membar", "64K");
         let plugging = Plugging {
             place: Place::Id(id),

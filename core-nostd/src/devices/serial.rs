@@ -34,6 +34,9 @@ pub const FIFO_SIZE: usize = 16;
 /// Bits a second at divisor 1, for the usual 1.8432 MHz crystal.
 pub const BAUD_BASE: u32 = 115_200;
 
+/// What traces tell of a divisor of 0, which divides nothing: what QEMU says.
+const RATE_WITHOUT_DIVISOR: u32 = 3500;
+
 /// What `-device isa-serial` takes.
 pub static CLASS: DeviceClass = DeviceClass {
     name: "isa-serial",
@@ -589,7 +592,10 @@ impl Serial {
         };
         let word = 5 + (lcr & LineControl::WORD_LENGTH).bits();
         let stop = 1 + u8::from(lcr.contains(LineControl::STOP_BITS));
-        let rate = self.baud_base / u32::from(divisor.max(1));
+        let rate = match divisor {
+            0 => RATE_WITHOUT_DIVISOR,
+            divisor => self.baud_base / u32::from(divisor),
+        };
         trace::serial_update_parameters(rate, parity, word, stop);
     }
 

@@ -1001,14 +1001,14 @@ impl<'m> Machine<'m> {
         let mut consoles = Consoles::new();
         let slot = match class.name {
             name if name == bridge::CLASS.name => {
-                if values.is_on("shpc") {
-                    return Err(DeviceError::NotModelled(
-                        "the hot-plug controller, shpc=on,",
-                    ));
-                }
                 let chassis = uint("chassis_nr") as u8;
                 if chassis == 0 {
                     return Err(DeviceError::Chassis);
+                }
+                if values.is_on("shpc") {
+                    return Err(DeviceError::NotModelled(
+                        "without shpc=off the hot-plug controller",
+                    ));
                 }
                 let index = place(&mut self.buses.bridges, PciBridge::new(chassis))?;
                 PciSlot::Bridge(index)

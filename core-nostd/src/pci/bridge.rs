@@ -35,7 +35,7 @@ pub static CLASS: DeviceClass = DeviceClass {
         Property {
             name: "shpc",
             kind: PropertyKind::Bool,
-            default: Value::Bool(false),
+            default: Value::Bool(true),
             doc: "standard hot-plug controller, which is not modelled",
         },
     ],

@@ -324,6 +324,8 @@ fn listed_parameters_are_the_ones_that_are_taken() {
             let parameter = parameter["name"].as_str().expect("a name");
             let output = program_output(
                 program(Emulator::Thimble)
+                    // Where a value is a file's name, it is made here.
+                    .current_dir(instance.dir())
                     .args(["-nodefaults", "-display", "none", "-S", "-accel", "qtest"])
                     .args([format!("-{shown}"), format!("{parameter}=\u{1}")])
                     .args(["-bios", "/nonexistent/firmware"]),

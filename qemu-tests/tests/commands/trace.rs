@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use qemu_tests::{Emulator, Instance, Launcher, QmpClient, packages, source_dir};
 use serde_json::{Value, json};
@@ -440,6 +441,9 @@ fn states_are_told_and_set_the_same() {
         let mut client = negotiated(&instance);
         let asked = commands.iter().map(|(command, arguments)| {
             let text = answer(&instance, &mut client, command, arguments);
+            if *command == SET {
+                std::thread::sleep(TAKEN_UP);
+            }
             (format!("{command} {arguments}"), sorted(&text))
         });
         answers.push(asked.collect());
@@ -489,8 +493,12 @@ fn the_human_monitor_says_the_same() {
         let instance = passive(emulator).start();
         let mut client = negotiated(&instance);
         let said = lines.iter().map(|line| {
+            let switches = line.starts_with("trace-event");
             let line = json!({"command-line": line});
             let text = command_with(&mut client, "human-monitor-command", line.clone());
+            if switches {
+                std::thread::sleep(TAKEN_UP);
+            }
             (line.to_string(), text.to_string())
         });
         answers.push(said.collect());
@@ -506,6 +514,22 @@ fn say(client: &mut QmpClient, line: &str) -> String {
         json!({"command-line": line}),
     );
     text.as_str().expect("a text").to_owned()
+}
+
+/// How long QEMU's processors may take to take up what is traced of them.
+const TAKEN_UP: Duration = Duration::from_millis(100);
+
+/// What a file holds once nothing more is written into it.
+fn settled(path: &Path) -> String {
+    let mut before = None;
+    loop {
+        let text = fs::read_to_string(path).unwrap_or_default();
+        if before.as_ref() == Some(&text) {
+            return text;
+        }
+        before = Some(text);
+        std::thread::sleep(Duration::from_millis(200));
+    }
 }
 
 /// What is switched while the VM runs goes to where it is sent while it runs.
@@ -531,7 +555,7 @@ fn log_and_traces_follow_the_human_monitor() {
         say(&mut client, &format!("logfile {}", second.display())),
         ""
     );
-    let before = text(&first);
+    let before = settled(&first);
     command_with(&mut client, "cont", json!({}));
     wait_until("blocks", || {
         text(&second).matches("Trace 0: [").count() > 10
@@ -543,7 +567,7 @@ fn log_and_traces_follow_the_human_monitor() {
     assert_eq!(say(&mut client, "log none"), "");
     assert_eq!(say(&mut client, "trace-event runstate_set off"), "");
     command_with(&mut client, "stop", json!({}));
-    let after = text(&second);
+    let after = settled(&second);
     command_with(&mut client, "cont", json!({}));
     command_with(&mut client, "quit", json!({}));
     assert!(instance.wait(SOON).success());

@@ -300,7 +300,7 @@ fn firmware_gets_roms_without_a_range() {
 #[test]
 fn names_of_buses_and_errors() {
     let mut bench = Bench::new();
-    let bridge = |number| [("chassis_nr", number)];
+    let bridge = |number| [("chassis_nr", number), ("shpc", "off")];
     bench.plug(&bridge::CLASS, "", &bridge("1"));
     bench.plug(&bridge::CLASS, "named", &bridge("2"));
     bench.plug(&bridge::CLASS, "", &bridge("3"));
@@ -340,7 +340,7 @@ fn names_of_buses_and_errors() {
         "Bridge chassis not specified. Each bridge is required to be assigned a unique chassis id \
          > 0."
     );
-    let shpc = error(&bridge::CLASS, &[("chassis_nr", "1"), ("shpc", "on")]);
+    let shpc = error(&bridge::CLASS, &[("chassis_nr", "1")]);
     assert!(shpc.contains("shpc"), "{shpc}");
     assert_eq!(
         error(&pci_testdev::CLASS, &[("membar", "3")]),
@@ -371,7 +371,11 @@ fn names_of_buses_and_errors() {
 #[test]
 fn functions_come_and_go() {
     let mut bench = serial();
-    bench.plug(&bridge::CLASS, "bridge", &[("chassis_nr", "1")]);
+    bench.plug(
+        &bridge::CLASS,
+        "bridge",
+        &[("chassis_nr", "1"), ("shpc", "off")],
+    );
     bench.plug(&pci_serial::CLASS, "there", &[("bus", "bridge")]);
     bench.plug(&i6300esb::CLASS, "dog", &[]);
     let dog = (0, 4, 0);
@@ -465,7 +469,7 @@ fn messages_reach_local_apics_or_memory() {
 #[test]
 fn ranges_that_overlap_have_one_owner() {
     let mut bench = Bench::new();
-    bench.plug(&bridge::CLASS, "b", &[("chassis_nr", "1")]);
+    bench.plug(&bridge::CLASS, "b", &[("chassis_nr", "1"), ("shpc", "off")]);
     for slot in ["1", "2", "3"] {
         let set = [("bus", "b"), ("addr", slot), ("membar", "4M")];
         bench.plug(&pci_testdev::CLASS, "", &set);
@@ -520,16 +524,20 @@ fn ranges_that_overlap_have_one_owner() {
 #[test]
 fn a_hostile_guest_does_no_harm() {
     let plug = |bench: &mut Bench| {
-        bench.plug(&bridge::CLASS, "one", &[("chassis_nr", "1")]);
+        bench.plug(
+            &bridge::CLASS,
+            "one",
+            &[("chassis_nr", "1"), ("shpc", "off")],
+        );
         bench.plug(
             &bridge::CLASS,
             "two",
-            &[("chassis_nr", "2"), ("bus", "one")],
+            &[("chassis_nr", "2"), ("shpc", "off"), ("bus", "one")],
         );
         bench.plug(
             &bridge::CLASS,
             "three",
-            &[("chassis_nr", "3"), ("bus", "two")],
+            &[("chassis_nr", "3"), ("shpc", "off"), ("bus", "two")],
         );
         for bus in ["pci.0", "one", "two", "three"] {
             let set = [("bus", bus), ("membar", "64K"), ("rom", "")];
