@@ -105,7 +105,7 @@ fn scripts_answer_the_same() {
 const FUNCTIONS: &str = "-M pc -m 16 -device pci-bridge,chassis_nr=1,id=one,shpc=off \
     -device pci-testdev,bus=one,addr=5,membar=1M -device pci-bridge,chassis_nr=2,id=two,shpc=off,bus=one,addr=3 \
     -device pci-serial,bus=two,addr=1.1,multifunction=on -device pci-serial-2x,bus=two,addr=1,multifunction=on \
-    -device i6300esb,addr=9 -device pci-serial-4x,addr=9.1";
+    -device i6300esb,addr=9,multifunction=on -device pci-serial-4x,addr=9.1";
 const PLACES: [(u32, u32, u32); 9] = [
     (0, 2, 0),
     (1, 5, 0),
