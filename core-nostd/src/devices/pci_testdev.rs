@@ -26,7 +26,7 @@ pub static CLASS: DeviceClass = DeviceClass {
     name: "pci-testdev",
     parent: "pci-device",
     bus: Some("PCI"),
-    doc: "PCI Test Device",
+    doc: "memory and ports to try PCI with",
     user_creatable: true,
     properties: &[Property {
         name: "membar",

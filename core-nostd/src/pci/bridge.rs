@@ -23,7 +23,7 @@ pub static CLASS: DeviceClass = DeviceClass {
     name: "pci-bridge",
     parent: "base-pci-bridge",
     bus: Some("PCI"),
-    doc: "Standard PCI Bridge",
+    doc: "bridge to one more PCI bus",
     user_creatable: true,
     properties: &[
         Property {
