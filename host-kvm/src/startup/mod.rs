@@ -1,6 +1,9 @@
 //! From the command line to a running event loop: everything that can fail at the start fails
 //! here, with one line that names the option.
 
+mod kernel;
+mod plug;
+
 use std::fs::{self, File};
 use std::io::{Read as _, Seek as _};
 use std::path::Path;
@@ -9,18 +12,13 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
 
 use rustix::time::{TimerfdClockId, TimerfdFlags, timerfd_create};
-use thimble_core::devices::class::{DeviceClass, PCI_ROMSIZE, PropertyKind, PropertyValues};
-use thimble_core::devices::{self, debugcon, i8042, pc_testdev, rtc, serial};
+use thimble_core::devices::class::{DeviceClass, PropertyValues};
+use thimble_core::devices::{self, i8042, pc_testdev, rtc};
 use thimble_core::firmware::acpi;
-use thimble_core::firmware::boot::{self, Module, Request};
-use thimble_core::firmware::loader::{self, Protocol};
 use thimble_core::irq::LocalApic;
-use thimble_core::machine::{
-    Board, CLASSES, Config, ExpansionRom, HIGH_RAM_BASE, Irqchip, Machine, Place, Plugging,
-    RamLayout, SERIAL_MAX,
-};
-use thimble_core::pci::config;
+use thimble_core::machine::{Board, CLASSES, Config, HIGH_RAM_BASE, Irqchip, Machine, RamLayout};
 use thimble_core::qom::{Processor, Tree};
+use thimble_core::trace::events;
 use thimble_monitor::MONITOR_OUT_MAX;
 use thimble_monitor::schema::EventText;
 use tz::TimeZone;
@@ -36,23 +34,23 @@ use crate::files::{self, OFlags, Opened};
 use crate::gdb::GdbServer;
 use crate::kvm::{self, KvmError, Vcpus};
 use crate::log::{self, Items, Sink};
-use crate::memory::{PAGE, Ram, Rom};
+use crate::memory::{Ram, Rom};
 use crate::messages;
 use crate::monitors::Monitors;
 use crate::objects::{Defaults, MemoryBackend, Objects};
 use crate::options::{
-    self, Accel, DEFAULT_CPU, DeviceOption, KernelIrqchip, MEMORY_MAX, MEMORY_UNIT, MachineKind,
-    OptionError, Options, Parsed, RtcBase,
+    self, Accel, DEFAULT_CPU, KernelIrqchip, MEMORY_MAX, MEMORY_UNIT, MachineKind, OptionError,
+    Options, Parsed, RtcBase,
 };
 use crate::qtest::{self, QtestServer};
 use crate::soft::{self, Determinism, SoftCpus, Wires};
 use crate::trace;
 use crate::vm::{
-    self, BridgeState, CONSOLES_MAX, Exits, Guarded, ObjectFacts, Processors, Settings, Shared, Vm,
-    since_epoch,
+    self, BridgeState, Exits, Guarded, ObjectFacts, Processors, Settings, Shared, Vm, since_epoch,
 };
 use crate::{error_text, firmware_images, report};
-use thimble_core::trace::events;
+use kernel::Kernel;
+use plug::plug_devices;
 
 /// Firmware where `-bios` names none.
 const DEFAULT_FIRMWARE: &str = "boot.rom";
@@ -648,164 +646,6 @@ fn firmware(options: &Options) -> Result<Vec<u8>, OptionError> {
     Ok(image)
 }
 
-/// A kernel and what goes with it.
-#[derive(Default)]
-struct Kernel {
-    file: &'static [u8],
-    initrd: &'static [u8],
-    /// What the boot ROM does; empty where other firmware is to start the kernel in its own way.
-    table: &'static [u8],
-}
-
-impl Kernel {
-    /// Reads `-kernel` and `-initrd`, and finds out how the kernel is to be started.
-    fn load(options: &Options, layout: RamLayout) -> Result<Self, OptionError> {
-        let Some(path) = options.kernel.as_deref() else {
-            return Ok(Self::default());
-        };
-        let file = kernel_file(path, options.memory)?;
-        let plan = match loader::plan(file, layout.low) {
-            Ok(plan) => plan,
-            // The firmware may know kernels that we do not.
-            Err(_) if options.bios.is_some() => {
-                let initrd = initrd_file(options)?;
-                let table = &[];
-                return Ok(Self {
-                    file,
-                    initrd,
-                    table,
-                });
-            }
-            Err(error) => {
-                return Err(OptionError::new(
-                    &format!("-kernel {path}"),
-                    &error.to_string(),
-                ));
-            }
-        };
-        if plan.wants_video {
-            report(format_args!("warning: multiboot knows VBE. we don't"));
-        }
-        let mut modules = Vec::new();
-        let initrd = match (plan.protocol, options.initrd.as_deref()) {
-            (Protocol::Multiboot, Some(list)) => {
-                let texts: &'static [String] = module_texts(list).leak();
-                read_modules(texts, options.memory, &mut modules)?
-            }
-            _ => {
-                let initrd = initrd_file(options)?;
-                if options.initrd.is_some() {
-                    let size = initrd.len() as u32;
-                    let (offset, text) = (0, &b""[..]);
-                    modules.push(Module { offset, size, text });
-                }
-                initrd
-            }
-        };
-        let request = Request {
-            path: path.as_bytes(),
-            append: options.append.as_deref().unwrap_or_default().as_bytes(),
-            modules: &modules,
-            modules_size: initrd.len() as u32,
-            low_ram: layout.low,
-            high_ram: layout.high,
-            acpi: options.machine.acpi,
-        };
-        let mut table = vec![0; boot::TABLE_MAX];
-        let length = request.prepare(&plan, &mut table).map_err(|error| {
-            use loader::Error::{InitrdTooLarge, LinuxCommandLine, LinuxVideo};
-            let origin = match (&error, &options.initrd) {
-                (InitrdTooLarge, Some(initrd)) => format!("-initrd {initrd}"),
-                (LinuxCommandLine(_) | LinuxVideo, _) => "-append".to_string(),
-                _ => format!("-kernel {path}"),
-            };
-            OptionError::new(&origin, &error.to_string())
-        })?;
-        table.truncate(length);
-        Ok(Self {
-            file,
-            initrd,
-            table: table.leak(),
-        })
-    }
-}
-
-/// A kernel's file; one that can't be opened is said in QEMU's words, which test suites look for.
-fn kernel_file(path: &str, most: u64) -> Result<&'static [u8], OptionError> {
-    if let Err(error) = open(Path::new(path)) {
-        let reason = format!("'{path}': {}", error_text(&error));
-        return Err(OptionError::sentence("could not open kernel file", &reason));
-    }
-    let bytes = read_file(&format!("-kernel {path}"), Path::new(path), most)?;
-    Ok(bytes.leak())
-}
-
-/// The file of `-initrd`, whole; one that can't be opened is said in QEMU's words.
-fn initrd_file(options: &Options) -> Result<&'static [u8], OptionError> {
-    let Some(path) = options.initrd.as_deref() else {
-        return Ok(&[]);
-    };
-    if let Err(error) = open(Path::new(path)) {
-        let start = format!("error reading initrd {path}:");
-        let error = error_text(&error);
-        let reason = format!("Failed to open file \u{201c}{path}\u{201d}: open() failed: {error}");
-        return Err(OptionError::sentence(&start, &reason));
-    }
-    let bytes = read_file(&format!("-initrd {path}"), Path::new(path), options.memory)?;
-    Ok(bytes.leak())
-}
-
-/// The modules that `-initrd` lists for a multiboot kernel: apart by commas, of which two stand for
-/// one in a name. Each text is a file's path and, behind a space, what else the kernel is told.
-fn module_texts(list: &str) -> Vec<String> {
-    let mut texts = vec![String::new()];
-    let mut characters = list.chars().peekable();
-    while let Some(character) = characters.next() {
-        if character == ',' && characters.next_if_eq(&',').is_none() {
-            texts.push(String::new());
-        } else if let Some(text) = texts.last_mut() {
-            text.push(character);
-        }
-    }
-    // A comma at the end is none between two.
-    if texts.len() > 1 && texts.last().is_some_and(String::is_empty) {
-        texts.pop();
-    }
-    texts
-}
-
-/// Reads modules, each from a page on.
-fn read_modules(
-    texts: &'static [String],
-    most: u64,
-    modules: &mut Vec<Module<'static>>,
-) -> Result<&'static [u8], OptionError> {
-    let mut all: Vec<u8> = Vec::new();
-    for text in texts {
-        let path = text.split(' ').next().unwrap_or_default();
-        let origin = format!("-initrd {path}");
-        if !open(Path::new(path)).is_ok_and(|(_, metadata)| metadata.is_file()) {
-            // QEMU's words.
-            let line = format!("'{path}'");
-            return Err(OptionError::sentence("Failed to open file", &line));
-        }
-        let bytes = read_file(&origin, Path::new(path), most)?;
-        all.resize(all.len().next_multiple_of(PAGE as usize), 0);
-        let place = u32::try_from(all.len() + bytes.len()).map(|end| (all.len() as u32, end));
-        let (offset, end) = place.map_err(|_| {
-            let reason = loader::Error::InitrdTooLarge.to_string();
-            OptionError::new(&origin, &reason)
-        })?;
-        all.extend_from_slice(&bytes);
-        modules.push(Module {
-            offset,
-            size: end - offset,
-            text: text.as_bytes(),
-        });
-    }
-    Ok(all.leak())
-}
-
 fn open(path: &Path) -> std::io::Result<(Opened, fs::Metadata)> {
     // A FIFO or a device must not hold up the start.
     let file = files::open(path, OFlags::RDONLY | OFlags::NONBLOCK)?;
@@ -857,113 +697,6 @@ fn open_chardevs(options: &Options, chardevs: &mut Chardevs) -> Result<(), Optio
 fn chardev(chardevs: &mut Chardevs, id: &str) -> Result<ChardevId, OptionError> {
     let missing = || OptionError::new("-chardev", &format!("there is no '{id}'"));
     chardevs.attach(id).ok_or_else(missing)
-}
-
-/// Plugs in the devices of the command line, the default ones first.
-fn plug_devices(
-    options: &Options,
-    machine: &mut Machine<'static>,
-    chardevs: &mut Chardevs,
-    consoles: &mut [Option<ChardevId>; CONSOLES_MAX],
-) -> Result<(), OptionError> {
-    let mut plug = |origin: &str,
-                    properties: &PropertyValues,
-                    plugging: Plugging<'_, 'static>,
-                    behind: &dyn Fn(&str) -> Option<String>| {
-        let mut lines = Vec::new();
-        for property in properties.class().properties {
-            if property.kind == PropertyKind::Chardev
-                && let Some(id) = behind(property.name)
-            {
-                lines.push((property.name, chardev(chardevs, &id)?));
-            }
-        }
-        let plugged = machine.plug_on(properties, plugging);
-        let plugged = plugged.map_err(|error| OptionError::new(origin, &error.to_string()))?;
-        for (name, console) in plugged {
-            let line = lines.iter().find(|(of, _)| *of == name);
-            consoles[usize::from(console.0)] = line.map(|(_, id)| *id);
-        }
-        Ok(())
-    };
-    let board = |place| Plugging {
-        place,
-        bus: None,
-        rom: ExpansionRom::default(),
-    };
-    for (index, id) in options.serials.iter().enumerate().take(SERIAL_MAX) {
-        let Some(id) = id else { continue };
-        let mut properties = options.defaults_of(&serial::CLASS);
-        // The class has this property, and a port's number is in its range.
-        let _ = properties.set("index", &index.to_string());
-        let origin = format!("-serial chardev:{id}");
-        let place = board(Place::Board);
-        plug(&origin, &properties, place, &|_| Some(id.clone()))?;
-    }
-    for (index, id) in options.debugcons.iter().flatten().enumerate() {
-        let properties = options.defaults_of(&debugcon::CLASS);
-        let origin = format!("-debugcon chardev:{id}");
-        // As QEMU, which takes this option once.
-        let place = match index {
-            0 => Place::Id("debugcon"),
-            _ => Place::Anonymous,
-        };
-        plug(&origin, &properties, board(place), &|_| Some(id.clone()))?;
-    }
-    for device in &options.devices {
-        if device.properties.class().name == debugcon::CLASS.name
-            && device.properties.text("chardev").is_none()
-        {
-            // As QEMU: a console into nothing is a mistake. A serial port without a line is not.
-            let reason = "Can't create debugcon device, empty char device";
-            return Err(OptionError::new(&device.origin, reason));
-        }
-        let plugging = Plugging {
-            place: device.id.as_deref().map_or(Place::Anonymous, Place::Id),
-            bus: device.bus.as_deref(),
-            rom: match &device.romfile {
-                Some(name) => expansion_rom(options, device, name)?,
-                None => ExpansionRom::default(),
-            },
-        };
-        let line = |name: &str| device.properties.text(name).map(str::to_owned);
-        plug(&device.origin, &device.properties, plugging, &line)?;
-    }
-    Ok(())
-}
-
-/// Reads a PCI device's expansion ROM. What is wrong with it is said in QEMU's words.
-fn expansion_rom(
-    options: &Options,
-    device: &DeviceOption,
-    name: &str,
-) -> Result<ExpansionRom<'static>, OptionError> {
-    let refused = |reason: &str| OptionError::new(&device.origin, reason);
-    let path = options.find_firmware(name);
-    let Ok((_, metadata)) = open(&path) else {
-        return Err(refused(&format!("failed to find romfile \"{name}\"")));
-    };
-    let most = u64::from(config::ROM_MAX);
-    if metadata.is_file() && metadata.len() > most {
-        let most = most >> 20;
-        let reason = format!("romfile \"{name}\" too large (size cannot exceed {most} MiB)");
-        return Err(refused(&reason));
-    }
-    if metadata.len() == 0 {
-        return Err(refused(&format!("romfile \"{name}\" is empty")));
-    }
-    let bytes = read_file(&device.origin, &path, most)?;
-    let size = device.properties.uint(PCI_ROMSIZE);
-    if let Some(size) = size.filter(|size| size.is_power_of_two() && (bytes.len() as u64) > *size) {
-        let length = bytes.len();
-        let reason =
-            format!("romfile \"{name}\" ({length} bytes) is too large for ROM size {size}");
-        return Err(refused(&reason));
-    }
-    Ok(ExpansionRom {
-        name: String::leak(name.to_owned()),
-        bytes: bytes.leak(),
-    })
 }
 
 fn qtest_log(options: &Options) -> Result<Option<Opened>, OptionError> {
@@ -1021,22 +754,5 @@ fn rtc_base(base: RtcBase) -> i64 {
                 zone.and_then(|zone| Some(zone.find_local_time_type(now).ok()?.ut_offset()));
             now + i64::from(local.unwrap_or(0))
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn modules_are_apart_by_single_commas() {
-        assert_eq!(module_texts("a"), ["a"]);
-        assert_eq!(module_texts("a x=1 y,b"), ["a x=1 y", "b"]);
-        assert_eq!(module_texts("a,,b,c"), ["a,b", "c"]);
-        assert_eq!(module_texts("a,,,b"), ["a,", "b"]);
-        assert_eq!(module_texts("a,"), ["a"]);
-        assert_eq!(module_texts(","), [""]);
-        assert_eq!(module_texts("a,,"), ["a,"]);
-        assert_eq!(module_texts("a,b,"), ["a", "b"]);
     }
 }
