@@ -1,3 +1,5 @@
+//! Tests of trace points: which are on, and what their lines say.
+
 use std::format;
 use std::string::String;
 use std::vec;
