@@ -6,7 +6,7 @@
 //!
 //! Trace lines go to the same place. A log that can't be written does not stop the VM: it ends, with one line that says so.
 //!
-//! Items of QEMU that are not in [`ITEMS`] have no meaning here: there is no intermediate code, no user mode, no plug-in.
+//! Items of QEMU that are not in `ITEMS` have no meaning here: there is no intermediate code, no user mode, no plug-in.
 
 pub mod filter;
 pub mod output;

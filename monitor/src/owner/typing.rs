@@ -1,6 +1,6 @@
 //! What sessions of the human monitor ask, beside what their commands do.
 
-/// See [the module](self).
+/// What a session of the human monitor asks while a line is typed.
 pub trait Typing {
     /// Whether the process is about to end, so that there is nothing more to say.
     fn quits(&self) -> bool;
