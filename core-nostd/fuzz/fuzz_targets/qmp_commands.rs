@@ -69,6 +69,10 @@ impl Out for Pipe {
     fn truncate(&mut self, mark: usize) {
         self.bytes.truncate(mark);
     }
+
+    fn put_since(&self, mark: usize) -> &[u8] {
+        self.bytes.get(mark..).unwrap_or_default()
+    }
 }
 
 /// A message that was sent and not answered yet.

@@ -151,6 +151,13 @@ pub fn local_apics() -> [LocalApic; 2] {
     })
 }
 
+/// Empties guest RAM, which all machines share: for who runs the same twice.
+pub fn clear_ram() {
+    let block = ram().block(0).expect("it is RAM");
+    // SAFETY: the block's bytes are the array's, and a fuzzer has one thread.
+    unsafe { block.pointer.write_bytes(0, block.length.min(RAM)) };
+}
+
 /// A machine with every device.
 pub fn machine(board: Board, irqchip: Irqchip) -> Machine<'static> {
     machine_with(board, irqchip, &mut [])
@@ -272,7 +279,11 @@ fn configuration(
     let (bus, device, function) = (place & 3, place >> 2 & 7, place >> 5 & 1);
     let register = u32::from(source.byte());
     // Mostly registers of the header.
-    let register = if place >> 8 & 3 == 0 { register } else { register & 0x3f };
+    let register = if place >> 8 & 3 == 0 {
+        register
+    } else {
+        register & 0x3f
+    };
     let address = 1 << 31 | bus << 16 | device << 11 | function << 8 | register & !3;
     machine.pio_write(host, now, 0xcf8, Width::Dword, address);
     let port = 0xcfc + (register & 3) as u16;
