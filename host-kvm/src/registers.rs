@@ -60,16 +60,7 @@ fn write_dump(
     to: &mut String,
 ) -> std::fmt::Result {
     general(&Registers::from(state), to);
-    for (name, segment) in [
-        ("ES", &state.es),
-        ("CS", &state.cs),
-        ("SS", &state.ss),
-        ("DS", &state.ds),
-        ("FS", &state.fs),
-        ("GS", &state.gs),
-        ("LDT", &state.ldtr),
-        ("TR", &state.tr),
-    ] {
+    for (name, segment) in state.named_segments() {
         write_segment(to, name, segment)?;
     }
     for (name, table) in [("GDT", &state.gdtr), ("IDT", &state.idtr)] {

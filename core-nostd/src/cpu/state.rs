@@ -444,6 +444,20 @@ pub struct CpuState {
 }
 
 impl CpuState {
+    /// All segment registers with their names, in the order in which dumps show them.
+    pub const fn named_segments(&self) -> [(&'static str, &Segment); 8] {
+        [
+            ("ES", &self.es),
+            ("CS", &self.cs),
+            ("SS", &self.ss),
+            ("DS", &self.ds),
+            ("FS", &self.fs),
+            ("GS", &self.gs),
+            ("LDT", &self.ldtr),
+            ("TR", &self.tr),
+        ]
+    }
+
     /// After power-on or a reset of the machine. `signature` is EAX of CPUID leaf 1, which RDX
     /// shows; `bootstrap` tells the first processor from those that wait for their start.
     pub fn power_on(apic_id: u8, bootstrap: bool, signature: u32) -> Self {

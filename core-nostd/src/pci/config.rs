@@ -528,6 +528,23 @@ impl ConfigSpace {
     }
 }
 
+/// A function that has nothing of its own yet, with room for capabilities.
+#[cfg(test)]
+pub(crate) fn some_function() -> ConfigSpace {
+    let mut config = ConfigSpace::new(Identity {
+        vendor: 0x1234,
+        device: 0x5678,
+        revision: 0,
+        class: 0,
+        subsystem_vendor: 0,
+        subsystem: 0,
+        multifunction: false,
+        interrupt_pin: 1,
+    });
+    config.allow_from(0x40);
+    config
+}
+
 /// Asserts what all registers of a function read, by four bytes; those that are not listed read 0.
 #[cfg(test)]
 pub(crate) fn assert_registers(device: &impl PciFunction, set: &[(u8, u32)]) {

@@ -203,25 +203,10 @@ impl MsiCapability {
 mod tests {
     use super::*;
     use crate::devices::testing::Bench;
-    use crate::pci::config::{Identity, reg};
+    use crate::pci::config::{reg, some_function};
     use std::vec::Vec;
 
     const AT: u8 = 0x4c;
-
-    fn space() -> ConfigSpace {
-        let mut config = ConfigSpace::new(Identity {
-            vendor: 0x1234,
-            device: 0x5678,
-            revision: 0,
-            class: 0,
-            subsystem_vendor: 0,
-            subsystem: 0,
-            multifunction: false,
-            interrupt_pin: 1,
-        });
-        config.allow_from(0x40);
-        config
-    }
 
     fn messages(bench: &mut Bench) -> Vec<(u64, u32)> {
         core::iter::from_fn(|| bench.effects.take())
@@ -235,7 +220,7 @@ mod tests {
     /// The bridge's capability, as observed with QEMU 7.2: all ones and all zeros written.
     #[test]
     fn registers_of_one_maskable_vector() {
-        let mut config = space();
+        let mut config = some_function();
         MsiCapability::add(&mut config, AT, 1, true, true);
         assert_eq!(config.byte(reg::CAPABILITIES), AT);
         assert_eq!(config.read(reg::STATUS, Width::Word), 0x10);
@@ -264,7 +249,7 @@ mod tests {
 
     #[test]
     fn layouts_without_what_is_optional() {
-        let mut config = space();
+        let mut config = some_function();
         MsiCapability::add(&mut config, AT, 32, false, false);
         config.write(AT + 8, Width::Dword, u32::MAX);
         assert_eq!(config.read(AT, Width::Dword), 0x000a_0005);
@@ -279,7 +264,7 @@ mod tests {
 
     #[test]
     fn messages_carry_their_vector() {
-        let (mut config, mut bench) = (space(), Bench::new());
+        let (mut config, mut bench) = (some_function(), Bench::new());
         let msi = MsiCapability::add(&mut config, AT, 4, true, false);
         config.write(AT + 4, Width::Dword, 0xfee0_1004);
         config.write(AT + 8, Width::Dword, 0x1);
@@ -308,7 +293,7 @@ mod tests {
 
     #[test]
     fn masked_vectors_wait() {
-        let (mut config, mut bench) = (space(), Bench::new());
+        let (mut config, mut bench) = (some_function(), Bench::new());
         let msi = MsiCapability::add(&mut config, AT, 32, false, true);
         config.write(reg::COMMAND, Width::Word, 4);
         config.write(AT + 2, Width::Word, 0x51);

@@ -239,24 +239,14 @@ fn send(config: &ConfigSpace, cx: &mut Context<'_>, entry: &[u32; 4]) {
 mod tests {
     use super::*;
     use crate::devices::testing::Bench;
-    use crate::pci::config::{Identity, reg};
+    use crate::pci::config::{reg, some_function};
     use std::vec::Vec;
 
     const AT: u8 = 0x80;
     const BAR: usize = 2;
 
     fn function(vectors: usize) -> (ConfigSpace, MsiX) {
-        let mut config = ConfigSpace::new(Identity {
-            vendor: 0x1234,
-            device: 0x5678,
-            revision: 0,
-            class: 0,
-            subsystem_vendor: 0,
-            subsystem: 0,
-            multifunction: false,
-            interrupt_pin: 1,
-        });
-        config.allow_from(0x40);
+        let mut config = some_function();
         let place = |offset| Location { bar: 2, offset };
         let msix = MsiX::add(&mut config, AT, vectors, place(0x1000), place(0x1800));
         config.write(reg::COMMAND, Width::Word, 4);

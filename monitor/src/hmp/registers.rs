@@ -84,16 +84,7 @@ pub(super) fn show(state: &CpuState, a20: bool, text: &mut Text<'_>) -> fmt::Res
     let long = state.efer & LONG_MODE != 0;
     let code_64 = long && state.cs.long;
     general(state, code_64, a20, text)?;
-    for (name, segment) in [
-        ("ES", &state.es),
-        ("CS", &state.cs),
-        ("SS", &state.ss),
-        ("DS", &state.ds),
-        ("FS", &state.fs),
-        ("GS", &state.gs),
-        ("LDT", &state.ldtr),
-        ("TR", &state.tr),
-    ] {
+    for (name, segment) in state.named_segments() {
         write!(text, "{name:<3}={:04x} ", segment.selector)?;
         wide(segment.base, code_64, text)?;
         descriptor(segment, state, long, text)?;
