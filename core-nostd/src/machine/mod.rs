@@ -23,6 +23,7 @@ pub mod actions;
 mod apics;
 mod board;
 mod config;
+mod drives;
 mod host;
 pub mod listing;
 mod pci;
@@ -59,6 +60,8 @@ use crate::trace::events::{self as trace, Event};
 pub use acpi::AcpiError;
 pub use board::{BuildError, CLASSES, DeviceError};
 pub use config::{Board, Config, HIGH_RAM_BASE, Irqchip, RamLayout};
+use drives::Drives;
+pub use drives::VIRTIO_BLKS_MAX;
 pub use host::Host;
 use pci::Buses;
 pub use pci::{
@@ -184,6 +187,7 @@ enum PciSlot {
     Serial(u8),
     Testdev(u8),
     Watchdog(u8),
+    VirtioBlk(u8),
 }
 
 impl PciSlot {
@@ -197,6 +201,7 @@ impl PciSlot {
             Self::Serial(_) => "pci-serial",
             Self::Testdev(_) => "pci-testdev",
             Self::Watchdog(_) => "i6300esb",
+            Self::VirtioBlk(_) => "virtio-blk-pci",
         }
     }
 }
@@ -242,6 +247,7 @@ pub struct Machine<'m> {
     fw_cfg: FwCfg<'m>,
     pci: ConfigMechanism1,
     buses: Buses<'m>,
+    drives: Drives,
     i440fx: I440fx,
     piix3: Piix3,
     piix4_pm: Piix4Pm,
