@@ -34,7 +34,7 @@ use crate::files::{self, OFlags, Opened};
 use crate::gdb::GdbServer;
 use crate::kvm::{self, KvmError, Vcpus};
 use crate::log::{self, Items, Sink};
-use crate::memory::{Ram, Rom};
+use crate::memory::{self, Ram, Rom};
 use crate::messages;
 use crate::monitors::Monitors;
 use crate::objects::{Defaults, MemoryBackend, Objects};
@@ -129,6 +129,7 @@ fn run() -> Result<i32, OptionError> {
     if let Some(daemon) = daemon {
         daemon.ready().map_err(failure("-daemonize"))?;
     }
+    memory::release_stack();
     let status = event_loop.run();
     drop(pid_file);
     Ok(status)
