@@ -13,6 +13,7 @@ pub mod debugcon;
 pub mod i6300esb;
 pub mod i8042;
 pub mod ib700;
+pub mod input;
 pub mod kernel;
 pub mod pc_testdev;
 pub mod pci_serial;

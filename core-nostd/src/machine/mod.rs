@@ -24,6 +24,7 @@ mod apics;
 mod board;
 mod config;
 mod host;
+mod input;
 pub mod listing;
 mod pci;
 mod plugged;
@@ -60,6 +61,8 @@ pub use acpi::AcpiError;
 pub use board::{BuildError, CLASSES, DeviceError};
 pub use config::{Board, Config, HIGH_RAM_BASE, Irqchip, RamLayout};
 pub use host::Host;
+use input::Typing;
+pub use input::{TYPED_MAX, TypedFull};
 use pci::Buses;
 pub use pci::{
     Consoles, ExpansionRom, I6300ESB_MAX, PCI_BRIDGES_MAX, PCI_SERIALS_MAX, PCI_TESTDEVS_MAX,
@@ -236,6 +239,7 @@ pub struct Machine<'m> {
     pit: Pit,
     rtc: Rtc,
     i8042: I8042,
+    typing: Typing,
     port92: Port92,
     a20: A20Gate,
     post: Post,
