@@ -31,6 +31,7 @@ mod plugged;
 mod ports;
 pub mod qtest;
 mod run_state;
+mod smbios;
 mod state;
 
 use a20::A20Gate;
@@ -72,6 +73,7 @@ pub use plugged::{ID_MAX, PLUGGED_MAX, Place, Plugged, Plugging};
 pub use ports::PortsFull;
 use ports::{PortMap, piece};
 pub use run_state::RunState;
+pub use smbios::OnRoot;
 pub use state::{Controllers, STATE_MAX};
 
 /// Serial ports that a board has at most.
