@@ -154,6 +154,8 @@ pub struct MachineOptions {
     pub pit: bool,
     /// Whether there is ACPI.
     pub acpi: bool,
+    /// Whether a PC has an HPET.
+    pub hpet: bool,
 }
 
 impl Default for MachineOptions {
@@ -170,6 +172,7 @@ impl Default for MachineOptions {
             isa_serial: true,
             pit: true,
             acpi: true,
+            hpet: true,
         }
     }
 }
@@ -210,7 +213,7 @@ pub(super) static MACHINE: OptsTable = OptsTable {
             Kind::Only(&["off", "auto"], NOT_MODELLED),
             "VMware's port",
         ),
-        SubOption::new("hpet", Kind::Only(&["off"], NOT_MODELLED), "HPET"),
+        SubOption::new("hpet", Kind::Bool, "pc: high precision event timers"),
         SubOption::new(
             "acpi",
             Kind::Word(&["on", "off", "auto"]),
@@ -328,6 +331,7 @@ impl MachineOptions {
         self.mem_merge = flag("mem-merge", self.mem_merge);
         self.memory_backend = given.owned("memory-backend").or(self.memory_backend.take());
         self.graphics = flag("graphics", self.graphics);
+        self.hpet = flag("hpet", self.hpet);
         self.isa_serial = flag("isa-serial", self.isa_serial);
         if let Some(pit) = given.text("pit") {
             self.pit = pit != "off";
@@ -337,6 +341,9 @@ impl MachineOptions {
         }
         if given.text("isa-serial").is_some() && self.kind != MachineKind::Microvm {
             return Err(format!("Property '{}.isa-serial' not found", self.name));
+        }
+        if given.text("hpet").is_some() && self.kind != MachineKind::Pc {
+            return Err(format!("Property '{}-machine.hpet' not found", self.name));
         }
         Ok(MachineFiles {
             kernel: given.owned("kernel"),
