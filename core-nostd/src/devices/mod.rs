@@ -10,6 +10,7 @@ pub mod block;
 pub mod class;
 pub mod debug_exit;
 pub mod debugcon;
+pub mod hpet;
 pub mod i6300esb;
 pub mod i8042;
 pub mod ib700;

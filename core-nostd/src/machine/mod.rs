@@ -24,6 +24,7 @@ mod apics;
 mod board;
 mod config;
 mod host;
+mod hpet;
 mod input;
 pub mod listing;
 mod pci;
@@ -40,6 +41,7 @@ use core::sync::atomic::AtomicU8;
 use crate::devices::acpi_pm::AcpiPm;
 use crate::devices::debug_exit::DebugExit;
 use crate::devices::debugcon::Debugcon;
+use crate::devices::hpet::Hpet;
 use crate::devices::i8042::I8042;
 use crate::devices::ib700::Ib700;
 use crate::devices::pc_testdev::PcTestdev;
@@ -240,6 +242,7 @@ pub struct Machine<'m> {
     apics: LocalApics<'m>,
     pit: Pit,
     rtc: Rtc,
+    hpet: Option<Hpet>,
     i8042: I8042,
     typing: Typing,
     port92: Port92,
@@ -405,6 +408,9 @@ impl<'m> Machine<'m> {
         if let Some(testdev) = &self.testdev {
             testdev.mmio_read(gpa, to);
         }
+        if self.hpet_read(host, now, gpa, to) {
+            return;
+        }
         let Some((offset, mut done)) = self.ioapic_at(gpa, to.len()) else {
             if self.testdev.is_none() && !self.is_pci_memory(gpa) {
                 trace::guest_error_memory_read(gpa, to.len());
@@ -432,6 +438,9 @@ impl<'m> Machine<'m> {
         }
         if let Some(testdev) = &mut self.testdev {
             testdev.mmio_write(gpa, from);
+        }
+        if self.hpet_write(host, now, gpa, from) {
+            return;
         }
         let Some((offset, mut done)) = self.ioapic_at(gpa, from.len()) else {
             if self.testdev.is_none() && !self.is_pci_memory(gpa) {

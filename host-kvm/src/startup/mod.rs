@@ -14,7 +14,7 @@ use std::sync::atomic::AtomicU8;
 
 use rustix::time::{TimerfdClockId, TimerfdFlags, timerfd_create};
 use thimble_core::devices::class::{DeviceClass, PropertyValues};
-use thimble_core::devices::{self, i8042, pc_testdev, rtc};
+use thimble_core::devices::{self, hpet, i8042, pc_testdev, rtc};
 use thimble_core::firmware::acpi;
 use thimble_core::irq::LocalApic;
 use thimble_core::machine::{Board, CLASSES, Config, HIGH_RAM_BASE, Irqchip, Machine, RamLayout};
@@ -145,7 +145,7 @@ fn check_globals(options: &Options) -> Result<(), OptionError> {
     for class in CLASSES.iter().filter(fixed) {
         let (given, fixed) = (options.defaults_of(class), PropertyValues::new(class));
         for property in class.all_properties() {
-            if property.name == devices::kernel::LOST_TICK_POLICY {
+            if [devices::kernel::LOST_TICK_POLICY, hpet::MSI].contains(&property.name) {
                 continue;
             }
             if given.get(property.name) != fixed.get(property.name) {
@@ -244,6 +244,8 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
         },
         pit: options.machine.pit,
         acpi: options.machine.acpi,
+        hpet: options.machine.hpet,
+        hpet_msi: options.defaults_of(&hpet::CLASS).is_on(hpet::MSI),
         ram: leak::<Ram>(&ram),
         ram_size: options.memory,
         // Its content comes once all that it tells is known; until then these are zeros that cost no memory.
