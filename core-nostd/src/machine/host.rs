@@ -78,6 +78,12 @@ pub trait Host {
         let _ = gpa;
     }
 
+    /// Says whether an interval timer outside the machine (`kernel-irqchip=on`) is to leave its line alone, because an HPET stands
+    /// for it. Told with each change, and when state is loaded.
+    fn mute_pit(&mut self, muted: bool) {
+        let _ = muted;
+    }
+
     /// The A20 gate was switched.
     fn set_a20(&mut self, enabled: bool);
 }

@@ -25,12 +25,15 @@ mod board;
 mod config;
 mod drives;
 mod host;
+mod hpet;
+mod input;
 pub mod listing;
 mod pci;
 mod plugged;
 mod ports;
 pub mod qtest;
 mod run_state;
+mod smbios;
 mod state;
 
 use a20::A20Gate;
@@ -39,6 +42,7 @@ use core::sync::atomic::AtomicU8;
 use crate::devices::acpi_pm::AcpiPm;
 use crate::devices::debug_exit::DebugExit;
 use crate::devices::debugcon::Debugcon;
+use crate::devices::hpet::Hpet;
 use crate::devices::i8042::I8042;
 use crate::devices::ib700::Ib700;
 use crate::devices::pc_testdev::PcTestdev;
@@ -63,6 +67,8 @@ pub use config::{Board, Config, HIGH_RAM_BASE, Irqchip, RamLayout};
 use drives::Drives;
 pub use drives::VIRTIO_BLKS_MAX;
 pub use host::Host;
+use input::Typing;
+pub use input::{TYPED_MAX, TypedFull};
 use pci::Buses;
 pub use pci::{
     Consoles, ExpansionRom, I6300ESB_MAX, PCI_BRIDGES_MAX, PCI_SERIALS_MAX, PCI_TESTDEVS_MAX,
@@ -72,6 +78,7 @@ pub use plugged::{ID_MAX, PLUGGED_MAX, Place, Plugged, Plugging};
 pub use ports::PortsFull;
 use ports::{PortMap, piece};
 pub use run_state::RunState;
+pub use smbios::OnRoot;
 pub use state::{Controllers, STATE_MAX};
 
 /// Serial ports that a board has at most.
@@ -240,7 +247,9 @@ pub struct Machine<'m> {
     apics: LocalApics<'m>,
     pit: Pit,
     rtc: Rtc,
+    hpet: Option<Hpet>,
     i8042: I8042,
+    typing: Typing,
     port92: Port92,
     a20: A20Gate,
     post: Post,
@@ -405,6 +414,9 @@ impl<'m> Machine<'m> {
         if let Some(testdev) = &self.testdev {
             testdev.mmio_read(gpa, to);
         }
+        if self.hpet_read(host, now, gpa, to) {
+            return;
+        }
         let Some((offset, mut done)) = self.ioapic_at(gpa, to.len()) else {
             if self.testdev.is_none() && !self.is_pci_memory(gpa) {
                 trace::guest_error_memory_read(gpa, to.len());
@@ -432,6 +444,9 @@ impl<'m> Machine<'m> {
         }
         if let Some(testdev) = &mut self.testdev {
             testdev.mmio_write(gpa, from);
+        }
+        if self.hpet_write(host, now, gpa, from) {
+            return;
         }
         let Some((offset, mut done)) = self.ioapic_at(gpa, from.len()) else {
             if self.testdev.is_none() && !self.is_pci_memory(gpa) {
