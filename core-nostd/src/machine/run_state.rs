@@ -17,6 +17,8 @@ pub enum RunState {
     Shutdown,
     /// A processor met what the accelerator can not run.
     InternalError,
+    /// A request of a drive failed, and its error policy stopped the guest.
+    IoError,
     /// The guest panicked, and the panic action paused it.
     GuestPanicked,
     /// A watchdog expired, and the watchdog action paused the guest.
@@ -31,6 +33,7 @@ impl RunState {
         Self::Debug,
         Self::GuestPanicked,
         Self::InternalError,
+        Self::IoError,
         Self::Paused,
         Self::Prelaunch,
         Self::Running,
@@ -48,6 +51,7 @@ impl RunState {
             Self::SaveVm => "save-vm",
             Self::Shutdown => "shutdown",
             Self::InternalError => "internal-error",
+            Self::IoError => "io-error",
             Self::GuestPanicked => "guest-panicked",
             Self::Watchdog => "watchdog",
             Self::Debug => "debug",

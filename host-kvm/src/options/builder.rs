@@ -5,6 +5,7 @@ use thimble_core::machine::actions::{
     ActionChanges, PanicAction, RebootAction, ShutdownAction, WatchdogAction,
 };
 
+use super::block::{self, BlockOption};
 use super::descriptors;
 use super::device::{self, Classes, DeviceText};
 use super::machine::{self, ACCEL_HELP, MachineOptions};
@@ -326,6 +327,34 @@ impl Builder {
         }
         self.devices.push((taken, self.origin.clone()));
         Ok(())
+    }
+
+    pub(super) fn blockdev(&mut self, value: &str) -> Done {
+        block::check_node(value)?;
+        self.options.blocks.push(BlockOption::Node {
+            text: value.to_owned(),
+            origin: self.origin.clone(),
+        });
+        Ok(())
+    }
+
+    pub(super) fn drive(&mut self, value: &str) -> Done {
+        let drive = block::parse(value, &self.origin, &self.options.blocks)?;
+        if let Some(warning) = drive.warning {
+            self.options
+                .warnings
+                .push(format!("{}: {warning}", self.origin));
+        }
+        self.options
+            .blocks
+            .push(BlockOption::Drive(Box::new(drive)));
+        Ok(())
+    }
+
+    /// A file, and where it goes.
+    pub(super) fn short_drive(&mut self, file: &str, place: &str) -> Done {
+        let file = file.replace(',', ",,");
+        self.drive(&format!("{place},file={file}"))
     }
 
     pub(super) fn object(&mut self, value: &str) -> Done {

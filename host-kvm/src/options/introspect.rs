@@ -4,7 +4,7 @@ use thimble_monitor::schema::CommandLineParameterType as Type;
 use thimble_monitor::schema::results::{CommandLineOptionInfo, CommandLineParameterInfo};
 
 use super::opts::{Kind, OptsTable};
-use super::{builder, descriptors, machine, values};
+use super::{block, builder, descriptors, machine, values};
 use crate::chardev::spec;
 
 /// All options that take `name=value` pairs of a table.
@@ -14,6 +14,7 @@ static TABLES: &[&OptsTable] = &[
     &machine::SMP,
     &machine::MEMORY,
     &spec::CHARDEV,
+    &block::DRIVE,
     &descriptors::ADD_FD,
     &builder::MON,
     &builder::DISPLAY,

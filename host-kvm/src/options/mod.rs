@@ -5,6 +5,7 @@
 //! checked against the device classes. What QEMU has and we lack is refused by name; every error
 //! is one line that names the option as given and the reason.
 
+mod block;
 mod builder;
 mod descriptors;
 mod device;
@@ -29,6 +30,7 @@ use crate::log::filter::Filter;
 use crate::monitors::Language;
 use crate::soft::Icount;
 
+pub use block::{BlockOption, DriveOption, Interface};
 pub use builder::parse_gdb;
 pub use descriptors::AddFd;
 pub use device::{DeviceOption, Global};
@@ -132,6 +134,8 @@ pub struct Options {
     pub qtest_log: Option<String>,
     /// Code of the escape key.
     pub escape_key: u8,
+    /// Block nodes and drives, in order.
+    pub blocks: Vec<BlockOption>,
     /// Devices to add.
     pub devices: Vec<DeviceOption>,
     /// Defaults of properties, for [`Options::defaults_of`].
@@ -213,6 +217,7 @@ impl Default for Options {
             gdb: None,
             qtest_log: None,
             escape_key: crate::chardev::DEFAULT_ESCAPE_KEY,
+            blocks: Vec::new(),
             devices: Vec::new(),
             globals: Vec::new(),
             paused: false,

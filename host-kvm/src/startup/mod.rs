@@ -1,6 +1,7 @@
 //! From the command line to a running event loop: everything that can fail at the start fails
 //! here, with one line that names the option.
 
+mod drives;
 mod kernel;
 mod plug;
 mod smbios;
@@ -24,6 +25,8 @@ use thimble_monitor::MONITOR_OUT_MAX;
 use thimble_monitor::schema::EventText;
 use tz::TimeZone;
 
+use crate::block::Graph;
+use crate::block::executor::Executor;
 use crate::chardev::{ChardevId, Chardevs};
 use crate::clock::Clock;
 use crate::cpuid::{self, CpuError, CpuSpec, CpuidTable, Topology};
@@ -279,9 +282,14 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
         let place = chardev(&mut chardevs, &monitor.chardev)?;
         monitors.add(place, monitor.language);
     }
+    let waker = Arc::new(Waker::new().map_err(&internal)?);
+    let call = waker.clone();
+    let blocks = Graph::new(Executor::new(move || call.wake()));
+    blocks.set_ram(leak::<Ram>(&ram));
+    drives::open(options, &blocks)?;
     let mut bridge_state = BridgeState::default();
     let consoles = &mut bridge_state.consoles;
-    plug_devices(options, &mut machine, &mut chardevs, consoles)?;
+    plug_devices(options, &mut machine, &mut chardevs, consoles, &blocks)?;
     if board == Board::Pc {
         let processor = cpuid.as_ref().map(|cpuid| cpuid.registers(1, 0));
         let is_boot_rom = has_kernel && options.bios.is_none();
@@ -303,7 +311,6 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
         None => None,
     };
 
-    let waker = Arc::new(Waker::new().map_err(&internal)?);
     let timer = timerfd_create(
         TimerfdClockId::Monotonic,
         TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK,
@@ -403,9 +410,11 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
             .objects(&objects, &made, true, |tree| rtc_path(&tree)),
         objects,
         made,
+        blocks,
     };
     let waits = settings.preconfig || !settings.autostart;
     let mut vm = Vm::new(shared, processors, settings);
+    vm.tell_media();
     if !waits {
         vm.start();
     }

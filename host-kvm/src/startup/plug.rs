@@ -5,7 +5,8 @@ use thimble_core::devices::{debugcon, serial};
 use thimble_core::machine::{ExpansionRom, Machine, Place, Plugging, SERIAL_MAX};
 use thimble_core::pci::config;
 
-use super::{chardev, open, read_file};
+use super::{chardev, drives, open, read_file};
+use crate::block::Graph;
 use crate::chardev::{ChardevId, Chardevs};
 use crate::options::{DeviceOption, OptionError, Options};
 use crate::vm::CONSOLES_MAX;
@@ -16,6 +17,7 @@ pub(super) fn plug_devices(
     machine: &mut Machine<'static>,
     chardevs: &mut Chardevs,
     consoles: &mut [Option<ChardevId>; CONSOLES_MAX],
+    blocks: &Graph,
 ) -> Result<(), OptionError> {
     let mut plug = |origin: &str,
                     properties: &PropertyValues,
@@ -29,8 +31,25 @@ pub(super) fn plug_devices(
                 lines.push((property.name, chardev(chardevs, &id)?));
             }
         }
+        let refused = |reason: &str| OptionError::new(origin, reason);
+        let has_drive = properties
+            .class()
+            .properties
+            .iter()
+            .any(|property| property.kind == PropertyKind::Drive);
+        let drive = match has_drive {
+            true => drives::find(properties, blocks).map_err(|reason| refused(&reason))?,
+            false => None,
+        };
         let plugged = machine.plug_on(properties, plugging);
-        let plugged = plugged.map_err(|error| OptionError::new(origin, &error.to_string()))?;
+        let plugged = plugged.map_err(|error| refused(&error.to_string()))?;
+        if let (Some(drive), Some((last, others))) = (drive, machine.plugged().split_last()) {
+            let anonymous = others
+                .iter()
+                .filter(|other| other.place() == Place::Anonymous);
+            let attached = drives::attach(&drive, properties, last, anonymous.count(), blocks);
+            attached.map_err(|reason| refused(&reason))?;
+        }
         for (name, console) in plugged {
             let line = lines.iter().find(|(of, _)| *of == name);
             consoles[usize::from(console.0)] = line.map(|(_, id)| *id);
@@ -61,7 +80,8 @@ pub(super) fn plug_devices(
         };
         plug(&origin, &properties, board(place), &|_| Some(id.clone()))?;
     }
-    for device in &options.devices {
+    let disks = drives::devices(options)?;
+    for device in options.devices.iter().chain(&disks) {
         if device.properties.class().name == debugcon::CLASS.name
             && device.properties.text("chardev").is_none()
         {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use thimble_core::cpu::LocalApicState;
 use thimble_core::cpu::debugger::Hit;
 use thimble_core::cpu::soft::{self, Attention};
+use thimble_core::devices::block::{DriveId, Request};
 use thimble_core::devices::{ConsoleId, GuestEvent, PowerRequest, ShutdownCause, Width};
 use thimble_core::irq::lapic::{CpuEvent, Tsc};
 use thimble_core::irq::{LocalApic, Msi};
@@ -14,6 +15,7 @@ use thimble_core::memory::MemoryMap;
 use thimble_core::state::StateError;
 use thimble_monitor::DebugStop;
 
+use super::block::DriveRequests;
 use super::{Accelerator, Guarded, Shared};
 use crate::chardev::{ChardevId, Chardevs};
 use crate::clock::Clock;
@@ -93,6 +95,8 @@ pub struct BridgeState {
     pub consoles: [Option<ChardevId>; CONSOLES_MAX],
     /// What waits for the main thread.
     pub pending: Pending,
+    /// What drives are to do.
+    pub drives: DriveRequests,
     /// Consoles, a bit each, whose lost output has been reported.
     lost: u16,
     /// What the machine's own I/O APIC sends.
@@ -220,6 +224,18 @@ impl Host for Bridge<'_> {
         self.bridge_state.pending.tell(event);
     }
 
+    fn block(&mut self, request: Request<'_>) {
+        self.bridge_state.drives.push(&request);
+    }
+
+    fn block_cancel(&mut self, drive: DriveId) {
+        self.bridge_state.drives.cancel(drive);
+    }
+
+    fn tray_moved(&mut self, drive: DriveId, open: bool) {
+        self.bridge_state.drives.tray_moved(drive, open);
+    }
+
     fn memory_remapped(&mut self) {
         self.remapped = true;
     }
@@ -271,6 +287,8 @@ impl Exits {
                 // It stops at the very access that asked for it.
                 shared.request_pause();
             }
+            shared.wake();
+        } else if !guarded.bridge_state.drives.is_empty() {
             shared.wake();
         }
         if guarded.machine.next_deadline() != before {

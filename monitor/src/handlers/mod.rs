@@ -1,5 +1,7 @@
 //! The command handlers: small functions from checked arguments to a result, a file for each part of the schema.
 
+mod block;
+mod block_nodes;
 mod control;
 mod descriptors;
 mod dump;
@@ -19,6 +21,8 @@ mod yank;
 use crate::session::Negotiation;
 use crate::{JobId, Owner};
 
+pub(crate) use block::*;
+pub(crate) use block_nodes::*;
 pub(crate) use control::*;
 pub(crate) use descriptors::*;
 pub(crate) use dump::*;

@@ -7,6 +7,8 @@
 //! Guests are small ROMs: see [`roms`]. Thimble runs them with KVM or, as `THIMBLE_ACCEL` says, with its software CPU, QEMU
 //! with its own.
 
+mod block;
+mod block_nodes;
 mod crate_types;
 mod descriptors;
 mod dump;
