@@ -2,6 +2,7 @@
 
 use core::sync::atomic::AtomicU8;
 
+use crate::devices::acpi_pm::SleepStates;
 use crate::irq::LocalApic;
 #[cfg(doc)]
 use crate::irq::lapic::CPUS_MAX;
@@ -96,6 +97,8 @@ pub struct Config<'m> {
     pub pit: bool,
     /// Whether there is ACPI: its hardware, and tables once [`super::Machine::add_acpi_tables`] is called.
     pub acpi: bool,
+    /// The sleeping states of the PC board, with ACPI.
+    pub sleep: SleepStates,
     /// Guest RAM: [`Config::ram_size`] bytes laid out as [`RamLayout::new`] says.
     pub ram: &'m dyn GuestRam,
     /// Bytes of guest RAM.
@@ -137,6 +140,7 @@ impl<'m> Config<'m> {
             irqchip: Irqchip::Machine,
             pit: true,
             acpi: true,
+            sleep: SleepStates::DEFAULT,
             ram,
             ram_size,
             rom: &[],

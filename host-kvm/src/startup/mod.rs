@@ -17,6 +17,7 @@ use thimble_core::devices::{self, i8042, pc_testdev, rtc};
 use thimble_core::firmware::acpi;
 use thimble_core::irq::LocalApic;
 use thimble_core::machine::{Board, CLASSES, Config, HIGH_RAM_BASE, Irqchip, Machine, RamLayout};
+use thimble_core::pci::piix4_pm;
 use thimble_core::qom::{Processor, Tree};
 use thimble_core::trace::events;
 use thimble_monitor::MONITOR_OUT_MAX;
@@ -143,7 +144,11 @@ fn check_globals(options: &Options) -> Result<(), OptionError> {
     for class in CLASSES.iter().filter(fixed) {
         let (given, fixed) = (options.defaults_of(class), PropertyValues::new(class));
         for property in class.all_properties() {
-            if property.name == devices::kernel::LOST_TICK_POLICY {
+            // What guests are told of sleeping states is the user's choice.
+            let sleep = piix4_pm::CLASS.properties;
+            let is_sleep = class.name == piix4_pm::CLASS.name
+                && sleep.iter().any(|own| own.name == property.name);
+            if is_sleep || property.name == devices::kernel::LOST_TICK_POLICY {
                 continue;
             }
             if given.get(property.name) != fixed.get(property.name) {
@@ -241,6 +246,7 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
         },
         pit: options.machine.pit,
         acpi: options.machine.acpi,
+        sleep: piix4_pm::sleep_states(&options.defaults_of(&piix4_pm::CLASS)),
         ram: leak::<Ram>(&ram),
         ram_size: options.memory,
         rom: leak(&rom).bytes(),

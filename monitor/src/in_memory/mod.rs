@@ -5,6 +5,7 @@ mod descriptors;
 mod dump;
 mod inspect;
 mod objects;
+mod sleep;
 mod trace;
 mod typing;
 
@@ -195,10 +196,6 @@ impl<H: Host> Owner for InMemory<'_, H> {
         self.machine.press_power_button(&mut self.host, 0);
         self.happen(Event::Powerdown);
         Ok(())
-    }
-
-    fn can_sleep(&self) -> bool {
-        false
     }
 
     fn quit(&mut self) {

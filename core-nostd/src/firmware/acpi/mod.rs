@@ -11,7 +11,7 @@
 //! of a PC, which the reduced one rules out, are there. QEMU's microvm has the reduced one, for
 //! which a guest needs another clock to learn the speed of its processor from.
 //!
-//! Not described: sleeping states but soft-off, hotplug of processors and PCI functions, thermal
+//! Not described: hotplug of processors and PCI functions, thermal
 //! zones, HPET (there is none).
 
 pub mod aml;
@@ -21,6 +21,7 @@ mod tables;
 
 use core::fmt;
 
+use crate::devices::acpi_pm::{self, SleepStates};
 use crate::pci::Address;
 use aml::{Term, Writer};
 
@@ -43,9 +44,20 @@ const RAM_MIN: u64 = 2 << 20;
 
 /// Name of the file in which firmware finds the sleeping states.
 pub const SLEEP_FILE: &str = "etc/system-states";
-/// What it says of S0 to S5: the highest bit for a state that there is, below it its SLP_TYP. S3 and
-/// S4 are not there.
-pub const SLEEP_STATES: [u8; 6] = [0x80, 0, 0, 1, 2, 0x80];
+
+/// What it says of S0 to S5: the highest bit for a state that there is, below it its SLP_TYP.
+pub fn sleep_file(states: &SleepStates) -> [u8; 6] {
+    const THERE: u8 = 0x80;
+    let of = |there: bool, kind: u8| if there { THERE | kind } else { kind };
+    [
+        THERE,
+        0,
+        0,
+        of(states.s3, acpi_pm::SUSPEND_TO_RAM),
+        of(states.s4, states.s4_type),
+        THERE | acpi_pm::SOFT_OFF,
+    ]
+}
 
 /// What the tables tell.
 pub struct Facts<'a> {
@@ -63,6 +75,8 @@ pub struct Facts<'a> {
     pub gpe0: Option<u16>,
     /// The port that switches to ACPI mode; `None` where that is on always.
     pub command: Option<u16>,
+    /// The sleeping states; `None` where soft-off is all.
+    pub sleep: Option<SleepStates>,
     /// A port, and what is written to it to reset the machine.
     pub reset: Option<(u16, u8)>,
     /// Whether there is a keyboard controller.

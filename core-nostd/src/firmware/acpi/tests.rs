@@ -58,6 +58,7 @@ impl Sample {
             command: self.command.then_some(acpi_pm::APMC),
             reset: self.reset.then_some((0xcf9, 6)),
             has_keyboard_controller: self.command,
+            sleep: self.slots.map(|_| SleepStates::DEFAULT),
             pci: self.slots.map(|slots| PciFacts {
                 config_ports: (0xcf8, 8),
                 memory: &[(0xa_0000, 0xb_ffff, true), (1 << 27, 0xfebf_ffff, false)],
@@ -225,7 +226,7 @@ fn a_pc_is_told_of() {
         assert_eq!((fadt[at], long(fadt, at + 4)), (1, address));
     }
     assert_eq!((long(fadt, 120), fadt[128]), (0xcf9, 6));
-    assert_eq!(word(fadt, 112), 0x8465);
+    assert_eq!(word(fadt, 112), 0x8425);
     let devices = devices_of(&tables);
     assert_eq!(
         devices,
