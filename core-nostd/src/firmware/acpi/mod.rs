@@ -29,6 +29,8 @@ use aml::{Term, Writer};
 pub const IMAGE_MAX: usize = 32 << 10;
 /// Where the tables begin in the image, behind the RSDP. They are aligned to as much.
 pub const TABLES_AT: usize = 64;
+/// Where the FACS is in the image: it is the first of the tables.
+pub const FACS_AT: u64 = TABLES_AT as u64;
 /// Links that the image has at most.
 const LINKS_MAX: usize = 32;
 /// Bytes of the script at most: the links, two files to load, and four links of the RSDP.

@@ -214,6 +214,7 @@ fn a_pc_is_told_of() {
     let tables = tables_of(&image, BASE);
     let names: Vec<_> = tables.keys().map(String::as_str).collect();
     assert_eq!(names, ["APIC", "DSDT", "FACP", "FACS", "WAET"]);
+    assert!(image[FACS_AT as usize..].starts_with(b"FACS"));
     let fadt = tables["FACP"];
     assert_eq!(fadt.len(), 276);
     assert_eq!((fadt[8], fadt[131]), (6, 4));
