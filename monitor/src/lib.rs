@@ -37,7 +37,7 @@ pub use handlers::Outcome;
 pub use in_memory::InMemory;
 pub use owner::{
     BreakRefused, CpuState, DebugStop, Debugger, Descriptors, DumpKind, DumpTarget, Dumps, Inputs,
-    Inspection, JobId, KvmInfo, Owner, SetMember, Space, Stepping, Traces, Typing, answers,
+    Inspection, JobId, KvmInfo, Owner, SetMember, Sleep, Space, Stepping, Traces, Typing, answers,
     write_ram,
 };
 pub use pretty::Pretty;

@@ -154,6 +154,8 @@ impl ShutdownCause {
 /// A request that ends what the guest runs now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PowerRequest {
+    /// Suspend it to RAM: nothing runs until it is woken up.
+    Suspend,
     /// Reset the machine.
     Reset(ShutdownCause),
     /// Power it off.
@@ -169,6 +171,8 @@ pub enum GuestEvent {
     Panicked,
     /// Its kernel has panicked, and a crash kernel takes over.
     CrashLoaded,
+    /// It has suspended itself to disk, and powers off.
+    SuspendedToDisk,
     /// It left its watchdog alone for too long.
     WatchdogExpired,
     /// It set its clock.

@@ -354,6 +354,7 @@ impl<'m> Machine<'m> {
             sci: line::SCI,
             timer: timer::ACPI,
             has_command: config.board == Board::Pc,
+            s4_type: (config.board == Board::Pc).then_some(config.sleep.s4_type),
         };
         // Without firmware that knows PCI the ports are there from the start.
         let is_direct_boot = !config.boot.is_empty();
@@ -363,6 +364,7 @@ impl<'m> Machine<'m> {
             irqchip: config.irqchip,
             has_pit: config.pit,
             has_acpi: config.acpi && config.board != Board::None,
+            sleep: config.sleep,
             is_direct_boot,
             cpus: (config.cpus, config.max_cpus),
             layout: RamLayout::new(config.board, config.ram_size),

@@ -2,6 +2,7 @@
 
 use core::sync::atomic::AtomicU8;
 
+use crate::devices::acpi_pm::SleepStates;
 use crate::irq::LocalApic;
 #[cfg(doc)]
 use crate::irq::lapic::CPUS_MAX;
@@ -100,6 +101,8 @@ pub struct Config<'m> {
     pub hpet: bool,
     /// Whether the HPET's comparators offer to interrupt by message (`-global hpet.msi=`).
     pub hpet_msi: bool,
+    /// The sleeping states of the PC board, with ACPI.
+    pub sleep: SleepStates,
     /// Guest RAM: [`Config::ram_size`] bytes laid out as [`RamLayout::new`] says.
     pub ram: &'m dyn GuestRam,
     /// Bytes of guest RAM.
@@ -143,6 +146,7 @@ impl<'m> Config<'m> {
             acpi: true,
             hpet: true,
             hpet_msi: false,
+            sleep: SleepStates::DEFAULT,
             ram,
             ram_size,
             rom: &[],

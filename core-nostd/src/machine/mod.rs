@@ -30,6 +30,7 @@ pub mod listing;
 mod pci;
 mod plugged;
 mod ports;
+mod power;
 pub mod qtest;
 mod run_state;
 mod smbios;
@@ -38,7 +39,7 @@ mod state;
 use a20::A20Gate;
 use core::sync::atomic::AtomicU8;
 
-use crate::devices::acpi_pm::AcpiPm;
+use crate::devices::acpi_pm::{AcpiPm, SleepStates};
 use crate::devices::debug_exit::DebugExit;
 use crate::devices::debugcon::Debugcon;
 use crate::devices::hpet::Hpet;
@@ -216,6 +217,8 @@ pub struct Machine<'m> {
     has_pit: bool,
     /// Whether there is ACPI's hardware.
     has_acpi: bool,
+    /// The sleeping states that guests are told of.
+    sleep: SleepStates,
     /// Whether the boot ROM starts a kernel, which sets up no devices.
     is_direct_boot: bool,
     /// Processors at power-on, and at most.

@@ -256,6 +256,15 @@ impl Tree<'_> {
             (Node::IsaBridge, PCI_ADDR) => return Some(address(piix3::ADDRESS)),
             (Node::IsaBridge, PCI_MULTIFUNCTION) => return Some(Value::Bool(true)),
             (Node::PowerManagement, PCI_ADDR) => return Some(address(piix4_pm::ADDRESS)),
+            (Node::PowerManagement, name) => {
+                let sleep = self.machine.sleep_states();
+                match name {
+                    piix4_pm::DISABLE_S3 => u64::from(!sleep.s3),
+                    piix4_pm::DISABLE_S4 => u64::from(!sleep.s4),
+                    piix4_pm::S4_VAL => sleep.s4_type.into(),
+                    _ => return None,
+                }
+            }
             (Node::Lapic(index), "id") => self.topology(index.into()).apic_id.into(),
             _ => return None,
         };

@@ -349,6 +349,8 @@ events! {
     qemu_system_shutdown_request(; cause) "reason={s}"
     /// The power button is pressed.
     qemu_system_powerdown_request() ""
+    /// Something wakes a machine up that sleeps: 1 is its clock, 3 is somebody at it.
+    system_wakeup_request(reason: u32) "reason={}"
     /// What the VM is doing changes.
     runstate_set(old: u32, new: u32; old_name, new_name) "current_run_state {} ({s}) new_state {} ({s})"
     /// The VM has begun to run, or has stopped.

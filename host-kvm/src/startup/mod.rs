@@ -18,6 +18,7 @@ use thimble_core::devices::{self, hpet, i8042, pc_testdev, rtc};
 use thimble_core::firmware::acpi;
 use thimble_core::irq::LocalApic;
 use thimble_core::machine::{Board, CLASSES, Config, HIGH_RAM_BASE, Irqchip, Machine, RamLayout};
+use thimble_core::pci::piix4_pm;
 use thimble_core::qom::{Processor, Tree};
 use thimble_core::trace::events;
 use thimble_monitor::MONITOR_OUT_MAX;
@@ -145,7 +146,12 @@ fn check_globals(options: &Options) -> Result<(), OptionError> {
     for class in CLASSES.iter().filter(fixed) {
         let (given, fixed) = (options.defaults_of(class), PropertyValues::new(class));
         for property in class.all_properties() {
-            if [devices::kernel::LOST_TICK_POLICY, hpet::MSI].contains(&property.name) {
+            // What guests are told of sleeping states is the user's choice.
+            let sleep = piix4_pm::CLASS.properties;
+            let is_sleep = class.name == piix4_pm::CLASS.name
+                && sleep.iter().any(|own| own.name == property.name);
+            let free = [devices::kernel::LOST_TICK_POLICY, hpet::MSI];
+            if is_sleep || free.contains(&property.name) {
                 continue;
             }
             if given.get(property.name) != fixed.get(property.name) {
@@ -246,6 +252,7 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
         acpi: options.machine.acpi,
         hpet: options.machine.hpet,
         hpet_msi: options.defaults_of(&hpet::CLASS).is_on(hpet::MSI),
+        sleep: piix4_pm::sleep_states(&options.defaults_of(&piix4_pm::CLASS)),
         ram: leak::<Ram>(&ram),
         ram_size: options.memory,
         // Its content comes once all that it tells is known; until then these are zeros that cost no memory.

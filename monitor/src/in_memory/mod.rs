@@ -6,6 +6,7 @@ mod dump;
 mod input;
 mod inspect;
 mod objects;
+mod sleep;
 mod trace;
 mod typing;
 
@@ -198,10 +199,6 @@ impl<H: Host> Owner for InMemory<'_, H> {
         self.machine.press_power_button(&mut self.host, 0);
         self.happen(Event::Powerdown);
         Ok(())
-    }
-
-    fn can_sleep(&self) -> bool {
-        false
     }
 
     fn quit(&mut self) {
