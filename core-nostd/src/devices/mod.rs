@@ -16,6 +16,7 @@ pub mod kernel;
 pub mod pc_testdev;
 pub mod pci_serial;
 pub mod pci_testdev;
+pub mod pflash;
 pub mod pit;
 pub mod port92;
 pub mod post;
@@ -192,6 +193,15 @@ pub enum Effect {
     FlushPage(u32),
     /// A PCI function sends an interrupt message.
     Message(Msi),
+    /// Contents of a flash chip have changed, and are to be kept.
+    FlashChanged {
+        /// The chip's number.
+        unit: u8,
+        /// The first byte.
+        offset: u32,
+        /// How many.
+        length: u16,
+    },
 }
 
 /// The effects of one access, oldest first.

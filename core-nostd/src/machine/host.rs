@@ -1,5 +1,7 @@
 //! What the machine asks of the process around it.
 
+use core::sync::atomic::AtomicU8;
+
 use crate::devices::{ConsoleId, GuestEvent, PowerRequest};
 use crate::irq::Msi;
 
@@ -57,6 +59,13 @@ pub trait Host {
     /// seen of it.
     fn flush_page(&mut self, gpa: u64) {
         let _ = gpa;
+    }
+
+    /// Bytes of a flash chip, from an offset on, are others now: whoever keeps its contents takes them. False if they can't be
+    /// kept, which the guest sees.
+    fn flash_changed(&mut self, unit: u8, offset: u32, bytes: &[AtomicU8]) -> bool {
+        let _ = (unit, offset, bytes);
+        true
     }
 
     /// The A20 gate was switched.

@@ -6,7 +6,7 @@ use super::tree::{Edge, Name, Node, Settable};
 use super::types::{self, Type};
 use super::{ChardevKind, PropertyInfo, QomError, QomValue, Settings, Tree};
 use crate::devices::class::{PCI_ADDR, PCI_MULTIFUNCTION, PCI_ROMFILE, PropertyKind, Value};
-use crate::devices::kernel;
+use crate::devices::{kernel, pflash};
 use crate::machine::{Board, Place};
 use crate::pci::{Address, i440fx, piix3, piix4_pm};
 
@@ -254,6 +254,21 @@ impl Tree<'_> {
             (Node::IsaBridge, PCI_ADDR) => return Some(address(piix3::ADDRESS)),
             (Node::IsaBridge, PCI_MULTIFUNCTION) => return Some(Value::Bool(true)),
             (Node::PowerManagement, PCI_ADDR) => return Some(address(piix4_pm::ADDRESS)),
+            (Node::Flash(unit), _) => {
+                let mut chips = self.machine.flash();
+                let chip = chips.find(|chip| chip.unit() == unit)?;
+                match name {
+                    "name" => {
+                        return heapless::String::try_from(chip.name())
+                            .ok()
+                            .map(Value::Text);
+                    }
+                    "num-blocks" => (chip.cells().len() / pflash::SECTOR) as u64,
+                    "sector-length" => pflash::SECTOR as u64,
+                    "width" => 1,
+                    _ => return None,
+                }
+            }
             (Node::Lapic(index), "id") => self.topology(index.into()).apic_id.into(),
             _ => return None,
         };

@@ -31,6 +31,7 @@ use crate::descriptors;
 use crate::event_loop::poller::{Poller, Waker};
 use crate::event_loop::{self, EventLoop};
 use crate::files::{self, OFlags, Opened};
+use crate::flash::Flash;
 use crate::gdb::GdbServer;
 use crate::kvm::{self, KvmError, Vcpus};
 use crate::log::{self, Items, Sink};
@@ -225,7 +226,17 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
         )
         .map_err(|error| failure("-overcommit mem-lock=on")(error.into()))?;
     }
-    let rom = Arc::new(Rom::new(&firmware(options)?).map_err(&internal)?);
+    let flash = open_flash(options, board)?;
+    let rom = match &flash {
+        Some(flash) => Rom::new(flash.contents()),
+        None => Rom::new(&firmware(options)?),
+    };
+    let rom = Arc::new(rom.map_err(&internal)?);
+    let firmware_memory: &'static Rom = leak(&rom);
+    let (chips, below) = match &flash {
+        Some(flash) => flash.units(firmware_memory),
+        None => ([None; _], firmware_memory.bytes_from(0)),
+    };
 
     let kernel = Kernel::load(options, layout)?;
     let rtc_start = rtc_base(options.rtc.base);
@@ -243,7 +254,8 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
         acpi: options.machine.acpi,
         ram: leak::<Ram>(&ram),
         ram_size: options.memory,
-        rom: leak(&rom).bytes(),
+        rom: below,
+        flash: chips,
         cpus: options.smp.cpus as u16,
         max_cpus: options.smp.max_cpus as u16,
         local_apics: local_apics(options, &accelerator, kernel_irqchip, cpuid.as_ref()),
@@ -274,6 +286,9 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
         monitors.add(place, monitor.language);
     }
     let mut bridge_state = BridgeState::default();
+    if let Some(flash) = flash {
+        bridge_state.flash = flash.files;
+    }
     let consoles = &mut bridge_state.consoles;
     plug_devices(options, &mut machine, &mut chardevs, consoles)?;
     add_acpi_tables(options, &mut machine)?;
@@ -298,7 +313,7 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
 
     let soft_memory = soft::Memory {
         ram: leak(&ram),
-        rom: leak(&rom),
+        rom: firmware_memory,
     };
     let running = match accelerator {
         Accelerator::Kvm(kvm) => {
@@ -404,6 +419,22 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
         qtest,
         gdb,
     })
+}
+
+/// The board's flash chips, if it has some.
+fn open_flash(options: &Options, board: Board) -> Result<Option<Flash>, OptionError> {
+    if let (Some(drive), false) = (options.drives.first(), board == Board::Pc) {
+        let unit = drive.unit;
+        let reason = format!("machine type does not support if=pflash,bus=0,unit={unit}");
+        return Err(OptionError::new(&drive.origin, &reason));
+    }
+    let flash = Flash::open(&options.drives)?;
+    if let (Some(_), Some(bios)) = (&flash, &options.bios) {
+        report(format_args!(
+            "warning: -bios {bios}: not used, as firmware is in flash"
+        ));
+    }
+    Ok(flash)
 }
 
 /// Makes what `-object` asks for, and guest RAM: of one of these objects, or of a new one.
