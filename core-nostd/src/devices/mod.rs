@@ -19,6 +19,7 @@ pub mod kernel;
 pub mod pc_testdev;
 pub mod pci_serial;
 pub mod pci_testdev;
+pub mod pflash;
 pub mod pit;
 pub mod port92;
 pub mod post;
@@ -205,6 +206,15 @@ pub enum Effect {
         drive: block::DriveId,
         /// Whether it is open now.
         open: bool,
+    },
+    /// Contents of a flash chip have changed, and are to be kept.
+    FlashChanged {
+        /// The chip's number.
+        unit: u8,
+        /// The first byte.
+        offset: u32,
+        /// How many.
+        length: u16,
     },
 }
 

@@ -3,6 +3,7 @@
 use core::fmt;
 
 use super::a20::A20Gate;
+use super::flash;
 use super::pci::{Buses, TEXT_MAX};
 use super::{
     Board, Config, DEBUG_EXIT_MAX, DEBUGCON_MAX, Host, Irqchip, Machine, PciSlot, Port, PortsFull,
@@ -20,6 +21,7 @@ use crate::devices::kernel;
 use crate::devices::pc_testdev::{self, PcTestdev};
 use crate::devices::pci_serial;
 use crate::devices::pci_testdev;
+use crate::devices::pflash;
 use crate::devices::pit::{self, Pit, PitWiring};
 use crate::devices::port92::{self, Port92};
 use crate::devices::post::{self, Post};
@@ -65,6 +67,7 @@ pub static CLASSES: &[&DeviceClass] = &[
     &pci_serial::CLASS_2X,
     &pci_serial::CLASS_4X,
     &pci_testdev::CLASS,
+    &pflash::CLASS,
     &pic::CLASS,
     &piix3::CLASS,
     &piix4_pm::CLASS,
@@ -370,6 +373,7 @@ impl<'m> Machine<'m> {
             layout: RamLayout::new(config.board, config.ram_size),
             ram: config.ram,
             rom: config.rom,
+            flash: flash::chips(&config)?,
             ports: PortMap::new(),
             decoded: PortMap::new(),
             map: MemoryMap::new(),
@@ -518,7 +522,10 @@ impl<'m> Machine<'m> {
     fn build_map(&self) -> Result<MemoryMap, MapFull> {
         let (low, high, rom) = (self.layout.low, self.layout.high, self.rom.len() as u64);
         match self.board {
-            Board::Pc => Ok(i440fx::memory_map(low, high, rom, &self.i440fx.shadow())),
+            Board::Pc => {
+                let shadow = self.i440fx.shadow();
+                Ok(i440fx::memory_map(low, high, &self.firmware(), &shadow))
+            }
             Board::Microvm => microvm_map(low, high, rom),
             Board::None => Ok(MemoryMap::new()),
         }
@@ -716,6 +723,9 @@ impl<'m> Machine<'m> {
         self.fw_cfg.reset(context!(self, now));
         self.pci.reset(context!(self, now));
         self.i440fx.reset(context!(self, now));
+        for chip in self.flash.iter_mut().flatten() {
+            chip.reset(context!(self, now));
+        }
         self.piix3.reset(context!(self, now));
         self.piix4_pm.reset(context!(self, now));
         self.acpi_pm.reset(context!(self, now));

@@ -3,6 +3,7 @@
 use core::sync::atomic::AtomicU8;
 
 use crate::devices::acpi_pm::SleepStates;
+use crate::devices::pflash;
 use crate::irq::LocalApic;
 #[cfg(doc)]
 use crate::irq::lapic::CPUS_MAX;
@@ -86,6 +87,15 @@ impl RamLayout {
     }
 }
 
+/// A flash chip.
+#[derive(Clone, Copy, Debug)]
+pub struct FlashUnit<'m> {
+    /// Its contents, whole sectors.
+    pub cells: &'m [AtomicU8],
+    /// Whether the guest can't change them.
+    pub read_only: bool,
+}
+
 /// What a machine is built from. The host lends memory and files for the machine's lifetime.
 pub struct Config<'m> {
     /// The board.
@@ -107,8 +117,12 @@ pub struct Config<'m> {
     pub ram: &'m dyn GuestRam,
     /// Bytes of guest RAM.
     pub ram_size: u64,
-    /// The firmware image, whose end lies at 4 GiB. A multiple of 4 KiB, at most 16 MiB.
+    /// The firmware image, whose end lies at 4 GiB. A multiple of 4 KiB, at most 16 MiB. With [`Config::flash`]: a copy of
+    /// what is seen of it below 1 MiB, at most 128 KiB.
     pub rom: &'m [u8],
+    /// Flash chips in the place of the image, on [`Board::Pc`]: the end of the first one lies at 4 GiB, the other one's
+    /// where the first begins.
+    pub flash: [Option<FlashUnit<'m>>; pflash::UNITS_MAX],
     /// Processors at power-on, at least 1 except on [`Board::None`].
     pub cpus: u16,
     /// Processors that there may be later, at least `cpus`.
@@ -150,6 +164,7 @@ impl<'m> Config<'m> {
             ram,
             ram_size,
             rom: &[],
+            flash: [None; pflash::UNITS_MAX],
             cpus: 1,
             max_cpus: 1,
             local_apics: &mut [],

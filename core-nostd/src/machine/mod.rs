@@ -23,6 +23,7 @@ pub mod actions;
 mod apics;
 mod board;
 mod config;
+mod flash;
 mod host;
 mod hpet;
 mod input;
@@ -46,6 +47,7 @@ use crate::devices::hpet::Hpet;
 use crate::devices::i8042::I8042;
 use crate::devices::ib700::Ib700;
 use crate::devices::pc_testdev::PcTestdev;
+use crate::devices::pflash::{self, Pflash};
 use crate::devices::pit::Pit;
 use crate::devices::port92::Port92;
 use crate::devices::post::Post;
@@ -63,7 +65,7 @@ use crate::time::Timers;
 use crate::trace::events::{self as trace, Event};
 pub use acpi::AcpiError;
 pub use board::{BuildError, CLASSES, DeviceError};
-pub use config::{Board, Config, HIGH_RAM_BASE, Irqchip, RamLayout};
+pub use config::{Board, Config, FlashUnit, HIGH_RAM_BASE, Irqchip, RamLayout};
 pub use host::Host;
 use input::Typing;
 pub use input::{TYPED_MAX, TypedFull};
@@ -226,6 +228,7 @@ pub struct Machine<'m> {
     layout: RamLayout,
     ram: &'m dyn GuestRam,
     rom: &'m [u8],
+    flash: [Option<Pflash<'m>>; pflash::UNITS_MAX],
 
     /// Ports of the board and of ISA devices.
     ports: PortMap<Port>,
@@ -343,14 +346,7 @@ impl<'m> Machine<'m> {
                 Backing::Ram => {
                     let _ = self.ram.read(gpa, part);
                 }
-                Backing::Rom { offset } => {
-                    let bytes = usize::try_from(offset)
-                        .ok()
-                        .and_then(|from| self.rom.get(from..));
-                    if let Some(bytes) = bytes.and_then(|bytes| bytes.get(..length)) {
-                        part.copy_from_slice(bytes);
-                    }
-                }
+                Backing::Rom { offset } => self.read_rom(offset, part),
                 Backing::Bus => self.bus_read(host, now, gpa, part),
             }
             to = rest;
@@ -372,7 +368,7 @@ impl<'m> Machine<'m> {
             let (part, rest) = from.split_at(length);
             if region.is_some_and(|region| region.write_ram) {
                 let _ = self.ram.write(gpa, part);
-            } else if backing == Backing::Bus {
+            } else if backing == Backing::Bus || self.is_flash(gpa) {
                 self.bus_write(host, now, gpa, part);
             }
             from = rest;
@@ -400,6 +396,7 @@ impl<'m> Machine<'m> {
                 (Backing::Bus, next.map_or(last, |next| next.gpa - gpa))
             }
         };
+        let end = end.min(self.flash_border(gpa));
         (
             backing,
             usize::try_from(end).unwrap_or(usize::MAX).min(length),
@@ -408,6 +405,9 @@ impl<'m> Machine<'m> {
 
     /// Reads where no memory answers: registers of devices, and zeros.
     fn bus_read<H: Host>(&mut self, host: &mut H, now: u64, gpa: u64, to: &mut [u8]) {
+        if self.is_flash(gpa) {
+            return self.flash_read(gpa, to);
+        }
         if let Some(testdev) = &self.testdev {
             testdev.mmio_read(gpa, to);
         }
@@ -436,6 +436,9 @@ impl<'m> Machine<'m> {
 
     /// Writes where no memory answers.
     fn bus_write<H: Host>(&mut self, host: &mut H, now: u64, gpa: u64, from: &[u8]) {
+        if self.is_flash(gpa) {
+            return self.flash_write(host, now, gpa, from);
+        }
         if self.write_message(host, now, gpa, from) {
             return;
         }
@@ -598,6 +601,11 @@ impl<'m> Machine<'m> {
                 Effect::FlushPage(gpa) => host.flush_page(gpa.into()),
                 Effect::Message(message) => self.pci_message(host, message),
                 Effect::Tray { drive, open } => host.tray_moved(drive, open),
+                Effect::FlashChanged {
+                    unit,
+                    offset,
+                    length,
+                } => self.flash_changed(host, unit, offset, length),
             }
         }
         while let Some(change) = self.lines.take_change() {

@@ -77,6 +77,11 @@ macro_rules! each_device {
                 }
                 // Behind both devices that drive it.
                 $call!($machine.a20);
+                for unit in 0..$machine.flash.len() {
+                    if $machine.flash[unit].is_some() {
+                        $call!($machine.flash[unit]);
+                    }
+                }
             }
             if $machine.has_acpi {
                 $call!($machine.acpi_pm);

@@ -6,7 +6,7 @@ use super::tree::{Edge, Name, Node, Settable};
 use super::types::{self, Type};
 use super::{ChardevKind, PropertyInfo, QomError, QomValue, Settings, Tree};
 use crate::devices::class::{PCI_ADDR, PCI_MULTIFUNCTION, PCI_ROMFILE, PropertyKind, Value};
-use crate::devices::{hpet, kernel};
+use crate::devices::{hpet, kernel, pflash};
 use crate::machine::{Board, Place};
 use crate::pci::{Address, i440fx, piix3, piix4_pm};
 
@@ -262,6 +262,21 @@ impl Tree<'_> {
                     piix4_pm::DISABLE_S3 => u64::from(!sleep.s3),
                     piix4_pm::DISABLE_S4 => u64::from(!sleep.s4),
                     piix4_pm::S4_VAL => sleep.s4_type.into(),
+                    _ => return None,
+                }
+            }
+            (Node::Flash(unit), _) => {
+                let mut chips = self.machine.flash();
+                let chip = chips.find(|chip| chip.unit() == unit)?;
+                match name {
+                    "name" => {
+                        return heapless::String::try_from(chip.name())
+                            .ok()
+                            .map(Value::Text);
+                    }
+                    "num-blocks" => (chip.cells().len() / pflash::SECTOR) as u64,
+                    "sector-length" => pflash::SECTOR as u64,
+                    "width" => 1,
                     _ => return None,
                 }
             }

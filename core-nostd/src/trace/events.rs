@@ -289,6 +289,20 @@ events! {
     a20_set(open: bool) "open {}"
     /// Firmware tells how far it has come.
     post_write(code: u8) "code 0x{2x}"
+    /// A flash chip is reset.
+    pflash_reset(; name) "{s}: reset"
+    /// A flash chip is read.
+    pflash_io_read(offset: u32, size: u8, value: u32; name) "{s}: offset:0x{4x} size:{} value:0x{4x}"
+    /// A flash chip is written.
+    pflash_io_write(offset: u32, size: u8, value: u32; name) "{s}: offset:0x{4x} size:{} value:0x{4x}"
+    /// A flash chip gives its contents again.
+    pflash_mode_read_array(; name) "{s}: read array mode"
+    /// A sector is erased.
+    pflash_write_block_erase(offset: u32, bytes: usize; name) "{s}: block erase offset:0x{x} bytes:0x{x}"
+    /// The write buffer is programmed.
+    pflash_write_block_flush(; name) "{s}: block write flush"
+    /// A flash chip has no such command.
+    pflash_write_unknown(offset: u32, cmd: u8; name) "{s}: unknown command offset:0x{4x} cmd:0x{2x}"
     /// A byte for a debug console.
     debugcon_write(console: u8, value: u8) "console {} val 0x{2x}"
     /// The guest ends the process.

@@ -8,6 +8,7 @@
 mod builder;
 mod descriptors;
 mod device;
+mod drive;
 mod introspect;
 mod machine;
 pub mod opts;
@@ -32,6 +33,7 @@ use crate::soft::Icount;
 pub use builder::parse_gdb;
 pub use descriptors::AddFd;
 pub use device::{DeviceOption, Global};
+pub use drive::DriveOption;
 pub use introspect::visit_options;
 pub use machine::{
     Accel, CPUS_MAX, DEFAULT_CPU, KernelIrqchip, MEMORY_DEFAULT, MEMORY_MAX, MEMORY_UNIT,
@@ -132,6 +134,8 @@ pub struct Options {
     pub qtest_log: Option<String>,
     /// Code of the escape key.
     pub escape_key: u8,
+    /// Drives of the board.
+    pub drives: Vec<DriveOption>,
     /// Devices to add.
     pub devices: Vec<DeviceOption>,
     /// Defaults of properties, for [`Options::defaults_of`].
@@ -213,6 +217,7 @@ impl Default for Options {
             gdb: None,
             qtest_log: None,
             escape_key: crate::chardev::DEFAULT_ESCAPE_KEY,
+            drives: Vec::new(),
             devices: Vec::new(),
             globals: Vec::new(),
             paused: false,
