@@ -9,6 +9,7 @@ pub mod acpi_pm;
 pub mod class;
 pub mod debug_exit;
 pub mod debugcon;
+pub mod dma;
 pub mod i6300esb;
 pub mod i8042;
 pub mod ib700;

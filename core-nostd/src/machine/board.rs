@@ -12,6 +12,7 @@ use crate::devices::acpi_pm::{self, AcpiPm, AcpiPmWiring};
 use crate::devices::class::{DeviceClass, PropertyValues};
 use crate::devices::debug_exit::{self, DebugExit};
 use crate::devices::debugcon::{self, Debugcon};
+use crate::devices::dma::{self, Dma};
 use crate::devices::i6300esb;
 use crate::devices::i8042::{self, I8042, I8042Wiring};
 use crate::devices::ib700::{self, Ib700};
@@ -44,6 +45,7 @@ use crate::trace::events as trace;
 pub static CLASSES: &[&DeviceClass] = &[
     &debug_exit::CLASS,
     &debugcon::CLASS,
+    &dma::CLASS,
     &fw_cfg::CLASS,
     &i440fx::CLASS,
     &mechanism::CLASS,
@@ -381,6 +383,7 @@ impl<'m> Machine<'m> {
             port92: Port92::new(),
             a20: A20Gate::new(),
             post: Post::new(),
+            dma: Dma::new(),
             fw_cfg: FwCfg::new(true),
             pci: ConfigMechanism1::new(),
             buses: Buses::new(),
@@ -436,6 +439,9 @@ impl<'m> Machine<'m> {
             ports.add(i8042::DATA_PORT, 1, Port::KeyboardData)?;
             ports.add(i8042::COMMAND_PORT, 1, Port::KeyboardCommand)?;
             ports.add(port92::PORT, 1, Port::Port92)?;
+            for (base, length) in dma::PORTS {
+                ports.add(base.into(), length, Port::Dma(base))?;
+            }
             ports.add(mechanism::CONFADD, 4, Port::PciAddress)?;
             ports.add(mechanism::CONFDATA, 4, Port::PciData)?;
             if self.has_acpi {
@@ -692,6 +698,7 @@ impl<'m> Machine<'m> {
         self.port92.reset(context!(self, now));
         self.a20 = A20Gate::new();
         self.post.reset(context!(self, now));
+        self.dma.reset(context!(self, now));
         self.fw_cfg.reset(context!(self, now));
         self.pci.reset(context!(self, now));
         self.i440fx.reset(context!(self, now));
@@ -791,6 +798,7 @@ impl<'m> Machine<'m> {
             Port::KeyboardCommand => self.i8042.pio_read(cx, i8042::COMMAND, width),
             Port::Port92 => self.port92.pio_read(cx, offset, width),
             Port::Post => self.post.pio_read(cx, offset, width),
+            Port::Dma(base) => self.dma.pio_read(cx, u16::from(base) + offset, width),
             Port::FwCfg => self.fw_cfg.pio_read(cx, offset, width),
             Port::PciAddress => self.pci_address_read(now, offset, width),
             Port::PciData => self.pci_read(offset, width),
@@ -856,6 +864,10 @@ impl<'m> Machine<'m> {
             Port::KeyboardCommand => self.i8042.pio_write(cx, i8042::COMMAND, width, value),
             Port::Port92 => self.port92.pio_write(cx, offset, width, value),
             Port::Post => self.post.pio_write(cx, offset, width, value),
+            Port::Dma(base) => {
+                self.dma
+                    .pio_write(cx, u16::from(base) + offset, width, value);
+            }
             Port::FwCfg => self.fw_cfg.pio_write(cx, offset, width, value),
             Port::PciAddress => self.pci_address_write(now, offset, width, value),
             Port::PciData => self.pci_write(host, now, offset, width, value),

@@ -38,6 +38,7 @@ use core::sync::atomic::AtomicU8;
 use crate::devices::acpi_pm::AcpiPm;
 use crate::devices::debug_exit::DebugExit;
 use crate::devices::debugcon::Debugcon;
+use crate::devices::dma::{self, Dma};
 use crate::devices::i8042::I8042;
 use crate::devices::ib700::Ib700;
 use crate::devices::pc_testdev::PcTestdev;
@@ -92,6 +93,8 @@ enum Port {
     KeyboardCommand,
     Port92,
     Post,
+    /// The DMA controllers, from this port on.
+    Dma(u8),
     PciAddress,
     PciData,
     FwCfg,
@@ -130,6 +133,7 @@ impl Port {
             Self::KeyboardCommand => "i8042-cmd",
             Self::Port92 => "port92",
             Self::Post => "ioport80",
+            Self::Dma(base) => dma::range_name(base),
             Self::PciAddress => "pci-conf-idx",
             Self::PciData => "pci-conf-data",
             Self::FwCfg => "fwcfg",
@@ -239,6 +243,7 @@ pub struct Machine<'m> {
     port92: Port92,
     a20: A20Gate,
     post: Post,
+    dma: Dma,
     fw_cfg: FwCfg<'m>,
     pci: ConfigMechanism1,
     buses: Buses<'m>,

@@ -64,6 +64,7 @@ macro_rules! each_device {
             if $machine.board == Board::Pc {
                 $call!($machine.i8042);
                 $call!($machine.port92);
+                $call!($machine.dma);
                 $call!($machine.pci);
                 $call!($machine.i440fx);
                 $call!($machine.piix3);

@@ -287,6 +287,8 @@ events! {
     a20_set(open: bool) "open {}"
     /// Firmware tells how far it has come.
     post_write(code: u8) "code 0x{2x}"
+    /// A channel of the DMA controllers is to run that no device is on.
+    i8257_unregistered_dma(nchan: usize, dma_pos: u32, dma_len: u32) "unregistered DMA channel used nchan={} dma_pos={} dma_len={}"
     /// A byte for a debug console.
     debugcon_write(console: u8, value: u8) "console {} val 0x{2x}"
     /// The guest ends the process.
