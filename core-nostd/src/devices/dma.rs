@@ -417,10 +417,8 @@ impl Dma {
                     channel.start_over();
                 }
             }
-            register::STATUS_COMMAND => {
-                if value & !COMMAND_DISABLE == 0 {
-                    controller.command = value;
-                }
+            register::STATUS_COMMAND if value & !COMMAND_DISABLE == 0 => {
+                controller.command = value;
             }
             register::REQUEST => {
                 match value & SET {

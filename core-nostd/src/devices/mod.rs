@@ -14,6 +14,7 @@ pub mod i6300esb;
 pub mod i8042;
 pub mod ib700;
 pub mod kernel;
+pub mod parallel;
 pub mod pc_testdev;
 pub mod pci_serial;
 pub mod pci_testdev;

@@ -5,8 +5,8 @@ use core::fmt;
 use super::a20::A20Gate;
 use super::pci::{Buses, TEXT_MAX};
 use super::{
-    Board, Config, DEBUG_EXIT_MAX, DEBUGCON_MAX, Host, Irqchip, Machine, PciSlot, Port, PortsFull,
-    RamLayout, SERIAL_MAX,
+    Board, Config, DEBUG_EXIT_MAX, DEBUGCON_MAX, Host, Irqchip, Machine, PARALLEL_MAX, PciSlot,
+    Port, PortsFull, RamLayout, SERIAL_MAX,
 };
 use crate::devices::acpi_pm::{self, AcpiPm, AcpiPmWiring};
 use crate::devices::class::{DeviceClass, PropertyValues};
@@ -17,6 +17,7 @@ use crate::devices::i6300esb;
 use crate::devices::i8042::{self, I8042, I8042Wiring};
 use crate::devices::ib700::{self, Ib700};
 use crate::devices::kernel;
+use crate::devices::parallel;
 use crate::devices::pc_testdev::{self, PcTestdev};
 use crate::devices::pci_serial;
 use crate::devices::pci_testdev;
@@ -58,6 +59,7 @@ pub static CLASSES: &[&DeviceClass] = &[
     &kernel::PIC_CLASS,
     &kernel::PIT_CLASS,
     &lapic::CLASS,
+    &parallel::CLASS,
     &pc_testdev::CLASS,
     &bridge::CLASS,
     &pci_serial::CLASS,
@@ -111,7 +113,7 @@ pub(super) const SERIALS: [(u16, u8); SERIAL_MAX] =
     [(0x3f8, 4), (0x2f8, 3), (0x3e8, 4), (0x2e8, 3)];
 
 /// Interrupts of ISA devices.
-const ISA_IRQS: u64 = 16;
+pub(super) const ISA_IRQS: u64 = 16;
 
 /// Consoles behind those of the serial ports.
 const DEBUGCON_CONSOLES: u8 = SERIAL_MAX as u8;
@@ -226,6 +228,10 @@ pub enum DeviceError {
     NotFound,
     /// There are devices below it.
     Busy,
+    /// There are as many parallel ports as there can be, or the index is none of theirs.
+    ParallelMax,
+    /// All parallel ports of this index are taken.
+    ParallelTaken(u64),
     /// There are as many of this kind as there can be.
     TooMany(usize),
     /// The property, named, has a value that the device can not have.
@@ -293,6 +299,11 @@ impl fmt::Display for DeviceError {
             Self::TooMany(most) => write!(f, "at most {most} of them are possible"),
             Self::Property(name) => write!(f, "property '{name}' has an impossible value"),
             Self::IndexTaken(index) => write!(f, "serial port {index} exists already"),
+            Self::ParallelMax => write!(
+                f,
+                "Max. supported number of parallel ports is {PARALLEL_MAX}."
+            ),
+            Self::ParallelTaken(index) => write!(f, "parallel port {index} exists already"),
             Self::Ports(full) => write!(f, "{full}"),
             Self::FwCfgFile(name) => write!(f, "duplicate fw_cfg file name: {name}"),
             Self::OnlyOne(name) => write!(f, "at most one {name} device is permitted"),
@@ -392,6 +403,7 @@ impl<'m> Machine<'m> {
             piix4_pm: Piix4Pm::new(pm_base),
             acpi_pm: AcpiPm::new(acpi_pm),
             serials: [const { None }; SERIAL_MAX],
+            parallels: [const { None }; PARALLEL_MAX],
             debugcons: heapless::Vec::new(),
             debug_exits: heapless::Vec::new(),
             watchdog: None,
@@ -536,6 +548,7 @@ impl<'m> Machine<'m> {
         }
         match class.name {
             name if name == serial::CLASS.name => self.plug_serial(values).map(Some),
+            name if name == parallel::CLASS.name => self.plug_parallel(values).map(Some),
             name if name == debugcon::CLASS.name => self.plug_debugcon(values).map(Some),
             name if name == debug_exit::CLASS.name => self.plug_debug_exit(values).map(|()| None),
             name if name == ib700::CLASS.name => self.plug_watchdog().map(|()| None),
@@ -708,6 +721,9 @@ impl<'m> Machine<'m> {
         for serial in self.serials.iter_mut().flatten() {
             serial.reset(context!(self, now));
         }
+        for parallel in self.parallels.iter_mut().flatten() {
+            parallel.reset(context!(self, now));
+        }
         if let Some(watchdog) = &mut self.watchdog {
             watchdog.reset(context!(self, now));
         }
@@ -807,6 +823,10 @@ impl<'m> Machine<'m> {
                 Some(serial) => serial.pio_read(cx, offset, width),
                 None => u32::MAX,
             },
+            Port::Parallel(index) => match &mut self.parallels[usize::from(index)] {
+                Some(parallel) => parallel.pio_read(cx, offset, width),
+                None => u32::MAX,
+            },
             Port::Debugcon(index) => match self.debugcons.get_mut(usize::from(index)) {
                 Some(debugcon) => debugcon.pio_read(cx, offset, width),
                 None => u32::MAX,
@@ -879,6 +899,11 @@ impl<'m> Machine<'m> {
                     serial.pio_write(cx, offset, width, value);
                 }
             }
+            Port::Parallel(index) => {
+                if let Some(parallel) = &mut self.parallels[usize::from(index)] {
+                    parallel.pio_write(cx, offset, width, value);
+                }
+            }
             Port::Debugcon(index) => {
                 if let Some(debugcon) = self.debugcons.get_mut(usize::from(index)) {
                     debugcon.pio_write(cx, offset, width, value);
@@ -941,7 +966,7 @@ const fn testdev_offset(port: Port, offset: u16) -> u16 {
 }
 
 /// The property `iobase` of an ISA device; all ones, and none, stand for `default`.
-fn port_of(values: &PropertyValues, default: u16) -> Result<u16, DeviceError> {
+pub(super) fn port_of(values: &PropertyValues, default: u16) -> Result<u16, DeviceError> {
     match values.uint("iobase") {
         None => Ok(default),
         Some(port) if port == u64::from(u32::MAX) => Ok(default),

@@ -25,6 +25,7 @@ mod board;
 mod config;
 mod host;
 pub mod listing;
+mod parallel;
 mod pci;
 mod plugged;
 mod ports;
@@ -41,6 +42,7 @@ use crate::devices::debugcon::Debugcon;
 use crate::devices::dma::{self, Dma};
 use crate::devices::i8042::I8042;
 use crate::devices::ib700::Ib700;
+use crate::devices::parallel::Parallel;
 use crate::devices::pc_testdev::PcTestdev;
 use crate::devices::pit::Pit;
 use crate::devices::port92::Port92;
@@ -74,6 +76,8 @@ pub use state::{Controllers, STATE_MAX};
 
 /// Serial ports that a board has at most.
 pub const SERIAL_MAX: usize = 4;
+/// Parallel ports that a board has at most.
+pub const PARALLEL_MAX: usize = 3;
 /// Debug consoles that a board has at most.
 pub const DEBUGCON_MAX: usize = 4;
 /// Debug exit ports that a board has at most.
@@ -99,6 +103,7 @@ enum Port {
     PciData,
     FwCfg,
     Serial(u8),
+    Parallel(u8),
     Debugcon(u8),
     DebugExit(u8),
     Watchdog,
@@ -138,6 +143,7 @@ impl Port {
             Self::PciData => "pci-conf-data",
             Self::FwCfg => "fwcfg",
             Self::Serial(_) => "serial",
+            Self::Parallel(_) => "parallel",
             Self::Debugcon(_) => "isa-debugcon",
             Self::DebugExit(_) => "isa-debug-exit",
             Self::Watchdog => "ib700",
@@ -252,6 +258,7 @@ pub struct Machine<'m> {
     piix4_pm: Piix4Pm,
     acpi_pm: AcpiPm,
     serials: [Option<Serial>; SERIAL_MAX],
+    parallels: [Option<Parallel>; PARALLEL_MAX],
     debugcons: heapless::Vec<Debugcon, DEBUGCON_MAX>,
     debug_exits: heapless::Vec<DebugExit, DEBUG_EXIT_MAX>,
     watchdog: Option<Ib700>,
@@ -548,7 +555,11 @@ impl<'m> Machine<'m> {
 
     /// A console that took less than it was offered can take bytes again.
     pub fn console_writable<H: Host>(&mut self, host: &mut H, now: u64, console: ConsoleId) {
-        self.drain(host, now, Some(Port::Serial(console.0)));
+        let device = match self.parallel_of(console) {
+            Some(index) => Port::Parallel(index),
+            None => Port::Serial(console.0),
+        };
+        self.drain(host, now, Some(device));
         self.pci_console_writable(host, now, console);
     }
 
@@ -560,6 +571,7 @@ impl<'m> Machine<'m> {
     fn drain<H: Host>(&mut self, host: &mut H, now: u64, device: Option<Port>) {
         match device {
             Some(Port::Serial(index)) => self.transmit(host, now, index),
+            Some(Port::Parallel(index)) => self.transmit_parallel(host, index),
             Some(Port::Function { claim, .. }) => self.transmit_function(host, now, claim),
             _ => {}
         }

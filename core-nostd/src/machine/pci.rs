@@ -38,7 +38,7 @@ pub const PCI_TESTDEVS_MAX: usize = 4;
 pub const I6300ESB_MAX: usize = 2;
 
 /// The first console of PCI serial functions.
-const FIRST_CONSOLE: u8 = (super::SERIAL_MAX + super::DEBUGCON_MAX) as u8;
+pub(super) const FIRST_CONSOLE: u8 = (super::SERIAL_MAX + super::DEBUGCON_MAX) as u8;
 
 /// The interrupt line of the first function; the others' follow.
 pub(super) const FIRST_LINE: u8 = 32;

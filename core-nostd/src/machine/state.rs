@@ -82,6 +82,11 @@ macro_rules! each_device {
                     $call!($machine.serials[index]);
                 }
             }
+            for index in 0..$machine.parallels.len() {
+                if $machine.parallels[index].is_some() {
+                    $call!($machine.parallels[index]);
+                }
+            }
             if $machine.watchdog.is_some() {
                 $call!($machine.watchdog);
             }

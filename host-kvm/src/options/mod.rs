@@ -118,6 +118,8 @@ pub struct Options {
     pub add_fds: Vec<AddFd>,
     /// Serial ports in order: the id of a character device, or `None` for no port.
     pub serials: Vec<Option<String>>,
+    /// Parallel ports in order: the id of a character device, or `None` for no port.
+    pub parallels: Vec<Option<String>>,
     /// Debug consoles (`isa-debugcon`): the id of a character device, or `None` for no console.
     pub debugcons: Vec<Option<String>>,
     /// Monitors.
@@ -203,6 +205,7 @@ impl Default for Options {
             chardevs: Vec::new(),
             add_fds: Vec::new(),
             serials: Vec::new(),
+            parallels: Vec::new(),
             debugcons: Vec::new(),
             monitors: Vec::new(),
             qtest: None,

@@ -244,9 +244,9 @@ pub(super) static OPTIONS: &[OptionRow] = &[
     ),
     value(
         &["parallel"],
-        "none",
-        |b, v| b.only_none(v, "parallel port"),
-        "the parallel port, which is not available: 'none'",
+        "CHARDEV",
+        |b, v| b.console(v, "parallel", |o| &mut o.parallels),
+        "next parallel port, with a printer that passes on what it gets",
     ),
     value(
         &["audiodev"],
