@@ -320,6 +320,7 @@ impl Port {
     pub(super) const fn widest(self) -> Width {
         match self {
             Self::FwCfg => FwCfg::WIDEST,
+            Self::Post => Post::WIDEST,
             Self::PciAddress | Self::PciData => Width::Dword,
             Self::DebugExit(_) => DebugExit::WIDEST,
             Self::Pvpanic => Pvpanic::WIDEST,
