@@ -2,6 +2,7 @@
 
 pub mod acpi;
 pub mod boot;
+pub mod boot_order;
 pub mod contents;
 pub mod e820;
 pub mod fw_cfg;
@@ -10,6 +11,7 @@ pub mod linux;
 pub mod loader;
 pub mod vmcoreinfo;
 
+pub use boot_order::BootSettings;
 pub use contents::MachineFacts;
 pub use fw_cfg::{Content, FwCfg, FwCfgError, INLINE_MAX};
 pub use vmcoreinfo::Vmcoreinfo;

@@ -3,6 +3,7 @@
 use core::fmt;
 
 use super::a20::A20Gate;
+use super::boot::{self, Boot};
 use super::pci::{Buses, TEXT_MAX};
 use super::{
     Board, Config, DEBUG_EXIT_MAX, DEBUGCON_MAX, Host, Irqchip, Machine, PARALLEL_MAX, PciSlot,
@@ -395,6 +396,7 @@ impl<'m> Machine<'m> {
             port92: Port92::new(),
             a20: A20Gate::new(),
             post: Post::new(),
+            boot: Boot::new(&config.boot_settings),
             dma: Dma::new(),
             fw_cfg: FwCfg::new(true),
             pci: ConfigMechanism1::new(),
@@ -476,8 +478,9 @@ impl<'m> Machine<'m> {
             cpus: config.cpus,
             apic_ids: config.max_cpus,
             nographic: !config.graphics,
-            boot_menu: false,
+            boot_menu: config.boot_settings.menu,
         })?;
+        boot::describe(fw_cfg, &config.boot_settings)?;
         if !config.kernel.is_empty() {
             fw_cfg.add_u32(keys::KERNEL_SIZE, config.kernel.len() as u32)?;
             fw_cfg.add(keys::KERNEL_DATA, Content::Lent(config.kernel))?;
@@ -491,6 +494,7 @@ impl<'m> Machine<'m> {
             fw_cfg.add(keys::BOOT, Content::Lent(config.boot))?;
         }
         self.describe_in_cmos(low_ram, high_ram, config.cpus);
+        self.describe_boot_order(&config.boot_settings);
         Ok(())
     }
 
@@ -682,6 +686,7 @@ impl<'m> Machine<'m> {
     /// Resets every device. The host resets processors and in-kernel controllers itself.
     pub fn reset<H: Host>(&mut self, host: &mut H, now: u64) {
         trace::machine_reset(now);
+        self.reset_boot_order();
         self.power_on(now);
         host.memory_remapped();
         self.drain(host, now, None);

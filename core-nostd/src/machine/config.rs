@@ -2,6 +2,7 @@
 
 use core::sync::atomic::AtomicU8;
 
+use crate::firmware::BootSettings;
 use crate::irq::LocalApic;
 #[cfg(doc)]
 use crate::irq::lapic::CPUS_MAX;
@@ -115,6 +116,8 @@ pub struct Config<'m> {
     pub uuid: [u8; 16],
     /// Whether firmware may expect a graphical console.
     pub graphics: bool,
+    /// What firmware is told about booting.
+    pub boot_settings: BootSettings<'m>,
     /// A kernel for the firmware to start.
     pub kernel: &'m [u8],
     /// An initial RAM disk for it, or multiboot modules, each at a multiple of 4 KiB.
@@ -146,6 +149,7 @@ impl<'m> Config<'m> {
             rtc_base: 0,
             uuid: [0; 16],
             graphics: false,
+            boot_settings: BootSettings::DEFAULT,
             kernel: &[],
             initrd: &[],
             cmdline: &[],

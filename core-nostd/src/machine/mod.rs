@@ -22,6 +22,7 @@ mod acpi;
 pub mod actions;
 mod apics;
 mod board;
+mod boot;
 mod config;
 mod host;
 pub mod listing;
@@ -34,6 +35,7 @@ mod run_state;
 mod state;
 
 use a20::A20Gate;
+use boot::Boot;
 use core::sync::atomic::AtomicU8;
 
 use crate::devices::acpi_pm::AcpiPm;
@@ -61,6 +63,7 @@ use crate::time::Timers;
 use crate::trace::events::{self as trace, Event};
 pub use acpi::AcpiError;
 pub use board::{BuildError, CLASSES, DeviceError};
+pub use boot::OptionRomError;
 pub use config::{Board, Config, HIGH_RAM_BASE, Irqchip, RamLayout};
 pub use host::Host;
 use pci::Buses;
@@ -249,6 +252,7 @@ pub struct Machine<'m> {
     port92: Port92,
     a20: A20Gate,
     post: Post,
+    boot: Boot,
     dma: Dma,
     fw_cfg: FwCfg<'m>,
     pci: ConfigMechanism1,

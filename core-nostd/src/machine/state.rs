@@ -65,6 +65,7 @@ macro_rules! each_device {
                 $call!($machine.i8042);
                 $call!($machine.port92);
                 $call!($machine.dma);
+                $call!($machine.boot);
                 $call!($machine.pci);
                 $call!($machine.i440fx);
                 $call!($machine.piix3);

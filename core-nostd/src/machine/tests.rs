@@ -25,7 +25,7 @@ static RAMS: [ArrayRam<RAM>; 40] = [const { ArrayRam::new() }; 40];
 static NEXT_RAM: AtomicUsize = AtomicUsize::new(0);
 
 #[derive(Default)]
-struct Recorder {
+pub(super) struct Recorder {
     console: Vec<(u8, u8)>,
     /// Bytes that consoles take; `None`: all.
     room: Option<usize>,

@@ -6,6 +6,7 @@ use thimble_core::machine::actions::{
     ActionChanges, PanicAction, RebootAction, ShutdownAction, WatchdogAction,
 };
 
+use super::boot::{BOOT, OPTION_ROM, OptionRom};
 use super::descriptors;
 use super::device::{self, Classes, DeviceText};
 use super::machine::{self, ACCEL_HELP, MachineOptions};
@@ -294,6 +295,22 @@ impl Builder {
         self.accel_given = true;
         self.accel_conflict(machine_accel)?;
         self.options.machine.add_accel(value)
+    }
+
+    pub(super) fn boot(&mut self, value: &str) -> Done {
+        if OptsTable::wants_help(value) {
+            return self.print(BOOT.help());
+        }
+        self.options.boot.add(value, &self.origin)
+    }
+
+    pub(super) fn option_rom(&mut self, value: &str) -> Done {
+        if OptsTable::wants_help(value) {
+            return self.print(OPTION_ROM.help());
+        }
+        let rom = OptionRom::parse(value, &self.origin)?;
+        self.options.option_roms.push(rom);
+        Ok(())
     }
 
     pub(super) fn smp(&mut self, value: &str) -> Done {
@@ -767,6 +784,11 @@ impl Builder {
             }
         }
         if kind == MachineKind::Pc {
+            // Whoever expects a display finds the firmware on the serial port until there is one.
+            self.options.serial_console = !nographic
+                && self.options.machine.graphics
+                && !self.without.contains(&"VGA")
+                && matches!(self.options.serials.first(), Some(Some(_)));
             for what in ["VGA", "network card", "floppy", "CD-ROM"] {
                 let graphics = what == "VGA" && self.options.nographic;
                 if !graphics && !self.without.contains(&what) {

@@ -1,6 +1,7 @@
 //! From the command line to a running event loop: everything that can fail at the start fails
 //! here, with one line that names the option.
 
+mod boot;
 mod kernel;
 mod plug;
 
@@ -253,6 +254,7 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
         initrd: kernel.initrd,
         cmdline: options.append.clone().unwrap_or_default().leak().as_bytes(),
         graphics: options.machine.graphics && !options.nographic,
+        boot_settings: boot::settings(options)?,
         boot: kernel.table,
         testdev_memory: testdev_memory(options),
     };
@@ -276,6 +278,7 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
     let mut bridge_state = BridgeState::default();
     let consoles = &mut bridge_state.consoles;
     plug_devices(options, &mut machine, &mut chardevs, consoles)?;
+    boot::add_option_roms(options, &mut machine)?;
     add_acpi_tables(options, &mut machine)?;
     let mut gdb = GdbServer::default();
     if let Some(id) = &options.gdb {
