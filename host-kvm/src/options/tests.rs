@@ -37,7 +37,7 @@ static PIC: DeviceClass = DeviceClass {
     user_creatable: false,
     properties: &[],
 };
-static CLASSES: &[&DeviceClass] = &[&SERIAL, &PIC];
+static CLASSES: &[&DeviceClass] = &[&SERIAL, &PIC, &thimble_core::devices::parallel::CLASS];
 
 fn try_parse(line: &[&str]) -> Result<Parsed, String> {
     parse(line.iter().map(OsString::from), CLASSES).map_err(|error| error.to_string())
