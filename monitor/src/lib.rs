@@ -37,7 +37,7 @@ pub use handlers::Outcome;
 pub use in_memory::InMemory;
 pub use owner::{
     Booting, BreakRefused, CpuState, DebugStop, Debugger, Descriptors, DumpKind, DumpTarget, Dumps,
-    Inspection, JobId, KvmInfo, Owner, SetMember, Space, Stepping, Traces, Typing, answers,
+    Inputs, Inspection, JobId, KvmInfo, Owner, SetMember, Space, Stepping, Traces, Typing, answers,
     write_ram,
 };
 pub use pretty::Pretty;

@@ -9,6 +9,7 @@ pub mod fw_cfg;
 pub mod keys;
 pub mod linux;
 pub mod loader;
+pub mod smbios;
 pub mod vmcoreinfo;
 
 pub use boot_order::BootSettings;

@@ -25,6 +25,7 @@ mod board;
 mod boot;
 mod config;
 mod host;
+mod input;
 pub mod listing;
 mod parallel;
 mod pci;
@@ -32,6 +33,7 @@ mod plugged;
 mod ports;
 pub mod qtest;
 mod run_state;
+mod smbios;
 mod state;
 
 use a20::A20Gate;
@@ -66,6 +68,8 @@ pub use board::{BuildError, CLASSES, DeviceError};
 pub use boot::OptionRomError;
 pub use config::{Board, Config, HIGH_RAM_BASE, Irqchip, RamLayout};
 pub use host::Host;
+use input::Typing;
+pub use input::{TYPED_MAX, TypedFull};
 use pci::Buses;
 pub use pci::{
     Consoles, ExpansionRom, I6300ESB_MAX, PCI_BRIDGES_MAX, PCI_SERIALS_MAX, PCI_TESTDEVS_MAX,
@@ -75,6 +79,7 @@ pub use plugged::{ID_MAX, PLUGGED_MAX, Place, Plugged, Plugging};
 pub use ports::PortsFull;
 use ports::{PortMap, piece};
 pub use run_state::RunState;
+pub use smbios::OnRoot;
 pub use state::{Controllers, STATE_MAX};
 
 /// Serial ports that a board has at most.
@@ -249,6 +254,7 @@ pub struct Machine<'m> {
     pit: Pit,
     rtc: Rtc,
     i8042: I8042,
+    typing: Typing,
     port92: Port92,
     a20: A20Gate,
     post: Post,
@@ -600,6 +606,7 @@ impl<'m> Machine<'m> {
                 }
                 Effect::FlushPage(gpa) => host.flush_page(gpa.into()),
                 Effect::Message(message) => self.pci_message(host, message),
+                Effect::Tray { drive, open } => host.tray_moved(drive, open),
             }
         }
         while let Some(change) = self.lines.take_change() {

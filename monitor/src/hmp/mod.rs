@@ -23,6 +23,7 @@ mod expression;
 mod format;
 mod help;
 mod history;
+mod input;
 mod machine;
 mod memory;
 mod objects;
