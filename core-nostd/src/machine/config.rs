@@ -4,6 +4,7 @@ use core::sync::atomic::AtomicU8;
 
 use crate::devices::acpi_pm::SleepStates;
 use crate::devices::pflash;
+use crate::firmware::BootSettings;
 use crate::irq::LocalApic;
 #[cfg(doc)]
 use crate::irq::lapic::CPUS_MAX;
@@ -136,6 +137,8 @@ pub struct Config<'m> {
     pub uuid: [u8; 16],
     /// Whether firmware may expect a graphical console.
     pub graphics: bool,
+    /// What firmware is told about booting.
+    pub boot_settings: BootSettings<'m>,
     /// A kernel for the firmware to start.
     pub kernel: &'m [u8],
     /// An initial RAM disk for it, or multiboot modules, each at a multiple of 4 KiB.
@@ -171,6 +174,7 @@ impl<'m> Config<'m> {
             rtc_base: 0,
             uuid: [0; 16],
             graphics: false,
+            boot_settings: BootSettings::DEFAULT,
             kernel: &[],
             initrd: &[],
             cmdline: &[],

@@ -22,12 +22,14 @@ mod acpi;
 pub mod actions;
 mod apics;
 mod board;
+mod boot;
 mod config;
 mod flash;
 mod host;
 mod hpet;
 mod input;
 pub mod listing;
+mod parallel;
 mod pci;
 mod plugged;
 mod ports;
@@ -38,14 +40,17 @@ mod smbios;
 mod state;
 
 use a20::A20Gate;
+use boot::Boot;
 use core::sync::atomic::AtomicU8;
 
 use crate::devices::acpi_pm::{AcpiPm, SleepStates};
 use crate::devices::debug_exit::DebugExit;
 use crate::devices::debugcon::Debugcon;
+use crate::devices::dma::{self, Dma};
 use crate::devices::hpet::Hpet;
 use crate::devices::i8042::I8042;
 use crate::devices::ib700::Ib700;
+use crate::devices::parallel::Parallel;
 use crate::devices::pc_testdev::PcTestdev;
 use crate::devices::pflash::{self, Pflash};
 use crate::devices::pit::Pit;
@@ -65,6 +70,7 @@ use crate::time::Timers;
 use crate::trace::events::{self as trace, Event};
 pub use acpi::AcpiError;
 pub use board::{BuildError, CLASSES, DeviceError};
+pub use boot::OptionRomError;
 pub use config::{Board, Config, FlashUnit, HIGH_RAM_BASE, Irqchip, RamLayout};
 pub use host::Host;
 use input::Typing;
@@ -83,6 +89,8 @@ pub use state::{Controllers, STATE_MAX};
 
 /// Serial ports that a board has at most.
 pub const SERIAL_MAX: usize = 4;
+/// Parallel ports that a board has at most.
+pub const PARALLEL_MAX: usize = 3;
 /// Debug consoles that a board has at most.
 pub const DEBUGCON_MAX: usize = 4;
 /// Debug exit ports that a board has at most.
@@ -102,10 +110,13 @@ enum Port {
     KeyboardCommand,
     Port92,
     Post,
+    /// The DMA controllers, from this port on.
+    Dma(u8),
     PciAddress,
     PciData,
     FwCfg,
     Serial(u8),
+    Parallel(u8),
     Debugcon(u8),
     DebugExit(u8),
     Watchdog,
@@ -140,10 +151,12 @@ impl Port {
             Self::KeyboardCommand => "i8042-cmd",
             Self::Port92 => "port92",
             Self::Post => "ioport80",
+            Self::Dma(base) => dma::range_name(base),
             Self::PciAddress => "pci-conf-idx",
             Self::PciData => "pci-conf-data",
             Self::FwCfg => "fwcfg",
             Self::Serial(_) => "serial",
+            Self::Parallel(_) => "parallel",
             Self::Debugcon(_) => "isa-debugcon",
             Self::DebugExit(_) => "isa-debug-exit",
             Self::Watchdog => "ib700",
@@ -254,6 +267,8 @@ pub struct Machine<'m> {
     port92: Port92,
     a20: A20Gate,
     post: Post,
+    boot: Boot,
+    dma: Dma,
     fw_cfg: FwCfg<'m>,
     pci: ConfigMechanism1,
     buses: Buses<'m>,
@@ -262,6 +277,7 @@ pub struct Machine<'m> {
     piix4_pm: Piix4Pm,
     acpi_pm: AcpiPm,
     serials: [Option<Serial>; SERIAL_MAX],
+    parallels: [Option<Parallel>; PARALLEL_MAX],
     debugcons: heapless::Vec<Debugcon, DEBUGCON_MAX>,
     debug_exits: heapless::Vec<DebugExit, DEBUG_EXIT_MAX>,
     watchdog: Option<Ib700>,
@@ -564,7 +580,11 @@ impl<'m> Machine<'m> {
 
     /// A console that took less than it was offered can take bytes again.
     pub fn console_writable<H: Host>(&mut self, host: &mut H, now: u64, console: ConsoleId) {
-        self.drain(host, now, Some(Port::Serial(console.0)));
+        let device = match self.parallel_of(console) {
+            Some(index) => Port::Parallel(index),
+            None => Port::Serial(console.0),
+        };
+        self.drain(host, now, Some(device));
         self.pci_console_writable(host, now, console);
     }
 
@@ -576,6 +596,7 @@ impl<'m> Machine<'m> {
     fn drain<H: Host>(&mut self, host: &mut H, now: u64, device: Option<Port>) {
         match device {
             Some(Port::Serial(index)) => self.transmit(host, now, index),
+            Some(Port::Parallel(index)) => self.transmit_parallel(host, index),
             Some(Port::Function { claim, .. }) => self.transmit_function(host, now, claim),
             _ => {}
         }

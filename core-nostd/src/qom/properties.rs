@@ -14,6 +14,9 @@ use crate::pci::{Address, i440fx, piix3, piix4_pm};
 /// `elcr_mask`.
 const PICS: [(u64, u64, u64); 2] = [(0x20, 0x4d0, 0xf8), (0xa0, 0x4d1, 0xde)];
 
+/// First ports of the DMA controllers, what their units are shifted by, first ports of their page registers.
+const DMAS: [(i64, i64, i64); 2] = [(0x00, 0, 0x80), (0xc0, 1, 0x88)];
+
 /// First port of the 8254.
 const PIT_BASE: u64 = 0x40;
 
@@ -246,6 +249,16 @@ impl Tree<'_> {
                     "elcr_mask" => *mask,
                     _ => return None,
                 }
+            }
+            (Node::Dma(index), _) => {
+                let (base, shift, pages) = DMAS.get(usize::from(index))?;
+                return Some(Value::Int(match name {
+                    "base" => *base,
+                    "dshift" => *shift,
+                    "page-base" => *pages,
+                    // There are none.
+                    _ => -1,
+                }));
             }
             (Node::Pit, "iobase") => PIT_BASE,
             (Node::Hpet, "hpet-intcap") => hpet::INTCAP.into(),

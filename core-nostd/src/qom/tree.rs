@@ -10,7 +10,7 @@ use super::types::{self, TypeName};
 use super::{ChardevKind, QomError, Tree};
 use crate::devices::class::DeviceClass;
 use crate::devices::pflash::{self, Pflash};
-use crate::devices::{hpet, i8042, kernel, pit, port92, rtc};
+use crate::devices::{dma, hpet, i8042, kernel, pit, port92, rtc};
 use crate::firmware::fw_cfg;
 use crate::irq::{ioapic, lapic, pic};
 use crate::machine::{Board, Irqchip, Place};
@@ -62,6 +62,8 @@ pub(super) enum Node {
     /// The device that the ISA bus hangs on: PIIX3 on a PC.
     IsaBridge,
     IsaBus,
+    /// 0: bytes, 1: words.
+    Dma(u8),
     /// 0: master, 1: slave.
     Pic(u8),
     Pit,
@@ -165,6 +167,7 @@ impl Tree<'_> {
             Node::IsaBridge if self.board() == Board::Pc => &piix3::CLASS,
             Node::Pic(_) if in_kernel => &kernel::PIC_CLASS,
             Node::Pic(_) => &pic::CLASS,
+            Node::Dma(_) => &dma::CLASS,
             Node::Pit if in_kernel => &kernel::PIT_CLASS,
             Node::Pit => &pit::CLASS,
             Node::Speaker => &pit::PCSPK_CLASS,
@@ -267,9 +270,8 @@ impl Tree<'_> {
             Board::Pc => &[
                 (Some(Node::HostBridge), Some(Bus::Pci)),
                 (Some(Node::IsaBridge), Some(Bus::Pci)),
-                // Two DMA controllers.
-                gap(Bus::Isa),
-                gap(Bus::Isa),
+                isa(Node::Dma(0)),
+                isa(Node::Dma(1)),
                 isa(Node::Pic(0)),
                 isa(Node::Pic(1)),
                 (Some(Node::Hpet), Some(Bus::System)),
@@ -412,9 +414,13 @@ impl Tree<'_> {
             }
             Node::IsaBridge if self.board() == Board::Microvm => Some(Node::SystemBus),
             Node::HostBridge | Node::IsaBridge | Node::PowerManagement => Some(Node::PciBus),
-            Node::Pic(_) | Node::Pit | Node::Speaker | Node::Rtc | Node::I8042 | Node::Port92 => {
-                Some(Node::IsaBus)
-            }
+            Node::Dma(_)
+            | Node::Pic(_)
+            | Node::Pit
+            | Node::Speaker
+            | Node::Rtc
+            | Node::I8042
+            | Node::Port92 => Some(Node::IsaBus),
             Node::Plugged(_) => match self.class(node)?.bus {
                 Some("ISA") => Some(Node::IsaBus),
                 Some("PCI") => {
@@ -621,6 +627,7 @@ impl Tree<'_> {
             | Node::Cpu(_)
             | Node::HostBridge
             | Node::IsaBridge
+            | Node::Dma(_)
             | Node::Pic(_)
             | Node::Pit
             | Node::Speaker

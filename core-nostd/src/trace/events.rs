@@ -303,6 +303,12 @@ events! {
     pflash_write_block_flush(; name) "{s}: block write flush"
     /// A flash chip has no such command.
     pflash_write_unknown(offset: u32, cmd: u8; name) "{s}: unknown command offset:0x{4x} cmd:0x{2x}"
+    /// A channel of the DMA controllers is to run that no device is on.
+    i8257_unregistered_dma(nchan: usize, dma_pos: u32, dma_len: u32) "unregistered DMA channel used nchan={} dma_pos={} dma_len={}"
+    /// A register of a parallel port is read.
+    parallel_ioport_read(addr: u16, value: u8; desc) "read [{s}] addr 0x{2x} val 0x{2x}"
+    /// A register of a parallel port is written.
+    parallel_ioport_write(addr: u16, value: u8; desc) "write [{s}] addr 0x{2x} val 0x{2x}"
     /// A byte for a debug console.
     debugcon_write(console: u8, value: u8) "console {} val 0x{2x}"
     /// The guest ends the process.

@@ -1,6 +1,7 @@
 //! From the command line to a running event loop: everything that can fail at the start fails
 //! here, with one line that names the option.
 
+mod boot;
 mod kernel;
 mod plug;
 mod smbios;
@@ -280,6 +281,7 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
         initrd: kernel.initrd,
         cmdline: options.append.clone().unwrap_or_default().leak().as_bytes(),
         graphics: options.machine.graphics && !options.nographic,
+        boot_settings: boot::settings(options)?,
         boot: kernel.table,
         testdev_memory: testdev_memory(options),
     };
@@ -306,6 +308,7 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
     }
     let consoles = &mut bridge_state.consoles;
     plug_devices(options, &mut machine, &mut chardevs, consoles)?;
+    boot::add_option_roms(options, &mut machine)?;
     if board == Board::Pc {
         let processor = cpuid.as_ref().map(|cpuid| cpuid.registers(1, 0));
         let is_boot_rom = has_kernel && options.bios.is_none() && flash_memory.is_none();

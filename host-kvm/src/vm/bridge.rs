@@ -24,7 +24,7 @@ use crate::report;
 use crate::soft::{Surroundings, TSC_HZ};
 
 /// Consoles that a machine has at most.
-pub const CONSOLES_MAX: usize = 16;
+pub const CONSOLES_MAX: usize = 20;
 
 /// Kinds of [`GuestEvent`]: so many wait at most, since one that comes again before the main
 /// thread has looked says nothing new.
@@ -99,7 +99,7 @@ pub struct BridgeState {
     /// What waits for the main thread.
     pub pending: Pending,
     /// Consoles, a bit each, whose lost output has been reported.
-    lost: u16,
+    lost: u32,
     /// What the machine's own I/O APIC sends.
     routes: kvm::Routes,
 }

@@ -4,6 +4,7 @@
 //! [`Shared`] is what threads share; [`Vm`] belongs to the main thread, starts and stops the
 //! processors, and never holds the lock while it waits for them.
 
+mod boot;
 mod bridge;
 mod debug;
 mod descriptors;
