@@ -22,6 +22,7 @@ mod acpi;
 pub mod actions;
 mod apics;
 mod board;
+mod clock;
 mod config;
 mod host;
 mod hpet;

@@ -5,6 +5,7 @@
 //! processors, and never holds the lock while it waits for them.
 
 mod bridge;
+mod clock;
 mod debug;
 mod descriptors;
 mod dump;

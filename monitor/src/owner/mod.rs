@@ -1,5 +1,6 @@
 //! What commands ask of the machine's owner.
 
+mod clock;
 mod debug;
 mod descriptors;
 mod dump;
@@ -23,6 +24,7 @@ pub use objects::Objects;
 
 /// Whether KVM is used: QMP's KvmInfo.
 pub use crate::schema::results::KvmInfo;
+pub use clock::RealTimeClock;
 pub use debug::{BreakRefused, DebugStop, Debugger, Stepping, write_ram};
 pub use descriptors::{Descriptors, SetMember};
 pub use dump::{DumpKind, DumpTarget, Dumps};
@@ -82,7 +84,9 @@ pub fn answers(machine: &Machine<'_>, mut gpa: u64, length: usize) -> bool {
 /// A method that causes events reports them through [`Owner::take_event`]; the session that
 /// executes the command writes them before its reply (after it if the command has a result), and the owner sends them to its other
 /// sessions with `Session::event`.
-pub trait Owner: Debugger + Descriptors + Dumps + Inspection + Objects + Traces + Typing {
+pub trait Owner:
+    Debugger + Descriptors + Dumps + Inspection + Objects + RealTimeClock + Traces + Typing
+{
     /// What the VM is doing.
     fn run_state(&self) -> RunState;
 
