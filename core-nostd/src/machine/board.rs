@@ -37,6 +37,7 @@ use crate::pci::{
 };
 use crate::time::{TimerId, Timers};
 
+use super::Typing;
 use super::config::HIGH_RAM_BASE;
 use super::ports::PortMap;
 use crate::trace::events as trace;
@@ -100,11 +101,15 @@ pub(super) mod timer {
     /// The first serial port's; the others follow.
     pub(super) const SERIAL: u8 = 4;
     pub(super) const ACPI: TimerId = TimerId::new(8);
-    pub(super) const HPET: TimerId = TimerId::new(31);
+    pub(super) const HPET: TimerId = TimerId::new(9);
+    /// The next key that is typed for someone.
+    pub(crate) const TYPING: TimerId = TimerId::new(10);
     /// The first of PCI serial functions' UARTs; the others follow.
-    pub(crate) const PCI_UART: u8 = 9;
+    pub(crate) const PCI_UART: u8 = 11;
     /// The first i6300esb's; the others follow.
     pub(crate) const I6300ESB: u8 = PCI_UART + crate::machine::pci::PCI_UARTS_MAX as u8;
+    const _: () =
+        assert!(I6300ESB as usize + crate::machine::pci::I6300ESB_MAX <= crate::time::TIMERS_MAX);
 }
 
 /// Ports and interrupts of the serial ports by index, as on every PC.
@@ -388,6 +393,7 @@ impl<'m> Machine<'m> {
             hpet: (config.board == Board::Pc && config.hpet)
                 .then(|| Hpet::new(hpet, config.hpet_msi)),
             i8042: I8042::new(i8042),
+            typing: Typing::default(),
             port92: Port92::new(),
             a20: A20Gate::new(),
             post: Post::new(),
@@ -757,6 +763,10 @@ impl<'m> Machine<'m> {
             timer::LOCAL_APICS => {
                 self.apics.advance(now);
                 self.arm_apics();
+                None
+            }
+            timer::TYPING => {
+                self.typing_timer(now);
                 None
             }
             _ if id.slot() >= timer::PCI_UART => {

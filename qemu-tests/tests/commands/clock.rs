@@ -54,7 +54,15 @@ fn the_date_is_a_property() {
         look();
         // Held, in binary and 12-hour form, with a date that no month has.
         set(&mut qtest, 0x0b, 0x84);
-        for (index, value) in [(9, 99), (8, 12), (7, 31), (4, 0x8b), (2, 7), (0, 59)] {
+        for (index, value) in [
+            (0x32, 20),
+            (9, 99),
+            (8, 12),
+            (7, 31),
+            (4, 0x8b),
+            (2, 7),
+            (0, 59),
+        ] {
             set(&mut qtest, index, value);
         }
         look();
