@@ -409,6 +409,7 @@ impl<'m> Machine<'m> {
                 RtcBase {
                     seconds: config.rtc_base,
                 },
+                config.rtc_slews,
             ),
             hpet: (config.board == Board::Pc && config.hpet)
                 .then(|| Hpet::new(hpet, config.hpet_msi)),
@@ -775,12 +776,6 @@ impl<'m> Machine<'m> {
         self.arm_apics();
         // What the resets themselves asked for is done.
         while self.effects.take().is_some() {}
-    }
-
-    /// Corrects what the real-time clock showed, in seconds since 1970, when the virtual clock
-    /// read 0: for a clock that goes on while the VM is stopped.
-    pub fn set_rtc_base(&mut self, now: u64, seconds: i64) {
-        self.rtc.set_base(RtcBase { seconds }, context!(self, now));
     }
 
     /// Lets a timer's owner know that it fired, and returns who that was.

@@ -133,6 +133,8 @@ pub struct Config<'m> {
     pub local_apics: &'m mut [LocalApic],
     /// Time of day when the virtual clock reads 0, in seconds since 1970-01-01 00:00 UTC.
     pub rtc_base: i64,
+    /// Whether the real-time clock repeats periodic interrupts that the guest has lost (`-rtc driftfix=slew`).
+    pub rtc_slews: bool,
     /// The machine's UUID, in the byte order of its text form.
     pub uuid: [u8; 16],
     /// Whether firmware may expect a graphical console.
@@ -172,6 +174,7 @@ impl<'m> Config<'m> {
             max_cpus: 1,
             local_apics: &mut [],
             rtc_base: 0,
+            rtc_slews: false,
             uuid: [0; 16],
             graphics: false,
             boot_settings: BootSettings::DEFAULT,

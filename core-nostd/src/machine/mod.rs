@@ -23,6 +23,7 @@ pub mod actions;
 mod apics;
 mod board;
 mod boot;
+mod clock;
 mod config;
 mod flash;
 mod host;

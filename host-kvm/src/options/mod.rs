@@ -22,7 +22,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use thimble_core::devices::class::{DeviceClass, PropertyValues};
-use thimble_core::devices::kernel;
+use thimble_core::devices::{kernel, rtc};
 use thimble_core::machine::actions::Actions;
 
 use crate::chardev::spec::ChardevSpec;
@@ -288,6 +288,22 @@ impl Options {
         let timer = self.defaults_of(&kernel::PIT_CLASS);
         let policy = timer.text(kernel::LOST_TICK_POLICY);
         policy.unwrap_or_default().to_owned()
+    }
+
+    /// Whether the real-time clock repeats periodic interrupts that the guest has lost: `-rtc driftfix=`, or the same by `-global`.
+    ///
+    /// # Errors
+    /// If it is to do what it can't.
+    pub fn rtc_slews(&self) -> Result<bool, OptionError> {
+        let clock = self.defaults_of(&rtc::CLASS);
+        match clock.text(kernel::LOST_TICK_POLICY) {
+            Some("slew") => Ok(true),
+            Some("delay") => Err(OptionError::new(
+                "-global mc146818rtc.lost_tick_policy=delay",
+                "Invalid lost tick policy.",
+            )),
+            _ => Ok(self.rtc.slew),
+        }
     }
 
     /// The properties that a new device of a class starts with: its defaults and `-global`.

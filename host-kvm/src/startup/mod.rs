@@ -276,6 +276,7 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
         max_cpus: options.smp.max_cpus as u16,
         local_apics: local_apics(options, &accelerator, kernel_irqchip, cpuid.as_ref()),
         rtc_base: rtc_start,
+        rtc_slews: options.rtc_slews()?,
         uuid: options.uuid.unwrap_or_default(),
         kernel: kernel.file,
         initrd: kernel.initrd,

@@ -6,6 +6,7 @@
 
 mod boot;
 mod bridge;
+mod clock;
 mod debug;
 mod descriptors;
 mod dump;
