@@ -20,6 +20,7 @@ pub mod pci_testdev;
 pub mod pit;
 pub mod port92;
 pub mod post;
+mod ps2;
 pub mod pvpanic;
 pub mod rtc;
 pub mod serial;
