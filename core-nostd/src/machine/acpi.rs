@@ -3,7 +3,7 @@
 use super::board::line;
 use super::{Board, Machine};
 use crate::devices::class::Value;
-use crate::devices::{Context, acpi_pm, i8042, pvpanic, serial};
+use crate::devices::{Context, acpi_pm, hpet, i8042, pvpanic, serial};
 use crate::firmware::acpi::aml::Term;
 use crate::firmware::acpi::{self, Facts, IsaDevice, PciFacts, Tables, script};
 use crate::firmware::{Content, FwCfgError, fw_cfg, keys};
@@ -103,6 +103,7 @@ impl<'m> Machine<'m> {
             command: is_pc.then_some(acpi_pm::APMC),
             reset: is_pc.then_some((piix3::RCR, piix3::RCR_RESET)),
             has_keyboard_controller: is_pc,
+            hpet: self.has_hpet().then_some((hpet::CAPABILITIES, hpet::BASE)),
             pci: is_pc.then_some(PciFacts {
                 config_ports: (mechanism::CONFADD, 8),
                 memory: &windows,

@@ -96,6 +96,10 @@ pub struct Config<'m> {
     pub pit: bool,
     /// Whether there is ACPI: its hardware, and tables once [`super::Machine::add_acpi_tables`] is called.
     pub acpi: bool,
+    /// Whether a PC has an HPET (`-machine hpet=`).
+    pub hpet: bool,
+    /// Whether the HPET's comparators offer to interrupt by message (`-global hpet.msi=`).
+    pub hpet_msi: bool,
     /// Guest RAM: [`Config::ram_size`] bytes laid out as [`RamLayout::new`] says.
     pub ram: &'m dyn GuestRam,
     /// Bytes of guest RAM.
@@ -137,6 +141,8 @@ impl<'m> Config<'m> {
             irqchip: Irqchip::Machine,
             pit: true,
             acpi: true,
+            hpet: true,
+            hpet_msi: false,
             ram,
             ram_size,
             rom: &[],

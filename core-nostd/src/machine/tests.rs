@@ -124,6 +124,87 @@ fn machine_with(board: Board, irqchip: Irqchip, pit: bool) -> Machine<'static> {
     machine
 }
 
+/// Drives the HPET into legacy replacement mode with comparator 0 in periods, and back: who interrupts, and that the interval
+/// timer wakes nobody meanwhile.
+#[test]
+fn the_hpet_stands_for_the_interval_timer() {
+    let (mut machine, mut host) = (machine(Board::Pc, Irqchip::Split), Recorder::default());
+    let ticks = |host: &mut Recorder, line: u8| {
+        let count = host.gsis.iter().filter(|gsi| **gsi == (line, true)).count();
+        host.gsis.clear();
+        count
+    };
+    let write = |machine: &mut Machine<'_>, host: &mut Recorder, now, at: u64, value: u32| {
+        machine.physical_write(host, now, 0xfed0_0000 + at, &value.to_le_bytes());
+    };
+    let mut now = 0;
+    let run = |machine: &mut Machine<'_>, host: &mut Recorder, now: &mut u64, to| {
+        let mut steps = 0;
+        while let Some(at) = machine.next_deadline().filter(|at| *at <= to) {
+            *now = at;
+            machine.advance(host, at);
+            steps += 1;
+        }
+        *now = to;
+        steps
+    };
+    // Counter 0 in periods of a millisecond.
+    for (port, value) in [(0x43, 0x34), (0x40, 0xa9), (0x40, 0x04)] {
+        machine.pio_write(&mut host, now, port, Width::Byte, value);
+    }
+    run(&mut machine, &mut host, &mut now, 10_000_000);
+    assert_eq!(ticks(&mut host, 0), 10);
+    // The clock's periodic interrupt, never acknowledged.
+    for (port, value) in [(0x70, 0x0b), (0x71, 0x42)] {
+        machine.pio_write(&mut host, now, port, Width::Byte, value);
+    }
+    assert_eq!(ticks(&mut host, 8), 1);
+    write(&mut machine, &mut host, now, 0x10, 3);
+    assert_eq!(run(&mut machine, &mut host, &mut now, 20_000_000), 0);
+    assert_eq!((ticks(&mut host, 0), ticks(&mut host, 8)), (0, 0));
+    // Once in half a millisecond.
+    write(&mut machine, &mut host, now, 0x100, 4 | 8 | 0x40);
+    let counter = {
+        let mut bytes = [0; 4];
+        machine.physical_read(&mut host, now, 0xfed0_00f0, &mut bytes);
+        u32::from_le_bytes(bytes)
+    };
+    assert_eq!(counter, 1_000_000);
+    write(&mut machine, &mut host, now, 0x108, counter + 50_000);
+    write(&mut machine, &mut host, now, 0x108, 50_000);
+    write(&mut machine, &mut host, now, 0x100, 4 | 8 | 0x40);
+    write(&mut machine, &mut host, now, 0x10c, 0);
+    run(&mut machine, &mut host, &mut now, 30_000_000);
+    assert_eq!(ticks(&mut host, 0), 20);
+    // A copy goes on the same, and tells no edge that was none.
+    let mut state = std::vec![0; STATE_MAX];
+    let used = machine.save(&mut state).unwrap();
+    let mut copy = self::machine(Board::Pc, Irqchip::Split);
+    let mut other = Recorder::default();
+    copy.load(&mut other, now, &state[..used]).unwrap();
+    assert_eq!((ticks(&mut other, 0), ticks(&mut other, 8)), (0, 0));
+    assert_eq!(copy.next_deadline(), machine.next_deadline());
+    let mut at = now;
+    run(&mut copy, &mut other, &mut at, 40_000_000);
+    assert_eq!(ticks(&mut other, 0), 20);
+    // Back: both drive their lines again, from the level on that they have.
+    write(&mut machine, &mut host, now, 0x100, 0);
+    write(&mut machine, &mut host, now, 0x10, 1);
+    run(&mut machine, &mut host, &mut now, 40_000_000);
+    assert_eq!(
+        (host.gsis.contains(&(8, true)), ticks(&mut host, 0)),
+        (true, 11)
+    );
+    // A reset lets them go as well.
+    copy.reset(&mut other, at);
+    other.gsis.clear();
+    for (port, value) in [(0x43, 0x34), (0x40, 0xa9), (0x40, 0x04)] {
+        copy.pio_write(&mut other, at, port, Width::Byte, value);
+    }
+    run(&mut copy, &mut other, &mut at, 50_000_000);
+    assert_eq!(ticks(&mut other, 0), 10);
+}
+
 #[test]
 fn serial_output_reaches_the_host() {
     let (mut machine, mut host) = (machine(Board::Pc, Irqchip::Host), Recorder::default());

@@ -58,6 +58,7 @@ impl Sample {
             command: self.command.then_some(acpi_pm::APMC),
             reset: self.reset.then_some((0xcf9, 6)),
             has_keyboard_controller: self.command,
+            hpet: self.slots.map(|_| (0x8086_a201, 0xfed0_0000)),
             pci: self.slots.map(|slots| PciFacts {
                 config_ports: (0xcf8, 8),
                 memory: &[(0xa_0000, 0xb_ffff, true), (1 << 27, 0xfebf_ffff, false)],
@@ -212,7 +213,7 @@ fn a_pc_is_told_of() {
     let image = PC.linked();
     let tables = tables_of(&image, BASE);
     let names: Vec<_> = tables.keys().map(String::as_str).collect();
-    assert_eq!(names, ["APIC", "DSDT", "FACP", "FACS", "WAET"]);
+    assert_eq!(names, ["APIC", "DSDT", "FACP", "FACS", "HPET", "WAET"]);
     let fadt = tables["FACP"];
     assert_eq!(fadt.len(), 276);
     assert_eq!((fadt[8], fadt[131]), (6, 4));
