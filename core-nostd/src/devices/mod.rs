@@ -10,15 +10,18 @@ pub mod block;
 pub mod class;
 pub mod debug_exit;
 pub mod debugcon;
+pub mod dma;
 pub mod hpet;
 pub mod i6300esb;
 pub mod i8042;
 pub mod ib700;
 pub mod input;
 pub mod kernel;
+pub mod parallel;
 pub mod pc_testdev;
 pub mod pci_serial;
 pub mod pci_testdev;
+pub mod pflash;
 pub mod pit;
 pub mod port92;
 pub mod post;
@@ -155,6 +158,8 @@ impl ShutdownCause {
 /// A request that ends what the guest runs now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PowerRequest {
+    /// Suspend it to RAM: nothing runs until it is woken up.
+    Suspend,
     /// Reset the machine.
     Reset(ShutdownCause),
     /// Power it off.
@@ -170,6 +175,8 @@ pub enum GuestEvent {
     Panicked,
     /// Its kernel has panicked, and a crash kernel takes over.
     CrashLoaded,
+    /// It has suspended itself to disk, and powers off.
+    SuspendedToDisk,
     /// It left its watchdog alone for too long.
     WatchdogExpired,
     /// It set its clock.
@@ -202,6 +209,15 @@ pub enum Effect {
         drive: block::DriveId,
         /// Whether it is open now.
         open: bool,
+    },
+    /// Contents of a flash chip have changed, and are to be kept.
+    FlashChanged {
+        /// The chip's number.
+        unit: u8,
+        /// The first byte.
+        offset: u32,
+        /// How many.
+        length: u16,
     },
 }
 
