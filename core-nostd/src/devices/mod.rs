@@ -25,6 +25,7 @@ pub mod pflash;
 pub mod pit;
 pub mod port92;
 pub mod post;
+mod ps2;
 pub mod pvpanic;
 pub mod rtc;
 pub mod serial;

@@ -13,6 +13,7 @@ mod descriptors;
 mod dump;
 mod human;
 mod identity;
+mod input;
 mod logs;
 mod memory;
 mod objects;
