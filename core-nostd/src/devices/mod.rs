@@ -6,12 +6,15 @@
 //! each access.
 
 pub mod acpi_pm;
+pub mod block;
 pub mod class;
 pub mod debug_exit;
 pub mod debugcon;
+pub mod hpet;
 pub mod i6300esb;
 pub mod i8042;
 pub mod ib700;
+pub mod input;
 pub mod kernel;
 pub mod pc_testdev;
 pub mod pci_serial;
@@ -196,6 +199,13 @@ pub enum Effect {
     FlushPage(u32),
     /// A PCI function sends an interrupt message.
     Message(Msi),
+    /// The guest has opened or closed a drive's tray.
+    Tray {
+        /// Which drive's.
+        drive: block::DriveId,
+        /// Whether it is open now.
+        open: bool,
+    },
 }
 
 /// The effects of one access, oldest first.

@@ -3,7 +3,7 @@
 use super::board::line;
 use super::{Board, Machine};
 use crate::devices::class::Value;
-use crate::devices::{acpi_pm, i8042, pvpanic, serial};
+use crate::devices::{acpi_pm, hpet, i8042, pvpanic, serial};
 use crate::firmware::acpi::aml::Term;
 use crate::firmware::acpi::{self, Facts, IsaDevice, PciFacts, Tables, script};
 use crate::firmware::{Content, FwCfgError, fw_cfg, keys};
@@ -94,6 +94,7 @@ impl<'m> Machine<'m> {
             sleep: is_pc.then_some(self.sleep),
             reset: is_pc.then_some((piix3::RCR, piix3::RCR_RESET)),
             has_keyboard_controller: is_pc,
+            hpet: self.has_hpet().then_some((hpet::CAPABILITIES, hpet::BASE)),
             pci: is_pc.then_some(PciFacts {
                 config_ports: (mechanism::CONFADD, 8),
                 memory: &windows,

@@ -99,6 +99,10 @@ pub struct Config<'m> {
     pub acpi: bool,
     /// The sleeping states of the PC board, with ACPI.
     pub sleep: SleepStates,
+    /// Whether a PC has an HPET (`-machine hpet=`).
+    pub hpet: bool,
+    /// Whether the HPET's comparators offer to interrupt by message (`-global hpet.msi=`).
+    pub hpet_msi: bool,
     /// Guest RAM: [`Config::ram_size`] bytes laid out as [`RamLayout::new`] says.
     pub ram: &'m dyn GuestRam,
     /// Bytes of guest RAM.
@@ -141,6 +145,8 @@ impl<'m> Config<'m> {
             pit: true,
             acpi: true,
             sleep: SleepStates::DEFAULT,
+            hpet: true,
+            hpet_msi: false,
             ram,
             ram_size,
             rom: &[],

@@ -24,6 +24,8 @@ mod apics;
 mod board;
 mod config;
 mod host;
+mod hpet;
+mod input;
 pub mod listing;
 mod pci;
 mod plugged;
@@ -31,6 +33,7 @@ mod ports;
 mod power;
 pub mod qtest;
 mod run_state;
+mod smbios;
 mod state;
 
 use a20::A20Gate;
@@ -39,6 +42,7 @@ use core::sync::atomic::AtomicU8;
 use crate::devices::acpi_pm::{AcpiPm, SleepStates};
 use crate::devices::debug_exit::DebugExit;
 use crate::devices::debugcon::Debugcon;
+use crate::devices::hpet::Hpet;
 use crate::devices::i8042::I8042;
 use crate::devices::ib700::Ib700;
 use crate::devices::pc_testdev::PcTestdev;
@@ -61,6 +65,8 @@ pub use acpi::AcpiError;
 pub use board::{BuildError, CLASSES, DeviceError};
 pub use config::{Board, Config, HIGH_RAM_BASE, Irqchip, RamLayout};
 pub use host::Host;
+use input::Typing;
+pub use input::{TYPED_MAX, TypedFull};
 use pci::Buses;
 pub use pci::{
     Consoles, ExpansionRom, I6300ESB_MAX, PCI_BRIDGES_MAX, PCI_SERIALS_MAX, PCI_TESTDEVS_MAX,
@@ -70,6 +76,7 @@ pub use plugged::{ID_MAX, PLUGGED_MAX, Place, Plugged, Plugging};
 pub use ports::PortsFull;
 use ports::{PortMap, piece};
 pub use run_state::RunState;
+pub use smbios::OnRoot;
 pub use state::{Controllers, STATE_MAX};
 
 /// Serial ports that a board has at most.
@@ -238,7 +245,9 @@ pub struct Machine<'m> {
     apics: LocalApics<'m>,
     pit: Pit,
     rtc: Rtc,
+    hpet: Option<Hpet>,
     i8042: I8042,
+    typing: Typing,
     port92: Port92,
     a20: A20Gate,
     post: Post,
@@ -402,6 +411,9 @@ impl<'m> Machine<'m> {
         if let Some(testdev) = &self.testdev {
             testdev.mmio_read(gpa, to);
         }
+        if self.hpet_read(host, now, gpa, to) {
+            return;
+        }
         let Some((offset, mut done)) = self.ioapic_at(gpa, to.len()) else {
             if self.testdev.is_none() && !self.is_pci_memory(gpa) {
                 trace::guest_error_memory_read(gpa, to.len());
@@ -429,6 +441,9 @@ impl<'m> Machine<'m> {
         }
         if let Some(testdev) = &mut self.testdev {
             testdev.mmio_write(gpa, from);
+        }
+        if self.hpet_write(host, now, gpa, from) {
+            return;
         }
         let Some((offset, mut done)) = self.ioapic_at(gpa, from.len()) else {
             if self.testdev.is_none() && !self.is_pci_memory(gpa) {
@@ -582,6 +597,7 @@ impl<'m> Machine<'m> {
                 }
                 Effect::FlushPage(gpa) => host.flush_page(gpa.into()),
                 Effect::Message(message) => self.pci_message(host, message),
+                Effect::Tray { drive, open } => host.tray_moved(drive, open),
             }
         }
         while let Some(change) = self.lines.take_change() {

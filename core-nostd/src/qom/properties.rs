@@ -6,7 +6,7 @@ use super::tree::{Edge, Name, Node, Settable};
 use super::types::{self, Type};
 use super::{ChardevKind, PropertyInfo, QomError, QomValue, Settings, Tree};
 use crate::devices::class::{PCI_ADDR, PCI_MULTIFUNCTION, PCI_ROMFILE, PropertyKind, Value};
-use crate::devices::kernel;
+use crate::devices::{hpet, kernel};
 use crate::machine::{Board, Place};
 use crate::pci::{Address, i440fx, piix3, piix4_pm};
 
@@ -248,6 +248,8 @@ impl Tree<'_> {
                 }
             }
             (Node::Pit, "iobase") => PIT_BASE,
+            (Node::Hpet, "hpet-intcap") => hpet::INTCAP.into(),
+            (Node::Hpet, hpet::MSI) => return Some(Value::Bool(self.machine.has_hpet_msi())),
             // The years of the registers are those of a century that CMOS tells.
             (Node::Rtc, "base_year") => return Some(Value::Int(0)),
             (Node::HostBridge, PCI_ADDR) => return Some(address(i440fx::ADDRESS)),
@@ -293,6 +295,7 @@ impl Tree<'_> {
                 "memory" => QomValue::Members(&memory),
                 "smp" => QomValue::Members(&smp),
                 "pit" if self.machine.has_pit() => QomValue::Str("on"),
+                "hpet" => QomValue::Bool(self.machine.has_hpet()),
                 "acpi" if self.machine.has_acpi() => QomValue::Str("on"),
                 name => machine_value(&settings, name),
             };
@@ -364,6 +367,8 @@ fn machine_value<'s>(settings: &Settings<'s>, name: &str) -> QomValue<'s> {
         "initrd" => QomValue::Str(settings.initrd),
         "isa-serial" => QomValue::Bool(settings.isa_serial),
         "kernel" => QomValue::Str(settings.kernel),
+        "smbios-entry-point-type" if settings.smbios_64 => QomValue::Str("64"),
+        "smbios-entry-point-type" => QomValue::Str("32"),
         "mem-merge" => QomValue::Bool(settings.mem_merge),
         // Parts of the board, always there.
         "i8042" => QomValue::Bool(true),

@@ -1,5 +1,6 @@
 //! The board, the accelerators, memory and processors: `-machine -accel -m -smp`.
 
+use thimble_core::firmware::smbios::EntryPoint;
 use thimble_core::qom::cpu_type;
 use thimble_monitor::schema::results::MachineInfo;
 
@@ -154,6 +155,10 @@ pub struct MachineOptions {
     pub pit: bool,
     /// Whether there is ACPI.
     pub acpi: bool,
+    /// Which SMBIOS structures there are.
+    pub smbios: EntryPoint,
+    /// Whether a PC has an HPET.
+    pub hpet: bool,
 }
 
 impl Default for MachineOptions {
@@ -170,6 +175,8 @@ impl Default for MachineOptions {
             isa_serial: true,
             pit: true,
             acpi: true,
+            smbios: EntryPoint::Bits32,
+            hpet: true,
         }
     }
 }
@@ -210,7 +217,7 @@ pub(super) static MACHINE: OptsTable = OptsTable {
             Kind::Only(&["off", "auto"], NOT_MODELLED),
             "VMware's port",
         ),
-        SubOption::new("hpet", Kind::Only(&["off"], NOT_MODELLED), "HPET"),
+        SubOption::new("hpet", Kind::Bool, "pc: high precision event timers"),
         SubOption::new(
             "acpi",
             Kind::Word(&["on", "off", "auto"]),
@@ -233,6 +240,11 @@ pub(super) static MACHINE: OptsTable = OptsTable {
             "pic",
             Kind::Only(&["on", "auto"], "it is part of the board"),
             "8259 PICs",
+        ),
+        SubOption::new(
+            "smbios-entry-point-type",
+            Kind::Word(&["32", "64"]),
+            "pc: SMBIOS 2.8 or 3.0",
         ),
         SubOption::new("pit", Kind::Word(&["on", "off", "auto"]), "8254 PIT"),
         SubOption::new(
@@ -328,6 +340,7 @@ impl MachineOptions {
         self.mem_merge = flag("mem-merge", self.mem_merge);
         self.memory_backend = given.owned("memory-backend").or(self.memory_backend.take());
         self.graphics = flag("graphics", self.graphics);
+        self.hpet = flag("hpet", self.hpet);
         self.isa_serial = flag("isa-serial", self.isa_serial);
         if let Some(pit) = given.text("pit") {
             self.pit = pit != "off";
@@ -337,6 +350,21 @@ impl MachineOptions {
         }
         if given.text("isa-serial").is_some() && self.kind != MachineKind::Microvm {
             return Err(format!("Property '{}.isa-serial' not found", self.name));
+        }
+        if let Some(entry) = given.text("smbios-entry-point-type") {
+            if self.kind != MachineKind::Pc {
+                return Err(format!(
+                    "Property '{}.smbios-entry-point-type' not found",
+                    self.name
+                ));
+            }
+            self.smbios = match entry {
+                "64" => EntryPoint::Bits64,
+                _ => EntryPoint::Bits32,
+            };
+        }
+        if given.text("hpet").is_some() && self.kind != MachineKind::Pc {
+            return Err(format!("Property '{}-machine.hpet' not found", self.name));
         }
         Ok(MachineFiles {
             kernel: given.owned("kernel"),

@@ -11,6 +11,7 @@ mod device;
 mod introspect;
 mod machine;
 pub mod opts;
+mod smbios;
 mod table;
 mod values;
 
@@ -36,6 +37,7 @@ pub use machine::{
     Accel, CPUS_MAX, DEFAULT_CPU, KernelIrqchip, MEMORY_DEFAULT, MEMORY_MAX, MEMORY_UNIT,
     MachineKind, MachineOptions, Smp, visit_machines,
 };
+pub use smbios::{SmbiosGiven, SmbiosOption, parse_release};
 pub use values::{Rtc, RtcBase, RtcClock};
 
 /// Where firmware is looked for after the directories of `-L`.
@@ -152,6 +154,8 @@ pub struct Options {
     pub debug_threads: bool,
     /// UUID of the guest, in the order of its text form.
     pub uuid: Option<[u8; 16]>,
+    /// What SMBIOS structures tell, in order.
+    pub smbios: Vec<SmbiosOption>,
     /// The real-time clock.
     pub rtc: Rtc,
     /// Time goes by instructions.
@@ -220,6 +224,7 @@ impl Default for Options {
             process_name: None,
             debug_threads: false,
             uuid: None,
+            smbios: Vec::new(),
             rtc: Rtc::default(),
             icount: None,
             seed: None,

@@ -264,7 +264,11 @@ pub(super) static OPTIONS: &[OptionRow] = &[
         |_| Ok(()),
         "read no configuration files; none are ever read",
     ),
-    flag(&["no-hpet"], |_| Ok(()), "no HPET; there is none"),
+    flag(
+        &["no-hpet"],
+        |b| b.set(|o| o.machine.hpet = false),
+        "the same as -machine hpet=off",
+    ),
     flag(
         &["no-acpi"],
         |b| b.set(|o| o.machine.acpi = false),
@@ -315,6 +319,12 @@ pub(super) static OPTIONS: &[OptionRow] = &[
         "name of the guest",
     ),
     value(&["uuid"], "UUID", Builder::uuid, "UUID of the guest"),
+    value(
+        &["smbios"],
+        "file=FILE|type=N[,FIELD=VALUE...]",
+        Builder::smbios,
+        "what SMBIOS structures tell: types 0, 1, 2, 3, 4, 8, 11, 17, 41, or a file of them",
+    ),
     value(
         &["rtc"],
         "[base=utc|localtime|DATE][,clock=host|rt|vm]",
@@ -430,7 +440,6 @@ pub(super) static ABSENT: &[&str] = &[
     "semihosting",
     "set",
     "singlestep",
-    "smbios",
     "snapshot",
     "spice",
     "tb-size",

@@ -3,6 +3,7 @@
 
 mod kernel;
 mod plug;
+mod smbios;
 
 use std::fs::{self, File};
 use std::io::{Read as _, Seek as _};
@@ -13,7 +14,7 @@ use std::sync::atomic::AtomicU8;
 
 use rustix::time::{TimerfdClockId, TimerfdFlags, timerfd_create};
 use thimble_core::devices::class::{DeviceClass, PropertyValues};
-use thimble_core::devices::{self, i8042, pc_testdev, rtc};
+use thimble_core::devices::{self, hpet, i8042, pc_testdev, rtc};
 use thimble_core::firmware::acpi;
 use thimble_core::irq::LocalApic;
 use thimble_core::machine::{Board, CLASSES, Config, HIGH_RAM_BASE, Irqchip, Machine, RamLayout};
@@ -35,7 +36,7 @@ use crate::files::{self, OFlags, Opened};
 use crate::gdb::GdbServer;
 use crate::kvm::{self, KvmError, Vcpus};
 use crate::log::{self, Items, Sink};
-use crate::memory::{Ram, Rom};
+use crate::memory::{self, Ram, Rom};
 use crate::messages;
 use crate::monitors::Monitors;
 use crate::objects::{Defaults, MemoryBackend, Objects};
@@ -130,6 +131,7 @@ fn run() -> Result<i32, OptionError> {
     if let Some(daemon) = daemon {
         daemon.ready().map_err(failure("-daemonize"))?;
     }
+    memory::release_stack();
     let status = event_loop.run();
     drop(pid_file);
     Ok(status)
@@ -148,7 +150,8 @@ fn check_globals(options: &Options) -> Result<(), OptionError> {
             let sleep = piix4_pm::CLASS.properties;
             let is_sleep = class.name == piix4_pm::CLASS.name
                 && sleep.iter().any(|own| own.name == property.name);
-            if is_sleep || property.name == devices::kernel::LOST_TICK_POLICY {
+            let is_free = [devices::kernel::LOST_TICK_POLICY, hpet::MSI].contains(&property.name);
+            if is_sleep || is_free {
                 continue;
             }
             if given.get(property.name) != fixed.get(property.name) {
@@ -230,9 +233,10 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
         )
         .map_err(|error| failure("-overcommit mem-lock=on")(error.into()))?;
     }
-    let rom = Arc::new(Rom::new(&firmware(options)?).map_err(&internal)?);
+    let mut firmware = firmware(options)?;
 
     let kernel = Kernel::load(options, layout)?;
+    let has_kernel = !kernel.table.is_empty();
     let rtc_start = rtc_base(options.rtc.base);
     let config = Config {
         board,
@@ -247,9 +251,12 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
         pit: options.machine.pit,
         acpi: options.machine.acpi,
         sleep: piix4_pm::sleep_states(&options.defaults_of(&piix4_pm::CLASS)),
+        hpet: options.machine.hpet,
+        hpet_msi: options.defaults_of(&hpet::CLASS).is_on(hpet::MSI),
         ram: leak::<Ram>(&ram),
         ram_size: options.memory,
-        rom: leak(&rom).bytes(),
+        // Its content comes once all that it tells is known; until then these are zeros that cost no memory.
+        rom: vec![0; firmware.len()].leak(),
         cpus: options.smp.cpus as u16,
         max_cpus: options.smp.max_cpus as u16,
         local_apics: local_apics(options, &accelerator, kernel_irqchip, cpuid.as_ref()),
@@ -282,6 +289,14 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
     let mut bridge_state = BridgeState::default();
     let consoles = &mut bridge_state.consoles;
     plug_devices(options, &mut machine, &mut chardevs, consoles)?;
+    if board == Board::Pc {
+        let processor = cpuid.as_ref().map(|cpuid| cpuid.registers(1, 0));
+        let is_boot_rom = has_kernel && options.bios.is_none();
+        let rom = is_boot_rom.then_some(&mut firmware[..]);
+        smbios::add(options, &mut machine, layout, processor, rom)?;
+    }
+    let rom = Arc::new(Rom::new(&firmware).map_err(&internal)?);
+    machine.set_rom(leak(&rom).bytes());
     add_acpi_tables(options, &mut machine)?;
     let mut gdb = GdbServer::default();
     if let Some(id) = &options.gdb {
@@ -370,8 +385,8 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
         let name = cpu_model(options).split(',').next().unwrap_or_default();
         Processor::from_cpuid(name, &|leaf, subleaf| cpuid.registers(leaf, subleaf))
     });
-    let firmware = options.bios.as_deref().unwrap_or(DEFAULT_FIRMWARE);
-    let objects = ObjectFacts::new(options, firmware, shown);
+    let firmware_name = options.bios.as_deref().unwrap_or(DEFAULT_FIRMWARE);
+    let objects = ObjectFacts::new(options, firmware_name, shown);
     let settings = Settings {
         actions: options.actions,
         preconfig: options.preconfig,

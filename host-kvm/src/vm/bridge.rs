@@ -234,6 +234,14 @@ impl Host for Bridge<'_> {
         }
     }
 
+    fn mute_pit(&mut self, muted: bool) {
+        if let Some(kvm) = self.accelerator.kvm()
+            && let Err(error) = kvm.mute_pit(muted)
+        {
+            report(format_args!("{error}"));
+        }
+    }
+
     // KVM leaves A20 open: no guest that it runs needs addresses to wrap.
     fn set_a20(&mut self, enabled: bool) {
         if let Accelerator::Soft(wires) = self.accelerator {

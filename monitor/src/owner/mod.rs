@@ -3,6 +3,7 @@
 mod debug;
 mod descriptors;
 mod dump;
+mod input;
 mod inspect;
 pub mod objects;
 mod sleep;
@@ -27,6 +28,7 @@ pub use crate::schema::results::KvmInfo;
 pub use debug::{BreakRefused, DebugStop, Debugger, Stepping, write_ram};
 pub use descriptors::{Descriptors, SetMember};
 pub use dump::{DumpKind, DumpTarget, Dumps};
+pub use input::Inputs;
 pub use inspect::Inspection;
 pub use sleep::Sleep;
 pub use trace::Traces;
@@ -85,7 +87,7 @@ pub fn answers(machine: &Machine<'_>, mut gpa: u64, length: usize) -> bool {
 /// executes the command writes them before its reply (after it if the command has a result), and the owner sends them to its other
 /// sessions with `Session::event`.
 pub trait Owner:
-    Debugger + Descriptors + Dumps + Inspection + Objects + Sleep + Traces + Typing
+    Debugger + Descriptors + Dumps + Inputs + Inspection + Objects + Sleep + Traces + Typing
 {
     /// What the VM is doing.
     fn run_state(&self) -> RunState;

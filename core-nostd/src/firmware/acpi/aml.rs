@@ -118,6 +118,13 @@ impl<'b> Writer<'b> {
         }
     }
 
+    /// Takes the last bytes back. Where one of them had no room, nothing changes.
+    pub fn cut(&mut self, bytes: usize) {
+        if !self.full {
+            self.used = self.used.saturating_sub(bytes);
+        }
+    }
+
     /// Adds bytes as they are.
     pub fn raw(&mut self, bytes: &[u8]) {
         let end = self.used + bytes.len();
@@ -418,6 +425,13 @@ impl Resources {
         for word in [0, first, last, 0, (last - first).wrapping_add(1)] {
             self.raw(&word.to_le_bytes());
         }
+    }
+
+    /// `Memory32Fixed`: addresses of a device, read-only to those who go by the descriptor.
+    pub fn memory(&mut self, base: u32, length: u32) {
+        self.raw(&[0x86, 9, 0, 0]);
+        self.raw(&base.to_le_bytes());
+        self.raw(&length.to_le_bytes());
     }
 
     /// `DWordMemory`: addresses that a bridge passes on, for reading and writing.

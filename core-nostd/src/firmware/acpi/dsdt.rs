@@ -7,7 +7,7 @@
 
 use super::aml::{Resources, Space, Term, Writer};
 use super::{Facts, IsaDevice, Links, PciFacts, tables};
-use crate::devices::acpi_pm;
+use crate::devices::{acpi_pm, hpet};
 use crate::pci::{Address, piix3};
 
 /// The DSDT's version: integers have 64 bits.
@@ -41,6 +41,13 @@ pub(super) fn dsdt(w: &mut Writer<'_>, links: &mut Links, facts: &Facts<'_>) -> 
                     interrupt_links(w, pci);
                 }
                 None => isa_devices(w, facts),
+            }
+            if let Some((_, base)) = facts.hpet {
+                w.device("HPET", |w| {
+                    w.name("_HID", Term::Eisa("PNP0103"));
+                    w.name("_UID", Term::Int(0));
+                    w.resources("_CRS", |r| r.memory(base as u32, hpet::LENGTH as u32));
+                });
             }
         });
         let sleep = facts.sleep;

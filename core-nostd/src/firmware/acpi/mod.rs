@@ -12,7 +12,7 @@
 //! which a guest needs another clock to learn the speed of its processor from.
 //!
 //! Not described: hotplug of processors and PCI functions, thermal
-//! zones, HPET (there is none).
+//! zones.
 
 pub mod aml;
 mod dsdt;
@@ -24,6 +24,7 @@ use core::fmt;
 use crate::devices::acpi_pm::{self, SleepStates};
 use crate::pci::Address;
 use aml::{Term, Writer};
+pub(super) use tables::set_checksum;
 
 /// Bytes of the image at most, the RSDP with it.
 pub const IMAGE_MAX: usize = 32 << 10;
@@ -39,7 +40,7 @@ const SCRIPT_MAX: usize = (LINKS_MAX + 6) * script::COMMAND;
 pub const MEMORY: usize = IMAGE_MAX + SCRIPT_MAX;
 
 /// Tables that RSDT and XSDT list at most.
-const LISTED_MAX: usize = 4;
+const LISTED_MAX: usize = 5;
 
 /// RAM that a guest has at least to find tables at its end.
 const RAM_MIN: u64 = 2 << 20;
@@ -83,6 +84,8 @@ pub struct Facts<'a> {
     pub reset: Option<(u16, u8)>,
     /// Whether there is a keyboard controller.
     pub has_keyboard_controller: bool,
+    /// Low half of the HPET's capabilities, and where it is.
+    pub hpet: Option<(u32, u64)>,
     /// The PCI bus.
     pub pci: Option<PciFacts<'a>>,
     /// Devices at fixed ports.
@@ -226,13 +229,16 @@ impl<'m> Tables<'m> {
             w.align(8);
             table(w, &mut links)
         };
-        let listed: [usize; LISTED_MAX - 1] = [
-            add(&mut w, &|w, links| {
-                tables::fadt(w, links, facts, dsdt, facs)
-            }),
-            add(&mut w, &|w, links| tables::madt(w, links, facts)),
-            add(&mut w, &tables::waet),
-        ];
+        let mut listed: heapless::Vec<usize, LISTED_MAX> = heapless::Vec::new();
+        let mut list = |table| listed.push(table).map_err(|_| full);
+        list(add(&mut w, &|w, links| {
+            tables::fadt(w, links, facts, dsdt, facs)
+        }))?;
+        list(add(&mut w, &|w, links| tables::madt(w, links, facts)))?;
+        if let Some((id, base)) = facts.hpet {
+            list(add(&mut w, &|w, links| tables::hpet(w, links, id, base)))?;
+        }
+        list(add(&mut w, &tables::waet))?;
         let rsdt = add(&mut w, &|w, links| {
             tables::root(w, links, b"RSDT", 4, &listed)
         });

@@ -1,6 +1,6 @@
-//! The tables but for AML: their common header, RSDP, RSDT, XSDT, FADT, FACS, MADT and WAET.
+//! The tables but for AML: their common header, RSDP, RSDT, XSDT, FADT, FACS, MADT, HPET and WAET.
 //!
-//! Follows ACPI 6.4, sections 5.2.5 to 5.2.12, and Microsoft's "Windows ACPI Emulated Devices
+//! Follows ACPI 6.4, sections 5.2.5 to 5.2.12, section 3.2.4 of the HPET's specification, and Microsoft's "Windows ACPI Emulated Devices
 //! Table". Fields of the FADT are named as in table 5.9.
 
 use super::aml::Writer;
@@ -296,6 +296,20 @@ pub(super) fn madt(w: &mut Writer<'_>, links: &mut Links, facts: &Facts<'_>) -> 
     })
 }
 
+/// Adds the HPET's table: what it is and where. Its period, and what its page may be used for, are not said.
+pub(super) fn hpet(w: &mut Writer<'_>, links: &mut Links, id: u32, base: u64) -> usize {
+    table(w, links, b"HPET", 1, |w| {
+        w.raw(&id.to_le_bytes());
+        // An address in memory, of any width.
+        w.raw(&[0; 4]);
+        w.raw(&base.to_le_bytes());
+        let (number, least_ticks, protection) = (0, [0; 2], 0);
+        w.raw(&[number]);
+        w.raw(&least_ticks);
+        w.raw(&[protection]);
+    })
+}
+
 /// Adds the WAET: one read of the timer is enough; the real-time clock wants its interrupts
 /// acknowledged.
 pub(super) fn waet(w: &mut Writer<'_>, links: &mut Links) -> usize {
@@ -338,7 +352,7 @@ pub(super) fn rsdp() -> [u8; RSDP] {
 }
 
 /// Sets the byte at `at` so that all bytes sum up to zero.
-pub(super) fn set_checksum(bytes: &mut [u8], at: usize) {
+pub(in crate::firmware) fn set_checksum(bytes: &mut [u8], at: usize) {
     let sum = bytes.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte));
     if let Some(byte) = bytes.get_mut(at) {
         *byte = byte.wrapping_sub(sum);

@@ -59,6 +59,7 @@ impl Sample {
             reset: self.reset.then_some((0xcf9, 6)),
             has_keyboard_controller: self.command,
             sleep: self.slots.map(|_| SleepStates::DEFAULT),
+            hpet: self.slots.map(|_| (0x8086_a201, 0xfed0_0000)),
             pci: self.slots.map(|slots| PciFacts {
                 config_ports: (0xcf8, 8),
                 memory: &[(0xa_0000, 0xb_ffff, true), (1 << 27, 0xfebf_ffff, false)],
@@ -213,7 +214,7 @@ fn a_pc_is_told_of() {
     let image = PC.linked();
     let tables = tables_of(&image, BASE);
     let names: Vec<_> = tables.keys().map(String::as_str).collect();
-    assert_eq!(names, ["APIC", "DSDT", "FACP", "FACS", "WAET"]);
+    assert_eq!(names, ["APIC", "DSDT", "FACP", "FACS", "HPET", "WAET"]);
     assert!(image[FACS_AT as usize..].starts_with(b"FACS"));
     let fadt = tables["FACP"];
     assert_eq!(fadt.len(), 276);
