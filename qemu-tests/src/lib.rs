@@ -14,6 +14,7 @@
 mod clients;
 mod differences;
 mod emulator;
+pub mod fw_cfg;
 pub mod images;
 pub mod initramfs;
 pub mod packages;

@@ -4,8 +4,9 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use qemu_tests::fw_cfg::file;
 use qemu_tests::initramfs::Initramfs;
-use qemu_tests::{Emulator, Instance, QtestClient, ask_both, packages, skip};
+use qemu_tests::{Emulator, Instance, ask_both, packages, skip};
 use serde_json::json;
 
 /// Answers of an emulator that has nothing else to do.
@@ -26,28 +27,6 @@ fn number(answer: std::io::Result<String>) -> u64 {
     let answer = answer.expect("an answer");
     let digits = answer.strip_prefix("OK 0x").expect("a number");
     u64::from_str_radix(digits, 16).expect("a number")
-}
-
-/// Bytes of the item with this key of fw_cfg.
-fn item(client: &mut QtestClient, key: u16, length: usize) -> Vec<u8> {
-    let selected = client.request(&format!("outw 0x510 {key:#x}"));
-    assert_eq!(selected.expect("an answer"), "OK");
-    (0..length)
-        .map(|_| number(client.request("inb 0x511")) as u8)
-        .collect()
-}
-
-/// A file of fw_cfg.
-fn file(client: &mut QtestClient, name: &str) -> Option<Vec<u8>> {
-    const DIRECTORY: u16 = 0x19;
-    let count = item(client, DIRECTORY, 4)[3];
-    let directory = item(client, DIRECTORY, 4 + 64 * usize::from(count));
-    let entry = directory[4..]
-        .chunks(64)
-        .find(|entry| entry[8..].starts_with(name.as_bytes()) && entry[8 + name.len()] == 0)?;
-    let size = u32::from_be_bytes(entry[..4].try_into().expect("4 bytes"));
-    let key = u16::from_be_bytes(entry[4..6].try_into().expect("2 bytes"));
-    Some(item(client, key, size as usize))
 }
 
 fn passive(options: &str) -> Instance {
@@ -266,7 +245,9 @@ fn linux_powers_off() {
 export PATH=/bin
 /bin/busybox --install -s /bin
 mount -t proc proc /proc
+mount -t sysfs sysfs /sys
 dmesg -n 1
+cat /sys/class/dmi/id/sys_vendor /sys/class/dmi/id/product_name
 echo cpus $(grep -c ^processor /proc/cpuinfo)
 grep -E 'IO-APIC.*(ttyS0|acpi)' /proc/interrupts | sed 's/.*IO-APIC/IO-APIC/'
 dmesg | grep -iE 'ACPI.*(error|warning|exception|firmware bug)|APIC.*(error|bug)'
@@ -301,9 +282,12 @@ poweroff -f
         let status = guest.wait(PATIENCE);
         assert!(status.success(), "{status}: {}", guest.report());
         let text = String::from_utf8_lossy(&guest.stdout()).replace('\r', "");
-        let Some((_, text)) = text.split_once(&format!("cpus {cpus}\n")) else {
+        let Some((names, text)) = text.split_once(&format!("cpus {cpus}\n")) else {
             panic!("{}", guest.report());
         };
+        // SMBIOS is the PC's alone, as with QEMU.
+        let is_told = names.ends_with("QEMU\nStandard PC (i440FX + PIIX, 1996)\n");
+        assert_eq!(is_told, board == "pc", "{names}");
         let (said, _) = text.split_once("end\n").expect("an end");
         let mut lines: Vec<&str> = said.lines().collect();
         lines.sort_unstable();

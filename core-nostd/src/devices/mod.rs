@@ -6,12 +6,14 @@
 //! each access.
 
 pub mod acpi_pm;
+pub mod block;
 pub mod class;
 pub mod debug_exit;
 pub mod debugcon;
 pub mod i6300esb;
 pub mod i8042;
 pub mod ib700;
+pub mod input;
 pub mod kernel;
 pub mod pc_testdev;
 pub mod pci_serial;
@@ -201,6 +203,13 @@ pub enum Effect {
         offset: u32,
         /// How many.
         length: u16,
+    },
+    /// The guest has opened or closed a drive's tray.
+    Tray {
+        /// Which drive's.
+        drive: block::DriveId,
+        /// Whether it is open now.
+        open: bool,
     },
 }
 

@@ -8,6 +8,7 @@ pub mod fw_cfg;
 pub mod keys;
 pub mod linux;
 pub mod loader;
+pub mod smbios;
 pub mod vmcoreinfo;
 
 pub use contents::MachineFacts;

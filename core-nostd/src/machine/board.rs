@@ -38,6 +38,7 @@ use crate::pci::{
 };
 use crate::time::{TimerId, Timers};
 
+use super::Typing;
 use super::config::HIGH_RAM_BASE;
 use super::ports::PortMap;
 use crate::trace::events as trace;
@@ -98,6 +99,8 @@ pub(super) mod timer {
     pub(super) const WATCHDOG: TimerId = TimerId::new(2);
     /// The next of all local APICs.
     pub(crate) const LOCAL_APICS: TimerId = TimerId::new(3);
+    /// The next key that is typed for someone; the last one, so that others can follow those of PCI functions.
+    pub(crate) const TYPING: TimerId = TimerId::new(crate::time::TIMERS_MAX as u8 - 1);
     /// The first serial port's; the others follow.
     pub(super) const SERIAL: u8 = 4;
     pub(super) const ACPI: TimerId = TimerId::new(8);
@@ -382,6 +385,7 @@ impl<'m> Machine<'m> {
                 },
             ),
             i8042: I8042::new(i8042),
+            typing: Typing::default(),
             port92: Port92::new(),
             a20: A20Gate::new(),
             post: Post::new(),
@@ -755,6 +759,10 @@ impl<'m> Machine<'m> {
             timer::LOCAL_APICS => {
                 self.apics.advance(now);
                 self.arm_apics();
+                None
+            }
+            timer::TYPING => {
+                self.typing_timer(now);
                 None
             }
             _ if id.slot() >= timer::PCI_UART => {

@@ -2,6 +2,7 @@
 
 use core::sync::atomic::AtomicU8;
 
+use crate::devices::block::{DriveId, Request};
 use crate::devices::{ConsoleId, GuestEvent, PowerRequest};
 use crate::irq::Msi;
 
@@ -49,6 +50,17 @@ pub trait Host {
 
     /// Takes what the guest tells of itself; the host's settings say what is done about it.
     fn guest_event(&mut self, event: GuestEvent);
+
+    /// Takes a request of a drive; `Machine::block_done` tells of its end, never from in here. Which
+    /// drives there are is the host's doing, so one that has none gets none.
+    fn block(&mut self, request: Request<'_>) {
+        let _ = request;
+    }
+
+    /// The guest has moved the tray of a drive.
+    fn tray_moved(&mut self, drive: DriveId, open: bool) {
+        let _ = (drive, open);
+    }
 
     /// The memory map has changed: `Machine::memory_map` tells the new one. The host applies it
     /// before the guest runs on.

@@ -25,12 +25,14 @@ mod board;
 mod config;
 mod flash;
 mod host;
+mod input;
 pub mod listing;
 mod pci;
 mod plugged;
 mod ports;
 pub mod qtest;
 mod run_state;
+mod smbios;
 mod state;
 
 use a20::A20Gate;
@@ -62,6 +64,8 @@ pub use acpi::AcpiError;
 pub use board::{BuildError, CLASSES, DeviceError};
 pub use config::{Board, Config, FlashUnit, HIGH_RAM_BASE, Irqchip, RamLayout};
 pub use host::Host;
+use input::Typing;
+pub use input::{TYPED_MAX, TypedFull};
 use pci::Buses;
 pub use pci::{
     Consoles, ExpansionRom, I6300ESB_MAX, PCI_BRIDGES_MAX, PCI_SERIALS_MAX, PCI_TESTDEVS_MAX,
@@ -71,6 +75,7 @@ pub use plugged::{ID_MAX, PLUGGED_MAX, Place, Plugged, Plugging};
 pub use ports::PortsFull;
 use ports::{PortMap, piece};
 pub use run_state::RunState;
+pub use smbios::OnRoot;
 pub use state::{Controllers, STATE_MAX};
 
 /// Serial ports that a board has at most.
@@ -239,6 +244,7 @@ pub struct Machine<'m> {
     pit: Pit,
     rtc: Rtc,
     i8042: I8042,
+    typing: Typing,
     port92: Port92,
     a20: A20Gate,
     post: Post,
@@ -587,6 +593,7 @@ impl<'m> Machine<'m> {
                     offset,
                     length,
                 } => self.flash_changed(host, unit, offset, length),
+                Effect::Tray { drive, open } => host.tray_moved(drive, open),
             }
         }
         while let Some(change) = self.lines.take_change() {

@@ -63,6 +63,7 @@ macro_rules! each_device {
             $call!($machine.fw_cfg);
             if $machine.board == Board::Pc {
                 $call!($machine.i8042);
+                $call!($machine.typing);
                 $call!($machine.port92);
                 $call!($machine.pci);
                 $call!($machine.i440fx);

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::devices::class::PropertyValues;
+use crate::devices::input::{InputAxis, InputButton, InputEvent, QKeyCode};
 use crate::devices::{
     GuestEvent, PowerRequest, ShutdownCause, debug_exit, debugcon, ib700, pc_testdev, pvpanic,
     serial,
@@ -21,7 +22,7 @@ static ROM: [u8; 0x1_0000] = {
 };
 
 /// RAM for each machine of these tests: too large for a test's stack.
-static RAMS: [ArrayRam<RAM>; 40] = [const { ArrayRam::new() }; 40];
+static RAMS: [ArrayRam<RAM>; 64] = [const { ArrayRam::new() }; 64];
 static NEXT_RAM: AtomicUsize = AtomicUsize::new(0);
 
 #[derive(Default)]
@@ -532,4 +533,128 @@ fn in_kernel_controllers_leave_the_bus_empty() {
     let mut bytes = [0xaa; 4];
     machine.physical_read(&mut host, 0, ioapic::BASE, &mut bytes);
     assert_eq!(bytes, [0; 4]);
+}
+
+/// What the guest reads from the keyboard controller, with the mouse's bytes marked by bit 8.
+fn keyboard_bytes(machine: &mut Machine<'_>, host: &mut Recorder, now: u64) -> Vec<u16> {
+    let mut bytes = Vec::new();
+    loop {
+        let status = machine.pio_read(host, now, 0x64, Width::Byte);
+        if status & 1 == 0 {
+            return bytes;
+        }
+        let byte = machine.pio_read(host, now, 0x60, Width::Byte) as u16;
+        bytes.push(byte | (status as u16 & 0x20) << 3);
+    }
+}
+
+fn qcodes(names: &[&str]) -> Vec<QKeyCode> {
+    let keys = names
+        .iter()
+        .map(|name| QKeyCode::from_name(name.as_bytes()));
+    keys.collect::<Option<_>>().unwrap()
+}
+
+const MILLISECOND: u64 = 1_000_000;
+
+#[test]
+fn keys_are_typed_in_the_clock_s_rhythm() {
+    let (mut machine, mut host) = (machine(Board::Pc, Irqchip::Machine), Recorder::default());
+    let start = 5 * SECOND;
+    machine.advance(&mut host, start);
+    let keys = qcodes(&["ctrl", "left"]);
+    assert_eq!(machine.type_keys(&mut host, start, &keys, Some(20)), Ok(()));
+    let later = qcodes(&["a"]);
+    assert_eq!(machine.type_keys(&mut host, start, &later, Some(7)), Ok(()));
+    // Stopped in the meantime: behind the others, and without pauses.
+    let last = qcodes(&["b"]);
+    assert_eq!(machine.type_keys(&mut host, start, &last, None), Ok(()));
+    let mut seen = Vec::new();
+    for step in 0..200 {
+        let now = start + step * MILLISECOND;
+        if step == 45 {
+            // Neither a reset nor a move to another machine changes what is still to be typed.
+            machine.reset(&mut host, now);
+            let mut state = std::vec![0; STATE_MAX];
+            let length = machine.save(&mut state).unwrap();
+            machine = super::tests::machine(Board::Pc, Irqchip::Machine);
+            machine.load(&mut host, now, &state[..length]).unwrap();
+        }
+        machine.advance(&mut host, now);
+        let bytes = keyboard_bytes(&mut machine, &mut host, now);
+        if !bytes.is_empty() {
+            seen.push((step, bytes));
+        }
+    }
+    let expected: [(u64, &[u16]); 7] = [
+        (0, &[0x14]),
+        (20, &[0xe0, 0x6b]),
+        (40, &[0xe0, 0xf0, 0x6b]),
+        (60, &[0xf0, 0x14]),
+        (80, &[0x1c]),
+        (87, &[0xf0, 0x1c]),
+        (94, &[0x32, 0xf0, 0x32]),
+    ];
+    let seen: Vec<_> = seen.iter().map(|(at, bytes)| (*at, &bytes[..])).collect();
+    assert_eq!(seen, expected);
+    // With nothing before it a key that is typed at a stopped machine is nobody's.
+    assert_eq!(
+        machine.type_keys(&mut host, 6 * SECOND, &last, None),
+        Ok(())
+    );
+    machine.advance(&mut host, 7 * SECOND);
+    assert!(keyboard_bytes(&mut machine, &mut host, 7 * SECOND).is_empty());
+}
+
+#[test]
+fn typing_has_a_limit() {
+    let (mut machine, mut host) = (machine(Board::Pc, Irqchip::Machine), Recorder::default());
+    let keys = std::vec![qcodes(&["a"])[0]; TYPED_MAX / 2 - 1];
+    assert_eq!(
+        machine.type_keys(&mut host, 0, &keys, Some(u32::MAX)),
+        Ok(())
+    );
+    // One is typed, three wait no longer here.
+    assert_eq!(machine.type_keys(&mut host, 0, &keys[..1], Some(1)), Ok(()));
+    for count in [1, 2, keys.len()] {
+        let typed = machine.type_keys(&mut host, 0, &keys[..count], None);
+        assert_eq!(typed, Err(TypedFull));
+    }
+    assert_eq!(keyboard_bytes(&mut machine, &mut host, 0), [0x1c]);
+    // Without a keyboard nothing waits.
+    let mut other = super::tests::machine(Board::Microvm, Irqchip::Machine);
+    let deadline = other.next_deadline();
+    for _ in 0..3 {
+        let typed = other.type_keys(&mut host, 0, &keys, Some(1));
+        assert_eq!((typed, other.next_deadline()), (Ok(()), deadline));
+    }
+}
+
+#[test]
+fn mice_interrupt_with_whole_reports() {
+    let (mut machine, mut host) = (machine(Board::Pc, Irqchip::Host), Recorder::default());
+    for (port, value) in [(0x64, 0xd4), (0x60, 0xf4)] {
+        machine.pio_write(&mut host, 0, port, Width::Byte, value);
+    }
+    assert_eq!(keyboard_bytes(&mut machine, &mut host, 0), [0x1fa]);
+    host.gsis.clear();
+    let events = [
+        InputEvent::Move {
+            axis: InputAxis::X,
+            by: 3,
+        },
+        InputEvent::Key {
+            key: qcodes(&["a"])[0],
+            down: true,
+        },
+        InputEvent::Button {
+            button: InputButton::Left,
+            down: true,
+        },
+    ];
+    machine.input(&mut host, 0, &mut events.into_iter());
+    assert_eq!(host.gsis, [(1, true)]);
+    let bytes = keyboard_bytes(&mut machine, &mut host, 0);
+    assert_eq!(bytes, [0x1c, 0x109, 0x103, 0x100]);
+    assert_eq!(host.gsis[1..3], [(1, false), (12, true)]);
 }

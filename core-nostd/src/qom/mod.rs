@@ -215,6 +215,8 @@ pub struct Settings<'a> {
     pub isa_serial: bool,
     /// `-machine mem-merge`.
     pub mem_merge: bool,
+    /// Whether SMBIOS structures have the 64-bit entry point.
+    pub smbios_64: bool,
     /// `-global kvm-pit.lost_tick_policy`.
     pub lost_tick_policy: &'a str,
     /// Guest RAM in bytes.

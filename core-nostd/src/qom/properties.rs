@@ -370,6 +370,8 @@ fn machine_value<'s>(settings: &Settings<'s>, name: &str) -> QomValue<'s> {
         "initrd" => QomValue::Str(settings.initrd),
         "isa-serial" => QomValue::Bool(settings.isa_serial),
         "kernel" => QomValue::Str(settings.kernel),
+        "smbios-entry-point-type" if settings.smbios_64 => QomValue::Str("64"),
+        "smbios-entry-point-type" => QomValue::Str("32"),
         "mem-merge" => QomValue::Bool(settings.mem_merge),
         // Parts of the board, always there.
         "i8042" => QomValue::Bool(true),

@@ -47,6 +47,7 @@ impl Outside for Host {
         Settings {
             firmware: "boot.rom",
             mem_merge: true,
+            smbios_64: true,
             memory: 128 << 20,
             cpus: 3,
             max_cpus: 6,
@@ -631,6 +632,7 @@ fn values_are_what_the_board_decided() {
             ("/machine", "mem-merge", "Bool(true)"),
             ("/machine", "hpet", "Bool(false)"),
             ("/machine", "pit", "Str(\"on\")"),
+            ("/machine", "smbios-entry-point-type", "Str(\"64\")"),
             (
                 "/machine",
                 "memory",

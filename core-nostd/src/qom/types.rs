@@ -219,6 +219,7 @@ static PC_MACHINE: &[TypeProperty] = &[
     property("hpet", "bool", "HPET"),
     property("i8042", "bool", "keyboard controller"),
     property("sata", "bool", "SATA"),
+    property("smbios-entry-point-type", "str", "SMBIOS 2.8 or 3.0"),
     property("smbus", "bool", "SMBus"),
     property("vmport", "OnOffAuto", "VMware's port"),
 ];

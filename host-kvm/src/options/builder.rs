@@ -15,10 +15,12 @@ use thimble_monitor::schema::arguments::Audiodev;
 use thimble_monitor::schema::{AudiodevDriver, read_option};
 
 use super::opts::{self, Kind, OptsTable, Reason, SubOption};
+use super::smbios;
 use super::table::{self, ABSENT, Action, OPTIONS};
 use super::values;
 use super::{
     Accel, ChardevOption, MachineKind, MonitorOption, ObjectOption, OptionError, Options, Parsed,
+    SmbiosOption,
 };
 use crate::chardev::USERS_MAX;
 use crate::chardev::spec::{self, Backend, ChardevSpec, ShortForm};
@@ -551,6 +553,20 @@ impl Builder {
     pub(super) fn pflash(&mut self, value: &str) -> Done {
         let file = value.replace(',', ",,");
         self.drive(&format!("if=pflash,file={file}"))
+    }
+
+    pub(super) fn smbios(&mut self, value: &str) -> Done {
+        let given = smbios::parse(value)?;
+        if let Some(uuid) = given.text(smbios::UUID) {
+            let uuid = values::parse_uuid(uuid).map_err(|_| "Invalid UUID")?;
+            // As `-uuid`: the last one counts.
+            self.options.uuid = Some(uuid);
+        }
+        self.options.smbios.push(SmbiosOption {
+            given,
+            origin: self.origin.clone(),
+        });
+        Ok(())
     }
 
     pub(super) fn add_fd(&mut self, value: &str) -> Done {

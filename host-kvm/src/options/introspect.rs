@@ -28,7 +28,7 @@ static TABLES: &[&OptsTable] = &[
 ];
 
 /// Options whose parameters depend on their first one, or that take none yet.
-static OPEN: [&str; 6] = ["device", "global", "net", "nic", "object", "vnc"];
+static OPEN: [&str; 7] = ["device", "global", "net", "nic", "object", "smbios", "vnc"];
 
 /// What values are of which only these words are there.
 fn of_words(words: &[&str]) -> Type {

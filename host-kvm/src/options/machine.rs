@@ -1,5 +1,6 @@
 //! The board, the accelerators, memory and processors: `-machine -accel -m -smp`.
 
+use thimble_core::firmware::smbios::EntryPoint;
 use thimble_core::qom::cpu_type;
 use thimble_monitor::schema::results::MachineInfo;
 
@@ -154,6 +155,8 @@ pub struct MachineOptions {
     pub pit: bool,
     /// Whether there is ACPI.
     pub acpi: bool,
+    /// Which SMBIOS structures there are.
+    pub smbios: EntryPoint,
 }
 
 impl Default for MachineOptions {
@@ -170,6 +173,7 @@ impl Default for MachineOptions {
             isa_serial: true,
             pit: true,
             acpi: true,
+            smbios: EntryPoint::Bits32,
         }
     }
 }
@@ -233,6 +237,11 @@ pub(super) static MACHINE: OptsTable = OptsTable {
             "pic",
             Kind::Only(&["on", "auto"], "it is part of the board"),
             "8259 PICs",
+        ),
+        SubOption::new(
+            "smbios-entry-point-type",
+            Kind::Word(&["32", "64"]),
+            "pc: SMBIOS 2.8 or 3.0",
         ),
         SubOption::new("pit", Kind::Word(&["on", "off", "auto"]), "8254 PIT"),
         SubOption::new(
@@ -337,6 +346,18 @@ impl MachineOptions {
         }
         if given.text("isa-serial").is_some() && self.kind != MachineKind::Microvm {
             return Err(format!("Property '{}.isa-serial' not found", self.name));
+        }
+        if let Some(entry) = given.text("smbios-entry-point-type") {
+            if self.kind != MachineKind::Pc {
+                return Err(format!(
+                    "Property '{}.smbios-entry-point-type' not found",
+                    self.name
+                ));
+            }
+            self.smbios = match entry {
+                "64" => EntryPoint::Bits64,
+                _ => EntryPoint::Bits32,
+            };
         }
         Ok(MachineFiles {
             kernel: given.owned("kernel"),

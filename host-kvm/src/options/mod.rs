@@ -12,6 +12,7 @@ mod drive;
 mod introspect;
 mod machine;
 pub mod opts;
+mod smbios;
 mod table;
 mod values;
 
@@ -38,6 +39,7 @@ pub use machine::{
     Accel, CPUS_MAX, DEFAULT_CPU, KernelIrqchip, MEMORY_DEFAULT, MEMORY_MAX, MEMORY_UNIT,
     MachineKind, MachineOptions, Smp, visit_machines,
 };
+pub use smbios::{SmbiosGiven, SmbiosOption, parse_release};
 pub use values::{Rtc, RtcBase, RtcClock};
 
 /// Where firmware is looked for after the directories of `-L`.
@@ -156,6 +158,8 @@ pub struct Options {
     pub debug_threads: bool,
     /// UUID of the guest, in the order of its text form.
     pub uuid: Option<[u8; 16]>,
+    /// What SMBIOS structures tell, in order.
+    pub smbios: Vec<SmbiosOption>,
     /// The real-time clock.
     pub rtc: Rtc,
     /// Time goes by instructions.
@@ -225,6 +229,7 @@ impl Default for Options {
             process_name: None,
             debug_threads: false,
             uuid: None,
+            smbios: Vec::new(),
             rtc: Rtc::default(),
             icount: None,
             seed: None,
@@ -249,6 +254,11 @@ impl Options {
     pub fn search_path(&self) -> impl Iterator<Item = &str> {
         let given = self.data_dirs.iter().map(String::as_str);
         given.chain(DATA_DIRS.iter().copied())
+    }
+
+    /// Whether the firmware is not ours, so that it starts kernels in its own way.
+    pub fn has_own_firmware(&self) -> bool {
+        self.bios.is_some() || !self.drives.is_empty()
     }
 
     /// The file that a firmware name means: itself if it exists, else the first one of that name

@@ -312,7 +312,7 @@ impl Opts {
     }
 }
 
-fn check(option: &SubOption, value: &str) -> Result<(), Reason> {
+pub(super) fn check(option: &SubOption, value: &str) -> Result<(), Reason> {
     let name = option.name;
     let number = |result: Result<u64, NumberError>, expects: &str| match result {
         Ok(_) => Ok(()),

@@ -328,6 +328,12 @@ pub(super) static OPTIONS: &[OptionRow] = &[
     ),
     value(&["uuid"], "UUID", Builder::uuid, "UUID of the guest"),
     value(
+        &["smbios"],
+        "file=FILE|type=N[,FIELD=VALUE...]",
+        Builder::smbios,
+        "what SMBIOS structures tell: types 0, 1, 2, 3, 4, 8, 11, 17, 41, or a file of them",
+    ),
+    value(
         &["rtc"],
         "[base=utc|localtime|DATE][,clock=host|rt|vm]",
         Builder::rtc,
@@ -440,7 +446,6 @@ pub(super) static ABSENT: &[&str] = &[
     "semihosting",
     "set",
     "singlestep",
-    "smbios",
     "snapshot",
     "spice",
     "tb-size",

@@ -3,6 +3,7 @@
 
 mod kernel;
 mod plug;
+mod smbios;
 
 use std::fs::{self, File};
 use std::io::{Read as _, Seek as _};
@@ -35,7 +36,7 @@ use crate::flash::Flash;
 use crate::gdb::GdbServer;
 use crate::kvm::{self, KvmError, Vcpus};
 use crate::log::{self, Items, Sink};
-use crate::memory::{Ram, Rom};
+use crate::memory::{self, Ram, Rom};
 use crate::messages;
 use crate::monitors::Monitors;
 use crate::objects::{Defaults, MemoryBackend, Objects};
@@ -130,6 +131,7 @@ fn run() -> Result<i32, OptionError> {
     if let Some(daemon) = daemon {
         daemon.ready().map_err(failure("-daemonize"))?;
     }
+    memory::release_stack();
     let status = event_loop.run();
     drop(pid_file);
     Ok(status)
@@ -227,18 +229,22 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
         .map_err(|error| failure("-overcommit mem-lock=on")(error.into()))?;
     }
     let flash = open_flash(options, board)?;
-    let rom = match &flash {
-        Some(flash) => Rom::new(flash.contents()),
-        None => Rom::new(&firmware(options)?),
+    let mut firmware = match flash {
+        Some(_) => Vec::new(),
+        None => firmware(options)?,
     };
-    let rom = Arc::new(rom.map_err(&internal)?);
-    let firmware_memory: &'static Rom = leak(&rom);
-    let (chips, below) = match &flash {
-        Some(flash) => flash.units(firmware_memory),
-        None => ([None; _], firmware_memory.bytes_from(0)),
+    let flash_rom = match &flash {
+        Some(flash) => Some(Arc::new(Rom::new(flash.contents()).map_err(&internal)?)),
+        None => None,
+    };
+    let (chips, below) = match (&flash, &flash_rom) {
+        (Some(flash), Some(rom)) => flash.units(leak(rom)),
+        // Its content comes once all that it tells is known; until then these are zeros that cost no memory.
+        _ => ([None; _], &*vec![0; firmware.len()].leak()),
     };
 
     let kernel = Kernel::load(options, layout)?;
+    let has_kernel = !kernel.table.is_empty();
     let rtc_start = rtc_base(options.rtc.base);
     let config = Config {
         board,
@@ -291,6 +297,20 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
     }
     let consoles = &mut bridge_state.consoles;
     plug_devices(options, &mut machine, &mut chardevs, consoles)?;
+    if board == Board::Pc {
+        let processor = cpuid.as_ref().map(|cpuid| cpuid.registers(1, 0));
+        let is_boot_rom = has_kernel && !options.has_own_firmware();
+        let rom = is_boot_rom.then_some(&mut firmware[..]);
+        smbios::add(options, &mut machine, layout, processor, rom)?;
+    }
+    let rom = match flash_rom {
+        Some(rom) => rom,
+        None => {
+            let rom = Arc::new(Rom::new(&firmware).map_err(&internal)?);
+            machine.set_rom(leak(&rom).bytes());
+            rom
+        }
+    };
     add_acpi_tables(options, &mut machine)?;
     let mut gdb = GdbServer::default();
     if let Some(id) = &options.gdb {
@@ -313,7 +333,7 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
 
     let soft_memory = soft::Memory {
         ram: leak(&ram),
-        rom: firmware_memory,
+        rom: leak(&rom),
     };
     let running = match accelerator {
         Accelerator::Kvm(kvm) => {
@@ -379,8 +399,8 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
         let name = cpu_model(options).split(',').next().unwrap_or_default();
         Processor::from_cpuid(name, &|leaf, subleaf| cpuid.registers(leaf, subleaf))
     });
-    let firmware = options.bios.as_deref().unwrap_or(DEFAULT_FIRMWARE);
-    let objects = ObjectFacts::new(options, firmware, shown);
+    let firmware_name = options.bios.as_deref().unwrap_or(DEFAULT_FIRMWARE);
+    let objects = ObjectFacts::new(options, firmware_name, shown);
     let settings = Settings {
         actions: options.actions,
         preconfig: options.preconfig,

@@ -8,6 +8,7 @@ mod bridge;
 mod debug;
 mod descriptors;
 mod dump;
+mod input;
 mod inspect;
 mod jobs;
 mod objects;
@@ -290,6 +291,8 @@ pub struct Vm {
     /// `migrate-set-capabilities`: whether migration is told by events.
     migration_events: bool,
     dump_defaults: thimble_monitor::hmp::Defaults,
+    /// The mouse's buttons that the human monitor holds down.
+    held_buttons: u8,
     /// The descriptors of the monitor whose command is being executed.
     pub passed: Passed,
     /// The same, while it lets something be executed that has none.
@@ -320,6 +323,7 @@ impl Vm {
             dump: Dump::default(),
             migration_events: false,
             dump_defaults: thimble_monitor::hmp::Defaults::default(),
+            held_buttons: 0,
             passed: Passed::default(),
             passed_aside: Passed::default(),
             exit: None,

@@ -2,6 +2,7 @@
 
 use thimble_core::cpu::{features, models};
 use thimble_core::devices::ConsoleId;
+use thimble_core::firmware::smbios::EntryPoint;
 use thimble_core::qmp::Parser;
 use thimble_core::qom::{
     Chardev, ChardevKind, Outside, Processor, QomValue, Settings, Tree, UserObject,
@@ -29,6 +30,7 @@ pub struct ObjectFacts {
     graphics: bool,
     isa_serial: bool,
     mem_merge: bool,
+    smbios_64: bool,
     lost_tick_policy: String,
     memory: u64,
     smp: crate::options::Smp,
@@ -65,6 +67,7 @@ impl ObjectFacts {
             graphics: machine.graphics && !options.nographic,
             isa_serial: machine.isa_serial,
             mem_merge: machine.mem_merge,
+            smbios_64: machine.smbios == EntryPoint::Bits64,
             lost_tick_policy: options.lost_tick_policy(),
             memory: if empty { 0 } else { options.memory },
             smp: options.smp,
@@ -102,6 +105,7 @@ impl Outside for Objects<'_> {
             graphics: facts.graphics,
             isa_serial: facts.isa_serial,
             mem_merge: facts.mem_merge,
+            smbios_64: facts.smbios_64,
             lost_tick_policy: &facts.lost_tick_policy,
             memory: facts.memory,
             cpus: facts.smp.cpus,

@@ -3,6 +3,7 @@
 mod debug;
 mod descriptors;
 mod dump;
+mod input;
 mod inspect;
 mod objects;
 mod trace;
@@ -79,6 +80,7 @@ pub struct InMemory<'m, H: Host> {
     jobs: u64,
     migration_events: bool,
     dump_defaults: Defaults,
+    held_buttons: u8,
     objects: objects::Threads,
 }
 
@@ -119,6 +121,7 @@ impl<'m, H: Host> InMemory<'m, H> {
             jobs: 0,
             migration_events: false,
             dump_defaults: Defaults::default(),
+            held_buttons: 0,
             objects: objects::Threads::default(),
         }
     }

@@ -3,6 +3,7 @@
 mod debug;
 mod descriptors;
 mod dump;
+mod input;
 mod inspect;
 pub mod objects;
 mod trace;
@@ -26,6 +27,7 @@ pub use crate::schema::results::KvmInfo;
 pub use debug::{BreakRefused, DebugStop, Debugger, Stepping, write_ram};
 pub use descriptors::{Descriptors, SetMember};
 pub use dump::{DumpKind, DumpTarget, Dumps};
+pub use input::Inputs;
 pub use inspect::Inspection;
 pub use trace::Traces;
 pub use typing::Typing;
@@ -82,7 +84,9 @@ pub fn answers(machine: &Machine<'_>, mut gpa: u64, length: usize) -> bool {
 /// A method that causes events reports them through [`Owner::take_event`]; the session that
 /// executes the command writes them before its reply (after it if the command has a result), and the owner sends them to its other
 /// sessions with `Session::event`.
-pub trait Owner: Debugger + Descriptors + Dumps + Inspection + Objects + Traces + Typing {
+pub trait Owner:
+    Debugger + Descriptors + Dumps + Inputs + Inspection + Objects + Traces + Typing
+{
     /// What the VM is doing.
     fn run_state(&self) -> RunState;
 

@@ -118,6 +118,13 @@ impl<'b> Writer<'b> {
         }
     }
 
+    /// Takes the last bytes back. Where one of them had no room, nothing changes.
+    pub fn cut(&mut self, bytes: usize) {
+        if !self.full {
+            self.used = self.used.saturating_sub(bytes);
+        }
+    }
+
     /// Adds bytes as they are.
     pub fn raw(&mut self, bytes: &[u8]) {
         let end = self.used + bytes.len();

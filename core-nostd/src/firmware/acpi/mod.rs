@@ -23,6 +23,7 @@ use core::fmt;
 
 use crate::pci::Address;
 use aml::{Term, Writer};
+pub(super) use tables::set_checksum;
 
 /// Bytes of the image at most, the RSDP with it.
 pub const IMAGE_MAX: usize = 32 << 10;

@@ -339,7 +339,7 @@ pub(super) fn rsdp() -> [u8; RSDP] {
 }
 
 /// Sets the byte at `at` so that all bytes sum up to zero.
-pub(super) fn set_checksum(bytes: &mut [u8], at: usize) {
+pub(in crate::firmware) fn set_checksum(bytes: &mut [u8], at: usize) {
     let sum = bytes.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte));
     if let Some(byte) = bytes.get_mut(at) {
         *byte = byte.wrapping_sub(sum);

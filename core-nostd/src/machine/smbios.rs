@@ -1,0 +1,49 @@
+//! SMBIOS structures for the firmware, and a ROM that has them.
+
+use super::{Machine, Place};
+use crate::firmware::smbios::{ENTRY_FILE, TABLES_FILE, Table};
+use crate::firmware::{Content, FwCfgError};
+use crate::pci::BusId;
+
+/// Where a PCI device stands that SMBIOS structures are to name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnRoot {
+    /// Device and function number on the root bus.
+    Devfn(u8),
+    /// It is behind a bridge, whose bus has no number yet.
+    Behind,
+    /// There is no PCI device with this id.
+    Missing,
+}
+
+impl<'m> Machine<'m> {
+    /// Gives SMBIOS structures to the firmware, before the guest runs.
+    ///
+    /// # Errors
+    /// If there is no room for their files.
+    pub fn add_smbios(&mut self, table: &Table, structures: &'m [u8]) -> Result<(), FwCfgError> {
+        let entry = Content::inline(&table.entry(None));
+        self.fw_cfg.add_file(ENTRY_FILE, entry)?;
+        self.fw_cfg.add_file(TABLES_FILE, Content::Lent(structures))
+    }
+
+    /// Lends another firmware image, before the guest runs. One of another length than
+    /// [`super::Config::rom`] is not taken.
+    pub fn set_rom(&mut self, rom: &'m [u8]) {
+        if rom.len() == self.rom.len() {
+            self.rom = rom;
+        }
+    }
+
+    /// Where the PCI device with this id stands.
+    pub fn find_on_root(&self, id: &str) -> OnRoot {
+        let mut devices = self.plugged.iter();
+        let device = devices.find(|device| device.place() == Place::Id(id));
+        let function = device.and_then(|device| device.function());
+        match function.and_then(|index| self.buses.functions.get(index)) {
+            None => OnRoot::Missing,
+            Some(placed) if placed.bus == BusId::Root => OnRoot::Devfn(placed.devfn),
+            Some(_) => OnRoot::Behind,
+        }
+    }
+}
