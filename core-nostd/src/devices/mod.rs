@@ -203,13 +203,6 @@ pub enum Effect {
     FlushPage(u32),
     /// A PCI function sends an interrupt message.
     Message(Msi),
-    /// The guest has opened or closed a drive's tray.
-    Tray {
-        /// Which drive's.
-        drive: block::DriveId,
-        /// Whether it is open now.
-        open: bool,
-    },
     /// Contents of a flash chip have changed, and are to be kept.
     FlashChanged {
         /// The chip's number.
@@ -218,6 +211,13 @@ pub enum Effect {
         offset: u32,
         /// How many.
         length: u16,
+    },
+    /// The guest has opened or closed a drive's tray.
+    Tray {
+        /// Which drive's.
+        drive: block::DriveId,
+        /// Whether it is open now.
+        open: bool,
     },
 }
 

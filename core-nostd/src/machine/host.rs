@@ -1,8 +1,8 @@
 //! What the machine asks of the process around it.
 
-use crate::devices::block::{DriveId, Request};
 use core::sync::atomic::AtomicU8;
 
+use crate::devices::block::{DriveId, Request};
 use crate::devices::{ConsoleId, GuestEvent, PowerRequest};
 use crate::irq::Msi;
 

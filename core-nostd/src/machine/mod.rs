@@ -622,12 +622,12 @@ impl<'m> Machine<'m> {
                 }
                 Effect::FlushPage(gpa) => host.flush_page(gpa.into()),
                 Effect::Message(message) => self.pci_message(host, message),
-                Effect::Tray { drive, open } => host.tray_moved(drive, open),
                 Effect::FlashChanged {
                     unit,
                     offset,
                     length,
                 } => self.flash_changed(host, unit, offset, length),
+                Effect::Tray { drive, open } => host.tray_moved(drive, open),
             }
         }
         while let Some(change) = self.lines.take_change() {

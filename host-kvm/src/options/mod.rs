@@ -270,6 +270,11 @@ impl Options {
         given.chain(DATA_DIRS.iter().copied())
     }
 
+    /// Whether the firmware is not ours, so that it starts kernels in its own way.
+    pub fn has_own_firmware(&self) -> bool {
+        self.bios.is_some() || !self.drives.is_empty()
+    }
+
     /// The file that a firmware name means: itself if it exists, else the first one of that name
     /// in the search path, else itself, so that opening it gives the error.
     pub fn find_firmware(&self, name: &str) -> PathBuf {

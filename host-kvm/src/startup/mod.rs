@@ -236,16 +236,16 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
         .map_err(|error| failure("-overcommit mem-lock=on")(error.into()))?;
     }
     let flash = open_flash(options, board)?;
-    let mut firmware = match &flash {
+    let mut firmware = match flash {
         Some(_) => Vec::new(),
         None => firmware(options)?,
     };
-    let flash_memory = match &flash {
+    let flash_rom = match &flash {
         Some(flash) => Some(Arc::new(Rom::new(flash.contents()).map_err(&internal)?)),
         None => None,
     };
-    let (chips, below) = match (&flash, &flash_memory) {
-        (Some(flash), Some(memory)) => flash.units(leak::<Rom>(memory)),
+    let (chips, below) = match (&flash, &flash_rom) {
+        (Some(flash), Some(rom)) => flash.units(leak(rom)),
         // Its content comes once all that it tells is known; until then these are zeros that cost no memory.
         _ => ([None; _], &*vec![0; firmware.len()].leak()),
     };
@@ -312,19 +312,18 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
     boot::add_option_roms(options, &mut machine)?;
     if board == Board::Pc {
         let processor = cpuid.as_ref().map(|cpuid| cpuid.registers(1, 0));
-        let is_boot_rom = has_kernel && options.bios.is_none() && flash_memory.is_none();
+        let is_boot_rom = has_kernel && !options.has_own_firmware();
         let rom = is_boot_rom.then_some(&mut firmware[..]);
         smbios::add(options, &mut machine, layout, processor, rom)?;
     }
-    let rom = match flash_memory {
-        Some(memory) => memory,
+    let rom = match flash_rom {
+        Some(rom) => rom,
         None => {
             let rom = Arc::new(Rom::new(&firmware).map_err(&internal)?);
-            machine.set_rom(leak::<Rom>(&rom).bytes());
+            machine.set_rom(leak(&rom).bytes());
             rom
         }
     };
-    let firmware_memory: &'static Rom = leak(&rom);
     add_acpi_tables(options, &mut machine)?;
     let mut gdb = GdbServer::default();
     if let Some(id) = &options.gdb {
@@ -347,7 +346,7 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
 
     let soft_memory = soft::Memory {
         ram: leak(&ram),
-        rom: firmware_memory,
+        rom: leak(&rom),
     };
     let running = match accelerator {
         Accelerator::Kvm(kvm) => {
