@@ -35,7 +35,7 @@ use crate::memory::GuestRam;
 use crate::time::Timers;
 
 /// Effects that one register access may queue before the machine drains them.
-pub const EFFECTS_MAX: usize = 16;
+pub const EFFECTS_MAX: usize = 32;
 
 /// What a device may touch outside itself during one call.
 pub struct Context<'a> {

@@ -82,6 +82,7 @@ pub static CLASSES: &[&DeviceClass] = &[
     &pvpanic::CLASS,
     &rtc::CLASS,
     &serial::CLASS,
+    &crate::virtio::block::PCI_CLASS,
     &vmcoreinfo::CLASS,
 ];
 
@@ -423,6 +424,7 @@ impl<'m> Machine<'m> {
             fw_cfg: FwCfg::new(true),
             pci: ConfigMechanism1::new(),
             buses: Buses::new(),
+            drives: super::drives::Drives::new(),
             i440fx: I440fx::new(config.ram_size),
             piix3: Piix3::new(),
             piix4_pm: Piix4Pm::new(pm_base),
@@ -722,6 +724,8 @@ impl<'m> Machine<'m> {
         self.pic.reset(context!(self, now));
         self.drain(host, now, None);
         self.hand_in_lines();
+        // They have dropped what they had under way.
+        self.resume_drives(host, now);
     }
 
     /// Lets the I/O APIC see lines that were high before it was reset: nobody tells of them again.

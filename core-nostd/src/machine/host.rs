@@ -57,6 +57,13 @@ pub trait Host {
         let _ = request;
     }
 
+    /// The requests of a drive that are under way are wanted no more: its controller was reset.
+    /// Once this returns none of them touches guest memory; what they have written stays.
+    /// `Machine::block_done` need not tell of their ends.
+    fn block_cancel(&mut self, drive: DriveId) {
+        let _ = drive;
+    }
+
     /// The guest has moved the tray of a drive.
     fn tray_moved(&mut self, drive: DriveId, open: bool) {
         let _ = (drive, open);

@@ -25,6 +25,7 @@ mod board;
 mod boot;
 mod clock;
 mod config;
+mod drives;
 mod flash;
 mod host;
 mod hpet;
@@ -73,6 +74,8 @@ pub use acpi::AcpiError;
 pub use board::{BuildError, CLASSES, DeviceError};
 pub use boot::OptionRomError;
 pub use config::{Board, Config, FlashUnit, HIGH_RAM_BASE, Irqchip, RamLayout};
+use drives::Drives;
+pub use drives::VIRTIO_BLKS_MAX;
 pub use host::Host;
 use input::Typing;
 pub use input::{TYPED_MAX, TypedFull};
@@ -208,6 +211,7 @@ enum PciSlot {
     Serial(u8),
     Testdev(u8),
     Watchdog(u8),
+    VirtioBlk(u8),
 }
 
 impl PciSlot {
@@ -221,6 +225,7 @@ impl PciSlot {
             Self::Serial(_) => "pci-serial",
             Self::Testdev(_) => "pci-testdev",
             Self::Watchdog(_) => "i6300esb",
+            Self::VirtioBlk(_) => "virtio-blk-pci",
         }
     }
 }
@@ -273,6 +278,7 @@ pub struct Machine<'m> {
     fw_cfg: FwCfg<'m>,
     pci: ConfigMechanism1,
     buses: Buses<'m>,
+    drives: Drives,
     i440fx: I440fx,
     piix3: Piix3,
     piix4_pm: Piix4Pm,

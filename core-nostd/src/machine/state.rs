@@ -121,6 +121,11 @@ macro_rules! each_device {
                     $call!($machine.buses.watchdogs[index]);
                 }
             }
+            for index in 0..$machine.buses.disks.len() {
+                if $machine.buses.disks[index].is_some() {
+                    $call!($machine.buses.disks[index]);
+                }
+            }
             for index in 0..$machine.debugcons.len() {
                 $call!($machine.debugcons[index]);
             }

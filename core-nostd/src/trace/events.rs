@@ -357,6 +357,28 @@ events! {
     /// Configuration space is read or written where no function is.
     guest_error_pci_cfg(bus: u8, device: u8, function: u8) "{2x}:{2x}.{}"
 
+    // ---- Drives -------------------------------------------------------------------------------
+
+    /// A controller wants something of a drive: its number for it, the first byte, and how many.
+    block_request(drive: u8, tag: u32, offset: u64, bytes: u64) "drive {} tag 0x{x} offset {} bytes {}"
+    /// Something of a drive has ended.
+    block_done(drive: u8, tag: u32, ok: bool) "drive {} tag 0x{x} ok {}"
+
+    // ---- Virtio -------------------------------------------------------------------------------
+
+    /// A driver says that a queue has buffers.
+    virtio_queue_notify(n: u16) "n {}"
+    /// A driver sets the device status.
+    virtio_set_status(val: u8) "val {}"
+    /// A buffer goes back to the driver.
+    virtqueue_flush(queue: u16, head: u16, written: u32) "queue {} head {} written {}"
+    /// A driver breaks a rule of queues, by our number of it: the device stops.
+    guest_error_virtio(error: u8) "error {}"
+    /// A disk is read or written.
+    virtio_blk_handle(write: bool, sector: u64, nsectors: u64) "write {} sector {} nsectors {}"
+    /// A request of a disk has ended.
+    virtio_blk_req_complete(queue: u16, head: u16, status: u8) "queue {} req {} status {}"
+
     // ---- The machine --------------------------------------------------------------------------
 
     /// The machine is reset.
