@@ -21,6 +21,8 @@ pub enum RunState {
     IoError,
     /// The guest panicked, and the panic action paused it.
     GuestPanicked,
+    /// The guest sleeps, its state in memory.
+    Suspended,
     /// A watchdog expired, and the watchdog action paused the guest.
     Watchdog,
     /// A debugger's breakpoint, watchpoint or single step stopped the guest.
@@ -39,6 +41,7 @@ impl RunState {
         Self::Running,
         Self::SaveVm,
         Self::Shutdown,
+        Self::Suspended,
         Self::Watchdog,
     ];
 
@@ -50,6 +53,7 @@ impl RunState {
             Self::Paused => "paused",
             Self::SaveVm => "save-vm",
             Self::Shutdown => "shutdown",
+            Self::Suspended => "suspended",
             Self::InternalError => "internal-error",
             Self::IoError => "io-error",
             Self::GuestPanicked => "guest-panicked",

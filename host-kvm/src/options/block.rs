@@ -52,7 +52,7 @@ impl Interface {
 
 /// A `-drive`.
 #[derive(Clone, Debug)]
-pub struct DriveOption {
+pub struct DiskOption {
     /// Its name.
     pub id: String,
     /// What it is behind.
@@ -82,7 +82,7 @@ pub enum BlockOption {
         origin: String,
     },
     /// `-drive`.
-    Drive(Box<DriveOption>),
+    Drive(Box<DiskOption>),
 }
 
 const fn number(name: &'static str, doc: &'static str) -> SubOption {
@@ -281,7 +281,7 @@ pub(super) fn parse(
     text: &str,
     origin: &str,
     others: &[BlockOption],
-) -> Result<DriveOption, Reason> {
+) -> Result<DiskOption, Reason> {
     let mut own = Vec::new();
     let mut rest = Vec::new();
     for (key, value) in opts::split(text) {
@@ -356,7 +356,7 @@ pub(super) fn parse(
         return Err(format!("Duplicate ID '{id}' for drive"));
     }
     let limits = limits(&given);
-    Ok(DriveOption {
+    Ok(DiskOption {
         id,
         interface,
         bus,
@@ -388,7 +388,7 @@ pub(super) fn parse(
 mod tests {
     use super::*;
 
-    fn all(texts: &[&str]) -> Result<Vec<DriveOption>, Reason> {
+    fn all(texts: &[&str]) -> Result<Vec<DiskOption>, Reason> {
         let mut drives: Vec<BlockOption> = Vec::new();
         for text in texts {
             let drive = parse(text, text, &drives)?;

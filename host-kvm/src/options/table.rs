@@ -128,6 +128,23 @@ pub(super) static OPTIONS: &[OptionRow] = &[
         "command line for the kernel",
     ),
     value(
+        &["boot"],
+        "[order=]LETTERS[,once=LETTERS][,menu=on|off][,splash=FILE][,splash-time=MS][,reboot-timeout=MS][,strict=on|off]",
+        Builder::boot,
+        "what firmware boots from: a and b floppies, c hard disks, d CD-ROMs, n networks ('help' lists the rest)",
+    ),
+    flag(
+        &["no-fd-bootchk"],
+        |b| b.set(|o| o.boot.no_floppy_signature = true),
+        "boot from floppies without a signature, too",
+    ),
+    value(
+        &["option-rom"],
+        "[romfile=]FILE[,bootindex=N]",
+        Builder::option_rom,
+        "a ROM for the firmware to run",
+    ),
+    value(
         &["L"],
         "DIR",
         Builder::data_dir,
@@ -141,10 +158,10 @@ pub(super) static OPTIONS: &[OptionRow] = &[
     ),
     value(
         &["drive"],
-        "[file=FILE][,if=none|ide|virtio|floppy][,format=raw][,id=ID][,media=disk|cdrom][,readonly=on|off][,snapshot=on|off]\
+        "[file=FILE][,if=none|ide|virtio|floppy|pflash][,format=raw][,id=ID][,media=disk|cdrom][,readonly=on|off][,snapshot=on|off]\
          [,cache=MODE][,discard=MODE][,werror=ACTION][,rerror=ACTION][,throttling.LIMIT=N][,PROP=VALUE...]",
         Builder::drive,
-        "a drive and its image",
+        "a drive and its image; if=pflash: flash of the board, whose unit 0 holds the firmware and unit 1 its settings",
     ),
     value(
         &["hda"],
@@ -187,6 +204,12 @@ pub(super) static OPTIONS: &[OptionRow] = &[
         "FILE",
         |b, v| b.short_drive(v, "if=floppy,index=1"),
         "the second",
+    ),
+    value(
+        &["pflash"],
+        "FILE",
+        Builder::pflash,
+        "the same as -drive if=pflash,file=FILE",
     ),
     value(
         &["device"],
@@ -299,9 +322,9 @@ pub(super) static OPTIONS: &[OptionRow] = &[
     ),
     value(
         &["parallel"],
-        "none",
-        |b, v| b.only_none(v, "parallel port"),
-        "the parallel port, which is not available: 'none'",
+        "CHARDEV",
+        |b, v| b.console(v, "parallel", |o| &mut o.parallels),
+        "next parallel port, with a printer that passes on what it gets",
     ),
     value(
         &["audiodev"],
@@ -453,7 +476,6 @@ pub(super) static ABSENT: &[&str] = &[
     "async-teardown",
     "audio",
     "audio-help",
-    "boot",
     "chroot",
     "compat",
     "dtb",
@@ -468,12 +490,9 @@ pub(super) static ABSENT: &[&str] = &[
     "loadvm",
     "mtdblock",
     "netdev",
-    "no-fd-bootchk",
     "numa",
     "only-migratable",
-    "option-rom",
     "perfmap",
-    "pflash",
     "plugin",
     "portrait",
     "readconfig",

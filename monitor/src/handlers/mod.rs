@@ -2,6 +2,7 @@
 
 mod block;
 mod block_nodes;
+mod clock;
 mod control;
 mod descriptors;
 mod dump;
@@ -23,6 +24,7 @@ use crate::{JobId, Owner};
 
 pub(crate) use block::*;
 pub(crate) use block_nodes::*;
+pub(crate) use clock::*;
 pub(crate) use control::*;
 pub(crate) use descriptors::*;
 pub(crate) use dump::*;

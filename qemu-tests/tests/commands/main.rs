@@ -9,11 +9,13 @@
 
 mod block;
 mod block_nodes;
+mod clock;
 mod crate_types;
 mod descriptors;
 mod dump;
 mod human;
 mod identity;
+mod input;
 mod logs;
 mod memory;
 mod objects;
@@ -23,6 +25,7 @@ mod processors;
 mod roms;
 mod schema;
 mod sessions;
+mod sleep;
 mod trace;
 mod user_objects;
 mod wire;
