@@ -690,6 +690,17 @@ impl Tree<'_> {
             Board::Pc | Board::Microvm => self.write_path(Node::Rtc, out),
         }
     }
+
+    /// Writes the path of a device that was plugged in, `qdev` of `query-block`; `index` is below the number of such devices.
+    ///
+    /// # Errors
+    /// The writer's.
+    pub fn plugged_path(&self, index: usize, out: &mut dyn Write) -> fmt::Result {
+        match u8::try_from(index) {
+            Ok(index) => self.write_path(Node::Plugged(index), out),
+            Err(_) => Err(fmt::Error),
+        }
+    }
 }
 
 fn numbered(what: &str, number: usize) -> Name {

@@ -848,7 +848,11 @@ impl Builder {
                 && self.options.machine.graphics
                 && !self.without.contains(&"VGA")
                 && matches!(self.options.serials.first(), Some(Some(_)));
+            let has_cd = self.default_cdrom();
             for what in ["VGA", "network card", "floppy", "CD-ROM"] {
+                if what == "CD-ROM" && has_cd {
+                    continue;
+                }
                 let graphics = what == "VGA" && self.options.nographic;
                 if !graphics && !self.without.contains(&what) {
                     self.options.missing.push(what);
@@ -856,6 +860,30 @@ impl Builder {
             }
         }
         Ok(())
+    }
+
+    /// Adds the CD-ROM drive that a PC has unless its place is taken, or a disk was asked for as a device. Whether the board
+    /// knows such drives.
+    fn default_cdrom(&mut self) -> bool {
+        if !self.classes.iter().any(|class| class.name == "ide-cd") {
+            return false;
+        }
+        let asked = |(device, _): &(DeviceText, String)| {
+            matches!(
+                device.driver.as_str(),
+                "ide-cd" | "ide-hd" | "scsi-cd" | "scsi-hd"
+            )
+        };
+        if !self.devices.iter().any(asked) {
+            let place = "if=ide,index=2,media=cdrom";
+            // That the place is taken is no mistake.
+            if let Ok(drive) = block::parse(place, place, &self.options.blocks) {
+                self.options
+                    .blocks
+                    .push(BlockOption::Drive(Box::new(drive)));
+            }
+        }
+        true
     }
 
     /// What standard input and output can be used for.

@@ -9,15 +9,20 @@ use thimble_monitor::schema::arguments::BlockdevOptions;
 use thimble_monitor::schema::read_option;
 
 use crate::block::Graph;
-use crate::block::backend::{Backend, Device, OnError};
+use crate::block::backend::{Backend, Device, OnError, VIRTIO};
 use crate::block::node::{Need, Permissions};
 use crate::options::{BlockOption, DeviceOption, Interface, OptionError, Options};
+
+/// What is refused, with the hint that may stand on a line of its own.
+pub(super) fn refused(origin: &str, reason: &str) -> OptionError {
+    OptionError::new(origin, &reason.replace('\n', ". "))
+}
 
 /// Opens the images, those of `-blockdev` first, as they may be what a `-drive` names.
 pub(super) fn open(options: &Options, blocks: &Graph) -> Result<(), OptionError> {
     for option in &options.blocks {
         if let BlockOption::Node { text, origin } = option {
-            let refused = |reason: &str| OptionError::new(origin, reason);
+            let refused = |reason: &str| refused(origin, reason);
             let mut parser = Box::new(Parser::new());
             let node = read_option::<BlockdevOptions<'_>>(&mut parser, text);
             let node = node.map_err(|error| refused(&error.to_string()))?;
@@ -27,7 +32,7 @@ pub(super) fn open(options: &Options, blocks: &Graph) -> Result<(), OptionError>
     for option in &options.blocks {
         if let BlockOption::Drive(drive) = option {
             let opened = blocks.open_drive(&drive.id, &drive.image);
-            opened.map_err(|reason| OptionError::new(&drive.origin, &reason))?;
+            opened.map_err(|reason| refused(&drive.origin, &reason))?;
         }
     }
     Ok(())
@@ -144,10 +149,11 @@ pub(super) fn attach(
     let path = match plugged.place() {
         Place::Id(id) => format!("/machine/peripheral/{id}"),
         Place::Anonymous => format!("/machine/peripheral-anon/device[{anonymous}]"),
-        Place::Board => format!("/machine/unattached/drive[{}]", number.0),
+        // Its number is known when the board stands.
+        Place::Board => "/machine/unattached".to_owned(),
     };
     let path = match virtio {
-        true => format!("{path}/virtio-backend"),
+        true => format!("{path}{VIRTIO}"),
         false => path,
     };
     let shown = match plugged.place() {

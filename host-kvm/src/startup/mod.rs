@@ -448,6 +448,7 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
     };
     let waits = settings.preconfig || !settings.autostart;
     let mut vm = Vm::new(shared, processors, settings);
+    vm.name_drives();
     vm.tell_media();
     if !waits {
         vm.start();

@@ -1,6 +1,6 @@
 //! The devices of the command line.
 
-use thimble_core::devices::class::{PCI_ROMSIZE, PropertyKind, PropertyValues};
+use thimble_core::devices::class::{DeviceClass, PCI_ROMSIZE, PropertyKind, PropertyValues};
 use thimble_core::devices::{debugcon, parallel, serial};
 use thimble_core::machine::{ExpansionRom, Machine, Place, Plugging, SERIAL_MAX};
 use thimble_core::pci::config;
@@ -31,7 +31,7 @@ pub(super) fn plug_devices(
                 lines.push((property.name, chardev(chardevs, &id)?));
             }
         }
-        let refused = |reason: &str| OptionError::new(origin, reason);
+        let refused = |reason: &str| drives::refused(origin, reason);
         let has_drive = properties
             .class()
             .properties
@@ -90,7 +90,9 @@ pub(super) fn plug_devices(
         plug(&origin, &properties, board(place), &|_| Some(id.clone()))?;
     }
     let disks = drives::devices(options)?;
-    for device in options.devices.iter().chain(&disks) {
+    for (index, device) in options.devices.iter().chain(&disks).enumerate() {
+        // Disks of the board's own controllers.
+        let on_board = index >= options.devices.len() && !is_virtio(device.properties.class());
         let what = match device.properties.class().name {
             name if name == debugcon::CLASS.name => "debugcon",
             name if name == parallel::CLASS.name => "parallel",
@@ -102,7 +104,11 @@ pub(super) fn plug_devices(
             return Err(OptionError::new(&device.origin, &reason));
         }
         let plugging = Plugging {
-            place: device.id.as_deref().map_or(Place::Anonymous, Place::Id),
+            place: match device.id.as_deref() {
+                Some(id) => Place::Id(id),
+                None if on_board => Place::Board,
+                None => Place::Anonymous,
+            },
             bus: device.bus.as_deref(),
             rom: match &device.romfile {
                 Some(name) => expansion_rom(options, device, name)?,
@@ -113,6 +119,10 @@ pub(super) fn plug_devices(
         plug(&device.origin, &device.properties, plugging, &line)?;
     }
     Ok(())
+}
+
+fn is_virtio(class: &DeviceClass) -> bool {
+    class.name.starts_with("virtio-")
 }
 
 /// Reads a PCI device's expansion ROM. What is wrong with it is said in QEMU's words.

@@ -82,7 +82,9 @@ impl DriveRequests {
     }
 }
 
+/// A refusal without the hint that may stand behind its first line.
 fn refused(text: String) -> QmpError {
+    let text = text.lines().next().unwrap_or_default();
     QmpError::generic(format_args!("{text}"))
 }
 
@@ -228,6 +230,25 @@ impl Vm {
         let medium = drive.medium();
         self.shared
             .call(|machine, bridge, now| machine.medium_changed(bridge, now, id, medium));
+    }
+
+    /// Names drives by where their devices are in the object tree.
+    pub fn name_drives(&self) {
+        let guarded = self.shared.lock();
+        let settings = &self.settings;
+        guarded.objects(&settings.objects, &settings.made, true, |tree| {
+            for (index, plugged) in guarded.machine.plugged().iter().enumerate() {
+                let drive = plugged.drive().and_then(|id| self.drive_by_number(id));
+                let Some(drive) = drive else { continue };
+                let mut path = String::new();
+                if tree.plugged_path(index, &mut path).is_ok() {
+                    let device = &mut *drive.device.borrow_mut();
+                    if let Some(device) = device {
+                        device.set_path(&path);
+                    }
+                }
+            }
+        });
     }
 
     /// Tells all controllers of the media that they have.
