@@ -1,9 +1,10 @@
 //! `blkdebug`: requests fail by rules.
 //!
 //! A rule waits for an event of the image's work. From then on it is active: one that injects errors fails requests of its
-//! kinds and sectors, one that sets the state changes which rules can become active next. Here the events are those
-//! of an image without a format.
+//! kinds and sectors, one that sets the state changes which rules can become active next. The parent tells of most
+//! events: a rule that waits for a read or a write needs a format above, if only `raw`.
 
+use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 
 use rustix::io::Errno;
@@ -44,6 +45,51 @@ pub struct Blkdebug {
     state: Cell<i64>,
     takes: Permissions,
     unshares: Permissions,
+    /// What was given, for users.
+    options: Vec<(Cow<'static, str>, OptionValue)>,
+}
+
+/// The options as they were given, with the places of rules in their names.
+fn described(given: &BlockdevOptionsBlkdebug<'_>) -> Vec<(Cow<'static, str>, OptionValue)> {
+    let mut options: Vec<(Cow<'static, str>, OptionValue)> = Vec::new();
+    let number = |value: i64| match u64::try_from(value) {
+        Ok(value) => OptionValue::Number(value),
+        Err(_) => OptionValue::Text(value.to_string()),
+    };
+    for (name, value) in [
+        ("align", given.align),
+        ("max-transfer", given.max_transfer.map(i64::from)),
+    ] {
+        if let Some(value) = value {
+            options.push((name.into(), number(value)));
+        }
+    }
+    for (at, rule) in given.inject_error.clone().into_iter().flatten().enumerate() {
+        let text = |name: &str| OptionValue::Text(name.to_owned());
+        for (name, value) in [
+            ("event", Some(text(rule.event.name()))),
+            ("state", rule.state.map(number)),
+            ("iotype", rule.iotype.map(|kind| text(kind.name()))),
+            ("errno", rule.errno.map(number)),
+            ("sector", rule.sector.map(number)),
+            ("once", rule.once.map(OptionValue::Bool)),
+            ("immediately", rule.immediately.map(OptionValue::Bool)),
+        ] {
+            if let Some(value) = value {
+                options.push((format!("inject-error.{at}.{name}").into(), value));
+            }
+        }
+    }
+    for (at, rule) in given.set_state.clone().into_iter().flatten().enumerate() {
+        let event = OptionValue::Text(rule.event.name().to_owned());
+        options.push((format!("set-state.{at}.event").into(), event));
+        if let Some(state) = rule.state {
+            options.push((format!("set-state.{at}.state").into(), number(state)));
+        }
+        let next = number(rule.new_state);
+        options.push((format!("set-state.{at}.new_state").into(), next));
+    }
+    options
 }
 
 fn permissions(list: impl Iterator<Item = BlockPermission>) -> Permissions {
@@ -121,19 +167,20 @@ impl Blkdebug {
             state: Cell::new(1),
             takes: permissions(options.take_child_perms.clone().into_iter().flatten()),
             unshares: permissions(options.unshare_child_perms.clone().into_iter().flatten()),
+            options: described(options),
         })
     }
 
     /// An event comes: rules that wait for it in this state become active, and the state may change.
-    fn event(&self, event: BlkdebugEvent) {
+    fn comes(&self, event: BlkdebugEvent) {
         let state = self.state.get();
         let here = |wanted: i64| wanted == 0 || wanted == state;
         let mut rules = self.injects.borrow_mut();
-        let comes = |rule: &Inject| rule.event == event && here(rule.state);
-        if rules.iter().any(comes) {
+        let meant = |rule: &Inject| rule.event == event && here(rule.state);
+        if rules.iter().any(meant) {
             // Those of an earlier event have had their time.
             for rule in rules.iter_mut() {
-                rule.active = comes(rule);
+                rule.active = meant(rule);
             }
         }
         drop(rules);
@@ -215,7 +262,6 @@ impl Driver for Blkdebug {
 
     fn read<'a>(&'a self, at: u64, to: Buffer) -> Io<'a> {
         Box::pin(async move {
-            self.event(BlkdebugEvent::ReadAio);
             let length = to.len() as u64;
             if self.is_aligned(at, length) {
                 return self.moves(at, &to, false).await;
@@ -231,23 +277,22 @@ impl Driver for Blkdebug {
     fn write<'a>(&'a self, at: u64, from: Buffer) -> Io<'a> {
         Box::pin(async move {
             let length = from.len() as u64;
-            self.event(BlkdebugEvent::WriteAio);
             if self.is_aligned(at, length) {
-                self.event(BlkdebugEvent::Pwritev);
+                self.comes(BlkdebugEvent::Pwritev);
                 self.moves(at, &from, true).await?;
             } else {
                 let (start, whole) = self.around(at, length);
                 let whole = Buffer::new(whole);
-                self.event(BlkdebugEvent::PwritevRmwHead);
+                self.comes(BlkdebugEvent::PwritevRmwHead);
                 self.moves(start, &whole, false).await?;
-                self.event(BlkdebugEvent::PwritevRmwAfterHead);
+                self.comes(BlkdebugEvent::PwritevRmwAfterHead);
                 whole
                     .slice((at - start) as usize, from.len())
                     .copy_from(&from);
-                self.event(BlkdebugEvent::Pwritev);
+                self.comes(BlkdebugEvent::Pwritev);
                 self.moves(start, &whole, true).await?;
             }
-            self.event(BlkdebugEvent::PwritevDone);
+            self.comes(BlkdebugEvent::PwritevDone);
             Ok(())
         })
     }
@@ -257,13 +302,13 @@ impl Driver for Blkdebug {
             if !self.is_aligned(at, length) {
                 return Err(Errno::OPNOTSUPP);
             }
-            self.event(BlkdebugEvent::PwritevZero);
+            self.comes(BlkdebugEvent::PwritevZero);
             self.check(BlkdebugIOType::WriteZeroes, at, length)?;
             self.image
                 .node()
                 .write_zeroes(at, length, may_unmap)
                 .await?;
-            self.event(BlkdebugEvent::PwritevDone);
+            self.comes(BlkdebugEvent::PwritevDone);
             Ok(())
         })
     }
@@ -281,8 +326,6 @@ impl Driver for Blkdebug {
 
     fn flush(&self) -> Io<'_> {
         Box::pin(async move {
-            self.event(BlkdebugEvent::FlushToOs);
-            self.event(BlkdebugEvent::FlushToDisk);
             // A rule of a sector can't mean a flush.
             self.check(BlkdebugIOType::Flush, 0, 0)?;
             self.image.node().flush().await
@@ -306,22 +349,19 @@ impl Driver for Blkdebug {
         }
     }
 
+    fn event(&self, event: BlkdebugEvent) {
+        self.comes(event);
+    }
+
     fn describe(&self) -> Description {
-        let mut options = Vec::new();
-        if self.align > 1 {
-            options.push(("align", OptionValue::Number(self.align)));
-        }
         Description {
             filename: None,
-            options,
+            options: self.options.clone(),
         }
     }
 
+    // Rules may fail whatever would be asked for.
     fn allocated(&self) -> Option<u64> {
-        self.image.node().driver().allocated()
-    }
-
-    fn has_dirty_flag(&self) -> bool {
-        self.image.node().driver().has_dirty_flag()
+        None
     }
 }

@@ -479,10 +479,10 @@ impl Driver for File {
     }
 
     fn describe(&self) -> Description {
-        let mut options = vec![("filename", OptionValue::Text(self.filename.clone()))];
+        let mut options = vec![("filename".into(), OptionValue::Text(self.filename.clone()))];
         if self.asked_locking != OnOffAuto::Auto {
             let name = self.asked_locking.name().to_owned();
-            options.push(("locking", OptionValue::Text(name)));
+            options.push(("locking".into(), OptionValue::Text(name)));
         }
         Description {
             filename: Some(self.filename.clone()),

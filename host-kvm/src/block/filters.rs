@@ -170,4 +170,8 @@ impl Driver for Verify {
     fn allocated(&self) -> Option<u64> {
         None
     }
+
+    fn has_dirty_flag(&self) -> bool {
+        self.raw.node().driver().has_dirty_flag()
+    }
 }

@@ -410,7 +410,10 @@ impl Graph {
     /// Tries failed requests again: the machine goes on.
     pub fn resume(self: &Rc<Self>) {
         for drive in self.drives() {
-            drive.status.set(BlockDeviceIoStatus::Ok);
+            if !drive.name().is_empty() {
+                // QEMU overlooks those without a name.
+                drive.status.set(BlockDeviceIoStatus::Ok);
+            }
             let failed = drive.failed.take();
             self.submit(failed);
         }

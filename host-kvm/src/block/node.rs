@@ -4,12 +4,13 @@
 //! node (its permissions) and what it lets others do meanwhile. A change that two parents do not agree about is refused
 //! before it is made.
 
+use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use bitflags::bitflags;
 use rustix::io::Errno;
-use thimble_monitor::schema::BlockdevDetectZeroesOptions;
+use thimble_monitor::schema::{BlkdebugEvent, BlockdevDetectZeroesOptions};
 
 use super::buffer::Buffer;
 use super::executor::Boxed;
@@ -96,7 +97,7 @@ pub struct Description {
     /// The image's name, where it has one that says all.
     pub filename: Option<String>,
     /// What it is made of, as members of JSON.
-    pub options: Vec<(&'static str, OptionValue)>,
+    pub options: Vec<(Cow<'static, str>, OptionValue)>,
 }
 
 /// A value of [`Description::options`].
@@ -169,6 +170,11 @@ pub trait Driver {
     fn adapt(&self, need: Need, settings: Settings) -> Result<(), Refusal> {
         let _ = (need, settings);
         Ok(())
+    }
+
+    /// A parent has come to a step of its work: for those who wait for it.
+    fn event(&self, event: BlkdebugEvent) {
+        let _ = event;
     }
 
     /// What the node is called by users.
@@ -511,6 +517,10 @@ impl Node {
         if settings.no_flush || settings.read_only {
             return Box::pin(std::future::ready(Ok(())));
         }
+        if let Some(child) = self.driver.children().first() {
+            child.node.driver.event(BlkdebugEvent::FlushToOs);
+            child.node.driver.event(BlkdebugEvent::FlushToDisk);
+        }
         self.driver.flush()
     }
 
@@ -536,7 +546,7 @@ impl Node {
 
     /// What it is made of, in JSON.
     pub fn json(&self) -> String {
-        let mut members = vec![("driver", quoted(self.driver.name()))];
+        let mut members = vec![(Cow::from("driver"), quoted(self.driver.name()))];
         for (key, value) in self.driver.describe().options {
             let value = match value {
                 OptionValue::Text(value) => quoted(&value),
@@ -546,7 +556,7 @@ impl Node {
             members.push((key, value));
         }
         for child in self.driver.children() {
-            members.push((child.role(), child.node.json()));
+            members.push((child.role().into(), child.node.json()));
         }
         members.sort_by_key(|(key, _)| place(key));
         let members = members

@@ -80,10 +80,10 @@ impl Driver for Null {
     fn describe(&self) -> Description {
         let mut options = Vec::new();
         if self.length != LENGTH {
-            options.push(("size", OptionValue::Number(self.length)));
+            options.push(("size".into(), OptionValue::Number(self.length)));
         }
         if self.read_zeroes {
-            options.push(("read-zeroes", OptionValue::Bool(true)));
+            options.push(("read-zeroes".into(), OptionValue::Bool(true)));
         }
         Description {
             filename: options.is_empty().then(|| format!("{}://", self.name)),

@@ -535,7 +535,7 @@ fn same_image(node: &Node, options: &BlockdevOptions<'_>) -> Result<(), Refusal>
     let driver = node.driver();
     let described = driver.describe().options;
     let was = |name: &str| {
-        let found = described.iter().find(|(key, _)| *key == name);
+        let found = described.iter().find(|(key, _)| key == name);
         found.map(|(_, value)| match value {
             OptionValue::Text(text) => text.clone(),
             OptionValue::Number(number) => number.to_string(),

@@ -1,6 +1,7 @@
 //! `raw`: the image is its file, or a part of it.
 
 use rustix::io::Errno;
+use thimble_monitor::schema::BlkdebugEvent;
 
 use super::buffer::Buffer;
 use super::executor::Boxed;
@@ -88,6 +89,7 @@ impl Driver for Raw {
     }
 
     fn read<'a>(&'a self, at: u64, to: Buffer) -> Io<'a> {
+        self.file.node().driver().event(BlkdebugEvent::ReadAio);
         match self.place(at, to.len() as u64, false) {
             Ok(at) => self.file.node().read(at, to),
             Err(error) => Box::pin(std::future::ready(Err(error))),
@@ -102,6 +104,7 @@ impl Driver for Raw {
                 return Box::pin(std::future::ready(Err(Errno::PERM)));
             }
         }
+        self.file.node().driver().event(BlkdebugEvent::WriteAio);
         match self.place(at, from.len() as u64, true) {
             Ok(at) => self.file.node().write(at, from),
             Err(error) => Box::pin(std::future::ready(Err(error))),
@@ -147,10 +150,10 @@ impl Driver for Raw {
     fn describe(&self) -> Description {
         let mut options = Vec::new();
         if self.offset != 0 {
-            options.push(("offset", OptionValue::Number(self.offset)));
+            options.push(("offset".into(), OptionValue::Number(self.offset)));
         }
         if let Some(size) = self.size {
-            options.push(("size", OptionValue::Number(size)));
+            options.push(("size".into(), OptionValue::Number(size)));
         }
         let below = self.file.node().driver().describe().filename;
         Description {

@@ -428,7 +428,8 @@ fn rules_fail_requests() {
                  inject-error.0.once=on,inject-error.1.event=write_aio,inject-error.1.state=2,\
                  inject-error.1.errno=28,set-state.0.event=flush_to_disk,set-state.0.new_state=2";
     add(&graph, rules).unwrap();
-    let node = graph.node("bd").unwrap();
+    add(&graph, "raw,node-name=r,file=bd").unwrap();
+    let node = graph.node("r").unwrap();
     let read = |at| graph.wait(node.read(at, Buffer::new(512)));
     let write = |at| graph.wait(node.write(at, Buffer::of(&[1; 512])));
     assert_eq!(read(512), Ok(()));

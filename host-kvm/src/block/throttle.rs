@@ -340,7 +340,7 @@ impl Driver for Throttle {
         let name = self.group.name().to_owned();
         Description {
             filename: None,
-            options: vec![("throttle-group", OptionValue::Text(name))],
+            options: vec![("throttle-group".into(), OptionValue::Text(name))],
         }
     }
 

@@ -118,18 +118,20 @@ fn snapshots_leave_the_image_alone() {
     }
 }
 
+/// A disk whose image is behind rules.
+fn with_rules(rules: &str) -> [&str; 6] {
+    let above = "raw,node-name=r,file=bd";
+    let device = "virtio-blk-pci,drive=r,id=vd";
+    ["-blockdev", rules, "-blockdev", above, "-device", device]
+}
+
 #[test]
 fn errors_are_told_to_the_guest() {
     let rules = "blkdebug,node-name=bd,image.driver=file,image.filename={dir}/boot.img,inject-error.0.event=write_aio,\
                  inject-error.0.iotype=write";
     let mut answers = Vec::new();
     for emulator in emulators() {
-        let options = [
-            "-blockdev",
-            rules,
-            "-device",
-            "virtio-blk-pci,drive=bd,id=vd",
-        ];
+        let options = with_rules(rules);
         let instance = booting(emulator, &options).start();
         let mut client = negotiated(&instance);
         wait_console(&instance, "E");
@@ -149,12 +151,7 @@ fn errors_stop_the_machine_until_it_goes_on() {
                  inject-error.0.iotype=write,inject-error.0.errno=28,inject-error.0.once=on";
     let mut answers = Vec::new();
     for emulator in emulators() {
-        let options = [
-            "-blockdev",
-            rules,
-            "-device",
-            "virtio-blk-pci,drive=bd,id=vd",
-        ];
+        let options = with_rules(rules);
         let instance = booting(emulator, &options).start();
         let mut client = negotiated(&instance);
         wait_until("the error stops the machine", || {
