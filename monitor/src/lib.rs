@@ -37,8 +37,8 @@ pub use handlers::Outcome;
 pub use in_memory::InMemory;
 pub use owner::{
     Booting, BreakRefused, CpuState, DebugStop, Debugger, Descriptors, DumpKind, DumpTarget, Dumps,
-    Inputs, Inspection, JobId, KvmInfo, Owner, SetMember, Space, Stepping, Traces, Typing, answers,
-    write_ram,
+    Inputs, Inspection, JobId, KvmInfo, Owner, SetMember, Sleep, Space, Stepping, Traces, Typing,
+    answers, write_ram,
 };
 pub use pretty::Pretty;
 pub use schema::SCHEMA;

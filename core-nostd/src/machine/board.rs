@@ -4,6 +4,7 @@ use core::fmt;
 
 use super::a20::A20Gate;
 use super::boot::{self, Boot};
+use super::flash;
 use super::pci::{Buses, TEXT_MAX};
 use super::{
     Board, Config, DEBUG_EXIT_MAX, DEBUGCON_MAX, Host, Irqchip, Machine, PARALLEL_MAX, PciSlot,
@@ -14,6 +15,7 @@ use crate::devices::class::{DeviceClass, PropertyValues};
 use crate::devices::debug_exit::{self, DebugExit};
 use crate::devices::debugcon::{self, Debugcon};
 use crate::devices::dma::{self, Dma};
+use crate::devices::hpet::{self, Hpet, HpetWiring};
 use crate::devices::i6300esb;
 use crate::devices::i8042::{self, I8042, I8042Wiring};
 use crate::devices::ib700::{self, Ib700};
@@ -22,6 +24,7 @@ use crate::devices::parallel;
 use crate::devices::pc_testdev::{self, PcTestdev};
 use crate::devices::pci_serial;
 use crate::devices::pci_testdev;
+use crate::devices::pflash;
 use crate::devices::pit::{self, Pit, PitWiring};
 use crate::devices::port92::{self, Port92};
 use crate::devices::post::{self, Post};
@@ -50,6 +53,7 @@ pub static CLASSES: &[&DeviceClass] = &[
     &debugcon::CLASS,
     &dma::CLASS,
     &fw_cfg::CLASS,
+    &hpet::CLASS,
     &i440fx::CLASS,
     &mechanism::CLASS,
     &i6300esb::CLASS,
@@ -68,6 +72,7 @@ pub static CLASSES: &[&DeviceClass] = &[
     &pci_serial::CLASS_2X,
     &pci_serial::CLASS_4X,
     &pci_testdev::CLASS,
+    &pflash::CLASS,
     &pic::CLASS,
     &piix3::CLASS,
     &piix4_pm::CLASS,
@@ -77,6 +82,7 @@ pub static CLASSES: &[&DeviceClass] = &[
     &pvpanic::CLASS,
     &rtc::CLASS,
     &serial::CLASS,
+    &crate::virtio::block::PCI_CLASS,
     &vmcoreinfo::CLASS,
 ];
 
@@ -101,15 +107,18 @@ pub(super) mod timer {
     pub(super) const WATCHDOG: TimerId = TimerId::new(2);
     /// The next of all local APICs.
     pub(crate) const LOCAL_APICS: TimerId = TimerId::new(3);
-    /// The next key that is typed for someone; the last one, so that others can follow those of PCI functions.
-    pub(crate) const TYPING: TimerId = TimerId::new(crate::time::TIMERS_MAX as u8 - 1);
     /// The first serial port's; the others follow.
     pub(super) const SERIAL: u8 = 4;
     pub(super) const ACPI: TimerId = TimerId::new(8);
+    pub(super) const HPET: TimerId = TimerId::new(9);
+    /// The next key that is typed for someone.
+    pub(crate) const TYPING: TimerId = TimerId::new(10);
     /// The first of PCI serial functions' UARTs; the others follow.
-    pub(crate) const PCI_UART: u8 = 9;
+    pub(crate) const PCI_UART: u8 = 11;
     /// The first i6300esb's; the others follow.
     pub(crate) const I6300ESB: u8 = PCI_UART + crate::machine::pci::PCI_UARTS_MAX as u8;
+    const _: () =
+        assert!(I6300ESB as usize + crate::machine::pci::I6300ESB_MAX <= crate::time::TIMERS_MAX);
 }
 
 /// Ports and interrupts of the serial ports by index, as on every PC.
@@ -352,6 +361,10 @@ impl<'m> Machine<'m> {
             irq: line::RTC,
             timer: timer::RTC,
         };
+        let hpet = HpetWiring {
+            timer: timer::HPET,
+            legacy: [line::PIT, line::RTC],
+        };
         let i8042 = I8042Wiring {
             keyboard_irq: line::KEYBOARD,
             mouse_irq: line::MOUSE,
@@ -360,6 +373,7 @@ impl<'m> Machine<'m> {
             sci: line::SCI,
             timer: timer::ACPI,
             has_command: config.board == Board::Pc,
+            s4_type: (config.board == Board::Pc).then_some(config.sleep.s4_type),
         };
         // Without firmware that knows PCI the ports are there from the start.
         let is_direct_boot = !config.boot.is_empty();
@@ -369,11 +383,13 @@ impl<'m> Machine<'m> {
             irqchip: config.irqchip,
             has_pit: config.pit,
             has_acpi: config.acpi && config.board != Board::None,
+            sleep: config.sleep,
             is_direct_boot,
             cpus: (config.cpus, config.max_cpus),
             layout: RamLayout::new(config.board, config.ram_size),
             ram: config.ram,
             rom: config.rom,
+            flash: flash::chips(&config)?,
             ports: PortMap::new(),
             decoded: PortMap::new(),
             map: MemoryMap::new(),
@@ -394,7 +410,10 @@ impl<'m> Machine<'m> {
                 RtcBase {
                     seconds: config.rtc_base,
                 },
+                config.rtc_slews,
             ),
+            hpet: (config.board == Board::Pc && config.hpet)
+                .then(|| Hpet::new(hpet, config.hpet_msi)),
             i8042: I8042::new(i8042),
             typing: Typing::default(),
             port92: Port92::new(),
@@ -405,6 +424,7 @@ impl<'m> Machine<'m> {
             fw_cfg: FwCfg::new(true),
             pci: ConfigMechanism1::new(),
             buses: Buses::new(),
+            drives: super::drives::Drives::new(),
             i440fx: I440fx::new(config.ram_size),
             piix3: Piix3::new(),
             piix4_pm: Piix4Pm::new(pm_base),
@@ -494,6 +514,9 @@ impl<'m> Machine<'m> {
             fw_cfg.add_u32(keys::CMDLINE_SIZE, config.cmdline.len() as u32 + 1)?;
             fw_cfg.add(keys::CMDLINE_DATA, Content::Lent(config.cmdline))?;
         }
+        if config.board == Board::Pc {
+            fw_cfg.add(keys::HPET, hpet_item(self.hpet.is_some()))?;
+        }
         if !config.boot.is_empty() {
             fw_cfg.add(keys::BOOT, Content::Lent(config.boot))?;
         }
@@ -525,7 +548,10 @@ impl<'m> Machine<'m> {
     fn build_map(&self) -> Result<MemoryMap, MapFull> {
         let (low, high, rom) = (self.layout.low, self.layout.high, self.rom.len() as u64);
         match self.board {
-            Board::Pc => Ok(i440fx::memory_map(low, high, rom, &self.i440fx.shadow())),
+            Board::Pc => {
+                let shadow = self.i440fx.shadow();
+                Ok(i440fx::memory_map(low, high, &self.firmware(), &shadow))
+            }
             Board::Microvm => microvm_map(low, high, rom),
             Board::None => Ok(MemoryMap::new()),
         }
@@ -698,6 +724,8 @@ impl<'m> Machine<'m> {
         self.pic.reset(context!(self, now));
         self.drain(host, now, None);
         self.hand_in_lines();
+        // They have dropped what they had under way.
+        self.resume_drives(host, now);
     }
 
     /// Lets the I/O APIC see lines that were high before it was reset: nobody tells of them again.
@@ -712,6 +740,7 @@ impl<'m> Machine<'m> {
     }
 
     fn power_on(&mut self, now: u64) {
+        self.reset_hpet(now);
         // Lines fall with their drivers, or rise as the PIT's; then the PICs are reset, and forget what they have seen.
         if self.irqchip.in_machine() && self.board != Board::None && self.has_pit {
             self.pit.reset(context!(self, now));
@@ -725,6 +754,9 @@ impl<'m> Machine<'m> {
         self.fw_cfg.reset(context!(self, now));
         self.pci.reset(context!(self, now));
         self.i440fx.reset(context!(self, now));
+        for chip in self.flash.iter_mut().flatten() {
+            chip.reset(context!(self, now));
+        }
         self.piix3.reset(context!(self, now));
         self.piix4_pm.reset(context!(self, now));
         self.acpi_pm.reset(context!(self, now));
@@ -750,12 +782,6 @@ impl<'m> Machine<'m> {
         while self.effects.take().is_some() {}
     }
 
-    /// Corrects what the real-time clock showed, in seconds since 1970, when the virtual clock
-    /// read 0: for a clock that goes on while the VM is stopped.
-    pub fn set_rtc_base(&mut self, now: u64, seconds: i64) {
-        self.rtc.set_base(RtcBase { seconds }, context!(self, now));
-    }
-
     /// Lets a timer's owner know that it fired, and returns who that was.
     pub(super) fn fire(&mut self, id: TimerId, now: u64) -> Option<Port> {
         match id {
@@ -766,6 +792,10 @@ impl<'m> Machine<'m> {
             timer::RTC => {
                 self.rtc.timer(context!(self, now), id);
                 Some(Port::Rtc)
+            }
+            timer::HPET => {
+                self.hpet.as_mut()?.timer(context!(self, now), id);
+                None
             }
             timer::WATCHDOG => {
                 self.watchdog.as_mut()?.timer(context!(self, now), id);
@@ -969,6 +999,32 @@ impl<'m> Machine<'m> {
             _ => self.pci.address_write(offset, width, value),
         }
     }
+}
+
+/// What fw_cfg tells of HPETs: their number, and for each of up to eight its identification, its address, the ticks between two
+/// interrupts at least, and how its page may be used. A number of 255 says that nobody knows of any.
+const fn hpet_item(is_there: bool) -> Content<'static> {
+    const LENGTH: usize = 1 + 8 * 15;
+    static NONE: [u8; LENGTH] = {
+        let mut item = [0; LENGTH];
+        item[0] = 0xff;
+        item
+    };
+    static ONE: [u8; LENGTH] = {
+        let mut item = [0; LENGTH];
+        item[0] = 1;
+        let (id, address) = (hpet::CAPABILITIES.to_le_bytes(), hpet::BASE.to_le_bytes());
+        let mut at = 0;
+        while at < 8 {
+            if at < 4 {
+                item[1 + at] = id[at];
+            }
+            item[5 + at] = address[at];
+            at += 1;
+        }
+        item
+    };
+    Content::Lent(if is_there { &ONE } else { &NONE })
 }
 
 /// Which of `pc-testdev`'s registers a port is.

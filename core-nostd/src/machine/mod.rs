@@ -23,14 +23,19 @@ pub mod actions;
 mod apics;
 mod board;
 mod boot;
+mod clock;
 mod config;
+mod drives;
+mod flash;
 mod host;
+mod hpet;
 mod input;
 pub mod listing;
 mod parallel;
 mod pci;
 mod plugged;
 mod ports;
+mod power;
 pub mod qtest;
 mod run_state;
 mod smbios;
@@ -40,14 +45,16 @@ use a20::A20Gate;
 use boot::Boot;
 use core::sync::atomic::AtomicU8;
 
-use crate::devices::acpi_pm::AcpiPm;
+use crate::devices::acpi_pm::{AcpiPm, SleepStates};
 use crate::devices::debug_exit::DebugExit;
 use crate::devices::debugcon::Debugcon;
 use crate::devices::dma::{self, Dma};
+use crate::devices::hpet::Hpet;
 use crate::devices::i8042::I8042;
 use crate::devices::ib700::Ib700;
 use crate::devices::parallel::Parallel;
 use crate::devices::pc_testdev::PcTestdev;
+use crate::devices::pflash::{self, Pflash};
 use crate::devices::pit::Pit;
 use crate::devices::port92::Port92;
 use crate::devices::post::Post;
@@ -66,7 +73,9 @@ use crate::trace::events::{self as trace, Event};
 pub use acpi::AcpiError;
 pub use board::{BuildError, CLASSES, DeviceError};
 pub use boot::OptionRomError;
-pub use config::{Board, Config, HIGH_RAM_BASE, Irqchip, RamLayout};
+pub use config::{Board, Config, FlashUnit, HIGH_RAM_BASE, Irqchip, RamLayout};
+use drives::Drives;
+pub use drives::VIRTIO_BLKS_MAX;
 pub use host::Host;
 use input::Typing;
 pub use input::{TYPED_MAX, TypedFull};
@@ -202,6 +211,7 @@ enum PciSlot {
     Serial(u8),
     Testdev(u8),
     Watchdog(u8),
+    VirtioBlk(u8),
 }
 
 impl PciSlot {
@@ -215,6 +225,7 @@ impl PciSlot {
             Self::Serial(_) => "pci-serial",
             Self::Testdev(_) => "pci-testdev",
             Self::Watchdog(_) => "i6300esb",
+            Self::VirtioBlk(_) => "virtio-blk-pci",
         }
     }
 }
@@ -227,6 +238,8 @@ pub struct Machine<'m> {
     has_pit: bool,
     /// Whether there is ACPI's hardware.
     has_acpi: bool,
+    /// The sleeping states that guests are told of.
+    sleep: SleepStates,
     /// Whether the boot ROM starts a kernel, which sets up no devices.
     is_direct_boot: bool,
     /// Processors at power-on, and at most.
@@ -234,6 +247,7 @@ pub struct Machine<'m> {
     layout: RamLayout,
     ram: &'m dyn GuestRam,
     rom: &'m [u8],
+    flash: [Option<Pflash<'m>>; pflash::UNITS_MAX],
 
     /// Ports of the board and of ISA devices.
     ports: PortMap<Port>,
@@ -253,6 +267,7 @@ pub struct Machine<'m> {
     apics: LocalApics<'m>,
     pit: Pit,
     rtc: Rtc,
+    hpet: Option<Hpet>,
     i8042: I8042,
     typing: Typing,
     port92: Port92,
@@ -263,6 +278,7 @@ pub struct Machine<'m> {
     fw_cfg: FwCfg<'m>,
     pci: ConfigMechanism1,
     buses: Buses<'m>,
+    drives: Drives,
     i440fx: I440fx,
     piix3: Piix3,
     piix4_pm: Piix4Pm,
@@ -353,14 +369,7 @@ impl<'m> Machine<'m> {
                 Backing::Ram => {
                     let _ = self.ram.read(gpa, part);
                 }
-                Backing::Rom { offset } => {
-                    let bytes = usize::try_from(offset)
-                        .ok()
-                        .and_then(|from| self.rom.get(from..));
-                    if let Some(bytes) = bytes.and_then(|bytes| bytes.get(..length)) {
-                        part.copy_from_slice(bytes);
-                    }
-                }
+                Backing::Rom { offset } => self.read_rom(offset, part),
                 Backing::Bus => self.bus_read(host, now, gpa, part),
             }
             to = rest;
@@ -382,7 +391,7 @@ impl<'m> Machine<'m> {
             let (part, rest) = from.split_at(length);
             if region.is_some_and(|region| region.write_ram) {
                 let _ = self.ram.write(gpa, part);
-            } else if backing == Backing::Bus {
+            } else if backing == Backing::Bus || self.is_flash(gpa) {
                 self.bus_write(host, now, gpa, part);
             }
             from = rest;
@@ -410,6 +419,7 @@ impl<'m> Machine<'m> {
                 (Backing::Bus, next.map_or(last, |next| next.gpa - gpa))
             }
         };
+        let end = end.min(self.flash_border(gpa));
         (
             backing,
             usize::try_from(end).unwrap_or(usize::MAX).min(length),
@@ -418,8 +428,14 @@ impl<'m> Machine<'m> {
 
     /// Reads where no memory answers: registers of devices, and zeros.
     fn bus_read<H: Host>(&mut self, host: &mut H, now: u64, gpa: u64, to: &mut [u8]) {
+        if self.is_flash(gpa) {
+            return self.flash_read(gpa, to);
+        }
         if let Some(testdev) = &self.testdev {
             testdev.mmio_read(gpa, to);
+        }
+        if self.hpet_read(host, now, gpa, to) {
+            return;
         }
         let Some((offset, mut done)) = self.ioapic_at(gpa, to.len()) else {
             if self.testdev.is_none() && !self.is_pci_memory(gpa) {
@@ -443,11 +459,17 @@ impl<'m> Machine<'m> {
 
     /// Writes where no memory answers.
     fn bus_write<H: Host>(&mut self, host: &mut H, now: u64, gpa: u64, from: &[u8]) {
+        if self.is_flash(gpa) {
+            return self.flash_write(host, now, gpa, from);
+        }
         if self.write_message(host, now, gpa, from) {
             return;
         }
         if let Some(testdev) = &mut self.testdev {
             testdev.mmio_write(gpa, from);
+        }
+        if self.hpet_write(host, now, gpa, from) {
+            return;
         }
         let Some((offset, mut done)) = self.ioapic_at(gpa, from.len()) else {
             if self.testdev.is_none() && !self.is_pci_memory(gpa) {
@@ -606,6 +628,11 @@ impl<'m> Machine<'m> {
                 }
                 Effect::FlushPage(gpa) => host.flush_page(gpa.into()),
                 Effect::Message(message) => self.pci_message(host, message),
+                Effect::FlashChanged {
+                    unit,
+                    offset,
+                    length,
+                } => self.flash_changed(host, unit, offset, length),
                 Effect::Tray { drive, open } => host.tray_moved(drive, open),
             }
         }

@@ -59,6 +59,10 @@ macro_rules! each_device {
     ($machine:expr, $call:ident) => {
         if $machine.board != Board::None {
             $call!($machine.rtc);
+            if $machine.hpet.is_some() {
+                // Behind both devices that it silences.
+                $call!($machine.hpet);
+            }
             $call!($machine.post);
             $call!($machine.fw_cfg);
             if $machine.board == Board::Pc {
@@ -75,6 +79,11 @@ macro_rules! each_device {
                 }
                 // Behind both devices that drive it.
                 $call!($machine.a20);
+                for unit in 0..$machine.flash.len() {
+                    if $machine.flash[unit].is_some() {
+                        $call!($machine.flash[unit]);
+                    }
+                }
             }
             if $machine.has_acpi {
                 $call!($machine.acpi_pm);
@@ -110,6 +119,11 @@ macro_rules! each_device {
             for index in 0..$machine.buses.watchdogs.len() {
                 if $machine.buses.watchdogs[index].is_some() {
                     $call!($machine.buses.watchdogs[index]);
+                }
+            }
+            for index in 0..$machine.buses.disks.len() {
+                if $machine.buses.disks[index].is_some() {
+                    $call!($machine.buses.disks[index]);
                 }
             }
             for index in 0..$machine.debugcons.len() {
@@ -157,12 +171,14 @@ impl Machine<'_> {
                 bytes = load(&mut $device, bytes, apart!(self, now))?
             };
         }
+        self.hush_for_hpet(now);
         if self.irqchip.in_machine() {
             each_controller!(self, load_one);
         } else {
             each_controller!(self, load_apart);
         }
         each_device!(self, load_one);
+        self.load_hpet(host, now);
         self.settle_pci(host);
         self.remap();
         host.memory_remapped();

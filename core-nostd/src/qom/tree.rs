@@ -9,7 +9,8 @@ use core::fmt::{self, Write};
 use super::types::{self, TypeName};
 use super::{ChardevKind, QomError, Tree};
 use crate::devices::class::DeviceClass;
-use crate::devices::{dma, i8042, kernel, pit, port92, rtc};
+use crate::devices::pflash::{self, Pflash};
+use crate::devices::{dma, hpet, i8042, kernel, pit, port92, rtc};
 use crate::firmware::fw_cfg;
 use crate::irq::{ioapic, lapic, pic};
 use crate::machine::{Board, Irqchip, Place};
@@ -68,8 +69,11 @@ pub(super) enum Node {
     Pit,
     Speaker,
     Rtc,
+    Hpet,
     I8042,
     Port92,
+    /// A chip of the system flash.
+    Flash(u8),
     /// The PIIX4's function.
     PowerManagement,
     /// By position in the machine's list.
@@ -128,6 +132,12 @@ impl Tree<'_> {
         }
     }
 
+    /// The chips of the system flash.
+    fn flash_chips(&self) -> impl Iterator<Item = &Pflash<'_>> {
+        let built = self.board() != Board::None;
+        self.machine.flash().filter(move |_| built)
+    }
+
     /// Whether the local APICs are the kernel's.
     fn kernel_apics(&self) -> bool {
         self.machine.irqchip() != Irqchip::Machine && self.board() != Board::None
@@ -162,8 +172,10 @@ impl Tree<'_> {
             Node::Pit => &pit::CLASS,
             Node::Speaker => &pit::PCSPK_CLASS,
             Node::Rtc => &rtc::CLASS,
+            Node::Hpet => &hpet::CLASS,
             Node::I8042 => &i8042::CLASS,
             Node::Port92 => &port92::CLASS,
+            Node::Flash(_) => &pflash::CLASS,
             Node::PowerManagement => &piix4_pm::CLASS,
             Node::Plugged(index) => {
                 return Some(self.machine.plugged().get(usize::from(index))?.class());
@@ -234,9 +246,11 @@ impl Tree<'_> {
             return;
         }
         let mut number = 0;
-        let has_pit = self.machine.has_pit();
+        let (has_pit, has_hpet) = (self.machine.has_pit(), self.machine.has_hpet());
         let mut next = |node: Option<Node>, bus: Option<Bus>| {
-            if !has_pit && matches!(node, Some(Node::Pit | Node::Speaker)) {
+            if !has_pit && matches!(node, Some(Node::Pit | Node::Speaker))
+                || !has_hpet && node == Some(Node::Hpet)
+            {
                 return;
             }
             visit(BoardDevice { number, node, bus });
@@ -260,8 +274,7 @@ impl Tree<'_> {
                 isa(Node::Dma(1)),
                 isa(Node::Pic(0)),
                 isa(Node::Pic(1)),
-                // HPET.
-                gap(Bus::System),
+                (Some(Node::Hpet), Some(Bus::System)),
                 isa(Node::Rtc),
                 isa(Node::Pit),
                 isa(Node::Speaker),
@@ -321,18 +334,30 @@ impl Tree<'_> {
             }
             (Bus::System, board) => {
                 let kernel = usize::from(self.kernel_apics());
-                let (first, devices): (usize, &[(usize, Node)]) = match board {
+                let mut chips = 0;
+                for chip in self.flash_chips() {
                     // Behind two paravirtual devices, or one.
+                    visit(1 + kernel + chips, Node::Flash(chip.unit()));
+                    chips += 1;
+                }
+                let (first, devices): (usize, &[(usize, Node)]) = match board {
                     Board::Pc => (
-                        1 + kernel,
-                        &[(0, Node::FwCfg), (1, Node::PciHost), (2, Node::IoApic)],
+                        1 + kernel + chips,
+                        &[
+                            (0, Node::FwCfg),
+                            (1, Node::PciHost),
+                            (2, Node::IoApic),
+                            (3, Node::Hpet),
+                        ],
                     ),
                     _ => (
                         0,
                         &[(0, Node::FwCfg), (2, Node::IsaBridge), (3, Node::IoApic)],
                     ),
                 };
-                for (position, node) in devices {
+                let has_hpet = self.machine.has_hpet();
+                let devices = devices.iter();
+                for (position, node) in devices.filter(|(_, n)| has_hpet || *n != Node::Hpet) {
                     visit(first + position, *node);
                 }
             }
@@ -384,7 +409,9 @@ impl Tree<'_> {
     /// The bus that a device is on.
     pub(super) fn parent_bus(&self, node: Node) -> Option<Node> {
         match node {
-            Node::FwCfg | Node::PciHost | Node::IoApic => Some(Node::SystemBus),
+            Node::FwCfg | Node::PciHost | Node::IoApic | Node::Hpet | Node::Flash(_) => {
+                Some(Node::SystemBus)
+            }
             Node::IsaBridge if self.board() == Board::Microvm => Some(Node::SystemBus),
             Node::HostBridge | Node::IsaBridge | Node::PowerManagement => Some(Node::PciBus),
             Node::Dma(_)
@@ -447,6 +474,9 @@ impl Tree<'_> {
                 visit("peripheral-anon", Node::PeripheralAnon);
                 if self.outside.qtest().is_some() {
                     visit("qtest", Node::Qtest);
+                }
+                for chip in self.flash_chips() {
+                    visit(chip.name(), Node::Flash(chip.unit()));
                 }
                 visit("unattached", Node::Unattached);
             }
@@ -577,6 +607,7 @@ impl Tree<'_> {
             | Node::PeripheralAnon
             | Node::Qtest
             | Node::FwCfg
+            | Node::Flash(_)
             | Node::PciHost => Node::Machine,
             Node::PciBus => Node::PciHost,
             Node::IoApic if self.board() == Board::Pc => Node::PciHost,
@@ -601,6 +632,7 @@ impl Tree<'_> {
             | Node::Pit
             | Node::Speaker
             | Node::Rtc
+            | Node::Hpet
             | Node::I8042
             | Node::Port92
             | Node::PowerManagement => Node::Unattached,

@@ -9,6 +9,7 @@ use thimble_core::machine::actions::{
 use super::boot::{BOOT, OPTION_ROM, OptionRom};
 use super::descriptors;
 use super::device::{self, Classes, DeviceText};
+use super::drive;
 use super::machine::{self, ACCEL_HELP, MachineOptions};
 use thimble_core::qmp::Parser;
 use thimble_monitor::owner::objects::{write_properties, write_types};
@@ -586,6 +587,17 @@ impl Builder {
             origin: self.origin.clone(),
         });
         Ok(())
+    }
+
+    pub(super) fn drive(&mut self, value: &str) -> Done {
+        let drives = &mut self.options.drives;
+        drives.push(drive::parse(value, drives)?);
+        Ok(())
+    }
+
+    pub(super) fn pflash(&mut self, value: &str) -> Done {
+        let file = value.replace(',', ",,");
+        self.drive(&format!("if=pflash,file={file}"))
     }
 
     pub(super) fn add_fd(&mut self, value: &str) -> Done {

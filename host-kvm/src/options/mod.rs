@@ -9,6 +9,7 @@ mod boot;
 mod builder;
 mod descriptors;
 mod device;
+mod drive;
 mod introspect;
 mod machine;
 pub mod opts;
@@ -21,7 +22,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use thimble_core::devices::class::{DeviceClass, PropertyValues};
-use thimble_core::devices::kernel;
+use thimble_core::devices::{kernel, rtc};
 use thimble_core::machine::actions::Actions;
 
 use crate::chardev::spec::ChardevSpec;
@@ -34,6 +35,7 @@ pub use boot::{BootOptions, OptionRom};
 pub use builder::parse_gdb;
 pub use descriptors::AddFd;
 pub use device::{DeviceOption, Global};
+pub use drive::DriveOption;
 pub use introspect::visit_options;
 pub use machine::{
     Accel, CPUS_MAX, DEFAULT_CPU, KernelIrqchip, MEMORY_DEFAULT, MEMORY_MAX, MEMORY_UNIT,
@@ -142,6 +144,8 @@ pub struct Options {
     pub qtest_log: Option<String>,
     /// Code of the escape key.
     pub escape_key: u8,
+    /// Drives of the board.
+    pub drives: Vec<DriveOption>,
     /// Devices to add.
     pub devices: Vec<DeviceOption>,
     /// Defaults of properties, for [`Options::defaults_of`].
@@ -227,6 +231,7 @@ impl Default for Options {
             gdb: None,
             qtest_log: None,
             escape_key: crate::chardev::DEFAULT_ESCAPE_KEY,
+            drives: Vec::new(),
             devices: Vec::new(),
             globals: Vec::new(),
             paused: false,
@@ -265,6 +270,11 @@ impl Options {
         given.chain(DATA_DIRS.iter().copied())
     }
 
+    /// Whether the firmware is not ours, so that it starts kernels in its own way.
+    pub fn has_own_firmware(&self) -> bool {
+        self.bios.is_some() || !self.drives.is_empty()
+    }
+
     /// The file that a firmware name means: itself if it exists, else the first one of that name
     /// in the search path, else itself, so that opening it gives the error.
     pub fn find_firmware(&self, name: &str) -> PathBuf {
@@ -283,6 +293,22 @@ impl Options {
         let timer = self.defaults_of(&kernel::PIT_CLASS);
         let policy = timer.text(kernel::LOST_TICK_POLICY);
         policy.unwrap_or_default().to_owned()
+    }
+
+    /// Whether the real-time clock repeats periodic interrupts that the guest has lost: `-rtc driftfix=`, or the same by `-global`.
+    ///
+    /// # Errors
+    /// If it is to do what it can't.
+    pub fn rtc_slews(&self) -> Result<bool, OptionError> {
+        let clock = self.defaults_of(&rtc::CLASS);
+        match clock.text(kernel::LOST_TICK_POLICY) {
+            Some("slew") => Ok(true),
+            Some("delay") => Err(OptionError::new(
+                "-global mc146818rtc.lost_tick_policy=delay",
+                "Invalid lost tick policy.",
+            )),
+            _ => Ok(self.rtc.slew),
+        }
     }
 
     /// The properties that a new device of a class starts with: its defaults and `-global`.

@@ -151,6 +151,18 @@ pub(super) static OPTIONS: &[OptionRow] = &[
         "look for firmware there first ('help' lists the directories)",
     ),
     value(
+        &["drive"],
+        "if=pflash,format=raw,file=FILE[,unit=N][,readonly=on|off][,snapshot=on|off][,id=ID]",
+        Builder::drive,
+        "flash of the board with this content: unit 0 holds the firmware, unit 1 its settings",
+    ),
+    value(
+        &["pflash"],
+        "FILE",
+        Builder::pflash,
+        "the same as -drive if=pflash,file=FILE",
+    ),
+    value(
         &["device"],
         "CLASS[,PROP=VALUE...]",
         Builder::device,
@@ -281,7 +293,11 @@ pub(super) static OPTIONS: &[OptionRow] = &[
         |_| Ok(()),
         "read no configuration files; none are ever read",
     ),
-    flag(&["no-hpet"], |_| Ok(()), "no HPET; there is none"),
+    flag(
+        &["no-hpet"],
+        |b| b.set(|o| o.machine.hpet = false),
+        "the same as -machine hpet=off",
+    ),
     flag(
         &["no-acpi"],
         |b| b.set(|o| o.machine.acpi = false),
@@ -415,7 +431,6 @@ pub(super) static ABSENT: &[&str] = &[
     "cdrom",
     "chroot",
     "compat",
-    "drive",
     "dtb",
     "dump-vmstate",
     "enable-sync-profile",
@@ -437,7 +452,6 @@ pub(super) static ABSENT: &[&str] = &[
     "numa",
     "only-migratable",
     "perfmap",
-    "pflash",
     "plugin",
     "portrait",
     "readconfig",
