@@ -67,7 +67,7 @@ fn passive(emulator: Emulator) -> Launcher {
     picture[..2].copy_from_slice(b"BM");
     picture[28] = 24;
     std::fs::write(launcher.dir().join("a.bmp"), &picture).expect("a file");
-    std::fs::write(launcher.dir().join("a.jpg"), b"\xff\xd8picture").expect("a file");
+    std::fs::write(launcher.dir().join("a.jpg"), [0xff, 0xd8].repeat(20)).expect("a file");
     launcher.args(["-vga", "none"])
 }
 
@@ -125,8 +125,6 @@ fn wrong_options_are_refused_in_the_same_words() {
         "-boot splash-time=-1",
         "-boot reboot-timeout=-2",
         "-boot reboot-timeout=65536",
-        "-boot splash={dir}/missing",
-        "-boot splash={dir}/b.rom",
         "-option-rom bootindex=1",
         "-option-rom {dir}/a.rom,bootindex=x",
         "-option-rom {dir}/a.rom,foo=1",
@@ -236,6 +234,20 @@ fn parallel_ports_print() {
     assert_eq!(qemu, thimble);
 }
 
+/// QEMU tells of such pictures, and goes on without.
+#[test]
+fn pictures_that_can_not_be_shown_are_refused() {
+    for (file, reason) in [
+        ("missing", "failed to find file"),
+        ("b.rom", "format not recognized; must be JPEG or 24 bit BMP"),
+    ] {
+        let option = format!("splash={{dir}}/{file}");
+        let instance = passive(Emulator::Thimble).args(["-boot", &option]).start();
+        assert_eq!(instance.wait(SOON).code(), Some(1));
+        assert!(instance.stderr().contains(reason), "{}", instance.report());
+    }
+}
+
 /// An emulator that runs Debian's SeaBIOS with its messages on standard output.
 fn seabios(emulator: Emulator, options: &str) -> Option<Launcher> {
     let bios = packages::seabios()?;
@@ -249,6 +261,11 @@ fn seabios(emulator: Emulator, options: &str) -> Option<Launcher> {
         launcher
             .args(["-accel", accel, "-nodefaults", "-display", "none"])
             .args(["-debugcon", "stdio", "-global", "isa-debugcon.iobase=0x402"])
+            // Without an option ROM of QEMU's own, which SeaBIOS takes for a hard disk.
+            .args(match emulator {
+                Emulator::Qemu => &["-global", "apic-common.vapic=off"][..],
+                Emulator::Thimble => &[],
+            })
             .args(["-bios", bios.to_str().expect("a plain path")])
             .args(options.split_whitespace()),
     )
@@ -278,10 +295,18 @@ fn seabios_tries_devices_in_this_order() {
     // How often it comes to the end of its list.
     for (options, rounds) in [
         ("", 1),
-        ("-boot d", 1),
-        ("-boot nac", 1),
-        ("-boot once=dc,order=n,reboot-timeout=100", 2),
-        ("-option-rom {dir}/a.rom,bootindex=1 -boot strict=on", 1),
+        ("-option-rom {dir}/a.rom", 1),
+        ("-option-rom {dir}/a.rom -boot n", 1),
+        ("-option-rom {dir}/a.rom -boot cna", 1),
+        ("-option-rom {dir}/a.rom -boot acn", 1),
+        (
+            "-option-rom {dir}/a.rom -boot once=nc,order=ac,reboot-timeout=100",
+            2,
+        ),
+        (
+            "-option-rom {dir}/a.rom,bootindex=1 -boot order=ac,strict=off",
+            1,
+        ),
     ] {
         let [qemu, thimble] = ask_both(|emulator| {
             let launcher = seabios(emulator, options).expect("SeaBIOS");
@@ -292,7 +317,7 @@ fn seabios_tries_devices_in_this_order() {
                     "Booting from",
                     "Boot failed",
                     "No bootable device",
-                    "Searching boot",
+                    "the option ROM",
                 ];
                 texts.iter().any(|text| line.starts_with(text))
             });
@@ -419,18 +444,40 @@ core::arch::global_asm!(
     "   jmp 1f",
     "   .skip 0x18 - (. - option_rom_start)",
     "   .word option_rom_pci - option_rom_start",
+    "   .word option_rom_pnp - option_rom_start",
+    // Registers are SeaBIOS' to keep.
     "1: pushaw
+        movw $(option_rom_text - option_rom_start), %si
+        call 4f
+        popaw
+        lretw",
+    // It boots nothing: the next one, please.
+    "option_rom_boot:
+        movw $(option_rom_boots - option_rom_start), %si
+        call 4f
+        int $0x18",
+    "4:
         cld
         movw $0x402, %dx
-        movw $(option_rom_text - option_rom_start), %si
     2:  lodsb %cs:(%si), %al
         testb %al, %al
         jz 3f
         outb %al, %dx
         jmp 2b
-    3:  popaw
-        lretw",
+    3:  ret",
     "option_rom_text: .asciz \"the option ROM runs\\n\"",
+    "option_rom_boots: .asciz \"the option ROM boots\\n\"",
+    "   .balign 16",
+    // Plug and Play BIOS Specification 1.0A, 3.2: an expansion header with a bootstrap entry vector, as a network card has it.
+    "option_rom_pnp:",
+    "   .ascii \"$PnP\"",
+    "   .byte 1, 2",
+    "   .word 0",
+    "   .byte 0, 0",
+    "   .long 0",
+    "   .word 0, 0",
+    "   .byte 2, 0, 0, 4",
+    "   .word 0, 0, option_rom_boot - option_rom_start, 0, 0",
     "   .balign 4",
     // The header for PCI: pci-testdev's numbers, a length of 24 bytes, one image of 512 bytes for PCs, the last one.
     "option_rom_pci:",
@@ -457,7 +504,13 @@ fn option_rom() -> Vec<u8> {
     let code = unsafe { std::slice::from_raw_parts(start, end.addr() - start.addr()) };
     let mut rom = code.to_vec();
     rom.resize(512, 0);
-    // All bytes add up to nothing.
+    // All bytes of the header, and of the whole, add up to nothing.
+    let pnp = usize::from(u16::from_le_bytes([rom[0x1a], rom[0x1b]]));
+    let header = &rom[pnp..pnp + 32];
+    let sum = header
+        .iter()
+        .fold(0_u8, |sum, byte| sum.wrapping_add(*byte));
+    rom[pnp + 9] = sum.wrapping_neg();
     let sum = rom.iter().fold(0_u8, |sum, byte| sum.wrapping_add(*byte));
     rom[511] = sum.wrapping_neg();
     rom
