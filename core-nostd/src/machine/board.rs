@@ -3,20 +3,24 @@
 use core::fmt;
 
 use super::a20::A20Gate;
+use super::boot::{self, Boot};
 use super::flash;
 use super::pci::{Buses, TEXT_MAX};
 use super::{
-    Board, Config, DEBUG_EXIT_MAX, DEBUGCON_MAX, Host, Irqchip, Machine, PciSlot, Port, PortsFull,
-    RamLayout, SERIAL_MAX,
+    Board, Config, DEBUG_EXIT_MAX, DEBUGCON_MAX, Host, Irqchip, Machine, PARALLEL_MAX, PciSlot,
+    Port, PortsFull, RamLayout, SERIAL_MAX,
 };
 use crate::devices::acpi_pm::{self, AcpiPm, AcpiPmWiring};
 use crate::devices::class::{DeviceClass, PropertyValues};
 use crate::devices::debug_exit::{self, DebugExit};
 use crate::devices::debugcon::{self, Debugcon};
+use crate::devices::dma::{self, Dma};
+use crate::devices::hpet::{self, Hpet, HpetWiring};
 use crate::devices::i6300esb;
 use crate::devices::i8042::{self, I8042, I8042Wiring};
 use crate::devices::ib700::{self, Ib700};
 use crate::devices::kernel;
+use crate::devices::parallel;
 use crate::devices::pc_testdev::{self, PcTestdev};
 use crate::devices::pci_serial;
 use crate::devices::pci_testdev;
@@ -47,7 +51,9 @@ use crate::trace::events as trace;
 pub static CLASSES: &[&DeviceClass] = &[
     &debug_exit::CLASS,
     &debugcon::CLASS,
+    &dma::CLASS,
     &fw_cfg::CLASS,
+    &hpet::CLASS,
     &i440fx::CLASS,
     &mechanism::CLASS,
     &i6300esb::CLASS,
@@ -59,6 +65,7 @@ pub static CLASSES: &[&DeviceClass] = &[
     &kernel::PIC_CLASS,
     &kernel::PIT_CLASS,
     &lapic::CLASS,
+    &parallel::CLASS,
     &pc_testdev::CLASS,
     &bridge::CLASS,
     &pci_serial::CLASS,
@@ -75,6 +82,7 @@ pub static CLASSES: &[&DeviceClass] = &[
     &pvpanic::CLASS,
     &rtc::CLASS,
     &serial::CLASS,
+    &crate::virtio::block::PCI_CLASS,
     &vmcoreinfo::CLASS,
 ];
 
@@ -99,15 +107,18 @@ pub(super) mod timer {
     pub(super) const WATCHDOG: TimerId = TimerId::new(2);
     /// The next of all local APICs.
     pub(crate) const LOCAL_APICS: TimerId = TimerId::new(3);
-    /// The next key that is typed for someone; the last one, so that others can follow those of PCI functions.
-    pub(crate) const TYPING: TimerId = TimerId::new(crate::time::TIMERS_MAX as u8 - 1);
     /// The first serial port's; the others follow.
     pub(super) const SERIAL: u8 = 4;
     pub(super) const ACPI: TimerId = TimerId::new(8);
+    pub(super) const HPET: TimerId = TimerId::new(9);
+    /// The next key that is typed for someone.
+    pub(crate) const TYPING: TimerId = TimerId::new(10);
     /// The first of PCI serial functions' UARTs; the others follow.
-    pub(crate) const PCI_UART: u8 = 9;
+    pub(crate) const PCI_UART: u8 = 11;
     /// The first i6300esb's; the others follow.
     pub(crate) const I6300ESB: u8 = PCI_UART + crate::machine::pci::PCI_UARTS_MAX as u8;
+    const _: () =
+        assert!(I6300ESB as usize + crate::machine::pci::I6300ESB_MAX <= crate::time::TIMERS_MAX);
 }
 
 /// Ports and interrupts of the serial ports by index, as on every PC.
@@ -115,7 +126,7 @@ pub(super) const SERIALS: [(u16, u8); SERIAL_MAX] =
     [(0x3f8, 4), (0x2f8, 3), (0x3e8, 4), (0x2e8, 3)];
 
 /// Interrupts of ISA devices.
-const ISA_IRQS: u64 = 16;
+pub(super) const ISA_IRQS: u64 = 16;
 
 /// Consoles behind those of the serial ports.
 const DEBUGCON_CONSOLES: u8 = SERIAL_MAX as u8;
@@ -230,6 +241,10 @@ pub enum DeviceError {
     NotFound,
     /// There are devices below it.
     Busy,
+    /// There are as many parallel ports as there can be, or the index is none of theirs.
+    ParallelMax,
+    /// All parallel ports of this index are taken.
+    ParallelTaken(u64),
     /// There are as many of this kind as there can be.
     TooMany(usize),
     /// The property, named, has a value that the device can not have.
@@ -297,6 +312,11 @@ impl fmt::Display for DeviceError {
             Self::TooMany(most) => write!(f, "at most {most} of them are possible"),
             Self::Property(name) => write!(f, "property '{name}' has an impossible value"),
             Self::IndexTaken(index) => write!(f, "serial port {index} exists already"),
+            Self::ParallelMax => write!(
+                f,
+                "Max. supported number of parallel ports is {PARALLEL_MAX}."
+            ),
+            Self::ParallelTaken(index) => write!(f, "parallel port {index} exists already"),
             Self::Ports(full) => write!(f, "{full}"),
             Self::FwCfgFile(name) => write!(f, "duplicate fw_cfg file name: {name}"),
             Self::OnlyOne(name) => write!(f, "at most one {name} device is permitted"),
@@ -313,6 +333,7 @@ impl Port {
     pub(super) const fn widest(self) -> Width {
         match self {
             Self::FwCfg => FwCfg::WIDEST,
+            Self::Post => Post::WIDEST,
             Self::PciAddress | Self::PciData => Width::Dword,
             Self::DebugExit(_) => DebugExit::WIDEST,
             Self::Pvpanic => Pvpanic::WIDEST,
@@ -340,6 +361,10 @@ impl<'m> Machine<'m> {
             irq: line::RTC,
             timer: timer::RTC,
         };
+        let hpet = HpetWiring {
+            timer: timer::HPET,
+            legacy: [line::PIT, line::RTC],
+        };
         let i8042 = I8042Wiring {
             keyboard_irq: line::KEYBOARD,
             mouse_irq: line::MOUSE,
@@ -348,6 +373,7 @@ impl<'m> Machine<'m> {
             sci: line::SCI,
             timer: timer::ACPI,
             has_command: config.board == Board::Pc,
+            s4_type: (config.board == Board::Pc).then_some(config.sleep.s4_type),
         };
         // Without firmware that knows PCI the ports are there from the start.
         let is_direct_boot = !config.boot.is_empty();
@@ -357,6 +383,7 @@ impl<'m> Machine<'m> {
             irqchip: config.irqchip,
             has_pit: config.pit,
             has_acpi: config.acpi && config.board != Board::None,
+            sleep: config.sleep,
             is_direct_boot,
             cpus: (config.cpus, config.max_cpus),
             layout: RamLayout::new(config.board, config.ram_size),
@@ -383,20 +410,27 @@ impl<'m> Machine<'m> {
                 RtcBase {
                     seconds: config.rtc_base,
                 },
+                config.rtc_slews,
             ),
+            hpet: (config.board == Board::Pc && config.hpet)
+                .then(|| Hpet::new(hpet, config.hpet_msi)),
             i8042: I8042::new(i8042),
             typing: Typing::default(),
             port92: Port92::new(),
             a20: A20Gate::new(),
             post: Post::new(),
+            boot: Boot::new(&config.boot_settings),
+            dma: Dma::new(),
             fw_cfg: FwCfg::new(true),
             pci: ConfigMechanism1::new(),
             buses: Buses::new(),
+            drives: super::drives::Drives::new(),
             i440fx: I440fx::new(config.ram_size),
             piix3: Piix3::new(),
             piix4_pm: Piix4Pm::new(pm_base),
             acpi_pm: AcpiPm::new(acpi_pm),
             serials: [const { None }; SERIAL_MAX],
+            parallels: [const { None }; PARALLEL_MAX],
             debugcons: heapless::Vec::new(),
             debug_exits: heapless::Vec::new(),
             watchdog: None,
@@ -444,6 +478,9 @@ impl<'m> Machine<'m> {
             ports.add(i8042::DATA_PORT, 1, Port::KeyboardData)?;
             ports.add(i8042::COMMAND_PORT, 1, Port::KeyboardCommand)?;
             ports.add(port92::PORT, 1, Port::Port92)?;
+            for (base, length) in dma::PORTS {
+                ports.add(base.into(), length, Port::Dma(base))?;
+            }
             ports.add(mechanism::CONFADD, 4, Port::PciAddress)?;
             ports.add(mechanism::CONFDATA, 4, Port::PciData)?;
             if self.has_acpi {
@@ -465,8 +502,9 @@ impl<'m> Machine<'m> {
             cpus: config.cpus,
             apic_ids: config.max_cpus,
             nographic: !config.graphics,
-            boot_menu: false,
+            boot_menu: config.boot_settings.menu,
         })?;
+        boot::describe(fw_cfg, &config.boot_settings)?;
         if !config.kernel.is_empty() {
             fw_cfg.add_u32(keys::KERNEL_SIZE, config.kernel.len() as u32)?;
             fw_cfg.add(keys::KERNEL_DATA, Content::Lent(config.kernel))?;
@@ -476,10 +514,14 @@ impl<'m> Machine<'m> {
             fw_cfg.add_u32(keys::CMDLINE_SIZE, config.cmdline.len() as u32 + 1)?;
             fw_cfg.add(keys::CMDLINE_DATA, Content::Lent(config.cmdline))?;
         }
+        if config.board == Board::Pc {
+            fw_cfg.add(keys::HPET, hpet_item(self.hpet.is_some()))?;
+        }
         if !config.boot.is_empty() {
             fw_cfg.add(keys::BOOT, Content::Lent(config.boot))?;
         }
         self.describe_in_cmos(low_ram, high_ram, config.cpus);
+        self.describe_boot_order(&config.boot_settings);
         Ok(())
     }
 
@@ -541,6 +583,7 @@ impl<'m> Machine<'m> {
         }
         match class.name {
             name if name == serial::CLASS.name => self.plug_serial(values).map(Some),
+            name if name == parallel::CLASS.name => self.plug_parallel(values).map(Some),
             name if name == debugcon::CLASS.name => self.plug_debugcon(values).map(Some),
             name if name == debug_exit::CLASS.name => self.plug_debug_exit(values).map(|()| None),
             name if name == ib700::CLASS.name => self.plug_watchdog().map(|()| None),
@@ -673,6 +716,7 @@ impl<'m> Machine<'m> {
     /// Resets every device. The host resets processors and in-kernel controllers itself.
     pub fn reset<H: Host>(&mut self, host: &mut H, now: u64) {
         trace::machine_reset(now);
+        self.reset_boot_order();
         self.power_on(now);
         host.memory_remapped();
         self.drain(host, now, None);
@@ -680,6 +724,8 @@ impl<'m> Machine<'m> {
         self.pic.reset(context!(self, now));
         self.drain(host, now, None);
         self.hand_in_lines();
+        // They have dropped what they had under way.
+        self.resume_drives(host, now);
     }
 
     /// Lets the I/O APIC see lines that were high before it was reset: nobody tells of them again.
@@ -694,6 +740,7 @@ impl<'m> Machine<'m> {
     }
 
     fn power_on(&mut self, now: u64) {
+        self.reset_hpet(now);
         // Lines fall with their drivers, or rise as the PIT's; then the PICs are reset, and forget what they have seen.
         if self.irqchip.in_machine() && self.board != Board::None && self.has_pit {
             self.pit.reset(context!(self, now));
@@ -703,6 +750,7 @@ impl<'m> Machine<'m> {
         self.port92.reset(context!(self, now));
         self.a20 = A20Gate::new();
         self.post.reset(context!(self, now));
+        self.dma.reset(context!(self, now));
         self.fw_cfg.reset(context!(self, now));
         self.pci.reset(context!(self, now));
         self.i440fx.reset(context!(self, now));
@@ -714,6 +762,9 @@ impl<'m> Machine<'m> {
         self.acpi_pm.reset(context!(self, now));
         for serial in self.serials.iter_mut().flatten() {
             serial.reset(context!(self, now));
+        }
+        for parallel in self.parallels.iter_mut().flatten() {
+            parallel.reset(context!(self, now));
         }
         if let Some(watchdog) = &mut self.watchdog {
             watchdog.reset(context!(self, now));
@@ -731,12 +782,6 @@ impl<'m> Machine<'m> {
         while self.effects.take().is_some() {}
     }
 
-    /// Corrects what the real-time clock showed, in seconds since 1970, when the virtual clock
-    /// read 0: for a clock that goes on while the VM is stopped.
-    pub fn set_rtc_base(&mut self, now: u64, seconds: i64) {
-        self.rtc.set_base(RtcBase { seconds }, context!(self, now));
-    }
-
     /// Lets a timer's owner know that it fired, and returns who that was.
     pub(super) fn fire(&mut self, id: TimerId, now: u64) -> Option<Port> {
         match id {
@@ -747,6 +792,10 @@ impl<'m> Machine<'m> {
             timer::RTC => {
                 self.rtc.timer(context!(self, now), id);
                 Some(Port::Rtc)
+            }
+            timer::HPET => {
+                self.hpet.as_mut()?.timer(context!(self, now), id);
+                None
             }
             timer::WATCHDOG => {
                 self.watchdog.as_mut()?.timer(context!(self, now), id);
@@ -809,12 +858,17 @@ impl<'m> Machine<'m> {
             Port::KeyboardCommand => self.i8042.pio_read(cx, i8042::COMMAND, width),
             Port::Port92 => self.port92.pio_read(cx, offset, width),
             Port::Post => self.post.pio_read(cx, offset, width),
+            Port::Dma(base) => self.dma.pio_read(cx, u16::from(base) + offset, width),
             Port::FwCfg => self.fw_cfg.pio_read(cx, offset, width),
             Port::PciAddress => self.pci_address_read(now, offset, width),
             Port::PciData => self.pci_read(offset, width),
             Port::Function { claim, .. } => self.function_port_read(now, claim, offset, width),
             Port::Serial(index) => match &mut self.serials[usize::from(index)] {
                 Some(serial) => serial.pio_read(cx, offset, width),
+                None => u32::MAX,
+            },
+            Port::Parallel(index) => match &mut self.parallels[usize::from(index)] {
+                Some(parallel) => parallel.pio_read(cx, offset, width),
                 None => u32::MAX,
             },
             Port::Debugcon(index) => match self.debugcons.get_mut(usize::from(index)) {
@@ -874,6 +928,10 @@ impl<'m> Machine<'m> {
             Port::KeyboardCommand => self.i8042.pio_write(cx, i8042::COMMAND, width, value),
             Port::Port92 => self.port92.pio_write(cx, offset, width, value),
             Port::Post => self.post.pio_write(cx, offset, width, value),
+            Port::Dma(base) => {
+                self.dma
+                    .pio_write(cx, u16::from(base) + offset, width, value);
+            }
             Port::FwCfg => self.fw_cfg.pio_write(cx, offset, width, value),
             Port::PciAddress => self.pci_address_write(now, offset, width, value),
             Port::PciData => self.pci_write(host, now, offset, width, value),
@@ -883,6 +941,11 @@ impl<'m> Machine<'m> {
             Port::Serial(index) => {
                 if let Some(serial) = &mut self.serials[usize::from(index)] {
                     serial.pio_write(cx, offset, width, value);
+                }
+            }
+            Port::Parallel(index) => {
+                if let Some(parallel) = &mut self.parallels[usize::from(index)] {
+                    parallel.pio_write(cx, offset, width, value);
                 }
             }
             Port::Debugcon(index) => {
@@ -938,6 +1001,32 @@ impl<'m> Machine<'m> {
     }
 }
 
+/// What fw_cfg tells of HPETs: their number, and for each of up to eight its identification, its address, the ticks between two
+/// interrupts at least, and how its page may be used. A number of 255 says that nobody knows of any.
+const fn hpet_item(is_there: bool) -> Content<'static> {
+    const LENGTH: usize = 1 + 8 * 15;
+    static NONE: [u8; LENGTH] = {
+        let mut item = [0; LENGTH];
+        item[0] = 0xff;
+        item
+    };
+    static ONE: [u8; LENGTH] = {
+        let mut item = [0; LENGTH];
+        item[0] = 1;
+        let (id, address) = (hpet::CAPABILITIES.to_le_bytes(), hpet::BASE.to_le_bytes());
+        let mut at = 0;
+        while at < 8 {
+            if at < 4 {
+                item[1 + at] = id[at];
+            }
+            item[5 + at] = address[at];
+            at += 1;
+        }
+        item
+    };
+    Content::Lent(if is_there { &ONE } else { &NONE })
+}
+
 /// Which of `pc-testdev`'s registers a port is.
 const fn testdev_offset(port: Port, offset: u16) -> u16 {
     match port {
@@ -947,7 +1036,7 @@ const fn testdev_offset(port: Port, offset: u16) -> u16 {
 }
 
 /// The property `iobase` of an ISA device; all ones, and none, stand for `default`.
-fn port_of(values: &PropertyValues, default: u16) -> Result<u16, DeviceError> {
+pub(super) fn port_of(values: &PropertyValues, default: u16) -> Result<u16, DeviceError> {
     match values.uint("iobase") {
         None => Ok(default),
         Some(port) if port == u64::from(u32::MAX) => Ok(default),

@@ -2,7 +2,9 @@
 
 use core::sync::atomic::AtomicU8;
 
+use crate::devices::acpi_pm::SleepStates;
 use crate::devices::pflash;
+use crate::firmware::BootSettings;
 use crate::irq::LocalApic;
 #[cfg(doc)]
 use crate::irq::lapic::CPUS_MAX;
@@ -106,6 +108,12 @@ pub struct Config<'m> {
     pub pit: bool,
     /// Whether there is ACPI: its hardware, and tables once [`super::Machine::add_acpi_tables`] is called.
     pub acpi: bool,
+    /// Whether a PC has an HPET (`-machine hpet=`).
+    pub hpet: bool,
+    /// Whether the HPET's comparators offer to interrupt by message (`-global hpet.msi=`).
+    pub hpet_msi: bool,
+    /// The sleeping states of the PC board, with ACPI.
+    pub sleep: SleepStates,
     /// Guest RAM: [`Config::ram_size`] bytes laid out as [`RamLayout::new`] says.
     pub ram: &'m dyn GuestRam,
     /// Bytes of guest RAM.
@@ -125,10 +133,14 @@ pub struct Config<'m> {
     pub local_apics: &'m mut [LocalApic],
     /// Time of day when the virtual clock reads 0, in seconds since 1970-01-01 00:00 UTC.
     pub rtc_base: i64,
+    /// Whether the real-time clock repeats periodic interrupts that the guest has lost (`-rtc driftfix=slew`).
+    pub rtc_slews: bool,
     /// The machine's UUID, in the byte order of its text form.
     pub uuid: [u8; 16],
     /// Whether firmware may expect a graphical console.
     pub graphics: bool,
+    /// What firmware is told about booting.
+    pub boot_settings: BootSettings<'m>,
     /// A kernel for the firmware to start.
     pub kernel: &'m [u8],
     /// An initial RAM disk for it, or multiboot modules, each at a multiple of 4 KiB.
@@ -151,6 +163,9 @@ impl<'m> Config<'m> {
             irqchip: Irqchip::Machine,
             pit: true,
             acpi: true,
+            hpet: true,
+            hpet_msi: false,
+            sleep: SleepStates::DEFAULT,
             ram,
             ram_size,
             rom: &[],
@@ -159,8 +174,10 @@ impl<'m> Config<'m> {
             max_cpus: 1,
             local_apics: &mut [],
             rtc_base: 0,
+            rtc_slews: false,
             uuid: [0; 16],
             graphics: false,
+            boot_settings: BootSettings::DEFAULT,
             kernel: &[],
             initrd: &[],
             cmdline: &[],

@@ -57,6 +57,13 @@ pub trait Host {
         let _ = request;
     }
 
+    /// The requests of a drive that are under way are wanted no more: its controller was reset.
+    /// Once this returns none of them touches guest memory; what they have written stays.
+    /// `Machine::block_done` need not tell of their ends.
+    fn block_cancel(&mut self, drive: DriveId) {
+        let _ = drive;
+    }
+
     /// The guest has moved the tray of a drive.
     fn tray_moved(&mut self, drive: DriveId, open: bool) {
         let _ = (drive, open);
@@ -71,6 +78,12 @@ pub trait Host {
     /// seen of it.
     fn flush_page(&mut self, gpa: u64) {
         let _ = gpa;
+    }
+
+    /// Says whether an interval timer outside the machine (`kernel-irqchip=on`) is to leave its line alone, because an HPET stands
+    /// for it. Told with each change, and when state is loaded.
+    fn mute_pit(&mut self, muted: bool) {
+        let _ = muted;
     }
 
     /// Bytes of a flash chip, from an offset on, are others now: whoever keeps its contents takes them. False if they can't be

@@ -22,27 +22,37 @@ mod acpi;
 pub mod actions;
 mod apics;
 mod board;
+mod boot;
+mod clock;
 mod config;
+mod drives;
 mod flash;
 mod host;
+mod hpet;
 mod input;
 pub mod listing;
+mod parallel;
 mod pci;
 mod plugged;
 mod ports;
+mod power;
 pub mod qtest;
 mod run_state;
 mod smbios;
 mod state;
 
 use a20::A20Gate;
+use boot::Boot;
 use core::sync::atomic::AtomicU8;
 
-use crate::devices::acpi_pm::AcpiPm;
+use crate::devices::acpi_pm::{AcpiPm, SleepStates};
 use crate::devices::debug_exit::DebugExit;
 use crate::devices::debugcon::Debugcon;
+use crate::devices::dma::{self, Dma};
+use crate::devices::hpet::Hpet;
 use crate::devices::i8042::I8042;
 use crate::devices::ib700::Ib700;
+use crate::devices::parallel::Parallel;
 use crate::devices::pc_testdev::PcTestdev;
 use crate::devices::pflash::{self, Pflash};
 use crate::devices::pit::Pit;
@@ -62,7 +72,10 @@ use crate::time::Timers;
 use crate::trace::events::{self as trace, Event};
 pub use acpi::AcpiError;
 pub use board::{BuildError, CLASSES, DeviceError};
+pub use boot::OptionRomError;
 pub use config::{Board, Config, FlashUnit, HIGH_RAM_BASE, Irqchip, RamLayout};
+use drives::Drives;
+pub use drives::VIRTIO_BLKS_MAX;
 pub use host::Host;
 use input::Typing;
 pub use input::{TYPED_MAX, TypedFull};
@@ -80,6 +93,8 @@ pub use state::{Controllers, STATE_MAX};
 
 /// Serial ports that a board has at most.
 pub const SERIAL_MAX: usize = 4;
+/// Parallel ports that a board has at most.
+pub const PARALLEL_MAX: usize = 3;
 /// Debug consoles that a board has at most.
 pub const DEBUGCON_MAX: usize = 4;
 /// Debug exit ports that a board has at most.
@@ -99,10 +114,13 @@ enum Port {
     KeyboardCommand,
     Port92,
     Post,
+    /// The DMA controllers, from this port on.
+    Dma(u8),
     PciAddress,
     PciData,
     FwCfg,
     Serial(u8),
+    Parallel(u8),
     Debugcon(u8),
     DebugExit(u8),
     Watchdog,
@@ -137,10 +155,12 @@ impl Port {
             Self::KeyboardCommand => "i8042-cmd",
             Self::Port92 => "port92",
             Self::Post => "ioport80",
+            Self::Dma(base) => dma::range_name(base),
             Self::PciAddress => "pci-conf-idx",
             Self::PciData => "pci-conf-data",
             Self::FwCfg => "fwcfg",
             Self::Serial(_) => "serial",
+            Self::Parallel(_) => "parallel",
             Self::Debugcon(_) => "isa-debugcon",
             Self::DebugExit(_) => "isa-debug-exit",
             Self::Watchdog => "ib700",
@@ -191,6 +211,7 @@ enum PciSlot {
     Serial(u8),
     Testdev(u8),
     Watchdog(u8),
+    VirtioBlk(u8),
 }
 
 impl PciSlot {
@@ -204,6 +225,7 @@ impl PciSlot {
             Self::Serial(_) => "pci-serial",
             Self::Testdev(_) => "pci-testdev",
             Self::Watchdog(_) => "i6300esb",
+            Self::VirtioBlk(_) => "virtio-blk-pci",
         }
     }
 }
@@ -216,6 +238,8 @@ pub struct Machine<'m> {
     has_pit: bool,
     /// Whether there is ACPI's hardware.
     has_acpi: bool,
+    /// The sleeping states that guests are told of.
+    sleep: SleepStates,
     /// Whether the boot ROM starts a kernel, which sets up no devices.
     is_direct_boot: bool,
     /// Processors at power-on, and at most.
@@ -243,19 +267,24 @@ pub struct Machine<'m> {
     apics: LocalApics<'m>,
     pit: Pit,
     rtc: Rtc,
+    hpet: Option<Hpet>,
     i8042: I8042,
     typing: Typing,
     port92: Port92,
     a20: A20Gate,
     post: Post,
+    boot: Boot,
+    dma: Dma,
     fw_cfg: FwCfg<'m>,
     pci: ConfigMechanism1,
     buses: Buses<'m>,
+    drives: Drives,
     i440fx: I440fx,
     piix3: Piix3,
     piix4_pm: Piix4Pm,
     acpi_pm: AcpiPm,
     serials: [Option<Serial>; SERIAL_MAX],
+    parallels: [Option<Parallel>; PARALLEL_MAX],
     debugcons: heapless::Vec<Debugcon, DEBUGCON_MAX>,
     debug_exits: heapless::Vec<DebugExit, DEBUG_EXIT_MAX>,
     watchdog: Option<Ib700>,
@@ -405,6 +434,9 @@ impl<'m> Machine<'m> {
         if let Some(testdev) = &self.testdev {
             testdev.mmio_read(gpa, to);
         }
+        if self.hpet_read(host, now, gpa, to) {
+            return;
+        }
         let Some((offset, mut done)) = self.ioapic_at(gpa, to.len()) else {
             if self.testdev.is_none() && !self.is_pci_memory(gpa) {
                 trace::guest_error_memory_read(gpa, to.len());
@@ -435,6 +467,9 @@ impl<'m> Machine<'m> {
         }
         if let Some(testdev) = &mut self.testdev {
             testdev.mmio_write(gpa, from);
+        }
+        if self.hpet_write(host, now, gpa, from) {
+            return;
         }
         let Some((offset, mut done)) = self.ioapic_at(gpa, from.len()) else {
             if self.testdev.is_none() && !self.is_pci_memory(gpa) {
@@ -552,7 +587,11 @@ impl<'m> Machine<'m> {
 
     /// A console that took less than it was offered can take bytes again.
     pub fn console_writable<H: Host>(&mut self, host: &mut H, now: u64, console: ConsoleId) {
-        self.drain(host, now, Some(Port::Serial(console.0)));
+        let device = match self.parallel_of(console) {
+            Some(index) => Port::Parallel(index),
+            None => Port::Serial(console.0),
+        };
+        self.drain(host, now, Some(device));
         self.pci_console_writable(host, now, console);
     }
 
@@ -564,6 +603,7 @@ impl<'m> Machine<'m> {
     fn drain<H: Host>(&mut self, host: &mut H, now: u64, device: Option<Port>) {
         match device {
             Some(Port::Serial(index)) => self.transmit(host, now, index),
+            Some(Port::Parallel(index)) => self.transmit_parallel(host, index),
             Some(Port::Function { claim, .. }) => self.transmit_function(host, now, claim),
             _ => {}
         }

@@ -175,6 +175,10 @@ impl<H: Host, W: Write> Host for Reporter<'_, H, W> {
         self.host.memory_remapped();
     }
 
+    fn mute_pit(&mut self, muted: bool) {
+        self.host.mute_pit(muted);
+    }
+
     fn flash_changed(&mut self, unit: u8, offset: u32, bytes: &[AtomicU8]) -> bool {
         self.host.flash_changed(unit, offset, bytes)
     }

@@ -59,12 +59,18 @@ macro_rules! each_device {
     ($machine:expr, $call:ident) => {
         if $machine.board != Board::None {
             $call!($machine.rtc);
+            if $machine.hpet.is_some() {
+                // Behind both devices that it silences.
+                $call!($machine.hpet);
+            }
             $call!($machine.post);
             $call!($machine.fw_cfg);
             if $machine.board == Board::Pc {
                 $call!($machine.i8042);
                 $call!($machine.typing);
                 $call!($machine.port92);
+                $call!($machine.dma);
+                $call!($machine.boot);
                 $call!($machine.pci);
                 $call!($machine.i440fx);
                 $call!($machine.piix3);
@@ -85,6 +91,11 @@ macro_rules! each_device {
             for index in 0..$machine.serials.len() {
                 if $machine.serials[index].is_some() {
                     $call!($machine.serials[index]);
+                }
+            }
+            for index in 0..$machine.parallels.len() {
+                if $machine.parallels[index].is_some() {
+                    $call!($machine.parallels[index]);
                 }
             }
             if $machine.watchdog.is_some() {
@@ -108,6 +119,11 @@ macro_rules! each_device {
             for index in 0..$machine.buses.watchdogs.len() {
                 if $machine.buses.watchdogs[index].is_some() {
                     $call!($machine.buses.watchdogs[index]);
+                }
+            }
+            for index in 0..$machine.buses.disks.len() {
+                if $machine.buses.disks[index].is_some() {
+                    $call!($machine.buses.disks[index]);
                 }
             }
             for index in 0..$machine.debugcons.len() {
@@ -155,12 +171,14 @@ impl Machine<'_> {
                 bytes = load(&mut $device, bytes, apart!(self, now))?
             };
         }
+        self.hush_for_hpet(now);
         if self.irqchip.in_machine() {
             each_controller!(self, load_one);
         } else {
             each_controller!(self, load_apart);
         }
         each_device!(self, load_one);
+        self.load_hpet(host, now);
         self.settle_pci(host);
         self.remap();
         host.memory_remapped();

@@ -10,7 +10,7 @@ use super::types::{self, TypeName};
 use super::{ChardevKind, QomError, Tree};
 use crate::devices::class::DeviceClass;
 use crate::devices::pflash::{self, Pflash};
-use crate::devices::{i8042, kernel, pit, port92, rtc};
+use crate::devices::{dma, hpet, i8042, kernel, pit, port92, rtc};
 use crate::firmware::fw_cfg;
 use crate::irq::{ioapic, lapic, pic};
 use crate::machine::{Board, Irqchip, Place};
@@ -62,11 +62,14 @@ pub(super) enum Node {
     /// The device that the ISA bus hangs on: PIIX3 on a PC.
     IsaBridge,
     IsaBus,
+    /// 0: bytes, 1: words.
+    Dma(u8),
     /// 0: master, 1: slave.
     Pic(u8),
     Pit,
     Speaker,
     Rtc,
+    Hpet,
     I8042,
     Port92,
     /// A chip of the system flash.
@@ -164,10 +167,12 @@ impl Tree<'_> {
             Node::IsaBridge if self.board() == Board::Pc => &piix3::CLASS,
             Node::Pic(_) if in_kernel => &kernel::PIC_CLASS,
             Node::Pic(_) => &pic::CLASS,
+            Node::Dma(_) => &dma::CLASS,
             Node::Pit if in_kernel => &kernel::PIT_CLASS,
             Node::Pit => &pit::CLASS,
             Node::Speaker => &pit::PCSPK_CLASS,
             Node::Rtc => &rtc::CLASS,
+            Node::Hpet => &hpet::CLASS,
             Node::I8042 => &i8042::CLASS,
             Node::Port92 => &port92::CLASS,
             Node::Flash(_) => &pflash::CLASS,
@@ -241,9 +246,11 @@ impl Tree<'_> {
             return;
         }
         let mut number = 0;
-        let has_pit = self.machine.has_pit();
+        let (has_pit, has_hpet) = (self.machine.has_pit(), self.machine.has_hpet());
         let mut next = |node: Option<Node>, bus: Option<Bus>| {
-            if !has_pit && matches!(node, Some(Node::Pit | Node::Speaker)) {
+            if !has_pit && matches!(node, Some(Node::Pit | Node::Speaker))
+                || !has_hpet && node == Some(Node::Hpet)
+            {
                 return;
             }
             visit(BoardDevice { number, node, bus });
@@ -263,13 +270,11 @@ impl Tree<'_> {
             Board::Pc => &[
                 (Some(Node::HostBridge), Some(Bus::Pci)),
                 (Some(Node::IsaBridge), Some(Bus::Pci)),
-                // Two DMA controllers.
-                gap(Bus::Isa),
-                gap(Bus::Isa),
+                isa(Node::Dma(0)),
+                isa(Node::Dma(1)),
                 isa(Node::Pic(0)),
                 isa(Node::Pic(1)),
-                // HPET.
-                gap(Bus::System),
+                (Some(Node::Hpet), Some(Bus::System)),
                 isa(Node::Rtc),
                 isa(Node::Pit),
                 isa(Node::Speaker),
@@ -338,14 +343,21 @@ impl Tree<'_> {
                 let (first, devices): (usize, &[(usize, Node)]) = match board {
                     Board::Pc => (
                         1 + kernel + chips,
-                        &[(0, Node::FwCfg), (1, Node::PciHost), (2, Node::IoApic)],
+                        &[
+                            (0, Node::FwCfg),
+                            (1, Node::PciHost),
+                            (2, Node::IoApic),
+                            (3, Node::Hpet),
+                        ],
                     ),
                     _ => (
                         0,
                         &[(0, Node::FwCfg), (2, Node::IsaBridge), (3, Node::IoApic)],
                     ),
                 };
-                for (position, node) in devices {
+                let has_hpet = self.machine.has_hpet();
+                let devices = devices.iter();
+                for (position, node) in devices.filter(|(_, n)| has_hpet || *n != Node::Hpet) {
                     visit(first + position, *node);
                 }
             }
@@ -397,12 +409,18 @@ impl Tree<'_> {
     /// The bus that a device is on.
     pub(super) fn parent_bus(&self, node: Node) -> Option<Node> {
         match node {
-            Node::FwCfg | Node::PciHost | Node::IoApic | Node::Flash(_) => Some(Node::SystemBus),
+            Node::FwCfg | Node::PciHost | Node::IoApic | Node::Hpet | Node::Flash(_) => {
+                Some(Node::SystemBus)
+            }
             Node::IsaBridge if self.board() == Board::Microvm => Some(Node::SystemBus),
             Node::HostBridge | Node::IsaBridge | Node::PowerManagement => Some(Node::PciBus),
-            Node::Pic(_) | Node::Pit | Node::Speaker | Node::Rtc | Node::I8042 | Node::Port92 => {
-                Some(Node::IsaBus)
-            }
+            Node::Dma(_)
+            | Node::Pic(_)
+            | Node::Pit
+            | Node::Speaker
+            | Node::Rtc
+            | Node::I8042
+            | Node::Port92 => Some(Node::IsaBus),
             Node::Plugged(_) => match self.class(node)?.bus {
                 Some("ISA") => Some(Node::IsaBus),
                 Some("PCI") => {
@@ -609,10 +627,12 @@ impl Tree<'_> {
             | Node::Cpu(_)
             | Node::HostBridge
             | Node::IsaBridge
+            | Node::Dma(_)
             | Node::Pic(_)
             | Node::Pit
             | Node::Speaker
             | Node::Rtc
+            | Node::Hpet
             | Node::I8042
             | Node::Port92
             | Node::PowerManagement => Node::Unattached,

@@ -128,6 +128,23 @@ pub(super) static OPTIONS: &[OptionRow] = &[
         "command line for the kernel",
     ),
     value(
+        &["boot"],
+        "[order=]LETTERS[,once=LETTERS][,menu=on|off][,splash=FILE][,splash-time=MS][,reboot-timeout=MS][,strict=on|off]",
+        Builder::boot,
+        "what firmware boots from: a and b floppies, c hard disks, d CD-ROMs, n networks ('help' lists the rest)",
+    ),
+    flag(
+        &["no-fd-bootchk"],
+        |b| b.set(|o| o.boot.no_floppy_signature = true),
+        "boot from floppies without a signature, too",
+    ),
+    value(
+        &["option-rom"],
+        "[romfile=]FILE[,bootindex=N]",
+        Builder::option_rom,
+        "a ROM for the firmware to run",
+    ),
+    value(
         &["L"],
         "DIR",
         Builder::data_dir,
@@ -256,9 +273,9 @@ pub(super) static OPTIONS: &[OptionRow] = &[
     ),
     value(
         &["parallel"],
-        "none",
-        |b, v| b.only_none(v, "parallel port"),
-        "the parallel port, which is not available: 'none'",
+        "CHARDEV",
+        |b, v| b.console(v, "parallel", |o| &mut o.parallels),
+        "next parallel port, with a printer that passes on what it gets",
     ),
     value(
         &["audiodev"],
@@ -276,7 +293,11 @@ pub(super) static OPTIONS: &[OptionRow] = &[
         |_| Ok(()),
         "read no configuration files; none are ever read",
     ),
-    flag(&["no-hpet"], |_| Ok(()), "no HPET; there is none"),
+    flag(
+        &["no-hpet"],
+        |b| b.set(|o| o.machine.hpet = false),
+        "the same as -machine hpet=off",
+    ),
     flag(
         &["no-acpi"],
         |b| b.set(|o| o.machine.acpi = false),
@@ -407,7 +428,6 @@ pub(super) static ABSENT: &[&str] = &[
     "audio",
     "audio-help",
     "blockdev",
-    "boot",
     "cdrom",
     "chroot",
     "compat",
@@ -429,10 +449,8 @@ pub(super) static ABSENT: &[&str] = &[
     "loadvm",
     "mtdblock",
     "netdev",
-    "no-fd-bootchk",
     "numa",
     "only-migratable",
-    "option-rom",
     "perfmap",
     "plugin",
     "portrait",

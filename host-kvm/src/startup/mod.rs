@@ -1,6 +1,7 @@
 //! From the command line to a running event loop: everything that can fail at the start fails
 //! here, with one line that names the option.
 
+mod boot;
 mod kernel;
 mod plug;
 mod smbios;
@@ -14,10 +15,11 @@ use std::sync::atomic::AtomicU8;
 
 use rustix::time::{TimerfdClockId, TimerfdFlags, timerfd_create};
 use thimble_core::devices::class::{DeviceClass, PropertyValues};
-use thimble_core::devices::{self, i8042, pc_testdev, rtc};
+use thimble_core::devices::{self, hpet, i8042, pc_testdev, rtc};
 use thimble_core::firmware::acpi;
 use thimble_core::irq::LocalApic;
 use thimble_core::machine::{Board, CLASSES, Config, HIGH_RAM_BASE, Irqchip, Machine, RamLayout};
+use thimble_core::pci::piix4_pm;
 use thimble_core::qom::{Processor, Tree};
 use thimble_core::trace::events;
 use thimble_monitor::MONITOR_OUT_MAX;
@@ -146,7 +148,12 @@ fn check_globals(options: &Options) -> Result<(), OptionError> {
     for class in CLASSES.iter().filter(fixed) {
         let (given, fixed) = (options.defaults_of(class), PropertyValues::new(class));
         for property in class.all_properties() {
-            if property.name == devices::kernel::LOST_TICK_POLICY {
+            // What guests are told of sleeping states is the user's choice.
+            let sleep = piix4_pm::CLASS.properties;
+            let is_sleep = class.name == piix4_pm::CLASS.name
+                && sleep.iter().any(|own| own.name == property.name);
+            let free = [devices::kernel::LOST_TICK_POLICY, hpet::MSI];
+            if is_sleep || free.contains(&property.name) {
                 continue;
             }
             if given.get(property.name) != fixed.get(property.name) {
@@ -258,6 +265,9 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
         },
         pit: options.machine.pit,
         acpi: options.machine.acpi,
+        hpet: options.machine.hpet,
+        hpet_msi: options.defaults_of(&hpet::CLASS).is_on(hpet::MSI),
+        sleep: piix4_pm::sleep_states(&options.defaults_of(&piix4_pm::CLASS)),
         ram: leak::<Ram>(&ram),
         ram_size: options.memory,
         rom: below,
@@ -266,11 +276,13 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
         max_cpus: options.smp.max_cpus as u16,
         local_apics: local_apics(options, &accelerator, kernel_irqchip, cpuid.as_ref()),
         rtc_base: rtc_start,
+        rtc_slews: options.rtc_slews()?,
         uuid: options.uuid.unwrap_or_default(),
         kernel: kernel.file,
         initrd: kernel.initrd,
         cmdline: options.append.clone().unwrap_or_default().leak().as_bytes(),
         graphics: options.machine.graphics && !options.nographic,
+        boot_settings: boot::settings(options)?,
         boot: kernel.table,
         testdev_memory: testdev_memory(options),
     };
@@ -297,6 +309,7 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
     }
     let consoles = &mut bridge_state.consoles;
     plug_devices(options, &mut machine, &mut chardevs, consoles)?;
+    boot::add_option_roms(options, &mut machine)?;
     if board == Board::Pc {
         let processor = cpuid.as_ref().map(|cpuid| cpuid.registers(1, 0));
         let is_boot_rom = has_kernel && !options.has_own_firmware();

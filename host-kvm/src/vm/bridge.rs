@@ -24,11 +24,11 @@ use crate::report;
 use crate::soft::{Surroundings, TSC_HZ};
 
 /// Consoles that a machine has at most.
-pub const CONSOLES_MAX: usize = 16;
+pub const CONSOLES_MAX: usize = 20;
 
 /// Kinds of [`GuestEvent`]: so many wait at most, since one that comes again before the main
 /// thread has looked says nothing new.
-const EVENT_KINDS: usize = 4;
+const EVENT_KINDS: usize = 5;
 
 /// What happened inside the guest and waits for the main thread.
 #[derive(Default)]
@@ -47,9 +47,10 @@ impl Pending {
     /// Notes a request, unless a graver one waits already.
     pub fn request(&mut self, request: PowerRequest) {
         let weight = |request: &PowerRequest| match request {
-            PowerRequest::Reset(_) => 0,
-            PowerRequest::Shutdown(_) => 1,
-            PowerRequest::Exit(_) => 2,
+            PowerRequest::Suspend => 0,
+            PowerRequest::Reset(_) => 1,
+            PowerRequest::Shutdown(_) => 2,
+            PowerRequest::Exit(_) => 3,
         };
         if self
             .power
@@ -98,7 +99,7 @@ pub struct BridgeState {
     /// What waits for the main thread.
     pub pending: Pending,
     /// Consoles, a bit each, whose lost output has been reported.
-    lost: u16,
+    lost: u32,
     /// What the machine's own I/O APIC sends.
     routes: kvm::Routes,
 }
@@ -234,6 +235,14 @@ impl Host for Bridge<'_> {
             // Its processors forget all pages together.
             Accelerator::Soft(wires) => wires.memory_remapped(),
             Accelerator::None => {}
+        }
+    }
+
+    fn mute_pit(&mut self, muted: bool) {
+        if let Some(kvm) = self.accelerator.kvm()
+            && let Err(error) = kvm.mute_pit(muted)
+        {
+            report(format_args!("{error}"));
         }
     }
 

@@ -67,3 +67,16 @@ pub(super) fn kvm_usable() -> bool {
         .open("/dev/kvm")
         .is_ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_phases_are_understood() {
+        let (name, count) = parse("integer 2625a00").expect("a phase");
+        assert_eq!((&*name, count), ("integer", 40e6));
+        assert!(parse("integer").is_err());
+        assert!(parse("integer forty").is_err());
+    }
+}

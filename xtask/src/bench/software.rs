@@ -308,16 +308,3 @@ pub(super) fn boot(bench: &Bench) -> Rows {
     ));
     Ok(rows)
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lines_of_phases_are_understood() {
-        let (name, count) = parse("integer 2625a00").expect("a phase");
-        assert_eq!((&*name, count), ("integer", 40e6));
-        assert!(parse("integer").is_err());
-        assert!(parse("integer forty").is_err());
-    }
-}
