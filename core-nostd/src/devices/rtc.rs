@@ -288,6 +288,12 @@ impl Rtc {
         }
     }
 
+    /// When the first alarm after `now` asks for an interrupt, on the virtual clock; `None` if none does.
+    pub fn alarm_at(&self, now: u64) -> Option<u64> {
+        let enabled = self.state.cmos[REGISTER_B] & B_AIE != 0 && self.running();
+        self.next_alarm(now).filter(|_| enabled)
+    }
+
     /// Whether the guest masked NMI through bit 7 of port 70h.
     pub fn nmi_disabled(&self) -> bool {
         self.state.nmi_disabled

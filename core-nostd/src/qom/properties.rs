@@ -6,7 +6,7 @@ use super::tree::{Edge, Name, Node, Settable};
 use super::types::{self, Type, TypeName};
 use super::{ChardevKind, PropertyInfo, QomError, QomValue, Settings, Tree};
 use crate::devices::class::{PCI_ADDR, PCI_MULTIFUNCTION, PCI_ROMFILE, PropertyKind, Value};
-use crate::devices::{hpet, kernel};
+use crate::devices::{hpet, kernel, pflash};
 use crate::machine::{Board, Place};
 use crate::pci::{Address, i440fx, piix3, piix4_pm};
 use crate::time::calendar::date_from_days;
@@ -15,6 +15,8 @@ use crate::time::calendar::date_from_days;
 /// `elcr_mask`.
 const PICS: [(u64, u64, u64); 2] = [(0x20, 0x4d0, 0xf8), (0xa0, 0x4d1, 0xde)];
 
+/// First ports of the DMA controllers, what their units are shifted by, first ports of their page registers.
+const DMAS: [(i64, i64, i64); 2] = [(0x00, 0, 0x80), (0xc0, 1, 0x88)];
 /// What the real-time clock shows: as a property of its own, and as one of the machine's.
 const RTC_DATE: &str = "date";
 const RTC_TIME: &str = "rtc-time";
@@ -259,6 +261,16 @@ impl Tree<'_> {
                     _ => return None,
                 }
             }
+            (Node::Dma(index), _) => {
+                let (base, shift, pages) = DMAS.get(usize::from(index))?;
+                return Some(Value::Int(match name {
+                    "base" => *base,
+                    "dshift" => *shift,
+                    "page-base" => *pages,
+                    // There are none.
+                    _ => -1,
+                }));
+            }
             (Node::Pit, "iobase") => PIT_BASE,
             (Node::Hpet, "hpet-intcap") => hpet::INTCAP.into(),
             (Node::Hpet, hpet::MSI) => return Some(Value::Bool(self.machine.has_hpet_msi())),
@@ -271,6 +283,30 @@ impl Tree<'_> {
             (Node::IsaBridge, PCI_ADDR) => return Some(address(piix3::ADDRESS)),
             (Node::IsaBridge, PCI_MULTIFUNCTION) => return Some(Value::Bool(true)),
             (Node::PowerManagement, PCI_ADDR) => return Some(address(piix4_pm::ADDRESS)),
+            (Node::PowerManagement, name) => {
+                let sleep = self.machine.sleep_states();
+                match name {
+                    piix4_pm::DISABLE_S3 => u64::from(!sleep.s3),
+                    piix4_pm::DISABLE_S4 => u64::from(!sleep.s4),
+                    piix4_pm::S4_VAL => sleep.s4_type.into(),
+                    _ => return None,
+                }
+            }
+            (Node::Flash(unit), _) => {
+                let mut chips = self.machine.flash();
+                let chip = chips.find(|chip| chip.unit() == unit)?;
+                match name {
+                    "name" => {
+                        return heapless::String::try_from(chip.name())
+                            .ok()
+                            .map(Value::Text);
+                    }
+                    "num-blocks" => (chip.cells().len() / pflash::SECTOR) as u64,
+                    "sector-length" => pflash::SECTOR as u64,
+                    "width" => 1,
+                    _ => return None,
+                }
+            }
             (Node::Lapic(index), "id") => self.topology(index.into()).apic_id.into(),
             _ => return None,
         };
