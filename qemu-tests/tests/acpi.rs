@@ -123,32 +123,28 @@ fn without_acpi_there_is_nothing_of_it() {
     }
 }
 
-/// What QEMU says of sleeping states when it has none but soft-off.
+/// What QEMU says of sleeping states, of which users may hide some.
 #[test]
 fn firmware_is_told_of_the_same_states() {
     if packages::qemu().is_none() {
         return skip("qemu-system-x86 is missing");
     }
-    let without = [
-        "-global",
-        "PIIX4_PM.disable_s3=1",
-        "-global",
-        "PIIX4_PM.disable_s4=1",
-    ];
-    let [qemu, thimble] = ask_both(|emulator| {
-        let instance = emulator
-            .launcher()
-            .args(emulator.passive_args())
-            .args(["-M", "pc"])
-            .args(match emulator {
-                Emulator::Qemu => &without[..],
-                Emulator::Thimble => &[],
-            })
-            .with_qtest()
-            .start();
-        file(&mut instance.qtest(), "etc/system-states")
-    });
-    assert_eq!(thimble, qemu);
+    for globals in [
+        &[][..],
+        &["disable_s3=1", "disable_s4=1"],
+        &["disable_s4=0", "s4_val=5"],
+        &["disable_s3=200"],
+    ] {
+        let [qemu, thimble] = ask_both(|emulator| {
+            let mut launcher = emulator.launcher().args(emulator.passive_args());
+            for global in globals {
+                launcher = launcher.args(["-global", &format!("PIIX4_PM.{global}")]);
+            }
+            let instance = launcher.args(["-M", "pc"]).with_qtest().start();
+            file(&mut instance.qtest(), "etc/system-states")
+        });
+        assert_eq!(thimble, qemu, "{globals:?}");
+    }
 }
 
 #[test]

@@ -10,6 +10,7 @@ pub mod block;
 pub mod class;
 pub mod debug_exit;
 pub mod debugcon;
+pub mod dma;
 pub mod hpet;
 pub mod i6300esb;
 pub mod i8042;
@@ -17,12 +18,15 @@ pub mod ib700;
 pub mod ide;
 pub mod input;
 pub mod kernel;
+pub mod parallel;
 pub mod pc_testdev;
 pub mod pci_serial;
 pub mod pci_testdev;
+pub mod pflash;
 pub mod pit;
 pub mod port92;
 pub mod post;
+mod ps2;
 pub mod pvpanic;
 pub mod rtc;
 pub mod serial;
@@ -155,6 +159,8 @@ impl ShutdownCause {
 /// A request that ends what the guest runs now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PowerRequest {
+    /// Suspend it to RAM: nothing runs until it is woken up.
+    Suspend,
     /// Reset the machine.
     Reset(ShutdownCause),
     /// Power it off.
@@ -170,6 +176,8 @@ pub enum GuestEvent {
     Panicked,
     /// Its kernel has panicked, and a crash kernel takes over.
     CrashLoaded,
+    /// It has suspended itself to disk, and powers off.
+    SuspendedToDisk,
     /// It left its watchdog alone for too long.
     WatchdogExpired,
     /// It set its clock.
@@ -196,6 +204,15 @@ pub enum Effect {
     FlushPage(u32),
     /// A PCI function sends an interrupt message.
     Message(Msi),
+    /// Contents of a flash chip have changed, and are to be kept.
+    FlashChanged {
+        /// The chip's number.
+        unit: u8,
+        /// The first byte.
+        offset: u32,
+        /// How many.
+        length: u16,
+    },
     /// The guest has opened or closed a drive's tray.
     Tray {
         /// Which drive's.

@@ -195,7 +195,7 @@ impl Machine<'_> {
         }
     }
 
-    /// Plugs an IDE drive into the bus of this name, or into the first with a place for it.
+    /// Plugs an IDE drive into the bus of this name, or into one with a place for it.
     pub(super) fn plug_ide(
         &mut self,
         values: &PropertyValues,
@@ -211,7 +211,12 @@ impl Machine<'_> {
                 Some(channel) => channel as u8,
                 None => return Err(self.wrong_bus(class.name, name)),
             },
-            None => (0..4).find(is_free).map_or(0, |number| number / 2),
+            // As QEMU looks for a place: on the second channel first.
+            None => {
+                let mut channels = [1, 0].into_iter();
+                let has_place = |channel: &u8| (0..2).any(|unit| is_free(&(2 * channel + unit)));
+                channels.find(has_place).unwrap_or(1)
+            }
         };
         let unit = match values.uint("unit") {
             Some(unit) if unit < 2 => unit as u8,
@@ -234,6 +239,13 @@ impl Machine<'_> {
         self.ide.add(number, ide::drive::Drive::new(id, settings));
         self.drives.set_owner(id, Some(Owner::Ide));
         Ok(id)
+    }
+
+    /// The IDE channel that a device, by its position in [`Machine::plugged`], is on.
+    pub(crate) fn ide_channel(&self, position: usize) -> Option<u8> {
+        let drive = self.plugged.get(position)?.drive()?;
+        let is_it = |number: &u8| self.ide.drive(*number).is_some_and(|d| d.id() == drive);
+        (0..4).find(is_it).map(|number| number / 2)
     }
 
     /// Why a device can't go on a bus of this name.

@@ -18,7 +18,6 @@ use crate::devices::i6300esb::{self, I6300Esb};
 use crate::devices::pci_serial::{self, PciSerial};
 use crate::devices::pci_testdev::{self, PciTestdev};
 use crate::devices::{ConsoleId, Context, Width, serial};
-use crate::firmware::Content;
 use crate::irq::{IrqLine, LINES_MAX, MSI_BASE, MSI_END, Msi};
 use crate::pci::bridge::{self, Window, swizzle};
 use crate::pci::{
@@ -41,7 +40,7 @@ pub const PCI_TESTDEVS_MAX: usize = 4;
 pub const I6300ESB_MAX: usize = 2;
 
 /// The first console of PCI serial functions.
-const FIRST_CONSOLE: u8 = (super::SERIAL_MAX + super::DEBUGCON_MAX) as u8;
+pub(super) const FIRST_CONSOLE: u8 = (super::SERIAL_MAX + super::DEBUGCON_MAX) as u8;
 
 /// The interrupt line of the first function; the others' follow.
 pub(super) const FIRST_LINE: u8 = 32;
@@ -254,7 +253,7 @@ macro_rules! function_mut {
 }
 
 impl<'m> Machine<'m> {
-    fn pci_function(&self, slot: PciSlot) -> Option<&dyn PciFunction> {
+    pub(super) fn pci_function(&self, slot: PciSlot) -> Option<&dyn PciFunction> {
         function!(self, slot, get, &)
     }
 
@@ -1066,25 +1065,11 @@ impl<'m> Machine<'m> {
         let index = index.map_err(|_| DeviceError::TooMany(FUNCTIONS_MAX))?;
         self.buses.roms[index] = rom;
         if uint(class::PCI_ROMBAR) == 0 && !rom.bytes.is_empty() {
-            self.add_option_rom(rom)?;
+            self.add_option_rom(rom.name, rom.bytes, -1)
+                .map_err(|_| DeviceError::FwCfgFile("genroms/"))?;
         }
         self.decode_pci();
         Ok((index, consoles))
-    }
-
-    /// Gives the firmware an expansion ROM that is in no device.
-    fn add_option_rom(&mut self, rom: ExpansionRom<'m>) -> Result<(), DeviceError> {
-        let mut path = heapless::String::<{ crate::firmware::fw_cfg::NAME_MAX }>::new();
-        let name = rom.name.rsplit('/').next().unwrap_or_default();
-        let fits = path.push_str("genroms/").and(path.push_str(name));
-        let added = fits.is_ok() && {
-            let content = Content::Lent(rom.bytes);
-            self.fw_cfg.add_file(&path, content).is_ok()
-        };
-        match added {
-            true => Ok(()),
-            false => Err(DeviceError::FwCfgFile("genroms/")),
-        }
     }
 
     fn add_pci_serial(

@@ -11,7 +11,7 @@ use crate::devices::block::DriveId;
 use crate::devices::class::{
     DeviceClass, PCI_ADDR, PROPERTIES_MAX, Property, PropertyKind, PropertyValues, Value,
 };
-use crate::devices::{ConsoleId, serial};
+use crate::devices::{ConsoleId, parallel, serial};
 use crate::pci::BusId;
 
 /// Devices that can be plugged in at most.
@@ -242,6 +242,12 @@ impl<'m> Machine<'m> {
             plugged.settle("index", index.into());
             plugged.settle("iobase", (*port).into());
             plugged.settle("irq", (*irq).into());
+        }
+        if plugged.class.name == parallel::CLASS.name
+            && let Some((index, port)) = plugged.console().and_then(Self::parallel_base)
+        {
+            plugged.settle("index", index.into());
+            plugged.settle("iobase", port.into());
         }
         let consoles = plugged.consoles.clone();
         // There is room: see above.

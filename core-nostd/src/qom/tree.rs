@@ -9,7 +9,8 @@ use core::fmt::{self, Write};
 use super::types::{self, TypeName};
 use super::{ChardevKind, QomError, Tree};
 use crate::devices::class::DeviceClass;
-use crate::devices::{hpet, i8042, kernel, pit, port92, rtc};
+use crate::devices::pflash::{self, Pflash};
+use crate::devices::{dma, hpet, i8042, ide, kernel, pit, port92, rtc};
 use crate::firmware::fw_cfg;
 use crate::irq::{ioapic, lapic, pic};
 use crate::machine::{Board, Irqchip, Place};
@@ -61,6 +62,12 @@ pub(super) enum Node {
     /// The device that the ISA bus hangs on: PIIX3 on a PC.
     IsaBridge,
     IsaBus,
+    /// The IDE controller.
+    Ide,
+    /// By the channel's number.
+    IdeBus(u8),
+    /// 0: bytes, 1: words.
+    Dma(u8),
     /// 0: master, 1: slave.
     Pic(u8),
     Pit,
@@ -69,6 +76,8 @@ pub(super) enum Node {
     Hpet,
     I8042,
     Port92,
+    /// A chip of the system flash.
+    Flash(u8),
     /// The PIIX4's function.
     PowerManagement,
     /// By position in the machine's list.
@@ -101,6 +110,8 @@ pub(super) enum Bus {
     System,
     Pci,
     Isa,
+    /// By the channel's number.
+    Ide(u8),
     /// Below a bridge, by its position in the machine's list.
     Below(u8),
 }
@@ -125,6 +136,12 @@ impl Tree<'_> {
             true => self.machine.board(),
             false => Board::None,
         }
+    }
+
+    /// The chips of the system flash.
+    fn flash_chips(&self) -> impl Iterator<Item = &Pflash<'_>> {
+        let built = self.board() != Board::None;
+        self.machine.flash().filter(move |_| built)
     }
 
     /// Whether the local APICs are the kernel's.
@@ -156,6 +173,7 @@ impl Tree<'_> {
             Node::IsaBridge if self.board() == Board::Pc => &piix3::CLASS,
             Node::Pic(_) if in_kernel => &kernel::PIC_CLASS,
             Node::Pic(_) => &pic::CLASS,
+            Node::Dma(_) => &dma::CLASS,
             Node::Pit if in_kernel => &kernel::PIT_CLASS,
             Node::Pit => &pit::CLASS,
             Node::Speaker => &pit::PCSPK_CLASS,
@@ -163,7 +181,9 @@ impl Tree<'_> {
             Node::Hpet => &hpet::CLASS,
             Node::I8042 => &i8042::CLASS,
             Node::Port92 => &port92::CLASS,
+            Node::Flash(_) => &pflash::CLASS,
             Node::PowerManagement => &piix4_pm::CLASS,
+            Node::Ide => &ide::CLASS,
             Node::Plugged(index) => {
                 return Some(self.machine.plugged().get(usize::from(index))?.class());
             }
@@ -189,6 +209,7 @@ impl Tree<'_> {
             Node::SystemBus => "System",
             Node::PciBus | Node::BelowBridge(_) => "PCI",
             Node::IsaBus => "ISA",
+            Node::IdeBus(_) => "IDE",
             Node::Qtest => "qtest",
             Node::IsaBridge if self.board() == Board::Microvm => "isabus-bridge",
             _ => self.class(node).map_or("container", |class| class.name),
@@ -257,9 +278,8 @@ impl Tree<'_> {
             Board::Pc => &[
                 (Some(Node::HostBridge), Some(Bus::Pci)),
                 (Some(Node::IsaBridge), Some(Bus::Pci)),
-                // Two DMA controllers.
-                gap(Bus::Isa),
-                gap(Bus::Isa),
+                isa(Node::Dma(0)),
+                isa(Node::Dma(1)),
                 isa(Node::Pic(0)),
                 isa(Node::Pic(1)),
                 (Some(Node::Hpet), Some(Bus::System)),
@@ -298,8 +318,7 @@ impl Tree<'_> {
                 gap(Bus::Isa),
                 gap(Bus::Isa),
                 isa(Node::Port92),
-                // IDE.
-                gap(Bus::Pci),
+                (Some(Node::Ide), Some(Bus::Pci)),
             ] {
                 next(node, bus);
             }
@@ -320,12 +339,25 @@ impl Tree<'_> {
                     visit(position, device);
                 }
             }
+            (Bus::Ide(channel), _) => {
+                let plugged = 0..self.machine.plugged().len() as u8;
+                let drives = plugged
+                    .filter(|index| self.machine.ide_channel((*index).into()) == Some(channel));
+                for (position, index) in drives.enumerate() {
+                    visit(position, Node::Plugged(index));
+                }
+            }
             (Bus::System, board) => {
                 let kernel = usize::from(self.kernel_apics());
-                let (first, devices): (usize, &[(usize, Node)]) = match board {
+                let mut chips = 0;
+                for chip in self.flash_chips() {
                     // Behind two paravirtual devices, or one.
+                    visit(1 + kernel + chips, Node::Flash(chip.unit()));
+                    chips += 1;
+                }
+                let (first, devices): (usize, &[(usize, Node)]) = match board {
                     Board::Pc => (
-                        1 + kernel,
+                        1 + kernel + chips,
                         &[
                             (0, Node::FwCfg),
                             (1, Node::PciHost),
@@ -392,14 +424,28 @@ impl Tree<'_> {
     /// The bus that a device is on.
     pub(super) fn parent_bus(&self, node: Node) -> Option<Node> {
         match node {
-            Node::FwCfg | Node::PciHost | Node::IoApic | Node::Hpet => Some(Node::SystemBus),
-            Node::IsaBridge if self.board() == Board::Microvm => Some(Node::SystemBus),
-            Node::HostBridge | Node::IsaBridge | Node::PowerManagement => Some(Node::PciBus),
-            Node::Pic(_) | Node::Pit | Node::Speaker | Node::Rtc | Node::I8042 | Node::Port92 => {
-                Some(Node::IsaBus)
+            Node::FwCfg | Node::PciHost | Node::IoApic | Node::Hpet | Node::Flash(_) => {
+                Some(Node::SystemBus)
             }
+            Node::IsaBridge if self.board() == Board::Microvm => Some(Node::SystemBus),
+            Node::HostBridge | Node::IsaBridge | Node::PowerManagement | Node::Ide => {
+                Some(Node::PciBus)
+            }
+            Node::Dma(_)
+            | Node::Pic(_)
+            | Node::Pit
+            | Node::Speaker
+            | Node::Rtc
+            | Node::I8042
+            | Node::Port92 => Some(Node::IsaBus),
             Node::Plugged(_) => match self.class(node)?.bus {
                 Some("ISA") => Some(Node::IsaBus),
+                Some("IDE") => {
+                    let Node::Plugged(index) = node else {
+                        return None;
+                    };
+                    self.machine.ide_channel(index.into()).map(Node::IdeBus)
+                }
                 Some("PCI") => {
                     let above = self.bridge_above(node);
                     Some(above.map_or(Node::PciBus, Node::BelowBridge))
@@ -452,6 +498,9 @@ impl Tree<'_> {
                 if self.outside.qtest().is_some() {
                     visit("qtest", Node::Qtest);
                 }
+                for chip in self.flash_chips() {
+                    visit(chip.name(), Node::Flash(chip.unit()));
+                }
                 visit("unattached", Node::Unattached);
             }
             Node::Unattached => {
@@ -481,6 +530,11 @@ impl Tree<'_> {
                 visit("pci.0", Node::PciBus);
             }
             Node::IsaBridge => visit("isa.0", Node::IsaBus),
+            Node::Ide => {
+                for (channel, name) in ide::BUSES.into_iter().enumerate() {
+                    visit(name, Node::IdeBus(channel as u8));
+                }
+            }
             Node::Plugged(index) if self.machine.is_bridge(index.into()) => {
                 visit(
                     &self.machine.bus_name(index.into()),
@@ -501,6 +555,7 @@ impl Tree<'_> {
             Node::SystemBus => Some(Bus::System),
             Node::PciBus => Some(Bus::Pci),
             Node::IsaBus => Some(Bus::Isa),
+            Node::IdeBus(channel) => Some(Bus::Ide(channel)),
             Node::BelowBridge(bridge) => Some(Bus::Below(bridge)),
             _ => None,
         };
@@ -581,12 +636,14 @@ impl Tree<'_> {
             | Node::PeripheralAnon
             | Node::Qtest
             | Node::FwCfg
+            | Node::Flash(_)
             | Node::PciHost => Node::Machine,
             Node::PciBus => Node::PciHost,
             Node::IoApic if self.board() == Board::Pc => Node::PciHost,
             Node::IoApic => Node::Machine,
             Node::Lapic(index) => Node::Cpu(index),
             Node::IsaBus => Node::IsaBridge,
+            Node::IdeBus(_) => Node::Ide,
             Node::BelowBridge(index) => Node::Plugged(index),
             Node::Plugged(index) => {
                 let plugged = self.machine.plugged().get(usize::from(index))?;
@@ -600,6 +657,7 @@ impl Tree<'_> {
             | Node::Cpu(_)
             | Node::HostBridge
             | Node::IsaBridge
+            | Node::Dma(_)
             | Node::Pic(_)
             | Node::Pit
             | Node::Speaker
@@ -607,7 +665,8 @@ impl Tree<'_> {
             | Node::Hpet
             | Node::I8042
             | Node::Port92
-            | Node::PowerManagement => Node::Unattached,
+            | Node::PowerManagement
+            | Node::Ide => Node::Unattached,
         })
     }
 

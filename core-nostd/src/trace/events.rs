@@ -289,6 +289,26 @@ events! {
     a20_set(open: bool) "open {}"
     /// Firmware tells how far it has come.
     post_write(code: u8) "code 0x{2x}"
+    /// A flash chip is reset.
+    pflash_reset(; name) "{s}: reset"
+    /// A flash chip is read.
+    pflash_io_read(offset: u32, size: u8, value: u32; name) "{s}: offset:0x{4x} size:{} value:0x{4x}"
+    /// A flash chip is written.
+    pflash_io_write(offset: u32, size: u8, value: u32; name) "{s}: offset:0x{4x} size:{} value:0x{4x}"
+    /// A flash chip gives its contents again.
+    pflash_mode_read_array(; name) "{s}: read array mode"
+    /// A sector is erased.
+    pflash_write_block_erase(offset: u32, bytes: usize; name) "{s}: block erase offset:0x{x} bytes:0x{x}"
+    /// The write buffer is programmed.
+    pflash_write_block_flush(; name) "{s}: block write flush"
+    /// A flash chip has no such command.
+    pflash_write_unknown(offset: u32, cmd: u8; name) "{s}: unknown command offset:0x{4x} cmd:0x{2x}"
+    /// A channel of the DMA controllers is to run that no device is on.
+    i8257_unregistered_dma(nchan: usize, dma_pos: u32, dma_len: u32) "unregistered DMA channel used nchan={} dma_pos={} dma_len={}"
+    /// A register of a parallel port is read.
+    parallel_ioport_read(addr: u16, value: u8; desc) "read [{s}] addr 0x{2x} val 0x{2x}"
+    /// A register of a parallel port is written.
+    parallel_ioport_write(addr: u16, value: u8; desc) "write [{s}] addr 0x{2x} val 0x{2x}"
     /// A byte for a debug console.
     debugcon_write(console: u8, value: u8) "console {} val 0x{2x}"
     /// The guest ends the process.
@@ -388,6 +408,8 @@ events! {
     qemu_system_shutdown_request(; cause) "reason={s}"
     /// The power button is pressed.
     qemu_system_powerdown_request() ""
+    /// Something wakes a machine up that sleeps: 1 is its clock, 3 is somebody at it.
+    system_wakeup_request(reason: u32) "reason={}"
     /// What the VM is doing changes.
     runstate_set(old: u32, new: u32; old_name, new_name) "current_run_state {} ({s}) new_state {} ({s})"
     /// The VM has begun to run, or has stopped.

@@ -4,7 +4,9 @@
 //! [`Shared`] is what threads share; [`Vm`] belongs to the main thread, starts and stops the
 //! processors, and never holds the lock while it waits for them.
 
+mod boot;
 mod bridge;
+mod clock;
 mod debug;
 mod descriptors;
 mod dump;
@@ -15,6 +17,7 @@ mod objects;
 mod owner;
 mod processors;
 mod save;
+mod sleep;
 mod snapshot;
 mod trace;
 mod typing;
@@ -282,6 +285,8 @@ pub struct Vm {
     told: Events,
     /// Events that may not be told too often.
     rate_limits: RateLimits,
+    /// When the alarm wakes the guest up that sleeps, on the monotonic clock.
+    wake_at: Option<u64>,
     /// What a debugger has set.
     debug: debug::Debug,
     /// Memory on its way to files.
@@ -318,6 +323,7 @@ impl Vm {
             events: Events::new(),
             told: Events::new(),
             rate_limits: RateLimits::default(),
+            wake_at: None,
             debug: debug::Debug::default(),
             jobs: Jobs::default(),
             dump: Dump::default(),
@@ -419,6 +425,20 @@ impl Vm {
         if self.settings.actions.reboot == RebootAction::Shutdown {
             return self.shut_down(cause);
         }
+        self.reset_all(|machine, bridge, now| machine.reset(bridge, now));
+        self.event(Event::Reset {
+            guest: cause.by_guest(),
+            reason: cause,
+        });
+        if self.run_state == RunState::Running {
+            self.resume();
+        } else {
+            self.enter(RunState::Prelaunch);
+        }
+    }
+
+    /// Stops all, and resets the machine by a call, and what the machine does not reset itself.
+    fn reset_all(&mut self, call: impl FnOnce(&mut Machine<'static>, &mut Bridge<'_>, u64)) {
         self.pause();
         self.log_reset();
         if let Some(kvm) = self.shared.accelerator().kvm()
@@ -426,8 +446,7 @@ impl Vm {
         {
             crate::report(format_args!("resetting the interrupt controllers: {error}"));
         }
-        self.shared
-            .call(|machine, bridge, now| machine.reset(bridge, now));
+        self.shared.call(call);
         {
             // What the guest asked for before the reset is void; what it told was told.
             let pending = &mut self.shared.lock().bridge_state.pending;
@@ -437,15 +456,6 @@ impl Vm {
         }
         if let Some(Err(error)) = self.processors.as_ref().map(Processors::reset) {
             crate::report(format_args!("resetting the processors: {error}"));
-        }
-        self.event(Event::Reset {
-            guest: cause.by_guest(),
-            reason: cause,
-        });
-        if self.run_state == RunState::Running {
-            self.resume();
-        } else {
-            self.enter(RunState::Prelaunch);
         }
     }
 
@@ -512,6 +522,7 @@ impl Vm {
             GuestEvent::CrashLoaded => self.event(Event::GuestCrashloaded {
                 action: GuestPanicAction::Run,
             }),
+            GuestEvent::SuspendedToDisk => self.event(Event::SuspendDisk),
             GuestEvent::WatchdogExpired => self.watchdog_expired(),
             GuestEvent::RtcChanged { offset } => {
                 // Clients are told offsets from a clock that never stood still.
@@ -557,8 +568,9 @@ impl Vm {
         }
     }
 
-    /// Does what the guest has asked for since the last call.
+    /// Does what the guest has asked for since the last call, and wakes it up when it is time.
     pub fn settle(&mut self) {
+        self.ring_alarm();
         let pending = std::mem::take(&mut self.shared.lock().bridge_state.pending);
         let held = pending.holds_guest();
         for event in pending.events {
@@ -571,6 +583,7 @@ impl Vm {
             self.debugged(stop);
         }
         match pending.power {
+            Some(PowerRequest::Suspend) => self.suspend(),
             Some(PowerRequest::Reset(cause)) => self.reset(cause),
             Some(PowerRequest::Shutdown(cause)) => self.shut_down(cause),
             Some(PowerRequest::Exit(status)) => {
@@ -622,9 +635,10 @@ impl Vm {
         }
     }
 
-    /// When [`Vm::release_events`] has something to do next, on the monotonic clock.
-    pub fn event_deadline(&self) -> Option<u64> {
-        self.rate_limits.next_deadline()
+    /// When [`Vm::release_events`] or [`Vm::settle`] has something to do next, on the monotonic clock.
+    pub fn next_deadline(&self) -> Option<u64> {
+        let deadlines = [self.rate_limits.next_deadline(), self.alarm_deadline()];
+        deadlines.into_iter().flatten().min()
     }
 
     /// A command that went on in the background, and its end.

@@ -1,11 +1,14 @@
 //! An owner without a process: a machine in memory that nobody runs. For fuzzers, tests and bare-metal images.
 
+mod boot;
+mod clock;
 mod debug;
 mod descriptors;
 mod dump;
 mod input;
 mod inspect;
 mod objects;
+mod sleep;
 mod trace;
 mod typing;
 
@@ -198,10 +201,6 @@ impl<H: Host> Owner for InMemory<'_, H> {
         self.machine.press_power_button(&mut self.host, 0);
         self.happen(Event::Powerdown);
         Ok(())
-    }
-
-    fn can_sleep(&self) -> bool {
-        false
     }
 
     fn quit(&mut self) {

@@ -1,11 +1,14 @@
 //! What commands ask of the machine's owner.
 
+mod boot;
+mod clock;
 mod debug;
 mod descriptors;
 mod dump;
 mod input;
 mod inspect;
 pub mod objects;
+mod sleep;
 mod trace;
 mod typing;
 
@@ -24,11 +27,14 @@ pub use objects::Objects;
 
 /// Whether KVM is used: QMP's KvmInfo.
 pub use crate::schema::results::KvmInfo;
+pub use boot::Booting;
+pub use clock::RealTimeClock;
 pub use debug::{BreakRefused, DebugStop, Debugger, Stepping, write_ram};
 pub use descriptors::{Descriptors, SetMember};
 pub use dump::{DumpKind, DumpTarget, Dumps};
 pub use input::Inputs;
 pub use inspect::Inspection;
+pub use sleep::Sleep;
 pub use trace::Traces;
 pub use typing::Typing;
 
@@ -85,7 +91,17 @@ pub fn answers(machine: &Machine<'_>, mut gpa: u64, length: usize) -> bool {
 /// executes the command writes them before its reply (after it if the command has a result), and the owner sends them to its other
 /// sessions with `Session::event`.
 pub trait Owner:
-    Debugger + Descriptors + Dumps + Inputs + Inspection + Objects + Traces + Typing
+    Booting
+    + Debugger
+    + Descriptors
+    + Dumps
+    + Inputs
+    + Inspection
+    + Objects
+    + RealTimeClock
+    + Sleep
+    + Traces
+    + Typing
 {
     /// What the VM is doing.
     fn run_state(&self) -> RunState;
@@ -101,9 +117,6 @@ pub trait Owner:
 
     /// Presses the power button.
     fn system_powerdown(&mut self) -> Result<(), QmpError>;
-
-    /// Presses the button that wakes a sleeping guest up. Called only if [`Owner::can_sleep`] and the guest sleeps.
-    fn can_sleep(&self) -> bool;
 
     /// Ends the process once replies are written.
     fn quit(&mut self);

@@ -213,11 +213,10 @@ pub(super) fn fadt(
             boot |= fadt::BOOT_8042;
         }
         put(fadt::IAPC_BOOT_ARCH, &boot.to_le_bytes());
-        let mut flags = fadt::WBINVD
-            | fadt::PROC_C1
-            | fadt::SLP_BUTTON
-            | fadt::FIX_RTC
-            | fadt::USE_PLATFORM_CLOCK;
+        let mut flags = fadt::WBINVD | fadt::PROC_C1 | fadt::SLP_BUTTON | fadt::USE_PLATFORM_CLOCK;
+        if !facts.sleep.is_some_and(|states| states.s3) {
+            flags |= fadt::FIX_RTC;
+        }
         if let Some((port, value)) = facts.reset {
             flags |= fadt::RESET_REG_SUP;
             put(fadt::RESET_REG, &port_address(port, 1, byte));

@@ -59,6 +59,7 @@ impl Sample {
             reset: self.reset.then_some((0xcf9, 6)),
             has_keyboard_controller: self.command,
             hpet: self.slots.map(|_| (0x8086_a201, 0xfed0_0000)),
+            sleep: self.slots.map(|_| SleepStates::DEFAULT),
             pci: self.slots.map(|slots| PciFacts {
                 config_ports: (0xcf8, 8),
                 memory: &[(0xa_0000, 0xb_ffff, true), (1 << 27, 0xfebf_ffff, false)],
@@ -214,6 +215,7 @@ fn a_pc_is_told_of() {
     let tables = tables_of(&image, BASE);
     let names: Vec<_> = tables.keys().map(String::as_str).collect();
     assert_eq!(names, ["APIC", "DSDT", "FACP", "FACS", "HPET", "WAET"]);
+    assert!(image[FACS_AT as usize..].starts_with(b"FACS"));
     let fadt = tables["FACP"];
     assert_eq!(fadt.len(), 276);
     assert_eq!((fadt[8], fadt[131]), (6, 4));
@@ -226,7 +228,7 @@ fn a_pc_is_told_of() {
         assert_eq!((fadt[at], long(fadt, at + 4)), (1, address));
     }
     assert_eq!((long(fadt, 120), fadt[128]), (0xcf9, 6));
-    assert_eq!(word(fadt, 112), 0x8465);
+    assert_eq!(word(fadt, 112), 0x8425);
     let devices = devices_of(&tables);
     assert_eq!(
         devices,
