@@ -34,7 +34,7 @@ cat /sys/devices/system/clocksource/clocksource0/available_clocksource | tr ' ' 
 echo current $(cat /sys/devices/system/clocksource/clocksource0/current_clocksource)
 grep 'Clock Event Device' /proc/timer_list
 echo == hpet
-dmesg | grep -i 'hpet' | grep -v 'ACPI: \|rtc_cmos' | sed 's/^\[[^]]*\] //'
+dmesg | grep -i 'hpet' | grep -vE 'ACPI: |rtc_cmos|tsc' | sed 's/^\[[^]]*\] //'
 echo == rtc
 # Where the clock stands in the order of ACPI's devices is nobody's business, nor is the second.
 cut -d ' ' -f 1 /sys/class/rtc/rtc0/name
@@ -42,7 +42,8 @@ cat /sys/class/rtc/rtc0/date
 cut -d : -f 1 /sys/class/rtc/rtc0/time
 dmesg | grep -i 'rtc_cmos' | sed 's/^\[[^]]*\] //; s/00:0[0-9]/pnp/; s/T[0-9:]* UTC ([0-9]*)/ and a time/'
 echo == pci
-lspci
+ls -1 /sys/bus/pci/devices
+[ -x /bin/lspci ] && lspci -nn
 echo == acpi
 dmesg | grep -E 'ACPI: [A-Z]{4} 0x' | sed 's/.*ACPI: \([A-Z]*\).*/\1/' | sort
 ls /sys/bus/acpi/devices | grep -v '^device:' | sort
@@ -120,6 +121,18 @@ const DIFFERENCES: &[(Only, &str, &str, &str)] = &[
         "memory",
         "fd00000000-ffffffffff : Reserved",
         "a hole of AMD's processors, above all RAM that there can be",
+    ),
+    (
+        Only::Qemu,
+        "pci",
+        "0000:00:01.1",
+        "the IDE function is not modelled",
+    ),
+    (
+        Only::Qemu,
+        "pci",
+        "00:01.1 IDE interface",
+        "the IDE function is not modelled",
     ),
     (
         Only::Qemu,
@@ -207,17 +220,23 @@ fn with_libraries(program: &Path) -> Vec<PathBuf> {
     words.map(PathBuf::from).collect()
 }
 
-/// The initial RAM disk; without dmidecode where that can't be had.
+/// The initial RAM disk; without programs that can't be had.
 fn initrd() -> Option<PathBuf> {
     let mut archive = Initramfs::busybox(INIT)?;
-    match packages::program("dmidecode", "dmidecode") {
-        Some(program) => {
-            archive.program_file("bin/dmidecode", &program);
-            for library in with_libraries(&program) {
-                archive.program_at_its_place(&library);
-            }
+    for (name, package) in [("dmidecode", "dmidecode"), ("lspci", "pciutils")] {
+        let Some(program) = packages::program(name, package) else {
+            skip_part(&format!("the Debian package {package} is missing"));
+            continue;
+        };
+        archive.program_file(&format!("bin/{name}"), &program);
+        for library in with_libraries(&program) {
+            archive.program_at_its_place(&library);
         }
-        None => skip_part("the Debian package dmidecode is missing"),
+    }
+    // What lspci calls functions by.
+    let names = Path::new("/usr/share/misc/pci.ids");
+    if names.exists() {
+        archive.program_at_its_place(names);
     }
     let path = folder().join(format!("machine-{}.cpio", std::process::id()));
     std::fs::write(&path, archive.finish()).expect("a file in target");
