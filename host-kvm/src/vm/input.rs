@@ -7,12 +7,12 @@ use thimble_monitor::Inputs;
 use super::Vm;
 
 impl Inputs for Vm {
-    fn input(&mut self, events: &mut dyn Iterator<Item = InputEvent>) {
+    fn input(&mut self, events: &mut dyn Iterator<Item = InputEvent>) -> bool {
         self.shared
-            .call(|machine, bridge, now| machine.input(bridge, now, events));
+            .call(|machine, bridge, now| machine.input(bridge, now, events))
     }
 
-    fn type_keys(&mut self, keys: &[QKeyCode], pause: Option<u32>) -> Result<(), TypedFull> {
+    fn type_keys(&mut self, keys: &[QKeyCode], pause: Option<u32>) -> Result<bool, TypedFull> {
         self.shared
             .call(|machine, bridge, now| machine.type_keys(bridge, now, keys, pause))
     }
