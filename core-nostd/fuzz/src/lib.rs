@@ -10,6 +10,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::AtomicU8;
 
 use thimble_core::devices::class::PropertyValues;
+use thimble_core::devices::input::{InputAxis, InputButton, InputEvent, QKeyCode};
 use thimble_core::devices::{
     ConsoleId, GuestEvent, PowerRequest, Width, debug_exit, debugcon, hpet, i6300esb, ib700,
     pc_testdev, pci_serial, pci_testdev, pvpanic, serial,
@@ -302,6 +303,38 @@ fn configuration(
     machine.pio_write(host, now, port, width, value);
 }
 
+/// What someone does at the machine.
+fn user(machine: &mut Machine<'_>, host: &mut Sink, now: u64, source: &mut Source<'_>) {
+    let operation = source.byte();
+    let key = QKeyCode::from_number(source.byte().into());
+    if operation & 7 == 0 {
+        let pause = (operation & 8 == 0).then_some(source.number(2) as u32);
+        let keys = vec![key; usize::from(source.byte())];
+        // There may be no room.
+        let _ = machine.type_keys(host, now, &keys, pause);
+        return;
+    }
+    let down = operation & 8 != 0;
+    let by = source.number(4) as i32;
+    let button = by as u8 as usize % InputButton::ALL.len();
+    let event = match operation & 3 {
+        0 | 1 => InputEvent::Key { key, down },
+        2 => InputEvent::Button {
+            button: InputButton::ALL[button],
+            down,
+        },
+        _ => InputEvent::Move {
+            axis: InputAxis::ALL[usize::from(down)],
+            by,
+        },
+    };
+    machine.input(
+        host,
+        now,
+        &mut std::iter::repeat_n(event, (operation >> 4).into()),
+    );
+}
+
 /// What a processor does with its local APIC.
 fn processor(machine: &mut Machine<'_>, host: &mut Sink, now: u64, source: &mut Source<'_>) {
     let operation = source.byte();
@@ -410,6 +443,9 @@ pub fn storm(bytes: &[u8]) {
                     now = now.max(deadline);
                     machine.advance(&mut host, now);
                 }
+            }
+            12 if operation & 0x30 == 0x30 => {
+                user(&mut machine, &mut host, now, &mut source);
             }
             12 => {
                 let text = source.number(8).to_le_bytes();
