@@ -12,7 +12,7 @@ use qemu_tests::initramfs::Initramfs;
 use qemu_tests::{Emulator, Instance, packages, skip, skip_part, workspace_dir};
 
 /// A guest may take so long; other tests and emulators have the same processors.
-const PATIENCE: Duration = Duration::from_secs(600);
+const PATIENCE: Duration = Duration::from_secs(240);
 
 /// What the guests do. Each part of the output begins with a line of its own.
 const INIT: &str = r#"
@@ -34,11 +34,13 @@ cat /sys/devices/system/clocksource/clocksource0/available_clocksource | tr ' ' 
 echo current $(cat /sys/devices/system/clocksource/clocksource0/current_clocksource)
 grep 'Clock Event Device' /proc/timer_list
 echo == hpet
-dmesg | grep -i 'hpet' | sed 's/^\[[^]]*\] //'
+dmesg | grep -i 'hpet' | grep -v 'ACPI: \|rtc_cmos' | sed 's/^\[[^]]*\] //'
 echo == rtc
-cat /sys/class/rtc/rtc0/name /sys/class/rtc/rtc0/date
+# Where the clock stands in the order of ACPI's devices is nobody's business, nor is the second.
+cut -d ' ' -f 1 /sys/class/rtc/rtc0/name
+cat /sys/class/rtc/rtc0/date
 cut -d : -f 1 /sys/class/rtc/rtc0/time
-dmesg | grep -i 'rtc_cmos' | sed 's/^\[[^]]*\] //; s/T[0-9:]* UTC ([0-9]*)/TIME/'
+dmesg | grep -i 'rtc_cmos' | sed 's/^\[[^]]*\] //; s/00:0[0-9]/pnp/; s/T[0-9:]* UTC ([0-9]*)/ and a time/'
 echo == pci
 lspci
 echo == acpi
@@ -159,6 +161,7 @@ fn compare(board: &str) {
     // Both at once: they are what takes time here.
     let guests = Emulator::BOTH.map(|emulator| start(emulator, board, &kernel, &initrd));
     let [qemu, thimble] = guests.each_ref().map(parts);
+    if std::env::var("SHOW").is_ok() { println!("{thimble:#?}"); }
     let _ = std::fs::remove_file(&initrd);
     let mut known: Vec<_> = DIFFERENCES.iter().filter(|row| row.0 == board).collect();
     let mut unknown = String::new();

@@ -59,6 +59,7 @@ fn picture_file(picture: &[u8]) -> Option<&'static str> {
     /// Where a BMP tells its bits a pixel.
     const DEPTH: usize = 28;
     match picture {
+        _ if picture.len() < DEPTH + 2 => None,
         [0xff, 0xd8, ..] => Some("bootsplash.jpg"),
         [b'B', b'M', ..] if picture.get(DEPTH..DEPTH + 2) == Some(&[24, 0]) => {
             Some("bootsplash.bmp")
@@ -101,7 +102,9 @@ mod tests {
 
     #[test]
     fn pictures_are_told_apart() {
-        assert_eq!(picture_file(&[0xff, 0xd8, 0]), Some("bootsplash.jpg"));
+        let jpeg = [0xff, 0xd8].repeat(15);
+        assert_eq!(picture_file(&jpeg), Some("bootsplash.jpg"));
+        assert_eq!(picture_file(&jpeg[..28]), None);
         let mut bmp = [0; 30];
         bmp[..2].copy_from_slice(b"BM");
         assert_eq!(picture_file(&bmp), None);
