@@ -7,18 +7,18 @@ pub mod schema;
 pub mod soft_cpu;
 
 use std::sync::OnceLock;
-use std::sync::atomic::AtomicU8;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use thimble_core::devices::class::PropertyValues;
 use thimble_core::devices::input::{InputAxis, InputButton, InputEvent, QKeyCode};
 use thimble_core::devices::{
     ConsoleId, GuestEvent, PowerRequest, Width, debug_exit, debugcon, hpet, i6300esb, ib700,
-    pc_testdev, pci_serial, pci_testdev, pvpanic, serial,
+    pc_testdev, pci_serial, pci_testdev, pflash, pvpanic, serial,
 };
 use thimble_core::irq::LocalApic;
 use thimble_core::irq::lapic::{LocalApicWiring, Tsc};
 use thimble_core::machine::{
-    Board, Config, ExpansionRom, Host, Irqchip, Machine, Place, Plugging, STATE_MAX,
+    Board, Config, ExpansionRom, FlashUnit, Host, Irqchip, Machine, Place, Plugging, STATE_MAX,
 };
 use thimble_core::memory::{ArrayRam, GuestRam};
 use thimble_core::pci::bridge;
@@ -170,6 +170,7 @@ pub fn machine_with(board: Board, irqchip: Irqchip, local_apics: &mut [LocalApic
         ram: ram(),
         ram_size: RAM,
         rom: &ROM,
+        flash: flash(board),
     };
     machine_around(board, irqchip, memory, local_apics, true)
 }
@@ -181,6 +182,7 @@ struct Memory<'m> {
     /// Bytes of RAM.
     ram_size: usize,
     rom: &'m [u8],
+    flash: [Option<FlashUnit<'m>>; pflash::UNITS_MAX],
 }
 
 /// What the device `pc-testdev` keeps its bytes in.
@@ -202,6 +204,7 @@ fn machine_around<'m>(
         board,
         irqchip,
         rom: memory.rom,
+        flash: memory.flash,
         max_cpus: 2,
         local_apics,
         rtc_base: 1_600_000_000,
@@ -263,6 +266,23 @@ fn plug_pci(machine: &mut Machine<'_>) {
         };
         machine.plug_on(&values, plugging).expect("there is room");
     }
+}
+
+/// Bytes of a flash chip.
+const FLASH_SIZE: usize = 2 * pflash::SECTOR;
+
+/// Where the second flash chip is, below the first one.
+const FLASH: u64 = (1 << 32) - 2 * FLASH_SIZE as u64;
+
+/// Chips for a machine, fresh ones: what a run does to them must not be seen by the next one.
+fn flash(board: Board) -> [Option<FlashUnit<'static>>; pflash::UNITS_MAX] {
+    static CELLS: [AtomicU8; 2 * FLASH_SIZE] = [const { AtomicU8::new(0) }; 2 * FLASH_SIZE];
+    for (at, cell) in CELLS.iter().enumerate() {
+        cell.store((at >> 4) as u8, Ordering::Relaxed);
+    }
+    let (second, first) = CELLS.split_at(FLASH_SIZE);
+    let unit = |cells, read_only| (board == Board::Pc).then_some(FlashUnit { cells, read_only });
+    [unit(first, true), unit(second, false)]
 }
 
 /// Where guests of [`storm`] like to have PCI devices.
@@ -415,8 +435,9 @@ pub fn storm(bytes: &[u8]) {
             }
             8 | 9 if operation & 0x30 == 0x30 => {
                 let offset = source.number(3);
-                let gpa = match offset >> 22 {
-                    3 => hpet::BASE + offset % hpet::LENGTH,
+                let gpa = match offset >> 21 {
+                    5 => FLASH + offset % (FLASH_SIZE as u64),
+                    6 | 7 => hpet::BASE + offset % hpet::LENGTH,
                     _ => PCI_MEMORY + offset % 0x4_0000,
                 };
                 let bytes = &mut source.number(8).to_le_bytes()[..width as usize];
