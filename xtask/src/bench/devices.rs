@@ -31,8 +31,10 @@ const SEABIOS: &str = "/usr/share/seabios/bios-256k.bin";
 /// What it says last.
 const LAST: &[u8] = b"No bootable device";
 
-fn devices() -> impl Iterator<Item = &'static str> {
-    DEVICES.into_iter().flat_map(|device| ["-device", device])
+fn add_devices(options: &mut Vec<&str>) {
+    for device in DEVICES {
+        options.extend(["-device", device]);
+    }
 }
 
 /// Private memory of a stopped machine, above guest RAM.
@@ -40,7 +42,7 @@ pub(super) fn memory(bench: &Bench) -> Rows {
     let stopped = Stopped::new(bench)?;
     let mut options = vec!["-S", "-bios", &stopped.rom];
     options.extend(CONSOLE);
-    options.extend(devices());
+    add_devices(&mut options);
     let socket = bench.folder.join("devices.sock");
     let chardev = format!("unix:{},server=on,wait=off", socket.display());
     options.extend(["-qmp", &chardev]);
@@ -84,7 +86,9 @@ pub(super) fn seabios(bench: &Bench) -> Rows {
         for (what, all) in [("", false), (", all devices", true)] {
             let mut options = vec!["-accel", accel, "-bios", SEABIOS];
             options.extend(CONSOLE);
-            options.extend(devices().filter(|_| all));
+            if all {
+                add_devices(&mut options);
+            }
             bench.announce("start to SeaBIOS's last line", &options);
             let results = bench.time_to(LAST, bench.runs.min(RUNS), &options)?;
             let medians = results.medians();
