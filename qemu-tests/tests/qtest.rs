@@ -275,7 +275,7 @@ fn rtc_at_random() {
                 }
                 0x0b => value = value & 0xf8 | form,
                 0..0x0a | 0x32 | 0x37 if most < 255 && form & 4 == 0 => {
-                    value = value / 10 << 4 | value % 10;
+                    value = ((value / 10) << 4) | (value % 10);
                 }
                 _ => {}
             }

@@ -233,7 +233,8 @@ fn a_pc_is_told_of() {
     assert_eq!(
         devices,
         [
-            "C000", "C001", "PCI0", "ISA_", "COM1", "COM2", "MBRD", "LNKA", "LNKB", "LNKC", "LNKD"
+            "C000", "C001", "PCI0", "ISA_", "COM1", "COM2", "MBRD", "LNKA", "LNKB", "LNKC", "LNKD",
+            "HPET"
         ]
     );
 }
