@@ -12,7 +12,7 @@ use std::sync::atomic::AtomicU8;
 use thimble_core::devices::class::PropertyValues;
 use thimble_core::devices::{
     ConsoleId, GuestEvent, PowerRequest, Width, debug_exit, debugcon, hpet, i6300esb, ib700,
-    pc_testdev, pci_serial, pci_testdev, pvpanic, serial,
+    parallel, pc_testdev, pci_serial, pci_testdev, pvpanic, serial,
 };
 use thimble_core::irq::LocalApic;
 use thimble_core::irq::lapic::{LocalApicWiring, Tsc};
@@ -218,6 +218,7 @@ fn machine_around<'m>(
         &serial::CLASS,
         &debugcon::CLASS,
         &debug_exit::CLASS,
+        &parallel::CLASS,
         &ib700::CLASS,
         &pvpanic::CLASS,
     ];
