@@ -186,14 +186,22 @@ fn open(drive: &DriveOption) -> Result<Opened, OptionError> {
     };
     // A FIFO or a device must not hold up the start.
     let opened = files::open(path, access | OFlags::NONBLOCK);
+    let not_regular = || {
+        let file = &drive.file;
+        refused(&format_args!(
+            "'file' driver requires '{file}' to be a regular file"
+        ))
+    };
     let opened = opened.map_err(|error| {
+        if path.is_dir() {
+            return not_regular();
+        }
         let text = error_text(&error);
         refused(&format_args!("Could not open '{}': {text}", drive.file))
     })?;
     let is_file = opened.metadata().is_ok_and(|metadata| metadata.is_file());
     if !is_file {
-        let file = &drive.file;
-        return Err(refused(&format_args!("'{file}' is not a regular file")));
+        return Err(not_regular());
     }
     for (byte, name) in [(lock::READ, "consistent read"), (lock::WRITE, "write")] {
         if byte == lock::WRITE && !writes {
