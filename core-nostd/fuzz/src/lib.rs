@@ -13,7 +13,7 @@ use thimble_core::devices::class::PropertyValues;
 use thimble_core::devices::input::{InputAxis, InputButton, InputEvent, QKeyCode};
 use thimble_core::devices::{
     ConsoleId, GuestEvent, PowerRequest, Width, debug_exit, debugcon, hpet, i6300esb, ib700,
-    pc_testdev, pci_serial, pci_testdev, pflash, pvpanic, serial,
+    parallel, pc_testdev, pci_serial, pci_testdev, pflash, pvpanic, serial,
 };
 use thimble_core::irq::LocalApic;
 use thimble_core::irq::lapic::{LocalApicWiring, Tsc};
@@ -222,6 +222,7 @@ fn machine_around<'m>(
         &serial::CLASS,
         &debugcon::CLASS,
         &debug_exit::CLASS,
+        &parallel::CLASS,
         &ib700::CLASS,
         &pvpanic::CLASS,
     ];

@@ -79,6 +79,7 @@ const WORDS: [&str; 56] = [
     "isa-serial",
     "isa-debugcon",
     "isa-debug-exit",
+    "isa-parallel",
     "mc146818rtc",
     "pc-i440fx-7.2-machine",
     "i440FX-pcihost",

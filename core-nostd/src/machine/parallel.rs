@@ -68,3 +68,64 @@ impl Machine<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::devices::Width;
+    use crate::machine::Config;
+    use crate::machine::tests::Recorder;
+    use crate::memory::ArrayRam;
+
+    fn values(set: &[(&str, &str)]) -> PropertyValues {
+        let mut values = PropertyValues::new(&parallel::CLASS);
+        for (name, text) in set {
+            values.set(name, text).unwrap();
+        }
+        values
+    }
+
+    #[test]
+    fn ports_stand_where_they_are_told_to() {
+        let ram = ArrayRam::<0x1000>::new();
+        let mut machine = Machine::new(Config::new(&ram, 0x1000)).unwrap();
+        let mut plug = |set: &[(&str, &str)]| machine.plug(&values(set));
+        assert_eq!(plug(&[("irq", "16")]), Err(DeviceError::Property("irq")));
+        assert_eq!(plug(&[("index", "3")]), Err(DeviceError::ParallelMax));
+        let second = Ok(Some(ConsoleId(FIRST_CONSOLE + 1)));
+        assert_eq!(plug(&[("index", "1"), ("iobase", "0x268")]), second);
+        assert_eq!(plug(&[("index", "1")]), Err(DeviceError::ParallelTaken(1)));
+        assert_eq!(plug(&[]), Ok(Some(ConsoleId(FIRST_CONSOLE))));
+        assert_eq!(plug(&[]), Ok(Some(ConsoleId(FIRST_CONSOLE + 2))));
+        assert_eq!(plug(&[]), Err(DeviceError::ParallelMax));
+        let mut host = Recorder::default();
+        for port in [0x269, 0x379, 0x3bd] {
+            let status = machine.pio_read(&mut host, 0, port, Width::Byte);
+            assert_eq!(status, 0xd9, "{port:#x}");
+        }
+        assert_eq!(machine.pio_read(&mut host, 0, 0x279, Width::Byte), 0xff);
+    }
+
+    #[test]
+    fn a_byte_waits_for_its_console() {
+        let ram = ArrayRam::<0x1000>::new();
+        let mut machine = Machine::new(Config::new(&ram, 0x1000)).unwrap();
+        let console = machine.plug(&values(&[])).unwrap().unwrap();
+        let mut host = Recorder {
+            room: Some(0),
+            ..Recorder::default()
+        };
+        for (port, value) in [(0x378, 0x41), (0x37a, 0x0d), (0x37a, 0x0c)] {
+            machine.pio_write(&mut host, 0, port, Width::Byte, value);
+        }
+        assert_eq!(machine.pio_read(&mut host, 0, 0x379, Width::Byte), 0x59);
+        assert_eq!(machine.pio_read(&mut host, 0, 0x379, Width::Byte), 0x59);
+        host.room = None;
+        machine.console_writable(&mut host, 0, console);
+        assert_eq!(host.console, [(console.0, b'A')]);
+        assert_eq!(host.lost, 0);
+        assert_eq!(machine.pio_read(&mut host, 0, 0x379, Width::Byte), 0x59);
+        assert_eq!(machine.pio_read(&mut host, 0, 0x379, Width::Byte), 0x19);
+        assert_eq!(machine.pio_read(&mut host, 0, 0x379, Width::Byte), 0xd9);
+    }
+}

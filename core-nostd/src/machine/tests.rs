@@ -27,19 +27,19 @@ static NEXT_RAM: AtomicUsize = AtomicUsize::new(0);
 
 #[derive(Default)]
 pub(super) struct Recorder {
-    console: Vec<(u8, u8)>,
+    pub(super) console: Vec<(u8, u8)>,
     /// Bytes that consoles take; `None`: all.
-    room: Option<usize>,
-    power: Vec<PowerRequest>,
-    events: Vec<GuestEvent>,
-    lost: usize,
-    gsis: Vec<(u8, bool)>,
-    intr: bool,
-    messages: Vec<Msi>,
-    routes: Vec<(u8, Option<Msi>)>,
-    remaps: usize,
-    flushed: Vec<u64>,
-    a20: Option<bool>,
+    pub(super) room: Option<usize>,
+    pub(super) power: Vec<PowerRequest>,
+    pub(super) events: Vec<GuestEvent>,
+    pub(super) lost: usize,
+    pub(super) gsis: Vec<(u8, bool)>,
+    pub(super) intr: bool,
+    pub(super) messages: Vec<Msi>,
+    pub(super) routes: Vec<(u8, Option<Msi>)>,
+    pub(super) remaps: usize,
+    pub(super) flushed: Vec<u64>,
+    pub(super) a20: Option<bool>,
 }
 
 impl Host for Recorder {

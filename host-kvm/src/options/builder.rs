@@ -37,6 +37,11 @@ const SERIALS_MAX: usize = 4;
 /// Parallel ports of a board at most.
 const PARALLELS_MAX: usize = 3;
 
+/// What is said to who has not said `-vga none`.
+const VGA_MISSING: &str = "VGA (as with -vga none)";
+/// The same where there is a serial port.
+const VGA_ON_SERIAL: &str = "VGA (as with -vga none; firmware is on the serial port)";
+
 /// The id of the character device behind the parallel port that every PC has.
 const DEFAULT_PARALLEL: &str = "parallel0";
 
@@ -855,7 +860,12 @@ impl Builder {
                 }
                 let graphics = what == "VGA" && self.options.nographic;
                 if !graphics && !self.without.contains(&what) {
-                    self.options.missing.push(what);
+                    let is_said = match what {
+                        "VGA" if self.options.serial_console => VGA_ON_SERIAL,
+                        "VGA" => VGA_MISSING,
+                        _ => what,
+                    };
+                    self.options.missing.push(is_said);
                 }
             }
         }

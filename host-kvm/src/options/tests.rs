@@ -118,8 +118,28 @@ fn defaults_follow_the_board() {
     let plain = run("").unwrap();
     assert_eq!(plain.serials.len(), 1);
     assert_eq!(plain.chardevs[0].spec.backend, Backend::Null);
-    for what in ["VGA", "floppy", "CD-ROM", "network card"] {
+    for what in ["floppy", "CD-ROM", "network card"] {
         assert!(plain.missing.contains(&what), "{what}");
+    }
+    let vga = |line| {
+        let missing = run(line).unwrap().missing;
+        let mut found = missing.into_iter().filter(|what| what.starts_with("VGA"));
+        found.next()
+    };
+    assert!(vga("").unwrap().contains("serial port"));
+    assert_eq!(vga("-serial none"), Some("VGA (as with -vga none)"));
+    assert_eq!(vga("-M graphics=off"), Some("VGA (as with -vga none)"));
+    assert_eq!(vga("-vga none"), None);
+    for (line, on_serial) in [
+        ("", true),
+        ("-serial none", false),
+        ("-vga none", false),
+        ("-nographic", false),
+        ("-M graphics=off", false),
+        ("-nodefaults -serial null", false),
+        ("-M microvm", false),
+    ] {
+        assert_eq!(run(line).unwrap().serial_console, on_serial, "{line}");
     }
     assert_eq!(plain.parallels, [Some("parallel0".to_owned())]);
     for line in [
