@@ -1,6 +1,7 @@
 //! The chassis that fuzz targets drive: a whole machine with every device, and a host in memory
 //! that checks what the machine tells it.
 
+pub mod drives;
 pub mod json;
 pub mod reference;
 pub mod schema;

@@ -16,6 +16,15 @@ use crate::trace::events as trace;
 /// Virtio disks on PCI that there are at most.
 pub const VIRTIO_BLKS_MAX: usize = 8;
 
+/// CMOS: the types of the first two disks, a nibble each; Fh for one that is told elsewhere.
+const CMOS_DISK_TYPES: u8 = 0x12;
+/// CMOS: how firmware is to translate cylinders, heads and sectors, two bits for each disk.
+const CMOS_TRANSLATIONS: u8 = 0x39;
+/// CMOS, of the first two disks: where the type is, where the geometry begins, and the nibble.
+const CMOS_DISKS: [(u8, u8, u8); 2] = [(0x19, 0x1b, 0xf0), (0x1a, 0x24, 0x0f)];
+/// CMOS: the type of a disk whose geometry is told.
+const CMOS_DISK_KIND: u8 = 47;
+
 /// Whose a drive is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Owner {
@@ -98,9 +107,50 @@ impl Machine<'_> {
         drive: DriveId,
         medium: Option<Medium>,
     ) {
+        let is_first = self
+            .ide_disk(drive)
+            .is_some_and(|disk| disk.medium().is_none());
         self.with_controller(host, now, drive, |controller, cx| {
             controller.medium_changed(cx, drive, medium);
         });
+        if is_first {
+            self.describe_disks();
+        }
+    }
+
+    /// An IDE disk, if this drive is one.
+    fn ide_disk(&self, drive: DriveId) -> Option<&ide::drive::Drive> {
+        let disks = (0..4).filter_map(|number| self.ide.drive(number));
+        let mut disks = disks.filter(|disk| !disk.is_cdrom());
+        disks.find(|disk| disk.id() == drive)
+    }
+
+    /// Tells firmware of IDE disks' geometry in CMOS, as PCs have done since the AT.
+    fn describe_disks(&mut self) {
+        let mut types = 0;
+        let mut translations = 0;
+        for number in 0..4 {
+            let disk = self.ide.drive(number).filter(|disk| !disk.is_cdrom());
+            let Some(disk) = disk.filter(|disk| disk.medium().is_some()) else {
+                continue;
+            };
+            translations |= disk.translation_code() << (2 * number);
+            let (cylinders, heads, sectors) = disk.default_geometry();
+            let Some((kind, at, nibble)) = CMOS_DISKS.get(usize::from(number)).copied() else {
+                continue;
+            };
+            types |= nibble;
+            let [low, high] = cylinders.to_le_bytes();
+            // No write precompensation; a control byte that says if there are more than 8 heads.
+            let control = 0xc0 | u8::from(heads > 8) << 3;
+            let table = [low, high, heads, 0xff, 0xff, control, low, high, sectors];
+            self.rtc.set_cmos(kind, CMOS_DISK_KIND);
+            for (index, value) in (at..).zip(table) {
+                self.rtc.set_cmos(index, value);
+            }
+        }
+        self.rtc.set_cmos(CMOS_DISK_TYPES, types);
+        self.rtc.set_cmos(CMOS_TRANSLATIONS, translations);
     }
 
     /// The tray of a drive, if it has one.

@@ -105,7 +105,7 @@ const BYTES_MAX: u64 = (i32::MAX as u64) & !(SECTOR - 1);
 /// Where `writeback` is in the configuration.
 const WRITEBACK: u64 = 32;
 /// Bytes of the configuration, without discard, with it, and with write-zeroes.
-const CONFIG_BYTES: [usize; 3] = [36, 48, 60];
+const CONFIG_BYTES: [usize; 3] = [36, 48, 57];
 
 const fn flag(name: &'static str, default: bool, doc: &'static str) -> Property {
     Property {

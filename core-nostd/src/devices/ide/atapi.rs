@@ -444,6 +444,16 @@ pub(super) fn plan(
             place,
         })
     };
+    let first = state.blocks.map(u64::from);
+    let all = state.left / state.block_bytes() as u64;
+    let end = first.unwrap_or(0).saturating_add(all);
+    if (job == Job::ReadBlocks || first.is_some())
+        && (first.is_none() || all == 0 || end > drive.sectors() / 4)
+    {
+        // Only a medium that has changed, or saved state, has nothing there.
+        done(channel, cx, job, Err(Failure::Range), &[]);
+        return None;
+    }
     if job == Job::ReadBlocks {
         return planned(next_blocks(drive), Place::Read);
     }

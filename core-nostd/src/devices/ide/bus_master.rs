@@ -190,7 +190,7 @@ mod tests {
         let (ram, mut master) = (ArrayRam::<0x4000>::new(), BusMaster::default());
         master.write(4, 4, 0x1000);
         let mut segments = Segments::new();
-        let mut describe = |at: u64, gpa: u32, control: u32| {
+        let describe = |at: u64, gpa: u32, control: u32| {
             ram.write(at, &gpa.to_le_bytes()).unwrap();
             ram.write(at + 4, &control.to_le_bytes()).unwrap();
         };

@@ -1103,9 +1103,20 @@ impl Channel {
                 bytes: 0,
                 place: Place::None,
             }),
-            Job::ReadSectors => planned(Operation::Read, count, Place::Read),
-            Job::WriteSectors => {
-                planned(Operation::Write { force_unit_access }, count, Place::Write)
+            Job::ReadSectors | Job::WriteSectors => {
+                let is_write = job == Job::WriteSectors;
+                let bytes = count as usize * SECTOR as usize;
+                // Only a medium that has shrunk, or saved state that was changed, has nothing there.
+                let fits = count != 0 && drive.has(sector, count.into());
+                if !fits || is_write && self.buffer.len() != bytes {
+                    self.state.job = None;
+                    self.fail(cx);
+                    return None;
+                }
+                match is_write {
+                    true => planned(Operation::Write { force_unit_access }, count, Place::Write),
+                    false => planned(Operation::Read, count, Place::Read),
+                }
             }
             Job::ReadDma | Job::WriteDma => {
                 let count = registers.count;

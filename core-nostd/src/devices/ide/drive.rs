@@ -202,6 +202,8 @@ pub struct Settings {
     pub physical: u32,
     /// Cylinders, heads, sectors; 0 for a guess.
     geometry: (u16, u8, u8),
+    /// How firmware is to translate them, if it is said.
+    translation: Option<u8>,
 }
 
 impl Settings {
@@ -257,6 +259,13 @@ impl Settings {
             rotation_rate: uint("rotation_rate") as u16,
             physical,
             geometry: (geometry.0 as u16, geometry.1 as u8, geometry.2 as u8),
+            translation: match values.text("bios-chs-trans") {
+                Some("none") => Some(0),
+                Some("lba") => Some(1),
+                Some("large") => Some(2),
+                Some("rechs") => Some(3),
+                _ => None,
+            },
         })
     }
 }
@@ -377,6 +386,14 @@ impl Drive {
         }
         let cylinders = self.sectors() / (16 * 63);
         (cylinders.clamp(2, 16383) as u16, 16, 63)
+    }
+
+    /// How firmware is to translate its geometry: 0 not at all, 1 LBA, 2 large, 3 revised CHS. By
+    /// default only what the old interface of firmware can't address.
+    pub fn translation_code(&self) -> u8 {
+        let (cylinders, heads, sectors) = self.default_geometry();
+        let fits = cylinders <= 1024 && heads <= 16 && sectors <= 63;
+        self.settings.translation.unwrap_or(u8::from(!fits))
     }
 
     /// Heads and sectors by which the guest counts, both at least 1.

@@ -290,6 +290,7 @@ impl Transport {
     /// A status of 0 was written, or a legacy queue's address of 0, or the bus was reset.
     fn forget(&mut self) {
         self.state.queues = Default::default();
+        self.state.queue_select = 0;
         if let Some(msix) = &mut self.msix {
             msix.reset_pending();
         }
