@@ -25,6 +25,7 @@ pub mod post;
 pub mod pvpanic;
 pub mod rtc;
 pub mod serial;
+pub mod vmgenid;
 
 use crate::irq::{Lines, Msi};
 use crate::memory::GuestRam;
