@@ -8,7 +8,7 @@ use core::fmt;
 use super::vmgenid::{self, GenerationId};
 
 /// Properties that a class has at most, with those that it inherits.
-pub const PROPERTIES_MAX: usize = 24;
+pub const PROPERTIES_MAX: usize = 48;
 
 /// Bytes that a text property holds at most.
 pub const TEXT_MAX: usize = 64;
@@ -124,6 +124,8 @@ pub enum PropertyKind {
     PciAddress,
     /// The id of a character device, at most [`TEXT_MAX`] bytes.
     Chardev,
+    /// The id of a drive, or the name of a block node, at most [`TEXT_MAX`] bytes.
+    Drive,
     /// Text of at most [`TEXT_MAX`] bytes.
     Text,
     /// A UUID, or `auto`.
@@ -148,7 +150,7 @@ impl PropertyKind {
             Self::Uint64 => "uint64",
             Self::Int32 | Self::PciAddress => "int32",
             Self::Size => "size",
-            Self::Chardev | Self::Text | Self::Uuid => "str",
+            Self::Chardev | Self::Drive | Self::Text | Self::Uuid => "str",
             Self::Word { name, .. } => name,
         }
     }
@@ -284,7 +286,7 @@ fn parse(kind: PropertyKind, text: &str) -> Result<Value, PropertyError> {
         PropertyKind::Uuid if text != vmgenid::AUTO && GenerationId::parse(text).is_none() => {
             return Err(PropertyError::Type(kind));
         }
-        PropertyKind::Chardev | PropertyKind::Text | PropertyKind::Uuid => {
+        PropertyKind::Chardev | PropertyKind::Drive | PropertyKind::Text | PropertyKind::Uuid => {
             return text
                 .try_into()
                 .map(Value::Text)

@@ -1,6 +1,7 @@
 //! From the command line to a running event loop: everything that can fail at the start fails
 //! here, with one line that names the option.
 
+mod boot;
 mod kernel;
 mod plug;
 mod smbios;
@@ -33,6 +34,7 @@ use crate::descriptors;
 use crate::event_loop::poller::{Poller, Waker};
 use crate::event_loop::{self, EventLoop};
 use crate::files::{self, OFlags, Opened};
+use crate::flash::Flash;
 use crate::gdb::GdbServer;
 use crate::kvm::{self, KvmError, Vcpus};
 use crate::log::{self, Items, Sink};
@@ -150,8 +152,8 @@ fn check_globals(options: &Options) -> Result<(), OptionError> {
             let sleep = piix4_pm::CLASS.properties;
             let is_sleep = class.name == piix4_pm::CLASS.name
                 && sleep.iter().any(|own| own.name == property.name);
-            let is_free = [devices::kernel::LOST_TICK_POLICY, hpet::MSI].contains(&property.name);
-            if is_sleep || is_free {
+            let free = [devices::kernel::LOST_TICK_POLICY, hpet::MSI];
+            if is_sleep || free.contains(&property.name) {
                 continue;
             }
             if given.get(property.name) != fixed.get(property.name) {
@@ -233,7 +235,20 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
         )
         .map_err(|error| failure("-overcommit mem-lock=on")(error.into()))?;
     }
-    let mut firmware = firmware(options)?;
+    let flash = open_flash(options, board)?;
+    let mut firmware = match flash {
+        Some(_) => Vec::new(),
+        None => firmware(options)?,
+    };
+    let flash_rom = match &flash {
+        Some(flash) => Some(Arc::new(Rom::new(flash.contents()).map_err(&internal)?)),
+        None => None,
+    };
+    let (chips, below) = match (&flash, &flash_rom) {
+        (Some(flash), Some(rom)) => flash.units(leak(rom)),
+        // Its content comes once all that it tells is known; until then these are zeros that cost no memory.
+        _ => ([None; _], &*vec![0; firmware.len()].leak()),
+    };
 
     let kernel = Kernel::load(options, layout)?;
     let has_kernel = !kernel.table.is_empty();
@@ -250,22 +265,24 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
         },
         pit: options.machine.pit,
         acpi: options.machine.acpi,
-        sleep: piix4_pm::sleep_states(&options.defaults_of(&piix4_pm::CLASS)),
         hpet: options.machine.hpet,
         hpet_msi: options.defaults_of(&hpet::CLASS).is_on(hpet::MSI),
+        sleep: piix4_pm::sleep_states(&options.defaults_of(&piix4_pm::CLASS)),
         ram: leak::<Ram>(&ram),
         ram_size: options.memory,
-        // Its content comes once all that it tells is known; until then these are zeros that cost no memory.
-        rom: vec![0; firmware.len()].leak(),
+        rom: below,
+        flash: chips,
         cpus: options.smp.cpus as u16,
         max_cpus: options.smp.max_cpus as u16,
         local_apics: local_apics(options, &accelerator, kernel_irqchip, cpuid.as_ref()),
         rtc_base: rtc_start,
+        rtc_slews: options.rtc_slews()?,
         uuid: options.uuid.unwrap_or_default(),
         kernel: kernel.file,
         initrd: kernel.initrd,
         cmdline: options.append.clone().unwrap_or_default().leak().as_bytes(),
         graphics: options.machine.graphics && !options.nographic,
+        boot_settings: boot::settings(options)?,
         boot: kernel.table,
         testdev_memory: testdev_memory(options),
     };
@@ -287,16 +304,26 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
         monitors.add(place, monitor.language);
     }
     let mut bridge_state = BridgeState::default();
+    if let Some(flash) = flash {
+        bridge_state.flash = flash.files;
+    }
     let consoles = &mut bridge_state.consoles;
     plug_devices(options, &mut machine, &mut chardevs, consoles)?;
+    boot::add_option_roms(options, &mut machine)?;
     if board == Board::Pc {
         let processor = cpuid.as_ref().map(|cpuid| cpuid.registers(1, 0));
-        let is_boot_rom = has_kernel && options.bios.is_none();
+        let is_boot_rom = has_kernel && !options.has_own_firmware();
         let rom = is_boot_rom.then_some(&mut firmware[..]);
         smbios::add(options, &mut machine, layout, processor, rom)?;
     }
-    let rom = Arc::new(Rom::new(&firmware).map_err(&internal)?);
-    machine.set_rom(leak(&rom).bytes());
+    let rom = match flash_rom {
+        Some(rom) => rom,
+        None => {
+            let rom = Arc::new(Rom::new(&firmware).map_err(&internal)?);
+            machine.set_rom(leak(&rom).bytes());
+            rom
+        }
+    };
     add_acpi_tables(options, &mut machine)?;
     let mut gdb = GdbServer::default();
     if let Some(id) = &options.gdb {
@@ -425,6 +452,22 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
         qtest,
         gdb,
     })
+}
+
+/// The board's flash chips, if it has some.
+fn open_flash(options: &Options, board: Board) -> Result<Option<Flash>, OptionError> {
+    if let (Some(drive), false) = (options.drives.first(), board == Board::Pc) {
+        let unit = drive.unit;
+        let reason = format!("machine type does not support if=pflash,bus=0,unit={unit}");
+        return Err(OptionError::new(&drive.origin, &reason));
+    }
+    let flash = Flash::open(&options.drives)?;
+    if let (Some(_), Some(bios)) = (&flash, &options.bios) {
+        report(format_args!(
+            "warning: -bios {bios}: not used, as firmware is in flash"
+        ));
+    }
+    Ok(flash)
 }
 
 /// Makes what `-object` asks for, and guest RAM: of one of these objects, or of a new one.

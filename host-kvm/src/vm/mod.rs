@@ -4,7 +4,9 @@
 //! [`Shared`] is what threads share; [`Vm`] belongs to the main thread, starts and stops the
 //! processors, and never holds the lock while it waits for them.
 
+mod boot;
 mod bridge;
+mod clock;
 mod debug;
 mod descriptors;
 mod dump;

@@ -11,6 +11,7 @@
 //! sink lets it be.
 
 mod apic;
+mod boot;
 mod completion;
 mod cpus;
 mod debug;

@@ -11,8 +11,7 @@
 //! of a PC, which the reduced one rules out, are there. QEMU's microvm has the reduced one, for
 //! which a guest needs another clock to learn the speed of its processor from.
 //!
-//! Not described: hotplug of processors and PCI functions, thermal
-//! zones.
+//! Not described: hotplug of processors and PCI functions, thermal zones.
 
 pub mod aml;
 mod dsdt;

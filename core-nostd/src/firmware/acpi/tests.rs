@@ -61,8 +61,8 @@ impl Sample {
             reset: self.reset.then_some((0xcf9, 6)),
             has_keyboard_controller: self.command,
             generation: self.generation,
-            sleep: self.slots.map(|_| SleepStates::DEFAULT),
             hpet: self.slots.map(|_| (0x8086_a201, 0xfed0_0000)),
+            sleep: self.slots.map(|_| SleepStates::DEFAULT),
             pci: self.slots.map(|slots| PciFacts {
                 config_ports: (0xcf8, 8),
                 memory: &[(0xa_0000, 0xb_ffff, true), (1 << 27, 0xfebf_ffff, false)],
