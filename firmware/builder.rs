@@ -58,6 +58,11 @@ pub(crate) const IMAGES: &[Image] = &[
         test: false,
         ..image("demo")
     },
+    Image {
+        // Its test has the files that it needs.
+        test: false,
+        ..image("flash")
+    },
     image("hello"),
     image("pio_mmio"),
     image("pic_pit"),

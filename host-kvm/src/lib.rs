@@ -2,6 +2,7 @@
 //!
 //! The machine itself is `thimble_core`, its QMP sessions `thimble_monitor`; here bytes are moved.
 
+pub mod block;
 pub mod chardev;
 pub mod clock;
 pub mod cpuid;

@@ -164,7 +164,7 @@ const CASES: &[Case] = &[
     case(&["-kernel", "{dir}/multiboot-entry"], "entry point"),
     case(&["-kernel", "{dir}/multiboot-flags"], "flags"),
     case(&["-nosuchoption"], "invalid option"),
-    case(&["-drive", "file=x"], "not available"),
+    case(&["-drive", "if=scsi,file=x"], "not available"),
     case(&["disk.img"], "disk images"),
     case(&["-device", "nosuch"], "not a valid device model"),
     case(&["-device", "isa-serial,nosuch=1"], "not found"),

@@ -6,7 +6,9 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use qemu_tests::{Comparison, Emulator, Instance, Launcher, ask_both, packages, skip, source_dir};
+use qemu_tests::{
+    Comparison, Emulator, Instance, Launcher, ask_both, images, packages, skip, source_dir,
+};
 
 /// How long OVMF may take to its shell on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(240);
@@ -213,6 +215,38 @@ fn with_chips_missing(emulator: Emulator) -> Launcher {
     file("odd", 5120);
     file("large", (8 << 20) + 4096);
     launcher
+}
+
+/// A guest that runs from one chip and changes the other one.
+#[test]
+fn guests_see_the_same() {
+    if packages::qemu().is_none() {
+        return skip("qemu-system-x86 is missing");
+    }
+    let rom = fs::read(images::rom("flash")).expect("the image");
+    let run = |emulator: Emulator, accel: &str| {
+        let launcher = emulator.launcher().args(["-accel", accel, "-nodefaults"]);
+        fs::write(launcher.dir().join("code"), &rom).expect("a file");
+        fs::write(launcher.dir().join("vars"), [0x11; 8 << 10]).expect("a file");
+        let instance = launcher
+            .args(["-M", "pc", "-m", "64", "-display", "none", "-no-reboot"])
+            .args(["-debugcon", "file:{dir}/console"])
+            .args(["-global", "isa-debugcon.iobase=0x402"])
+            .args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4"])
+            .args(CHIPS)
+            .start();
+        let status = instance.wait(Duration::from_secs(40));
+        assert_eq!(status.code(), Some(33), "{}", instance.report());
+        let console = fs::read_to_string(instance.dir().join("console")).expect("the console");
+        let mut lines: Vec<String> = console.lines().map(String::from).collect();
+        lines.push(changes(&instance.dir().join("vars")));
+        lines
+    };
+    let qemu = run(Emulator::Qemu, "tcg");
+    assert!(qemu.len() > 12, "{qemu:?}");
+    for accel in packages::accelerators() {
+        assert_eq!(run(Emulator::Thimble, accel), qemu, "{accel}");
+    }
 }
 
 /// What another process has locked is not touched.

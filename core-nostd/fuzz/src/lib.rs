@@ -7,17 +7,18 @@ pub mod schema;
 pub mod soft_cpu;
 
 use std::sync::OnceLock;
-use std::sync::atomic::AtomicU8;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use thimble_core::devices::class::PropertyValues;
+use thimble_core::devices::input::{InputAxis, InputButton, InputEvent, QKeyCode};
 use thimble_core::devices::{
     ConsoleId, GuestEvent, PowerRequest, Width, debug_exit, debugcon, hpet, i6300esb, ib700,
-    pc_testdev, pci_serial, pci_testdev, pvpanic, serial,
+    pc_testdev, pci_serial, pci_testdev, pflash, pvpanic, serial,
 };
 use thimble_core::irq::LocalApic;
 use thimble_core::irq::lapic::{LocalApicWiring, Tsc};
 use thimble_core::machine::{
-    Board, Config, ExpansionRom, Host, Irqchip, Machine, Place, Plugging, STATE_MAX,
+    Board, Config, ExpansionRom, FlashUnit, Host, Irqchip, Machine, Place, Plugging, STATE_MAX,
 };
 use thimble_core::memory::{ArrayRam, GuestRam};
 use thimble_core::pci::bridge;
@@ -169,6 +170,7 @@ pub fn machine_with(board: Board, irqchip: Irqchip, local_apics: &mut [LocalApic
         ram: ram(),
         ram_size: RAM,
         rom: &ROM,
+        flash: flash(board),
     };
     machine_around(board, irqchip, memory, local_apics, true)
 }
@@ -180,6 +182,7 @@ struct Memory<'m> {
     /// Bytes of RAM.
     ram_size: usize,
     rom: &'m [u8],
+    flash: [Option<FlashUnit<'m>>; pflash::UNITS_MAX],
 }
 
 /// What the device `pc-testdev` keeps its bytes in.
@@ -201,6 +204,7 @@ fn machine_around<'m>(
         board,
         irqchip,
         rom: memory.rom,
+        flash: memory.flash,
         max_cpus: 2,
         local_apics,
         rtc_base: 1_600_000_000,
@@ -264,6 +268,23 @@ fn plug_pci(machine: &mut Machine<'_>) {
     }
 }
 
+/// Bytes of a flash chip.
+const FLASH_SIZE: usize = 2 * pflash::SECTOR;
+
+/// Where the second flash chip is, below the first one.
+const FLASH: u64 = (1 << 32) - 2 * FLASH_SIZE as u64;
+
+/// Chips for a machine, fresh ones: what a run does to them must not be seen by the next one.
+fn flash(board: Board) -> [Option<FlashUnit<'static>>; pflash::UNITS_MAX] {
+    static CELLS: [AtomicU8; 2 * FLASH_SIZE] = [const { AtomicU8::new(0) }; 2 * FLASH_SIZE];
+    for (at, cell) in CELLS.iter().enumerate() {
+        cell.store((at >> 4) as u8, Ordering::Relaxed);
+    }
+    let (second, first) = CELLS.split_at(FLASH_SIZE);
+    let unit = |cells, read_only| (board == Board::Pc).then_some(FlashUnit { cells, read_only });
+    [unit(first, true), unit(second, false)]
+}
+
 /// Where guests of [`storm`] like to have PCI devices.
 const PCI_MEMORY: u64 = 0xfe00_0000;
 
@@ -300,6 +321,38 @@ fn configuration(
         _ => value,
     };
     machine.pio_write(host, now, port, width, value);
+}
+
+/// What someone does at the machine.
+fn user(machine: &mut Machine<'_>, host: &mut Sink, now: u64, source: &mut Source<'_>) {
+    let operation = source.byte();
+    let key = QKeyCode::from_number(source.byte().into());
+    if operation & 7 == 0 {
+        let pause = (operation & 8 == 0).then_some(source.number(2) as u32);
+        let keys = vec![key; usize::from(source.byte())];
+        // There may be no room.
+        let _ = machine.type_keys(host, now, &keys, pause);
+        return;
+    }
+    let down = operation & 8 != 0;
+    let by = source.number(4) as i32;
+    let button = by as u8 as usize % InputButton::ALL.len();
+    let event = match operation & 3 {
+        0 | 1 => InputEvent::Key { key, down },
+        2 => InputEvent::Button {
+            button: InputButton::ALL[button],
+            down,
+        },
+        _ => InputEvent::Move {
+            axis: InputAxis::ALL[usize::from(down)],
+            by,
+        },
+    };
+    machine.input(
+        host,
+        now,
+        &mut std::iter::repeat_n(event, (operation >> 4).into()),
+    );
 }
 
 /// What a processor does with its local APIC.
@@ -382,8 +435,9 @@ pub fn storm(bytes: &[u8]) {
             }
             8 | 9 if operation & 0x30 == 0x30 => {
                 let offset = source.number(3);
-                let gpa = match offset >> 22 {
-                    3 => hpet::BASE + offset % hpet::LENGTH,
+                let gpa = match offset >> 21 {
+                    5 => FLASH + offset % (FLASH_SIZE as u64),
+                    6 | 7 => hpet::BASE + offset % hpet::LENGTH,
                     _ => PCI_MEMORY + offset % 0x4_0000,
                 };
                 let bytes = &mut source.number(8).to_le_bytes()[..width as usize];
@@ -410,6 +464,9 @@ pub fn storm(bytes: &[u8]) {
                     now = now.max(deadline);
                     machine.advance(&mut host, now);
                 }
+            }
+            12 if operation & 0x30 == 0x30 => {
+                user(&mut machine, &mut host, now, &mut source);
             }
             12 => {
                 let text = source.number(8).to_le_bytes();

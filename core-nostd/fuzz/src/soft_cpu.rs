@@ -366,6 +366,7 @@ impl<'m> Session<'m> {
             ram,
             ram_size: RAM_BYTES,
             rom: rom.bytes(),
+            flash: [None; 2],
         };
         for seat in &mut shared.seats {
             // Nothing of the last input is left.

@@ -236,24 +236,27 @@ impl I8042 {
     }
 
     /// Someone does something. A mouse tells of it with the next [`I8042::sync`]. What the guest has switched off notices
-    /// nothing.
-    pub fn input(&mut self, cx: &mut Context<'_>, event: InputEvent) {
+    /// nothing. True if the keyboard noticed a key.
+    pub fn input(&mut self, cx: &mut Context<'_>, event: InputEvent) -> bool {
         let state = &mut self.state;
         match event {
             InputEvent::Key { key, down } => {
                 let translates = state.mode.contains(Mode::TRANSLATE);
-                state.keyboard.key(key, down, translates);
+                let noticed = state.keyboard.key(key, down, translates);
                 self.fill(cx);
+                return noticed;
             }
             InputEvent::Button { button, down } => state.mouse.button(button, down),
             InputEvent::Move { axis, by } => state.mouse.moves(axis, by),
         }
+        false
     }
 
-    /// What was done with the mouse until now belongs together.
-    pub fn sync(&mut self, cx: &mut Context<'_>) {
-        self.state.mouse.sync();
+    /// What was done with the mouse until now belongs together. True if a button is held.
+    pub fn sync(&mut self, cx: &mut Context<'_>) -> bool {
+        let held = self.state.mouse.sync();
         self.fill(cx);
+        held
     }
 
     /// The keyboard's LEDs: scroll lock, num lock and caps lock in bits 0 to 2.

@@ -15,6 +15,7 @@ pub mod hpet;
 pub mod i6300esb;
 pub mod i8042;
 pub mod ib700;
+pub mod ide;
 pub mod input;
 pub mod kernel;
 pub mod parallel;

@@ -254,10 +254,11 @@ impl Keyboard {
         }
     }
 
-    /// A key goes down or up: queues its bytes, as far as there is room. A keyboard that is switched off notices nothing.
-    pub(super) fn key(&mut self, key: QKeyCode, down: bool, translates: bool) {
+    /// A key goes down or up: queues its bytes, as far as there is room. A keyboard that is switched off notices
+    /// nothing: false.
+    pub(super) fn key(&mut self, key: QKeyCode, down: bool, translates: bool) -> bool {
         if !self.scanning {
-            return;
+            return false;
         }
         self.held.set(Modifiers::of(key), down);
         let (held, set) = (self.held.bits(), self.set);
@@ -275,6 +276,7 @@ impl Keyboard {
                 let _ = self.keys.push_back(byte);
             }
         }
+        true
     }
 }
 
@@ -439,15 +441,16 @@ impl Mouse {
     }
 
     /// What was done until now belongs together: queues reports of all of it, one at least, as far as there is room.
-    pub(super) fn sync(&mut self) {
+    /// Whether a button is held.
+    pub(super) fn sync(&mut self) -> bool {
         if !self.reporting {
-            return;
+            return false;
         }
         trace::ps2_mouse_event(self.dx, self.dy, self.dz, self.buttons);
-        if self.remote {
-            return;
+        if !self.remote {
+            while self.packet() && (self.dx, self.dy, self.dz, self.dw) != (0, 0, 0, 0) {}
         }
-        while self.packet() && (self.dx, self.dy, self.dz, self.dw) != (0, 0, 0, 0) {}
+        self.buttons != 0
     }
 }
 

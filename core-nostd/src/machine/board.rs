@@ -19,6 +19,7 @@ use crate::devices::hpet::{self, Hpet, HpetWiring};
 use crate::devices::i6300esb;
 use crate::devices::i8042::{self, I8042, I8042Wiring};
 use crate::devices::ib700::{self, Ib700};
+use crate::devices::ide::{self, Ide};
 use crate::devices::kernel;
 use crate::devices::parallel;
 use crate::devices::pc_testdev::{self, PcTestdev};
@@ -61,6 +62,9 @@ pub static CLASSES: &[&DeviceClass] = &[
     &i6300esb::CLASS,
     &i8042::CLASS,
     &ib700::CLASS,
+    &ide::CLASS,
+    &ide::drive::CD_CLASS,
+    &ide::drive::HD_CLASS,
     &ioapic::CLASS,
     &kernel::APIC_CLASS,
     &kernel::IOAPIC_CLASS,
@@ -244,6 +248,10 @@ pub enum DeviceError {
     NotFound,
     /// There are devices below it.
     Busy,
+    /// The drive of this number of its channel is there already.
+    UnitTaken(u8),
+    /// A channel has no drive of this number.
+    NoUnit(u64),
     /// There are as many parallel ports as there can be, or the index is none of theirs.
     ParallelMax,
     /// All parallel ports of this index are taken.
@@ -312,6 +320,10 @@ impl fmt::Display for DeviceError {
             Self::NotModelled(what) => write!(f, "{what} is not modelled"),
             Self::NotFound => f.write_str("there is no such device that could be taken out"),
             Self::Busy => f.write_str("there are devices below it"),
+            Self::UnitTaken(unit) => write!(f, "IDE unit {unit} is in use"),
+            Self::NoUnit(unit) => {
+                write!(f, "Can't create IDE unit {unit}, bus supports only 2 units")
+            }
             Self::TooMany(most) => write!(f, "at most {most} of them are possible"),
             Self::Property(name) => write!(f, "property '{name}' has an impossible value"),
             Self::IndexTaken(index) => write!(f, "serial port {index} exists already"),
@@ -337,7 +349,7 @@ impl Port {
         match self {
             Self::FwCfg => FwCfg::WIDEST,
             Self::Post => Post::WIDEST,
-            Self::PciAddress | Self::PciData => Width::Dword,
+            Self::PciAddress | Self::PciData | Self::Ide(_) => Width::Dword,
             Self::DebugExit(_) => DebugExit::WIDEST,
             Self::Pvpanic => Pvpanic::WIDEST,
             Self::Pm => AcpiPm::WIDEST,
@@ -432,6 +444,7 @@ impl<'m> Machine<'m> {
             i440fx: I440fx::new(config.ram_size),
             piix3: Piix3::new(),
             piix4_pm: Piix4Pm::new(pm_base),
+            ide: Ide::new(),
             acpi_pm: AcpiPm::new(acpi_pm),
             serials: [const { None }; SERIAL_MAX],
             parallels: [const { None }; PARALLEL_MAX],
@@ -448,6 +461,7 @@ impl<'m> Machine<'m> {
         if machine.board == Board::Pc {
             machine.add_board_function(i440fx::ADDRESS, PciSlot::HostBridge)?;
             machine.add_board_function(piix3::ADDRESS, PciSlot::IsaBridge)?;
+            machine.add_board_function(ide::ADDRESS, PciSlot::Ide)?;
             if machine.has_acpi {
                 let function = PciSlot::PowerManagement;
                 machine.add_board_function(piix4_pm::ADDRESS, function)?;
@@ -483,6 +497,12 @@ impl<'m> Machine<'m> {
             ports.add(i8042::DATA_PORT, 1, Port::KeyboardData)?;
             ports.add(i8042::COMMAND_PORT, 1, Port::KeyboardCommand)?;
             ports.add(port92::PORT, 1, Port::Port92)?;
+            for channel in 0..ide::CHANNELS {
+                let number = channel as u8;
+                let (command, control) = (ide::COMMAND[channel], ide::CONTROL[channel]);
+                ports.add(command, ide::COMMAND_PORTS, Port::Ide(number))?;
+                ports.add(control, 1, Port::IdeControl(number))?;
+            }
             for (base, length) in dma::PORTS {
                 ports.add(base.into(), length, Port::Dma(base))?;
             }
@@ -897,6 +917,8 @@ impl<'m> Machine<'m> {
                 Some(testdev) => testdev.pio_read(cx, testdev_offset(port, offset), width),
                 None => u32::MAX,
             },
+            Port::Ide(channel) => self.ide.channel(channel).read(cx, offset, width),
+            Port::IdeControl(channel) => self.ide.channel(channel).control_read().into(),
             Port::Pm => self.acpi_pm.pio_read(cx, offset, width),
             Port::Gpe0 => self
                 .acpi_pm
@@ -978,6 +1000,10 @@ impl<'m> Machine<'m> {
                 if let Some(testdev) = &mut self.testdev {
                     testdev.pio_write(cx, testdev_offset(port, offset), width, value);
                 }
+            }
+            Port::Ide(channel) => self.ide.channel(channel).write(cx, offset, width, value),
+            Port::IdeControl(channel) => {
+                self.ide.channel(channel).control_write(cx, value as u8);
             }
             Port::Pm => self.acpi_pm.pio_write(cx, offset, width, value),
             Port::Gpe0 => self

@@ -5,11 +5,12 @@
 //! its medium. After each call to a controller the machine hands the host what the controller wants
 //! done.
 
-use super::{Host, Machine, PciSlot};
-use crate::devices::Context;
+use super::{Board, DeviceError, Host, Machine, PciSlot};
 use crate::devices::block::{
     BlockController, DRIVES_MAX, DriveId, Medium, Outcome, Segments, Tray,
 };
+use crate::devices::class::PropertyValues;
+use crate::devices::{Context, ide};
 use crate::trace::events as trace;
 
 /// Virtio disks on PCI that there are at most.
@@ -20,6 +21,8 @@ pub const VIRTIO_BLKS_MAX: usize = 8;
 pub(super) enum Owner {
     /// A virtio disk on PCI, by its index.
     VirtioBlk(u8),
+    /// The IDE controller.
+    Ide,
 }
 
 /// All drives.
@@ -64,6 +67,7 @@ macro_rules! controller {
                 let disk = disks.get_mut(usize::from(index)).and_then(Option::as_mut);
                 disk.map(|disk| disk as &mut dyn BlockController)
             }
+            Owner::Ide => Some(&mut $machine.ide as &mut dyn BlockController),
         }
     };
 }
@@ -165,14 +169,18 @@ impl Machine<'_> {
     fn settle_owner<H: Host>(&mut self, host: &mut H, now: u64, owner: Owner) {
         match owner {
             Owner::VirtioBlk(index) => self.drive_slot(PciSlot::VirtioBlk(index)),
+            // Its interrupts are the board's own lines.
+            Owner::Ide => {}
         }
         self.drain(host, now, None);
     }
 
     /// What follows an access to a function: requests, if it is a controller of drives.
     pub(super) fn pump_slot<H: Host>(&mut self, host: &mut H, now: u64, slot: PciSlot) {
-        if let PciSlot::VirtioBlk(index) = slot {
-            self.pump(host, now, Owner::VirtioBlk(index));
+        match slot {
+            PciSlot::VirtioBlk(index) => self.pump(host, now, Owner::VirtioBlk(index)),
+            PciSlot::Ide => self.pump(host, now, Owner::Ide),
+            _ => {}
         }
     }
 
@@ -185,6 +193,71 @@ impl Machine<'_> {
             }
             _ => None,
         }
+    }
+
+    /// Plugs an IDE drive into the bus of this name, or into one with a place for it.
+    pub(super) fn plug_ide(
+        &mut self,
+        values: &PropertyValues,
+        bus: Option<&str>,
+    ) -> Result<DriveId, DeviceError> {
+        let class = values.class();
+        if self.board != Board::Pc {
+            return Err(DeviceError::NoBus(class.name, "IDE"));
+        }
+        let is_free = |number: &u8| self.ide.drive(*number).is_none();
+        let channel = match bus {
+            Some(name) => match ide::BUSES.iter().position(|bus| *bus == name) {
+                Some(channel) => channel as u8,
+                None => return Err(self.wrong_bus(class.name, name)),
+            },
+            // As QEMU looks for a place: on the second channel first.
+            None => {
+                let mut channels = [1, 0].into_iter();
+                let has_place = |channel: &u8| (0..2).any(|unit| is_free(&(2 * channel + unit)));
+                channels.find(has_place).unwrap_or(1)
+            }
+        };
+        let unit = match values.uint("unit") {
+            Some(unit) if unit < 2 => unit as u8,
+            Some(unit) if unit != u64::from(u32::MAX) => return Err(DeviceError::NoUnit(unit)),
+            // As QEMU chooses: where there is a first one it is a second one.
+            _ => u8::from(!is_free(&(2 * channel))),
+        };
+        let number = 2 * channel + unit;
+        if !is_free(&number) {
+            return Err(DeviceError::UnitTaken(unit));
+        }
+        let kind = match class.name == ide::drive::CD_CLASS.name {
+            true => ide::drive::Kind::Cdrom,
+            false => ide::drive::Kind::Disk,
+        };
+        let settings = ide::drive::Settings::new(kind, values, number);
+        let settings = settings.map_err(DeviceError::Property)?;
+        let id = self.drives.free();
+        let id = id.ok_or(DeviceError::TooMany(DRIVES_MAX))?;
+        self.ide.add(number, ide::drive::Drive::new(id, settings));
+        self.drives.set_owner(id, Some(Owner::Ide));
+        Ok(id)
+    }
+
+    /// The IDE channel that a device, by its position in [`Machine::plugged`], is on.
+    pub(crate) fn ide_channel(&self, position: usize) -> Option<u8> {
+        let drive = self.plugged.get(position)?.drive()?;
+        let is_it = |number: &u8| self.ide.drive(*number).is_some_and(|d| d.id() == drive);
+        (0..4).find(is_it).map(|number| number / 2)
+    }
+
+    /// Why a device can't go on a bus of this name.
+    fn wrong_bus(&self, class: &'static str, name: &str) -> DeviceError {
+        if self.find_pci_bus(name).is_some() {
+            return DeviceError::WrongBus(class, "PCI");
+        }
+        if name == "isa.0" {
+            return DeviceError::WrongBus(class, "ISA");
+        }
+        let name = &name[..name.floor_char_boundary(super::ID_MAX)];
+        DeviceError::BusNotFound(name.try_into().unwrap_or_default())
     }
 
     /// A function that was a controller of drives is no more; what it had under way is dropped.

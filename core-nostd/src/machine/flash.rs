@@ -187,3 +187,156 @@ impl Machine<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use core::sync::atomic::AtomicU8;
+    use std::vec::Vec;
+
+    use super::*;
+    use crate::devices::{ConsoleId, GuestEvent, PowerRequest};
+    use crate::machine::{FlashUnit, STATE_MAX};
+    use crate::memory::{ArrayRam, Backing};
+    use crate::state::StateError;
+
+    /// Keeps what it is told of chips.
+    #[derive(Default)]
+    struct Keeper {
+        changes: Vec<(u8, u32, usize)>,
+        is_full: bool,
+    }
+
+    impl Host for Keeper {
+        fn console_write(&mut self, _console: ConsoleId, bytes: &[u8]) -> usize {
+            bytes.len()
+        }
+        fn set_gsi(&mut self, _gsi: u8, _level: bool) {}
+        fn set_intr(&mut self, _level: bool) {}
+        fn power(&mut self, _request: PowerRequest) {}
+        fn guest_event(&mut self, _event: GuestEvent) {}
+        fn memory_remapped(&mut self) {}
+        fn set_a20(&mut self, _enabled: bool) {}
+        fn flash_changed(&mut self, unit: u8, offset: u32, bytes: &[AtomicU8]) -> bool {
+            self.changes.push((unit, offset, bytes.len()));
+            !self.is_full
+        }
+    }
+
+    const FIRST: u64 = HIGH_RAM_BASE - 0x4000;
+    const SECOND: u64 = FIRST - 0x2000;
+    static RAM: ArrayRam<0x20_0000> = ArrayRam::new();
+
+    fn cells(length: usize, byte: u8) -> &'static [AtomicU8] {
+        let cells: Vec<AtomicU8> = (0..length).map(|_| AtomicU8::new(byte)).collect();
+        cells.leak()
+    }
+
+    fn config() -> Config<'static> {
+        let unit = |cells, read_only| Some(FlashUnit { cells, read_only });
+        Config {
+            rom: &[0x33; 0x4000],
+            flash: [
+                unit(cells(0x4000, 0x11), true),
+                unit(cells(0x2000, 0x22), false),
+            ],
+            ..Config::new(&RAM, 0x20_0000)
+        }
+    }
+
+    fn read<const N: usize>(machine: &mut Machine<'_>, gpa: u64) -> [u8; N] {
+        let mut bytes = [0; N];
+        machine.physical_read(&mut Keeper::default(), 0, gpa, &mut bytes);
+        bytes
+    }
+
+    #[test]
+    fn chips_lie_below_4_gib_and_leave_the_map_one_by_one() {
+        let (mut machine, mut host) = (Machine::new(config()).unwrap(), Keeper::default());
+        assert_eq!(read(&mut machine, SECOND - 2), [0, 0, 0x22, 0x22]);
+        assert_eq!(read(&mut machine, FIRST - 2), [0x22, 0x22, 0x11, 0x11]);
+        assert_eq!(read(&mut machine, HIGH_RAM_BASE - 2), [0x11, 0x11, 0, 0]);
+        assert_eq!(read(&mut machine, 0xf_fffe), [0x33, 0x33, 0, 0]);
+        assert_eq!(read(&mut machine, 0xf_bffe), [0, 0, 0x33, 0x33]);
+        machine.physical_write(&mut host, 0, SECOND, &[0x70]);
+        assert_eq!(machine.memory_map().find(SECOND), None);
+        let first = machine.memory_map().find(FIRST).unwrap();
+        assert_eq!(
+            (first.read, first.write_ram),
+            (Backing::Rom { offset: 0x2000 }, false)
+        );
+        assert_eq!(read(&mut machine, SECOND - 2), [0, 0, 0x80, 0]);
+        assert_eq!(read(&mut machine, FIRST - 2), [0x80, 0, 0x11, 0x11]);
+        machine.physical_write(&mut host, 0, FIRST - 1, &[0xff, 0x70]);
+        assert_eq!(read(&mut machine, FIRST - 2), [0x22, 0x22, 0x80, 0]);
+        assert_eq!(read(&mut machine, 0xf_fffe), [0x33, 0x33, 0, 0]);
+        machine.reset(&mut host, 0);
+        assert_eq!(read(&mut machine, FIRST - 2), [0x22, 0x22, 0x11, 0x11]);
+        assert_eq!(host.changes, []);
+    }
+
+    #[test]
+    fn changes_are_handed_over_and_failures_come_back() {
+        let (mut machine, mut host) = (Machine::new(config()).unwrap(), Keeper::default());
+        machine.physical_write(&mut host, 0, SECOND + 8, &[0x40]);
+        machine.physical_write(&mut host, 0, SECOND + 8, &[1, 2, 3, 4]);
+        machine.physical_write(&mut host, 0, SECOND + 0x1234, &[0x20]);
+        machine.physical_write(&mut host, 0, SECOND, &[0xd0]);
+        assert_eq!(host.changes, [(1, 8, 4), (1, 0x1000, 0x1000)]);
+        assert_eq!(read(&mut machine, SECOND), [0x80]);
+        host.is_full = true;
+        machine.physical_write(&mut host, 0, SECOND, &[0x10]);
+        machine.physical_write(&mut host, 0, SECOND, &[0]);
+        assert_eq!(read(&mut machine, SECOND), [0x90]);
+        // The first chip is read-only.
+        machine.physical_write(&mut host, 0, FIRST, &[0x20]);
+        assert_eq!(read(&mut machine, FIRST), [0xa0]);
+        assert_eq!(host.changes.len(), 3);
+    }
+
+    #[test]
+    fn a_write_that_goes_on_moves_with_the_machine() {
+        let (mut machine, mut host) = (Machine::new(config()).unwrap(), Keeper::default());
+        for byte in [0xe8, 1, 0x55] {
+            machine.physical_write(&mut host, 0, SECOND + 0x100, &[byte]);
+        }
+        let mut state = std::vec![0; STATE_MAX];
+        let length = machine.save(&mut state).unwrap();
+        let mut other = Machine::new(config()).unwrap();
+        other.load(&mut host, 0, &state[..length]).unwrap();
+        assert_eq!(other.memory_map().find(SECOND), None);
+        for byte in [0x66, 0xd0] {
+            other.physical_write(&mut host, 0, SECOND + 0x101, &[byte]);
+        }
+        other.physical_write(&mut host, 0, SECOND, &[0xff]);
+        assert_eq!(read(&mut other, SECOND + 0xff), [0x22, 0x55, 0x66, 0x22]);
+        assert_eq!(host.changes, [(1, 0x100, 0x100)]);
+        // One without chips can't take it.
+        let mut none = Machine::new(Config::new(&RAM, 0x20_0000)).unwrap();
+        let error = none.load(&mut host, 0, &state[..length]).unwrap_err();
+        assert_eq!(error, StateError::Name);
+    }
+
+    #[test]
+    fn impossible_chips_are_refused() {
+        let unit = |length| {
+            Some(FlashUnit {
+                cells: cells(length, 0),
+                read_only: false,
+            })
+        };
+        let refused = |flash, board| {
+            let config = Config {
+                flash,
+                board,
+                ..Config::new(&RAM, 0x20_0000)
+            };
+            matches!(Machine::new(config), Err(BuildError::Invalid("flash chip")))
+        };
+        assert!(!refused([unit(0x1000), unit(0x1000)], Board::Pc));
+        assert!(refused([unit(0x1000), None], Board::Microvm));
+        assert!(refused([None, unit(0x1000)], Board::Pc));
+        assert!(refused([unit(0), None], Board::Pc));
+        assert!(refused([unit(0x1800), None], Board::Pc));
+        assert!(refused([unit(SIZE_MAX), unit(0x1000)], Board::Pc));
+    }
+}

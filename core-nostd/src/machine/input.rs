@@ -114,30 +114,32 @@ impl Machine<'_> {
         self.board == Board::Pc
     }
 
-    /// Lets someone do something, at once. What is done with the mouse is one movement.
+    /// Lets someone do something, at once. What is done with the mouse is one movement. True if a sleeping machine wakes up from
+    /// it: a key was noticed, or a button is held.
     pub fn input<H: Host>(
         &mut self,
         host: &mut H,
         now: u64,
         events: &mut dyn Iterator<Item = InputEvent>,
-    ) {
+    ) -> bool {
+        let (mut moves, mut wakes) = (false, false);
         if !self.has_keyboard() {
-            return;
+            return wakes;
         }
-        let mut moves = false;
         for event in events {
             moves |= !matches!(event, InputEvent::Key { .. });
-            self.i8042.input(context!(self, now), event);
+            wakes |= self.i8042.input(context!(self, now), event);
             self.drain(host, now, None);
         }
         if moves {
-            self.i8042.sync(context!(self, now));
+            wakes |= self.i8042.sync(context!(self, now));
             self.drain(host, now, None);
         }
+        wakes
     }
 
     /// Types keys: all go down, then all go up in the opposite order, with `pause` milliseconds after each. While the VM is stopped
-    /// (`pause` is `None`) keys only join those that wait already.
+    /// (`pause` is `None`) keys only join those that wait already. True if a sleeping machine wakes up from the first.
     ///
     /// # Errors
     /// If there is no room for all of them; then none is typed.
@@ -147,10 +149,10 @@ impl Machine<'_> {
         now: u64,
         keys: &[QKeyCode],
         pause: Option<u32>,
-    ) -> Result<(), TypedFull> {
+    ) -> Result<bool, TypedFull> {
         let typing = &mut self.typing;
         if self.board != Board::Pc || pause.is_none() && typing.due.is_none() {
-            return Ok(());
+            return Ok(false);
         }
         let room = TYPED_MAX - typing.waiting.len();
         if keys.len() > room / 2 {
@@ -165,9 +167,9 @@ impl Machine<'_> {
                 down,
                 pause: pause.unwrap_or(0),
             }));
-        self.type_next(now);
+        let wakes = self.type_next(now);
         self.drain(host, now, None);
-        Ok(())
+        Ok(wakes)
     }
 
     /// The pause behind a typed key is over.
@@ -176,12 +178,14 @@ impl Machine<'_> {
         self.type_next(now);
     }
 
-    /// Types what is to be typed now.
-    fn type_next(&mut self, now: u64) {
+    /// Types what is to be typed now. True if the keyboard noticed it.
+    fn type_next(&mut self, now: u64) -> bool {
+        let mut noticed = false;
         while let Some(Typed { key, down, .. }) = self.typing.next(context!(self, now)) {
             let event = InputEvent::Key { key, down };
-            self.i8042.input(context!(self, now), event);
+            noticed |= self.i8042.input(context!(self, now), event);
         }
+        noticed
     }
 }
 

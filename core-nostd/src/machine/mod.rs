@@ -53,6 +53,7 @@ use crate::devices::dma::{self, Dma};
 use crate::devices::hpet::Hpet;
 use crate::devices::i8042::I8042;
 use crate::devices::ib700::Ib700;
+use crate::devices::ide::Ide;
 use crate::devices::parallel::Parallel;
 use crate::devices::pc_testdev::PcTestdev;
 use crate::devices::pflash::{self, Pflash};
@@ -135,6 +136,10 @@ enum Port {
     Gpe0,
     /// The command port of ACPI, and its data.
     Apmc,
+    /// An IDE channel's command block.
+    Ide(u8),
+    /// An IDE channel's alternate status and device control.
+    IdeControl(u8),
     /// A PCI function.
     Function {
         /// Index of what says which, and where in it.
@@ -171,6 +176,7 @@ impl Port {
             Self::Pm => "acpi-pm",
             Self::Gpe0 => "acpi-gpe0",
             Self::Apmc => "apm-io",
+            Self::Ide(_) | Self::IdeControl(_) => "ide",
             Self::Function { .. } => "pci-bar",
         }
     }
@@ -208,6 +214,7 @@ enum PciSlot {
     HostBridge,
     IsaBridge,
     PowerManagement,
+    Ide,
     /// By index in its pool, as all that follow.
     Bridge(u8),
     Serial(u8),
@@ -223,6 +230,7 @@ impl PciSlot {
             Self::HostBridge => "i440FX",
             Self::IsaBridge => "PIIX3",
             Self::PowerManagement => "PIIX4_PM",
+            Self::Ide => "piix3-ide",
             Self::Bridge(_) => "pci-bridge",
             Self::Serial(_) => "pci-serial",
             Self::Testdev(_) => "pci-testdev",
@@ -286,6 +294,7 @@ pub struct Machine<'m> {
     i440fx: I440fx,
     piix3: Piix3,
     piix4_pm: Piix4Pm,
+    ide: Ide,
     acpi_pm: AcpiPm,
     serials: [Option<Serial>; SERIAL_MAX],
     parallels: [Option<Parallel>; PARALLEL_MAX],
@@ -611,6 +620,9 @@ impl<'m> Machine<'m> {
             Some(Port::Serial(index)) => self.transmit(host, now, index),
             Some(Port::Parallel(index)) => self.transmit_parallel(host, index),
             Some(Port::Function { claim, .. }) => self.transmit_function(host, now, claim),
+            Some(Port::Ide(_) | Port::IdeControl(_)) => {
+                return self.pump_slot(host, now, PciSlot::Ide);
+            }
             _ => {}
         }
         while let Some(effect) = self.effects.take() {

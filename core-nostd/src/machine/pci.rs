@@ -228,6 +228,7 @@ macro_rules! function {
             PciSlot::HostBridge => Some($($reference)+ $machine.i440fx as _),
             PciSlot::IsaBridge => Some($($reference)+ $machine.piix3 as _),
             PciSlot::PowerManagement => Some($($reference)+ $machine.piix4_pm as _),
+            PciSlot::Ide => Some($($reference)+ $machine.ide as _),
             PciSlot::Bridge(index) => function!(@ $machine.buses.bridges, index, $get, $($reference)+),
             PciSlot::Serial(index) => function!(@ $machine.buses.serials, index, $get, $($reference)+),
             PciSlot::Testdev(index) => function!(@ $machine.buses.testdevs, index, $get, $($reference)+),
@@ -992,6 +993,7 @@ impl<'m> Machine<'m> {
         let name = match function.map(|placed| placed.function) {
             Some(PciSlot::HostBridge) => crate::pci::i440fx::CLASS.name,
             Some(PciSlot::IsaBridge) => piix3::CLASS.name,
+            Some(PciSlot::Ide) => crate::devices::ide::CLASS.name,
             _ => crate::pci::piix4_pm::CLASS.name,
         };
         (name, heapless::String::new())
@@ -1153,7 +1155,7 @@ impl<'m> Machine<'m> {
             PciSlot::Testdev(slot) => self.buses.testdevs[usize::from(slot)] = None,
             PciSlot::Watchdog(slot) => self.buses.watchdogs[usize::from(slot)] = None,
             PciSlot::VirtioBlk(slot) => self.buses.disks[usize::from(slot)] = None,
-            PciSlot::HostBridge | PciSlot::IsaBridge | PciSlot::PowerManagement => {}
+            PciSlot::HostBridge | PciSlot::IsaBridge | PciSlot::PowerManagement | PciSlot::Ide => {}
         }
         self.plugged.remove(position);
         self.decode_pci();

@@ -210,8 +210,14 @@ impl<'m> Machine<'m> {
         {
             return Err(DeviceError::IdTaken);
         }
-        let bus = self.find_bus(class, bus)?;
         let mut plugged = Plugged::new(values, place)?;
+        if class.bus == Some("IDE") && class.user_creatable {
+            plugged.drive = Some(self.plug_ide(values, bus)?);
+            // There is room: see above.
+            let _ = self.plugged.push(plugged);
+            return Ok(Consoles::new());
+        }
+        let bus = self.find_bus(class, bus)?;
         if let Some(bus) = bus {
             let (function, consoles) = self.add_pci_device(values, bus, rom)?;
             plugged.function = Some(function as u8);

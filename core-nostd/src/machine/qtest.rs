@@ -7,6 +7,7 @@ use core::fmt::{self, Write};
 use core::sync::atomic::AtomicU8;
 
 use super::{Host, Machine};
+use crate::devices::block::{self, DriveId};
 use crate::devices::{ConsoleId, GuestEvent, PowerRequest};
 use crate::formats::qtest::{
     Encoding, LineBuffer, Request, RequestError, decode, encode_base64, parse,
@@ -169,6 +170,18 @@ impl<H: Host, W: Write> Host for Reporter<'_, H, W> {
 
     fn guest_event(&mut self, event: GuestEvent) {
         self.host.guest_event(event);
+    }
+
+    fn block(&mut self, request: block::Request<'_>) {
+        self.host.block(request);
+    }
+
+    fn block_cancel(&mut self, drive: DriveId) {
+        self.host.block_cancel(drive);
+    }
+
+    fn tray_moved(&mut self, drive: DriveId, open: bool) {
+        self.host.tray_moved(drive, open);
     }
 
     fn memory_remapped(&mut self) {

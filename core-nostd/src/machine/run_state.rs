@@ -17,6 +17,8 @@ pub enum RunState {
     Shutdown,
     /// A processor met what the accelerator can not run.
     InternalError,
+    /// A request of a drive failed, and its error policy stopped the guest.
+    IoError,
     /// The guest panicked, and the panic action paused it.
     GuestPanicked,
     /// The guest sleeps, its state in memory.
@@ -33,6 +35,7 @@ impl RunState {
         Self::Debug,
         Self::GuestPanicked,
         Self::InternalError,
+        Self::IoError,
         Self::Paused,
         Self::Prelaunch,
         Self::Running,
@@ -52,6 +55,7 @@ impl RunState {
             Self::Shutdown => "shutdown",
             Self::Suspended => "suspended",
             Self::InternalError => "internal-error",
+            Self::IoError => "io-error",
             Self::GuestPanicked => "guest-panicked",
             Self::Watchdog => "watchdog",
             Self::Debug => "debug",

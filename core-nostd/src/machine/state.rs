@@ -14,7 +14,7 @@ use crate::state::{SavedState, StateError, load, save};
 use crate::time::Timers;
 
 /// Bytes that the saved state of a machine needs at most.
-pub const STATE_MAX: usize = (32 << 10) + pc_testdev::PAGES * (4096 + 64);
+pub const STATE_MAX: usize = (96 << 10) + pc_testdev::PAGES * (4096 + 64);
 
 /// The state of the interrupt controllers and the interval timer, whoever models them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,6 +77,7 @@ macro_rules! each_device {
                 if $machine.has_acpi {
                     $call!($machine.piix4_pm);
                 }
+                $call!($machine.ide);
                 // Behind both devices that drive it.
                 $call!($machine.a20);
                 for unit in 0..$machine.flash.len() {

@@ -642,12 +642,18 @@ fn keys_are_typed_in_the_clock_s_rhythm() {
     let start = 5 * SECOND;
     machine.advance(&mut host, start);
     let keys = qcodes(&["ctrl", "left"]);
-    assert_eq!(machine.type_keys(&mut host, start, &keys, Some(20)), Ok(()));
+    assert_eq!(
+        machine.type_keys(&mut host, start, &keys, Some(20)),
+        Ok(true)
+    );
     let later = qcodes(&["a"]);
-    assert_eq!(machine.type_keys(&mut host, start, &later, Some(7)), Ok(()));
+    assert_eq!(
+        machine.type_keys(&mut host, start, &later, Some(7)),
+        Ok(false)
+    );
     // Stopped in the meantime: behind the others, and without pauses.
     let last = qcodes(&["b"]);
-    assert_eq!(machine.type_keys(&mut host, start, &last, None), Ok(()));
+    assert_eq!(machine.type_keys(&mut host, start, &last, None), Ok(false));
     let mut seen = Vec::new();
     for step in 0..200 {
         let now = start + step * MILLISECOND;
@@ -679,7 +685,7 @@ fn keys_are_typed_in_the_clock_s_rhythm() {
     // With nothing before it a key that is typed at a stopped machine is nobody's.
     assert_eq!(
         machine.type_keys(&mut host, 6 * SECOND, &last, None),
-        Ok(())
+        Ok(false)
     );
     machine.advance(&mut host, 7 * SECOND);
     assert!(keyboard_bytes(&mut machine, &mut host, 7 * SECOND).is_empty());
@@ -691,10 +697,13 @@ fn typing_has_a_limit() {
     let keys = std::vec![qcodes(&["a"])[0]; TYPED_MAX / 2 - 1];
     assert_eq!(
         machine.type_keys(&mut host, 0, &keys, Some(u32::MAX)),
-        Ok(())
+        Ok(true)
     );
     // One is typed, three wait no longer here.
-    assert_eq!(machine.type_keys(&mut host, 0, &keys[..1], Some(1)), Ok(()));
+    assert_eq!(
+        machine.type_keys(&mut host, 0, &keys[..1], Some(1)),
+        Ok(false)
+    );
     for count in [1, 2, keys.len()] {
         let typed = machine.type_keys(&mut host, 0, &keys[..count], None);
         assert_eq!(typed, Err(TypedFull));
@@ -705,7 +714,7 @@ fn typing_has_a_limit() {
     let deadline = other.next_deadline();
     for _ in 0..3 {
         let typed = other.type_keys(&mut host, 0, &keys, Some(1));
-        assert_eq!((typed, other.next_deadline()), (Ok(()), deadline));
+        assert_eq!((typed, other.next_deadline()), (Ok(false), deadline));
     }
 }
 

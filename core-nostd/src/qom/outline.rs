@@ -2,6 +2,7 @@
 
 use super::tree::{Bus, Node, PATH_MAX, Path};
 use super::{QomError, QomValue, Tree};
+use crate::devices::ide;
 use crate::machine::Place;
 
 /// Levels of objects below one that are visited at most.
@@ -99,6 +100,11 @@ impl Tree<'_> {
             match node {
                 Node::PciHost => self.bus(Bus::Pci, "pci.0", "PCI", depth + 2, visit),
                 Node::IsaBridge => self.bus(Bus::Isa, "isa.0", "ISA", depth + 2, visit),
+                Node::Ide => {
+                    for (channel, name) in ide::BUSES.into_iter().enumerate().rev() {
+                        self.bus(Bus::Ide(channel as u8), name, "IDE", depth + 2, visit);
+                    }
+                }
                 Node::Plugged(index) if self.machine.is_bridge(index.into()) => {
                     let name = self.machine.bus_name(index.into());
                     self.bus(Bus::Below(index), &name, "PCI", depth + 2, visit);

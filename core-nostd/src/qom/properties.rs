@@ -6,6 +6,7 @@ use super::tree::{Edge, Name, Node, Settable};
 use super::types::{self, Type, TypeName};
 use super::{ChardevKind, PropertyInfo, QomError, QomValue, Settings, Tree};
 use crate::devices::class::{PCI_ADDR, PCI_MULTIFUNCTION, PCI_ROMFILE, PropertyKind, Value};
+use crate::devices::ide;
 use crate::devices::{hpet, kernel, pflash, vmgenid};
 use crate::machine::{Board, Place};
 use crate::pci::{Address, i440fx, piix3, piix4_pm};
@@ -150,7 +151,9 @@ impl Tree<'_> {
         match node {
             Node::Machine => return self.machine_values(visit),
             Node::SystemBus => visit("realized", "bool", QomValue::Bool(false)),
-            Node::PciBus | Node::BelowBridge(_) => visit("realized", "bool", QomValue::Bool(true)),
+            Node::PciBus | Node::BelowBridge(_) | Node::IdeBus(_) => {
+                visit("realized", "bool", QomValue::Bool(true));
+            }
             Node::IsaBus => {
                 // What QEMU says of microvm's bus, which no device carries.
                 let realized = self.machine.board() == Board::Pc;
@@ -291,6 +294,7 @@ impl Tree<'_> {
             (Node::HostBridge, PCI_ADDR) => return Some(address(i440fx::ADDRESS)),
             (Node::IsaBridge, PCI_ADDR) => return Some(address(piix3::ADDRESS)),
             (Node::IsaBridge, PCI_MULTIFUNCTION) => return Some(Value::Bool(true)),
+            (Node::Ide, PCI_ADDR) => return Some(address(ide::ADDRESS)),
             (Node::PowerManagement, PCI_ADDR) => return Some(address(piix4_pm::ADDRESS)),
             (Node::PowerManagement, name) => {
                 let sleep = self.machine.sleep_states();

@@ -10,7 +10,7 @@ use super::types::{self, TypeName};
 use super::{ChardevKind, QomError, Tree};
 use crate::devices::class::DeviceClass;
 use crate::devices::pflash::{self, Pflash};
-use crate::devices::{dma, hpet, i8042, kernel, pit, port92, rtc};
+use crate::devices::{dma, hpet, i8042, ide, kernel, pit, port92, rtc};
 use crate::firmware::fw_cfg;
 use crate::irq::{ioapic, lapic, pic};
 use crate::machine::{Board, Irqchip, Place};
@@ -62,6 +62,10 @@ pub(super) enum Node {
     /// The device that the ISA bus hangs on: PIIX3 on a PC.
     IsaBridge,
     IsaBus,
+    /// The IDE controller.
+    Ide,
+    /// By the channel's number.
+    IdeBus(u8),
     /// 0: bytes, 1: words.
     Dma(u8),
     /// 0: master, 1: slave.
@@ -106,6 +110,8 @@ pub(super) enum Bus {
     System,
     Pci,
     Isa,
+    /// By the channel's number.
+    Ide(u8),
     /// Below a bridge, by its position in the machine's list.
     Below(u8),
 }
@@ -177,6 +183,7 @@ impl Tree<'_> {
             Node::Port92 => &port92::CLASS,
             Node::Flash(_) => &pflash::CLASS,
             Node::PowerManagement => &piix4_pm::CLASS,
+            Node::Ide => &ide::CLASS,
             Node::Plugged(index) => {
                 return Some(self.machine.plugged().get(usize::from(index))?.class());
             }
@@ -202,6 +209,7 @@ impl Tree<'_> {
             Node::SystemBus => "System",
             Node::PciBus | Node::BelowBridge(_) => "PCI",
             Node::IsaBus => "ISA",
+            Node::IdeBus(_) => "IDE",
             Node::Qtest => "qtest",
             Node::IsaBridge if self.board() == Board::Microvm => "isabus-bridge",
             _ => self.class(node).map_or("container", |class| class.name),
@@ -310,8 +318,7 @@ impl Tree<'_> {
                 gap(Bus::Isa),
                 gap(Bus::Isa),
                 isa(Node::Port92),
-                // IDE.
-                gap(Bus::Pci),
+                (Some(Node::Ide), Some(Bus::Pci)),
             ] {
                 next(node, bus);
             }
@@ -330,6 +337,14 @@ impl Tree<'_> {
                 let below = plugged.filter(|device| self.bridge_above(*device) == Some(bridge));
                 for (position, device) in below.enumerate() {
                     visit(position, device);
+                }
+            }
+            (Bus::Ide(channel), _) => {
+                let plugged = 0..self.machine.plugged().len() as u8;
+                let drives = plugged
+                    .filter(|index| self.machine.ide_channel((*index).into()) == Some(channel));
+                for (position, index) in drives.enumerate() {
+                    visit(position, Node::Plugged(index));
                 }
             }
             (Bus::System, board) => {
@@ -413,7 +428,9 @@ impl Tree<'_> {
                 Some(Node::SystemBus)
             }
             Node::IsaBridge if self.board() == Board::Microvm => Some(Node::SystemBus),
-            Node::HostBridge | Node::IsaBridge | Node::PowerManagement => Some(Node::PciBus),
+            Node::HostBridge | Node::IsaBridge | Node::PowerManagement | Node::Ide => {
+                Some(Node::PciBus)
+            }
             Node::Dma(_)
             | Node::Pic(_)
             | Node::Pit
@@ -423,6 +440,12 @@ impl Tree<'_> {
             | Node::Port92 => Some(Node::IsaBus),
             Node::Plugged(_) => match self.class(node)?.bus {
                 Some("ISA") => Some(Node::IsaBus),
+                Some("IDE") => {
+                    let Node::Plugged(index) = node else {
+                        return None;
+                    };
+                    self.machine.ide_channel(index.into()).map(Node::IdeBus)
+                }
                 Some("PCI") => {
                     let above = self.bridge_above(node);
                     Some(above.map_or(Node::PciBus, Node::BelowBridge))
@@ -507,6 +530,11 @@ impl Tree<'_> {
                 visit("pci.0", Node::PciBus);
             }
             Node::IsaBridge => visit("isa.0", Node::IsaBus),
+            Node::Ide => {
+                for (channel, name) in ide::BUSES.into_iter().enumerate() {
+                    visit(name, Node::IdeBus(channel as u8));
+                }
+            }
             Node::Plugged(index) if self.machine.is_bridge(index.into()) => {
                 visit(
                     &self.machine.bus_name(index.into()),
@@ -527,6 +555,7 @@ impl Tree<'_> {
             Node::SystemBus => Some(Bus::System),
             Node::PciBus => Some(Bus::Pci),
             Node::IsaBus => Some(Bus::Isa),
+            Node::IdeBus(channel) => Some(Bus::Ide(channel)),
             Node::BelowBridge(bridge) => Some(Bus::Below(bridge)),
             _ => None,
         };
@@ -614,6 +643,7 @@ impl Tree<'_> {
             Node::IoApic => Node::Machine,
             Node::Lapic(index) => Node::Cpu(index),
             Node::IsaBus => Node::IsaBridge,
+            Node::IdeBus(_) => Node::Ide,
             Node::BelowBridge(index) => Node::Plugged(index),
             Node::Plugged(index) => {
                 let plugged = self.machine.plugged().get(usize::from(index))?;
@@ -635,7 +665,8 @@ impl Tree<'_> {
             | Node::Hpet
             | Node::I8042
             | Node::Port92
-            | Node::PowerManagement => Node::Unattached,
+            | Node::PowerManagement
+            | Node::Ide => Node::Unattached,
         })
     }
 
@@ -688,6 +719,17 @@ impl Tree<'_> {
         match self.board() {
             Board::None => Ok(()),
             Board::Pc | Board::Microvm => self.write_path(Node::Rtc, out),
+        }
+    }
+
+    /// Writes the path of a device that was plugged in, `qdev` of `query-block`; `index` is below the number of such devices.
+    ///
+    /// # Errors
+    /// The writer's.
+    pub fn plugged_path(&self, index: usize, out: &mut dyn Write) -> fmt::Result {
+        match u8::try_from(index) {
+            Ok(index) => self.write_path(Node::Plugged(index), out),
+            Err(_) => Err(fmt::Error),
         }
     }
 }

@@ -364,6 +364,23 @@ events! {
     /// Something of a drive has ended.
     block_done(drive: u8, tag: u32, ok: bool) "drive {} tag 0x{x} ok {}"
 
+    // ---- IDE ----------------------------------------------------------------------------------
+
+    /// A register of an IDE channel is read.
+    ide_ioport_read(offset: u16, val: u8) "IDE PIO rd @ 0x{x}; val 0x{2x}"
+    /// A register of an IDE channel is written.
+    ide_ioport_write(offset: u16, val: u8) "IDE PIO wr @ 0x{x}; val 0x{2x}"
+    /// An IDE channel's alternate status is read.
+    ide_status_read(val: u8) "IDE PIO rd @ Alt Status; val 0x{2x}"
+    /// An IDE channel's device control is written.
+    ide_ctrl_write(val: u8) "IDE PIO wr @ Device Control; val 0x{2x}"
+    /// An IDE drive, 0 or 1 of its channel, gets a command.
+    ide_exec_cmd(unit: u8, cmd: u8) "IDE exec cmd: unit {}; cmd 0x{2x}"
+    /// An IDE drive for CDs gets a packet.
+    ide_atapi_cmd(cmd: u8) "IDE: packet cmd 0x{2x}"
+    /// An IDE bus master is started, or stopped.
+    bmdma_cmd_write(val: u8) "val: 0x{8x}"
+
     // ---- Virtio -------------------------------------------------------------------------------
 
     /// A driver says that a queue has buffers.

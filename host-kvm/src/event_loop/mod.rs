@@ -131,6 +131,7 @@ impl EventLoop {
         self.gdb.exit(status, &shared);
         self.vm.cancel_jobs();
         self.vm.shut_processors();
+        self.vm.close_blocks();
         self.vm.discard_objects();
         shared.lock().chardevs.flush(LAST_WORDS);
         status

@@ -6,6 +6,7 @@ use thimble_core::machine::actions::{
     ActionChanges, PanicAction, RebootAction, ShutdownAction, WatchdogAction,
 };
 
+use super::block::{self, BlockOption};
 use super::boot::{BOOT, OPTION_ROM, OptionRom};
 use super::descriptors;
 use super::device::{self, Classes, DeviceText};
@@ -355,6 +356,42 @@ impl Builder {
         Ok(())
     }
 
+    pub(super) fn blockdev(&mut self, value: &str) -> Done {
+        block::check_node(value)?;
+        self.options.blocks.push(BlockOption::Node {
+            text: value.to_owned(),
+            origin: self.origin.clone(),
+        });
+        Ok(())
+    }
+
+    pub(super) fn drive(&mut self, value: &str) -> Done {
+        let flash = |(key, value): &(String, Option<String>)| {
+            key == "if" && value.as_deref() == Some("pflash")
+        };
+        if super::opts::split(value).iter().any(flash) {
+            let drives = &mut self.options.drives;
+            drives.push(drive::parse(value, drives)?);
+            return Ok(());
+        }
+        let drive = block::parse(value, &self.origin, &self.options.blocks)?;
+        if let Some(warning) = drive.warning {
+            self.options
+                .warnings
+                .push(format!("{}: {warning}", self.origin));
+        }
+        self.options
+            .blocks
+            .push(BlockOption::Drive(Box::new(drive)));
+        Ok(())
+    }
+
+    /// A file, and where it goes.
+    pub(super) fn short_drive(&mut self, file: &str, place: &str) -> Done {
+        let file = file.replace(',', ",,");
+        self.drive(&format!("{place},file={file}"))
+    }
+
     pub(super) fn object(&mut self, value: &str) -> Done {
         if matches!(value, "help" | "?") {
             let mut text = String::new();
@@ -589,12 +626,6 @@ impl Builder {
         Ok(())
     }
 
-    pub(super) fn drive(&mut self, value: &str) -> Done {
-        let drives = &mut self.options.drives;
-        drives.push(drive::parse(value, drives)?);
-        Ok(())
-    }
-
     pub(super) fn pflash(&mut self, value: &str) -> Done {
         let file = value.replace(',', ",,");
         self.drive(&format!("if=pflash,file={file}"))
@@ -817,7 +848,11 @@ impl Builder {
                 && self.options.machine.graphics
                 && !self.without.contains(&"VGA")
                 && matches!(self.options.serials.first(), Some(Some(_)));
+            let has_cd = self.default_cdrom();
             for what in ["VGA", "network card", "floppy", "CD-ROM"] {
+                if what == "CD-ROM" && has_cd {
+                    continue;
+                }
                 let graphics = what == "VGA" && self.options.nographic;
                 if !graphics && !self.without.contains(&what) {
                     self.options.missing.push(what);
@@ -825,6 +860,30 @@ impl Builder {
             }
         }
         Ok(())
+    }
+
+    /// Adds the CD-ROM drive that a PC has unless its place is taken, or a disk was asked for as a device. Whether the board
+    /// knows such drives.
+    fn default_cdrom(&mut self) -> bool {
+        if !self.classes.iter().any(|class| class.name == "ide-cd") {
+            return false;
+        }
+        let asked = |(device, _): &(DeviceText, String)| {
+            matches!(
+                device.driver.as_str(),
+                "ide-cd" | "ide-hd" | "scsi-cd" | "scsi-hd"
+            )
+        };
+        if !self.devices.iter().any(asked) {
+            let place = "if=ide,index=2,media=cdrom";
+            // That the place is taken is no mistake.
+            if let Ok(drive) = block::parse(place, place, &self.options.blocks) {
+                self.options
+                    .blocks
+                    .push(BlockOption::Drive(Box::new(drive)));
+            }
+        }
+        true
     }
 
     /// What standard input and output can be used for.

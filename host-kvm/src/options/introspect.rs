@@ -4,7 +4,7 @@ use thimble_monitor::schema::CommandLineParameterType as Type;
 use thimble_monitor::schema::results::{CommandLineOptionInfo, CommandLineParameterInfo};
 
 use super::opts::{Kind, OptsTable};
-use super::{boot, builder, descriptors, drive, machine, values};
+use super::{block, boot, builder, descriptors, machine, values};
 use crate::chardev::spec;
 
 /// All options that take `name=value` pairs of a table.
@@ -14,8 +14,8 @@ static TABLES: &[&OptsTable] = &[
     &machine::SMP,
     &machine::MEMORY,
     &spec::CHARDEV,
+    &block::DRIVE,
     &descriptors::ADD_FD,
-    &drive::DRIVE,
     &boot::BOOT,
     &boot::OPTION_ROM,
     &builder::MON,

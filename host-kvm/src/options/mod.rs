@@ -5,6 +5,7 @@
 //! checked against the device classes. What QEMU has and we lack is refused by name; every error
 //! is one line that names the option as given and the reason.
 
+mod block;
 mod boot;
 mod builder;
 mod descriptors;
@@ -31,6 +32,7 @@ use crate::log::filter::Filter;
 use crate::monitors::Language;
 use crate::soft::Icount;
 
+pub use block::{BlockOption, DiskOption, Interface};
 pub use boot::{BootOptions, OptionRom};
 pub use builder::parse_gdb;
 pub use descriptors::AddFd;
@@ -144,6 +146,8 @@ pub struct Options {
     pub qtest_log: Option<String>,
     /// Code of the escape key.
     pub escape_key: u8,
+    /// Block nodes and drives, in order.
+    pub blocks: Vec<BlockOption>,
     /// Drives of the board.
     pub drives: Vec<DriveOption>,
     /// Devices to add.
@@ -231,6 +235,7 @@ impl Default for Options {
             gdb: None,
             qtest_log: None,
             escape_key: crate::chardev::DEFAULT_ESCAPE_KEY,
+            blocks: Vec::new(),
             drives: Vec::new(),
             devices: Vec::new(),
             globals: Vec::new(),

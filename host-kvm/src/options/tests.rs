@@ -227,7 +227,7 @@ fn errors_name_the_option() {
         ("-d foo", "no log item 'foo'"),
         ("-display gtk", "no display"),
         ("-vga std", "no VGA"),
-        ("-drive file=x", "not available"),
+        ("-drive if=scsi,file=x", "not available"),
         ("-runas nobody", "not available"),
         ("-initrd x", "only allowed with -kernel"),
         ("-append x", "only allowed with -kernel"),

@@ -2,6 +2,7 @@
 //! here, with one line that names the option.
 
 mod boot;
+mod drives;
 mod kernel;
 mod plug;
 mod smbios;
@@ -26,6 +27,8 @@ use thimble_monitor::MONITOR_OUT_MAX;
 use thimble_monitor::schema::EventText;
 use tz::TimeZone;
 
+use crate::block::Graph;
+use crate::block::executor::Executor;
 use crate::chardev::{ChardevId, Chardevs};
 use crate::clock::Clock;
 use crate::cpuid::{self, CpuError, CpuSpec, CpuidTable, Topology};
@@ -303,12 +306,17 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
         let place = chardev(&mut chardevs, &monitor.chardev)?;
         monitors.add(place, monitor.language);
     }
+    let waker = Arc::new(Waker::new().map_err(&internal)?);
+    let call = waker.clone();
+    let blocks = Graph::new(Executor::new(move || call.wake()));
+    blocks.set_ram(leak::<Ram>(&ram));
+    drives::open(options, &blocks)?;
     let mut bridge_state = BridgeState::default();
     if let Some(flash) = flash {
         bridge_state.flash = flash.files;
     }
     let consoles = &mut bridge_state.consoles;
-    plug_devices(options, &mut machine, &mut chardevs, consoles)?;
+    plug_devices(options, &mut machine, &mut chardevs, consoles, &blocks)?;
     boot::add_option_roms(options, &mut machine)?;
     if board == Board::Pc {
         let processor = cpuid.as_ref().map(|cpuid| cpuid.registers(1, 0));
@@ -337,7 +345,6 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
         None => None,
     };
 
-    let waker = Arc::new(Waker::new().map_err(&internal)?);
     let timer = timerfd_create(
         TimerfdClockId::Monotonic,
         TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK,
@@ -437,9 +444,12 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
             .objects(&objects, &made, true, |tree| rtc_path(&tree)),
         objects,
         made,
+        blocks,
     };
     let waits = settings.preconfig || !settings.autostart;
     let mut vm = Vm::new(shared, processors, settings);
+    vm.name_drives();
+    vm.tell_media();
     if !waits {
         vm.start();
     }

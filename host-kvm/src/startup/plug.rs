@@ -1,12 +1,13 @@
 //! The devices of the command line.
 
-use thimble_core::devices::class::{PCI_ROMSIZE, PropertyKind, PropertyValues};
+use thimble_core::devices::class::{DeviceClass, PCI_ROMSIZE, PropertyKind, PropertyValues};
 use thimble_core::devices::vmgenid::{self, GenerationId};
 use thimble_core::devices::{debugcon, parallel, serial};
 use thimble_core::machine::{ExpansionRom, Machine, Place, Plugging, SERIAL_MAX};
 use thimble_core::pci::config;
 
-use super::{chardev, open, read_file};
+use super::{chardev, drives, open, read_file};
+use crate::block::Graph;
 use crate::chardev::{ChardevId, Chardevs};
 use crate::options::{DeviceOption, OptionError, Options};
 use crate::vm::CONSOLES_MAX;
@@ -17,6 +18,7 @@ pub(super) fn plug_devices(
     machine: &mut Machine<'static>,
     chardevs: &mut Chardevs,
     consoles: &mut [Option<ChardevId>; CONSOLES_MAX],
+    blocks: &Graph,
 ) -> Result<(), OptionError> {
     let mut plug = |origin: &str,
                     properties: &PropertyValues,
@@ -30,8 +32,25 @@ pub(super) fn plug_devices(
                 lines.push((property.name, chardev(chardevs, &id)?));
             }
         }
+        let refused = |reason: &str| drives::refused(origin, reason);
+        let has_drive = properties
+            .class()
+            .properties
+            .iter()
+            .any(|property| property.kind == PropertyKind::Drive);
+        let drive = match has_drive {
+            true => drives::find(properties, blocks).map_err(|reason| refused(&reason))?,
+            false => None,
+        };
         let plugged = machine.plug_on(properties, plugging);
-        let plugged = plugged.map_err(|error| OptionError::new(origin, &error.to_string()))?;
+        let plugged = plugged.map_err(|error| refused(&error.to_string()))?;
+        if let (Some(drive), Some((last, others))) = (drive, machine.plugged().split_last()) {
+            let anonymous = others
+                .iter()
+                .filter(|other| other.place() == Place::Anonymous);
+            let attached = drives::attach(&drive, properties, last, anonymous.count(), blocks);
+            attached.map_err(|reason| refused(&reason))?;
+        }
         for (name, console) in plugged {
             let line = lines.iter().find(|(of, _)| *of == name);
             consoles[usize::from(console.0)] = line.map(|(_, id)| *id);
@@ -71,7 +90,10 @@ pub(super) fn plug_devices(
         };
         plug(&origin, &properties, board(place), &|_| Some(id.clone()))?;
     }
-    for device in &options.devices {
+    let disks = drives::devices(options)?;
+    for (index, device) in options.devices.iter().chain(&disks).enumerate() {
+        // Disks of the board's own controllers.
+        let on_board = index >= options.devices.len() && !is_virtio(device.properties.class());
         let what = match device.properties.class().name {
             name if name == debugcon::CLASS.name => "debugcon",
             name if name == parallel::CLASS.name => "parallel",
@@ -83,7 +105,11 @@ pub(super) fn plug_devices(
             return Err(OptionError::new(&device.origin, &reason));
         }
         let plugging = Plugging {
-            place: device.id.as_deref().map_or(Place::Anonymous, Place::Id),
+            place: match device.id.as_deref() {
+                Some(id) => Place::Id(id),
+                None if on_board => Place::Board,
+                None => Place::Anonymous,
+            },
             bus: device.bus.as_deref(),
             rom: match &device.romfile {
                 Some(name) => expansion_rom(options, device, name)?,
@@ -111,6 +137,10 @@ fn random_uuid() -> [u8; 16] {
     bytes[6] = bytes[6] & 0x0f | 0x40;
     bytes[8] = bytes[8] & 0x3f | 0x80;
     bytes
+}
+
+fn is_virtio(class: &DeviceClass) -> bool {
+    class.name.starts_with("virtio-")
 }
 
 /// Reads a PCI device's expansion ROM. What is wrong with it is said in QEMU's words.

@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicU8;
 use thimble_core::cpu::LocalApicState;
 use thimble_core::cpu::debugger::Hit;
 use thimble_core::cpu::soft::{self, Attention};
+use thimble_core::devices::block::{DriveId, Request};
 use thimble_core::devices::{ConsoleId, GuestEvent, PowerRequest, ShutdownCause, Width};
 use thimble_core::irq::lapic::{CpuEvent, Tsc};
 use thimble_core::irq::{LocalApic, Msi};
@@ -15,6 +16,7 @@ use thimble_core::memory::MemoryMap;
 use thimble_core::state::StateError;
 use thimble_monitor::DebugStop;
 
+use super::block::DriveRequests;
 use super::{Accelerator, Guarded, Shared};
 use crate::chardev::{ChardevId, Chardevs};
 use crate::clock::Clock;
@@ -98,6 +100,8 @@ pub struct BridgeState {
     pub flash: FlashFiles,
     /// What waits for the main thread.
     pub pending: Pending,
+    /// What drives are to do.
+    pub drives: DriveRequests,
     /// Consoles, a bit each, whose lost output has been reported.
     lost: u32,
     /// What the machine's own I/O APIC sends.
@@ -225,6 +229,18 @@ impl Host for Bridge<'_> {
         self.bridge_state.pending.tell(event);
     }
 
+    fn block(&mut self, request: Request<'_>) {
+        self.bridge_state.drives.push(&request);
+    }
+
+    fn block_cancel(&mut self, drive: DriveId) {
+        self.bridge_state.drives.cancel(drive);
+    }
+
+    fn tray_moved(&mut self, drive: DriveId, open: bool) {
+        self.bridge_state.drives.tray_moved(drive, open);
+    }
+
     fn memory_remapped(&mut self) {
         self.remapped = true;
     }
@@ -280,6 +296,8 @@ impl Exits {
                 // It stops at the very access that asked for it.
                 shared.request_pause();
             }
+            shared.wake();
+        } else if !guarded.bridge_state.drives.is_empty() {
             shared.wake();
         }
         if guarded.machine.next_deadline() != before {

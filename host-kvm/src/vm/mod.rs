@@ -4,6 +4,7 @@
 //! [`Shared`] is what threads share; [`Vm`] belongs to the main thread, starts and stops the
 //! processors, and never holds the lock while it waits for them.
 
+mod block;
 mod boot;
 mod bridge;
 mod clock;
@@ -23,6 +24,7 @@ mod trace;
 mod typing;
 
 use std::collections::VecDeque;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -41,6 +43,7 @@ use thimble_core::trace::events;
 use thimble_monitor::schema::EventText;
 use thimble_monitor::{Event, JobId, QmpError, RateLimits, Timestamp};
 
+use crate::block::Graph;
 use crate::chardev::Chardevs;
 use crate::clock::{Clock, monotonic};
 use crate::cpuid::Topology;
@@ -51,6 +54,7 @@ use crate::log::{Items, Sink};
 use crate::options::RtcClock;
 use crate::trace::run_state as tell_run_state;
 
+pub use block::DriveRequests;
 pub use bridge::{Bridge, BridgeState, CONSOLES_MAX, Exits, Pending};
 use dump::Dump;
 pub use jobs::{JOBS_MAX, Jobs, Step};
@@ -262,6 +266,8 @@ pub struct Settings {
     pub objects: ObjectFacts,
     /// What users have made.
     pub made: crate::objects::Objects,
+    /// Images and drives.
+    pub blocks: Rc<Graph>,
 }
 
 /// The host's time since 1970-01-01 00:00 UTC.
@@ -359,6 +365,7 @@ impl Vm {
         self.enter(RunState::Running);
         sets::lock().set_running(true);
         self.event(Event::Resume);
+        self.resume_blocks();
         self.resume();
     }
 
@@ -406,6 +413,7 @@ impl Vm {
         self.shared.arm_timer(&mut guarded);
         drop(guarded);
         self.disarm_debugger();
+        self.drain_blocks();
     }
 
     /// Stops the guest, if it runs, and enters `state`.
@@ -570,6 +578,7 @@ impl Vm {
 
     /// Does what the guest has asked for since the last call, and wakes it up when it is time.
     pub fn settle(&mut self) {
+        self.settle_blocks();
         self.ring_alarm();
         let pending = std::mem::take(&mut self.shared.lock().bridge_state.pending);
         let held = pending.holds_guest();
@@ -637,7 +646,11 @@ impl Vm {
 
     /// When [`Vm::release_events`] or [`Vm::settle`] has something to do next, on the monotonic clock.
     pub fn next_deadline(&self) -> Option<u64> {
-        let deadlines = [self.rate_limits.next_deadline(), self.alarm_deadline()];
+        let deadlines = [
+            self.rate_limits.next_deadline(),
+            self.alarm_deadline(),
+            self.blocks_deadline(),
+        ];
         deadlines.into_iter().flatten().min()
     }
 
@@ -668,6 +681,11 @@ impl Vm {
             std::mem::take(&mut self.told),
             std::mem::take(&mut self.events),
         )
+    }
+
+    /// Waits for all requests, and for what was written to be on stable storage: the process ends.
+    pub fn close_blocks(&mut self) {
+        self.drain_blocks();
     }
 
     /// Frees what objects hold that is of no use without the process.

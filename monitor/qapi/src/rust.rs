@@ -329,8 +329,51 @@ impl<'s> Types<'s> {
         }
     }
 
+    /// Whether a type has values of itself within.
+    fn recursive(&self, id: TypeId) -> bool {
+        let mut seen = BTreeSet::new();
+        let mut next = vec![id];
+        while let Some(at) = next.pop() {
+            let below: Vec<TypeId> = match self.kind(at) {
+                Type::Builtin(_) | Type::Enum { .. } => Vec::new(),
+                Type::Array(element) => vec![*element],
+                Type::Alternate { branches, .. } => branches.iter().map(|b| b.kind).collect(),
+                Type::Object {
+                    members, variants, ..
+                } => {
+                    let members = members.iter().map(|member| member.kind);
+                    members.chain(variants.iter().map(|v| v.kind)).collect()
+                }
+            };
+            for kind in below {
+                if kind == id {
+                    return true;
+                }
+                if seen.insert(kind) {
+                    next.push(kind);
+                }
+            }
+        }
+        false
+    }
+
+    /// The Rust type of an alternate's branch: what would hold itself is read when it is asked for.
+    fn branch_type(&self, id: TypeId, role: Role) -> String {
+        let kind = self.rust_type(id, role);
+        let object = matches!(self.kind(id), Type::Object { .. });
+        match object && role == Role::Arguments && self.recursive(id) {
+            true => format!("Later<'a, {kind}>"),
+            false => kind,
+        }
+    }
+
     fn field_type(&self, member: &Member, role: Role) -> String {
         let kind = self.rust_type(member.kind, role);
+        let object = matches!(self.kind(member.kind), Type::Object { .. });
+        let kind = match object && role == Role::Results && self.recursive(member.kind) {
+            true => format!("&'a {kind}"),
+            false => kind,
+        };
         match member.optional && (member.default.is_none() || role == Role::Results) {
             true => format!("Option<{kind}>"),
             false => kind,
@@ -492,7 +535,10 @@ impl<'s> Types<'s> {
         doc(out, "    ", &format!("The variants of [`{name}`]."));
         line(
             out,
-            &format!("    #[derive(Clone, Debug)]\n    pub enum {name}Variant{lifetime} {{"),
+            // There is no heap to box the large ones.
+            &format!(
+                "    #[allow(clippy::large_enum_variant)]\n    #[derive(Clone, Debug)]\n    pub enum {name}Variant{lifetime} {{"
+            ),
         );
         for value in values {
             doc(out, "        ", &value.docs);
@@ -644,7 +690,7 @@ impl<'s> Types<'s> {
         );
         for branch in branches {
             doc(out, "        ", &branch.docs);
-            let kind = self.rust_type(branch.kind, role);
+            let kind = self.branch_type(branch.kind, role);
             line(out, &format!("        {}({kind}),", camel(&branch.name)));
         }
         line(out, "    }\n");

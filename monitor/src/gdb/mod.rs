@@ -54,6 +54,8 @@ mod signal {
     pub(super) const TRAP: u8 = 5;
     pub(super) const ABRT: u8 = 6;
     pub(super) const ALRM: u8 = 14;
+    /// As the debugger numbers it.
+    pub(super) const STOP: u8 = 17;
 }
 
 /// What a packet can't have: the number goes to the debugger.
@@ -364,6 +366,7 @@ fn stopped(
         RunState::Paused | RunState::SaveVm => signal::INT,
         RunState::Shutdown => signal::QUIT,
         RunState::InternalError | RunState::GuestPanicked => signal::ABRT,
+        RunState::IoError => signal::STOP,
         RunState::Watchdog => signal::ALRM,
         RunState::Debug | RunState::Prelaunch | RunState::Running | RunState::Suspended => {
             signal::TRAP

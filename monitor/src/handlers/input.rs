@@ -21,9 +21,16 @@ pub(crate) const MOUSE: (i64, &str) = (2, "QEMU PS/2 Mouse");
 /// Keys that are typed together.
 pub(crate) type Keys = heapless::Vec<QKeyCode, { TYPED_MAX / 2 }>;
 
-/// Whether what someone does arrives: at a guest that runs, or that a key wakes up.
-fn is_awake<O: Owner + ?Sized>(owner: &O) -> bool {
+/// Whether what someone does arrives.
+fn is_heard<O: Owner + ?Sized>(owner: &O) -> bool {
     matches!(owner.run_state(), RunState::Running | RunState::Suspended)
+}
+
+/// Wakes a guest up that sleeps, if what was done does.
+fn wake<O: Owner + ?Sized>(owner: &mut O, wakes: bool) {
+    if wakes && owner.run_state() == RunState::Suspended {
+        owner.wake();
+    }
 }
 
 pub(crate) fn has_keyboard<O: Owner + ?Sized>(owner: &O) -> bool {
@@ -70,8 +77,10 @@ pub(crate) fn type_keys<O: Owner + ?Sized>(
         0 => DEFAULT_PAUSE,
         pause => pause,
     };
-    let pause = is_awake(owner).then_some(pause);
-    owner.type_keys(&typed, pause).map_err(full)
+    let pause = is_heard(owner).then_some(pause);
+    let wakes = owner.type_keys(&typed, pause).map_err(full)?;
+    wake(owner, wakes);
+    Ok(())
 }
 
 pub(crate) fn send_key<O: Owner>(
@@ -93,7 +102,7 @@ pub(crate) fn input_send_event<'m, O: Owner>(
             arguments.head.unwrap_or(0),
         ));
     }
-    if !is_awake(context.owner) {
+    if !is_heard(context.owner) {
         return Err(Fail::generic(&[b"VM not running"]));
     }
     let has_keyboard = has_keyboard(context.owner);
@@ -123,7 +132,8 @@ pub(crate) fn input_send_event<'m, O: Owner>(
         }),
         InputEventVariant::Abs(_) => None,
     });
-    context.owner.input(&mut events);
+    let wakes = context.owner.input(&mut events);
+    wake(context.owner, wakes);
     Ok(())
 }
 
@@ -149,8 +159,9 @@ fn no_console<'m, O: Owner + ?Sized>(owner: &O, device: &'m [u8], head: i64) -> 
 
 /// Lets someone do something, unless the VM is stopped.
 pub(crate) fn do_input<O: Owner + ?Sized>(owner: &mut O, events: &[InputEvent]) {
-    if is_awake(owner) {
-        owner.input(&mut events.iter().copied());
+    if is_heard(owner) {
+        let wakes = owner.input(&mut events.iter().copied());
+        wake(owner, wakes);
     }
 }
 

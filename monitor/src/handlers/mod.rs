@@ -1,5 +1,7 @@
 //! The command handlers: small functions from checked arguments to a result, a file for each part of the schema.
 
+mod block;
+mod block_nodes;
 mod clock;
 mod control;
 mod descriptors;
@@ -20,6 +22,8 @@ mod yank;
 use crate::session::Negotiation;
 use crate::{JobId, Owner};
 
+pub(crate) use block::*;
+pub(crate) use block_nodes::*;
 pub(crate) use clock::*;
 pub(crate) use control::*;
 pub(crate) use descriptors::*;

@@ -7,11 +7,11 @@ use super::InMemory;
 use crate::owner::Inputs;
 
 impl<H: Host> Inputs for InMemory<'_, H> {
-    fn input(&mut self, events: &mut dyn Iterator<Item = InputEvent>) {
-        self.machine.input(&mut self.host, 0, events);
+    fn input(&mut self, events: &mut dyn Iterator<Item = InputEvent>) -> bool {
+        self.machine.input(&mut self.host, 0, events)
     }
 
-    fn type_keys(&mut self, keys: &[QKeyCode], pause: Option<u32>) -> Result<(), TypedFull> {
+    fn type_keys(&mut self, keys: &[QKeyCode], pause: Option<u32>) -> Result<bool, TypedFull> {
         self.machine.type_keys(&mut self.host, 0, keys, pause)
     }
 

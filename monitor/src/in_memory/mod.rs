@@ -1,5 +1,6 @@
 //! An owner without a process: a machine in memory that nobody runs. For fuzzers, tests and bare-metal images.
 
+mod block;
 mod boot;
 mod clock;
 mod debug;

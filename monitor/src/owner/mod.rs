@@ -1,5 +1,6 @@
 //! What commands ask of the machine's owner.
 
+pub mod block;
 mod boot;
 mod clock;
 mod debug;
@@ -27,6 +28,7 @@ pub use objects::Objects;
 
 /// Whether KVM is used: QMP's KvmInfo.
 pub use crate::schema::results::KvmInfo;
+pub use block::Blocks;
 pub use boot::Booting;
 pub use clock::RealTimeClock;
 pub use debug::{BreakRefused, DebugStop, Debugger, Stepping, write_ram};
@@ -91,7 +93,8 @@ pub fn answers(machine: &Machine<'_>, mut gpa: u64, length: usize) -> bool {
 /// executes the command writes them before its reply (after it if the command has a result), and the owner sends them to its other
 /// sessions with `Session::event`.
 pub trait Owner:
-    Booting
+    Blocks
+    + Booting
     + Debugger
     + Descriptors
     + Dumps

@@ -20,7 +20,7 @@ pub use tables::{
     Builtin, CommandRow, EventRow, MemberRow, NO_TAG, Name, Rows, Tables, TypeId, TypeRow,
     ValueRow, VariantRow,
 };
-pub use values::{Any, EVENT_TEXT_MAX, EventText, List};
+pub use values::{Any, EVENT_TEXT_MAX, EventText, Later, List};
 
 include!(concat!(env!("OUT_DIR"), "/schema.rs"));
 

@@ -101,6 +101,44 @@ impl<'m, T: FromValue<'m>> Iterator for List<'m, T> {
     }
 }
 
+/// An argument whose type may have one of its own type within: it is read when it is asked for.
+pub struct Later<'m, T> {
+    value: Option<Value<'m>>,
+    kind: PhantomData<fn() -> T>,
+}
+
+#[allow(private_bounds)]
+impl<'m, T: FromValue<'m>> Later<'m, T> {
+    /// Reads it.
+    pub fn get(&self) -> T {
+        T::from_value(self.value)
+    }
+}
+
+impl<T> Clone for Later<'_, T> {
+    fn clone(&self) -> Self {
+        Self {
+            value: self.value,
+            kind: PhantomData,
+        }
+    }
+}
+
+impl<T> fmt::Debug for Later<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Later")
+    }
+}
+
+impl<'m, T> FromValue<'m> for Later<'m, T> {
+    fn from_value(value: Option<Value<'m>>) -> Self {
+        Self {
+            value,
+            kind: PhantomData,
+        }
+    }
+}
+
 /// A result of any type.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Any<'a>(pub QomValue<'a>);

@@ -619,6 +619,30 @@ fn the_human_monitor_types() {
     crate::compare_answers("human-typing", passive, &commands);
 }
 
+/// Keys wake a sleeping guest up; a mouse that is off does not.
+#[test]
+fn keys_wake_a_sleeping_guest_up() {
+    let key = json!({"type": "qcode", "data": "unmapped"});
+    let release = json!([{"type": "key", "data": {"key": key, "down": false}}]);
+    for emulator in emulators() {
+        for (command, arguments) in [
+            ("input-send-event", json!({"events": release})),
+            ("send-key", json!({"keys": [key], "hold-time": 60_000})),
+        ] {
+            let instance = with_rom(emulator, &roms::sleeper()).args(["-S"]).start();
+            let mut client = negotiated(&instance);
+            ask(&mut client, "cont");
+            client.wait_event("SUSPEND", SOON);
+            let events = json!([button("left", true), movement("x", 1)]);
+            command_with(&mut client, "input-send-event", json!({"events": events}));
+            let seen = crate::events(&mut client);
+            assert!(seen.is_empty(), "{emulator:?} {seen:?}");
+            assert_eq!(command_with(&mut client, command, arguments), json!({}));
+            client.wait_event("WAKEUP", SOON);
+        }
+    }
+}
+
 /// Here keys are refused that QEMU loses, or whose release it loses.
 #[test]
 fn what_waits_has_a_limit() {

@@ -7,9 +7,12 @@
 //! Guests are small ROMs: see [`roms`]. Thimble runs them with KVM or, as `THIMBLE_ACCEL` says, with its software CPU, QEMU
 //! with its own.
 
+mod block;
+mod block_nodes;
 mod clock;
 mod crate_types;
 mod descriptors;
+mod disks;
 mod dump;
 mod human;
 mod identity;

@@ -3,6 +3,7 @@
 //! Absolute times say more about the machine than about the emulators; the ratios are what counts.
 
 mod bare;
+mod devices;
 mod disks;
 mod dumps;
 mod emulator;
@@ -56,11 +57,12 @@ struct Row {
 type Measure = fn(&Bench) -> Result<Vec<Row>, String>;
 
 /// All measures by the name that `--only` takes.
-const MEASURES: [(&str, Measure); 20] = [
+const MEASURES: [(&str, Measure); 22] = [
     ("start", measures::start),
     ("boot", measures::boot),
     ("qmp", measures::round_trip),
     ("memory", measures::memory),
+    ("devices", devices::memory),
     ("size", measures::size),
     ("exit", measures::exit),
     ("process", measures::process),
@@ -74,6 +76,7 @@ const MEASURES: [(&str, Measure); 20] = [
     ("software-idle", software::idle),
     ("software-spin", software::spinning),
     ("software-boot", software::boot),
+    ("seabios", devices::seabios),
     ("linux", linux::boot),
     ("dumps", dumps::dumps),
     ("disks", disks::reads),
@@ -192,6 +195,34 @@ impl Bench {
             }
         }
         Ok(all)
+    }
+
+    /// How long it takes from the start of the process to a text at the end of what has come of a line.
+    fn time_to(
+        &self,
+        text: &[u8],
+        runs: usize,
+        options: &[&str],
+    ) -> Result<Pair<Vec<f64>>, String> {
+        self.alternate(runs, |emulator| {
+            let mut running = emulator.spawn(options)?;
+            let mut line = Vec::new();
+            loop {
+                match running.next_byte_if_any()? {
+                    None => {
+                        let text = String::from_utf8_lossy(text);
+                        return Err(format!("it ended before \"{text}\""));
+                    }
+                    Some((b'\n', _)) => line.clear(),
+                    Some((byte, at)) => {
+                        line.push(byte);
+                        if line.ends_with(text) {
+                            return Ok(measures::ns(at - running.spawned));
+                        }
+                    }
+                }
+            }
+        })
     }
 
     /// Writes a ROM into the folder and returns its path.

@@ -261,7 +261,7 @@ pub(super) fn spinning(bench: &Bench) -> Rows {
     Ok(rows)
 }
 
-/// Spawn to the first port write, and to where SeaBIOS gives up.
+/// Spawn to the first port write.
 pub(super) fn boot(bench: &Bench) -> Rows {
     let rom = Stopped::new(bench)?.rom;
     let first = options(&rom);
@@ -271,40 +271,10 @@ pub(super) fn boot(bench: &Bench) -> Rows {
         Ok(ns(running.next_byte()? - running.spawned))
     })?;
     let medians = results.medians();
-    let mut rows = vec![row(
+    Ok(vec![row(
         "spawn to the guest's first port write, software CPU",
         &medians,
         time,
         Some(("under 2 ms", medians.thimble < 2e6)),
-    )];
-    const SEABIOS: &str = "/usr/share/seabios/bios-256k.bin";
-    if !fs::exists(SEABIOS).unwrap_or(false) {
-        println!("SeaBIOS is not measured: Debian's package seabios is missing");
-        return Ok(rows);
-    }
-    let options = options(SEABIOS);
-    bench.announce("start to SeaBIOS's last line", &options);
-    let results = bench.alternate(bench.runs.min(RUNS), |emulator| {
-        let mut running = emulator.spawn(&options)?;
-        let mut line = Vec::new();
-        loop {
-            match running.next_byte_if_any()? {
-                None => return Err("SeaBIOS ended".to_string()),
-                Some((b'\n', _)) => line.clear(),
-                Some((byte, at)) => {
-                    line.push(byte);
-                    if line.ends_with(b"No bootable device") {
-                        return Ok(ns(at - running.spawned));
-                    }
-                }
-            }
-        }
-    })?;
-    rows.push(row(
-        "spawn to SeaBIOS's \"No bootable device\", software CPU",
-        &results.medians(),
-        time,
-        None,
-    ));
-    Ok(rows)
+    )])
 }

@@ -1,0 +1,593 @@
+//! Block nodes: what reads and writes, and who may.
+//!
+//! A [`Node`] is a [`Driver`] with a name, settings, and parents. A parent holds a [`Child`], which names what it needs of the
+//! node (its permissions) and what it lets others do meanwhile. A change that two parents do not agree about is refused
+//! before it is made.
+
+use std::borrow::Cow;
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use bitflags::bitflags;
+use rustix::io::Errno;
+use thimble_monitor::schema::{BlkdebugEvent, BlockdevDetectZeroesOptions};
+
+use super::buffer::Buffer;
+use super::executor::Boxed;
+
+/// What a request comes to.
+pub type Io<'a> = Boxed<'a, Result<(), Errno>>;
+
+/// A sentence that says why something is refused.
+pub type Refusal = String;
+
+/// Bytes that are written at once where a driver has no way to write zeros.
+const ZEROS: u64 = 1 << 20;
+
+bitflags! {
+    /// What is done with a node, or may be. The bits are those of the lock bytes of image files, too.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub struct Permissions: u32 {
+        /// To read what was written, and not a state in between.
+        const CONSISTENT_READ = 1 << 0;
+        /// To write.
+        const WRITE = 1 << 1;
+        /// To write what is there already.
+        const WRITE_UNCHANGED = 1 << 2;
+        /// To change the length.
+        const RESIZE = 1 << 3;
+    }
+}
+
+impl Permissions {
+    /// QEMU's names, in the order of the bits.
+    pub const NAMES: [(Self, &str); 4] = [
+        (Self::CONSISTENT_READ, "consistent read"),
+        (Self::WRITE, "write"),
+        (Self::WRITE_UNCHANGED, "write unchanged"),
+        (Self::RESIZE, "resize"),
+    ];
+
+    fn text(self) -> String {
+        let names = Self::NAMES.iter().filter(|(bit, _)| self.contains(*bit));
+        let names: Vec<_> = names.map(|(_, name)| *name).collect();
+        names.join(", ")
+    }
+}
+
+/// What a parent needs, and what it lets others do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Need {
+    /// Needed.
+    pub uses: Permissions,
+    /// What others may do.
+    pub shares: Permissions,
+}
+
+impl Need {
+    /// Nothing, and whatever others like.
+    pub const NONE: Self = Self {
+        uses: Permissions::empty(),
+        shares: Permissions::all(),
+    };
+}
+
+/// What a node is to do beside its driver's work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// It takes no writes.
+    pub read_only: bool,
+    /// It may become read-only where it can't be written, or as long as nobody writes.
+    pub auto_read_only: bool,
+    /// Others may use the image as they like.
+    pub force_share: bool,
+    /// What is no longer needed is told to the storage.
+    pub discard: bool,
+    /// What is done about zeros that are written.
+    pub detect_zeroes: BlockdevDetectZeroesOptions,
+    /// The host's page cache is not used.
+    pub direct: bool,
+    /// Nothing is flushed to stable storage.
+    pub no_flush: bool,
+}
+
+/// What a node can do about the option of a driver: see [`Driver::describe`].
+#[derive(Clone, Debug, Default)]
+pub struct Description {
+    /// The image's name, where it has one that says all.
+    pub filename: Option<String>,
+    /// What it is made of, as members of JSON.
+    pub options: Vec<(Cow<'static, str>, OptionValue)>,
+}
+
+/// A value of [`Description::options`].
+#[derive(Clone, Debug)]
+pub enum OptionValue {
+    /// A text.
+    Text(String),
+    /// A number.
+    Number(u64),
+    /// A truth value.
+    Bool(bool),
+}
+
+/// How many discards a file has seen.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Discards {
+    /// They were done.
+    pub done: u64,
+    /// They were not.
+    pub failed: u64,
+    /// Bytes of those that were.
+    pub bytes: u64,
+}
+
+/// What images are read and written by. Requests come one beside the other; each is a future that the driver makes of those of
+/// its children.
+pub trait Driver {
+    /// The name in the schema.
+    fn name(&self) -> &'static str;
+
+    /// Bytes.
+    fn length(&self) -> u64;
+
+    /// Reads; what lies behind the end reads as zeros.
+    fn read<'a>(&'a self, at: u64, to: Buffer) -> Io<'a>;
+
+    /// Writes.
+    fn write<'a>(&'a self, at: u64, from: Buffer) -> Io<'a>;
+
+    /// Lets a range read as zeros; `EOPNOTSUPP` where only writing does that.
+    fn write_zeroes<'a>(&'a self, at: u64, length: u64, may_unmap: bool) -> Io<'a>;
+
+    /// Gives a range up.
+    fn discard<'a>(&'a self, at: u64, length: u64) -> Io<'a>;
+
+    /// Ends when all that was written before is on stable storage.
+    fn flush(&self) -> Io<'_>;
+
+    /// Changes the length.
+    ///
+    /// # Errors
+    /// In QEMU's words.
+    fn resize<'a>(&'a self, length: u64) -> Boxed<'a, Result<(), Refusal>>;
+
+    /// The children, by their roles.
+    fn children(&self) -> Vec<&Child> {
+        Vec::new()
+    }
+
+    /// What a child is needed for when this node is needed so.
+    fn child_need(&self, role: &str, need: Need) -> Need {
+        let _ = role;
+        need
+    }
+
+    /// The node is to be used so from now on: locks are taken, files opened to be written.
+    ///
+    /// # Errors
+    /// In QEMU's words; nothing has changed then.
+    fn adapt(&self, need: Need, settings: Settings) -> Result<(), Refusal> {
+        let _ = (need, settings);
+        Ok(())
+    }
+
+    /// A parent has come to a step of its work: for those who wait for it.
+    fn event(&self, event: BlkdebugEvent) {
+        let _ = event;
+    }
+
+    /// What the node is called by users.
+    fn describe(&self) -> Description;
+
+    /// Bytes of storage that it takes, if that is known.
+    fn allocated(&self) -> Option<u64>;
+
+    /// Whether it is an image that could need a repair.
+    fn has_dirty_flag(&self) -> bool {
+        false
+    }
+
+    /// What it has discarded, for files.
+    fn discards(&self) -> Option<Discards> {
+        None
+    }
+
+    /// Whether it stands for its child, wherever what is below is shown.
+    fn is_filter(&self) -> bool {
+        false
+    }
+}
+
+/// A use of a node.
+struct Edge {
+    /// Who uses it, as error messages name it.
+    parent: RefCell<String>,
+    /// What for: `file`, `root`.
+    role: &'static str,
+    need: Cell<Need>,
+}
+
+/// A node that somebody uses. The use ends with it.
+pub struct Child {
+    edge: Rc<Edge>,
+    node: Rc<Node>,
+}
+
+impl Child {
+    /// Uses a node.
+    ///
+    /// # Errors
+    /// If somebody else does not allow that, or the node can't be used so; in QEMU's words.
+    pub fn new(
+        node: &Rc<Node>,
+        parent: String,
+        role: &'static str,
+        need: Need,
+    ) -> Result<Self, Refusal> {
+        let edge = Rc::new(Edge {
+            parent: RefCell::new(parent),
+            role,
+            need: Cell::new(need),
+        });
+        node.parents.borrow_mut().push(edge.clone());
+        let child = Self {
+            edge,
+            node: node.clone(),
+        };
+        // If it is refused, dropping the use sets everything back.
+        node.refresh()?;
+        Ok(child)
+    }
+
+    /// The node.
+    pub fn node(&self) -> &Rc<Node> {
+        &self.node
+    }
+
+    /// What it is used for.
+    pub fn role(&self) -> &'static str {
+        self.edge.role
+    }
+
+    /// Changes what is needed.
+    ///
+    /// # Errors
+    /// As [`Child::new`]; nothing has changed then.
+    pub fn set_need(&self, need: Need) -> Result<(), Refusal> {
+        let old = self.edge.need.replace(need);
+        let result = self.node.refresh();
+        if result.is_err() {
+            self.edge.need.set(old);
+            // What was allowed is allowed.
+            let _ = self.node.refresh();
+        }
+        result
+    }
+
+    /// What is needed.
+    pub fn need(&self) -> Need {
+        self.edge.need.get()
+    }
+
+    /// Names the user otherwise.
+    pub fn set_parent(&self, parent: String) {
+        self.edge.parent.replace(parent);
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        let mut parents = self.node.parents.borrow_mut();
+        parents.retain(|edge| !Rc::ptr_eq(edge, &self.edge));
+        drop(parents);
+        // To need less is never refused.
+        let _ = self.node.refresh();
+    }
+}
+
+/// A block node.
+pub struct Node {
+    name: String,
+    driver: Box<dyn Driver>,
+    settings: Cell<Settings>,
+    parents: RefCell<Vec<Rc<Edge>>>,
+    /// The end of what was written highest.
+    highest: Cell<u64>,
+    /// Where a write is told of, 0 for none.
+    threshold: Cell<u64>,
+    /// A write that was to be told of, and by how many bytes it went too far.
+    crossed: Cell<Option<(u64, u64)>>,
+}
+
+impl Node {
+    /// A node whose driver stands.
+    ///
+    /// # Errors
+    /// If its children can't be used as it needs them.
+    pub fn new(
+        name: String,
+        driver: Box<dyn Driver>,
+        settings: Settings,
+    ) -> Result<Rc<Self>, Refusal> {
+        let node = Rc::new(Self {
+            name,
+            driver,
+            settings: Cell::new(settings),
+            parents: RefCell::default(),
+            highest: Cell::new(0),
+            threshold: Cell::new(0),
+            crossed: Cell::new(None),
+        });
+        node.refresh()?;
+        Ok(node)
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What does its work.
+    pub fn driver(&self) -> &dyn Driver {
+        &*self.driver
+    }
+
+    /// What it is to do beside.
+    pub fn settings(&self) -> Settings {
+        self.settings.get()
+    }
+
+    /// Changes that.
+    ///
+    /// # Errors
+    /// If somebody uses it in a way that is not possible then.
+    pub fn set_settings(&self, settings: Settings) -> Result<(), Refusal> {
+        let old = self.settings.replace(settings);
+        let result = self.refresh();
+        if result.is_err() {
+            self.settings.set(old);
+            let _ = self.refresh();
+        }
+        result
+    }
+
+    /// Whether somebody uses it.
+    pub fn is_used(&self) -> bool {
+        !self.parents.borrow().is_empty()
+    }
+
+    /// Who uses it, and as what.
+    pub fn users(&self) -> Vec<(String, &'static str)> {
+        let parents = self.parents.borrow();
+        let users = parents
+            .iter()
+            .map(|edge| (edge.parent.borrow().clone(), edge.role));
+        users.collect()
+    }
+
+    /// All needs together.
+    fn need(&self) -> Need {
+        let mut all = Need::NONE;
+        for edge in self.parents.borrow().iter() {
+            let need = edge.need.get();
+            all.uses |= need.uses;
+            all.shares &= need.shares;
+        }
+        all
+    }
+
+    /// Looks whether all parents agree, and lets driver and children follow.
+    fn refresh(&self) -> Result<(), Refusal> {
+        self.check_conflicts()?;
+        let (need, settings) = (self.need(), self.settings.get());
+        let writes = Permissions::WRITE | Permissions::WRITE_UNCHANGED;
+        if need.uses.intersects(writes) && settings.read_only {
+            return Err(match need.uses.contains(Permissions::WRITE) {
+                true => format!(
+                    "Read-only block node '{}' cannot support read-write users",
+                    self.name
+                ),
+                false => "Block node is read-only".to_owned(),
+            });
+        }
+        for child in self.driver.children() {
+            child.set_need(self.driver.child_need(child.role(), need))?;
+        }
+        self.driver.adapt(need, settings)
+    }
+
+    fn check_conflicts(&self) -> Result<(), Refusal> {
+        let parents = self.parents.borrow();
+        for (at, a) in parents.iter().enumerate() {
+            for (other, b) in parents.iter().enumerate() {
+                let conflict = a.need.get().uses - b.need.get().shares;
+                if at == other || conflict.is_empty() {
+                    continue;
+                }
+                let (permissions, name) = (conflict.text(), &self.name);
+                let (first, second) = (a.parent.borrow(), b.parent.borrow());
+                let (as_first, as_second) = (a.role, b.role);
+                return Err(format!(
+                    "Permission conflict on node '{name}': permissions '{permissions}' are both required by {first} \
+                     (uses node '{name}' as '{as_first}' child) and unshared by {second} (uses node '{name}' as \
+                     '{as_second}' child)."
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Bytes, in whole sectors.
+    pub fn length(&self) -> u64 {
+        self.driver.length().next_multiple_of(512)
+    }
+
+    /// The end of what was written highest.
+    pub fn highest(&self) -> u64 {
+        self.highest.get()
+    }
+
+    /// Where a write is told of, 0 for none.
+    pub fn threshold(&self) -> u64 {
+        self.threshold.get()
+    }
+
+    /// Lets the first write beyond an offset be told of; 0: none.
+    pub fn set_threshold(&self, threshold: u64) {
+        self.threshold.set(threshold);
+    }
+
+    /// A write beyond the threshold since the last call: the threshold, and by how much.
+    pub fn take_crossed(&self) -> Option<(u64, u64)> {
+        self.crossed.take()
+    }
+
+    /// Reads.
+    pub fn read(&self, at: u64, to: Buffer) -> Io<'_> {
+        self.driver.read(at, to)
+    }
+
+    fn note_write(&self, at: u64, length: u64) {
+        let end = at.saturating_add(length);
+        self.highest.set(self.highest.get().max(end));
+        let threshold = self.threshold.get();
+        if threshold > 0 && end > threshold {
+            self.threshold.set(0);
+            self.crossed.set(Some((threshold, end - threshold)));
+        }
+    }
+
+    /// Writes.
+    pub fn write(&self, at: u64, from: Buffer) -> Io<'_> {
+        let settings = self.settings.get();
+        if settings.read_only {
+            return Box::pin(std::future::ready(Err(Errno::PERM)));
+        }
+        self.note_write(at, from.len() as u64);
+        if settings.detect_zeroes != BlockdevDetectZeroesOptions::Off && from.is_zero() {
+            let unmap = settings.detect_zeroes == BlockdevDetectZeroesOptions::Unmap;
+            return Box::pin(self.zero(at, from.len() as u64, unmap && settings.discard));
+        }
+        self.driver.write(at, from)
+    }
+
+    /// Lets a range read as zeros.
+    pub fn write_zeroes(&self, at: u64, length: u64, may_unmap: bool) -> Io<'_> {
+        let settings = self.settings.get();
+        if settings.read_only {
+            return Box::pin(std::future::ready(Err(Errno::PERM)));
+        }
+        self.note_write(at, length);
+        Box::pin(self.zero(at, length, may_unmap && settings.discard))
+    }
+
+    async fn zero(&self, at: u64, length: u64, may_unmap: bool) -> Result<(), Errno> {
+        let result = self.driver.write_zeroes(at, length, may_unmap).await;
+        if result != Err(Errno::OPNOTSUPP) {
+            return result;
+        }
+        let zeros = Buffer::new(length.min(ZEROS) as usize);
+        let mut done = 0;
+        while done < length {
+            let part = (length - done).min(ZEROS);
+            self.driver
+                .write(at.saturating_add(done), zeros.slice(0, part as usize))
+                .await?;
+            done += part;
+        }
+        Ok(())
+    }
+
+    /// Gives a range up, if that is to be told.
+    pub fn discard(&self, at: u64, length: u64) -> Io<'_> {
+        let settings = self.settings.get();
+        if settings.read_only {
+            return Box::pin(std::future::ready(Err(Errno::PERM)));
+        }
+        if !settings.discard {
+            return Box::pin(std::future::ready(Ok(())));
+        }
+        self.driver.discard(at, length)
+    }
+
+    /// Ends when what was written before is on stable storage, unless that is not wanted.
+    pub fn flush(&self) -> Io<'_> {
+        let settings = self.settings.get();
+        if settings.no_flush || settings.read_only {
+            return Box::pin(std::future::ready(Ok(())));
+        }
+        if let Some(child) = self.driver.children().first() {
+            child.node.driver.event(BlkdebugEvent::FlushToOs);
+            child.node.driver.event(BlkdebugEvent::FlushToDisk);
+        }
+        self.driver.flush()
+    }
+
+    /// Changes the length.
+    ///
+    /// # Errors
+    /// In QEMU's words.
+    pub async fn resize(&self, length: u64) -> Result<(), Refusal> {
+        if self.settings.get().read_only {
+            return Err("Image is read-only".to_owned());
+        }
+        self.driver.resize(length).await
+    }
+
+    /// Its name for users: that of the image, or in JSON what it is made of.
+    pub fn filename(&self) -> String {
+        let description = self.driver.describe();
+        match description.filename {
+            Some(filename) => filename,
+            None => format!("json:{}", self.json()),
+        }
+    }
+
+    /// What it is made of, in JSON.
+    pub fn json(&self) -> String {
+        let mut members = vec![(Cow::from("driver"), quoted(self.driver.name()))];
+        for (key, value) in self.driver.describe().options {
+            let value = match value {
+                OptionValue::Text(value) => quoted(&value),
+                OptionValue::Number(value) => value.to_string(),
+                OptionValue::Bool(value) => value.to_string(),
+            };
+            members.push((key, value));
+        }
+        for child in self.driver.children() {
+            members.push((child.role().into(), child.node.json()));
+        }
+        members.sort_by_key(|(key, _)| place(key));
+        let members = members
+            .iter()
+            .map(|(key, value)| format!("\"{key}\": {value}"));
+        format!("{{{}}}", members.collect::<Vec<_>>().join(", "))
+    }
+}
+
+/// Where QEMU has a member in JSON that is a text itself, and so is compared as one: by a hash of its name, in a table of 512
+/// (the hash is that of the TDB library).
+fn place(key: &str) -> u32 {
+    let start = 0x238f_13af_u32.wrapping_mul(key.len() as u32);
+    let sum = key.bytes().enumerate().fold(start, |sum, (at, byte)| {
+        sum.wrapping_add(u32::from(byte) << (at * 5 % 24))
+    });
+    sum.wrapping_mul(1_103_515_243).wrapping_add(12345) % 512
+}
+
+/// A text in JSON.
+fn quoted(text: &str) -> String {
+    use std::fmt::Write as _;
+    let mut quoted = String::from("\"");
+    for c in text.chars() {
+        // Writing to a string does not fail.
+        let _ = match c {
+            '"' | '\\' => write!(quoted, "\\{c}"),
+            c if c.is_control() => write!(quoted, "\\u{:04x}", u32::from(c)),
+            c => write!(quoted, "{c}"),
+        };
+    }
+    quoted.push('"');
+    quoted
+}

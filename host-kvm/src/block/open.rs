@@ -1,0 +1,601 @@
+//! From options to nodes: `-blockdev`, `blockdev-add`, and what a `-drive` means.
+
+use std::rc::{Rc, Weak};
+
+use thimble_core::qmp::Parser;
+use thimble_monitor::schema::arguments::{
+    BlockdevOptions, BlockdevOptionsFile, BlockdevOptionsNull, BlockdevOptionsVariant, BlockdevRef,
+    BlockdevReopen,
+};
+use thimble_monitor::schema::{
+    BlockdevAioOptions, BlockdevDetectZeroesOptions, BlockdevDiscardOptions, BlockdevDriver,
+    read_option,
+};
+
+use super::backend::{Backend, OnError};
+use super::blkdebug::Blkdebug;
+use super::file::File;
+use super::filters::{CopyOnRead, Verify};
+use super::node::{Child, Driver, Need, Node, OptionValue, Refusal, Settings};
+use super::null::{self, Null};
+use super::overlay::Overlay;
+use super::raw::{self, Raw};
+use super::throttle::{Limits, Throttle};
+use super::{Graph, NODE_NAME_MAX, NODES_MAX};
+
+/// What a node that is made with its parent has from it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Inherited {
+    read_only: bool,
+    auto_read_only: bool,
+    force_share: bool,
+    direct: bool,
+    no_flush: bool,
+    /// Formats respect what is said about discards, so that files may do them.
+    discard: bool,
+}
+
+impl From<Settings> for Inherited {
+    fn from(settings: Settings) -> Self {
+        Self {
+            read_only: settings.read_only,
+            auto_read_only: settings.auto_read_only,
+            force_share: settings.force_share,
+            direct: settings.direct,
+            no_flush: settings.no_flush,
+            discard: true,
+        }
+    }
+}
+
+/// What `-drive` and `blockdev-change-medium` say of an image.
+#[derive(Clone, Debug)]
+pub struct DriveOptions {
+    /// The image; nothing for a drive without a medium, unless its options name a driver.
+    pub filename: Option<String>,
+    /// Its format; guessed where there is none.
+    pub format: Option<String>,
+    /// Options of the driver, as they were given.
+    pub options: Vec<(String, String)>,
+    /// It takes no writes.
+    pub read_only: bool,
+    /// The host's page cache is not used.
+    pub direct: bool,
+    /// Flushes are ignored.
+    pub no_flush: bool,
+    /// Writes end before they are on stable storage.
+    pub write_back: bool,
+    /// What is no longer needed is told to the storage.
+    pub discard: bool,
+    /// What is done about zeros that are written.
+    pub detect_zeroes: BlockdevDetectZeroesOptions,
+    /// Writes go to a temporary file.
+    pub snapshot: bool,
+    /// How files are read and written.
+    pub aio: Option<String>,
+    /// What happens about failed writes.
+    pub on_write_error: OnError,
+    /// What happens about failed reads.
+    pub on_read_error: OnError,
+    /// How fast it may be.
+    pub limits: Limits,
+    /// The group that shares that.
+    pub group: Option<String>,
+}
+
+impl Default for DriveOptions {
+    fn default() -> Self {
+        Self {
+            filename: None,
+            format: None,
+            options: Vec::new(),
+            read_only: false,
+            direct: false,
+            no_flush: false,
+            write_back: true,
+            discard: false,
+            detect_zeroes: BlockdevDetectZeroesOptions::Off,
+            snapshot: false,
+            aio: None,
+            on_write_error: OnError::Auto,
+            on_read_error: OnError::Auto,
+            limits: Limits::default(),
+            group: None,
+        }
+    }
+}
+
+fn text(bytes: &[u8]) -> Result<&str, Refusal> {
+    std::str::from_utf8(bytes).map_err(|_| "a name is not valid UTF-8".to_owned())
+}
+
+fn settings(options: &BlockdevOptions<'_>, inherited: Inherited) -> Result<Settings, Refusal> {
+    let cache = options.cache.as_ref();
+    let detect_zeroes = options.detect_zeroes;
+    let settings = Settings {
+        read_only: options.read_only.unwrap_or(inherited.read_only),
+        auto_read_only: options.auto_read_only.unwrap_or(inherited.auto_read_only),
+        force_share: options.force_share.unwrap_or(inherited.force_share),
+        discard: match options.discard {
+            Some(discard) => discard == BlockdevDiscardOptions::Unmap,
+            None => inherited.discard,
+        },
+        detect_zeroes: detect_zeroes.unwrap_or(BlockdevDetectZeroesOptions::Off),
+        direct: cache
+            .and_then(|cache| cache.direct)
+            .unwrap_or(inherited.direct),
+        no_flush: cache
+            .and_then(|cache| cache.no_flush)
+            .unwrap_or(inherited.no_flush),
+    };
+    if settings.detect_zeroes == BlockdevDetectZeroesOptions::Unmap && !settings.discard {
+        return Err(
+            "setting detect-zeroes to unmap is not allowed without setting discard operation to unmap"
+                .to_owned(),
+        );
+    }
+    if settings.force_share && !settings.read_only {
+        return Err("force-share=on can only be used with read-only images".to_owned());
+    }
+    Ok(settings)
+}
+
+impl Graph {
+    fn name_of(&self, options: &BlockdevOptions<'_>) -> Result<String, Refusal> {
+        let Some(name) = options.node_name else {
+            // Two digits at the end keep users from counting on the number.
+            let number = self.last_name.get();
+            self.last_name.set(number + 1);
+            let tail = (number.wrapping_mul(37) + u64::from(std::process::id())) % 100;
+            return Ok(format!("#block{number}{tail:02}"));
+        };
+        let name = text(name)?;
+        if !crate::options::opts::is_id(name) {
+            return Err(format!("Invalid node-name: '{name}'"));
+        }
+        if self.drive(name).is_some() {
+            return Err(format!("node-name={name} is conflicting with a device id"));
+        }
+        if self.node(name).is_some() {
+            return Err(format!("Duplicate nodes with node-name='{name}'"));
+        }
+        if name.len() > NODE_NAME_MAX {
+            return Err("Node name too long".to_owned());
+        }
+        Ok(name.to_owned())
+    }
+
+    /// Makes a node that stays until [`Graph::remove`].
+    ///
+    /// # Errors
+    /// In QEMU's words where it has some.
+    pub fn add(&self, options: &BlockdevOptions<'_>) -> Result<(), Refusal> {
+        if options.node_name.is_none() {
+            return Err("'node-name' must be specified for the root node".to_owned());
+        }
+        let node = self.open(options, Inherited::default(), false)?;
+        self.owned.borrow_mut().push(node);
+        Ok(())
+    }
+
+    fn register(&self, node: Rc<Node>) -> Rc<Node> {
+        self.nodes.borrow_mut().push(Rc::downgrade(&node));
+        node
+    }
+
+    /// Makes a node. `probed` says that nobody has told its format.
+    ///
+    /// # Errors
+    /// In QEMU's words where it has some.
+    pub fn open(
+        &self,
+        options: &BlockdevOptions<'_>,
+        inherited: Inherited,
+        probed: bool,
+    ) -> Result<Rc<Node>, Refusal> {
+        if self.nodes().len() >= NODES_MAX {
+            return Err(format!("there are {NODES_MAX} block nodes already"));
+        }
+        let mut settings = settings(options, inherited)?;
+        let name = self.name_of(options)?;
+        let child = |reference: &BlockdevRef<'_>, role: &'static str| {
+            self.child(reference, role, &name, settings.into())
+        };
+        let driver: Box<dyn Driver> = match &options.variant {
+            BlockdevOptionsVariant::File(file) => self.file("file", file, &mut settings)?,
+            BlockdevOptionsVariant::HostDevice(file) => {
+                self.file("host_device", file, &mut settings)?
+            }
+            BlockdevOptionsVariant::NullCo(null) => self.null("null-co", null)?,
+            BlockdevOptionsVariant::NullAio(null) => self.null("null-aio", null)?,
+            BlockdevOptionsVariant::Raw(raw) => {
+                let number = |name: &str, value: i64| {
+                    let sentence =
+                        format!("Parameter '{name}' expects a non-negative number below 2^64");
+                    u64::try_from(value).map_err(|_| sentence)
+                };
+                let offset = number("offset", raw.offset.unwrap_or(0))?;
+                let size = raw.size.map(|size| number("size", size)).transpose()?;
+                let file = child(&raw.file, "file")?;
+                Box::new(Raw::new(file, offset, size, probed)?)
+            }
+            BlockdevOptionsVariant::CopyOnRead(filter) => {
+                if filter.bottom.is_some() {
+                    return Err("copy-on-read: 'bottom' is not available".to_owned());
+                }
+                let file = child(&filter.file, "file")?;
+                Box::new(CopyOnRead { file })
+            }
+            BlockdevOptionsVariant::Throttle(throttle) => {
+                let group = text(throttle.throttle_group)?;
+                let found = self.group(group);
+                let group =
+                    found.ok_or_else(|| format!("Throttle group '{group}' does not exist"))?;
+                let file = child(&throttle.file, "file")?;
+                Box::new(Throttle { file, group })
+            }
+            BlockdevOptionsVariant::Blkverify(verify) => Box::new(Verify {
+                test: child(&verify.test, "test")?,
+                raw: child(&verify.raw, "raw")?,
+            }),
+            BlockdevOptionsVariant::Blkdebug(debug) => {
+                let image = child(&debug.image, "image")?;
+                Box::new(Blkdebug::new(image, debug)?)
+            }
+        };
+        Ok(self.register(Node::new(name, driver, settings)?))
+    }
+
+    fn child(
+        &self,
+        reference: &BlockdevRef<'_>,
+        role: &'static str,
+        parent: &str,
+        inherited: Inherited,
+    ) -> Result<Child, Refusal> {
+        let node = match reference {
+            BlockdevRef::Definition(options) => self.open(&options.get(), inherited, false)?,
+            BlockdevRef::Reference(name) => {
+                let name = text(name)?;
+                let missing = || format!("Cannot find device='{name}' nor node-name='{name}'");
+                self.node(name).ok_or_else(missing)?
+            }
+        };
+        Child::new(&node, format!("node '{parent}'"), role, Need::NONE)
+    }
+
+    fn file(
+        &self,
+        name: &'static str,
+        options: &BlockdevOptionsFile<'_>,
+        settings: &mut Settings,
+    ) -> Result<Box<dyn Driver>, Refusal> {
+        match options.aio {
+            Some(BlockdevAioOptions::Native) if !settings.direct => {
+                return Err(
+                    "aio=native was specified, but it requires cache.direct=on, which was not specified."
+                        .to_owned(),
+                );
+            }
+            Some(BlockdevAioOptions::Native) => {
+                return Err("aio=native is not available".to_owned());
+            }
+            Some(BlockdevAioOptions::IoUring) => {
+                return Err("aio=io_uring is not available".to_owned());
+            }
+            Some(BlockdevAioOptions::Threads) | None => {}
+        }
+        if options.x_check_cache_dropped == Some(true) {
+            return Err("x-check-cache-dropped=on is not available".to_owned());
+        }
+        let filename = text(options.filename)?;
+        let pool = self.pool.clone();
+        let file = File::open(name, filename, options.locking, settings, pool)?;
+        Ok(Box::new(file))
+    }
+
+    fn null(
+        &self,
+        name: &'static str,
+        options: &BlockdevOptionsNull,
+    ) -> Result<Box<dyn Driver>, Refusal> {
+        let size = options.size.map(u64::try_from).transpose();
+        let size = size
+            .map_err(|_| "Parameter 'size' expects a non-negative number below 2^64".to_owned())?;
+        Ok(Box::new(Null {
+            name,
+            length: size.unwrap_or(null::LENGTH),
+            latency: options.latency_ns.unwrap_or(0),
+            read_zeroes: options.read_zeroes.unwrap_or(false),
+            executor: self.executor.clone(),
+        }))
+    }
+
+    /// Changes what can be changed of nodes that stand: their settings. Either all of them change or none.
+    ///
+    /// # Errors
+    /// In QEMU's words where it has some.
+    pub fn reopen(&self, all: &BlockdevReopen<'_>) -> Result<(), Refusal> {
+        let mut changed: Vec<(Rc<Node>, Settings)> = Vec::new();
+        let result = self.drained(|| {
+            all.options.clone().try_for_each(|options| {
+                let name = options.node_name.ok_or("node-name not specified")?;
+                let name = text(name)?;
+                let node = self.node(name);
+                let node =
+                    node.ok_or_else(|| format!("Failed to find node with node-name='{name}'"))?;
+                same_image(&node, &options)?;
+                let settings = settings(&options, Inherited::default())?;
+                let old = node.settings();
+                node.set_settings(settings)?;
+                changed.push((node, old));
+                Ok::<(), Refusal>(())
+            })
+        });
+        if result.is_err() {
+            for (node, old) in changed.into_iter().rev() {
+                // It was so before.
+                let _ = node.set_settings(old);
+            }
+        }
+        result
+    }
+
+    /// Does something while no request is under way.
+    pub fn drained<T>(&self, act: impl FnOnce() -> T) -> T {
+        for drive in self.drives() {
+            self.hold(&drive);
+        }
+        let result = act();
+        for drive in self.drives() {
+            self.release(&drive);
+        }
+        result
+    }
+
+    /// Opens what a drive is to have in it; nothing if it has no medium.
+    ///
+    /// # Errors
+    /// In QEMU's words where it has some.
+    pub fn open_medium(&self, given: &DriveOptions) -> Result<Option<Rc<Node>>, Refusal> {
+        let option = |name: &str| {
+            let found = given.options.iter().find(|(key, _)| key == name);
+            found.map(|(_, value)| value.as_str())
+        };
+        let named = given.format.as_deref().or(option("driver"));
+        let filename = given.filename.as_deref().filter(|name| !name.is_empty());
+        let below = given
+            .options
+            .iter()
+            .any(|(key, _)| key == "file" || key.starts_with("file."));
+        if filename.is_none() && named.is_none() && !below {
+            return Ok(None);
+        }
+        if let Some(driver) = named
+            && !BlockdevDriver::ALL
+                .iter()
+                .any(|known| known.name() == driver)
+        {
+            let known = raw::MAGICS.iter().any(|(_, format)| *format == driver) || driver == "vdi";
+            return Err(match known {
+                true => format!("format={driver} is not available"),
+                false => format!("Unknown driver '{driver}'"),
+            });
+        }
+        let (driver, probed) = match named {
+            Some(driver) => (driver.to_owned(), false),
+            None => (self.probe(filename)?, true),
+        };
+        let mut keys = format!("driver={driver}");
+        let mut put = |key: &str, value: &str| {
+            keys.push_str(&format!(",{key}={}", value.replace(',', ",,")));
+        };
+        let on = |on: bool| if on { "on" } else { "off" };
+        put("read-only", on(given.read_only || given.snapshot));
+        put("cache.direct", on(given.direct));
+        put("cache.no-flush", on(given.no_flush));
+        // Who wants zeros given up wants that, too, as with QEMU's option.
+        let discard = given.discard || given.detect_zeroes == BlockdevDetectZeroesOptions::Unmap;
+        put("discard", if discard { "unmap" } else { "ignore" });
+        put("detect-zeroes", given.detect_zeroes.name());
+        let is_file = matches!(driver.as_str(), "file" | "host_device");
+        if let Some(filename) = filename {
+            if is_file {
+                put("filename", filename);
+            } else if !driver.starts_with("null-") && !below {
+                let device = std::fs::metadata(filename).is_ok_and(|facts| {
+                    use std::os::unix::fs::FileTypeExt as _;
+                    facts.file_type().is_block_device()
+                });
+                put("file.driver", if device { "host_device" } else { "file" });
+                put("file.filename", filename);
+            } else if option("file.driver").is_none() && !driver.starts_with("null-") {
+                put("file.driver", "file");
+                put("file.filename", filename);
+            }
+        }
+        if let Some(aio) = &given.aio {
+            match is_file {
+                true => put("aio", aio),
+                false => put("file.aio", aio),
+            }
+        }
+        for (key, value) in &given.options {
+            // Options of drives have sizes where those of nodes have numbers.
+            let size = match key.as_str() {
+                "size" | "offset" => crate::options::opts::parse_size(value, 0).ok(),
+                _ => None,
+            };
+            match size {
+                Some(size) => put(key, &size.to_string()),
+                None if key != "driver" => put(key, value),
+                None => {}
+            }
+        }
+        let mut parser = Box::new(Parser::new());
+        let options = read_option::<BlockdevOptions<'_>>(&mut parser, &keys);
+        let options = options.map_err(|error| unexpected(&driver, &error.to_string()))?;
+        let node = self.open(&options, Inherited::default(), probed)?;
+        if probed && driver == "raw" && !given.read_only && !given.snapshot {
+            let name = filename.unwrap_or_default();
+            crate::report(format_args!(
+                "WARNING: Image format was not specified for '{name}' and probing guessed raw.\n         \
+                 Automatically detecting the format is dangerous for raw images, write operations on block 0 will be \
+                 restricted.\n         Specify the 'raw' format explicitly to remove the restrictions."
+            ));
+        }
+        if !given.snapshot {
+            return Ok(Some(node));
+        }
+        let length = node.length();
+        let mut settings = node.settings();
+        (settings.read_only, settings.no_flush) = (given.read_only, true);
+        let name = format!("#block{}", self.last_name.get());
+        self.last_name.set(self.last_name.get() + 1);
+        let backing = Child::new(&node, format!("node '{name}'"), "backing", Need::NONE)?;
+        let overlay = Overlay::new(backing, length, self.pool.clone())?;
+        let overlay = Node::new(name, Box::new(overlay), settings)?;
+        Ok(Some(self.register(overlay)))
+    }
+
+    /// The format of an image that nobody has told.
+    fn probe(&self, filename: Option<&str>) -> Result<String, Refusal> {
+        use std::os::unix::fs::FileExt as _;
+        let Some(filename) = filename else {
+            return Ok("raw".to_owned());
+        };
+        let failed = |error: std::io::Error| {
+            format!("Could not open '{filename}': {}", crate::error_text(&error))
+        };
+        let file = crate::files::open(std::path::Path::new(filename), crate::files::OFlags::RDONLY);
+        let file = file.map_err(failed)?;
+        let mut beginning = [0; 512];
+        // What is shorter has no header.
+        let _ = file.read_at(&mut beginning, 0);
+        match raw::probe(&beginning) {
+            "raw" => Ok("raw".to_owned()),
+            format => Err(format!(
+                "'{filename}' is an image of format '{format}', which is not available"
+            )),
+        }
+    }
+
+    /// Makes the drive of a `-drive`.
+    ///
+    /// # Errors
+    /// In QEMU's words where it has some.
+    pub fn open_drive(&self, name: &str, given: &DriveOptions) -> Result<Rc<Backend>, Refusal> {
+        if self.drive(name).is_some() {
+            return Err(format!("Device with id '{name}' already exists"));
+        }
+        if self.node(name).is_some() {
+            return Err(format!(
+                "Device name '{name}' conflicts with an existing node name"
+            ));
+        }
+        given.limits.check()?;
+        let drive = Backend::new(name);
+        drive.on_read_error.set(given.on_read_error);
+        drive.on_write_error.set(given.on_write_error);
+        drive.write_cache.set(given.write_back);
+        drive.was_read_only.set(given.read_only);
+        if let Some(node) = self.open_medium(given)? {
+            self.insert(&drive, &node)?;
+        }
+        if given.limits.any() {
+            let group = self.group_or_new(given.group.as_deref().unwrap_or(name));
+            group.set_limits(given.limits);
+            drive.group.replace(Some(group));
+        }
+        self.add_drive(drive.clone());
+        Ok(drive)
+    }
+
+    /// Nodes below which nothing lives any more are forgotten.
+    pub fn forget(&self) {
+        self.nodes
+            .borrow_mut()
+            .retain(|node: &Weak<Node>| node.strong_count() > 0);
+    }
+}
+
+/// Says of an option that a driver lacks what QEMU says of it in a `-drive`.
+fn unexpected(driver: &str, error: &str) -> Refusal {
+    let key = error
+        .strip_prefix("Parameter '")
+        .and_then(|rest| rest.strip_suffix("' is unexpected"));
+    match key {
+        Some(key) => format!("Block format '{driver}' does not support the option '{key}'"),
+        None => error.to_owned(),
+    }
+}
+
+/// Whether options of a reopen are those of the image that the node has.
+fn same_image(node: &Node, options: &BlockdevOptions<'_>) -> Result<(), Refusal> {
+    let driver = node.driver();
+    let described = driver.describe().options;
+    let was = |name: &str| {
+        let found = described.iter().find(|(key, _)| key == name);
+        found.map(|(_, value)| match value {
+            OptionValue::Text(text) => text.clone(),
+            OptionValue::Number(number) => number.to_string(),
+            OptionValue::Bool(on) => on.to_string(),
+        })
+    };
+    let changed = |name: &str, now: Option<String>| match (was(name), now) {
+        (old, now) if old == now => Ok(()),
+        (Some(_), None) => Err(format!(
+            "Option '{name}' cannot be reset to its default value"
+        )),
+        _ => Err(format!("Cannot change the option '{name}'")),
+    };
+    let child = |role: &str, reference: &BlockdevRef<'_>| {
+        let below = driver
+            .children()
+            .into_iter()
+            .find(|child| child.role() == role);
+        let name = below.map(|child| child.node().name().to_owned());
+        match reference {
+            BlockdevRef::Reference(other) if name.as_deref().map(str::as_bytes) == Some(*other) => {
+                Ok(())
+            }
+            _ => Err(format!("Cannot change the option '{role}'")),
+        }
+    };
+    let is = |name: &str| driver.name() == name;
+    match &options.variant {
+        BlockdevOptionsVariant::File(file) if is("file") => {
+            changed("filename", Some(text(file.filename)?.to_owned()))
+        }
+        BlockdevOptionsVariant::HostDevice(file) if is("host_device") => {
+            changed("filename", Some(text(file.filename)?.to_owned()))
+        }
+        BlockdevOptionsVariant::Raw(raw) if is("raw") => {
+            let number = |value: Option<i64>| value.filter(|n| *n != 0).map(|n| n.to_string());
+            changed("offset", number(raw.offset))?;
+            changed("size", raw.size.map(|size| size.to_string()))?;
+            child("file", &raw.file)
+        }
+        BlockdevOptionsVariant::CopyOnRead(filter) if is("copy-on-read") => {
+            child("file", &filter.file)
+        }
+        BlockdevOptionsVariant::Throttle(throttle) if is("throttle") => {
+            changed(
+                "throttle-group",
+                Some(text(throttle.throttle_group)?.to_owned()),
+            )?;
+            child("file", &throttle.file)
+        }
+        BlockdevOptionsVariant::NullCo(_) | BlockdevOptionsVariant::NullAio(_)
+            if driver.name().starts_with("null-") =>
+        {
+            Err(format!(
+                "Block format '{}' used by node '{}' does not support reopening files",
+                driver.name(),
+                node.name()
+            ))
+        }
+        _ if is("file") => Err("Option 'filename' cannot be reset to its default value".to_owned()),
+        _ => Err("Cannot change the option 'driver'".to_owned()),
+    }
+}

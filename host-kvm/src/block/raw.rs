@@ -1,0 +1,172 @@
+//! `raw`: the image is its file, or a part of it.
+
+use rustix::io::Errno;
+use thimble_monitor::schema::BlkdebugEvent;
+
+use super::buffer::Buffer;
+use super::executor::Boxed;
+use super::node::{Child, Description, Driver, Io, OptionValue, Refusal};
+
+/// See the module.
+pub struct Raw {
+    file: Child,
+    offset: u64,
+    size: Option<u64>,
+    /// Nobody has said that it is raw: what a guest writes at its beginning must not make it look like another format.
+    probed: bool,
+}
+
+impl Raw {
+    /// The part of a file.
+    ///
+    /// # Errors
+    /// If the file is too short, in QEMU's words.
+    pub fn new(file: Child, offset: u64, size: Option<u64>, probed: bool) -> Result<Self, Refusal> {
+        let whole = file.node().length();
+        if offset > whole {
+            return Err(format!(
+                "Offset ({offset}) cannot be greater than size of the containing file ({whole})"
+            ));
+        }
+        if let Some(size) = size.filter(|size| *size > whole - offset) {
+            // Two spaces, as QEMU writes it.
+            return Err(format!(
+                "The sum of offset ({offset}) and size ({size}) has to be smaller or equal to the  actual size of the \
+                 containing file ({whole})"
+            ));
+        }
+        Ok(Self {
+            file,
+            offset,
+            size,
+            probed,
+        })
+    }
+
+    fn place(&self, at: u64, length: u64, write: bool) -> Result<u64, Errno> {
+        let fits = |size: u64| at.checked_add(length).is_some_and(|end| end <= size);
+        if let Some(size) = self.size
+            && !fits(size)
+        {
+            return Err(if write { Errno::NOSPC } else { Errno::INVAL });
+        }
+        at.checked_add(self.offset).ok_or(Errno::INVAL)
+    }
+}
+
+/// What the formats that probing knows begin with.
+pub const MAGICS: [(&[u8], &str); 9] = [
+    (b"QFI\xfb\0\0\0\x01", "qcow"),
+    (b"QFI\xfb", "qcow2"),
+    (b"QED\0", "qed"),
+    (b"KDMV", "vmdk"),
+    (b"COWD", "vmdk"),
+    (b"conectix", "vpc"),
+    (b"vhdxfile", "vhdx"),
+    (b"LUKS\xba\xbe", "luks"),
+    (b"WithoutFreeSpace", "parallels"),
+];
+
+/// The format that an image's beginning tells of; `raw` if none.
+pub fn probe(beginning: &[u8]) -> &'static str {
+    let found = MAGICS
+        .iter()
+        .find(|(magic, _)| beginning.starts_with(magic));
+    if beginning.get(64..68) == Some(&[0x7f, 0x10, 0xda, 0xbe]) {
+        return "vdi";
+    }
+    found.map_or("raw", |(_, name)| name)
+}
+
+impl Driver for Raw {
+    fn name(&self) -> &'static str {
+        "raw"
+    }
+
+    fn length(&self) -> u64 {
+        let rest = self.file.node().length().saturating_sub(self.offset);
+        self.size.map_or(rest, |size| size.min(rest))
+    }
+
+    fn read<'a>(&'a self, at: u64, to: Buffer) -> Io<'a> {
+        self.file.node().driver().event(BlkdebugEvent::ReadAio);
+        match self.place(at, to.len() as u64, false) {
+            Ok(at) => self.file.node().read(at, to),
+            Err(error) => Box::pin(std::future::ready(Err(error))),
+        }
+    }
+
+    fn write<'a>(&'a self, at: u64, from: Buffer) -> Io<'a> {
+        if self.probed && at < 512 {
+            let mut beginning = [0; 512];
+            from.read(&mut beginning);
+            if at > 0 || probe(&beginning) != "raw" {
+                return Box::pin(std::future::ready(Err(Errno::PERM)));
+            }
+        }
+        self.file.node().driver().event(BlkdebugEvent::WriteAio);
+        match self.place(at, from.len() as u64, true) {
+            Ok(at) => self.file.node().write(at, from),
+            Err(error) => Box::pin(std::future::ready(Err(error))),
+        }
+    }
+
+    fn write_zeroes<'a>(&'a self, at: u64, length: u64, may_unmap: bool) -> Io<'a> {
+        match self.place(at, length, true) {
+            Ok(at) => self.file.node().write_zeroes(at, length, may_unmap),
+            Err(error) => Box::pin(std::future::ready(Err(error))),
+        }
+    }
+
+    fn discard<'a>(&'a self, at: u64, length: u64) -> Io<'a> {
+        match self.place(at, length, true) {
+            Ok(at) => self.file.node().discard(at, length),
+            Err(error) => Box::pin(std::future::ready(Err(error))),
+        }
+    }
+
+    fn flush(&self) -> Io<'_> {
+        self.file.node().flush()
+    }
+
+    fn resize<'a>(&'a self, length: u64) -> Boxed<'a, Result<(), Refusal>> {
+        if self.size.is_some() {
+            return Box::pin(std::future::ready(Err(
+                "Cannot resize fixed-size raw disks".to_owned(),
+            )));
+        }
+        let Some(length) = length.checked_add(self.offset) else {
+            return Box::pin(std::future::ready(Err(
+                "Disk size too large for the chosen offset".to_owned(),
+            )));
+        };
+        Box::pin(self.file.node().resize(length))
+    }
+
+    fn children(&self) -> Vec<&Child> {
+        vec![&self.file]
+    }
+
+    fn describe(&self) -> Description {
+        let mut options = Vec::new();
+        if self.offset != 0 {
+            options.push(("offset".into(), OptionValue::Number(self.offset)));
+        }
+        if let Some(size) = self.size {
+            options.push(("size".into(), OptionValue::Number(size)));
+        }
+        let below = self.file.node().driver().describe().filename;
+        Description {
+            filename: below.filter(|_| options.is_empty()),
+            options,
+        }
+    }
+
+    fn allocated(&self) -> Option<u64> {
+        self.file.node().driver().allocated()
+    }
+
+    fn has_dirty_flag(&self) -> bool {
+        self.file.node().driver().has_dirty_flag()
+    }
+}

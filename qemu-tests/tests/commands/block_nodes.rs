@@ -1,0 +1,213 @@
+//! Block nodes: blockdev-add, blockdev-del, blockdev-reopen, query-named-block-nodes, block-set-write-threshold.
+
+use std::fs::File;
+
+use qemu_tests::{Emulator, Launcher};
+use serde_json::{Value, json};
+
+use crate::{answer, command_with, compare_answers, emulators, negotiated, passive};
+
+/// An emulator with two images: `a.img` of 1 MiB and `odd.img` of 1000 bytes.
+pub(crate) fn with_images(emulator: Emulator) -> Launcher {
+    let launcher = passive(emulator);
+    for (name, length) in [("a.img", 1 << 20), ("b.img", 2 << 20), ("odd.img", 1000)] {
+        let file = File::create(launcher.dir().join(name)).expect("a file");
+        file.set_len(length).expect("room");
+    }
+    launcher
+}
+
+fn add(options: Value) -> (&'static str, Value) {
+    ("blockdev-add", options)
+}
+
+fn del(node: &str) -> (&'static str, Value) {
+    ("blockdev-del", json!({"node-name": node}))
+}
+
+fn file(node: &str) -> Value {
+    json!({"driver": "file", "filename": "{dir}/a.img", "node-name": node})
+}
+
+const NODES: (&str, bool) = ("query-named-block-nodes", true);
+
+fn nodes() -> (&'static str, Value) {
+    (NODES.0, json!({"flat": NODES.1}))
+}
+
+#[test]
+fn graphs_look_the_same() {
+    let rules = json!([{"event": "read_aio", "errno": 5, "once": true}]);
+    compare_answers(
+        "commands-block-graphs",
+        with_images,
+        &[
+            nodes(),
+            add(json!({"driver": "file", "filename": "{dir}/nope", "node-name": "f"})),
+            add(json!({"driver": "file", "filename": "{dir}/a.img"})),
+            add(json!({"driver": "file", "filename": "{dir}", "node-name": "f"})),
+            add(json!({"driver": "host_device", "filename": "{dir}/a.img", "node-name": "f"})),
+            add(file("f")),
+            add(json!({"driver": "null-co", "node-name": "f"})),
+            add(json!({"driver": "null-co", "node-name": "1f"})),
+            add(json!({"driver": "null-co", "node-name": "f/"})),
+            add(json!({"driver": "null-co", "node-name": "x".repeat(31)})),
+            add(json!({"driver": "null-co", "node-name": "x".repeat(32)})),
+            add(json!({"driver": "nix", "node-name": "x"})),
+            add(json!({"driver": "raw", "node-name": "x"})),
+            add(json!({"driver": "raw", "node-name": "x", "file": 5})),
+            add(json!({"driver": "raw", "node-name": "x", "file": "nix"})),
+            add(json!({"driver": "raw", "node-name": "r", "file": "f"})),
+            add(
+                json!({"driver": "raw", "node-name": "r1", "file": "f", "offset": 4096, "size": 8192}),
+            ),
+            add(
+                json!({"driver": "raw", "node-name": "r2", "file": "f", "offset": 4096, "read-only": true}),
+            ),
+            add(json!({"driver": "raw", "node-name": "x", "file": "f", "offset": 2 << 20})),
+            add(json!({"driver": "raw", "node-name": "x", "file": "f", "size": 2 << 20})),
+            add(json!({"driver": "null-co", "node-name": "n", "size": 777})),
+            add(
+                json!({"driver": "null-aio", "node-name": "n2", "read-only": true, "read-zeroes": true}),
+            ),
+            add(json!({"driver": "null-co", "node-name": "n3", "latency-ns": 5})),
+            add(
+                json!({"driver": "blkdebug", "node-name": "bd", "image": "n", "inject-error": rules}),
+            ),
+            add(json!({"driver": "copy-on-read", "node-name": "cor", "file": "f"})),
+            add(
+                json!({"driver": "throttle", "node-name": "t", "file": "n", "throttle-group": "g"}),
+            ),
+            add(json!({"driver": "blkverify", "node-name": "v", "test": "n3", "raw": "f"})),
+            add(
+                json!({"driver": "file", "node-name": "d", "filename": "{dir}/a.img", "cache": {"no-flush": true},
+                       "discard": "unmap", "detect-zeroes": "unmap"}),
+            ),
+            add(
+                json!({"driver": "file", "node-name": "x", "filename": "{dir}/a.img", "detect-zeroes": "unmap"}),
+            ),
+            add(
+                json!({"driver": "file", "node-name": "x", "filename": "{dir}/a.img", "force-share": true}),
+            ),
+            add(
+                json!({"driver": "file", "node-name": "x", "filename": "{dir}/a.img", "aio": "native"}),
+            ),
+            add(json!({"driver": "file", "node-name": "odd", "filename": "{dir}/odd.img"})),
+            add(json!({"driver": "raw", "node-name": "oddr", "file": "odd"})),
+            nodes(),
+            del("f"),
+            del("nix"),
+            del("r"),
+            del("r"),
+            del("bd"),
+            del("n"),
+            nodes(),
+            (NODES.0, json!({"flat": 1})),
+        ],
+    );
+}
+
+#[test]
+fn options_change_while_nodes_stand() {
+    let reopen = |options: Value| ("blockdev-reopen", json!({"options": options}));
+    let mut read_only = file("f");
+    read_only["read-only"] = true.into();
+    let mut other = file("f");
+    other["filename"] = "{dir}/b.img".into();
+    let mut nameless = file("f");
+    nameless
+        .as_object_mut()
+        .expect("members")
+        .remove("node-name");
+    let mut unmap = file("f");
+    unmap["discard"] = "unmap".into();
+    unmap["detect-zeroes"] = "unmap".into();
+    compare_answers(
+        "commands-block-reopen",
+        with_images,
+        &[
+            add(file("f")),
+            reopen(json!([file("f")])),
+            reopen(json!([nameless])),
+            reopen(json!([file("g")])),
+            reopen(json!([other])),
+            reopen(json!([read_only])),
+            nodes(),
+            reopen(json!([unmap])),
+            nodes(),
+            // What is left out gets its default back.
+            reopen(json!([file("f"), read_only])),
+            nodes(),
+            reopen(json!([unmap, other])),
+            nodes(),
+        ],
+    );
+}
+
+#[test]
+fn thresholds_are_shown() {
+    let set = |node: &str, threshold: u64| {
+        (
+            "block-set-write-threshold",
+            json!({"node-name": node, "write-threshold": threshold}),
+        )
+    };
+    compare_answers(
+        "commands-block-threshold",
+        with_images,
+        &[
+            add(file("f")),
+            set("nix", 5),
+            set("f", 4096),
+            nodes(),
+            set("f", 0),
+            nodes(),
+            ("block-set-write-threshold", json!({"node-name": "f"})),
+        ],
+    );
+}
+
+#[test]
+fn the_old_name_of_blockdev_del_works() {
+    let instance = with_images(Emulator::Thimble).start();
+    let mut client = negotiated(&instance);
+    let options = json!({"driver": "null-co", "node-name": "n"});
+    command_with(&mut client, "blockdev-add", options.clone());
+    command_with(&mut client, "x-blockdev-del", json!({"node-name": "n"}));
+    // Its name is free again.
+    command_with(&mut client, "blockdev-add", options);
+}
+
+#[test]
+fn options_make_nodes() {
+    for (option, value) in [
+        ("-blockdev", "file,node-name=f,filename={dir}/a.img"),
+        (
+            "-blockdev",
+            r#"{"driver": "file", "node-name": "f", "filename": "{dir}/a.img", "read-only": true}"#,
+        ),
+        (
+            "-blockdev",
+            "raw,node-name=r,file.driver=file,file.node-name=f,file.filename={dir}/a.img,offset=512",
+        ),
+        (
+            "-drive",
+            "if=none,id=d,node-name=r,file.node-name=f,file={dir}/a.img,format=raw,cache=none",
+        ),
+        (
+            "-drive",
+            "if=none,id=d,node-name=r,file.node-name=f,file={dir}/a.img,format=raw,readonly=on,discard=on",
+        ),
+        ("-drive", "if=none,id=d,node-name=n,driver=null-co"),
+    ] {
+        let mut answers = Vec::new();
+        for emulator in emulators() {
+            let instance = with_images(emulator).args([option, value]).start();
+            let mut client = negotiated(&instance);
+            let (command, arguments) = nodes();
+            let text = answer(&instance, &mut client, command, &arguments);
+            answers.push(vec![(format!("{option} {value}"), text)]);
+        }
+        crate::compare("commands-block-options", &answers);
+    }
+}
