@@ -33,42 +33,62 @@ pub fn memtest() -> Option<PathBuf> {
 ///
 /// The package isn't installed, which would make an initial RAM disk for the host, but unpacked below `target/`.
 pub fn linux() -> Option<PathBuf> {
-    linux_files(false).map(|(kernel, _)| kernel)
+    linux_files(&[])
 }
 
 /// The same with its module for fw_cfg, `qemu_fw_cfg.ko`, which tells a host where the kernel's note for dumps is.
 pub fn linux_with_fw_cfg() -> Option<(PathBuf, PathBuf)> {
-    linux_files(true)
+    let kernel = linux_files(&[FW_CFG])?;
+    let module = kernel.with_file_name(FW_CFG.0);
+    Some((kernel, module))
 }
 
-fn linux_files(with_module: bool) -> Option<(PathBuf, PathBuf)> {
+/// The same with its modules for the power button and for the devices of which users read buttons: `button.ko` and `evdev.ko`.
+pub fn linux_with_buttons() -> Option<(PathBuf, [PathBuf; 2])> {
+    let kernel = linux_files(&[BUTTON, EVDEV])?;
+    let modules = [BUTTON, EVDEV].map(|(name, _)| kernel.with_file_name(name));
+    Some((kernel, modules))
+}
+
+/// A module's file, and its folder in the package.
+type Module = (&'static str, &'static str);
+const FW_CFG: Module = ("qemu_fw_cfg.ko", "kernel/drivers/firmware");
+const BUTTON: Module = ("button.ko", "kernel/drivers/acpi");
+const EVDEV: Module = ("evdev.ko", "kernel/drivers/input");
+
+fn linux_files(modules: &[Module]) -> Option<PathBuf> {
     static ONCE: Mutex<()> = Mutex::new(());
     let _guard = ONCE
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner);
     let folder = crate::workspace_dir().join("target/linux");
-    let (kernel, module) = (folder.join("vmlinuz"), folder.join("qemu_fw_cfg.ko"));
-    let there = || kernel.is_file() && (!with_module || module.is_file());
+    let kernel = folder.join("vmlinuz");
+    let there = || {
+        let mut modules = modules.iter();
+        kernel.is_file() && modules.all(|(name, _)| folder.join(name).is_file())
+    };
     if !there() {
         // Another process may be at this, too: each has a folder of its own, and files appear whole.
         let own = folder.join(format!("new-{}", std::process::id()));
         std::fs::create_dir_all(&own).ok()?;
         if let Some(unpacked) = unpack_linux(&own) {
-            if let Some(unpacked) = fw_cfg_module(&own) {
-                std::fs::rename(unpacked, &module).ok()?;
+            for module in [FW_CFG, BUTTON, EVDEV] {
+                if let Some(unpacked) = find_module(&own, module) {
+                    std::fs::rename(unpacked, folder.join(module.0)).ok()?;
+                }
             }
             std::fs::rename(unpacked, &kernel).ok()?;
         }
         std::fs::remove_dir_all(&own).ok()?;
     }
-    there().then_some((kernel, module))
+    there().then_some(kernel)
 }
 
 /// The module among the package's files.
-fn fw_cfg_module(folder: &Path) -> Option<PathBuf> {
+fn find_module(folder: &Path, (name, place): Module) -> Option<PathBuf> {
     let versions = std::fs::read_dir(folder.join("lib/modules")).ok()?;
-    let module = "kernel/drivers/firmware/qemu_fw_cfg.ko";
-    let mut modules = versions.flatten().map(|entry| entry.path().join(module));
+    let path = |version: PathBuf| version.join(place).join(name);
+    let mut modules = versions.flatten().map(|entry| path(entry.path()));
     modules.find(|path| path.is_file())
 }
 

@@ -15,7 +15,8 @@ const SOON: Duration = Duration::from_secs(20);
 const PATIENCE: Duration = Duration::from_secs(400);
 
 /// Boards whose tables are looked at.
-const BOARDS: [&str; 5] = [
+const BOARDS: [&str; 6] = [
+    "-M pc -device vmgenid",
     "-M pc",
     "-M pc -smp 2,maxcpus=4 -serial null -serial null -device pvpanic",
     "-M pc -smp 255 -m 4G",
@@ -92,6 +93,7 @@ fn tables_are_read_without_complaint() {
             for word in ["Incorrect", "Unknown", "ERROR"] {
                 assert!(!text.contains(word), "{options}: {name}: {text}");
             }
+            // The identifier in the SSDT, which guests know, is not of the form that the compiler wants.
             if name == "DSDT" {
                 let said = iasl(&[], &source);
                 let clean = "0 Errors, 0 Warnings, 0 Remarks";
@@ -100,9 +102,13 @@ fn tables_are_read_without_complaint() {
             names.push(name);
         }
         let mut expected = vec![
-            "FACS", "DSDT", "FACP", "APIC", "HPET", "WAET", "RSDT", "XSDT",
+            "FACS", "DSDT", "FACP", "APIC", "HPET", "WAET", "SSDT", "RSDT", "XSDT",
         ];
-        expected.retain(|name| options.contains("pc") || *name != "HPET");
+        expected.retain(|name| match *name {
+            "HPET" => options.contains("pc"),
+            "SSDT" => options.contains("vmgenid"),
+            _ => true,
+        });
         assert_eq!(names, expected, "{options}");
     }
 }

@@ -183,6 +183,12 @@ impl AcpiPm {
         self.update(cx);
     }
 
+    /// A general-purpose event, 0 to 15, has come.
+    pub fn raise_event(&mut self, cx: &mut Context<'_>, event: u16) {
+        self.state.gpe_status |= 1 << (event & 15);
+        self.update(cx);
+    }
+
     /// Whether the real-time clock's alarm wakes the machine up.
     pub fn wakes_by_rtc(&self) -> bool {
         self.state.enable & RTC != 0

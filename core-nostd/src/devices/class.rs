@@ -5,6 +5,8 @@
 
 use core::fmt;
 
+use super::vmgenid::{self, GenerationId};
+
 /// Properties that a class has at most, with those that it inherits.
 pub const PROPERTIES_MAX: usize = 48;
 
@@ -126,6 +128,8 @@ pub enum PropertyKind {
     Drive,
     /// Text of at most [`TEXT_MAX`] bytes.
     Text,
+    /// A UUID, or `auto`.
+    Uuid,
     /// One of a few words.
     Word {
         /// The type's name: `LostTickPolicy`.
@@ -146,7 +150,7 @@ impl PropertyKind {
             Self::Uint64 => "uint64",
             Self::Int32 | Self::PciAddress => "int32",
             Self::Size => "size",
-            Self::Chardev | Self::Drive | Self::Text => "str",
+            Self::Chardev | Self::Drive | Self::Text | Self::Uuid => "str",
             Self::Word { name, .. } => name,
         }
     }
@@ -195,7 +199,9 @@ impl fmt::Display for PropertyError {
                 }
                 Ok(())
             }
-            Self::Type(PropertyKind::PciAddress) => f.write_str("doesn't take the value"),
+            Self::Type(PropertyKind::PciAddress | PropertyKind::Uuid) => {
+                f.write_str("doesn't take the value")
+            }
             Self::Type(kind) => write!(f, "expects a number of type {}", kind.name()),
             Self::Range(kind) => write!(f, "does not fit type {}", kind.name()),
             Self::Long => write!(f, "is longer than {TEXT_MAX} bytes"),
@@ -277,7 +283,10 @@ fn parse(kind: PropertyKind, text: &str) -> Result<Value, PropertyError> {
                 _ => Err(PropertyError::Type(kind)),
             };
         }
-        PropertyKind::Chardev | PropertyKind::Drive | PropertyKind::Text => {
+        PropertyKind::Uuid if text != vmgenid::AUTO && GenerationId::parse(text).is_none() => {
+            return Err(PropertyError::Type(kind));
+        }
+        PropertyKind::Chardev | PropertyKind::Drive | PropertyKind::Text | PropertyKind::Uuid => {
             return text
                 .try_into()
                 .map(Value::Text)

@@ -30,6 +30,7 @@ mod ps2;
 pub mod pvpanic;
 pub mod rtc;
 pub mod serial;
+pub mod vmgenid;
 
 use crate::irq::{Lines, Msi};
 use crate::memory::GuestRam;

@@ -42,6 +42,15 @@ const TRANSFER: usize = 16;
 /// Transfers that a table has room for.
 const TRANSFERS_MAX: usize = (INFO_OFFSET - TABLE_HEAD) / TRANSFER;
 
+/// Where the table's head has the address of the FACS.
+const HEAD_FACS: usize = 24;
+
+/// Whether the boot ROM brings ACPI tables into memory as it works through this table.
+pub fn brings_tables(table: &[u8]) -> bool {
+    let facs = table.get(HEAD_FACS..HEAD_FACS + 4);
+    facs.is_some_and(|bytes| bytes != [0; 4])
+}
+
 /// fw_cfg's DMA control: read from the item, skip in it, select it first.
 const READ: u32 = 1 << 1;
 const SKIP: u32 = 1 << 2;

@@ -5,7 +5,7 @@
 //! whose low half starts the transfer. Items are numbered (see [`super::keys`]); files are items
 //! with names, listed by name in a directory.
 //!
-//! One file may be written by the guest; each write to another item ends with the error bit, as the
+//! A few files may be written by the guest; each write to another item ends with the error bit, as the
 //! specification says of read-only ones.
 //!
 //! Not modelled: items that are generated when selected, and the memory-mapped interface, which
@@ -48,8 +48,8 @@ pub const PORTS: u16 = 12;
 /// Bytes of an item that the device stores itself.
 pub const INLINE_MAX: usize = 64;
 
-/// Bytes of the file that the guest may write.
-pub const WRITTEN_SIZE: usize = 16;
+/// Bytes of all files that the guest may write.
+pub const WRITTEN_SIZE: usize = 24;
 
 /// Numbered items that a machine has at most.
 pub const ITEMS_MAX: usize = 32;
@@ -103,8 +103,13 @@ pub enum Content<'m> {
     },
     /// Bytes that the host lends.
     Lent(&'m [u8]),
-    /// What the guest has written last: [`FwCfg::written`]. One file has it.
-    Written,
+    /// What the guest has written last: [`FwCfg::written`].
+    Written {
+        /// The first byte among those of all such files.
+        first: u8,
+        /// How many there are.
+        length: u8,
+    },
 }
 
 impl Content<'_> {
@@ -123,7 +128,10 @@ impl Content<'_> {
         match self {
             Self::Inline { bytes, length } => bytes.get(..(*length).into()).unwrap_or(bytes),
             Self::Lent(bytes) => bytes,
-            Self::Written => written,
+            Self::Written { first, length } => {
+                let bytes = written.get((*first).into()..).unwrap_or(&[]);
+                bytes.get(..(*length).into()).unwrap_or(bytes)
+            }
         }
     }
 }
@@ -289,29 +297,41 @@ impl<'m> FwCfg<'m> {
             .map_err(|_| FwCfgError::FilesFull)
     }
 
-    /// Adds the file that the guest may write, with what it holds at first and after each reset.
-    pub fn add_written(
-        &mut self,
-        name: &str,
-        initial: [u8; WRITTEN_SIZE],
-    ) -> Result<(), FwCfgError> {
-        if self.has_written() {
-            return Err(FwCfgError::Taken);
+    /// Adds a file that the guest may write, with what it holds at first and after each reset. All of them have [`WRITTEN_SIZE`] bytes at
+    /// most.
+    pub fn add_written(&mut self, name: &str, initial: &[u8]) -> Result<(), FwCfgError> {
+        let first = self.written_length();
+        let end = first + initial.len();
+        if end > WRITTEN_SIZE {
+            return Err(FwCfgError::FilesFull);
         }
-        self.add_file(name, Content::Written)?;
-        self.initial = initial;
-        self.registers.written = initial;
+        let content = Content::Written {
+            first: first as u8,
+            length: initial.len() as u8,
+        };
+        self.add_file(name, content)?;
+        for all in [&mut self.initial, &mut self.registers.written] {
+            if let Some(own) = all.get_mut(first..end) {
+                own.copy_from_slice(initial);
+            }
+        }
         Ok(())
     }
 
-    fn has_written(&self) -> bool {
-        let mut files = self.files.iter();
-        files.any(|file| matches!(file.content, Content::Written))
+    /// Bytes of all files that the guest may write.
+    fn written_length(&self) -> usize {
+        let lengths = self.files.iter().map(|file| match file.content {
+            Content::Written { length, .. } => usize::from(length),
+            _ => 0,
+        });
+        lengths.sum()
     }
 
-    /// What the guest has written into the file that it may write, if there is one.
-    pub fn written(&self) -> Option<&[u8; WRITTEN_SIZE]> {
-        self.has_written().then_some(&self.registers.written)
+    /// What the guest has written into a file, if it is there and may be written.
+    pub fn written(&self, name: &str) -> Option<&[u8]> {
+        let file = self.files.iter().find(|file| file.name == name)?;
+        let writable = matches!(file.content, Content::Written { .. });
+        writable.then(|| file.content.bytes(&self.registers.written))
     }
 
     /// The key of a file, once all are there.
@@ -497,11 +517,15 @@ impl<'m> FwCfg<'m> {
         let Registers { key, offset, .. } = self.registers;
         let left = self.left();
         self.registers.offset += length.min(left);
-        let writable = matches!(self.content(key), Some(Content::Written));
-        let from = offset as usize;
-        let to = self.registers.written.get_mut(from..);
+        let place = match self.content(key) {
+            Some(Content::Written { first, .. }) if length <= left => {
+                Some(usize::from(*first) + offset as usize)
+            }
+            _ => None,
+        };
+        let to = place.and_then(|from| self.registers.written.get_mut(from..));
         match to.and_then(|to| to.get_mut(..length as usize)) {
-            Some(to) if writable => {
+            Some(to) => {
                 to.fill(0);
                 cx.ram.read(gpa, to).is_err()
             }
@@ -578,7 +602,7 @@ impl PortDevice for FwCfg<'_> {
 
 impl SavedState for FwCfg<'_> {
     const NAME: &'static str = "fw_cfg_io";
-    const VERSION: u16 = 2;
+    const VERSION: u16 = 3;
     type Saved = SavedFwCfg;
 
     fn save(&self) -> SavedFwCfg {
@@ -609,7 +633,8 @@ impl SavedState for FwCfg<'_> {
         if offset > self.length(key) {
             return Err(StateError::Invalid("offset"));
         }
-        if !self.has_written() && written != self.initial {
+        let used = self.written_length();
+        if written.get(used..) != self.initial.get(used..) {
             return Err(StateError::Invalid("written"));
         }
         self.registers = Registers {
@@ -861,21 +886,25 @@ mod tests {
     fn a_file_that_the_guest_writes() {
         let (mut device, mut bench) = (FwCfg::new(true), Bench::new());
         let (d, b) = (&mut device, &mut bench);
-        assert_eq!(d.written(), None);
+        assert_eq!(d.written("etc/own"), None);
         d.add_file("etc/a", Content::inline(b"a")).unwrap();
-        d.add_written("etc/own", [9; 16]).unwrap();
-        assert_eq!(d.add_written("etc/other", [0; 16]), Err(FwCfgError::Taken));
+        d.add_written("etc/own", &[9; 16]).unwrap();
+        assert_eq!(
+            d.add_written("etc/other", &[0; 9]),
+            Err(FwCfgError::FilesFull)
+        );
+        d.add_written("etc/address", &[7; 8]).unwrap();
         let key = d.file_key("etc/own").unwrap();
         assert_eq!(item::<18>(d, b, key)[15..], [9, 0, 0]);
         let write = u32::from(key) << 16 | CTL_SELECT | CTL_WRITE;
         b.ram.write(BUFFER, b"0123456789abcdef").unwrap();
         assert_eq!(dma(d, b, write, 16, BUFFER), 0);
-        assert_eq!(d.written(), Some(b"0123456789abcdef"));
+        assert_eq!(d.written("etc/own"), Some(&b"0123456789abcdef"[..]));
         assert_eq!(dma(d, b, write, 17, BUFFER), CTL_ERROR);
         assert_eq!(dma(d, b, write, u32::MAX, BUFFER), CTL_ERROR);
         assert_eq!(dma(d, b, write, 4, BUFFER + 8), 0);
         assert_eq!(dma(d, b, CTL_WRITE, 4, BUFFER + 12), 0, "goes on");
-        assert_eq!(d.written(), Some(b"89abcdef89abcdef"));
+        assert_eq!(d.written("etc/own"), Some(&b"89abcdef89abcdef"[..]));
         let skip = u32::from(key) << 16 | CTL_SELECT | CTL_SKIP;
         assert_eq!(dma(d, b, skip, 14, 0), 0);
         assert_eq!(dma(d, b, CTL_WRITE, 4, BUFFER), CTL_ERROR);
@@ -886,9 +915,13 @@ mod tests {
         assert_eq!(item(d, b, key), *b"89abcdef89abcdef\0");
         // Where there is no RAM, zeros are.
         assert_eq!(dma(d, b, write, 8, 0xfff0_0000_0000), CTL_ERROR);
-        assert_eq!(d.written(), Some(b"\0\0\0\0\0\0\0\x0089abcdef"));
+        assert_eq!(
+            d.written("etc/own"),
+            Some(&b"\0\0\0\0\0\0\0\x0089abcdef"[..])
+        );
         d.reset(&mut b.context());
-        assert_eq!(d.written(), Some(&[9; 16]));
+        assert_eq!(d.written("etc/own"), Some(&[9; 16][..]));
+        assert_eq!(d.written("etc/address"), Some(&[7; 8][..]));
         // Another file stays as it is.
         let other = u32::from(d.file_key("etc/a").unwrap()) << 16;
         let write = other | CTL_SELECT | CTL_WRITE;
@@ -899,10 +932,13 @@ mod tests {
             0
         );
         let saved = d.save();
-        assert_eq!(saved.written, *b"01234567\t\t\t\t\t\t\t\t");
+        assert_eq!(
+            saved.written,
+            *b"01234567\t\t\t\t\t\t\t\t\x07\x07\x07\x07\x07\x07\x07\x07"
+        );
         d.reset(&mut b.context());
         d.load(saved.clone(), &mut b.context()).unwrap();
-        assert_eq!(d.written(), Some(&saved.written));
+        assert_eq!(d.written("etc/own"), Some(&saved.written[..16]));
         let mut without = FwCfg::new(true);
         let small = SavedFwCfg {
             key: 0,

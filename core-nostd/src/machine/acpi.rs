@@ -3,7 +3,7 @@
 use super::board::line;
 use super::{Board, Machine};
 use crate::devices::class::Value;
-use crate::devices::{acpi_pm, hpet, i8042, pvpanic, serial};
+use crate::devices::{acpi_pm, hpet, i8042, pvpanic, serial, vmgenid};
 use crate::firmware::acpi::aml::Term;
 use crate::firmware::acpi::{self, Facts, IsaDevice, PciFacts, Tables, script};
 use crate::firmware::{Content, FwCfgError, fw_cfg, keys};
@@ -91,6 +91,7 @@ impl<'m> Machine<'m> {
             hardware: acpi_pm::BASE,
             gpe0: is_pc.then_some(acpi_pm::GPE0),
             command: is_pc.then_some(acpi_pm::APMC),
+            generation: self.generation,
             sleep: is_pc.then_some(self.sleep),
             reset: is_pc.then_some((piix3::RCR, piix3::RCR_RESET)),
             has_keyboard_controller: is_pc,
@@ -110,11 +111,22 @@ impl<'m> Machine<'m> {
             if let Some(base) = acpi::place(self.layout.low) {
                 let image = Content::Lent(tables.link(base));
                 self.fw_cfg.add(keys::BOOT_ACPI, image)?;
+                if self.generation.is_some() && self.boots_with_tables {
+                    let number = acpi::GENERATION_AT + vmgenid::GUID_AT;
+                    let address = (base + number as u64).to_le_bytes();
+                    self.fw_cfg.add_written(vmgenid::ADDRESS_FILE, &address)?;
+                }
             }
             return Ok(());
         }
         let files = tables.files()?;
         let sleep = Content::inline(&acpi::sleep_file(&self.sleep));
+        if let Some(page) = files.generation {
+            self.fw_cfg
+                .add_file(vmgenid::PAGE_FILE, Content::Lent(page))?;
+            self.fw_cfg
+                .add_written(vmgenid::ADDRESS_FILE, &[0; vmgenid::ADDRESS])?;
+        }
         for (name, content) in [
             (script::RSDP_FILE, Content::Lent(files.rsdp)),
             (script::TABLES_FILE, Content::Lent(files.tables)),

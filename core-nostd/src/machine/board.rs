@@ -32,7 +32,9 @@ use crate::devices::post::{self, Post};
 use crate::devices::pvpanic::{self, Pvpanic};
 use crate::devices::rtc::{self, Rtc, RtcBase, RtcWiring};
 use crate::devices::serial::{self, Serial, SerialWiring};
+use crate::devices::vmgenid;
 use crate::devices::{ConsoleId, Context, Effects, PortDevice, Width};
+use crate::firmware::boot::brings_tables;
 use crate::firmware::{Content, FwCfg};
 use crate::firmware::{FwCfgError, MachineFacts, fw_cfg, keys, vmcoreinfo};
 use crate::irq::{IoApic, IrqLine, Lines, LocalApics, Pic, ioapic, lapic, pic};
@@ -88,6 +90,7 @@ pub static CLASSES: &[&DeviceClass] = &[
     &serial::CLASS,
     &crate::virtio::block::PCI_CLASS,
     &vmcoreinfo::CLASS,
+    &vmgenid::CLASS,
 ];
 
 /// Inputs of the interrupt controllers, by the PC's convention.
@@ -397,6 +400,7 @@ impl<'m> Machine<'m> {
             has_acpi: config.acpi && config.board != Board::None,
             sleep: config.sleep,
             is_direct_boot,
+            boots_with_tables: brings_tables(config.boot),
             cpus: (config.cpus, config.max_cpus),
             layout: RamLayout::new(config.board, config.ram_size),
             ram: config.ram,
@@ -448,6 +452,7 @@ impl<'m> Machine<'m> {
             debug_exits: heapless::Vec::new(),
             watchdog: None,
             pvpanic: None,
+            generation: None,
             testdev: None,
             testdev_memory: config.testdev_memory,
             plugged: heapless::Vec::new(),
@@ -609,6 +614,7 @@ impl<'m> Machine<'m> {
             name if name == ib700::CLASS.name => self.plug_watchdog().map(|()| None),
             name if name == pvpanic::CLASS.name => self.plug_pvpanic(values).map(|()| None),
             name if name == pc_testdev::CLASS.name => self.plug_testdev().map(|()| None),
+            name if name == vmgenid::CLASS.name => self.plug_vmgenid(values).map(|()| None),
             name if name == vmcoreinfo::CLASS.name => self.plug_vmcoreinfo().map(|()| None),
             _ => Err(DeviceError::NotPluggable),
         }
@@ -712,7 +718,7 @@ impl<'m> Machine<'m> {
             return Err(DeviceError::OnlyOne(vmcoreinfo::CLASS.name));
         }
         self.fw_cfg
-            .add_written(vmcoreinfo::FW_CFG_FILE, vmcoreinfo::INITIAL)
+            .add_written(vmcoreinfo::FW_CFG_FILE, &vmcoreinfo::INITIAL)
             .map_err(|_| DeviceError::FwCfgFile(vmcoreinfo::FW_CFG_FILE))
     }
 

@@ -40,6 +40,7 @@ pub mod qtest;
 mod run_state;
 mod smbios;
 mod state;
+mod vmgenid;
 
 use a20::A20Gate;
 use boot::Boot;
@@ -62,8 +63,9 @@ use crate::devices::post::Post;
 use crate::devices::pvpanic::Pvpanic;
 use crate::devices::rtc::Rtc;
 use crate::devices::serial::Serial;
+use crate::devices::vmgenid::GenerationId;
 use crate::devices::{ConsoleId, Context, Effect, Effects, Width};
-use crate::firmware::{FwCfg, Vmcoreinfo};
+use crate::firmware::{FwCfg, Vmcoreinfo, vmcoreinfo};
 use crate::irq::ioapic;
 use crate::irq::{IoApic, IrqLine, Lines, LocalApics, Pic};
 use crate::memory::{Backing, GuestRam, MemoryMap};
@@ -250,6 +252,8 @@ pub struct Machine<'m> {
     sleep: SleepStates,
     /// Whether the boot ROM starts a kernel, which sets up no devices.
     is_direct_boot: bool,
+    /// Whether it brings ACPI tables, too.
+    boots_with_tables: bool,
     /// Processors at power-on, and at most.
     cpus: (u16, u16),
     layout: RamLayout,
@@ -298,6 +302,7 @@ pub struct Machine<'m> {
     debug_exits: heapless::Vec<DebugExit, DEBUG_EXIT_MAX>,
     watchdog: Option<Ib700>,
     pvpanic: Option<Pvpanic>,
+    generation: Option<GenerationId>,
     testdev: Option<PcTestdev<'m>>,
     testdev_memory: &'m [AtomicU8],
     plugged: heapless::Vec<Plugged, PLUGGED_MAX>,
@@ -530,7 +535,8 @@ impl<'m> Machine<'m> {
 
     /// What the guest tells of itself for dumps, if it has where to do so.
     pub fn vmcoreinfo(&self) -> Option<Vmcoreinfo> {
-        self.fw_cfg.written().copied().map(Vmcoreinfo)
+        let bytes = self.fw_cfg.written(vmcoreinfo::FW_CFG_FILE)?;
+        bytes.try_into().ok().map(Vmcoreinfo)
     }
 
     /// When [`Machine::advance`] must be called next, on the virtual clock.

@@ -185,6 +185,7 @@ impl Machine<'_> {
         host.memory_remapped();
         self.drain(host, now, None);
         if bytes.is_empty() {
+            self.announce_generation(host, now);
             Ok(())
         } else {
             Err(StateError::Malformed)

@@ -5,7 +5,7 @@ use crate::devices::class::PropertyValues;
 use crate::devices::input::{InputAxis, InputButton, InputEvent, QKeyCode};
 use crate::devices::{
     GuestEvent, PowerRequest, ShutdownCause, acpi_pm, debug_exit, debugcon, ib700, pc_testdev,
-    pvpanic, serial,
+    pvpanic, serial, vmgenid,
 };
 use crate::irq::Msi;
 use crate::memory::ArrayRam;
@@ -745,6 +745,61 @@ fn mice_interrupt_with_whole_reports() {
     let bytes = keyboard_bytes(&mut machine, &mut host, 0);
     assert_eq!(bytes, [0x1c, 0x109, 0x103, 0x100]);
     assert_eq!(host.gsis[1..3], [(1, false), (12, true)]);
+}
+
+#[test]
+fn saved_state_goes_on_as_another_generation() {
+    let generation = |guid: &str| {
+        let mut machine = machine(Board::Pc, Irqchip::Machine);
+        let mut values = PropertyValues::new(&vmgenid::CLASS);
+        values.set(vmgenid::GUID, guid).unwrap();
+        machine.plug(&values).unwrap();
+        assert!(matches!(
+            machine.plug(&values),
+            Err(DeviceError::OnlyOne("vmgenid"))
+        ));
+        let memory = std::vec![0; crate::firmware::acpi::MEMORY].leak();
+        machine.add_acpi_tables(&u32::from, memory).unwrap();
+        machine
+    };
+    let first = "00112233-4455-6677-8899-aabbccddeeff";
+    let second = "324e6eaf-d1d1-4bf6-bf41-b9bb6c91fb87";
+    let events = |machine: &mut Machine<'_>, host: &mut Recorder| {
+        machine.pio_read(host, 0, acpi_pm::GPE0, Width::Word)
+    };
+    let bytes = |machine: &Machine<'_>| {
+        let mut bytes = [0; 16];
+        machine.ram().read(0x3000, &mut bytes).unwrap();
+        bytes
+    };
+    let host = &mut Recorder::default();
+    let mut state = std::vec![0; STATE_MAX];
+    let mut old = generation(first);
+    // Nobody has said where the number is.
+    let length = old.save(&mut state).unwrap();
+    let mut new = generation(second);
+    new.load(host, 0, &state[..length]).unwrap();
+    assert_eq!(events(&mut new, host), 0);
+    // As firmware tells it.
+    let key = u128::from(old.fw_cfg.file_key(vmgenid::ADDRESS_FILE).unwrap());
+    let request = (key << 16 | 0x18) << 96 | 8 << 64 | 0x2000;
+    old.ram().write(0x1000, &request.to_be_bytes()).unwrap();
+    old.ram().write(0x2000, &0x3000u64.to_le_bytes()).unwrap();
+    old.pio_write(host, 0, 0x518, Width::Dword, 0x1000u32.swap_bytes());
+    let length = old.save(&mut state).unwrap();
+    assert_eq!((events(&mut old, host), bytes(&old)), (0, [0; 16]));
+    new.load(host, 0, &state[..length]).unwrap();
+    assert_eq!(events(&mut new, host), 1 << vmgenid::EVENT);
+    assert_eq!(bytes(&new), new.generation().unwrap().in_memory());
+    assert_eq!(std::format!("{}", new.generation().unwrap()), second);
+    // An address without memory.
+    old.ram().write(0x2000, &u64::MAX.to_le_bytes()).unwrap();
+    old.ram().write(0x1000, &request.to_be_bytes()).unwrap();
+    old.pio_write(host, 0, 0x518, Width::Dword, 0x1000u32.swap_bytes());
+    let length = old.save(&mut state).unwrap();
+    new.reset(host, 0);
+    new.load(host, 0, &state[..length]).unwrap();
+    assert_eq!(events(&mut new, host), 0);
 }
 
 #[test]

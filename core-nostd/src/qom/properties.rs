@@ -7,7 +7,7 @@ use super::types::{self, Type, TypeName};
 use super::{ChardevKind, PropertyInfo, QomError, QomValue, Settings, Tree};
 use crate::devices::class::{PCI_ADDR, PCI_MULTIFUNCTION, PCI_ROMFILE, PropertyKind, Value};
 use crate::devices::ide;
-use crate::devices::{hpet, kernel, pflash};
+use crate::devices::{hpet, kernel, pflash, vmgenid};
 use crate::machine::{Board, Place};
 use crate::pci::{Address, i440fx, piix3, piix4_pm};
 use crate::time::calendar::date_from_days;
@@ -228,6 +228,15 @@ impl Tree<'_> {
                         let function = plugged.and_then(|plugged| plugged.function());
                         let rom = function.map(|index| self.machine.pci_rom(index).name);
                         visit(name, kind.name(), QomValue::Str(rom.unwrap_or("")));
+                        continue;
+                    }
+                    if name == vmgenid::GUID {
+                        let mut text = heapless::String::<36>::new();
+                        if let Some(id) = self.machine.generation() {
+                            // There is room for a UUID.
+                            let _ = write!(text, "{id}");
+                        }
+                        visit(name, kind.name(), QomValue::Str(&text));
                         continue;
                     }
                     plugged.map_or(Value::Unset, |plugged| plugged.value(name))

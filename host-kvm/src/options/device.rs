@@ -157,7 +157,7 @@ fn set(properties: &mut PropertyValues, key: &str, value: &str) -> Result<(), Re
     let class = properties.class().name;
     properties.set(key, value).map_err(|error| match error {
         PropertyError::Unknown => format!("Property '{class}.{key}' not found"),
-        PropertyError::Type(PropertyKind::PciAddress) => {
+        PropertyError::Type(PropertyKind::PciAddress | PropertyKind::Uuid) => {
             format!("Property '{class}.{key}' doesn't take value '{value}'")
         }
         error => format!("Property '{class}.{key}' {error}: '{value}'"),

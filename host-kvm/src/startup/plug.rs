@@ -1,6 +1,7 @@
 //! The devices of the command line.
 
 use thimble_core::devices::class::{DeviceClass, PCI_ROMSIZE, PropertyKind, PropertyValues};
+use thimble_core::devices::vmgenid::{self, GenerationId};
 use thimble_core::devices::{debugcon, parallel, serial};
 use thimble_core::machine::{ExpansionRom, Machine, Place, Plugging, SERIAL_MAX};
 use thimble_core::pci::config;
@@ -116,9 +117,26 @@ pub(super) fn plug_devices(
             },
         };
         let line = |name: &str| device.properties.text(name).map(str::to_owned);
-        plug(&device.origin, &device.properties, plugging, &line)?;
+        let mut properties = device.properties.clone();
+        let guid = properties.text(vmgenid::GUID).unwrap_or(vmgenid::AUTO);
+        if properties.class().name == vmgenid::CLASS.name && guid == vmgenid::AUTO {
+            let random = GenerationId(random_uuid()).to_string();
+            // The class has this property, and takes UUIDs.
+            let _ = properties.set(vmgenid::GUID, &random);
+        }
+        plug(&device.origin, &properties, plugging, &line)?;
     }
     Ok(())
+}
+
+/// A UUID by chance (RFC 9562, version 4).
+fn random_uuid() -> [u8; 16] {
+    let mut bytes = [0; 16];
+    // SAFETY: the pointer and the length are those of the array.
+    unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+    bytes[6] = bytes[6] & 0x0f | 0x40;
+    bytes[8] = bytes[8] & 0x3f | 0x80;
+    bytes
 }
 
 fn is_virtio(class: &DeviceClass) -> bool {

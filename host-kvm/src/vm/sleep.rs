@@ -4,6 +4,7 @@
 //! the host's own time.
 
 use thimble_core::devices::acpi_pm::WakeReason;
+use thimble_core::devices::vmgenid::GenerationId;
 use thimble_core::machine::RunState;
 use thimble_core::trace::events;
 use thimble_monitor::{Event, Sleep};
@@ -63,6 +64,10 @@ impl Vm {
 impl Sleep for Vm {
     fn can_sleep(&self) -> bool {
         self.shared.lock().machine.can_sleep()
+    }
+
+    fn generation(&self) -> Option<GenerationId> {
+        self.shared.lock().machine.generation()
     }
 
     fn wake(&mut self) {

@@ -59,6 +59,18 @@ pub(crate) fn query_uuid<'c, O: Owner + ?Sized>(
     Ok(results::UuidInfo { uuid })
 }
 
+pub(crate) fn query_vm_generation_id<'c, O: Owner + ?Sized>(
+    context: &'c mut Context<'_, O>,
+) -> Result<results::GuidInfo<'c>, Fail<'static>> {
+    let Some(id) = context.owner.generation() else {
+        return Err(Fail::generic(&[b"VM Generation ID device not found"]));
+    };
+    // A UUID always fits.
+    let _ = write!(context.text, "{id}");
+    let guid = &context.text;
+    Ok(results::GuidInfo { guid })
+}
+
 pub(crate) fn query_kvm<O: Owner>(
     context: &mut Context<'_, O>,
 ) -> Result<results::KvmInfo, Fail<'static>> {

@@ -11,6 +11,13 @@ pub(super) static INFO: &[Command] = &[
     command("name", "", &[], "show the VM's name", name).in_preconfig(),
     command("status", "", &[], "show whether the guest runs", status).in_preconfig(),
     command("uuid", "", &[], "show the VM's UUID", uuid).in_preconfig(),
+    command(
+        "vm-generation-id",
+        "",
+        &[],
+        "show the guest's generation",
+        generation,
+    ),
     command("version", "", &[], "show which version this is", version).in_preconfig(),
 ];
 
@@ -47,6 +54,12 @@ fn status<'l>(call: &mut Call<'_, 'l>) -> Done<'l> {
 fn uuid<'l>(call: &mut Call<'_, 'l>) -> Done<'l> {
     let info = handlers::query_uuid(&mut call.context)?;
     writeln!(call.text, "{}", info.uuid)?;
+    Ok(Outcome::Done)
+}
+
+fn generation<'l>(call: &mut Call<'_, 'l>) -> Done<'l> {
+    let info = handlers::query_vm_generation_id(&mut call.context)?;
+    writeln!(call.text, "{}", info.guid)?;
     Ok(Outcome::Done)
 }
 

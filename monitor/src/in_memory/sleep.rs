@@ -1,6 +1,7 @@
 //! Sleep: of a machine that nobody runs, and that sleeps when its state is set so.
 
 use thimble_core::devices::acpi_pm::WakeReason;
+use thimble_core::devices::vmgenid::GenerationId;
 use thimble_core::machine::{Host, RunState};
 
 use super::InMemory;
@@ -10,6 +11,10 @@ use crate::owner::Sleep;
 impl<H: Host> Sleep for InMemory<'_, H> {
     fn can_sleep(&self) -> bool {
         self.machine.can_sleep()
+    }
+
+    fn generation(&self) -> Option<GenerationId> {
+        self.machine.generation()
     }
 
     fn wake(&mut self) {

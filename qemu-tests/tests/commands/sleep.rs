@@ -209,3 +209,61 @@ fn seabios_finds_the_waking_vector() {
         assert!(events(&mut client).is_empty(), "{emulator:?}");
     }
 }
+
+const GUID: &str = "324e6eaf-d1d1-4bf6-bf41-b9bb6c91fb87";
+
+#[test]
+fn the_generation_is_what_the_device_has() {
+    for emulator in emulators() {
+        let info = json!({"command-line": "info vm-generation-id"});
+        let instance = passive(emulator).start();
+        let mut client = negotiated(&instance);
+        let missing = "VM Generation ID device not found";
+        assert_eq!(
+            refused(&mut client, "query-vm-generation-id", json!({})),
+            format!("GenericError: {missing}")
+        );
+        let said = command_with(&mut client, "human-monitor-command", info.clone());
+        assert_eq!(said, format!("Error: {missing}\r\n"));
+        let device = format!("vmgenid,guid={GUID},id=g");
+        let instance = passive(emulator).args(["-device", &device]).start();
+        let mut client = negotiated(&instance);
+        let found = ask(&mut client, "query-vm-generation-id");
+        assert_eq!(found, json!({"guid": GUID}), "{emulator:?}");
+        let said = command_with(&mut client, "human-monitor-command", info);
+        assert_eq!(said, format!("{GUID}\r\n"));
+        let property = json!({"path": "/machine/peripheral/g", "property": "guid"});
+        assert_eq!(command_with(&mut client, "qom-get", property), GUID);
+        // By chance: two of them differ.
+        let random = || {
+            let instance = passive(emulator).args(["-device", "vmgenid"]).start();
+            let mut client = negotiated(&instance);
+            ask(&mut client, "query-vm-generation-id")["guid"].clone()
+        };
+        let (first, second) = (random(), random());
+        assert_ne!(first, second);
+        for guid in [first, second] {
+            let text = guid.as_str().expect("a text");
+            assert_eq!((text.len(), &text[14..15]), (36, "4"), "{emulator:?}");
+        }
+        for (device, reason) in [
+            (
+                "vmgenid,guid=x",
+                "Property 'vmgenid.guid' doesn't take value 'x'",
+            ),
+            (
+                "vmgenid,guid=",
+                "Property 'vmgenid.guid' doesn't take value ''",
+            ),
+        ] {
+            let instance = passive(emulator).args(["-device", device]).start();
+            assert_eq!(instance.wait(SOON).code(), Some(1));
+            assert!(instance.stderr().contains(reason), "{}", instance.report());
+        }
+        let twice = ["-device", "vmgenid", "-device", "vmgenid"];
+        let instance = passive(emulator).args(twice).start();
+        assert_eq!(instance.wait(SOON).code(), Some(1));
+        let reason = "at most one vmgenid device is permitted";
+        assert!(instance.stderr().contains(reason), "{}", instance.report());
+    }
+}

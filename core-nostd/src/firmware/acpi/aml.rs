@@ -35,6 +35,7 @@ mod op {
     pub(super) const STORE: u8 = 0x70;
     pub(super) const AND: u8 = 0x7b;
     pub(super) const OR: u8 = 0x7d;
+    pub(super) const NOTIFY: u8 = 0x86;
     pub(super) const CREATE_DWORD_FIELD: u8 = 0x8a;
     pub(super) const IF: u8 = 0xa0;
     pub(super) const RETURN: u8 = 0xa4;
@@ -54,6 +55,8 @@ pub enum Space {
 pub enum Term<'a> {
     /// An integer, in its shortest form.
     Int(u64),
+    /// An integer of 32 bits in its whole length.
+    Dword(u32),
     /// A text without zeros.
     Text(&'a str),
     /// An identifier of Plug and Play: three capital letters and four hexadecimal digits.
@@ -118,6 +121,15 @@ impl<'b> Writer<'b> {
         }
     }
 
+    /// Where a pattern begins first, at `from` or behind it.
+    pub fn find(&self, from: usize, pattern: &[u8]) -> Option<usize> {
+        let written = self.bytes.get(from..self.used)?;
+        let at = written
+            .windows(pattern.len().max(1))
+            .position(|bytes| bytes == pattern);
+        at.map(|at| from + at)
+    }
+
     /// Takes the last bytes back. Where one of them had no room, nothing changes.
     pub fn cut(&mut self, bytes: usize) {
         if !self.full {
@@ -149,6 +161,10 @@ impl<'b> Writer<'b> {
             Term::Eisa(id) => {
                 self.raw(&[op::DWORD]);
                 self.raw(&eisa_id(id));
+            }
+            Term::Dword(value) => {
+                self.raw(&[op::DWORD]);
+                self.raw(&value.to_le_bytes());
             }
             Term::Name(path) => self.path(path),
             Term::Arg(number) => self.raw(&[op::ARG0 + number % 7]),
@@ -265,6 +281,13 @@ impl<'b> Writer<'b> {
     pub fn give(&mut self, value: Term<'_>) {
         self.raw(&[op::RETURN]);
         self.term(value);
+    }
+
+    /// `Notify (device, value)`
+    pub fn notify(&mut self, device: &str, value: u64) {
+        self.raw(&[op::NOTIFY]);
+        self.path(device);
+        self.integer(value);
     }
 
     /// `Store (value, to)`

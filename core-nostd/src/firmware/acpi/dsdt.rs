@@ -6,7 +6,7 @@
 //! interrupts.
 
 use super::aml::{Resources, Space, Term, Writer};
-use super::{Facts, IsaDevice, Links, PciFacts, tables};
+use super::{Facts, IsaDevice, Link, Links, PciFacts, tables};
 use crate::devices::{acpi_pm, hpet};
 use crate::pci::{Address, piix3};
 
@@ -59,6 +59,37 @@ pub(super) fn dsdt(w: &mut Writer<'_>, links: &mut Links, facts: &Facts<'_>) -> 
         }
         sleeping_state(w, "\\_S5", acpi_pm::SOFT_OFF);
     })
+}
+
+/// Adds the SSDT of the guest's generation, and gives where it begins.
+pub(super) fn generation(w: &mut Writer<'_>, links: &mut Links, facts: &Facts<'_>) -> usize {
+    const ADDR: &str = "ADDR";
+    /// From the name to the first element: the package's opcode, length and count, and the element's opcode.
+    const ELEMENT: usize = ADDR.len() + 4;
+    const CHANGED: u64 = 0x80;
+    let start = tables::table(w, links, b"SSDT", REVISION, |w| {
+        w.scope("\\_SB", |w| {
+            w.device("VGEN", |w| {
+                w.name("_HID", Term::Text("QEMUVGID"));
+                w.name("_CID", Term::Text("VM_Gen_Counter"));
+                w.name("_DDN", Term::Text("VM_Gen_Counter"));
+                // Low and high half.
+                w.named_package(ADDR, 2, |w| {
+                    w.term(Term::Dword(0));
+                    w.term(Term::Int(0));
+                });
+            });
+        });
+        if facts.gpe0.is_some() {
+            w.scope("\\_GPE", |w| {
+                w.method("_E05", 0, |w| w.notify("\\_SB.VGEN", CHANGED));
+            });
+        }
+    });
+    if let Some(name) = w.find(start, ADDR.as_bytes()) {
+        links.add(Link::Generation { at: name + ELEMENT });
+    }
+    start
 }
 
 /// What is to be written to the PM1 control registers, of which there is one, to go to a sleeping state.

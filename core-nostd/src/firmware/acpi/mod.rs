@@ -21,6 +21,7 @@ mod tables;
 use core::fmt;
 
 use crate::devices::acpi_pm::{self, SleepStates};
+use crate::devices::vmgenid::{self, GenerationId};
 use crate::pci::Address;
 use aml::{Term, Writer};
 pub(super) use tables::set_checksum;
@@ -33,13 +34,15 @@ pub const TABLES_AT: usize = 64;
 pub const FACS_AT: u64 = TABLES_AT as u64;
 /// Links that the image has at most.
 const LINKS_MAX: usize = 32;
-/// Bytes of the script at most: the links, two files to load, and four links of the RSDP.
-const SCRIPT_MAX: usize = (LINKS_MAX + 6) * script::COMMAND;
+/// Bytes of the script at most: the links, three files to load, four links of the RSDP, and an address to be told.
+const SCRIPT_MAX: usize = (LINKS_MAX + 8) * script::COMMAND;
+/// Where the image has the page of the guest's generation, if it has one: tables end before it.
+pub const GENERATION_AT: usize = IMAGE_MAX - vmgenid::PAGE;
 /// Memory that tables and script need.
 pub const MEMORY: usize = IMAGE_MAX + SCRIPT_MAX;
 
 /// Tables that RSDT and XSDT list at most.
-const LISTED_MAX: usize = 5;
+const LISTED_MAX: usize = 6;
 
 /// RAM that a guest has at least to find tables at its end.
 const RAM_MIN: u64 = 2 << 20;
@@ -77,6 +80,8 @@ pub struct Facts<'a> {
     pub gpe0: Option<u16>,
     /// The port that switches to ACPI mode; `None` where that is on always.
     pub command: Option<u16>,
+    /// The guest's generation.
+    pub generation: Option<GenerationId>,
     /// The sleeping states; `None` where soft-off is all.
     pub sleep: Option<SleepStates>,
     /// A port, and what is written to it to reset the machine.
@@ -154,6 +159,8 @@ impl fmt::Display for Error {
 enum Link {
     /// `size` bytes at `at` are to be the address of what is at `target`.
     Pointer { at: usize, size: u8, target: usize },
+    /// The 32 bits at `at` are to be the address of the guest's generation.
+    Generation { at: usize },
     /// The table of `length` bytes at `start` needs its checksum.
     Checksum { start: usize, length: usize },
 }
@@ -168,6 +175,11 @@ struct Links {
 impl Links {
     fn add(&mut self, link: Link) {
         self.full |= self.list.push(link).is_err();
+    }
+
+    fn has_generation(&self) -> bool {
+        let mut links = self.list.iter();
+        links.any(|link| matches!(link, Link::Generation { .. }))
     }
 
     /// Moves checksums behind pointers.
@@ -207,6 +219,8 @@ pub struct Files<'m> {
     pub tables: &'m [u8],
     /// For [`script::SCRIPT_FILE`].
     pub script: &'m [u8],
+    /// For [`vmgenid::PAGE_FILE`], where there is a generation.
+    pub generation: Option<&'m [u8]>,
 }
 
 impl<'m> Tables<'m> {
@@ -217,8 +231,22 @@ impl<'m> Tables<'m> {
     pub fn build(facts: &Facts<'_>, memory: &'m mut [u8]) -> Result<Self, Error> {
         let full = Error::Full(facts.max_cpus.max(facts.cpus));
         let (image, script) = memory.split_at_mut_checked(IMAGE_MAX).ok_or(full)?;
-        let (front, room) = image.split_at_mut_checked(TABLES_AT).ok_or(full)?;
+        let end = match facts.generation {
+            Some(_) => GENERATION_AT,
+            None => IMAGE_MAX,
+        };
+        let (tables, page) = image.split_at_mut_checked(end).ok_or(full)?;
+        let (front, room) = tables.split_at_mut_checked(TABLES_AT).ok_or(full)?;
         front.fill(0);
+        if let Some(id) = facts.generation {
+            page.fill(0);
+            if let Some(at) = page
+                .get_mut(vmgenid::GUID_AT..)
+                .and_then(|page| page.first_chunk_mut())
+            {
+                *at = id.in_memory();
+            }
+        }
         let mut links = Links::default();
         let mut w = Writer::new(room);
         let facs = tables::facs(&mut w);
@@ -238,6 +266,9 @@ impl<'m> Tables<'m> {
             list(add(&mut w, &|w, links| tables::hpet(w, links, id, base)))?;
         }
         list(add(&mut w, &tables::waet))?;
+        if facts.generation.is_some() {
+            list(add(&mut w, &|w, links| dsdt::generation(w, links, facts)))?;
+        }
         let rsdt = add(&mut w, &|w, links| {
             tables::root(w, links, b"RSDT", 4, &listed)
         });
@@ -257,15 +288,22 @@ impl<'m> Tables<'m> {
             rsdt,
             xsdt,
         };
-        new.point(0);
+        new.point(0, 0);
         Ok(new)
     }
 
-    /// Sets all pointers, as of tables at `base`; 0 gives offsets.
-    fn point(&mut self, base: u64) {
+    /// Sets all pointers, as of tables at `base`, and of the generation's page at `page`; 0 gives offsets.
+    fn point(&mut self, base: u64, page: u64) {
         for link in &self.links.list {
-            if let Link::Pointer { at, size, target } = *link {
-                put(self.image, TABLES_AT + at, size, base + target as u64);
+            match *link {
+                Link::Pointer { at, size, target } => {
+                    put(self.image, TABLES_AT + at, size, base + target as u64);
+                }
+                Link::Generation { at } => {
+                    let address = page + vmgenid::GUID_AT as u64;
+                    put(self.image, TABLES_AT + at, 4, address);
+                }
+                Link::Checksum { .. } => {}
             }
         }
         let rsdp = tables::rsdp();
@@ -279,7 +317,7 @@ impl<'m> Tables<'m> {
     /// Makes the image one for the guest physical address `base`, below 4 GiB - [`IMAGE_MAX`], and
     /// gives it. The RSDP is its first byte.
     pub fn link(mut self, base: u64) -> &'m [u8] {
-        self.point(base + TABLES_AT as u64);
+        self.point(base + TABLES_AT as u64, base + GENERATION_AT as u64);
         for link in &self.links.list {
             if let Link::Checksum { start, length } = *link {
                 let start = TABLES_AT + start;
@@ -293,8 +331,12 @@ impl<'m> Tables<'m> {
                 tables::set_checksum(part, at);
             }
         }
+        let used = match self.links.has_generation() {
+            true => IMAGE_MAX,
+            false => self.used,
+        };
         let image: &'m [u8] = self.image;
-        image.get(..self.used).unwrap_or(image)
+        image.get(..used).unwrap_or(image)
     }
 
     /// The image as files of fw_cfg, for firmware to link.
@@ -302,12 +344,14 @@ impl<'m> Tables<'m> {
     /// # Errors
     /// [`Error::Full`], which the sizes of this module rule out.
     pub fn files(self) -> Result<Files<'m>, Error> {
+        let has_generation = self.links.has_generation();
         let length = script::write(&self.links, self.script).map_err(|_| Error::Full(0))?;
         let (image, commands): (&'m [u8], &'m [u8]) = (self.image, self.script);
         Ok(Files {
             rsdp: image.get(..tables::RSDP).unwrap_or(&[]),
             tables: image.get(TABLES_AT..self.used).unwrap_or(&[]),
             script: commands.get(..length).unwrap_or(&[]),
+            generation: image.get(GENERATION_AT..).filter(|_| has_generation),
         })
     }
 }

@@ -5,6 +5,7 @@
 
 use super::aml::{Full, Writer};
 use super::{Link, Links, tables};
+use crate::devices::vmgenid;
 
 /// The RSDP's file.
 pub const RSDP_FILE: &str = "etc/acpi/rsdp";
@@ -26,6 +27,9 @@ const ADD_POINTER: u32 = 2;
 /// Computes a checksum: the file, where the sum goes, where its range begins, how long that is, 32
 /// bits each.
 const ADD_CHECKSUM: u32 = 3;
+/// Writes the address of a place in a file into another file, which the host reads: that file, the file of the place, offset of the
+/// pointer, offset of the place (32 bits each), the pointer's bytes (8 bits).
+const WRITE_POINTER: u32 = 4;
 /// Zone: anywhere below 4 GiB.
 const ZONE_HIGH: u8 = 1;
 /// Zone: F0000h to FFFFFh, where guests look for the RSDP.
@@ -36,8 +40,15 @@ pub(super) fn write(links: &Links, to: &mut [u8]) -> Result<usize, Full> {
     let mut w = Writer::new(to);
     allocate(&mut w, TABLES_FILE, tables::FACS_ALIGN as u32, ZONE_HIGH);
     allocate(&mut w, RSDP_FILE, 16, ZONE_FSEG);
+    if links.has_generation() {
+        allocate(&mut w, vmgenid::PAGE_FILE, vmgenid::PAGE as u32, ZONE_HIGH);
+    }
     for link in &links.list {
         match *link {
+            Link::Generation { at } => {
+                add_pointer(&mut w, TABLES_FILE, vmgenid::PAGE_FILE, at, 4);
+                write_pointer(&mut w);
+            }
             Link::Pointer { at, size, .. } => pointer(&mut w, TABLES_FILE, at, size),
             Link::Checksum { start, length } => {
                 let at = start + tables::CHECKSUM;
@@ -63,11 +74,27 @@ fn allocate(w: &mut Writer<'_>, file: &str, align: u32, zone: u8) {
 
 /// A pointer into the tables' file.
 fn pointer(w: &mut Writer<'_>, file: &str, at: usize, size: u8) {
+    add_pointer(w, file, TABLES_FILE, at, size);
+}
+
+/// A pointer in one file into another.
+fn add_pointer(w: &mut Writer<'_>, file: &str, into: &str, at: usize, size: u8) {
     w.raw(&ADD_POINTER.to_le_bytes());
     name(w, file);
-    name(w, TABLES_FILE);
+    name(w, into);
     w.raw(&(at as u32).to_le_bytes());
     w.raw(&[size]);
+    w.align(COMMAND);
+}
+
+/// The address of the guest's generation is to be told.
+fn write_pointer(w: &mut Writer<'_>) {
+    w.raw(&WRITE_POINTER.to_le_bytes());
+    name(w, vmgenid::ADDRESS_FILE);
+    name(w, vmgenid::PAGE_FILE);
+    w.raw(&0u32.to_le_bytes());
+    w.raw(&(vmgenid::GUID_AT as u32).to_le_bytes());
+    w.raw(&[vmgenid::ADDRESS as u8]);
     w.align(COMMAND);
 }
 

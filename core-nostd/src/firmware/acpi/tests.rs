@@ -21,6 +21,7 @@ struct Sample {
     reset: bool,
     slots: Option<u32>,
     serials: usize,
+    generation: Option<GenerationId>,
 }
 
 const PC: Sample = Sample {
@@ -32,6 +33,7 @@ const PC: Sample = Sample {
     reset: true,
     slots: Some(0b11),
     serials: 2,
+    generation: None,
 };
 
 impl Sample {
@@ -58,6 +60,7 @@ impl Sample {
             command: self.command.then_some(acpi_pm::APMC),
             reset: self.reset.then_some((0xcf9, 6)),
             has_keyboard_controller: self.command,
+            generation: self.generation,
             hpet: self.slots.map(|_| (0x8086_a201, 0xfed0_0000)),
             sleep: self.slots.map(|_| SleepStates::DEFAULT),
             pci: self.slots.map(|slots| PciFacts {
@@ -419,6 +422,7 @@ proptest! {
             reset: flags[2],
             slots: flags[3].then_some(slots),
             serials,
+            generation: None,
         };
         let mut memory = vec![0xee; MEMORY - short];
         match board.build(&mut memory) {
@@ -436,4 +440,51 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn a_generation_is_found_in_its_page() {
+    let id = GenerationId(core::array::from_fn(|index| index as u8));
+    let sample = Sample {
+        generation: Some(id),
+        ..PC
+    };
+    let image = sample.linked();
+    assert_eq!(image.len(), IMAGE_MAX);
+    let page = &image[GENERATION_AT..];
+    assert_eq!(page[40..56], id.in_memory());
+    let tables = tables_of(&image, BASE);
+    let ssdt = tables["SSDT"];
+    let address = BASE as u32 + (GENERATION_AT + 40) as u32;
+    let package = [&b"ADDR\x12\x08\x02\x0c"[..], &address.to_le_bytes(), &[0]].concat();
+    assert!(ssdt.windows(package.len()).any(|bytes| bytes == package));
+    assert!(ssdt.windows(4).any(|bytes| bytes == b"_E05"));
+    // By firmware.
+    sample.with(|facts| {
+        let mut memory = vec![0xee; MEMORY];
+        let files = Tables::build(facts, &mut memory).unwrap().files().unwrap();
+        let page = files.generation.expect("a page");
+        assert_eq!(page.len(), 4096);
+        assert_eq!(
+            (&page[..40], &page[40..56]),
+            (&[0; 40][..], &id.in_memory()[..])
+        );
+        let commands: Vec<_> = files.script.chunks(128).collect();
+        let of = |number: u32| {
+            let first = move |command: &&&[u8]| command[..4] == number.to_le_bytes();
+            let named = commands.iter().filter(first);
+            named.filter(|command| command.windows(7).any(|name| name == b"vmgenid"))
+        };
+        assert_eq!((of(1).count(), of(2).count(), of(4).count()), (1, 1, 1));
+        let told = of(4).next().expect("an address");
+        assert!(told[4..].starts_with(b"etc/vmgenid_addr\0"));
+        assert!(told[60..].starts_with(b"etc/vmgenid_guid\0"));
+        assert_eq!(told[116..125], [0, 0, 0, 0, 40, 0, 0, 0, 8]);
+    });
+    let without = Sample { ..PC };
+    without.with(|facts| {
+        let mut memory = vec![0; MEMORY];
+        let files = Tables::build(facts, &mut memory).unwrap().files().unwrap();
+        assert!(files.generation.is_none());
+    });
 }
