@@ -353,6 +353,7 @@ impl<'m> Machine<'m> {
             has_acpi: config.acpi && config.board != Board::None,
             is_direct_boot,
             cpus: (config.cpus, config.max_cpus),
+            numa: config.numa,
             layout: RamLayout::new(config.board, config.ram_size),
             ram: config.ram,
             rom: config.rom,
@@ -458,6 +459,7 @@ impl<'m> Machine<'m> {
             apic_ids: config.max_cpus,
             nographic: !config.graphics,
             boot_menu: false,
+            numa: config.numa.item,
         })?;
         if !config.kernel.is_empty() {
             fw_cfg.add_u32(keys::KERNEL_SIZE, config.kernel.len() as u32)?;

@@ -2,6 +2,7 @@
 
 use core::sync::atomic::AtomicU8;
 
+use crate::firmware::Numa;
 use crate::irq::LocalApic;
 #[cfg(doc)]
 use crate::irq::lapic::CPUS_MAX;
@@ -113,6 +114,8 @@ pub struct Config<'m> {
     pub rtc_base: i64,
     /// The machine's UUID, in the byte order of its text form.
     pub uuid: [u8; 16],
+    /// NUMA nodes.
+    pub numa: Numa<'m>,
     /// Whether firmware may expect a graphical console.
     pub graphics: bool,
     /// A kernel for the firmware to start.
@@ -145,6 +148,12 @@ impl<'m> Config<'m> {
             local_apics: &mut [],
             rtc_base: 0,
             uuid: [0; 16],
+            numa: Numa {
+                memory: &[],
+                cpus: &[],
+                distances: &[],
+                item: &[],
+            },
             graphics: false,
             kernel: &[],
             initrd: &[],

@@ -30,8 +30,8 @@ mod plugged;
 mod ports;
 pub mod qtest;
 mod run_state;
-mod smbios;
 mod state;
+mod told;
 
 use a20::A20Gate;
 use core::sync::atomic::AtomicU8;
@@ -49,7 +49,7 @@ use crate::devices::pvpanic::Pvpanic;
 use crate::devices::rtc::Rtc;
 use crate::devices::serial::Serial;
 use crate::devices::{ConsoleId, Context, Effect, Effects, Width};
-use crate::firmware::{FwCfg, Vmcoreinfo};
+use crate::firmware::{FwCfg, Numa, Vmcoreinfo};
 use crate::irq::ioapic;
 use crate::irq::{IoApic, IrqLine, Lines, LocalApics, Pic};
 use crate::memory::{Backing, GuestRam, MemoryMap};
@@ -70,8 +70,8 @@ pub use plugged::{ID_MAX, PLUGGED_MAX, Place, Plugged, Plugging};
 pub use ports::PortsFull;
 use ports::{PortMap, piece};
 pub use run_state::RunState;
-pub use smbios::OnRoot;
 pub use state::{Controllers, STATE_MAX};
+pub use told::OnRoot;
 
 /// Serial ports that a board has at most.
 pub const SERIAL_MAX: usize = 4;
@@ -215,6 +215,7 @@ pub struct Machine<'m> {
     is_direct_boot: bool,
     /// Processors at power-on, and at most.
     cpus: (u16, u16),
+    numa: Numa<'m>,
     layout: RamLayout,
     ram: &'m dyn GuestRam,
     rom: &'m [u8],
