@@ -142,6 +142,10 @@ pub(crate) const IMAGES: &[Image] = &[
     },
     Image {
         test: false,
+        ..image("disk_speed")
+    },
+    Image {
+        test: false,
         ..image("idle")
     },
     Image {

@@ -16,6 +16,7 @@ pub mod formats;
 pub mod irq;
 pub mod machine;
 pub mod memory;
+mod names;
 pub mod pci;
 pub mod qmp;
 pub mod qom;

@@ -21,6 +21,23 @@ use crate::soft::Zeroed;
 /// Bytes of a page of the host and of the guest's smallest page.
 pub const PAGE: u64 = 4096;
 
+/// Gives the pages back that this thread's stack has grown by: a start-up moves the machine and the
+/// options through it, which is ten times what it needs afterwards.
+pub fn release_stack() {
+    /// Below the caller: this function's frame, the kernel's own, and what moves on with them.
+    const KEPT: usize = 16 << 10;
+    /// As far down as start-up may have come. The kernel keeps other mappings farther away than that
+    /// (mmap(2): the stack's gap), so that nothing else is in reach.
+    const DEEPEST: usize = 1 << 20;
+
+    let here = 0u8;
+    let top = ((&raw const here).addr() - KEPT) & !(PAGE as usize - 1);
+    let bottom = (top - DEEPEST) as *mut libc::c_void;
+    // SAFETY: below the stack pointer and the red zone nothing is alive. Where the stack has not come the
+    // call fails for those pages alone, and without it the memory is merely not given back.
+    unsafe { libc::madvise(bottom, DEEPEST, libc::MADV_DONTNEED) };
+}
+
 /// Guest RAM by guest physical address.
 #[derive(Debug)]
 pub struct Ram {

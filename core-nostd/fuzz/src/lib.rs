@@ -11,8 +11,8 @@ use std::sync::atomic::AtomicU8;
 
 use thimble_core::devices::class::PropertyValues;
 use thimble_core::devices::{
-    ConsoleId, GuestEvent, PowerRequest, Width, debug_exit, debugcon, i6300esb, ib700, pc_testdev,
-    pci_serial, pci_testdev, pvpanic, serial,
+    ConsoleId, GuestEvent, PowerRequest, Width, debug_exit, debugcon, hpet, i6300esb, ib700,
+    pc_testdev, pci_serial, pci_testdev, pvpanic, serial,
 };
 use thimble_core::irq::LocalApic;
 use thimble_core::irq::lapic::{LocalApicWiring, Tsc};
@@ -381,7 +381,11 @@ pub fn storm(bytes: &[u8]) {
                 plant(port == LINE_STATUS && width == Width::Byte && value & DATA_READY != 0);
             }
             8 | 9 if operation & 0x30 == 0x30 => {
-                let gpa = PCI_MEMORY + source.number(3) % 0x4_0000;
+                let offset = source.number(3);
+                let gpa = match offset >> 22 {
+                    3 => hpet::BASE + offset % hpet::LENGTH,
+                    _ => PCI_MEMORY + offset % 0x4_0000,
+                };
                 let bytes = &mut source.number(8).to_le_bytes()[..width as usize];
                 match operation & 1 {
                     0 => machine.physical_write(&mut host, now, gpa, bytes),

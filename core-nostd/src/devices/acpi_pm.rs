@@ -12,13 +12,15 @@
 //! management mode, so that writing [`ACPI_ENABLE`] and [`ACPI_DISABLE`] switches at once, and other
 //! commands are kept as bytes. Without the port (microvm) the hardware is in ACPI mode always.
 //!
-//! Of the sleeping states soft-off is there; SLP_EN with another type does nothing. As the chip's
+//! The sleeping states are those of QEMU's firmware: soft-off, suspend to RAM, and suspend to disk,
+//! which is soft-off with a word to the host; SLP_EN with another type does nothing. Who wakes the
+//! machine up resets it first: what is left is the state of memory, and why it woke. As the chip's
 //! manual says, TMROF_STS is clear after a reset, and PM1 events that are pending while SCI_EN is off
 //! raise nothing; QEMU has both otherwise.
 
 use serde::{Deserialize, Serialize};
 
-use super::{Context, Effect, PortDevice, PowerRequest, ShutdownCause, Width};
+use super::{Context, Effect, GuestEvent, PortDevice, PowerRequest, ShutdownCause, Width};
 use crate::irq::IrqLine;
 use crate::state::{SavedState, StateError};
 use crate::time::{SECOND, TimerId};
@@ -57,6 +59,37 @@ pub const ACPI_DISABLE: u8 = 0xf0;
 
 /// PMCNTRL, SUS_TYP of soft-off (290562, 7.2.3).
 pub const SOFT_OFF: u8 = 0;
+/// PMCNTRL, SUS_TYP of suspend to RAM.
+pub const SUSPEND_TO_RAM: u8 = 1;
+
+/// The sleeping states of a machine that sleeps, besides soft-off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SleepStates {
+    /// Whether guests are told of suspend to RAM. The hardware can do it in any case.
+    pub s3: bool,
+    /// Whether they are told of suspend to disk.
+    pub s4: bool,
+    /// SUS_TYP of suspend to disk. One that does not fit the register's three bits is never written.
+    pub s4_type: u8,
+}
+
+impl SleepStates {
+    /// What a PC has unless its user wants otherwise.
+    pub const DEFAULT: Self = Self {
+        s3: true,
+        s4: true,
+        s4_type: 2,
+    };
+}
+
+/// Why a machine wakes up, with QEMU's numbers for it in logs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WakeReason {
+    /// The alarm of the real-time clock.
+    Rtc = 1,
+    /// Somebody at the machine. Guests see a press of the power button.
+    Button = 3,
+}
 
 /// Offset of the general-purpose events, behind the block.
 pub(crate) const GPE0_OFFSET: u16 = PORTS;
@@ -67,6 +100,10 @@ pub(crate) const APMC_OFFSET: u16 = GPE0_OFFSET + GPE0_PORTS;
 const TMROF: u16 = 1 << 0;
 /// PMSTS and PMEN: the power button was pressed.
 const PWRBTN: u16 = 1 << 8;
+/// PMSTS and PMEN: the real-time clock's alarm. It is noticed by a machine that sleeps alone.
+const RTC: u16 = 1 << 10;
+/// PMSTS: the machine has slept, and woken up.
+const WAK: u16 = 1 << 15;
 /// PMCNTRL: events raise the system control interrupt.
 const SCI_EN: u16 = 1 << 0;
 /// PMCNTRL: where SUS_TYP begins; it has three bits.
@@ -89,6 +126,8 @@ pub struct AcpiPmWiring {
     /// Whether there is a command port, which switches to ACPI mode and back; ACPI mode is on always
     /// without.
     pub has_command: bool,
+    /// SUS_TYP of suspend to disk; `None` where the machine knows soft-off alone.
+    pub s4_type: Option<u8>,
 }
 
 /// ACPI's fixed hardware.
@@ -141,6 +180,21 @@ impl AcpiPm {
     /// The power button is pressed.
     pub fn press_power_button(&mut self, cx: &mut Context<'_>) {
         self.state.status |= PWRBTN;
+        self.update(cx);
+    }
+
+    /// Whether the real-time clock's alarm wakes the machine up.
+    pub fn wakes_by_rtc(&self) -> bool {
+        self.state.enable & RTC != 0
+    }
+
+    /// The machine has woken up, and was reset.
+    pub fn woken(&mut self, cx: &mut Context<'_>, reason: WakeReason) {
+        self.state.status |= WAK
+            | match reason {
+                WakeReason::Rtc => RTC,
+                WakeReason::Button => PWRBTN,
+            };
         self.update(cx);
     }
 
@@ -230,9 +284,18 @@ impl AcpiPm {
     fn set_control(&mut self, cx: &mut Context<'_>, value: u16, mask: u16) {
         self.state.control = value & !SUS_EN | self.fixed_control();
         let kind = (value >> SUS_TYP & 7) as u8;
-        if value & mask & SUS_EN != 0 && kind == SOFT_OFF {
-            let off = PowerRequest::Shutdown(ShutdownCause::GuestShutdown);
-            cx.effects.push(Effect::Power(off));
+        if value & mask & SUS_EN == 0 {
+            return;
+        }
+        let off = PowerRequest::Shutdown(ShutdownCause::GuestShutdown);
+        match (kind, self.wiring.s4_type) {
+            (SOFT_OFF, _) => cx.effects.push(Effect::Power(off)),
+            (SUSPEND_TO_RAM, Some(_)) => cx.effects.push(Effect::Power(PowerRequest::Suspend)),
+            (_, Some(s4_type)) if kind == s4_type => {
+                cx.effects.push(Effect::Guest(GuestEvent::SuspendedToDisk));
+                cx.effects.push(Effect::Power(off));
+            }
+            _ => {}
         }
     }
 
@@ -341,6 +404,7 @@ mod tests {
         sci: IrqLine::new(9),
         timer: TimerId::new(8),
         has_command: true,
+        s4_type: Some(2),
     };
 
     lifecycle_tests!(AcpiPm, AcpiPm::new(WIRING), |device, bench| {
@@ -455,14 +519,60 @@ mod tests {
         assert_eq!(b.timers.next_deadline(), None);
     }
 
+    /// Observed with QEMU 7.2.
     #[test]
-    fn soft_off_alone_is_done() {
+    fn sleeping_states_are_what_the_wiring_says() {
+        let off = Effect::Power(PowerRequest::Shutdown(ShutdownCause::GuestShutdown));
+        let ram = Effect::Power(PowerRequest::Suspend);
+        let disk = Effect::Guest(GuestEvent::SuspendedToDisk);
+        for (s4_type, states) in [
+            (None, [Some(off), None, None, None]),
+            (Some(2), [Some(off), Some(ram), Some(disk), None]),
+            (Some(3), [Some(off), Some(ram), None, Some(disk)]),
+            (Some(1), [Some(off), Some(ram), None, None]),
+            (Some(10), [Some(off), Some(ram), None, None]),
+        ] {
+            let mut device = AcpiPm::new(AcpiPmWiring { s4_type, ..WIRING });
+            let (d, b) = (&mut device, &mut Bench::new());
+            let all = states.into_iter().chain([None; 4]);
+            for (kind, effect) in all.enumerate() {
+                write(d, b, CONTROL, Width::Word, 0x2001 | (kind as u32) << 10);
+                assert_eq!(b.effects.take(), effect, "{s4_type:?} {kind}");
+                let second = (effect == Some(disk)).then_some(off);
+                assert_eq!(b.effects.take(), second, "{s4_type:?} {kind}");
+                let kept = u32::from(d.state.control);
+                assert_eq!(kept, 1 | (kind as u32) << 10, "SLP_EN reads as zero");
+            }
+        }
+    }
+
+    #[test]
+    fn who_wakes_up_knows_why() {
+        for (reason, status) in [(WakeReason::Rtc, 0x8400), (WakeReason::Button, 0x8100)] {
+            let (mut device, mut bench) = device();
+            let (d, b) = (&mut device, &mut bench);
+            assert!(!d.wakes_by_rtc());
+            write(d, b, 0x02, Width::Word, RTC.into());
+            assert!(d.wakes_by_rtc());
+            d.reset(&mut b.context());
+            assert!(!d.wakes_by_rtc());
+            d.woken(&mut b.context(), reason);
+            assert_eq!(read(d, b, EVENT, Width::Word), status);
+            assert!(!b.lines.level(WIRING.sci));
+            // As Linux does it when it is up again.
+            write(d, b, 0x02, Width::Word, 0x0500);
+            write(d, b, CONTROL, Width::Word, 1);
+            assert!(b.lines.level(WIRING.sci));
+            write(d, b, EVENT, Width::Word, 0xffff);
+            assert_eq!(read(d, b, EVENT, Width::Word), 0);
+            assert!(!b.lines.level(WIRING.sci));
+        }
+    }
+
+    #[test]
+    fn a_sleep_is_asked_for_once() {
         let (mut device, mut bench) = device();
         let (d, b) = (&mut device, &mut bench);
-        for kind in 1..8 {
-            write(d, b, CONTROL, Width::Word, 0x2001 | kind << 10);
-            assert_eq!(b.effects.take(), None, "{kind}");
-        }
         write(d, b, CONTROL, Width::Word, 1);
         assert_eq!(b.effects.take(), None);
         let off = Some(Effect::Power(PowerRequest::Shutdown(

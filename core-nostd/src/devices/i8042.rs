@@ -5,20 +5,21 @@
 //! controller; keyboard; mouse); where firmware can see a difference it answers as QEMU 7.2 was
 //! observed to answer: the controller's own replies overtake the devices', keyboard and mouse
 //! take turns, a new keyboard command discards what is left of the last one's reply, the mouse keeps
-//! replies up to its queue's size, and unknown controller and mouse commands are not answered.
+//! replies up to its queue's size, the mouse's status shows no buttons, and unknown controller and mouse commands are not answered.
 //!
-//! The host hands in keys as scan code set 1 numbers and mouse movements as counts; a key that
-//! finds no room is refused, so that the host may offer it again.
+//! The host hands in what someone does, as [`InputEvent`]s. The keyboard's bytes that find no room are lost, as
+//! QEMU's are; the mouse keeps movements until there is room.
 //!
 //! Not modelled: the controller's RAM beyond the command byte, its test inputs and password, time on
-//! the serial lines, typematic repeat (the host repeats), the horizontal scroll of the explorer
-//! mouse. Scan code set 3 can be chosen and read back, as QEMU allows, but keys are sent in set
-//! 2 then.
+//! the serial lines, typematic repeat (the host repeats), set 3's choice of keys that repeat or tell of their release.
 
 use bitflags::bitflags;
 use serde::{Deserialize, Serialize};
 
 use super::class::{DeviceClass, Property, PropertyKind, Value};
+use super::input::{
+    InputAxis, InputButton, InputEvent, Modifiers, QKeyCode, scan_codes, translate,
+};
 use super::{Context, Effect, PortDevice, PowerRequest, ShutdownCause, Width};
 use crate::irq::IrqLine;
 use crate::state::{SavedState, StateError};
@@ -261,6 +262,10 @@ struct Keyboard {
     leds: u8,
     set: u8,
     typematic: u8,
+    /// Keys that change what others send. Their release goes unseen while the keyboard is off.
+    held: Modifiers,
+    /// The last byte was the prefix of a release, which the controller has kept to translate it with the next.
+    release: bool,
 }
 
 /// Which extensions the mouse has been talked into.
@@ -299,10 +304,11 @@ struct Mouse {
     knock: [u8; 3],
     protocol: Protocol,
     buttons: u8,
-    /// Movement that has not been reported: right, up, wheel towards the user.
-    dx: i16,
-    dy: i16,
-    dz: i16,
+    /// Movement that has not been reported: right, up, wheel towards the user, wheel tilted to the left.
+    dx: i32,
+    dy: i32,
+    dz: i32,
+    dw: i32,
 }
 
 impl Default for Keyboard {
@@ -315,6 +321,8 @@ impl Default for Keyboard {
             leds: 0,
             set: 2,
             typematic: 0,
+            held: Modifiers::empty(),
+            release: false,
         }
     }
 }
@@ -336,6 +344,7 @@ impl Default for Mouse {
             dx: 0,
             dy: 0,
             dz: 0,
+            dw: 0,
         }
     }
 }
@@ -450,58 +459,24 @@ impl Keyboard {
         }
     }
 
-    /// Queues a key's bytes, all or none.
-    fn key(&mut self, code: u8, extended: bool, down: bool, translate: bool) -> bool {
-        let mut bytes = heapless::Vec::<u8, 3>::new();
-        let mut add = |byte| {
-            let _ = bytes.push(byte);
-        };
-        if extended {
-            add(0xe0);
-        }
-        if translate || self.set == 1 {
-            add(code & 0x7f | if down { 0 } else { 0x80 });
-        } else {
-            if !down {
-                add(0xf0);
+    /// Queues a key's bytes, as far as there is room.
+    fn key(&mut self, key: QKeyCode, down: bool, translates: bool) {
+        self.held.set(Modifiers::of(key), down);
+        let (held, set) = (self.held.bits(), self.set);
+        trace::ps2_keyboard_event(key.index(), down, held, set, translates);
+        for byte in scan_codes(set, key, down, self.held) {
+            trace::ps2_put_keycode(byte);
+            let byte = match translates {
+                true => translate(byte, &mut self.release),
+                false => Some(byte),
+            };
+            // Replies take room from keys, but not the other way round.
+            if self.reply.len() + self.keys.len() < QUEUE_SIZE
+                && let Some(byte) = byte
+            {
+                let _ = self.keys.push_back(byte);
             }
-            add(set_2(code & 0x7f));
         }
-        self.raw(&bytes)
-    }
-
-    fn raw(&mut self, bytes: &[u8]) -> bool {
-        if QUEUE_SIZE - self.keys.len() < bytes.len() {
-            return false;
-        }
-        for byte in bytes {
-            let _ = self.keys.push_back(*byte);
-        }
-        true
-    }
-}
-
-/// The set 2 code of a key by its set 1 code: the 8042's translation, read backwards.
-const fn set_2(set_1: u8) -> u8 {
-    const CODES: [u8; 0x59] = [
-        0x00, 0x76, 0x16, 0x1e, 0x26, 0x25, 0x2e, 0x36, 0x3d, 0x3e, 0x46, 0x45, 0x4e, 0x55, 0x66,
-        0x0d, 0x15, 0x1d, 0x24, 0x2d, 0x2c, 0x35, 0x3c, 0x43, 0x44, 0x4d, 0x54, 0x5b, 0x5a, 0x14,
-        0x1c, 0x1b, 0x23, 0x2b, 0x34, 0x33, 0x3b, 0x42, 0x4b, 0x4c, 0x52, 0x0e, 0x12, 0x5d, 0x1a,
-        0x22, 0x21, 0x2a, 0x32, 0x31, 0x3a, 0x41, 0x49, 0x4a, 0x59, 0x7c, 0x11, 0x29, 0x58, 0x05,
-        0x06, 0x04, 0x0c, 0x03, 0x0b, 0x83, 0x0a, 0x01, 0x09, 0x77, 0x7e, 0x6c, 0x75, 0x7d, 0x7b,
-        0x6b, 0x73, 0x74, 0x79, 0x69, 0x72, 0x7a, 0x70, 0x71, 0x84, 0x60, 0x61, 0x78, 0x07,
-    ];
-    match set_1 {
-        0..0x59 => CODES[set_1 as usize],
-        // The keys of the extended set: the three of the window system, power, sleep and wake.
-        0x5b => 0x1f,
-        0x5c => 0x27,
-        0x5d => 0x2f,
-        0x5e => 0x37,
-        0x5f => 0x3f,
-        0x63 => 0x5e,
-        // What is left has no key: the overrun code.
-        _ => 0x00,
     }
 }
 
@@ -558,8 +533,7 @@ impl Mouse {
             STATUS_REQUEST => {
                 let status = u8::from(self.remote) << 6
                     | u8::from(self.reporting) << 5
-                    | u8::from(self.scaling_2) << 4
-                    | status_buttons(self.buttons);
+                    | u8::from(self.scaling_2) << 4;
                 self.answer(&[ACK, status, self.resolution, self.rate]);
                 return;
             }
@@ -577,8 +551,8 @@ impl Mouse {
                 self.wrap = false;
                 self.protocol = Protocol::Standard;
                 self.knock = [0; 3];
+                // Buttons stay down, and movements unreported.
                 self.queue.clear();
-                (self.dx, self.dy, self.dz) = (0, 0, 0);
                 self.answer(&[ACK, TEST_PASSED, Protocol::Standard.id()]);
                 return;
             }
@@ -600,39 +574,63 @@ impl Mouse {
         }
     }
 
-    /// Queues one report of what has moved; what it has no bits for stays for the next.
-    fn packet(&mut self) {
+    /// A button goes down or up, or the wheel turns.
+    fn button(&mut self, button: InputButton, down: bool) {
+        let turns = i32::from(down);
+        let bit = match button {
+            InputButton::Left => 1,
+            InputButton::Right => 1 << 1,
+            InputButton::Middle => 1 << 2,
+            InputButton::Side => 1 << 3,
+            InputButton::Extra => 1 << 4,
+            InputButton::WheelUp => return self.dz = self.dz.wrapping_sub(turns),
+            InputButton::WheelDown => return self.dz = self.dz.wrapping_add(turns),
+            InputButton::WheelLeft => return self.dw = self.dw.wrapping_add(turns),
+            InputButton::WheelRight => return self.dw = self.dw.wrapping_sub(turns),
+        };
+        self.buttons = self.buttons & !bit | if down { bit } else { 0 };
+    }
+
+    /// Queues one report of what has moved; what it has no bits for stays for the next. False: there was no room.
+    fn packet(&mut self) -> bool {
         let size = if self.protocol == Protocol::Standard {
             3
         } else {
             4
         };
         if QUEUE_SIZE - self.queue.len() < size {
-            return;
+            return false;
         }
-        let x = self.dx.clamp(-127, 127);
-        let y = self.dy.clamp(-127, 127);
-        let z = self.dz.clamp(-7, 7);
+        let x = take(&mut self.dx, 127);
+        let y = take(&mut self.dy, 127);
         let head = 1 << 3 | u8::from(x < 0) << 4 | u8::from(y < 0) << 5 | self.buttons & 7;
-        self.dx -= x;
-        self.dy -= y;
+        // A mouse has no memory for what it can't tell.
         let fourth = match self.protocol {
             Protocol::Standard => {
-                self.dz = 0;
-                self.answer(&[head, x as u8, y as u8]);
-                return;
+                (self.dz, self.dw) = (0, 0);
+                return self.answer(&[head, x as u8, y as u8]);
             }
-            Protocol::Wheel => z as u8,
-            Protocol::Explorer => z as u8 & 0x0f | (self.buttons & 0x18) << 1,
+            Protocol::Wheel => {
+                self.dw = 0;
+                take(&mut self.dz, 127) as u8
+            }
+            Protocol::Explorer if self.dw != 0 => 0x40 | take(&mut self.dw, 31) as u8 & 0x3f,
+            Protocol::Explorer => take(&mut self.dz, 7) as u8 & 0x0f | (self.buttons & 0x18) << 1,
         };
-        self.dz -= z;
-        self.answer(&[head, x as u8, y as u8, fourth]);
+        self.answer(&[head, x as u8, y as u8, fourth])
+    }
+
+    /// Queues reports of all that has moved, one at least, as far as there is room.
+    fn report(&mut self) {
+        while self.packet() && (self.dx, self.dy, self.dz, self.dw) != (0, 0, 0, 0) {}
     }
 }
 
-/// The buttons as a status request shows them: left, middle and right in bits 2 to 0.
-const fn status_buttons(buttons: u8) -> u8 {
-    (buttons & 1) << 2 | (buttons & 4) >> 1 | (buttons & 2) >> 1
+/// Takes up to `most` counts of a movement.
+fn take(movement: &mut i32, most: i32) -> i32 {
+    let taken = (*movement).clamp(-most, most);
+    *movement -= taken;
+    taken
 }
 
 impl I8042 {
@@ -653,55 +651,39 @@ impl I8042 {
         self.drive(cx);
     }
 
-    /// A key goes down or up. `code` is its scan code in set 1 without the release bit, `extended`
-    /// whether E0h comes before it. False: there is no room, and the host may try again later.
-    /// A keyboard that the guest has switched off takes keys and drops them.
-    pub fn key(&mut self, cx: &mut Context<'_>, code: u8, extended: bool, down: bool) -> bool {
-        trace::ps2_put_keycode(code, extended, down);
+    /// Someone does something. A mouse tells of it with the next [`I8042::sync`]. What the guest has switched off notices
+    /// nothing.
+    pub fn input(&mut self, cx: &mut Context<'_>, event: InputEvent) {
         let state = &mut self.state;
-        let translate = state.mode.contains(Mode::TRANSLATE);
-        let taken = !state.keyboard.scanning || state.keyboard.key(code, extended, down, translate);
-        self.fill(cx);
-        taken
+        let mouse = &mut state.mouse;
+        match event {
+            InputEvent::Key { key, down } => {
+                if state.keyboard.scanning {
+                    let translates = state.mode.contains(Mode::TRANSLATE);
+                    state.keyboard.key(key, down, translates);
+                    self.fill(cx);
+                }
+            }
+            _ if !mouse.reporting => {}
+            InputEvent::Button { button, down } => mouse.button(button, down),
+            InputEvent::Move { axis, by } => match axis {
+                InputAxis::X => mouse.dx = mouse.dx.wrapping_add(by),
+                InputAxis::Y => mouse.dy = mouse.dy.wrapping_sub(by),
+            },
+        }
     }
 
-    /// The pause key, which has codes of its own for going down and none for going up. Returns
-    /// what [`I8042::key`] does.
-    pub fn pause_key(&mut self, cx: &mut Context<'_>) -> bool {
-        let state = &mut self.state;
-        let bytes: &[u8] = if state.mode.contains(Mode::TRANSLATE) || state.keyboard.set == 1 {
-            &[0xe1, 0x1d, 0x45, 0xe1, 0x9d, 0xc5]
-        } else {
-            &[0xe1, 0x14, 0x77, 0xe1, 0xf0, 0x14, 0xf0, 0x77]
-        };
-        let taken = !state.keyboard.scanning || state.keyboard.raw(bytes);
-        self.fill(cx);
-        taken
-    }
-
-    /// The mouse has moved by counts to the right, up, and its wheel towards the user; `buttons` are
-    /// down: left, right, middle and the two side ones in bits 0 to 4.
-    pub fn mouse(&mut self, cx: &mut Context<'_>, dx: i16, dy: i16, dz: i16, buttons: u8) {
-        trace::ps2_mouse_event(dx, dy, dz, buttons);
+    /// What was done with the mouse until now belongs together.
+    pub fn sync(&mut self, cx: &mut Context<'_>) {
         let mouse = &mut self.state.mouse;
         if !mouse.reporting {
             return;
         }
-        mouse.dx = mouse.dx.saturating_add(dx);
-        mouse.dy = mouse.dy.saturating_add(dy);
-        mouse.dz = mouse.dz.saturating_add(dz);
-        mouse.buttons = buttons & 0x1f;
+        trace::ps2_mouse_event(mouse.dx, mouse.dy, mouse.dz, mouse.buttons);
         if !mouse.remote {
-            mouse.packet();
-            // Large movements need more than one report, as far as there is room.
-            for _ in 0..QUEUE_SIZE {
-                if (mouse.dx, mouse.dy, mouse.dz) == (0, 0, 0) {
-                    break;
-                }
-                mouse.packet();
-            }
+            mouse.report();
+            self.fill(cx);
         }
-        self.fill(cx);
     }
 
     /// The keyboard's LEDs: scroll lock, num lock and caps lock in bits 0 to 2.
@@ -903,7 +885,7 @@ impl PortDevice for I8042 {
     }
 }
 
-/// Saved form, version 1. Registers hold the reference's bits.
+/// Saved form, version 2. Registers hold the reference's bits.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Saved {
     mode: u8,
@@ -927,6 +909,8 @@ struct SavedKeyboard {
     leds: u8,
     set: u8,
     typematic: u8,
+    held: u8,
+    release: bool,
 }
 
 /// Saved form of the mouse.
@@ -943,9 +927,10 @@ struct SavedMouse {
     knock: [u8; 3],
     protocol: Protocol,
     buttons: u8,
-    dx: i16,
-    dy: i16,
-    dz: i16,
+    dx: i32,
+    dy: i32,
+    dz: i32,
+    dw: i32,
 }
 
 /// A queue of what fits.
@@ -965,6 +950,8 @@ impl Keyboard {
             leds,
             set,
             typematic,
+            held,
+            release,
         } = self;
         SavedKeyboard {
             reply: reply.iter().copied().collect(),
@@ -974,6 +961,8 @@ impl Keyboard {
             leds: *leds,
             set: *set,
             typematic: *typematic,
+            held: held.bits(),
+            release: *release,
         }
     }
 }
@@ -991,6 +980,8 @@ impl TryFrom<SavedKeyboard> for Keyboard {
             leds,
             set,
             typematic,
+            held,
+            release,
         } = saved;
         if !matches!(command, None | Some(SET_LEDS | SCAN_CODE_SET | SET_RATE)) {
             return Err(Invalid("keyboard.command"));
@@ -1004,6 +995,7 @@ impl TryFrom<SavedKeyboard> for Keyboard {
         if typematic > 0x7f {
             return Err(Invalid("keyboard.typematic"));
         }
+        let held = Modifiers::from_bits(held).ok_or(Invalid("keyboard.held"))?;
         Ok(Self {
             reply: deque(&reply),
             keys: deque(&keys),
@@ -1012,6 +1004,8 @@ impl TryFrom<SavedKeyboard> for Keyboard {
             leds,
             set,
             typematic,
+            held,
+            release,
         })
     }
 }
@@ -1033,6 +1027,7 @@ impl Mouse {
             dx,
             dy,
             dz,
+            dw,
         } = self;
         SavedMouse {
             queue: queue.iter().copied().collect(),
@@ -1049,6 +1044,7 @@ impl Mouse {
             dx: *dx,
             dy: *dy,
             dz: *dz,
+            dw: *dw,
         }
     }
 }
@@ -1073,6 +1069,7 @@ impl TryFrom<SavedMouse> for Mouse {
             dx,
             dy,
             dz,
+            dw,
         } = saved;
         if !matches!(command, None | Some(SET_RESOLUTION | SET_RATE)) {
             return Err(Invalid("mouse.command"));
@@ -1095,13 +1092,14 @@ impl TryFrom<SavedMouse> for Mouse {
             dx,
             dy,
             dz,
+            dw,
         })
     }
 }
 
 impl SavedState for I8042 {
     const NAME: &'static str = CLASS.name;
-    const VERSION: u16 = 1;
+    const VERSION: u16 = 2;
     type Saved = Saved;
 
     fn save(&self) -> Saved {
@@ -1193,13 +1191,18 @@ mod tests {
         })
     }
 
+    fn key(name: &str, down: bool) -> InputEvent {
+        let key = QKeyCode::from_name(name.as_bytes()).unwrap();
+        InputEvent::Key { key, down }
+    }
+
     lifecycle_tests!(I8042, new(), |device, bench| {
         bench.out(device, COMMAND, SELF_TEST);
         bench.out(device, DATA, IDENTIFY);
         bench.out(device, COMMAND, WRITE_AUX);
         bench.out(device, DATA, STATUS_REQUEST);
         bench.out(device, COMMAND, WRITE_MODE);
-        device.key(&mut bench.context(), 0x1e, false, true);
+        device.input(&mut bench.context(), key("alt", true));
         while bench.effects.take().is_some() {}
     });
 
@@ -1249,6 +1252,33 @@ mod tests {
             self.command(command);
             assert_eq!(self.status() & 0x21, 1);
             self.bench.inb(&mut self.device, DATA)
+        }
+
+        fn input(&mut self, event: InputEvent) {
+            self.device.input(&mut self.bench.context(), event);
+        }
+
+        fn movement(&mut self, x: i32, y: i32) {
+            for (axis, by) in [(InputAxis::X, x), (InputAxis::Y, y)] {
+                self.input(InputEvent::Move { axis, by });
+            }
+        }
+
+        fn button(&mut self, button: InputButton, down: bool) {
+            self.input(InputEvent::Button { button, down });
+        }
+
+        /// What the mouse tells of what was done.
+        fn reports(&mut self) -> std::vec::Vec<u16> {
+            self.device.sync(&mut self.bench.context());
+            self.drain()
+        }
+
+        fn knock(&mut self, rates: [u8; 3]) {
+            for rate in rates {
+                self.mouse(SET_RATE);
+                self.mouse(rate);
+            }
         }
 
         fn keyboard(&mut self, byte: u8) -> std::vec::Vec<u16> {
@@ -1373,10 +1403,9 @@ mod tests {
     fn keys_come_in_the_chosen_set() {
         let mut board = Board::new();
         let press = |board: &mut Board| {
-            for (code, extended) in [(0x1e, false), (0x48, true)] {
+            for name in ["a", "up"] {
                 for down in [true, false] {
-                    let mut cx = board.bench.context();
-                    assert!(board.device.key(&mut cx, code, extended, down));
+                    board.input(key(name, down));
                 }
             }
             board.drain()
@@ -1390,26 +1419,77 @@ mod tests {
         board.keyboard(SCAN_CODE_SET);
         board.keyboard(1);
         assert_eq!(press(&mut board), set_1);
+        board.keyboard(SCAN_CODE_SET);
+        board.keyboard(3);
+        let set_3 = [0x1c, 0xf0, 0x1c, 0x63, 0xf0, 0x63];
+        assert_eq!(press(&mut board), set_3);
         board.keyboard(DISABLE);
         assert!(press(&mut board).is_empty());
     }
 
     #[test]
-    fn a_key_without_room_is_refused_whole() {
+    fn bytes_without_room_are_lost() {
         let mut board = Board::new();
-        for _ in 0..5 {
-            assert!(
-                board
-                    .device
-                    .key(&mut board.bench.context(), 0x48, true, false)
-            );
+        board.with_data(WRITE_MODE, 0x43);
+        for _ in 0..15 {
+            board.input(key("a", true));
         }
-        assert!(
-            !board
-                .device
-                .key(&mut board.bench.context(), 0x48, true, true)
+        board.input(key("left", true));
+        let mut bytes = std::vec![0x1e; 15];
+        bytes.push(0xe0);
+        assert_eq!(board.drain(), bytes);
+        // A reply always fits, and takes room.
+        board.data(IDENTIFY);
+        for _ in 0..20 {
+            board.input(key("a", true));
+        }
+        let bytes = board.drain();
+        assert_eq!(
+            (bytes.len(), &bytes[..4]),
+            (16, &[0xfa, 0xab, 0x41, 0x1e][..])
         );
-        assert_eq!(board.drain().len(), 15);
+        for _ in 0..20 {
+            board.input(key("a", true));
+        }
+        board.data(IDENTIFY);
+        assert_eq!(board.drain().len(), 19);
+    }
+
+    #[test]
+    fn held_keys_outlast_commands_but_not_a_reset() {
+        let mut board = Board::new();
+        board.with_data(WRITE_MODE, 0x43);
+        board.input(key("alt", true));
+        assert_eq!(board.keyboard(RESET), [0xfa, 0xaa]);
+        board.input(key("print", true));
+        assert_eq!(board.drain(), [0xb8, 0x38, 0x54]);
+        // Nothing is noticed meanwhile.
+        board.keyboard(DISABLE);
+        board.input(key("alt", false));
+        board.keyboard(ENABLE);
+        board.input(key("print", false));
+        assert_eq!(board.drain(), [0xd4, 0xb8, 0x38]);
+        board.device.reset(&mut board.bench.context());
+        board.input(key("print", true));
+        assert_eq!(board.drain(), [0xe0, 0x12, 0xe0, 0x7c]);
+    }
+
+    #[test]
+    fn the_translation_waits_for_what_follows_a_release() {
+        let mut board = Board::new();
+        board.with_data(WRITE_MODE, 0x43);
+        board.keyboard(SCAN_CODE_SET);
+        board.keyboard(1);
+        // Its code with the bit of set 1 is the prefix of set 2.
+        board.input(key("katakanahiragana", false));
+        assert!(board.drain().is_empty());
+        board.with_data(WRITE_MODE, 0x03);
+        board.input(key("a", true));
+        board.with_data(WRITE_MODE, 0x43);
+        for _ in 0..2 {
+            board.input(key("a", true));
+        }
+        assert_eq!(board.drain(), [0x1e, 0x83, 0x03]);
     }
 
     #[test]
@@ -1440,21 +1520,68 @@ mod tests {
     fn the_knock_brings_the_wheel() {
         let mut board = Board::new();
         board.mouse(RESET);
-        for (rates, id) in [([200, 100, 80], 0x103), ([200, 200, 80], 0x104)] {
-            for rate in rates {
-                board.mouse(SET_RATE);
-                board.mouse(rate);
-            }
-            assert_eq!(board.mouse(IDENTIFY), [0x1fa, id]);
-        }
         board.mouse(ENABLE);
-        board
-            .device
-            .mouse(&mut board.bench.context(), -3, 5, -1, 0x09);
-        assert_eq!(board.drain(), [0x119, 0x1fd, 0x105, 0x11f]);
-        board.device.mouse(&mut board.bench.context(), 200, 0, 0, 0);
-        let split = [0x108, 0x17f, 0x100, 0x100, 0x108, 0x149, 0x100, 0x100];
-        assert_eq!(board.drain(), split);
+        board.button(InputButton::WheelUp, true);
+        assert_eq!(board.reports(), [0x108, 0x100, 0x100]);
+        for (rates, id) in [([200, 100, 80], 0x103), ([200, 200, 80], 0x104)] {
+            board.knock(rates);
+            assert_eq!(board.mouse(IDENTIFY), [0x1fa, id]);
+            // Up is away from the user, and the wheel's turns are counted.
+            board.button(InputButton::WheelUp, true);
+            board.button(InputButton::WheelUp, false);
+            board.movement(-3, -5);
+            board.button(InputButton::Side, true);
+            board.button(InputButton::Left, true);
+            let fourth = if id == 0x103 { 0x1ff } else { 0x11f };
+            assert_eq!(board.reports(), [0x119, 0x1fd, 0x105, fourth]);
+        }
+        for _ in 0..9 {
+            board.button(InputButton::WheelDown, true);
+        }
+        for _ in 0..40 {
+            board.button(InputButton::WheelRight, true);
+        }
+        let reports = board.reports();
+        let fourths: std::vec::Vec<_> = reports.iter().skip(3).step_by(4).collect();
+        assert_eq!(fourths, [&0x161, &0x177, &0x117, &0x112]);
+    }
+
+    #[test]
+    fn movements_wait_for_room() {
+        let mut board = Board::new();
+        board.mouse(ENABLE);
+        board.movement(200, -200);
+        assert_eq!(board.reports(), [0x108, 0x17f, 0x17f, 0x108, 0x149, 0x149]);
+        board.movement(127 * 5 + 1, 0);
+        assert_eq!(board.reports().len(), 15);
+        board.movement(0, 0);
+        assert_eq!(board.reports(), [0x108, 0x101, 0x100]);
+        // They are kept even by a reset command, as are buttons.
+        board.button(InputButton::Middle, true);
+        board.movement(i32::MIN, 0);
+        assert_eq!(board.reports().len(), 15);
+        board.mouse(RESET);
+        board.mouse(ENABLE);
+        board.movement(0, 0);
+        assert_eq!(
+            board.reports()[..6],
+            [0x11c, 0x181, 0x100, 0x11c, 0x181, 0x100]
+        );
+        board.mouse(DISABLE);
+        board.button(InputButton::Left, true);
+        assert!(board.reports().is_empty());
+    }
+
+    #[test]
+    fn remote_mice_tell_when_asked() {
+        let mut board = Board::new();
+        board.mouse(ENABLE);
+        board.mouse(REMOTE_MODE);
+        board.movement(130, 0);
+        assert!(board.reports().is_empty());
+        assert_eq!(board.mouse(READ_DATA), [0x1fa, 0x108, 0x17f, 0x100]);
+        assert_eq!(board.mouse(READ_DATA), [0x1fa, 0x108, 0x103, 0x100]);
+        assert_eq!(board.mouse(STATUS_REQUEST), [0x1fa, 0x160, 0x100, 0x100]);
     }
 
     #[test]
@@ -1476,6 +1603,7 @@ mod tests {
         refused("keyboard.typematic", |saved| {
             saved.keyboard.typematic = 0x80
         });
+        refused("keyboard.held", |saved| saved.keyboard.held = 0x40);
         refused("mouse.command", |saved| saved.mouse.command = Some(0));
         refused("mouse.buttons", |saved| saved.mouse.buttons = 0x20);
     }

@@ -6,12 +6,15 @@
 //! each access.
 
 pub mod acpi_pm;
+pub mod block;
 pub mod class;
 pub mod debug_exit;
 pub mod debugcon;
+pub mod hpet;
 pub mod i6300esb;
 pub mod i8042;
 pub mod ib700;
+pub mod input;
 pub mod kernel;
 pub mod pc_testdev;
 pub mod pci_serial;
@@ -151,6 +154,8 @@ impl ShutdownCause {
 /// A request that ends what the guest runs now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PowerRequest {
+    /// Suspend it to RAM: nothing runs until it is woken up.
+    Suspend,
     /// Reset the machine.
     Reset(ShutdownCause),
     /// Power it off.
@@ -166,6 +171,8 @@ pub enum GuestEvent {
     Panicked,
     /// Its kernel has panicked, and a crash kernel takes over.
     CrashLoaded,
+    /// It has suspended itself to disk, and powers off.
+    SuspendedToDisk,
     /// It left its watchdog alone for too long.
     WatchdogExpired,
     /// It set its clock.
@@ -192,6 +199,13 @@ pub enum Effect {
     FlushPage(u32),
     /// A PCI function sends an interrupt message.
     Message(Msi),
+    /// The guest has opened or closed a drive's tray.
+    Tray {
+        /// Which drive's.
+        drive: block::DriveId,
+        /// Whether it is open now.
+        open: bool,
+    },
 }
 
 /// The effects of one access, oldest first.

@@ -415,6 +415,8 @@ impl State {
 #[derive(Clone, Debug)]
 pub struct Pit {
     wiring: PitWiring,
+    /// Somebody else drives the line.
+    muted: bool,
     state: State,
 }
 
@@ -423,7 +425,16 @@ impl Pit {
     pub fn new(wiring: PitWiring) -> Self {
         Self {
             wiring,
+            muted: false,
             state: State::new(0),
+        }
+    }
+
+    /// Says whether something else drives the line of counter 0, as an HPET does in legacy replacement mode. Nothing is done for
+    /// counter 0 then. A muted timer that is unmuted drives its line again.
+    pub fn set_muted(&mut self, cx: &mut Context<'_>, muted: bool) {
+        if core::mem::replace(&mut self.muted, muted) != muted {
+            self.drive(cx);
         }
     }
 
@@ -439,6 +450,12 @@ impl Pit {
             self.advance(cx);
             self.drive(cx);
         }
+    }
+
+    /// The same, right after state was loaded.
+    pub fn load_muted(&mut self, cx: &mut Context<'_>, muted: bool) {
+        self.muted = muted;
+        self.resume(cx);
     }
 
     /// Level of OUT of a counter, 0 to 2, at `now` nanoseconds; low for others.
@@ -458,16 +475,19 @@ impl Pit {
     fn advance(&mut self, cx: &mut Context<'_>) {
         let tick = ticks(cx.now);
         let counter = &self.state.counters[0];
-        let late = counter
-            .next_edge(self.state.driven)
-            .is_some_and(|edge| edge <= tick);
+        let late = !self.muted
+            && counter
+                .next_edge(self.state.driven)
+                .is_some_and(|edge| edge <= tick);
         if late && counter.periodic() && counter.out(tick) {
             cx.lines.set(self.wiring.irq, false);
         } else if late && counter.mode >= 4 {
             // The strobe.
             cx.lines.set(self.wiring.irq, false);
         }
-        cx.lines.set(self.wiring.irq, counter.out(tick));
+        if !self.muted {
+            cx.lines.set(self.wiring.irq, counter.out(tick));
+        }
         for counter in &mut self.state.counters {
             counter.sync(tick);
         }
@@ -477,10 +497,17 @@ impl Pit {
     /// Drives the line to OUT of counter 0 and arms the timer for its next edge.
     fn drive(&mut self, cx: &mut Context<'_>) {
         let tick = ticks(cx.now);
-        let counter = &self.state.counters[0];
-        cx.lines.set(self.wiring.irq, counter.out(tick));
         self.state.driven = tick;
-        match counter.next_edge(tick) {
+        self.resume(cx);
+    }
+
+    /// The same as of when that was done last: an edge between saving and loading is due at once.
+    fn resume(&self, cx: &mut Context<'_>) {
+        let (counter, driven) = (&self.state.counters[0], self.state.driven);
+        if !self.muted {
+            cx.lines.set(self.wiring.irq, counter.out(driven));
+        }
+        match counter.next_edge(driven).filter(|_| !self.muted) {
             Some(edge) => cx.timers.arm(self.wiring.timer, nanoseconds(edge)),
             None => cx.timers.disarm(self.wiring.timer),
         }
@@ -583,7 +610,11 @@ impl SavedState for Pit {
     type Saved = SavedPit;
 
     fn save(&self) -> SavedPit {
-        let Self { wiring: _, state } = self;
+        let Self {
+            wiring: _,
+            muted: _,
+            state,
+        } = self;
         let State {
             counters,
             speaker,
@@ -615,13 +646,7 @@ impl SavedState for Pit {
             refresh,
             driven,
         };
-        let counter = &self.state.counters[0];
-        cx.lines.set(self.wiring.irq, counter.out(driven));
-        // An edge between saving and loading is due at once.
-        match counter.next_edge(driven) {
-            Some(edge) => cx.timers.arm(self.wiring.timer, nanoseconds(edge)),
-            None => cx.timers.disarm(self.wiring.timer),
-        }
+        self.resume(cx);
         Ok(())
     }
 }

@@ -140,6 +140,8 @@ struct State {
 pub struct Rtc {
     base: RtcBase,
     wiring: RtcWiring,
+    /// Somebody else drives the line.
+    muted: bool,
     state: State,
 }
 
@@ -153,6 +155,7 @@ impl Rtc {
         let mut rtc = Self {
             base,
             wiring,
+            muted: false,
             state: State {
                 index: 0,
                 nmi_disabled: false,
@@ -209,6 +212,20 @@ impl Rtc {
         self.sync(cx);
         self.base = base;
         self.drive(cx);
+    }
+
+    /// Says whether something else drives the line, as an HPET does in legacy replacement mode. A muted clock that is unmuted
+    /// drives its line again.
+    pub fn set_muted(&mut self, cx: &mut Context<'_>, muted: bool) {
+        if core::mem::replace(&mut self.muted, muted) != muted {
+            self.drive(cx);
+        }
+    }
+
+    /// When the first alarm after `now` asks for an interrupt, on the virtual clock; `None` if none does.
+    pub fn alarm_at(&self, now: u64) -> Option<u64> {
+        let enabled = self.state.cmos[REGISTER_B] & B_AIE != 0 && self.running();
+        self.next_alarm(now).filter(|_| enabled)
     }
 
     /// Whether the guest masked NMI through bit 7 of port 70h.
@@ -388,7 +405,9 @@ impl Rtc {
         let flags = self.state.cmos[REGISTER_C] & !C_IRQF;
         let irq = flags & enabled != 0;
         self.state.cmos[REGISTER_C] = flags | if irq { C_IRQF } else { 0 };
-        cx.lines.set(self.wiring.irq, irq);
+        if !self.muted {
+            cx.lines.set(self.wiring.irq, irq);
+        }
         let next = if irq || enabled == 0 {
             // Nothing changes until the guest reads register C.
             None
@@ -516,6 +535,7 @@ impl SavedState for Rtc {
         let Self {
             base,
             wiring: _,
+            muted: _,
             state,
         } = self;
         let State {

@@ -8,7 +8,7 @@
 //!
 //! | offset | what |
 //! |---|---|
-//! | 0 | count of transfers, entry point, EAX, EBX, ESI, 1 for the segments of Linux, 0, 0: 32 bits each, little-endian |
+//! | 0 | count of transfers, entry point, EAX, EBX, ESI, 1 for the segments of Linux, address of the FACS or 0, 0: 32 bits each, little-endian |
 //! | 32 | transfers of 16 bytes, as fw_cfg's DMA takes them |
 //! | [`INFO_OFFSET`] | what the kernel is told, which the last transfer brings to [`INFO_START`], or behind a kernel that lies there |
 //!
@@ -169,7 +169,9 @@ impl Request<'_> {
         let count = transfers.count as u32;
         let (eax, ebx, esi) = registers;
         let segments = u32::from(plan.protocol == Protocol::Linux);
-        let values = [count, plan.entry, eax, ebx, esi, segments];
+        // Below 4 GiB, as all low RAM is.
+        let facs = tables.map_or(0, |tables| (tables + acpi::FACS_AT) as u32);
+        let values = [count, plan.entry, eax, ebx, esi, segments, facs];
         for (field, value) in head.chunks_exact_mut(4).zip(values) {
             field.copy_from_slice(&value.to_le_bytes());
         }

@@ -3,13 +3,12 @@
 use super::board::line;
 use super::{Board, Machine};
 use crate::devices::class::Value;
-use crate::devices::{Context, acpi_pm, i8042, pvpanic, serial};
+use crate::devices::{acpi_pm, hpet, i8042, pvpanic, serial};
 use crate::firmware::acpi::aml::Term;
 use crate::firmware::acpi::{self, Facts, IsaDevice, PciFacts, Tables, script};
 use crate::firmware::{Content, FwCfgError, fw_cfg, keys};
 use crate::irq::{IrqLine, ioapic};
 use crate::pci::{BusId, mechanism, piix3};
-use crate::trace::events as trace;
 
 /// Names of serial ports.
 const SERIAL_NAMES: [&str; super::SERIAL_MAX] = ["COM1", "COM2", "COM3", "COM4"];
@@ -54,15 +53,6 @@ impl From<FwCfgError> for AcpiError {
 }
 
 impl<'m> Machine<'m> {
-    /// Presses the power button. A board without one does nothing.
-    pub fn press_power_button<H: super::Host>(&mut self, host: &mut H, now: u64) {
-        trace::qemu_system_powerdown_request();
-        if self.has_acpi {
-            self.acpi_pm.press_power_button(context!(self, now));
-            self.drain(host, now, None);
-        }
-    }
-
     /// Builds the ACPI tables, once all devices are plugged in and before the guest runs, and gives
     /// them to the firmware; to the boot ROM linked for [`acpi::place`]. Behind the board's own there
     /// are the user's. `memory` has [`acpi::memory_size`] bytes, and `apic_id` tells the APIC ID of each
@@ -102,8 +92,10 @@ impl<'m> Machine<'m> {
             hardware: acpi_pm::BASE,
             gpe0: is_pc.then_some(acpi_pm::GPE0),
             command: is_pc.then_some(acpi_pm::APMC),
+            sleep: is_pc.then_some(self.sleep),
             reset: is_pc.then_some((piix3::RCR, piix3::RCR_RESET)),
             has_keyboard_controller: is_pc,
+            hpet: self.has_hpet().then_some((hpet::CAPABILITIES, hpet::BASE)),
             pci: is_pc.then_some(PciFacts {
                 config_ports: (mechanism::CONFADD, 8),
                 memory: &windows,
@@ -126,7 +118,7 @@ impl<'m> Machine<'m> {
             return Ok(());
         }
         let files = tables.files()?;
-        let sleep = Content::inline(&acpi::SLEEP_STATES);
+        let sleep = Content::inline(&acpi::sleep_file(&self.sleep));
         for (name, content) in [
             (script::RSDP_FILE, Content::Lent(files.rsdp)),
             (script::TABLES_FILE, Content::Lent(files.tables)),

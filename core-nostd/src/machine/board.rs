@@ -12,6 +12,7 @@ use crate::devices::acpi_pm::{self, AcpiPm, AcpiPmWiring};
 use crate::devices::class::{DeviceClass, PropertyValues};
 use crate::devices::debug_exit::{self, DebugExit};
 use crate::devices::debugcon::{self, Debugcon};
+use crate::devices::hpet::{self, Hpet, HpetWiring};
 use crate::devices::i6300esb;
 use crate::devices::i8042::{self, I8042, I8042Wiring};
 use crate::devices::ib700::{self, Ib700};
@@ -36,6 +37,7 @@ use crate::pci::{
 };
 use crate::time::{TimerId, Timers};
 
+use super::Typing;
 use super::config::HIGH_RAM_BASE;
 use super::ports::PortMap;
 use crate::trace::events as trace;
@@ -45,6 +47,7 @@ pub static CLASSES: &[&DeviceClass] = &[
     &debug_exit::CLASS,
     &debugcon::CLASS,
     &fw_cfg::CLASS,
+    &hpet::CLASS,
     &i440fx::CLASS,
     &mechanism::CLASS,
     &i6300esb::CLASS,
@@ -98,10 +101,15 @@ pub(super) mod timer {
     /// The first serial port's; the others follow.
     pub(super) const SERIAL: u8 = 4;
     pub(super) const ACPI: TimerId = TimerId::new(8);
+    pub(super) const HPET: TimerId = TimerId::new(9);
+    /// The next key that is typed for someone.
+    pub(crate) const TYPING: TimerId = TimerId::new(10);
     /// The first of PCI serial functions' UARTs; the others follow.
-    pub(crate) const PCI_UART: u8 = 9;
+    pub(crate) const PCI_UART: u8 = 11;
     /// The first i6300esb's; the others follow.
     pub(crate) const I6300ESB: u8 = PCI_UART + crate::machine::pci::PCI_UARTS_MAX as u8;
+    const _: () =
+        assert!(I6300ESB as usize + crate::machine::pci::I6300ESB_MAX <= crate::time::TIMERS_MAX);
 }
 
 /// Ports and interrupts of the serial ports by index, as on every PC.
@@ -334,6 +342,10 @@ impl<'m> Machine<'m> {
             irq: line::RTC,
             timer: timer::RTC,
         };
+        let hpet = HpetWiring {
+            timer: timer::HPET,
+            legacy: [line::PIT, line::RTC],
+        };
         let i8042 = I8042Wiring {
             keyboard_irq: line::KEYBOARD,
             mouse_irq: line::MOUSE,
@@ -342,6 +354,7 @@ impl<'m> Machine<'m> {
             sci: line::SCI,
             timer: timer::ACPI,
             has_command: config.board == Board::Pc,
+            s4_type: (config.board == Board::Pc).then_some(config.sleep.s4_type),
         };
         // Without firmware that knows PCI the ports are there from the start.
         let is_direct_boot = !config.boot.is_empty();
@@ -351,6 +364,7 @@ impl<'m> Machine<'m> {
             irqchip: config.irqchip,
             has_pit: config.pit,
             has_acpi: config.acpi && config.board != Board::None,
+            sleep: config.sleep,
             is_direct_boot,
             cpus: (config.cpus, config.max_cpus),
             numa: config.numa,
@@ -378,7 +392,10 @@ impl<'m> Machine<'m> {
                     seconds: config.rtc_base,
                 },
             ),
+            hpet: (config.board == Board::Pc && config.hpet)
+                .then(|| Hpet::new(hpet, config.hpet_msi)),
             i8042: I8042::new(i8042),
+            typing: Typing::default(),
             port92: Port92::new(),
             a20: A20Gate::new(),
             post: Post::new(),
@@ -469,6 +486,9 @@ impl<'m> Machine<'m> {
             // Behind the end items read as zeros, so that the final NUL is there.
             fw_cfg.add_u32(keys::CMDLINE_SIZE, config.cmdline.len() as u32 + 1)?;
             fw_cfg.add(keys::CMDLINE_DATA, Content::Lent(config.cmdline))?;
+        }
+        if config.board == Board::Pc {
+            fw_cfg.add(keys::HPET, hpet_item(self.hpet.is_some()))?;
         }
         if !config.boot.is_empty() {
             fw_cfg.add(keys::BOOT, Content::Lent(config.boot))?;
@@ -685,6 +705,7 @@ impl<'m> Machine<'m> {
     }
 
     fn power_on(&mut self, now: u64) {
+        self.reset_hpet(now);
         // Lines fall with their drivers, or rise as the PIT's; then the PICs are reset, and forget what they have seen.
         if self.irqchip.in_machine() && self.board != Board::None && self.has_pit {
             self.pit.reset(context!(self, now));
@@ -736,6 +757,10 @@ impl<'m> Machine<'m> {
                 self.rtc.timer(context!(self, now), id);
                 Some(Port::Rtc)
             }
+            timer::HPET => {
+                self.hpet.as_mut()?.timer(context!(self, now), id);
+                None
+            }
             timer::WATCHDOG => {
                 self.watchdog.as_mut()?.timer(context!(self, now), id);
                 Some(Port::Watchdog)
@@ -747,6 +772,10 @@ impl<'m> Machine<'m> {
             timer::LOCAL_APICS => {
                 self.apics.advance(now);
                 self.arm_apics();
+                None
+            }
+            timer::TYPING => {
+                self.typing_timer(now);
                 None
             }
             _ if id.slot() >= timer::PCI_UART => {
@@ -920,6 +949,32 @@ impl<'m> Machine<'m> {
             _ => self.pci.address_write(offset, width, value),
         }
     }
+}
+
+/// What fw_cfg tells of HPETs: their number, and for each of up to eight its identification, its address, the ticks between two
+/// interrupts at least, and how its page may be used. A number of 255 says that nobody knows of any.
+const fn hpet_item(is_there: bool) -> Content<'static> {
+    const LENGTH: usize = 1 + 8 * 15;
+    static NONE: [u8; LENGTH] = {
+        let mut item = [0; LENGTH];
+        item[0] = 0xff;
+        item
+    };
+    static ONE: [u8; LENGTH] = {
+        let mut item = [0; LENGTH];
+        item[0] = 1;
+        let (id, address) = (hpet::CAPABILITIES.to_le_bytes(), hpet::BASE.to_le_bytes());
+        let mut at = 0;
+        while at < 8 {
+            if at < 4 {
+                item[1 + at] = id[at];
+            }
+            item[5 + at] = address[at];
+            at += 1;
+        }
+        item
+    };
+    Content::Lent(if is_there { &ONE } else { &NONE })
 }
 
 /// Which of `pc-testdev`'s registers a port is.

@@ -2,6 +2,7 @@
 
 use core::sync::atomic::AtomicU8;
 
+use crate::devices::acpi_pm::SleepStates;
 use crate::firmware::Numa;
 use crate::irq::LocalApic;
 #[cfg(doc)]
@@ -97,6 +98,12 @@ pub struct Config<'m> {
     pub pit: bool,
     /// Whether there is ACPI: its hardware, and tables once [`super::Machine::add_acpi_tables`] is called.
     pub acpi: bool,
+    /// Whether a PC has an HPET (`-machine hpet=`).
+    pub hpet: bool,
+    /// Whether the HPET's comparators offer to interrupt by message (`-global hpet.msi=`).
+    pub hpet_msi: bool,
+    /// The sleeping states of the PC board, with ACPI.
+    pub sleep: SleepStates,
     /// Guest RAM: [`Config::ram_size`] bytes laid out as [`RamLayout::new`] says.
     pub ram: &'m dyn GuestRam,
     /// Bytes of guest RAM.
@@ -140,6 +147,9 @@ impl<'m> Config<'m> {
             irqchip: Irqchip::Machine,
             pit: true,
             acpi: true,
+            hpet: true,
+            hpet_msi: false,
+            sleep: SleepStates::DEFAULT,
             ram,
             ram_size,
             rom: &[],

@@ -1,5 +1,6 @@
 //! What the machine asks of the process around it.
 
+use crate::devices::block::{DriveId, Request};
 use crate::devices::{ConsoleId, GuestEvent, PowerRequest};
 use crate::irq::Msi;
 
@@ -48,6 +49,17 @@ pub trait Host {
     /// Takes what the guest tells of itself; the host's settings say what is done about it.
     fn guest_event(&mut self, event: GuestEvent);
 
+    /// Takes a request of a drive; `Machine::block_done` tells of its end, never from in here. Which
+    /// drives there are is the host's doing, so one that has none gets none.
+    fn block(&mut self, request: Request<'_>) {
+        let _ = request;
+    }
+
+    /// The guest has moved the tray of a drive.
+    fn tray_moved(&mut self, drive: DriveId, open: bool) {
+        let _ = (drive, open);
+    }
+
     /// The memory map has changed: `Machine::memory_map` tells the new one. The host applies it
     /// before the guest runs on.
     fn memory_remapped(&mut self);
@@ -57,6 +69,12 @@ pub trait Host {
     /// seen of it.
     fn flush_page(&mut self, gpa: u64) {
         let _ = gpa;
+    }
+
+    /// Says whether an interval timer outside the machine (`kernel-irqchip=on`) is to leave its line alone, because an HPET stands
+    /// for it. Told with each change, and when state is loaded.
+    fn mute_pit(&mut self, muted: bool) {
+        let _ = muted;
     }
 
     /// The A20 gate was switched.

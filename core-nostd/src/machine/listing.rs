@@ -1,6 +1,7 @@
 //! What a monitor lists of a machine: memory and ports, by addresses.
 
 use super::{Board, Machine, Port};
+use crate::devices::hpet;
 use crate::irq::ioapic;
 use crate::memory::Backing;
 
@@ -116,10 +117,15 @@ impl Machine<'_> {
         if self.board == Board::None {
             return;
         }
+        let hpet = (hpet::BASE, hpet::BASE + (hpet::LENGTH - 1), "hpet");
+        let hpet = self.has_hpet().then_some(hpet);
         for (first, last, name) in [
             (ioapic::BASE, ioapic::BASE + (ioapic::LENGTH - 1), "ioapic"),
             (MESSAGES.0, MESSAGES.1, "apic-msi"),
-        ] {
+        ]
+        .into_iter()
+        .chain(hpet)
+        {
             visit(&Range {
                 first,
                 last,

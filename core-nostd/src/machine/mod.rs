@@ -24,10 +24,13 @@ mod apics;
 mod board;
 mod config;
 mod host;
+mod hpet;
+mod input;
 pub mod listing;
 mod pci;
 mod plugged;
 mod ports;
+mod power;
 pub mod qtest;
 mod run_state;
 mod state;
@@ -36,9 +39,10 @@ mod told;
 use a20::A20Gate;
 use core::sync::atomic::AtomicU8;
 
-use crate::devices::acpi_pm::AcpiPm;
+use crate::devices::acpi_pm::{AcpiPm, SleepStates};
 use crate::devices::debug_exit::DebugExit;
 use crate::devices::debugcon::Debugcon;
+use crate::devices::hpet::Hpet;
 use crate::devices::i8042::I8042;
 use crate::devices::ib700::Ib700;
 use crate::devices::pc_testdev::PcTestdev;
@@ -61,6 +65,8 @@ pub use acpi::AcpiError;
 pub use board::{BuildError, CLASSES, DeviceError};
 pub use config::{Board, Config, HIGH_RAM_BASE, Irqchip, RamLayout};
 pub use host::Host;
+use input::Typing;
+pub use input::{TYPED_MAX, TypedFull};
 use pci::Buses;
 pub use pci::{
     Consoles, ExpansionRom, I6300ESB_MAX, PCI_BRIDGES_MAX, PCI_SERIALS_MAX, PCI_TESTDEVS_MAX,
@@ -211,6 +217,8 @@ pub struct Machine<'m> {
     has_pit: bool,
     /// Whether there is ACPI's hardware.
     has_acpi: bool,
+    /// The sleeping states that guests are told of.
+    sleep: SleepStates,
     /// Whether the boot ROM starts a kernel, which sets up no devices.
     is_direct_boot: bool,
     /// Processors at power-on, and at most.
@@ -238,7 +246,9 @@ pub struct Machine<'m> {
     apics: LocalApics<'m>,
     pit: Pit,
     rtc: Rtc,
+    hpet: Option<Hpet>,
     i8042: I8042,
+    typing: Typing,
     port92: Port92,
     a20: A20Gate,
     post: Post,
@@ -402,6 +412,9 @@ impl<'m> Machine<'m> {
         if let Some(testdev) = &self.testdev {
             testdev.mmio_read(gpa, to);
         }
+        if self.hpet_read(host, now, gpa, to) {
+            return;
+        }
         let Some((offset, mut done)) = self.ioapic_at(gpa, to.len()) else {
             if self.testdev.is_none() && !self.is_pci_memory(gpa) {
                 trace::guest_error_memory_read(gpa, to.len());
@@ -429,6 +442,9 @@ impl<'m> Machine<'m> {
         }
         if let Some(testdev) = &mut self.testdev {
             testdev.mmio_write(gpa, from);
+        }
+        if self.hpet_write(host, now, gpa, from) {
+            return;
         }
         let Some((offset, mut done)) = self.ioapic_at(gpa, from.len()) else {
             if self.testdev.is_none() && !self.is_pci_memory(gpa) {
@@ -582,6 +598,7 @@ impl<'m> Machine<'m> {
                 }
                 Effect::FlushPage(gpa) => host.flush_page(gpa.into()),
                 Effect::Message(message) => self.pci_message(host, message),
+                Effect::Tray { drive, open } => host.tray_moved(drive, open),
             }
         }
         while let Some(change) = self.lines.take_change() {

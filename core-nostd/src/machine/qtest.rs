@@ -174,6 +174,10 @@ impl<H: Host, W: Write> Host for Reporter<'_, H, W> {
         self.host.memory_remapped();
     }
 
+    fn mute_pit(&mut self, muted: bool) {
+        self.host.mute_pit(muted);
+    }
+
     fn set_a20(&mut self, enabled: bool) {
         self.host.set_a20(enabled);
     }

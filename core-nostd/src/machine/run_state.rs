@@ -19,6 +19,8 @@ pub enum RunState {
     InternalError,
     /// The guest panicked, and the panic action paused it.
     GuestPanicked,
+    /// The guest sleeps, its state in memory.
+    Suspended,
     /// A watchdog expired, and the watchdog action paused the guest.
     Watchdog,
     /// A debugger's breakpoint, watchpoint or single step stopped the guest.
@@ -36,6 +38,7 @@ impl RunState {
         Self::Running,
         Self::SaveVm,
         Self::Shutdown,
+        Self::Suspended,
         Self::Watchdog,
     ];
 
@@ -47,6 +50,7 @@ impl RunState {
             Self::Paused => "paused",
             Self::SaveVm => "save-vm",
             Self::Shutdown => "shutdown",
+            Self::Suspended => "suspended",
             Self::InternalError => "internal-error",
             Self::GuestPanicked => "guest-panicked",
             Self::Watchdog => "watchdog",

@@ -59,10 +59,15 @@ macro_rules! each_device {
     ($machine:expr, $call:ident) => {
         if $machine.board != Board::None {
             $call!($machine.rtc);
+            if $machine.hpet.is_some() {
+                // Behind both devices that it silences.
+                $call!($machine.hpet);
+            }
             $call!($machine.post);
             $call!($machine.fw_cfg);
             if $machine.board == Board::Pc {
                 $call!($machine.i8042);
+                $call!($machine.typing);
                 $call!($machine.port92);
                 $call!($machine.pci);
                 $call!($machine.i440fx);
@@ -149,12 +154,14 @@ impl Machine<'_> {
                 bytes = load(&mut $device, bytes, apart!(self, now))?
             };
         }
+        self.hush_for_hpet(now);
         if self.irqchip.in_machine() {
             each_controller!(self, load_one);
         } else {
             each_controller!(self, load_apart);
         }
         each_device!(self, load_one);
+        self.load_hpet(host, now);
         self.settle_pci(host);
         self.remap();
         host.memory_remapped();

@@ -2,9 +2,10 @@
 
 use super::*;
 use crate::devices::class::PropertyValues;
+use crate::devices::input::{InputAxis, InputButton, InputEvent, QKeyCode};
 use crate::devices::{
-    GuestEvent, PowerRequest, ShutdownCause, debug_exit, debugcon, ib700, pc_testdev, pvpanic,
-    serial,
+    GuestEvent, PowerRequest, ShutdownCause, acpi_pm, debug_exit, debugcon, ib700, pc_testdev,
+    pvpanic, serial,
 };
 use crate::irq::Msi;
 use crate::memory::ArrayRam;
@@ -21,7 +22,7 @@ static ROM: [u8; 0x1_0000] = {
 };
 
 /// RAM for each machine of these tests: too large for a test's stack.
-static RAMS: [ArrayRam<RAM>; 40] = [const { ArrayRam::new() }; 40];
+static RAMS: [ArrayRam<RAM>; 64] = [const { ArrayRam::new() }; 64];
 static NEXT_RAM: AtomicUsize = AtomicUsize::new(0);
 
 #[derive(Default)]
@@ -121,6 +122,87 @@ fn machine_with(board: Board, irqchip: Irqchip, pit: bool) -> Machine<'static> {
         .plug(&PropertyValues::new(&debug_exit::CLASS))
         .unwrap();
     machine
+}
+
+/// Drives the HPET into legacy replacement mode with comparator 0 in periods, and back: who interrupts, and that the interval
+/// timer wakes nobody meanwhile.
+#[test]
+fn the_hpet_stands_for_the_interval_timer() {
+    let (mut machine, mut host) = (machine(Board::Pc, Irqchip::Split), Recorder::default());
+    let ticks = |host: &mut Recorder, line: u8| {
+        let count = host.gsis.iter().filter(|gsi| **gsi == (line, true)).count();
+        host.gsis.clear();
+        count
+    };
+    let write = |machine: &mut Machine<'_>, host: &mut Recorder, now, at: u64, value: u32| {
+        machine.physical_write(host, now, 0xfed0_0000 + at, &value.to_le_bytes());
+    };
+    let mut now = 0;
+    let run = |machine: &mut Machine<'_>, host: &mut Recorder, now: &mut u64, to| {
+        let mut steps = 0;
+        while let Some(at) = machine.next_deadline().filter(|at| *at <= to) {
+            *now = at;
+            machine.advance(host, at);
+            steps += 1;
+        }
+        *now = to;
+        steps
+    };
+    // Counter 0 in periods of a millisecond.
+    for (port, value) in [(0x43, 0x34), (0x40, 0xa9), (0x40, 0x04)] {
+        machine.pio_write(&mut host, now, port, Width::Byte, value);
+    }
+    run(&mut machine, &mut host, &mut now, 10_000_000);
+    assert_eq!(ticks(&mut host, 0), 10);
+    // The clock's periodic interrupt, never acknowledged.
+    for (port, value) in [(0x70, 0x0b), (0x71, 0x42)] {
+        machine.pio_write(&mut host, now, port, Width::Byte, value);
+    }
+    assert_eq!(ticks(&mut host, 8), 1);
+    write(&mut machine, &mut host, now, 0x10, 3);
+    assert_eq!(run(&mut machine, &mut host, &mut now, 20_000_000), 0);
+    assert_eq!((ticks(&mut host, 0), ticks(&mut host, 8)), (0, 0));
+    // Once in half a millisecond.
+    write(&mut machine, &mut host, now, 0x100, 4 | 8 | 0x40);
+    let counter = {
+        let mut bytes = [0; 4];
+        machine.physical_read(&mut host, now, 0xfed0_00f0, &mut bytes);
+        u32::from_le_bytes(bytes)
+    };
+    assert_eq!(counter, 1_000_000);
+    write(&mut machine, &mut host, now, 0x108, counter + 50_000);
+    write(&mut machine, &mut host, now, 0x108, 50_000);
+    write(&mut machine, &mut host, now, 0x100, 4 | 8 | 0x40);
+    write(&mut machine, &mut host, now, 0x10c, 0);
+    run(&mut machine, &mut host, &mut now, 30_000_000);
+    assert_eq!(ticks(&mut host, 0), 20);
+    // A copy goes on the same, and tells no edge that was none.
+    let mut state = std::vec![0; STATE_MAX];
+    let used = machine.save(&mut state).unwrap();
+    let mut copy = self::machine(Board::Pc, Irqchip::Split);
+    let mut other = Recorder::default();
+    copy.load(&mut other, now, &state[..used]).unwrap();
+    assert_eq!((ticks(&mut other, 0), ticks(&mut other, 8)), (0, 0));
+    assert_eq!(copy.next_deadline(), machine.next_deadline());
+    let mut at = now;
+    run(&mut copy, &mut other, &mut at, 40_000_000);
+    assert_eq!(ticks(&mut other, 0), 20);
+    // Back: both drive their lines again, from the level on that they have.
+    write(&mut machine, &mut host, now, 0x100, 0);
+    write(&mut machine, &mut host, now, 0x10, 1);
+    run(&mut machine, &mut host, &mut now, 40_000_000);
+    assert_eq!(
+        (host.gsis.contains(&(8, true)), ticks(&mut host, 0)),
+        (true, 11)
+    );
+    // A reset lets them go as well.
+    copy.reset(&mut other, at);
+    other.gsis.clear();
+    for (port, value) in [(0x43, 0x34), (0x40, 0xa9), (0x40, 0x04)] {
+        copy.pio_write(&mut other, at, port, Width::Byte, value);
+    }
+    run(&mut copy, &mut other, &mut at, 50_000_000);
+    assert_eq!(ticks(&mut other, 0), 10);
 }
 
 #[test]
@@ -532,4 +614,177 @@ fn in_kernel_controllers_leave_the_bus_empty() {
     let mut bytes = [0xaa; 4];
     machine.physical_read(&mut host, 0, ioapic::BASE, &mut bytes);
     assert_eq!(bytes, [0; 4]);
+}
+
+/// What the guest reads from the keyboard controller, with the mouse's bytes marked by bit 8.
+fn keyboard_bytes(machine: &mut Machine<'_>, host: &mut Recorder, now: u64) -> Vec<u16> {
+    let mut bytes = Vec::new();
+    loop {
+        let status = machine.pio_read(host, now, 0x64, Width::Byte);
+        if status & 1 == 0 {
+            return bytes;
+        }
+        let byte = machine.pio_read(host, now, 0x60, Width::Byte) as u16;
+        bytes.push(byte | (status as u16 & 0x20) << 3);
+    }
+}
+
+fn qcodes(names: &[&str]) -> Vec<QKeyCode> {
+    let keys = names
+        .iter()
+        .map(|name| QKeyCode::from_name(name.as_bytes()));
+    keys.collect::<Option<_>>().unwrap()
+}
+
+const MILLISECOND: u64 = 1_000_000;
+
+#[test]
+fn keys_are_typed_in_the_clock_s_rhythm() {
+    let (mut machine, mut host) = (machine(Board::Pc, Irqchip::Machine), Recorder::default());
+    let start = 5 * SECOND;
+    machine.advance(&mut host, start);
+    let keys = qcodes(&["ctrl", "left"]);
+    assert_eq!(machine.type_keys(&mut host, start, &keys, Some(20)), Ok(()));
+    let later = qcodes(&["a"]);
+    assert_eq!(machine.type_keys(&mut host, start, &later, Some(7)), Ok(()));
+    // Stopped in the meantime: behind the others, and without pauses.
+    let last = qcodes(&["b"]);
+    assert_eq!(machine.type_keys(&mut host, start, &last, None), Ok(()));
+    let mut seen = Vec::new();
+    for step in 0..200 {
+        let now = start + step * MILLISECOND;
+        if step == 45 {
+            // Neither a reset nor a move to another machine changes what is still to be typed.
+            machine.reset(&mut host, now);
+            let mut state = std::vec![0; STATE_MAX];
+            let length = machine.save(&mut state).unwrap();
+            machine = super::tests::machine(Board::Pc, Irqchip::Machine);
+            machine.load(&mut host, now, &state[..length]).unwrap();
+        }
+        machine.advance(&mut host, now);
+        let bytes = keyboard_bytes(&mut machine, &mut host, now);
+        if !bytes.is_empty() {
+            seen.push((step, bytes));
+        }
+    }
+    let expected: [(u64, &[u16]); 7] = [
+        (0, &[0x14]),
+        (20, &[0xe0, 0x6b]),
+        (40, &[0xe0, 0xf0, 0x6b]),
+        (60, &[0xf0, 0x14]),
+        (80, &[0x1c]),
+        (87, &[0xf0, 0x1c]),
+        (94, &[0x32, 0xf0, 0x32]),
+    ];
+    let seen: Vec<_> = seen.iter().map(|(at, bytes)| (*at, &bytes[..])).collect();
+    assert_eq!(seen, expected);
+    // With nothing before it a key that is typed at a stopped machine is nobody's.
+    assert_eq!(
+        machine.type_keys(&mut host, 6 * SECOND, &last, None),
+        Ok(())
+    );
+    machine.advance(&mut host, 7 * SECOND);
+    assert!(keyboard_bytes(&mut machine, &mut host, 7 * SECOND).is_empty());
+}
+
+#[test]
+fn typing_has_a_limit() {
+    let (mut machine, mut host) = (machine(Board::Pc, Irqchip::Machine), Recorder::default());
+    let keys = std::vec![qcodes(&["a"])[0]; TYPED_MAX / 2 - 1];
+    assert_eq!(
+        machine.type_keys(&mut host, 0, &keys, Some(u32::MAX)),
+        Ok(())
+    );
+    // One is typed, three wait no longer here.
+    assert_eq!(machine.type_keys(&mut host, 0, &keys[..1], Some(1)), Ok(()));
+    for count in [1, 2, keys.len()] {
+        let typed = machine.type_keys(&mut host, 0, &keys[..count], None);
+        assert_eq!(typed, Err(TypedFull));
+    }
+    assert_eq!(keyboard_bytes(&mut machine, &mut host, 0), [0x1c]);
+    // Without a keyboard nothing waits.
+    let mut other = super::tests::machine(Board::Microvm, Irqchip::Machine);
+    let deadline = other.next_deadline();
+    for _ in 0..3 {
+        let typed = other.type_keys(&mut host, 0, &keys, Some(1));
+        assert_eq!((typed, other.next_deadline()), (Ok(()), deadline));
+    }
+}
+
+#[test]
+fn mice_interrupt_with_whole_reports() {
+    let (mut machine, mut host) = (machine(Board::Pc, Irqchip::Host), Recorder::default());
+    for (port, value) in [(0x64, 0xd4), (0x60, 0xf4)] {
+        machine.pio_write(&mut host, 0, port, Width::Byte, value);
+    }
+    assert_eq!(keyboard_bytes(&mut machine, &mut host, 0), [0x1fa]);
+    host.gsis.clear();
+    let events = [
+        InputEvent::Move {
+            axis: InputAxis::X,
+            by: 3,
+        },
+        InputEvent::Key {
+            key: qcodes(&["a"])[0],
+            down: true,
+        },
+        InputEvent::Button {
+            button: InputButton::Left,
+            down: true,
+        },
+    ];
+    machine.input(&mut host, 0, &mut events.into_iter());
+    assert_eq!(host.gsis, [(1, true)]);
+    let bytes = keyboard_bytes(&mut machine, &mut host, 0);
+    assert_eq!(bytes, [0x1c, 0x109, 0x103, 0x100]);
+    assert_eq!(host.gsis[1..3], [(1, false), (12, true)]);
+}
+
+#[test]
+fn a_sleeping_machine_wakes_up_with_its_memory() {
+    let mut machine = machine(Board::Pc, Irqchip::Machine);
+    let host = &mut Recorder::default();
+    let out = |machine: &mut Machine<'_>, host: &mut Recorder, port, width, value| {
+        machine.pio_write(host, 0, port, width, value);
+    };
+    let config = |machine: &mut Machine<'_>, host: &mut Recorder, address, value| {
+        out(machine, host, 0xcf8, Width::Dword, address);
+        out(machine, host, 0xcfc, Width::Dword, value);
+    };
+    let place_registers = |machine: &mut Machine<'_>, host: &mut Recorder| {
+        config(machine, host, 0x8000_0b40, 0x601);
+        config(machine, host, 0x8000_0b80, 1);
+    };
+    assert!(machine.can_sleep());
+    place_registers(&mut machine, host);
+    config(&mut machine, host, 0x8000_0058, 0x3333_3300);
+    machine.ram().write(0xf_1234, b"shadow").unwrap();
+    assert_eq!(machine.alarm_at(0), None);
+    // An alarm each second.
+    for (index, value) in [(1, 0xff), (3, 0xff), (5, 0xff), (0x0b, 0x22), (0x0f, 5)] {
+        out(&mut machine, host, 0x70, Width::Byte, index);
+        out(&mut machine, host, 0x71, Width::Byte, value);
+    }
+    assert_eq!(machine.alarm_at(0), None, "it wakes nobody");
+    out(&mut machine, host, 0x602, Width::Word, 0x400);
+    assert_eq!(machine.alarm_at(0), Some(SECOND));
+    assert_eq!(machine.alarm_at(SECOND), Some(2 * SECOND));
+    out(&mut machine, host, 0x604, Width::Word, 0x2400);
+    assert_eq!(host.power, [PowerRequest::Suspend]);
+    machine.fall_asleep();
+    machine.wake(host, 5, acpi_pm::WakeReason::Rtc);
+    place_registers(&mut machine, host);
+    let mut read = |port, width| machine.pio_read(host, 5, port, width);
+    assert_eq!(read(0x600, Width::Dword), 0x8400);
+    out(&mut machine, host, 0x70, Width::Byte, 0x0f);
+    assert_eq!(machine.pio_read(host, 5, 0x71, Width::Byte), 0xfe);
+    let mut shadow = [0; 6];
+    machine.physical_read(host, 5, 0xf_1234, &mut shadow);
+    assert_eq!(&shadow, b"shadow");
+    // A reset is a fresh start.
+    machine.reset(host, 6);
+    machine.physical_read(host, 6, 0xf_1234, &mut shadow);
+    assert_ne!(&shadow, b"shadow");
+    let without = machine_with(Board::Microvm, Irqchip::Machine, true);
+    assert!(!without.can_sleep());
 }

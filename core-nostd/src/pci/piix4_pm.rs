@@ -12,19 +12,45 @@ use serde::{Deserialize, Serialize};
 
 use super::config::{ConfigSpace, Identity, PciFunction, SavedConfig, reg};
 use super::mechanism::Address;
-use crate::devices::class::DeviceClass;
+use crate::devices::acpi_pm::SleepStates;
+use crate::devices::class::{DeviceClass, Property, PropertyKind, PropertyValues, Value};
 use crate::devices::{Context, Width};
 use crate::state::{SavedState, StateError};
 
-/// The function. QEMU's properties of this class are about sleeping states and hotplug, which are
-/// not modelled, so that none is offered.
+/// Its property of whether guests are not told of suspend to RAM: not 0.
+pub const DISABLE_S3: &str = "disable_s3";
+/// The same of suspend to disk.
+pub const DISABLE_S4: &str = "disable_s4";
+/// Its property of what guests write for suspend to disk.
+pub const S4_VAL: &str = "s4_val";
+
+/// The function. Of the properties of QEMU's class those about hotplug are not offered, which is not modelled.
 pub static CLASS: DeviceClass = DeviceClass {
     name: "PIIX4_PM",
     parent: "pci-device",
     bus: Some("PCI"),
     doc: "Power management 82371AB",
     user_creatable: false,
-    properties: &[],
+    properties: &[
+        Property {
+            name: DISABLE_S3,
+            kind: PropertyKind::Uint8,
+            default: Value::Uint(0),
+            doc: "hide suspend to RAM from guests",
+        },
+        Property {
+            name: DISABLE_S4,
+            kind: PropertyKind::Uint8,
+            default: Value::Uint(0),
+            doc: "hide suspend to disk from guests",
+        },
+        Property {
+            name: S4_VAL,
+            kind: PropertyKind::Uint8,
+            default: Value::Uint(SleepStates::DEFAULT.s4_type as u64),
+            doc: "what guests write for suspend to disk",
+        },
+    ],
 };
 
 /// Where the function stands on the PC board.
@@ -52,6 +78,16 @@ const DEFAULTS: [(u8, u8); 5] = [
     (0x63, 0x60), // device resources B
     (SMBBASE, 0x01),
 ];
+
+/// What the properties say of sleeping states.
+pub fn sleep_states(values: &PropertyValues) -> SleepStates {
+    let number = |name| values.uint(name).unwrap_or(0);
+    SleepStates {
+        s3: number(DISABLE_S3) == 0,
+        s4: number(DISABLE_S4) == 0,
+        s4_type: number(S4_VAL) as u8,
+    }
+}
 
 /// The power-management function.
 #[derive(Clone, Debug)]

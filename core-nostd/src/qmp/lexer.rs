@@ -372,7 +372,7 @@ fn plain_run(input: &[u8], state: State) -> usize {
     };
     input
         .iter()
-        .position(|&b| b == quote || b == b'\\' || !(0x20..=0xfd).contains(&b))
+        .position(|&b| b == quote || b == b'\\' || !matches!(b, 0x20..=0xfd))
         .unwrap_or(input.len())
 }
 

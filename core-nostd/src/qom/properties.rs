@@ -6,7 +6,7 @@ use super::tree::{Edge, Name, Node, Settable};
 use super::types::{self, Type};
 use super::{ChardevKind, PropertyInfo, QomError, QomValue, Settings, Tree};
 use crate::devices::class::{PCI_ADDR, PCI_MULTIFUNCTION, PCI_ROMFILE, PropertyKind, Value};
-use crate::devices::kernel;
+use crate::devices::{hpet, kernel};
 use crate::machine::{Board, Place};
 use crate::pci::{Address, i440fx, piix3, piix4_pm};
 
@@ -248,12 +248,23 @@ impl Tree<'_> {
                 }
             }
             (Node::Pit, "iobase") => PIT_BASE,
+            (Node::Hpet, "hpet-intcap") => hpet::INTCAP.into(),
+            (Node::Hpet, hpet::MSI) => return Some(Value::Bool(self.machine.has_hpet_msi())),
             // The years of the registers are those of a century that CMOS tells.
             (Node::Rtc, "base_year") => return Some(Value::Int(0)),
             (Node::HostBridge, PCI_ADDR) => return Some(address(i440fx::ADDRESS)),
             (Node::IsaBridge, PCI_ADDR) => return Some(address(piix3::ADDRESS)),
             (Node::IsaBridge, PCI_MULTIFUNCTION) => return Some(Value::Bool(true)),
             (Node::PowerManagement, PCI_ADDR) => return Some(address(piix4_pm::ADDRESS)),
+            (Node::PowerManagement, name) => {
+                let sleep = self.machine.sleep_states();
+                match name {
+                    piix4_pm::DISABLE_S3 => u64::from(!sleep.s3),
+                    piix4_pm::DISABLE_S4 => u64::from(!sleep.s4),
+                    piix4_pm::S4_VAL => sleep.s4_type.into(),
+                    _ => return None,
+                }
+            }
             (Node::Lapic(index), "id") => self.topology(index.into()).apic_id.into(),
             _ => return None,
         };
@@ -284,6 +295,7 @@ impl Tree<'_> {
                 "memory" => QomValue::Members(&memory),
                 "smp" => QomValue::Members(&smp),
                 "pit" if self.machine.has_pit() => QomValue::Str("on"),
+                "hpet" => QomValue::Bool(self.machine.has_hpet()),
                 "acpi" if self.machine.has_acpi() => QomValue::Str("on"),
                 name => machine_value(&settings, name),
             };

@@ -630,7 +630,7 @@ fn values_are_what_the_board_decided() {
             ("/machine", "kernel", "Str(\"\")"),
             ("/machine", "firmware", "Str(\"boot.rom\")"),
             ("/machine", "mem-merge", "Bool(true)"),
-            ("/machine", "hpet", "Bool(false)"),
+            ("/machine", "hpet", "Bool(true)"),
             ("/machine", "pit", "Str(\"on\")"),
             ("/machine", "smbios-entry-point-type", "Str(\"64\")"),
             (

@@ -9,7 +9,7 @@ use core::fmt::{self, Write};
 use super::types::{self, TypeName};
 use super::{ChardevKind, QomError, Tree};
 use crate::devices::class::DeviceClass;
-use crate::devices::{i8042, kernel, pit, port92, rtc};
+use crate::devices::{hpet, i8042, kernel, pit, port92, rtc};
 use crate::firmware::fw_cfg;
 use crate::irq::{ioapic, lapic, pic};
 use crate::machine::{Board, Irqchip, Place};
@@ -66,6 +66,7 @@ pub(super) enum Node {
     Pit,
     Speaker,
     Rtc,
+    Hpet,
     I8042,
     Port92,
     /// The PIIX4's function.
@@ -159,6 +160,7 @@ impl Tree<'_> {
             Node::Pit => &pit::CLASS,
             Node::Speaker => &pit::PCSPK_CLASS,
             Node::Rtc => &rtc::CLASS,
+            Node::Hpet => &hpet::CLASS,
             Node::I8042 => &i8042::CLASS,
             Node::Port92 => &port92::CLASS,
             Node::PowerManagement => &piix4_pm::CLASS,
@@ -231,9 +233,11 @@ impl Tree<'_> {
             return;
         }
         let mut number = 0;
-        let has_pit = self.machine.has_pit();
+        let (has_pit, has_hpet) = (self.machine.has_pit(), self.machine.has_hpet());
         let mut next = |node: Option<Node>, bus: Option<Bus>| {
-            if !has_pit && matches!(node, Some(Node::Pit | Node::Speaker)) {
+            if !has_pit && matches!(node, Some(Node::Pit | Node::Speaker))
+                || !has_hpet && node == Some(Node::Hpet)
+            {
                 return;
             }
             visit(BoardDevice { number, node, bus });
@@ -258,8 +262,7 @@ impl Tree<'_> {
                 gap(Bus::Isa),
                 isa(Node::Pic(0)),
                 isa(Node::Pic(1)),
-                // HPET.
-                gap(Bus::System),
+                (Some(Node::Hpet), Some(Bus::System)),
                 isa(Node::Rtc),
                 isa(Node::Pit),
                 isa(Node::Speaker),
@@ -323,14 +326,21 @@ impl Tree<'_> {
                     // Behind two paravirtual devices, or one.
                     Board::Pc => (
                         1 + kernel,
-                        &[(0, Node::FwCfg), (1, Node::PciHost), (2, Node::IoApic)],
+                        &[
+                            (0, Node::FwCfg),
+                            (1, Node::PciHost),
+                            (2, Node::IoApic),
+                            (3, Node::Hpet),
+                        ],
                     ),
                     _ => (
                         0,
                         &[(0, Node::FwCfg), (2, Node::IsaBridge), (3, Node::IoApic)],
                     ),
                 };
-                for (position, node) in devices {
+                let has_hpet = self.machine.has_hpet();
+                let devices = devices.iter();
+                for (position, node) in devices.filter(|(_, n)| has_hpet || *n != Node::Hpet) {
                     visit(first + position, *node);
                 }
             }
@@ -382,7 +392,7 @@ impl Tree<'_> {
     /// The bus that a device is on.
     pub(super) fn parent_bus(&self, node: Node) -> Option<Node> {
         match node {
-            Node::FwCfg | Node::PciHost | Node::IoApic => Some(Node::SystemBus),
+            Node::FwCfg | Node::PciHost | Node::IoApic | Node::Hpet => Some(Node::SystemBus),
             Node::IsaBridge if self.board() == Board::Microvm => Some(Node::SystemBus),
             Node::HostBridge | Node::IsaBridge | Node::PowerManagement => Some(Node::PciBus),
             Node::Pic(_) | Node::Pit | Node::Speaker | Node::Rtc | Node::I8042 | Node::Port92 => {
@@ -594,6 +604,7 @@ impl Tree<'_> {
             | Node::Pit
             | Node::Speaker
             | Node::Rtc
+            | Node::Hpet
             | Node::I8042
             | Node::Port92
             | Node::PowerManagement => Node::Unattached,

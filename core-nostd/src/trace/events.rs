@@ -255,10 +255,12 @@ events! {
     pckbd_kbd_write_data(value: u8) "0x{2x}"
     /// The keyboard controller gets a command that it does not have. `-d unimp` switches these on.
     unimp_pckbd_command(value: u8) "0x{2x}"
-    /// A key goes down or up, by its scan code. QEMU tells it twice, before and after.
-    ps2_put_keycode(keycode: u8, extended: bool, down: bool) "keycode {} extended {} down {}"
+    /// A key goes down or up: its place among QMP's key codes.
+    ps2_keyboard_event(qcode: u8, down: bool, modifiers: u8, set: u8, xlate: bool) "qcode {} down {} modifiers 0x{x} set {} xlate {}"
+    /// The keyboard sends a byte of a key, which the keyboard controller may translate.
+    ps2_put_keycode(keycode: u8) "keycode 0x{2x}"
     /// The mouse moves.
-    ps2_mouse_event(dx: i16, dy: i16, dz: i16, buttons: u8) "dx {d} dy {d} dz {d} buttons 0x{x}"
+    ps2_mouse_event(dx: i32, dy: i32, dz: i32, buttons: u8) "dx {d} dy {d} dz {d} buttons 0x{x}"
     /// The guest takes a byte of the keyboard or the mouse.
     ps2_read_data() ""
     /// The keyboard gets a byte.
@@ -347,6 +349,8 @@ events! {
     qemu_system_shutdown_request(; cause) "reason={s}"
     /// The power button is pressed.
     qemu_system_powerdown_request() ""
+    /// Something wakes a machine up that sleeps: 1 is its clock, 3 is somebody at it.
+    system_wakeup_request(reason: u32) "reason={}"
     /// What the VM is doing changes.
     runstate_set(old: u32, new: u32; old_name, new_name) "current_run_state {} ({s}) new_state {} ({s})"
     /// The VM has begun to run, or has stopped.

@@ -7,7 +7,8 @@ use std::vec::Vec;
 
 use super::testing::traced;
 use super::*;
-use crate::devices::i8042::{I8042, I8042Wiring};
+use crate::devices::i8042::{COMMAND, I8042, I8042Wiring};
+use crate::devices::input::{InputAxis, InputEvent, QKeyCode};
 use crate::devices::serial::{BAUD_BASE, Serial, SerialWiring};
 use crate::devices::testing::Bench;
 use crate::irq::{IrqLine, Pic};
@@ -174,16 +175,23 @@ fn the_host_s_side_of_devices_is_told_of() {
         keyboard_irq: IrqLine::new(1),
         mouse_irq: IrqLine::new(12),
     });
+    bench.out(&mut keyboard, COMMAND, 0xd4);
+    bench.out(&mut keyboard, 0, 0xf4);
     let lines = traced("ps2_*", || {
-        keyboard.key(&mut bench.context(), 0x1d, true, false);
-        keyboard.mouse(&mut bench.context(), -3, 4, 0, 1);
+        let key = QKeyCode::from_name(b"left").unwrap();
+        let (down, axis, by) = (true, InputAxis::Y, 5);
+        keyboard.input(&mut bench.context(), InputEvent::Key { key, down });
+        keyboard.input(&mut bench.context(), InputEvent::Move { axis, by });
+        keyboard.sync(&mut bench.context());
         keyboard.reset(&mut bench.context());
     });
     assert_eq!(
         lines,
         [
-            "ps2_put_keycode keycode 29 extended 1 down 0",
-            "ps2_mouse_event dx -3 dy 4 dz 0 buttons 0x1",
+            "ps2_keyboard_event qcode 99 down 1 modifiers 0x0 set 2 xlate 0",
+            "ps2_put_keycode keycode 0xe0",
+            "ps2_put_keycode keycode 0x6b",
+            "ps2_mouse_event dx 0 dy -5 dz 0 buttons 0x0",
             "ps2_kbd_reset ",
             "ps2_mouse_reset ",
         ]

@@ -685,7 +685,11 @@ impl Chardevs {
 
     /// Takes out of the input what is the connection's and the escape key's, and hands the rest over.
     fn filter<F: Frontends>(&mut self, id: ChardevId, bytes: &mut [u8], frontends: &mut F) {
-        let generation = self.slots[id.slot()].generation;
+        let slot = &self.slots[id.slot()];
+        if slot.telnet.is_none() && slot.mux.is_none() {
+            return self.deliver_to_focus(id, bytes, frontends);
+        }
+        let generation = slot.generation;
         let mut kept = 0;
         for index in 0..bytes.len() {
             let slot = &mut self.slots[id.slot()];

@@ -148,7 +148,7 @@ impl EventLoop {
                 }
             }
         }
-        let until = self.vm.event_deadline();
+        let until = self.vm.next_deadline();
         let timeout = until.map(|until| until.saturating_sub(monotonic()));
         events::event_loop_wait(timeout.map_or(-1, |ns| (ns / 1_000_000) as i64));
         self.poller.wait(timeout)

@@ -8,7 +8,7 @@
 //! interrupts once more. On the way out, pulses that are on their way.
 
 use kvm_bindings::{
-    KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE,
+    KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_PIT_FLAGS_HPET_LEGACY,
     KVM_PIT_FLAGS_SPEAKER_DATA_ON, kvm_ioapic_state, kvm_irqchip, kvm_pic_state,
     kvm_pit_channel_state, kvm_pit_state2,
 };
@@ -59,11 +59,7 @@ impl Vm {
             Ok(chip.chip)
         };
         let pit = match self.lost_ticks() {
-            Some(_) => Some(
-                self.fd()
-                    .get_pit2()
-                    .map_err(KvmError::call("reading the PIT"))?,
-            ),
+            Some(_) => Some(self.pit()?),
             None => None,
         };
         // SAFETY: the kernel has filled in the member that belongs to the chip's number.
@@ -93,12 +89,46 @@ impl Vm {
         self.set_pics(&state.pic)?;
         self.set_ioapic(&state.ioapic)?;
         match &state.pit {
-            Some(state) => self
-                .fd()
-                .set_pit2(&pit(state, at))
-                .map_err(KvmError::call("setting the PIT")),
+            Some(state) => {
+                let now = self.pit()?;
+                let mut pit = pit(state, at);
+                // It is for the HPET to say.
+                pit.flags |= now.flags & KVM_PIT_FLAGS_HPET_LEGACY;
+                self.fd()
+                    .set_pit2(&pit)
+                    .map_err(KvmError::call("setting the PIT"))
+            }
             None => Ok(()),
         }
+    }
+
+    /// Says whether the in-kernel timer is to leave its line alone, because an HPET stands for it. Without such a timer nothing
+    /// happens.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn mute_pit(&self, muted: bool) -> Result<(), KvmError> {
+        if self.lost_ticks().is_none() {
+            return Ok(());
+        }
+        let mut pit = self.pit()?;
+        let flags = match muted {
+            true => pit.flags | KVM_PIT_FLAGS_HPET_LEGACY,
+            false => pit.flags & !KVM_PIT_FLAGS_HPET_LEGACY,
+        };
+        if flags == core::mem::replace(&mut pit.flags, flags) {
+            // The kernel would start counter 0 anew.
+            return Ok(());
+        }
+        self.fd()
+            .set_pit2(&pit)
+            .map_err(KvmError::call("setting the PIT"))
+    }
+
+    fn pit(&self) -> Result<kvm_pit_state2, KvmError> {
+        self.fd()
+            .get_pit2()
+            .map_err(KvmError::call("reading the PIT"))
     }
 
     pub(super) fn set_pics(&self, state: &SavedPic) -> Result<(), KvmError> {

@@ -157,6 +157,8 @@ pub struct MachineOptions {
     pub acpi: bool,
     /// Which SMBIOS structures there are.
     pub smbios: EntryPoint,
+    /// Whether a PC has an HPET.
+    pub hpet: bool,
 }
 
 impl Default for MachineOptions {
@@ -174,6 +176,7 @@ impl Default for MachineOptions {
             pit: true,
             acpi: true,
             smbios: EntryPoint::Bits32,
+            hpet: true,
         }
     }
 }
@@ -214,7 +217,7 @@ pub(super) static MACHINE: OptsTable = OptsTable {
             Kind::Only(&["off", "auto"], NOT_MODELLED),
             "VMware's port",
         ),
-        SubOption::new("hpet", Kind::Only(&["off"], NOT_MODELLED), "HPET"),
+        SubOption::new("hpet", Kind::Bool, "pc: high precision event timers"),
         SubOption::new(
             "acpi",
             Kind::Word(&["on", "off", "auto"]),
@@ -338,6 +341,7 @@ impl MachineOptions {
         self.mem_merge = flag("mem-merge", self.mem_merge);
         self.memory_backend = given.owned("memory-backend").or(self.memory_backend.take());
         self.graphics = flag("graphics", self.graphics);
+        self.hpet = flag("hpet", self.hpet);
         self.isa_serial = flag("isa-serial", self.isa_serial);
         if let Some(pit) = given.text("pit") {
             self.pit = pit != "off";
@@ -359,6 +363,9 @@ impl MachineOptions {
                 "64" => EntryPoint::Bits64,
                 _ => EntryPoint::Bits32,
             };
+        }
+        if given.text("hpet").is_some() && self.kind != MachineKind::Pc {
+            return Err(format!("Property '{}-machine.hpet' not found", self.name));
         }
         Ok(MachineFiles {
             kernel: given.owned("kernel"),

@@ -95,10 +95,7 @@ impl NumaBuilder {
         let given = NODE.parse(text)?;
         let id = match narrow(&given, "nodeid", u16::MAX, "uint16_t")? {
             Some(id) => usize::from(id),
-            None => {
-                let free = self.nodes.iter().position(Option::is_none);
-                free.unwrap_or(self.nodes.len())
-            }
+            None => self.nodes.iter().flatten().count(),
         };
         if id >= NODES_MAX {
             return Err(format!("Max number of NUMA nodes reached: {id}"));
@@ -355,7 +352,7 @@ mod tests {
             Ok(vec![0, 1, 0, 1])
         );
         assert_eq!(cpus(&["node", "node", "cpu,node-id=1"]), Ok(vec![1; 4]));
-        let memory = all(&["node,nodeid=1,memdev=b", "node,memdev=a"])
+        let memory = all(&["node,nodeid=1,memdev=b", "node,nodeid=0,memdev=a"])
             .unwrap()
             .memory;
         assert_eq!(memory, [Some("a".to_owned()), Some("b".to_owned())]);

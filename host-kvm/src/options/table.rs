@@ -264,7 +264,11 @@ pub(super) static OPTIONS: &[OptionRow] = &[
         |_| Ok(()),
         "read no configuration files; none are ever read",
     ),
-    flag(&["no-hpet"], |_| Ok(()), "no HPET; there is none"),
+    flag(
+        &["no-hpet"],
+        |b| b.set(|o| o.machine.hpet = false),
+        "the same as -machine hpet=off",
+    ),
     flag(
         &["no-acpi"],
         |b| b.set(|o| o.machine.acpi = false),

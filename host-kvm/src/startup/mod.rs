@@ -15,10 +15,11 @@ use std::sync::atomic::AtomicU8;
 
 use rustix::time::{TimerfdClockId, TimerfdFlags, timerfd_create};
 use thimble_core::devices::class::{DeviceClass, PropertyValues};
-use thimble_core::devices::{self, i8042, pc_testdev, rtc};
+use thimble_core::devices::{self, hpet, i8042, pc_testdev, rtc};
 use thimble_core::firmware::acpi;
 use thimble_core::irq::LocalApic;
 use thimble_core::machine::{Board, CLASSES, Config, HIGH_RAM_BASE, Irqchip, Machine, RamLayout};
+use thimble_core::pci::piix4_pm;
 use thimble_core::qom::{Processor, Tree};
 use thimble_core::trace::events;
 use thimble_monitor::MONITOR_OUT_MAX;
@@ -36,7 +37,7 @@ use crate::files::{self, OFlags, Opened};
 use crate::gdb::GdbServer;
 use crate::kvm::{self, KvmError, Vcpus};
 use crate::log::{self, Items, Sink};
-use crate::memory::{Ram, Rom};
+use crate::memory::{self, Ram, Rom};
 use crate::messages;
 use crate::monitors::Monitors;
 use crate::objects::{Defaults, Mapping, MemoryBackend, Objects};
@@ -131,6 +132,7 @@ fn run() -> Result<i32, OptionError> {
     if let Some(daemon) = daemon {
         daemon.ready().map_err(failure("-daemonize"))?;
     }
+    memory::release_stack();
     let status = event_loop.run();
     drop(pid_file);
     Ok(status)
@@ -145,7 +147,12 @@ fn check_globals(options: &Options) -> Result<(), OptionError> {
     for class in CLASSES.iter().filter(fixed) {
         let (given, fixed) = (options.defaults_of(class), PropertyValues::new(class));
         for property in class.all_properties() {
-            if property.name == devices::kernel::LOST_TICK_POLICY {
+            // What guests are told of sleeping states is the user's choice.
+            let sleep = piix4_pm::CLASS.properties;
+            let is_sleep = class.name == piix4_pm::CLASS.name
+                && sleep.iter().any(|own| own.name == property.name);
+            let free = [devices::kernel::LOST_TICK_POLICY, hpet::MSI];
+            if is_sleep || free.contains(&property.name) {
                 continue;
             }
             if given.get(property.name) != fixed.get(property.name) {
@@ -249,6 +256,9 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
         },
         pit: options.machine.pit,
         acpi: options.machine.acpi,
+        hpet: options.machine.hpet,
+        hpet_msi: options.defaults_of(&hpet::CLASS).is_on(hpet::MSI),
+        sleep: piix4_pm::sleep_states(&options.defaults_of(&piix4_pm::CLASS)),
         ram: leak::<Ram>(&ram),
         ram_size: options.memory,
         // Its content comes once all that it tells is known; until then these are zeros that cost no memory.

@@ -26,7 +26,7 @@ pub const CONSOLES_MAX: usize = 16;
 
 /// Kinds of [`GuestEvent`]: so many wait at most, since one that comes again before the main
 /// thread has looked says nothing new.
-const EVENT_KINDS: usize = 4;
+const EVENT_KINDS: usize = 5;
 
 /// What happened inside the guest and waits for the main thread.
 #[derive(Default)]
@@ -45,9 +45,10 @@ impl Pending {
     /// Notes a request, unless a graver one waits already.
     pub fn request(&mut self, request: PowerRequest) {
         let weight = |request: &PowerRequest| match request {
-            PowerRequest::Reset(_) => 0,
-            PowerRequest::Shutdown(_) => 1,
-            PowerRequest::Exit(_) => 2,
+            PowerRequest::Suspend => 0,
+            PowerRequest::Reset(_) => 1,
+            PowerRequest::Shutdown(_) => 2,
+            PowerRequest::Exit(_) => 3,
         };
         if self
             .power
@@ -230,6 +231,14 @@ impl Host for Bridge<'_> {
             // Its processors forget all pages together.
             Accelerator::Soft(wires) => wires.memory_remapped(),
             Accelerator::None => {}
+        }
+    }
+
+    fn mute_pit(&mut self, muted: bool) {
+        if let Some(kvm) = self.accelerator.kvm()
+            && let Err(error) = kvm.mute_pit(muted)
+        {
+            report(format_args!("{error}"));
         }
     }
 

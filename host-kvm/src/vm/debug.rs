@@ -281,7 +281,11 @@ impl Debugger for Vm {
     }
 
     fn resume_processors(&mut self, stepping: Stepping, resume: &dyn Fn(u32) -> Resume) -> bool {
-        if self.run_state.needs_reset() || self.settings.preconfig || self.processors.is_none() {
+        let asleep = self.run_state == RunState::Suspended;
+        if asleep || self.run_state.needs_reset() || self.settings.preconfig {
+            return false;
+        }
+        if self.processors.is_none() {
             return false;
         }
         if self.not_while_dumping().is_err() {

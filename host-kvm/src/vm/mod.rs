@@ -8,12 +8,14 @@ mod bridge;
 mod debug;
 mod descriptors;
 mod dump;
+mod input;
 mod inspect;
 mod jobs;
 mod objects;
 mod owner;
 mod processors;
 mod save;
+mod sleep;
 mod snapshot;
 mod trace;
 mod typing;
@@ -281,6 +283,8 @@ pub struct Vm {
     told: Events,
     /// Events that may not be told too often.
     rate_limits: RateLimits,
+    /// When the alarm wakes the guest up that sleeps, on the monotonic clock.
+    wake_at: Option<u64>,
     /// What a debugger has set.
     debug: debug::Debug,
     /// Memory on its way to files.
@@ -290,6 +294,8 @@ pub struct Vm {
     /// `migrate-set-capabilities`: whether migration is told by events.
     migration_events: bool,
     dump_defaults: thimble_monitor::hmp::Defaults,
+    /// The mouse's buttons that the human monitor holds down.
+    held_buttons: u8,
     /// The descriptors of the monitor whose command is being executed.
     pub passed: Passed,
     /// The same, while it lets something be executed that has none.
@@ -315,11 +321,13 @@ impl Vm {
             events: Events::new(),
             told: Events::new(),
             rate_limits: RateLimits::default(),
+            wake_at: None,
             debug: debug::Debug::default(),
             jobs: Jobs::default(),
             dump: Dump::default(),
             migration_events: false,
             dump_defaults: thimble_monitor::hmp::Defaults::default(),
+            held_buttons: 0,
             passed: Passed::default(),
             passed_aside: Passed::default(),
             exit: None,
@@ -415,6 +423,20 @@ impl Vm {
         if self.settings.actions.reboot == RebootAction::Shutdown {
             return self.shut_down(cause);
         }
+        self.reset_all(|machine, bridge, now| machine.reset(bridge, now));
+        self.event(Event::Reset {
+            guest: cause.by_guest(),
+            reason: cause,
+        });
+        if self.run_state == RunState::Running {
+            self.resume();
+        } else {
+            self.enter(RunState::Prelaunch);
+        }
+    }
+
+    /// Stops all, and resets the machine by a call, and what the machine does not reset itself.
+    fn reset_all(&mut self, call: impl FnOnce(&mut Machine<'static>, &mut Bridge<'_>, u64)) {
         self.pause();
         self.log_reset();
         if let Some(kvm) = self.shared.accelerator().kvm()
@@ -422,8 +444,7 @@ impl Vm {
         {
             crate::report(format_args!("resetting the interrupt controllers: {error}"));
         }
-        self.shared
-            .call(|machine, bridge, now| machine.reset(bridge, now));
+        self.shared.call(call);
         {
             // What the guest asked for before the reset is void; what it told was told.
             let pending = &mut self.shared.lock().bridge_state.pending;
@@ -433,15 +454,6 @@ impl Vm {
         }
         if let Some(Err(error)) = self.processors.as_ref().map(Processors::reset) {
             crate::report(format_args!("resetting the processors: {error}"));
-        }
-        self.event(Event::Reset {
-            guest: cause.by_guest(),
-            reason: cause,
-        });
-        if self.run_state == RunState::Running {
-            self.resume();
-        } else {
-            self.enter(RunState::Prelaunch);
         }
     }
 
@@ -508,6 +520,7 @@ impl Vm {
             GuestEvent::CrashLoaded => self.event(Event::GuestCrashloaded {
                 action: GuestPanicAction::Run,
             }),
+            GuestEvent::SuspendedToDisk => self.event(Event::SuspendDisk),
             GuestEvent::WatchdogExpired => self.watchdog_expired(),
             GuestEvent::RtcChanged { offset } => {
                 // Clients are told offsets from a clock that never stood still.
@@ -553,8 +566,9 @@ impl Vm {
         }
     }
 
-    /// Does what the guest has asked for since the last call.
+    /// Does what the guest has asked for since the last call, and wakes it up when it is time.
     pub fn settle(&mut self) {
+        self.ring_alarm();
         let pending = std::mem::take(&mut self.shared.lock().bridge_state.pending);
         let held = pending.holds_guest();
         for event in pending.events {
@@ -567,6 +581,7 @@ impl Vm {
             self.debugged(stop);
         }
         match pending.power {
+            Some(PowerRequest::Suspend) => self.suspend(),
             Some(PowerRequest::Reset(cause)) => self.reset(cause),
             Some(PowerRequest::Shutdown(cause)) => self.shut_down(cause),
             Some(PowerRequest::Exit(status)) => {
@@ -618,9 +633,10 @@ impl Vm {
         }
     }
 
-    /// When [`Vm::release_events`] has something to do next, on the monotonic clock.
-    pub fn event_deadline(&self) -> Option<u64> {
-        self.rate_limits.next_deadline()
+    /// When [`Vm::release_events`] or [`Vm::settle`] has something to do next, on the monotonic clock.
+    pub fn next_deadline(&self) -> Option<u64> {
+        let deadlines = [self.rate_limits.next_deadline(), self.alarm_deadline()];
+        deadlines.into_iter().flatten().min()
     }
 
     /// A command that went on in the background, and its end.

@@ -64,11 +64,6 @@ impl Owner for Vm {
         Ok(())
     }
 
-    // No board has a sleeping state that a guest comes back from.
-    fn can_sleep(&self) -> bool {
-        false
-    }
-
     fn quit(&mut self) {
         self.shut_down(ShutdownCause::HostQmpQuit);
     }

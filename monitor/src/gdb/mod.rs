@@ -228,7 +228,9 @@ impl Session {
     /// # Errors
     /// As [`Session::feed`].
     pub fn settle(&mut self, owner: &mut dyn Owner, out: &mut dyn Sink) -> Result<(), SinkFull> {
-        if !self.connected || !self.waiting || owner.run_state() == RunState::Running {
+        // A guest that sleeps goes on by itself some time, as one that waits for an interrupt does.
+        let goes_on = matches!(owner.run_state(), RunState::Running | RunState::Suspended);
+        if !self.connected || !self.waiting || goes_on {
             return Ok(());
         }
         self.waiting = false;
@@ -363,7 +365,9 @@ fn stopped(
         RunState::Shutdown => signal::QUIT,
         RunState::InternalError | RunState::GuestPanicked => signal::ABRT,
         RunState::Watchdog => signal::ALRM,
-        RunState::Debug | RunState::Prelaunch | RunState::Running => signal::TRAP,
+        RunState::Debug | RunState::Prelaunch | RunState::Running | RunState::Suspended => {
+            signal::TRAP
+        }
     };
     if let Some(stop) = stop {
         choices.general = stop.cpu;

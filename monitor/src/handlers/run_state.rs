@@ -23,6 +23,10 @@ pub(crate) fn stop<O: Owner + ?Sized>(context: &mut Context<'_, O>) -> Result<()
 }
 
 pub(crate) fn cont<O: Owner + ?Sized>(context: &mut Context<'_, O>) -> Result<(), Fail<'static>> {
+    if context.owner.run_state() == RunState::Suspended {
+        // Only what wakes it up lets it run, and nothing complains.
+        return Ok(());
+    }
     if context.owner.run_state().needs_reset() {
         return Err(Fail::generic(&[
             b"Resetting the Virtual Machine is required",
@@ -57,11 +61,18 @@ pub(crate) fn system_powerdown<O: Owner + ?Sized>(
 pub(crate) fn system_wakeup<O: Owner + ?Sized>(
     context: &mut Context<'_, O>,
 ) -> Result<(), Fail<'static>> {
-    // No board has a sleep state yet, so no guest sleeps.
-    Err(Fail::generic(&[match context.owner.can_sleep() {
-        false => b"wake-up from suspend is not supported by this guest",
-        true => b"Unable to wake up: guest is not in suspended state",
-    }]))
+    if !context.owner.can_sleep() {
+        return Err(Fail::generic(&[
+            b"wake-up from suspend is not supported by this guest",
+        ]));
+    }
+    if context.owner.run_state() != RunState::Suspended {
+        return Err(Fail::generic(&[
+            b"Unable to wake up: guest is not in suspended state",
+        ]));
+    }
+    context.owner.wake();
+    Ok(())
 }
 
 pub(crate) fn inject_nmi<O: Owner + ?Sized>(

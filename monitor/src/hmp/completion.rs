@@ -3,6 +3,8 @@
 //! What stands before the cursor is cut into words as a command's arguments are, but an expression counts as one
 //! word. The names that a word may be are visited in order, each time anew: nothing is collected.
 
+use thimble_core::devices::input::QKeyCode;
+
 use super::parse::{command_name, is_space, skip_spaces, split};
 use super::table::{Argument, COMMANDS, Kind, Menu, Names, find};
 use crate::{Owner, trace};
@@ -118,12 +120,29 @@ impl Completion<'_> {
                 Names::Switch => self.words(&["off", "on"], visit),
                 Names::Words(words) => self.words(words, visit),
                 Names::Files => owner.visit_files(self.word, visit),
+                Names::Keys => self.sorted(&|visit| self.keys(visit), visit),
                 Names::TraceEvents => self.sorted(
                     &|visit| trace::visit(b"*", |point| visit(point.name().as_bytes())),
                     visit,
                 ),
             },
             Expected::Argument([]) => {}
+        }
+    }
+
+    /// Visits what the last key may be, behind those before it.
+    fn keys(&self, visit: &mut dyn FnMut(&[u8])) {
+        let before = self.word.iter().rposition(|byte| *byte == b'-');
+        let before = self.word.get(..before.map_or(0, |at| at + 1));
+        for key in QKeyCode::ALL {
+            let mut name = Name::new();
+            let pieces = [before.unwrap_or_default(), key.name().as_bytes()];
+            if pieces
+                .iter()
+                .all(|piece| name.extend_from_slice(piece).is_ok())
+            {
+                visit(&name);
+            }
         }
     }
 

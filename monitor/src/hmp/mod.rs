@@ -22,6 +22,7 @@ mod expression;
 mod format;
 mod help;
 mod history;
+mod input;
 mod machine;
 mod memory;
 mod objects;

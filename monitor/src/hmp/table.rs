@@ -4,8 +4,8 @@
 //! `COMMANDS` (or `INFO`, for what `info` shows) and a function; a new topic is a file and a line in each of the two menus here.
 
 use super::{
-    Call, Done, cpus, debug, descriptors, devices, dump, help, history, machine, memory, objects,
-    pci, ports, power, trace,
+    Call, Done, cpus, debug, descriptors, devices, dump, help, history, input, machine, memory,
+    objects, pci, ports, power, trace,
 };
 
 /// Arguments of a command at most.
@@ -41,6 +41,7 @@ pub static COMMANDS: &Menu = &[
     debug::COMMANDS,
     dump::COMMANDS,
     help::COMMANDS,
+    input::COMMANDS,
     memory::COMMANDS,
     objects::COMMANDS,
     ports::COMMANDS,
@@ -54,6 +55,7 @@ pub static INFO: &Menu = &[
     devices::INFO,
     dump::INFO,
     history::INFO,
+    input::INFO,
     machine::INFO,
     memory::INFO,
     pci::INFO,
@@ -163,6 +165,8 @@ pub enum Names {
     Files,
     /// A command's.
     Commands,
+    /// Keys', apart by `-`.
+    Keys,
     /// A trace event's.
     TraceEvents,
     /// One of these words.

@@ -391,7 +391,9 @@ fn rows_are_sound() {
                 Names::Any => {}
                 Names::Switch => assert_eq!(argument.kind, Kind::Switch, "{name}"),
                 Names::Files => assert_eq!(argument.kind, Kind::File, "{name}"),
-                Names::Commands | Names::TraceEvents | Names::Words(_) => assert!(words, "{name}"),
+                Names::Commands | Names::Keys | Names::TraceEvents | Names::Words(_) => {
+                    assert!(words, "{name}")
+                }
             }
         }
         let others = [COMMANDS, INFO]

@@ -3,8 +3,10 @@
 mod debug;
 mod descriptors;
 mod dump;
+mod input;
 mod inspect;
 mod objects;
+mod sleep;
 mod trace;
 mod typing;
 
@@ -79,6 +81,7 @@ pub struct InMemory<'m, H: Host> {
     jobs: u64,
     migration_events: bool,
     dump_defaults: Defaults,
+    held_buttons: u8,
     objects: objects::Threads,
 }
 
@@ -119,6 +122,7 @@ impl<'m, H: Host> InMemory<'m, H> {
             jobs: 0,
             migration_events: false,
             dump_defaults: Defaults::default(),
+            held_buttons: 0,
             objects: objects::Threads::default(),
         }
     }
@@ -195,10 +199,6 @@ impl<H: Host> Owner for InMemory<'_, H> {
         self.machine.press_power_button(&mut self.host, 0);
         self.happen(Event::Powerdown);
         Ok(())
-    }
-
-    fn can_sleep(&self) -> bool {
-        false
     }
 
     fn quit(&mut self) {

@@ -3,8 +3,10 @@
 mod debug;
 mod descriptors;
 mod dump;
+mod input;
 mod inspect;
 pub mod objects;
+mod sleep;
 mod trace;
 mod typing;
 
@@ -26,7 +28,9 @@ pub use crate::schema::results::KvmInfo;
 pub use debug::{BreakRefused, DebugStop, Debugger, Stepping, write_ram};
 pub use descriptors::{Descriptors, SetMember};
 pub use dump::{DumpKind, DumpTarget, Dumps};
+pub use input::Inputs;
 pub use inspect::Inspection;
+pub use sleep::Sleep;
 pub use trace::Traces;
 pub use typing::Typing;
 
@@ -82,7 +86,9 @@ pub fn answers(machine: &Machine<'_>, mut gpa: u64, length: usize) -> bool {
 /// A method that causes events reports them through [`Owner::take_event`]; the session that
 /// executes the command writes them before its reply (after it if the command has a result), and the owner sends them to its other
 /// sessions with `Session::event`.
-pub trait Owner: Debugger + Descriptors + Dumps + Inspection + Objects + Traces + Typing {
+pub trait Owner:
+    Debugger + Descriptors + Dumps + Inputs + Inspection + Objects + Sleep + Traces + Typing
+{
     /// What the VM is doing.
     fn run_state(&self) -> RunState;
 
@@ -97,9 +103,6 @@ pub trait Owner: Debugger + Descriptors + Dumps + Inspection + Objects + Traces 
 
     /// Presses the power button.
     fn system_powerdown(&mut self) -> Result<(), QmpError>;
-
-    /// Presses the button that wakes a sleeping guest up. Called only if [`Owner::can_sleep`] and the guest sleeps.
-    fn can_sleep(&self) -> bool;
 
     /// Ends the process once replies are written.
     fn quit(&mut self);

@@ -21,6 +21,7 @@ mod processors;
 mod roms;
 mod schema;
 mod sessions;
+mod sleep;
 mod trace;
 mod user_objects;
 mod wire;

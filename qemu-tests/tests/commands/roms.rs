@@ -812,3 +812,89 @@ listing!(
         endbr64
         ud2"
 );
+
+program!(
+    /// Says `S` when it starts and `W` when it wakes up, of which CMOS tells, and then why: `B` for the button, `R` for the clock. Starts
+    /// are counted at 504h: it sleeps after the first; sleeps after the second and is woken by the clock's alarm, of each second; goes to
+    /// no sleep but for states that are none after the third, and says `G`; sleeps after the fourth; and suspends to disk after the fifth.
+    sleeper, sleeper_start, sleeper_end,
+    "   xorw %ax, %ax
+        movw %ax, %ds
+        movl $0x80000b40, %eax          # the power-management ports
+        movw $0xcf8, %dx
+        outl %eax, %dx
+        movl $0x601, %eax
+        movw $0xcfc, %dx
+        outl %eax, %dx
+        movl $0x80000b80, %eax
+        movw $0xcf8, %dx
+        outl %eax, %dx
+        movl $1, %eax
+        movw $0xcfc, %dx
+        outl %eax, %dx
+        movb $0x0f, %al
+        outb %al, $0x70
+        inb $0x71, %al
+        movb %al, %bl
+        xorb %al, %al
+        outb %al, $0x71
+        movw $0x600, %dx
+        inw %dx, %ax
+        movw %ax, %cx
+        movw $0x402, %dx
+        movb $'S', %al
+        cmpb $0xfe, %bl
+        jne 2f
+        movb $'W', %al
+        outb %al, %dx
+        movb $'B', %al
+        cmpb $0x81, %ch
+        je 2f
+        movb $'R', %al
+        cmpb $0x84, %ch
+        je 2f
+        movb $'?', %al
+    2:  outb %al, %dx
+        incl 0x504
+        movl 0x504, %ebx
+        cmpb $2, %bl
+        jne 3f
+        movw $0x600, %dx                # what has woken it is forgotten, and the clock may wake it
+        movw $0xffff, %ax
+        outw %ax, %dx
+        movw $0x602, %dx
+        movw $0x400, %ax
+        outw %ax, %dx
+        movw $0xff01, %ax               # an alarm each second
+        call 9f
+        movw $0xff03, %ax
+        call 9f
+        movw $0xff05, %ax
+        call 9f
+        movw $0x220b, %ax
+        call 9f
+    3:  cmpb $3, %bl
+        jne 5f
+        movw $0x2c00, %ax               # states 3 to 7
+    4:  movw $0x604, %dx
+        outw %ax, %dx
+        addw $0x400, %ax
+        cmpw $0x4000, %ax
+        jne 4b
+        movw $0x402, %dx
+        movb $'G', %al
+        outb %al, %dx
+        jmp 8f
+    5:  movw $0x604, %dx
+        movw $0x2400, %ax
+        cmpb $5, %bl
+        jb 6f
+        movw $0x2800, %ax
+    6:  outw %ax, %dx
+    8:  incl 0x500
+        jmp 8b
+    9:  outb %al, $0x70
+        movb %ah, %al
+        outb %al, $0x71
+        ret"
+);

@@ -3,12 +3,14 @@
 //! Absolute times say more about the machine than about the emulators; the ratios are what counts.
 
 mod bare;
+mod disks;
 mod dumps;
 mod emulator;
 mod flood;
 mod linux;
 mod measures;
 mod parser;
+mod phases;
 mod roms;
 mod software;
 mod wire;
@@ -54,7 +56,7 @@ struct Row {
 type Measure = fn(&Bench) -> Result<Vec<Row>, String>;
 
 /// All measures by the name that `--only` takes.
-const MEASURES: [(&str, Measure); 19] = [
+const MEASURES: [(&str, Measure); 20] = [
     ("start", measures::start),
     ("boot", measures::boot),
     ("qmp", measures::round_trip),
@@ -74,6 +76,7 @@ const MEASURES: [(&str, Measure); 19] = [
     ("software-boot", software::boot),
     ("linux", linux::boot),
     ("dumps", dumps::dumps),
+    ("disks", disks::reads),
 ];
 
 /// Runs the measures and prints the table. A target that is missed is shown, and no failure.

@@ -1,13 +1,13 @@
 //! The software CPU beside QEMU's translator: instructions a second, memory, idle guests, guests that never rest, start-up.
 //!
-//! The guests are images of `firmware/`. One that is measured prints a line with a name and a count of instructions, a mark when it
-//! begins and one when it is through; the time between the marks is taken where they arrive.
+//! The guests are images of `firmware/`; the counts of their [`phases`](super::phases) are instructions.
 
 use std::fs;
 use std::time::{Duration, Instant};
 
 use super::emulator::{Emulator, RAM_MIB, Running};
 use super::measures::{CONSOLE, Stopped, ns, private_dirty};
+use super::phases::{Phase, kvm_usable, middle, phase, phases};
 use super::{Bench, Pair, QUERY_STATUS, Row, bytes, median, row, time};
 use crate::images;
 
@@ -35,65 +35,12 @@ const COMMANDS: usize = 200;
 /// Nanoseconds that half of them may take.
 const ROUND_TRIP_MAX: f64 = 10e6;
 
-/// One phase of an image: its name and instructions a second.
-struct Phase {
-    name: String,
-    speed: f64,
-}
-
 /// Options for an image under the software CPU, with the console on standard output.
 fn options(rom: &str) -> Vec<&str> {
     let mut options = TCG.to_vec();
     options.extend(["-bios", rom]);
     options.extend(CONSOLE);
     options
-}
-
-/// The line and the two marks of the next phase, or none at the end of the output.
-fn phase(running: &mut Running) -> Result<Option<Phase>, String> {
-    let mut line = Vec::new();
-    loop {
-        match running.next_byte_if_any()? {
-            None if line.is_empty() => return Ok(None),
-            None => return Err("the guest ended in the middle of a line".to_string()),
-            Some((b'\n', _)) => break,
-            Some((byte, _)) => line.push(byte),
-        }
-    }
-    let (name, count) = parse(&String::from_utf8_lossy(&line))?;
-    let mut mark = |expected: u8| match running.next_byte_if_any()? {
-        Some((byte, at)) if byte == expected => Ok(at),
-        other => Err(format!("{name}: {expected:#x} expected, not {other:?}")),
-    };
-    let (begun, ended) = (mark(b'<')?, mark(b'>')?);
-    Ok(Some(Phase {
-        speed: count / (ended - begun).as_secs_f64(),
-        name,
-    }))
-}
-
-/// Name and count of a phase's line.
-fn parse(line: &str) -> Result<(String, f64), String> {
-    line.split_once(' ')
-        .and_then(|(name, count)| Some((name.to_string(), u64::from_str_radix(count, 16).ok()?)))
-        .map(|(name, count)| (name, count as f64))
-        .ok_or_else(|| format!("'{line}' is no name with a number"))
-}
-
-/// All phases of a run.
-fn phases(emulator: &Emulator, options: &[&str]) -> Result<Vec<Phase>, String> {
-    let mut running = emulator.spawn(options)?;
-    let mut phases = Vec::new();
-    while let Some(phase) = phase(&mut running)? {
-        phases.push(phase);
-    }
-    Ok(phases)
-}
-
-/// Instructions a second of a phase, as the median of all runs.
-fn middle(runs: &[Vec<Phase>], index: usize) -> f64 {
-    let of = |phases: &Vec<Phase>| phases.get(index).map(|phase| phase.speed);
-    median(&mut runs.iter().filter_map(of).collect::<Vec<_>>())
 }
 
 fn show_speed(speed: f64) -> String {
@@ -133,14 +80,6 @@ pub(super) fn ring3(bench: &Bench) -> Rows {
         row(&measure, &medians, show_speed, None)
     });
     Ok(rows.collect())
-}
-
-fn kvm_usable() -> bool {
-    fs::File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/kvm")
-        .is_ok()
 }
 
 /// Instructions a second, by the kind of code.
@@ -368,17 +307,4 @@ pub(super) fn boot(bench: &Bench) -> Rows {
         None,
     ));
     Ok(rows)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lines_of_phases_are_understood() {
-        let (name, count) = parse("integer 2625a00").expect("a phase");
-        assert_eq!((&*name, count), ("integer", 40e6));
-        assert!(parse("integer").is_err());
-        assert!(parse("integer forty").is_err());
-    }
 }

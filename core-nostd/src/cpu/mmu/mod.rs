@@ -69,6 +69,9 @@ pub struct Mmu {
 
 /// Where the translations are in [`Mmu`].
 pub(in crate::cpu) const TLB_OFFSET: usize = core::mem::offset_of!(Mmu, tlb);
+/// Where CR0 and CR4 are.
+pub(in crate::cpu) const CR0_OFFSET: usize = core::mem::offset_of!(Mmu, registers.paging.cr0);
+pub(in crate::cpu) const CR4_OFFSET: usize = core::mem::offset_of!(Mmu, registers.paging.cr4);
 
 impl Default for Mmu {
     fn default() -> Self {

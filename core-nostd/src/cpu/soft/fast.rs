@@ -6,6 +6,8 @@
 
 mod media;
 
+pub(super) use media::{Kind, Media, Source};
+
 use super::access::{Intent, Word};
 use super::execute::ends_block;
 use super::micro::{Flow, Handler, Micro, Place};
@@ -847,7 +849,7 @@ pub(super) const RETURN_LONG: u16 = RETURN + 1;
 /// MOV of an immediate that has 64 bits to a register.
 pub(super) const MOVE_LONG: u16 = 9;
 /// Instructions on XMM registers.
-const MEDIA: u16 = 10;
+pub(super) const MEDIA: u16 = 10;
 
 pub(super) const BINARY_AT: usize = SINGLE.len();
 pub(super) const LEA_AT: usize = BINARY_AT + 10 * Form::COUNT * 4;

@@ -427,6 +427,13 @@ impl Resources {
         }
     }
 
+    /// `Memory32Fixed`: addresses of a device, read-only to those who go by the descriptor.
+    pub fn memory(&mut self, base: u32, length: u32) {
+        self.raw(&[0x86, 9, 0, 0]);
+        self.raw(&base.to_le_bytes());
+        self.raw(&length.to_le_bytes());
+    }
+
     /// `DWordMemory`: addresses that a bridge passes on, for reading and writing.
     pub fn memory_window(&mut self, first: u32, last: u32, cacheable: bool) {
         let flags = 1 | if cacheable { 2 } else { 0 };

@@ -1,13 +1,13 @@
 //! The DSDT: processors, the PCI bus with its interrupt links, and ISA devices.
 //!
-//! Follows ACPI 6.4, sections 6.1 (identification), 6.2 (`_CRS`, `_PRT`, `_SRS` …), 7.4 (`_S5`) and 8.4
+//! Follows ACPI 6.4, sections 6.1 (identification), 6.2 (`_CRS`, `_PRT`, `_SRS` …), 7.4 (`_S3`, `_S4`, `_S5`) and 8.4
 //! (processor devices), and the PCI Firmware Specification for the root bridge. It is declarative as
 //! far as it can be: the interrupt links alone have methods, because the guest chooses their
 //! interrupts.
 
 use super::aml::{Resources, Space, Term, Writer};
 use super::{Facts, IsaDevice, Links, PciFacts, tables};
-use crate::devices::acpi_pm;
+use crate::devices::{acpi_pm, hpet};
 use crate::pci::{Address, piix3};
 
 /// The DSDT's version: integers have 64 bits.
@@ -42,13 +42,33 @@ pub(super) fn dsdt(w: &mut Writer<'_>, links: &mut Links, facts: &Facts<'_>) -> 
                 }
                 None => isa_devices(w, facts),
             }
+            if let Some((_, base)) = facts.hpet {
+                w.device("HPET", |w| {
+                    w.name("_HID", Term::Eisa("PNP0103"));
+                    w.name("_UID", Term::Int(0));
+                    w.resources("_CRS", |r| r.memory(base as u32, hpet::LENGTH as u32));
+                });
+            }
         });
-        let kind = Term::Int(acpi_pm::SOFT_OFF.into());
-        w.named_package("\\_S5", 4, |w| {
-            w.term(kind);
-            (0..3).for_each(|_| w.term(Term::Int(0)));
-        });
+        let sleep = facts.sleep;
+        if sleep.is_some_and(|states| states.s3) {
+            sleeping_state(w, "\\_S3", acpi_pm::SUSPEND_TO_RAM);
+        }
+        if let Some(states) = sleep.filter(|states| states.s4) {
+            sleeping_state(w, "\\_S4", states.s4_type);
+        }
+        sleeping_state(w, "\\_S5", acpi_pm::SOFT_OFF);
     })
+}
+
+/// What is to be written to the PM1 control registers, of which there is one, to go to a sleeping state.
+fn sleeping_state(w: &mut Writer<'_>, name: &str, kind: u8) {
+    let kind = Term::Int(kind.into());
+    w.named_package(name, 4, |w| {
+        w.term(kind);
+        w.term(kind);
+        (0..2).for_each(|_| w.term(Term::Int(0)));
+    });
 }
 
 /// A device for each processor that there is.

@@ -11,8 +11,7 @@
 //! of a PC, which the reduced one rules out, are there. QEMU's microvm has the reduced one, for
 //! which a guest needs another clock to learn the speed of its processor from.
 //!
-//! Not described: sleeping states but soft-off, hotplug of processors and PCI functions, thermal
-//! zones, HPET (there is none).
+//! Not described: hotplug of processors and PCI functions, thermal zones.
 
 pub mod aml;
 mod dsdt;
@@ -23,6 +22,7 @@ mod tables;
 use core::fmt;
 
 use super::Numa;
+use crate::devices::acpi_pm::{self, SleepStates};
 use crate::pci::Address;
 use aml::{Term, Writer};
 pub use tables::{CHECKSUM, set_checksum};
@@ -35,6 +35,8 @@ pub const TABLES_AT: usize = 64;
 pub const USER_MAX: usize = 16;
 /// Bytes that a table of the user's has at least: the header that all have.
 pub const USER_MIN: usize = tables::HEADER;
+/// Where the FACS is in the image: it is the first of the tables.
+pub const FACS_AT: u64 = TABLES_AT as u64;
 /// Links that the image has at most.
 const LINKS_MAX: usize = 80;
 /// Bytes of the script at most: the links, two files to load, and four links of the RSDP.
@@ -67,9 +69,20 @@ const RAM_MIN: u64 = 2 << 20;
 
 /// Name of the file in which firmware finds the sleeping states.
 pub const SLEEP_FILE: &str = "etc/system-states";
-/// What it says of S0 to S5: the highest bit for a state that there is, below it its SLP_TYP. S3 and
-/// S4 are not there.
-pub const SLEEP_STATES: [u8; 6] = [0x80, 0, 0, 1, 2, 0x80];
+
+/// What it says of S0 to S5: the highest bit for a state that there is, below it its SLP_TYP.
+pub fn sleep_file(states: &SleepStates) -> [u8; 6] {
+    const THERE: u8 = 0x80;
+    let of = |there: bool, kind: u8| if there { THERE | kind } else { kind };
+    [
+        THERE,
+        0,
+        0,
+        of(states.s3, acpi_pm::SUSPEND_TO_RAM),
+        of(states.s4, states.s4_type),
+        THERE | acpi_pm::SOFT_OFF,
+    ]
+}
 
 /// What the tables tell.
 pub struct Facts<'a> {
@@ -87,10 +100,14 @@ pub struct Facts<'a> {
     pub gpe0: Option<u16>,
     /// The port that switches to ACPI mode; `None` where that is on always.
     pub command: Option<u16>,
+    /// The sleeping states; `None` where soft-off is all.
+    pub sleep: Option<SleepStates>,
     /// A port, and what is written to it to reset the machine.
     pub reset: Option<(u16, u8)>,
     /// Whether there is a keyboard controller.
     pub has_keyboard_controller: bool,
+    /// Low half of the HPET's capabilities, and where it is.
+    pub hpet: Option<(u32, u64)>,
     /// The PCI bus.
     pub pci: Option<PciFacts<'a>>,
     /// Devices at fixed ports.
@@ -251,6 +268,9 @@ impl<'m> Tables<'m> {
             tables::fadt(w, links, facts, dsdt, facs)
         }))?;
         list(add(&mut w, &|w, links| tables::madt(w, links, facts)))?;
+        if let Some((id, base)) = facts.hpet {
+            list(add(&mut w, &|w, links| tables::hpet(w, links, id, base)))?;
+        }
         if !facts.numa.memory.is_empty() {
             list(add(&mut w, &|w, links| numa::srat(w, links, facts)))?;
         }

@@ -1,6 +1,6 @@
-//! The tables but for AML: their common header, RSDP, RSDT, XSDT, FADT, FACS, MADT and WAET.
+//! The tables but for AML: their common header, RSDP, RSDT, XSDT, FADT, FACS, MADT, HPET and WAET.
 //!
-//! Follows ACPI 6.4, sections 5.2.5 to 5.2.12, and Microsoft's "Windows ACPI Emulated Devices
+//! Follows ACPI 6.4, sections 5.2.5 to 5.2.12, section 3.2.4 of the HPET's specification, and Microsoft's "Windows ACPI Emulated Devices
 //! Table". Fields of the FADT are named as in table 5.9.
 
 use super::aml::Writer;
@@ -213,11 +213,10 @@ pub(super) fn fadt(
             boot |= fadt::BOOT_8042;
         }
         put(fadt::IAPC_BOOT_ARCH, &boot.to_le_bytes());
-        let mut flags = fadt::WBINVD
-            | fadt::PROC_C1
-            | fadt::SLP_BUTTON
-            | fadt::FIX_RTC
-            | fadt::USE_PLATFORM_CLOCK;
+        let mut flags = fadt::WBINVD | fadt::PROC_C1 | fadt::SLP_BUTTON | fadt::USE_PLATFORM_CLOCK;
+        if !facts.sleep.is_some_and(|states| states.s3) {
+            flags |= fadt::FIX_RTC;
+        }
         if let Some((port, value)) = facts.reset {
             flags |= fadt::RESET_REG_SUP;
             put(fadt::RESET_REG, &port_address(port, 1, byte));
@@ -294,6 +293,20 @@ pub(super) fn madt(w: &mut Writer<'_>, links: &mut Links, facts: &Facts<'_>) -> 
             w.raw(&[madt::X2APIC_NMI, 12, 0, 0, 0xff, 0xff, 0xff, 0xff]);
             w.raw(&[madt::LINT1, 0, 0, 0]);
         }
+    })
+}
+
+/// Adds the HPET's table: what it is and where. Its period, and what its page may be used for, are not said.
+pub(super) fn hpet(w: &mut Writer<'_>, links: &mut Links, id: u32, base: u64) -> usize {
+    table(w, links, b"HPET", 1, |w| {
+        w.raw(&id.to_le_bytes());
+        // An address in memory, of any width.
+        w.raw(&[0; 4]);
+        w.raw(&base.to_le_bytes());
+        let (number, least_ticks, protection) = (0, [0; 2], 0);
+        w.raw(&[number]);
+        w.raw(&least_ticks);
+        w.raw(&[protection]);
     })
 }
 

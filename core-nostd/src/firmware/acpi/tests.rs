@@ -81,6 +81,8 @@ impl Sample {
             command: self.command.then_some(acpi_pm::APMC),
             reset: self.reset.then_some((0xcf9, 6)),
             has_keyboard_controller: self.command,
+            hpet: self.slots.map(|_| (0x8086_a201, 0xfed0_0000)),
+            sleep: self.slots.map(|_| SleepStates::DEFAULT),
             pci: self.slots.map(|slots| PciFacts {
                 config_ports: (0xcf8, 8),
                 memory: &[(0xa_0000, 0xb_ffff, true), (1 << 27, 0xfebf_ffff, false)],
@@ -238,7 +240,8 @@ fn a_pc_is_told_of() {
     let image = PC.linked();
     let tables = tables_of(&image, BASE);
     let names: Vec<_> = tables.keys().map(String::as_str).collect();
-    assert_eq!(names, ["APIC", "DSDT", "FACP", "FACS", "WAET"]);
+    assert_eq!(names, ["APIC", "DSDT", "FACP", "FACS", "HPET", "WAET"]);
+    assert!(image[FACS_AT as usize..].starts_with(b"FACS"));
     let fadt = tables["FACP"];
     assert_eq!(fadt.len(), 276);
     assert_eq!((fadt[8], fadt[131]), (6, 4));
@@ -251,12 +254,13 @@ fn a_pc_is_told_of() {
         assert_eq!((fadt[at], long(fadt, at + 4)), (1, address));
     }
     assert_eq!((long(fadt, 120), fadt[128]), (0xcf9, 6));
-    assert_eq!(word(fadt, 112), 0x8465);
+    assert_eq!(word(fadt, 112), 0x8425);
     let devices = devices_of(&tables);
     assert_eq!(
         devices,
         [
-            "C000", "C001", "PCI0", "ISA_", "COM1", "COM2", "MBRD", "LNKA", "LNKB", "LNKC", "LNKD"
+            "C000", "C001", "PCI0", "ISA_", "COM1", "COM2", "MBRD", "LNKA", "LNKB", "LNKC", "LNKD",
+            "HPET"
         ]
     );
 }
@@ -481,7 +485,7 @@ fn tables_of_the_user_are_listed_as_they_are() {
     let image = board.build(&mut memory).unwrap().link(BASE);
     assert_eq!(tables_of(image, BASE)["TEST"], USER);
     let rsdt = table(image, BASE, word(image, 16).into()).1;
-    assert_eq!(rsdt.len(), 36 + 4 * (3 + USER_MAX));
+    assert_eq!(rsdt.len(), 36 + 4 * (4 + USER_MAX));
     let board = Sample { user: &MANY, ..PC };
     let mut memory = vec![0xee; memory_size(board.user)];
     assert_eq!(board.build(&mut memory).unwrap_err(), Error::Full(4));

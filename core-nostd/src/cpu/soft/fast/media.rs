@@ -28,7 +28,7 @@ const LOWEST: u128 = u32::MAX as u128;
 /// What is done with the source.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-enum Kind {
+pub(in super::super) enum Kind {
     /// Moved to the whole register.
     Load,
     /// The register is stored.
@@ -89,7 +89,7 @@ impl Kind {
 /// Where the source is; of stores, the destination.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-enum Source {
+pub(in super::super) enum Source {
     Xmm,
     /// A general register's low half, or all of it.
     General,
@@ -116,7 +116,7 @@ impl Source {
         Self::Aligned,
     ];
 
-    const fn bytes(self) -> usize {
+    pub(in super::super) const fn bytes(self) -> usize {
         match self {
             Self::Four => 4,
             Self::Eight => 8,
@@ -138,6 +138,35 @@ const FLAT: u8 = 1 << 7;
 
 const fn field(m: Micro, at: u32) -> u8 {
     (m.immediate >> at) as u8
+}
+
+/// What one of these micro-operations does, besides its registers and address.
+#[derive(Clone, Copy)]
+pub(in super::super) struct Media {
+    pub(in super::super) kind: Kind,
+    pub(in super::super) source: Source,
+    /// Of [`Lanes`] or [`Native`].
+    pub(in super::super) number: u8,
+    pub(in super::super) constant: u8,
+    /// Where memory is, if the source is there.
+    pub(in super::super) place: Place,
+}
+
+impl Media {
+    #[inline(always)]
+    pub(in super::super) fn of(m: Micro) -> Self {
+        Self {
+            kind: Kind::ALL[usize::from(field(m, KIND)) % Kind::ALL.len()],
+            source: Source::ALL[usize::from(field(m, SOURCE) & 7)],
+            number: field(m, NUMBER),
+            constant: field(m, CONSTANT),
+            place: if field(m, SOURCE) & FLAT != 0 {
+                Place::Flat
+            } else {
+                Place::Segmented
+            },
+        }
+    }
 }
 
 impl Cpu {
@@ -186,8 +215,13 @@ pub(super) extern "C-unwind" fn media(cpu: &mut Cpu, bus: &mut Bus<'_>, m: Micro
     if !cpu.media_usable() {
         return cpu.long_way(bus);
     }
-    let kind = Kind::ALL[usize::from(field(m, KIND)) % Kind::ALL.len()];
-    let source = Source::ALL[usize::from(field(m, SOURCE) & 7)];
+    let Media {
+        kind,
+        source,
+        number,
+        constant,
+        ..
+    } = Media::of(m);
     let a = cpu.fpu.xmm[usize::from(m.a % 16)];
     if matches!(kind, Kind::Store | Kind::StoreHigh) {
         let value = if kind == Kind::StoreHigh { a >> 64 } else { a };
@@ -197,7 +231,7 @@ pub(super) extern "C-unwind" fn media(cpu: &mut Cpu, bus: &mut Bus<'_>, m: Micro
         Source::Xmm => cpu.fpu.xmm[usize::from(m.b % 16)],
         Source::General => cpu.register::<u32>(m.b.into()).into(),
         Source::GeneralWide => cpu.register::<u64>(m.b.into()).into(),
-        Source::Constant => field(m, CONSTANT).into(),
+        Source::Constant => constant.into(),
         _ => {
             let Some(linear) = cpu.media_linear(m, source, Intent::Read) else {
                 return cpu.long_way(bus);
@@ -214,7 +248,6 @@ pub(super) extern "C-unwind" fn media(cpu: &mut Cpu, bus: &mut Bus<'_>, m: Micro
             }
         }
     };
-    let number = field(m, NUMBER);
     let native = || Native::AddPs.plus(number);
     let value = match kind {
         Kind::Load => b,
@@ -239,7 +272,7 @@ pub(super) extern "C-unwind" fn media(cpu: &mut Cpu, bus: &mut Bus<'_>, m: Micro
             Some(lanes) => lanes.compute(a, b),
             None => return cpu.long_way(bus),
         },
-        Kind::Shuffle => shuffle(32, b, field(m, CONSTANT)),
+        Kind::Shuffle => shuffle(32, b, constant),
         Kind::ShiftLeft => a.checked_shl(8 * b as u32).unwrap_or(0),
         Kind::ShiftRight => a.checked_shr(8 * b as u32).unwrap_or(0),
         Kind::Arithmetic => {

@@ -25,7 +25,7 @@ use super::packed::{Alignment, element, interleave, shuffle, signs};
 use super::{Bus, Cpu, Outcome};
 use crate::cpu::alu::{LazyFlags, STATUS};
 use crate::cpu::decode::{Instruction, Operand, Sse};
-pub(super) use native::{Lanes, Native};
+pub(super) use native::{DEFAULT, Lanes, Native};
 
 /// The low half of a register.
 const LOW: u128 = u64::MAX as u128;

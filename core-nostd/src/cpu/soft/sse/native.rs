@@ -29,7 +29,7 @@ struct Operands {
 }
 
 /// MXCSR's control bits by default: all exceptions masked.
-const DEFAULT: u32 = 0x1f80;
+pub(in crate::cpu::soft) const DEFAULT: u32 = 0x1f80;
 /// MXCSR: the six exception flags.
 const FLAGS: u32 = 0x3f;
 
@@ -114,7 +114,7 @@ macro_rules! natives {
 }
 
 macro_rules! lanes {
-    ($($name:ident)+) => {
+    ($($name:ident $opcode:literal,)+) => {
         /// An operation of the host on integers in XMM registers.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         #[repr(u8)]
@@ -129,6 +129,13 @@ macro_rules! lanes {
             /// The operation of a number.
             pub(in crate::cpu::soft) fn from_number(number: u8) -> Option<Self> {
                 Self::ALL.get(usize::from(number)).copied()
+            }
+
+            /// The instruction's opcode behind 66h, 0Fh (SDM volume 2, table A-3).
+            pub(in crate::cpu::soft) const fn opcode(self) -> u8 {
+                match self {
+                    $(Self::$name => $opcode,)+
+                }
             }
 
             /// The one of the same name.
@@ -264,11 +271,7 @@ natives! {
 }
 
 lanes! {
-    Paddb Paddw Paddd Paddq Psubb Psubw Psubd Psubq Paddusb Paddusw Psubusb Psubusw Paddsb Paddsw
-    Psubsb Psubsw Pcmpeqb Pcmpeqw Pcmpeqd Pcmpgtb Pcmpgtw Pcmpgtd Pavgb Pavgw Pminub Pmaxub Pminsw
-    Pmaxsw Pmullw Pmulhw Pmulhuw Pmuludq Pmaddwd Psadbw Pand Pandn Por Pxor Psllw Pslld Psllq Psrlw
-    Psrld Psrlq Psraw Psrad Packsswb Packssdw Packuswb Punpcklbw Punpcklwd Punpckldq Punpcklqdq
-    Punpckhbw Punpckhwd Punpckhdq Punpckhqdq
+    Paddb 0xfc, Paddw 0xfd, Paddd 0xfe, Paddq 0xd4, Psubb 0xf8, Psubw 0xf9, Psubd 0xfa, Psubq 0xfb, Paddusb 0xdc, Paddusw 0xdd, Psubusb 0xd8, Psubusw 0xd9, Paddsb 0xec, Paddsw 0xed, Psubsb 0xe8, Psubsw 0xe9, Pcmpeqb 0x74, Pcmpeqw 0x75, Pcmpeqd 0x76, Pcmpgtb 0x64, Pcmpgtw 0x65, Pcmpgtd 0x66, Pavgb 0xe0, Pavgw 0xe3, Pminub 0xda, Pmaxub 0xde, Pminsw 0xea, Pmaxsw 0xee, Pmullw 0xd5, Pmulhw 0xe5, Pmulhuw 0xe4, Pmuludq 0xf4, Pmaddwd 0xf5, Psadbw 0xf6, Pand 0xdb, Pandn 0xdf, Por 0xeb, Pxor 0xef, Psllw 0xf1, Pslld 0xf2, Psllq 0xf3, Psrlw 0xd1, Psrld 0xd2, Psrlq 0xd3, Psraw 0xe1, Psrad 0xe2, Packsswb 0x63, Packssdw 0x6b, Packuswb 0x67, Punpcklbw 0x60, Punpcklwd 0x61, Punpckldq 0x62, Punpcklqdq 0x6c, Punpckhbw 0x68, Punpckhwd 0x69, Punpckhdq 0x6a, Punpckhqdq 0x6d,
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! The translation of one block.
 
 use super::emit::{Assembler, R11, RAX, RCX, RDX, Rm, Site, alu, at, opcode};
+use super::media::Held;
 use super::shape::{ADC, CMP, MOV, SBB, Shape, TEST, shape};
 use super::stubs::{CPU, PINNED, Stubs, hot_index};
 use super::{
@@ -17,18 +18,20 @@ use crate::cpu::soft::{BLOCK_RIP, Cpu, ZERO};
 use crate::cpu::state::Segment;
 use core::mem::offset_of;
 
+/// Ways aside of a block: an instruction has up to five.
+const ASIDES_MAX: usize = 5 * BLOCK_MAX + 8;
 /// Bytes of a page.
 const PAGE: i64 = 4096;
 /// Conditions that do not ask for OF: B to A, S to NP.
 const WITHOUT_OVERFLOW: core::ops::RangeInclusive<u8> = 2..=11;
 /// Conditions of the host's own.
 const BELOW: u8 = 2;
-const EQUAL: u8 = 4;
-const NOT_EQUAL: u8 = 5;
+pub(super) const EQUAL: u8 = 4;
+pub(super) const NOT_EQUAL: u8 = 5;
 
 /// What the host's flags are good for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Host {
+pub(super) enum Host {
     /// They are not the guest's.
     Lost,
     /// All six are the guest's.
@@ -41,7 +44,7 @@ enum Host {
 
 /// OF after a shift.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Overflow {
+pub(super) enum Overflow {
     /// CF differs from SF.
     Left,
     /// As it is.
@@ -72,9 +75,12 @@ enum Aside {
         call: Call,
         back: u32,
         flags: bool,
+        xmm: Held,
+        /// Where to go on instead if only the guest's MXCSR had to be loaded.
+        floats: Option<u32>,
     },
     /// Brings flags in memory into the form of translations.
-    Flags { site: Site, back: u32 },
+    Flags { site: Site, back: u32, xmm: Held },
     /// To an offset in the page, from a jump that could go directly.
     Link { site: Site, offset: u32 },
     /// To the loop before this block, whose instructions were taken from the budget, or not.
@@ -83,8 +89,8 @@ enum Aside {
     Leave { site: Site, offset: i32 },
 }
 
-struct Translator<'c> {
-    asm: Assembler,
+pub(super) struct Translator<'c> {
+    pub(super) asm: Assembler,
     stubs: Stubs,
     cache: &'c CodeCache,
     context: Context,
@@ -107,9 +113,13 @@ struct Translator<'c> {
     stored: bool,
     /// They are in the form of translations.
     plain: bool,
-    asides: heapless::Vec<Aside, 256>,
+    asides: heapless::Vec<Aside, ASIDES_MAX>,
     /// The first of `asides` that goes back behind the instruction of now.
     open: usize,
+    /// XMM registers.
+    pub(super) xmm: Held,
+    /// Instructions on them are known to raise nothing.
+    pub(super) xmm_usable: bool,
 }
 
 impl CodeCache {
@@ -145,6 +155,8 @@ impl CodeCache {
             plain: false,
             asides: heapless::Vec::new(),
             open: 0,
+            xmm: Held::default(),
+            xmm_usable: false,
         };
         translator.block()?;
         let (entry, end) = (translator.entry, translator.asm.position);
@@ -167,14 +179,16 @@ impl Translator<'_> {
             ended = self.micro(micro);
             let back = self.asm.position;
             for aside in &mut self.asides[self.open..] {
-                if let Aside::Execute { back: to, .. } = aside {
+                if let Aside::Execute { back: to, xmm, .. } = aside {
                     *to = back;
+                    xmm.loaded = self.xmm.loaded;
                 }
             }
             self.offset = self.next;
         }
         if !ended {
             self.index = self.micros.len();
+            self.release_xmm();
             self.store_flags();
             self.go(i64::from(self.next));
         }
@@ -197,7 +211,7 @@ impl Translator<'_> {
     }
 
     /// Whether flags are asked for after the instruction.
-    fn live_after(&self) -> bool {
+    pub(super) fn live_after(&self) -> bool {
         self.live[self.index + 1]
     }
 
@@ -238,8 +252,18 @@ impl Translator<'_> {
 
     /// One instruction; whether the block has ended by it.
     fn micro(&mut self, m: Micro) -> bool {
-        let done = match shape(m.handler) {
+        let shape = shape(m.handler);
+        if let Shape::JumpIf(..)
+        | Shape::Jump(_)
+        | Shape::Call(_)
+        | Shape::Return(_)
+        | Shape::Other = shape
+        {
+            self.release_xmm();
+        }
+        let done = match shape {
             Shape::Nothing => true,
+            Shape::Media => self.media(m),
             Shape::Binary(operation, form, size) => self.binary(m, operation, form, size),
             Shape::Lea(size) => self.lea(m, size),
             Shape::Extend(signed, place, from, to) => self.extend(m, signed, place, from, to),
@@ -302,6 +326,7 @@ impl Translator<'_> {
 
     /// Calls the interpreter's function.
     fn other(&mut self) -> bool {
+        self.release_xmm();
         self.store_flags();
         let call = self.call();
         self.asm.set_wide(RAX, call.0);
@@ -323,21 +348,26 @@ impl Translator<'_> {
     }
 
     /// The code for an instruction that needs its function jumps away on this condition.
-    fn unless(&mut self, condition: u8, flags: bool) {
+    pub(super) fn unless(&mut self, condition: u8, flags: bool) {
         let site = self.asm.jump_if(condition);
-        let (call, back) = (self.call(), 0);
+        self.execute_aside(site, flags, None);
+    }
+
+    pub(super) fn execute_aside(&mut self, site: Site, flags: bool, floats: Option<u32>) {
         let _ = self.asides.push(Aside::Execute {
             site,
-            call,
-            back,
+            call: self.call(),
+            back: 0,
             flags,
+            xmm: self.xmm,
+            floats,
         });
     }
 
     // Registers.
 
     /// A guest register in a host register: its own, or this one.
-    fn read(&mut self, guest: u8, scratch: u8) -> u8 {
+    pub(super) fn read(&mut self, guest: u8, scratch: u8) -> u8 {
         let guest = usize::from(guest % 16);
         match PINNED.get(guest) {
             Some(host) => *host,
@@ -350,7 +380,7 @@ impl Translator<'_> {
 
     /// The host register that a guest register's new value goes to, with the old one if it is kept in
     /// part.
-    fn target(&mut self, guest: u8, scratch: u8, size: Size) -> u8 {
+    pub(super) fn target(&mut self, guest: u8, scratch: u8, size: Size) -> u8 {
         if matches!(size, Size::Byte | Size::Word) {
             return self.read(guest, scratch);
         }
@@ -358,7 +388,7 @@ impl Translator<'_> {
     }
 
     /// Keeps what [`Self::read`] has put into a scratch register and was changed.
-    fn written(&mut self, guest: u8, scratch: u8) {
+    pub(super) fn written(&mut self, guest: u8, scratch: u8) {
         let guest = usize::from(guest % 16);
         if PINNED.get(guest).is_none() {
             self.asm.store(at(CPU, register(guest)), scratch);
@@ -368,12 +398,12 @@ impl Translator<'_> {
     // Flags.
 
     /// The guest's flags are those that the host's last instruction has set.
-    fn flags_set(&mut self, host: Host) {
+    pub(super) fn flags_set(&mut self, host: Host) {
         (self.host, self.stored, self.plain) = (host, false, false);
     }
 
     /// Stores flags to memory, if they are not there and anyone asks for them. The host's are lost.
-    fn store_flags(&mut self) {
+    pub(super) fn store_flags(&mut self) {
         if !self.stored && self.live[self.index] {
             self.write_flags();
             (self.stored, self.plain) = (true, true);
@@ -428,7 +458,8 @@ impl Translator<'_> {
         self.asm.alu(Size::Dword, alu::CMP, at(CPU, FLAGS + 4), 0);
         let site = self.asm.jump_if(NOT_EQUAL);
         let back = self.asm.position;
-        let _ = self.asides.push(Aside::Flags { site, back });
+        let xmm = self.xmm;
+        let _ = self.asides.push(Aside::Flags { site, back, xmm });
         self.plain = true;
     }
 
@@ -465,7 +496,7 @@ impl Translator<'_> {
     // Memory.
 
     /// Whether an address can be formed inline.
-    fn reaches(&self, m: Micro, place: Place) -> bool {
+    pub(super) fn reaches(&self, m: Micro, place: Place) -> bool {
         if m.mask() == 0xffff || usize::from(m.base) == BLOCK_RIP && self.displacement(m).is_none()
         {
             return false;
@@ -512,6 +543,18 @@ impl Translator<'_> {
 
     /// The host address of memory comes into RAX. Flags are lost, unless they are in memory.
     fn memory(&mut self, m: Micro, place: Place, size: Size, access: Access, flags: bool) {
+        self.memory_of(m, place, size.bytes().into(), access, flags);
+    }
+
+    /// The same of so many bytes, at most a page.
+    pub(super) fn memory_of(
+        &mut self,
+        m: Micro,
+        place: Place,
+        bytes: i32,
+        access: Access,
+        flags: bool,
+    ) {
         let offset = self.offset_of(m);
         let narrow = m.mask() == 0xffff_ffff;
         let width = if narrow { Size::Dword } else { Size::Qword };
@@ -529,15 +572,15 @@ impl Translator<'_> {
                 at(CPU, distance(base)),
             );
         }
-        self.host_address(size, access, flags);
+        self.host_address(bytes, access, flags);
     }
 
-    /// The linear address in RAX becomes a host address.
-    fn host_address(&mut self, size: Size, access: Access, flags: bool) {
+    /// The linear address in RAX, of so many bytes, becomes a host address.
+    fn host_address(&mut self, bytes: i32, access: Access, flags: bool) {
         let asm = &mut self.asm;
         asm.op(Size::Dword, opcode::STORE, RAX, Rm::Register(RDX));
         // The last byte's tag: it is none of this entry's if it is in the next page.
-        asm.lea(R11, at(RAX, i32::from(size.bytes()) - 1));
+        asm.lea(R11, at(RAX, bytes - 1));
         hot_index(asm, RDX);
         asm.alu(Size::Qword, alu::OR, Rm::Register(R11), 0xfff);
         asm.op(Size::Qword, alu::load(alu::SUB), R11, at(CPU, GENERATION));
@@ -853,7 +896,7 @@ impl Translator<'_> {
         let down = -i32::from(width.bytes());
         self.asm
             .op(width, opcode::LEA, RAX, at(PINNED[GUEST_RSP], down));
-        self.host_address(width, Access::Write, false);
+        self.host_address(width.bytes().into(), Access::Write, false);
     }
 
     fn push(&mut self, m: Micro, immediate: bool, size: Size) -> bool {
@@ -890,7 +933,7 @@ impl Translator<'_> {
         let width = self.width();
         self.asm
             .op(width, opcode::LOAD, RAX, Rm::Register(PINNED[GUEST_RSP]));
-        self.host_address(width, Access::Read, false);
+        self.host_address(width.bytes().into(), Access::Read, false);
     }
 
     // Branches.
@@ -1087,20 +1130,29 @@ impl Translator<'_> {
                 call: Call(bits),
                 back,
                 flags,
+                xmm,
+                floats,
             } => {
                 self.asm.bind(site);
+                if let Some(resume) = floats {
+                    self.load_mxcsr(resume);
+                }
+                self.store_xmm(xmm.changed);
                 let wanted = if flags { Call::FLAGS } else { 0 };
                 self.asm.set_wide(RAX, bits | wanted);
                 self.asm.call(call);
+                self.load_xmm(xmm.loaded);
                 if flags {
                     self.load_flags();
                 }
                 self.asm.jump_to(back);
             }
-            Aside::Flags { site, back } => {
+            Aside::Flags { site, back, xmm } => {
                 self.asm.bind(site);
+                self.store_xmm(xmm.changed);
                 self.asm.set_wide(RAX, Call::FLAGS_ONLY.0);
                 self.asm.call(call);
+                self.load_xmm(xmm.loaded);
                 self.asm.jump_to(back);
             }
             Aside::Link { site, offset } => {

@@ -57,6 +57,10 @@ pub(super) mod opcode {
     pub(in super::super) const SETCC: u16 = 0x0f90;
     /// Group 8: BT with an immediate byte.
     pub(in super::super) const BIT_IMMEDIATE: u16 = 0x0fba;
+    /// Group 15, with these in the register field.
+    pub(in super::super) const GROUP15: u16 = 0x0fae;
+    pub(in super::super) const LDMXCSR: u8 = 2;
+    pub(in super::super) const STMXCSR: u8 = 3;
 }
 
 /// ALU operations by their number in group 1; eight times that is their opcode.

@@ -16,6 +16,8 @@
 //! - Status flags: the host's, as its instructions leave them, as long as nothing needs them, then
 //!   [`LazyFlags`](crate::cpu::alu::LazyFlags) whose flags are all known. What the manual leaves
 //!   undefined, and hence host processors do differently, is made as `alu` makes it.
+//! - XMM registers: in the host's of the same number from their first use in a block on, see [`media`].
+//!   MXCSR: the host's, from the first arithmetic on numbers to the next function of Rust.
 //! - Loads and stores: the same comparison with the hot table as the interpreter's.
 //! - Where code goes on: within a page a jump from translation to translation; elsewhere by the hot
 //!   table and the table of blocks, in host code too ([`stubs`]).
@@ -27,6 +29,7 @@
 
 mod block;
 mod emit;
+mod media;
 mod shape;
 mod stubs;
 #[cfg(test)]
@@ -36,7 +39,7 @@ use core::mem::offset_of;
 
 use super::code::{BLOCK_MAX, Block, CodeCache, MICROS};
 use super::micro::{Flow, GENERAL};
-use super::{BLOCK_RIP, Bus, Cpu, Outcome, Raised};
+use super::{BLOCK_RIP, Bus, Cpu, Outcome, Raised, sse};
 use crate::cpu::alu::LazyFlags;
 use crate::cpu::decode::{CodeSize, SegmentRegister};
 use crate::cpu::mmu::{TLB_OFFSET, layout};
@@ -45,7 +48,7 @@ use stubs::Stubs;
 /// How often a block is interpreted before it is translated. Most of what runs at all runs less often.
 const WARM: u32 = 8;
 /// Room that a block must find: the longest are a good part of it.
-const BLOCK_ROOM: u32 = 24 << 10;
+const BLOCK_ROOM: u32 = 64 << 10;
 /// Translations begin at multiples of so much.
 const ALIGNMENT: u32 = 16;
 /// The most memory that is of use: what offsets in [`Block`] reach.
@@ -162,6 +165,10 @@ pub(super) struct Frame {
     before: u64,
     budget: u64,
     raised: u64,
+    /// The host's MXCSR is the guest's, and that of [`Cpu`] is out of date: 1, else 0.
+    floats: u64,
+    /// MXCSR of all other code.
+    mxcsr: u64,
 }
 
 /// Where things are from the register that points at them: behind [`Cpu`]'s general registers, so that
@@ -189,6 +196,7 @@ macro_rules! frame {
 use frame;
 
 const RIP: i32 = distance(offset_of!(Cpu, rip));
+const MXCSR: i32 = distance(offset_of!(Cpu, fpu.mxcsr));
 const FLAGS: i32 = distance(offset_of!(Cpu, flags) + LazyFlags::BITS_OFFSET);
 const GENERATION: i32 = distance(offset_of!(Cpu, mmu) + TLB_OFFSET + layout::GENERATION);
 const HOT: usize = offset_of!(Cpu, mmu) + TLB_OFFSET + layout::HOT;
@@ -388,6 +396,8 @@ impl Cpu {
         self.frame.budget = left;
         self.frame.before = self.instructions;
         self.frame.raised = 0;
+        self.frame.floats = 0;
+        self.frame.mxcsr = sse::DEFAULT.into();
         self.frame.page = self.rip & !0xfff;
         self.frame.signals = (&raw const *bus.signals.flag()).expose_provenance();
         self.frame.written = (&raw const *bus.marks.written_flag()).expose_provenance();

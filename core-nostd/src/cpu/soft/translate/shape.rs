@@ -17,6 +17,8 @@ pub(super) enum Shape {
     /// Whatever has no translation.
     Other,
     Nothing,
+    /// On XMM registers.
+    Media,
     /// MOV of a 64-bit immediate.
     MoveLong,
     Binary(u8, Form, Size),
@@ -121,6 +123,7 @@ pub(super) fn shape(handler: u16) -> Shape {
 const fn single(handler: u16) -> Shape {
     match handler {
         fast::NOTHING => Shape::Nothing,
+        fast::MEDIA => Shape::Media,
         fast::MOVE_LONG => Shape::MoveLong,
         fast::SETCC => Shape::Setcc,
         fast::JUMP => Shape::Jump(false),

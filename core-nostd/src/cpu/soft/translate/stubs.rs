@@ -8,7 +8,7 @@ use super::emit::{
     Assembler, R8, R9, R10, R11, R12, R13, R14, R15, RAX, RBP, RBX, RCX, RDI, RDX, RSI, RSP, Rm,
     alu, at, opcode,
 };
-use super::{BIAS, CodeMemory, GENERATION, RIP, Translations, execute, frame, register};
+use super::{BIAS, CodeMemory, GENERATION, MXCSR, RIP, Translations, execute, frame, register};
 use crate::cpu::decode::Size;
 use crate::cpu::mmu::{HOT_ENTRIES, layout};
 use crate::cpu::soft::code::{self, CodeCache};
@@ -65,11 +65,32 @@ fn push(asm: &mut Assembler, register: u8, pop: bool) {
     asm.byte(0x50 | register & 7 | u8::from(pop) << 3);
 }
 
+/// MXCSR becomes that of Rust again.
+fn restore_mxcsr(asm: &mut Assembler) {
+    asm.alu(Size::Byte, alu::CMP, at(CPU, frame!(floats)), 0);
+    let restored = asm.jump_if(4);
+    asm.op(
+        Size::Dword,
+        opcode::GROUP15,
+        opcode::STMXCSR,
+        at(CPU, MXCSR),
+    );
+    asm.op(
+        Size::Dword,
+        opcode::GROUP15,
+        opcode::LDMXCSR,
+        at(CPU, frame!(mxcsr)),
+    );
+    asm.alu(Size::Byte, alu::AND, at(CPU, frame!(floats)), 0);
+    asm.bind(restored);
+}
+
 /// Writes them at the beginning of the memory.
 pub(super) fn write(asm: &mut Assembler) -> Stubs {
     asm.align();
     let exit = asm.position;
     save(asm);
+    restore_mxcsr(asm);
     let leave = asm.position;
     asm.alu(Size::Qword, alu::ADD, Rm::Register(RSP), 8);
     for register in KEPT.iter().rev() {
@@ -84,6 +105,7 @@ pub(super) fn write(asm: &mut Assembler) -> Stubs {
     asm.align();
     let call = asm.position;
     save(asm);
+    restore_mxcsr(asm);
     asm.alu(Size::Qword, alu::SUB, Rm::Register(RSP), 8);
     asm.lea(RDI, at(CPU, -(BIAS as i32)));
     asm.op(Size::Qword, opcode::STORE, RAX, Rm::Register(RSI));

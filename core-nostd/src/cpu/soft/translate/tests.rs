@@ -1,7 +1,8 @@
 use super::super::testing::Guest;
 use super::CodeMemory;
-use crate::cpu::gpr::{RSI, RSP};
-use crate::cpu::soft::Stop;
+use crate::cpu::decode::CodeSize;
+use crate::cpu::gpr::{RAX, RBX, RSI, RSP};
+use crate::cpu::soft::{Stop, fast, micro};
 use proptest::prelude::*;
 use std::vec::Vec;
 
@@ -98,8 +99,45 @@ impl Numbers {
         code.extend(&value.to_le_bytes()[..bytes]);
     }
 
+    /// An instruction on XMM registers: any that there is, most on few registers.
+    fn media(&mut self, code: &mut Vec<u8>, long: bool) {
+        let prefix = self.of(&[0u8, 0x66, 0x66, 0xf3, 0xf2]);
+        if prefix != 0 {
+            code.push(prefix);
+        }
+        if long && self.below(3) == 0 {
+            code.push(0x40 | self.byte() & 15);
+        }
+        let opcode = match self.below(8) {
+            0 => self.of(&[0x10u8, 0x11, 0x12, 0x13, 0x16, 0x17, 0x28, 0x29]),
+            1 => self.of(&[0x2a, 0x2c, 0x2d, 0x2e, 0x2f, 0x5a, 0x5b, 0xe6]),
+            2 => self.of(&[0x51, 0x58, 0x59, 0x5c, 0x5d, 0x5e, 0x5f, 0xc2]),
+            3 => self.of(&[0x6e, 0x7e, 0x6f, 0x7f, 0xd6, 0xd7, 0x70, 0xe7]),
+            4 => self.of(&[0x71, 0x72, 0x73]),
+            _ => self.of(&[0x54, 0x57, 0x60, 0x6c, 0x14, 0xd4, 0xef, 0xfe]) ^ self.byte() & 3,
+        };
+        code.extend([0x0f, opcode]);
+        self.operand(code, None);
+        if matches!(opcode, 0x70..=0x73 | 0xc2) {
+            code.push(self.byte() & 0x1f);
+        }
+    }
+
+    /// A number as registers have it: small integers, ordinary floating-point ones, anything.
+    fn double(&mut self) -> u64 {
+        let number = (self.below(2000) as f64 - 1000.0) / 8.0;
+        match self.below(6) {
+            0 => self.next(),
+            1 => self.below(300),
+            2 => f64::MAX.to_bits(),
+            3 => (number as f32).to_bits().into(),
+            _ => number.to_bits(),
+        }
+    }
+
     /// An instruction.
     fn instruction(&mut self, code: &mut Vec<u8>, long: bool) {
+        let start = code.len();
         let mut size = 4;
         if self.below(6) == 0 {
             code.push(0x66);
@@ -113,7 +151,12 @@ impl Numbers {
         }
         let wide = code.last().is_some_and(|last| last & 0xf8 == 0x48) && long;
         let four = if size == 2 && !wide { 2 } else { 4 };
-        match self.below(34) {
+        match self.below(40) {
+            34.. => {
+                // What is a prefix there is none any more.
+                code.truncate(start);
+                self.media(code, long);
+            }
             0..=6 => {
                 let opcode = self.byte() & 0x38 | self.of(&[0, 1, 2, 3]);
                 code.push(opcode);
@@ -250,6 +293,10 @@ fn compare(seed: u64, long: bool) {
     }
     let values: Vec<u64> = (0..16).map(|_| numbers.value()).collect();
     let flags = numbers.next() & 0x8d5 | 2;
+    let xmm: [u128; 16] =
+        core::array::from_fn(|_| u128::from(numbers.double()) | u128::from(numbers.double()) << 64);
+    let control = numbers.of(&[0x1f80, 0x1f80, 0x1fa0, 0xffc0, 0x5f81, 0x1e80, 0x9fc0]);
+    let (cr0, cr4) = numbers.of(&[(0, 3 << 9), (0, 3 << 9), (0, 3 << 9), (8, 3 << 9), (0, 0)]);
     let filling: Vec<u8> = (0..0x6000).map(|_| numbers.byte()).collect();
     for guest in &mut guests {
         guest.put(0x1_0000, &filling);
@@ -265,6 +312,10 @@ fn compare(seed: u64, long: bool) {
             }
             state.rip = start;
             state.rflags = flags;
+            state.fpu.xmm = xmm;
+            state.fpu.mxcsr = control;
+            state.cr0 |= cr0;
+            state.cr4 |= cr4;
             state.fs.base = 0x1_0000;
             state.gs.base = 0x1_3ffd;
         });
@@ -310,4 +361,58 @@ proptest! {
     fn translations_of_32_bit_code_do_what_the_interpreter_does(seed in any::<u64>()) {
         compare(seed, false);
     }
+}
+
+/// The state after an instruction and HLT.
+fn after(code: &[u8], translated: bool) -> (crate::cpu::CpuState, Stop, [u8; 64]) {
+    let mut numbers = Numbers(1);
+    let mut guest = Guest::long();
+    if translated {
+        guest.lend(memory().after(0));
+    }
+    let bytes: Vec<u8> = (0..64).map(|_| numbers.byte()).collect();
+    guest.put(0x3000, &bytes);
+    guest.put(0x1000, code);
+    guest.put(0x1000 + code.len() as u64, &[0xf4]);
+    guest.change(|state| {
+        state.cr4 |= 3 << 9;
+        state.rip = 0x1000;
+        (state.gpr[RAX], state.gpr[RBX]) = (numbers.next(), 0x3010);
+        for register in &mut state.fpu.xmm {
+            *register = u128::from(numbers.next()) << 64 | u128::from(numbers.next());
+        }
+        state.fpu.xmm[2] = u128::from(1.7f64.to_bits());
+        state.fpu.xmm[3] = u128::from((-2.9f64).to_bits());
+    });
+    let stop = guest.run(10);
+    (guest.state(), stop, guest.get(0x3000))
+}
+
+#[test]
+fn each_instruction_on_xmm_registers_is_its_own_translation() {
+    let mut tried = 0;
+    for opcode in 0x10..=0xffu8 {
+        for prefix in [&[][..], &[0x66], &[0xf3], &[0xf2]] {
+            for rex in [None, Some(0x48)] {
+                // XMM2 or an operation, with XMM3 or memory at RBX.
+                for modrm in [0xd3, 0x13, 0x5b, 0xe3, 0xf3, 0xdb, 0xfb] {
+                    let mut code = prefix.to_vec();
+                    code.extend(rex);
+                    code.extend([0x0f, opcode, modrm, 0x0c, 0x0c, 0x0c, 0x0c]);
+                    let Ok(i) = crate::cpu::decode::decode(&code, CodeSize::Bits64) else {
+                        continue;
+                    };
+                    code.truncate(i.length().into());
+                    if micro::translate(&i, CodeSize::Bits64, 0)
+                        .is_none_or(|micro| micro.handler != fast::MEDIA)
+                    {
+                        continue;
+                    }
+                    tried += 1;
+                    assert_eq!(after(&code, true), after(&code, false), "{code:02x?} {i:?}");
+                }
+            }
+        }
+    }
+    assert!(tried > 1000, "{tried}");
 }
