@@ -23,3 +23,4 @@ pub mod qom;
 pub mod state;
 pub mod time;
 pub mod trace;
+pub mod virtio;

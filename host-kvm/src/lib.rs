@@ -10,6 +10,7 @@ pub mod descriptors;
 pub mod event_loop;
 pub mod files;
 pub mod firmware_images;
+pub mod flash;
 pub mod gdb;
 pub mod kvm;
 pub mod log;

@@ -7,6 +7,7 @@
 use std::io;
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU8;
 
 use thimble_core::memory::{Block, CodeMarks, GuestRam, RamError};
 use thimble_core::trace::events;
@@ -259,11 +260,30 @@ impl Rom {
         self.0.size() as u64
     }
 
-    /// The whole image. It is written once, before anyone else knows of it, and the kernel maps it
-    /// read-only into the guest.
+    /// The whole image, of which no part may be had as [`Rom::cells`]. It is written once, before anyone else knows of it, and
+    /// the kernel maps it read-only into the guest.
     pub fn bytes(&self) -> &[u8] {
-        // SAFETY: the mapping is as long as `self`, filled, and not written again.
-        unsafe { std::slice::from_raw_parts(self.0.as_ptr(), self.0.size()) }
+        self.bytes_from(0)
+    }
+
+    /// The image from `offset` on, where nothing changes from there on.
+    pub fn bytes_from(&self, offset: usize) -> &[u8] {
+        let length = self.0.size().saturating_sub(offset);
+        // SAFETY: the part is inside the mapping, as long as `self`, and not written again: the part that is written ends
+        // before it.
+        unsafe {
+            std::slice::from_raw_parts(self.0.as_ptr().add(offset.min(self.0.size())), length)
+        }
+    }
+
+    /// A part of the image that changes; empty if it is not all there.
+    pub fn cells(&self, offset: usize, length: usize) -> &[AtomicU8] {
+        let end = offset.checked_add(length);
+        if end.is_none_or(|end| end > self.0.size()) {
+            return &[];
+        }
+        // SAFETY: the part is inside the mapping, and as long as `self`; all access to it is atomic or volatile from now on.
+        unsafe { std::slice::from_raw_parts(self.0.as_ptr().add(offset).cast(), length) }
     }
 
     /// Host memory from `offset` on.

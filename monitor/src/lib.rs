@@ -36,9 +36,9 @@ pub use event::{Event, RateLimits, Timestamp};
 pub use handlers::Outcome;
 pub use in_memory::InMemory;
 pub use owner::{
-    BreakRefused, CpuState, DebugStop, Debugger, Descriptors, DumpKind, DumpTarget, Dumps, Inputs,
-    Inspection, JobId, KvmInfo, Owner, SetMember, Sleep, Space, Stepping, Traces, Typing, answers,
-    write_ram,
+    Booting, BreakRefused, CpuState, DebugStop, Debugger, Descriptors, DumpKind, DumpTarget, Dumps,
+    Inputs, Inspection, JobId, KvmInfo, Owner, SetMember, Sleep, Space, Stepping, Traces, Typing,
+    answers, write_ram,
 };
 pub use pretty::Pretty;
 pub use schema::SCHEMA;

@@ -55,6 +55,20 @@ impl Initramfs {
         self.program(name, &bytes);
     }
 
+    /// Adds a copy of a file of the host at the same path, which can be run, with the folders above it.
+    ///
+    /// # Panics
+    ///
+    /// If it can't be read.
+    pub fn program_at_its_place(&mut self, path: &Path) {
+        let name = path.to_string_lossy();
+        let name = name.trim_start_matches('/');
+        for (at, _) in name.match_indices('/') {
+            self.entry(&name[..at], DIRECTORY, (0, 0), &[]);
+        }
+        self.program_file(name, path);
+    }
+
     /// The finished archive.
     pub fn finish(mut self) -> Vec<u8> {
         self.entry("TRAILER!!!", 0, (0, 0), &[]);

@@ -71,6 +71,8 @@ fn start(emulator: Emulator, (_, options): Setup) -> (Instance, QmpClient) {
     let instance = emulator
         .launcher()
         .args(emulator.passive_args())
+        // The date is a property, too.
+        .args(["-rtc", "base=2020-02-29,clock=vm"])
         .args(options)
         .with_qmp()
         .start();

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use qemu_tests::fw_cfg::{file, item};
 use qemu_tests::{Emulator, Instance, ask_both, packages, program_output, skip, thimble_binary};
+use serde_json::json;
 
 /// Emulators that refuse their options are gone by then.
 const SOON: Duration = Duration::from_secs(20);
@@ -130,7 +131,6 @@ const REFUSED: &[&str] = &[
     "-numa node -numa cpu,socket-id=0",
     "-numa node -numa cpu,node-id=0,socket-id=5",
     "-numa node -numa cpu,node-id=0,die-id=0",
-    "-numa node -numa node -numa node -numa dist,src=0,dst=1,val=20",
 ];
 
 /// Makes the files that options name.
@@ -173,7 +173,11 @@ fn started(emulator: Emulator, options: &str) -> Instance {
         .args(["-accel", "tcg", "-S", "-nodefaults", "-display", "none"])
         .args(["-M", "pc"]);
     files(launcher.dir());
-    launcher.args(options.split(' ')).with_qtest().start()
+    launcher
+        .args(options.split(' '))
+        .with_qtest()
+        .with_qmp()
+        .start()
 }
 
 /// Files of fw_cfg under these options.
@@ -257,7 +261,16 @@ fn nodes_are_told_as_by_qemu() {
             let told: Vec<_> = told
                 .map(|table| (table[..9].to_vec(), table[36..].to_vec()))
                 .collect();
-            (nodes, told)
+            let mut qmp = instance.qmp();
+            qmp.negotiate();
+            let shown = json!({"command-line": "info numa"});
+            let shown = qmp.execute("human-monitor-command", shown);
+            let mut cpus = qmp
+                .execute("query-cpus-fast", json!({}))
+                .expect("processors");
+            let places = cpus.as_array_mut().expect("a list");
+            let places: Vec<_> = places.iter_mut().map(|cpu| cpu["props"].take()).collect();
+            (nodes, told, shown, places)
         });
         assert!(!qemu.1.is_empty(), "{options}");
         assert_eq!(thimble, qemu, "{options}");

@@ -32,6 +32,12 @@ pub struct Segment {
     pub length: u32,
 }
 
+/// Pieces of guest memory that one request names at most.
+pub const SEGMENTS_MAX: usize = 1024;
+
+/// Pieces of guest memory: room that a controller is lent to lay a request out in.
+pub type Segments = heapless::Vec<Segment, SEGMENTS_MAX>;
+
 /// What is to be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
@@ -128,8 +134,18 @@ pub struct Tray {
 /// A controller of drives. `drive` is always one of its own.
 pub trait BlockController {
     /// The next request that has not been handed out. Asked after each call to the controller
-    /// until there is none.
-    fn next_request(&mut self, cx: &mut Context<'_>) -> Option<Request<'_>>;
+    /// until there is none. `segments` is room for its pieces of guest memory, of any content: one
+    /// such table serves all controllers, since a request is laid out only when it is handed out.
+    fn next_request<'a>(
+        &'a mut self,
+        cx: &mut Context<'_>,
+        segments: &'a mut Segments,
+    ) -> Option<Request<'a>>;
+
+    /// A drive whose requests under way the controller has given up, as a reset does. Asked before
+    /// [`BlockController::next_request`] until there is none. The end of such a request, should it
+    /// still come, is no news to the controller.
+    fn take_cancelled(&mut self) -> Option<DriveId>;
 
     /// A request has ended. `bytes` are what was read for [`Data::Read`], as many as were asked for
     /// unless it failed, and else empty.

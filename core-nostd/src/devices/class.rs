@@ -6,7 +6,7 @@
 use core::fmt;
 
 /// Properties that a class has at most, with those that it inherits.
-pub const PROPERTIES_MAX: usize = 24;
+pub const PROPERTIES_MAX: usize = 48;
 
 /// Bytes that a text property holds at most.
 pub const TEXT_MAX: usize = 64;
@@ -122,6 +122,8 @@ pub enum PropertyKind {
     PciAddress,
     /// The id of a character device, at most [`TEXT_MAX`] bytes.
     Chardev,
+    /// The id of a drive, or the name of a block node, at most [`TEXT_MAX`] bytes.
+    Drive,
     /// Text of at most [`TEXT_MAX`] bytes.
     Text,
     /// One of a few words.
@@ -144,7 +146,7 @@ impl PropertyKind {
             Self::Uint64 => "uint64",
             Self::Int32 | Self::PciAddress => "int32",
             Self::Size => "size",
-            Self::Chardev | Self::Text => "str",
+            Self::Chardev | Self::Drive | Self::Text => "str",
             Self::Word { name, .. } => name,
         }
     }
@@ -275,7 +277,7 @@ fn parse(kind: PropertyKind, text: &str) -> Result<Value, PropertyError> {
                 _ => Err(PropertyError::Type(kind)),
             };
         }
-        PropertyKind::Chardev | PropertyKind::Text => {
+        PropertyKind::Chardev | PropertyKind::Drive | PropertyKind::Text => {
             return text
                 .try_into()
                 .map(Value::Text)

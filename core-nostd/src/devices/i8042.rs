@@ -2,24 +2,19 @@
 //! are plugged into it.
 //!
 //! It follows IBM's PS/2 Hardware Interface Technical Reference (keyboard and auxiliary device
-//! controller; keyboard; mouse); where firmware can see a difference it answers as QEMU 7.2 was
-//! observed to answer: the controller's own replies overtake the devices', keyboard and mouse
-//! take turns, a new keyboard command discards what is left of the last one's reply, the mouse keeps
-//! replies up to its queue's size, the mouse's status shows no buttons, and unknown controller and mouse commands are not answered.
+//! controller); where firmware can see a difference it answers as QEMU 7.2 was observed to answer:
+//! the controller's own replies overtake the devices', keyboard and mouse take turns, and unknown
+//! commands are not answered. The devices are in the file `ps2.rs`. The host hands in what someone
+//! does to them, as [`InputEvent`]s.
 //!
-//! The host hands in what someone does, as [`InputEvent`]s. The keyboard's bytes that find no room are lost, as
-//! QEMU's are; the mouse keeps movements until there is room.
-//!
-//! Not modelled: the controller's RAM beyond the command byte, its test inputs and password, time on
-//! the serial lines, typematic repeat (the host repeats), set 3's choice of keys that repeat or tell of their release.
+//! Not modelled: the controller's RAM beyond the command byte, its test inputs and password.
 
 use bitflags::bitflags;
 use serde::{Deserialize, Serialize};
 
 use super::class::{DeviceClass, Property, PropertyKind, Value};
-use super::input::{
-    InputAxis, InputButton, InputEvent, Modifiers, QKeyCode, scan_codes, translate,
-};
+use super::input::InputEvent;
+use super::ps2::{Keyboard, Mouse, SavedKeyboard, SavedMouse};
 use super::{Context, Effect, PortDevice, PowerRequest, ShutdownCause, Width};
 use crate::irq::IrqLine;
 use crate::state::{SavedState, StateError};
@@ -36,12 +31,6 @@ const DATA: u16 = 0;
 
 /// Offset of the status (read) and command (write) registers.
 pub const COMMAND: u16 = COMMAND_PORT - DATA_PORT;
-
-/// Bytes that each device keeps for the controller to fetch.
-pub const QUEUE_SIZE: usize = 16;
-
-/// Bytes of the longest reply of the keyboard.
-const REPLY_SIZE: usize = 3;
 
 /// The class, which takes these properties.
 pub static CLASS: DeviceClass = DeviceClass {
@@ -158,41 +147,6 @@ const PULSE: u8 = 0xf0;
 /// Answer to the controller's self test.
 const SELF_TEST_PASSED: u8 = 0x55;
 
-// Commands of both devices, and the keyboard's.
-
-const SET_LEDS: u8 = 0xed;
-const ECHO: u8 = 0xee;
-const SCAN_CODE_SET: u8 = 0xf0;
-const IDENTIFY: u8 = 0xf2;
-const SET_RATE: u8 = 0xf3;
-const ENABLE: u8 = 0xf4;
-const DISABLE: u8 = 0xf5;
-const SET_DEFAULTS: u8 = 0xf6;
-const ALL_MAKE_BREAK_REPEAT: u8 = 0xfa;
-const KEY_MAKE_BREAK: u8 = 0xfc;
-const KEY_MAKE: u8 = 0xfd;
-const RESET: u8 = 0xff;
-
-// The mouse's commands beside those.
-
-const SET_SCALING_1: u8 = 0xe6;
-const SET_SCALING_2: u8 = 0xe7;
-const SET_RESOLUTION: u8 = 0xe8;
-const STATUS_REQUEST: u8 = 0xe9;
-const STREAM_MODE: u8 = 0xea;
-const READ_DATA: u8 = 0xeb;
-const RESET_WRAP: u8 = 0xec;
-const SET_WRAP: u8 = 0xee;
-const REMOTE_MODE: u8 = 0xf0;
-
-// What devices answer.
-
-const ACK: u8 = 0xfa;
-const RESEND: u8 = 0xfe;
-const TEST_PASSED: u8 = 0xaa;
-/// First byte of a keyboard's identity; the second is 83h.
-const KEYBOARD_ID: u8 = 0xab;
-
 /// What a keyboard controller is connected to.
 #[derive(Clone, Copy, Debug)]
 pub struct I8042Wiring {
@@ -221,9 +175,6 @@ impl Source {
     }
 }
 
-/// Bytes of a device that wait to be read.
-type Queue = heapless::Deque<u8, QUEUE_SIZE>;
-
 /// The keyboard controller.
 #[derive(Debug)]
 pub struct I8042 {
@@ -250,105 +201,6 @@ struct State {
     mouse: Mouse,
 }
 
-/// The keyboard.
-#[derive(Clone, Debug)]
-struct Keyboard {
-    /// Rest of the reply to the last command; it goes out before keys.
-    reply: heapless::Deque<u8, REPLY_SIZE>,
-    keys: Queue,
-    /// Command that waits for its argument.
-    command: Option<u8>,
-    scanning: bool,
-    leds: u8,
-    set: u8,
-    typematic: u8,
-    /// Keys that change what others send. Their release goes unseen while the keyboard is off.
-    held: Modifiers,
-    /// The last byte was the prefix of a release, which the controller has kept to translate it with the next.
-    release: bool,
-}
-
-/// Which extensions the mouse has been talked into.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Protocol {
-    /// Two or three buttons, three-byte packets: identity 0.
-    Standard,
-    /// A wheel, four-byte packets: identity 3.
-    Wheel,
-    /// A wheel and five buttons: identity 4.
-    Explorer,
-}
-
-impl Protocol {
-    const fn id(self) -> u8 {
-        match self {
-            Self::Standard => 0,
-            Self::Wheel => 3,
-            Self::Explorer => 4,
-        }
-    }
-}
-
-/// The mouse.
-#[derive(Clone, Debug)]
-struct Mouse {
-    queue: Queue,
-    command: Option<u8>,
-    reporting: bool,
-    remote: bool,
-    wrap: bool,
-    scaling_2: bool,
-    resolution: u8,
-    rate: u8,
-    /// The last sample rates, newest last, by which drivers ask for extensions.
-    knock: [u8; 3],
-    protocol: Protocol,
-    buttons: u8,
-    /// Movement that has not been reported: right, up, wheel towards the user, wheel tilted to the left.
-    dx: i32,
-    dy: i32,
-    dz: i32,
-    dw: i32,
-}
-
-impl Default for Keyboard {
-    fn default() -> Self {
-        Self {
-            reply: heapless::Deque::new(),
-            keys: Queue::new(),
-            command: None,
-            scanning: true,
-            leds: 0,
-            set: 2,
-            typematic: 0,
-            held: Modifiers::empty(),
-            release: false,
-        }
-    }
-}
-
-impl Default for Mouse {
-    fn default() -> Self {
-        Self {
-            queue: Queue::new(),
-            command: None,
-            reporting: false,
-            remote: false,
-            wrap: false,
-            scaling_2: false,
-            resolution: 0,
-            rate: 0,
-            knock: [0; 3],
-            protocol: Protocol::Standard,
-            buttons: 0,
-            dx: 0,
-            dy: 0,
-            dz: 0,
-            dw: 0,
-        }
-    }
-}
-
 impl Default for State {
     fn default() -> Self {
         Self {
@@ -363,274 +215,6 @@ impl Default for State {
             mouse: Mouse::default(),
         }
     }
-}
-
-impl Keyboard {
-    fn has_data(&self) -> bool {
-        !self.reply.is_empty() || !self.keys.is_empty()
-    }
-
-    fn answer(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            let _ = self.reply.push_back(*byte);
-        }
-    }
-
-    fn take(&mut self) -> Option<u8> {
-        self.reply.pop_front().or_else(|| self.keys.pop_front())
-    }
-
-    /// Forgets everything but the LEDs' and typematic settings' defaults and waiting keys.
-    fn defaults(&mut self) {
-        trace::ps2_reset_keyboard();
-        trace::ps2_set_ledstate(0);
-        self.keys.clear();
-        self.leds = 0;
-        self.set = 2;
-        self.typematic = 0;
-    }
-
-    fn write(&mut self, byte: u8, translate: bool) {
-        trace::ps2_write_keyboard(byte);
-        self.reply.clear();
-        if let Some(command) = self.command.take() {
-            self.argument(command, byte, translate);
-            return;
-        }
-        match byte {
-            ECHO => self.answer(&[ECHO]),
-            IDENTIFY => {
-                let second = if translate { 0x41 } else { 0x83 };
-                self.answer(&[ACK, KEYBOARD_ID, second]);
-            }
-            SET_LEDS | SCAN_CODE_SET | SET_RATE | KEY_MAKE_BREAK | KEY_MAKE => {
-                // The two key commands take a key, which QEMU's keyboard does not wait for.
-                self.command = matches!(byte, SET_LEDS | SCAN_CODE_SET | SET_RATE).then_some(byte);
-                self.answer(&[ACK]);
-            }
-            ENABLE => {
-                self.scanning = true;
-                self.answer(&[ACK]);
-            }
-            DISABLE | SET_DEFAULTS => {
-                self.defaults();
-                self.scanning = byte == SET_DEFAULTS;
-                self.answer(&[ACK]);
-            }
-            0x00 | ALL_MAKE_BREAK_REPEAT => self.answer(&[ACK]),
-            RESET => {
-                self.defaults();
-                self.scanning = true;
-                self.answer(&[ACK, TEST_PASSED]);
-            }
-            _ => {
-                trace::unimp_ps2_keyboard_command(byte);
-                self.answer(&[RESEND]);
-            }
-        }
-    }
-
-    fn argument(&mut self, command: u8, byte: u8, translate: bool) {
-        match (command, byte) {
-            (SCAN_CODE_SET, 0) => {
-                // The number itself passes the translation, too.
-                let number = match (translate, self.set) {
-                    (true, 1) => 0x43,
-                    (true, 2) => 0x41,
-                    (true, _) => 0x3f,
-                    (false, set) => set,
-                };
-                self.answer(&[ACK, number]);
-            }
-            (SCAN_CODE_SET, 1..=3) => {
-                self.set = byte;
-                self.answer(&[ACK]);
-            }
-            (SCAN_CODE_SET, _) => self.answer(&[RESEND]),
-            (SET_LEDS, _) => {
-                self.leds = byte & 7;
-                trace::ps2_set_ledstate(byte);
-                self.answer(&[ACK]);
-            }
-            _ => {
-                self.typematic = byte & 0x7f;
-                self.answer(&[ACK]);
-            }
-        }
-    }
-
-    /// Queues a key's bytes, as far as there is room.
-    fn key(&mut self, key: QKeyCode, down: bool, translates: bool) {
-        self.held.set(Modifiers::of(key), down);
-        let (held, set) = (self.held.bits(), self.set);
-        trace::ps2_keyboard_event(key.index(), down, held, set, translates);
-        for byte in scan_codes(set, key, down, self.held) {
-            trace::ps2_put_keycode(byte);
-            let byte = match translates {
-                true => translate(byte, &mut self.release),
-                false => Some(byte),
-            };
-            // Replies take room from keys, but not the other way round.
-            if self.reply.len() + self.keys.len() < QUEUE_SIZE
-                && let Some(byte) = byte
-            {
-                let _ = self.keys.push_back(byte);
-            }
-        }
-    }
-}
-
-impl Mouse {
-    /// Queues bytes, all or none.
-    fn answer(&mut self, bytes: &[u8]) -> bool {
-        if QUEUE_SIZE - self.queue.len() < bytes.len() {
-            return false;
-        }
-        for byte in bytes {
-            let _ = self.queue.push_back(*byte);
-        }
-        true
-    }
-
-    fn defaults(&mut self) {
-        self.rate = 100;
-        self.resolution = 2;
-        self.reporting = false;
-        self.remote = false;
-        self.scaling_2 = false;
-    }
-
-    fn write(&mut self, byte: u8) {
-        trace::ps2_write_mouse(byte);
-        match self.command.take() {
-            Some(SET_RATE) => {
-                self.set_rate(byte);
-                self.answer(&[ACK]);
-                return;
-            }
-            Some(_) => {
-                self.resolution = byte;
-                self.answer(&[ACK]);
-                return;
-            }
-            None => {}
-        }
-        if self.wrap && byte != RESET_WRAP && byte != RESET {
-            self.answer(&[byte]);
-            return;
-        }
-        match byte {
-            SET_SCALING_1 => self.scaling_2 = false,
-            SET_SCALING_2 => self.scaling_2 = true,
-            SET_RESOLUTION | SET_RATE => self.command = Some(byte),
-            STREAM_MODE => self.remote = false,
-            REMOTE_MODE => self.remote = true,
-            SET_WRAP => self.wrap = true,
-            RESET_WRAP => self.wrap = false,
-            ENABLE => self.reporting = true,
-            DISABLE => self.reporting = false,
-            SET_DEFAULTS => self.defaults(),
-            STATUS_REQUEST => {
-                let status = u8::from(self.remote) << 6
-                    | u8::from(self.reporting) << 5
-                    | u8::from(self.scaling_2) << 4;
-                self.answer(&[ACK, status, self.resolution, self.rate]);
-                return;
-            }
-            IDENTIFY => {
-                self.answer(&[ACK, self.protocol.id()]);
-                return;
-            }
-            READ_DATA => {
-                self.answer(&[ACK]);
-                self.packet();
-                return;
-            }
-            RESET => {
-                self.defaults();
-                self.wrap = false;
-                self.protocol = Protocol::Standard;
-                self.knock = [0; 3];
-                // Buttons stay down, and movements unreported.
-                self.queue.clear();
-                self.answer(&[ACK, TEST_PASSED, Protocol::Standard.id()]);
-                return;
-            }
-            _ => {
-                trace::unimp_ps2_mouse_command(byte);
-                return;
-            }
-        }
-        self.answer(&[ACK]);
-    }
-
-    fn set_rate(&mut self, rate: u8) {
-        self.rate = rate;
-        self.knock = [self.knock[1], self.knock[2], rate];
-        match self.knock {
-            [200, 100, 80] => self.protocol = Protocol::Wheel,
-            [200, 200, 80] => self.protocol = Protocol::Explorer,
-            _ => {}
-        }
-    }
-
-    /// A button goes down or up, or the wheel turns.
-    fn button(&mut self, button: InputButton, down: bool) {
-        let turns = i32::from(down);
-        let bit = match button {
-            InputButton::Left => 1,
-            InputButton::Right => 1 << 1,
-            InputButton::Middle => 1 << 2,
-            InputButton::Side => 1 << 3,
-            InputButton::Extra => 1 << 4,
-            InputButton::WheelUp => return self.dz = self.dz.wrapping_sub(turns),
-            InputButton::WheelDown => return self.dz = self.dz.wrapping_add(turns),
-            InputButton::WheelLeft => return self.dw = self.dw.wrapping_add(turns),
-            InputButton::WheelRight => return self.dw = self.dw.wrapping_sub(turns),
-        };
-        self.buttons = self.buttons & !bit | if down { bit } else { 0 };
-    }
-
-    /// Queues one report of what has moved; what it has no bits for stays for the next. False: there was no room.
-    fn packet(&mut self) -> bool {
-        let size = if self.protocol == Protocol::Standard {
-            3
-        } else {
-            4
-        };
-        if QUEUE_SIZE - self.queue.len() < size {
-            return false;
-        }
-        let x = take(&mut self.dx, 127);
-        let y = take(&mut self.dy, 127);
-        let head = 1 << 3 | u8::from(x < 0) << 4 | u8::from(y < 0) << 5 | self.buttons & 7;
-        // A mouse has no memory for what it can't tell.
-        let fourth = match self.protocol {
-            Protocol::Standard => {
-                (self.dz, self.dw) = (0, 0);
-                return self.answer(&[head, x as u8, y as u8]);
-            }
-            Protocol::Wheel => {
-                self.dw = 0;
-                take(&mut self.dz, 127) as u8
-            }
-            Protocol::Explorer if self.dw != 0 => 0x40 | take(&mut self.dw, 31) as u8 & 0x3f,
-            Protocol::Explorer => take(&mut self.dz, 7) as u8 & 0x0f | (self.buttons & 0x18) << 1,
-        };
-        self.answer(&[head, x as u8, y as u8, fourth])
-    }
-
-    /// Queues reports of all that has moved, one at least, as far as there is room.
-    fn report(&mut self) {
-        while self.packet() && (self.dx, self.dy, self.dz, self.dw) != (0, 0, 0, 0) {}
-    }
-}
-
-/// Takes up to `most` counts of a movement.
-fn take(movement: &mut i32, most: i32) -> i32 {
-    let taken = (*movement).clamp(-most, most);
-    *movement -= taken;
-    taken
 }
 
 impl I8042 {
@@ -655,35 +239,21 @@ impl I8042 {
     /// nothing.
     pub fn input(&mut self, cx: &mut Context<'_>, event: InputEvent) {
         let state = &mut self.state;
-        let mouse = &mut state.mouse;
         match event {
             InputEvent::Key { key, down } => {
-                if state.keyboard.scanning {
-                    let translates = state.mode.contains(Mode::TRANSLATE);
-                    state.keyboard.key(key, down, translates);
-                    self.fill(cx);
-                }
+                let translates = state.mode.contains(Mode::TRANSLATE);
+                state.keyboard.key(key, down, translates);
+                self.fill(cx);
             }
-            _ if !mouse.reporting => {}
-            InputEvent::Button { button, down } => mouse.button(button, down),
-            InputEvent::Move { axis, by } => match axis {
-                InputAxis::X => mouse.dx = mouse.dx.wrapping_add(by),
-                InputAxis::Y => mouse.dy = mouse.dy.wrapping_sub(by),
-            },
+            InputEvent::Button { button, down } => state.mouse.button(button, down),
+            InputEvent::Move { axis, by } => state.mouse.moves(axis, by),
         }
     }
 
     /// What was done with the mouse until now belongs together.
     pub fn sync(&mut self, cx: &mut Context<'_>) {
-        let mouse = &mut self.state.mouse;
-        if !mouse.reporting {
-            return;
-        }
-        trace::ps2_mouse_event(mouse.dx, mouse.dy, mouse.dz, mouse.buttons);
-        if !mouse.remote {
-            mouse.report();
-            self.fill(cx);
-        }
+        self.state.mouse.sync();
+        self.fill(cx);
     }
 
     /// The keyboard's LEDs: scroll lock, num lock and caps lock in bits 0 to 2.
@@ -729,7 +299,7 @@ impl I8042 {
             return;
         }
         let keyboard = state.keyboard.has_data() && !state.mode.contains(Mode::KEYBOARD_DISABLED);
-        let mouse = !state.mouse.queue.is_empty() && !state.mode.contains(Mode::AUX_DISABLED);
+        let mouse = state.mouse.has_data() && !state.mode.contains(Mode::AUX_DISABLED);
         state.full = match state.own {
             Some((_, false)) => Some(Source::Controller),
             Some((_, true)) => Some(Source::ControllerAux),
@@ -755,7 +325,7 @@ impl I8042 {
         let byte = match source {
             Source::Controller | Source::ControllerAux => state.own.take().map(|(byte, _)| byte),
             Source::Keyboard => state.keyboard.take(),
-            Source::Mouse => state.mouse.queue.pop_front(),
+            Source::Mouse => state.mouse.take(),
         };
         if matches!(source, Source::Keyboard | Source::Mouse) {
             trace::ps2_read_data();
@@ -899,204 +469,6 @@ pub struct Saved {
     mouse: SavedMouse,
 }
 
-/// Saved form of the keyboard.
-#[derive(Debug, Serialize, Deserialize)]
-struct SavedKeyboard {
-    reply: heapless::Vec<u8, REPLY_SIZE>,
-    keys: heapless::Vec<u8, QUEUE_SIZE>,
-    command: Option<u8>,
-    scanning: bool,
-    leds: u8,
-    set: u8,
-    typematic: u8,
-    held: u8,
-    release: bool,
-}
-
-/// Saved form of the mouse.
-#[derive(Debug, Serialize, Deserialize)]
-struct SavedMouse {
-    queue: heapless::Vec<u8, QUEUE_SIZE>,
-    command: Option<u8>,
-    reporting: bool,
-    remote: bool,
-    wrap: bool,
-    scaling_2: bool,
-    resolution: u8,
-    rate: u8,
-    knock: [u8; 3],
-    protocol: Protocol,
-    buttons: u8,
-    dx: i32,
-    dy: i32,
-    dz: i32,
-    dw: i32,
-}
-
-/// A queue of what fits.
-fn deque<const N: usize>(bytes: &[u8]) -> heapless::Deque<u8, N> {
-    let mut deque = heapless::Deque::new();
-    deque.extend(bytes.iter().take(N).copied());
-    deque
-}
-
-impl Keyboard {
-    fn save(&self) -> SavedKeyboard {
-        let Self {
-            reply,
-            keys,
-            command,
-            scanning,
-            leds,
-            set,
-            typematic,
-            held,
-            release,
-        } = self;
-        SavedKeyboard {
-            reply: reply.iter().copied().collect(),
-            keys: keys.iter().copied().collect(),
-            command: *command,
-            scanning: *scanning,
-            leds: *leds,
-            set: *set,
-            typematic: *typematic,
-            held: held.bits(),
-            release: *release,
-        }
-    }
-}
-
-impl TryFrom<SavedKeyboard> for Keyboard {
-    type Error = StateError;
-
-    fn try_from(saved: SavedKeyboard) -> Result<Self, StateError> {
-        use StateError::Invalid;
-        let SavedKeyboard {
-            reply,
-            keys,
-            command,
-            scanning,
-            leds,
-            set,
-            typematic,
-            held,
-            release,
-        } = saved;
-        if !matches!(command, None | Some(SET_LEDS | SCAN_CODE_SET | SET_RATE)) {
-            return Err(Invalid("keyboard.command"));
-        }
-        if leds > 7 {
-            return Err(Invalid("keyboard.leds"));
-        }
-        if !(1..=3).contains(&set) {
-            return Err(Invalid("keyboard.set"));
-        }
-        if typematic > 0x7f {
-            return Err(Invalid("keyboard.typematic"));
-        }
-        let held = Modifiers::from_bits(held).ok_or(Invalid("keyboard.held"))?;
-        Ok(Self {
-            reply: deque(&reply),
-            keys: deque(&keys),
-            command,
-            scanning,
-            leds,
-            set,
-            typematic,
-            held,
-            release,
-        })
-    }
-}
-
-impl Mouse {
-    fn save(&self) -> SavedMouse {
-        let Self {
-            queue,
-            command,
-            reporting,
-            remote,
-            wrap,
-            scaling_2,
-            resolution,
-            rate,
-            knock,
-            protocol,
-            buttons,
-            dx,
-            dy,
-            dz,
-            dw,
-        } = self;
-        SavedMouse {
-            queue: queue.iter().copied().collect(),
-            command: *command,
-            reporting: *reporting,
-            remote: *remote,
-            wrap: *wrap,
-            scaling_2: *scaling_2,
-            resolution: *resolution,
-            rate: *rate,
-            knock: *knock,
-            protocol: *protocol,
-            buttons: *buttons,
-            dx: *dx,
-            dy: *dy,
-            dz: *dz,
-            dw: *dw,
-        }
-    }
-}
-
-impl TryFrom<SavedMouse> for Mouse {
-    type Error = StateError;
-
-    fn try_from(saved: SavedMouse) -> Result<Self, StateError> {
-        use StateError::Invalid;
-        let SavedMouse {
-            queue,
-            command,
-            reporting,
-            remote,
-            wrap,
-            scaling_2,
-            resolution,
-            rate,
-            knock,
-            protocol,
-            buttons,
-            dx,
-            dy,
-            dz,
-            dw,
-        } = saved;
-        if !matches!(command, None | Some(SET_RESOLUTION | SET_RATE)) {
-            return Err(Invalid("mouse.command"));
-        }
-        if buttons > 0x1f {
-            return Err(Invalid("mouse.buttons"));
-        }
-        Ok(Self {
-            queue: deque(&queue),
-            command,
-            reporting,
-            remote,
-            wrap,
-            scaling_2,
-            resolution,
-            rate,
-            knock,
-            protocol,
-            buttons,
-            dx,
-            dy,
-            dz,
-            dw,
-        })
-    }
-}
-
 impl SavedState for I8042 {
     const NAME: &'static str = CLASS.name;
     const VERSION: u16 = 2;
@@ -1178,6 +550,8 @@ impl SavedState for I8042 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::devices::input::{InputAxis, InputButton, QKeyCode};
+    use crate::devices::ps2::*;
     use crate::devices::testing::Bench;
     use crate::state::lifecycle_tests;
 
@@ -1347,7 +721,9 @@ mod tests {
         assert_eq!(board.keyboard(0), [0xfa, 0x41]);
         assert_eq!(board.keyboard(SET_RATE), [0xfa]);
         assert_eq!(board.keyboard(0), [0xfa]);
-        for unknown in [0x05, 0xec, 0xf7, 0xfb, 0xfe] {
+        assert_eq!(board.keyboard(KEY_MAKE_BREAK), [0xfa]);
+        assert_eq!(board.keyboard(RESET), [0xfa], "a key");
+        for unknown in [0x05, 0xec, 0xf7, 0xfb, 0xfd, 0xfe] {
             assert_eq!(board.keyboard(unknown), [0xfe]);
         }
         board.with_data(WRITE_MODE, 0x03);
@@ -1597,14 +973,5 @@ mod tests {
         }
         refused("command", |saved| saved.command = Some(0));
         refused("full", |saved| saved.full = Some(Source::Controller));
-        refused("keyboard.command", |saved| saved.keyboard.command = Some(0));
-        refused("keyboard.leds", |saved| saved.keyboard.leds = 8);
-        refused("keyboard.set", |saved| saved.keyboard.set = 0);
-        refused("keyboard.typematic", |saved| {
-            saved.keyboard.typematic = 0x80
-        });
-        refused("keyboard.held", |saved| saved.keyboard.held = 0x40);
-        refused("mouse.command", |saved| saved.mouse.command = Some(0));
-        refused("mouse.buttons", |saved| saved.mouse.buttons = 0x20);
     }
 }

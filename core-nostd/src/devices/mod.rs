@@ -10,18 +10,22 @@ pub mod block;
 pub mod class;
 pub mod debug_exit;
 pub mod debugcon;
+pub mod dma;
 pub mod hpet;
 pub mod i6300esb;
 pub mod i8042;
 pub mod ib700;
 pub mod input;
 pub mod kernel;
+pub mod parallel;
 pub mod pc_testdev;
 pub mod pci_serial;
 pub mod pci_testdev;
+pub mod pflash;
 pub mod pit;
 pub mod port92;
 pub mod post;
+mod ps2;
 pub mod pvpanic;
 pub mod rtc;
 pub mod serial;
@@ -31,7 +35,7 @@ use crate::memory::GuestRam;
 use crate::time::Timers;
 
 /// Effects that one register access may queue before the machine drains them.
-pub const EFFECTS_MAX: usize = 16;
+pub const EFFECTS_MAX: usize = 32;
 
 /// What a device may touch outside itself during one call.
 pub struct Context<'a> {
@@ -199,6 +203,15 @@ pub enum Effect {
     FlushPage(u32),
     /// A PCI function sends an interrupt message.
     Message(Msi),
+    /// Contents of a flash chip have changed, and are to be kept.
+    FlashChanged {
+        /// The chip's number.
+        unit: u8,
+        /// The first byte.
+        offset: u32,
+        /// How many.
+        length: u16,
+    },
     /// The guest has opened or closed a drive's tray.
     Tray {
         /// Which drive's.

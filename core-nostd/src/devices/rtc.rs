@@ -8,11 +8,16 @@
 //!
 //! Deliberate differences: the day of the week follows from the date; daylight saving (DSE), the
 //! square wave (SQWE) and the time bases other than 32.768 kHz are kept as bits without effect.
-//! Missed periodic interrupts are dropped (`lost_tick_policy=discard`).
+//!
+//! Periodic interrupts that come while the last one waits are dropped, as by the part, unless the device is told to keep them
+//! (`lost_tick_policy=slew`, for guests that count them as time): then they come later, the first [`SLEW_ACKS`] at once when
+//! register C is read, and more of them between regular ones. Whether an interrupt reached a processor is not known here, as it is
+//! in QEMU: one is lost if the guest has not read register C since the one before.
 
 use serde::{Deserialize, Serialize};
 
 use super::class::{DeviceClass, Property, PropertyKind, Value};
+use super::kernel::LOST_TICK_POLICY;
 use super::{Context, Effect, GuestEvent, PortDevice, Width};
 use crate::irq::IrqLine;
 use crate::state::{SavedState, StateError};
@@ -45,6 +50,15 @@ pub static CLASS: DeviceClass = DeviceClass {
             kind: PropertyKind::Uint8,
             default: Value::Uint(8),
             doc: "input of the interrupt controllers",
+        },
+        Property {
+            name: LOST_TICK_POLICY,
+            kind: PropertyKind::Word {
+                name: "LostTickPolicy",
+                words: &["discard", "delay", "slew"],
+            },
+            default: Value::Word("discard"),
+            doc: "what becomes of ticks that the guest is too late for",
         },
     ],
 };
@@ -98,6 +112,12 @@ const ALARM_ANY: u8 = 0xc0;
 
 const DAY: i64 = 86_400;
 
+/// Lost periodic interrupts that are repeated at once, one with each acknowledge, until a regular one comes.
+pub const SLEW_ACKS: u8 = 20;
+
+/// More of them come between two regular ones at most.
+const SLEW_BETWEEN: u32 = 7;
+
 /// UIP rises this long before an update: 8 cycles of 32.768 kHz, in nanoseconds.
 const UIP_HOLD: u64 = 244_140;
 
@@ -133,6 +153,12 @@ struct State {
     phase: u64,
     /// The virtual time up to which the flags of register C are known.
     flags_at: u64,
+    /// Periodic interrupts that are to be repeated.
+    lost: u32,
+    /// Those that were repeated at once since there was a regular one.
+    repeated: u8,
+    /// The virtual time at which the next one is to be repeated.
+    repeat_at: Option<u64>,
 }
 
 /// The clock.
@@ -140,14 +166,16 @@ struct State {
 pub struct Rtc {
     base: RtcBase,
     wiring: RtcWiring,
+    /// Whether lost periodic interrupts are repeated.
+    slews: bool,
     /// Somebody else drives the line.
     muted: bool,
     state: State,
 }
 
 impl Rtc {
-    /// The clock with an empty CMOS RAM, in BCD and 24-hour form.
-    pub fn new(wiring: RtcWiring, base: RtcBase) -> Self {
+    /// The clock with an empty CMOS RAM, in BCD and 24-hour form; `slews` says whether lost periodic interrupts are repeated.
+    pub fn new(wiring: RtcWiring, base: RtcBase, slews: bool) -> Self {
         let mut cmos = [0; CMOS_SIZE];
         cmos[REGISTER_A] = 0x26;
         cmos[REGISTER_B] = B_24;
@@ -155,6 +183,7 @@ impl Rtc {
         let mut rtc = Self {
             base,
             wiring,
+            slews,
             muted: false,
             state: State {
                 index: 0,
@@ -163,6 +192,9 @@ impl Rtc {
                 offset: 0,
                 phase: 0,
                 flags_at: 0,
+                lost: 0,
+                repeated: 0,
+                repeat_at: None,
             },
         };
         rtc.show(0);
@@ -174,6 +206,7 @@ impl Rtc {
         self.state.cmos[REGISTER_B] &= !(B_PIE | B_AIE | B_UIE | B_SQWE);
         self.state.cmos[REGISTER_C] = 0;
         self.state.flags_at = cx.now;
+        self.forget_lost();
         self.state.index = 0;
         self.state.nmi_disabled = false;
         self.drive(cx);
@@ -212,6 +245,39 @@ impl Rtc {
         self.sync(cx);
         self.base = base;
         self.drive(cx);
+    }
+
+    /// Whether lost periodic interrupts are repeated.
+    pub const fn slews(&self) -> bool {
+        self.slews
+    }
+
+    /// Gives up on periodic interrupts that the guest has lost: they are not repeated. For a host that has told the guest the
+    /// time by other means.
+    pub fn reset_reinjection(&mut self, cx: &mut Context<'_>) {
+        self.sync(cx);
+        self.forget_lost();
+        self.drive(cx);
+    }
+
+    fn forget_lost(&mut self) {
+        self.state.lost = 0;
+        self.state.repeated = 0;
+        self.state.repeat_at = None;
+    }
+
+    /// Whether an alarm that may interrupt has come and was not acknowledged: what wakes a sleeping machine up.
+    pub fn alarm_rings(&self) -> bool {
+        self.state.cmos[REGISTER_C] & C_AF != 0 && self.state.cmos[REGISTER_B] & B_AIE != 0
+    }
+
+    /// What the clock shows at `now`: seconds since 1970-01-01 00:00, in whatever time zone the guest keeps it. One that the guest
+    /// holds shows what it did then.
+    pub fn shown(&self, now: u64) -> i64 {
+        match self.running() {
+            true => self.seconds(now),
+            false => self.registers().clamp(EARLIEST, LATEST),
+        }
     }
 
     /// Says whether something else drives the line, as an HPET does in legacy replacement mode. A muted clock that is unmuted
@@ -310,17 +376,22 @@ impl Rtc {
         }
     }
 
-    /// Takes the time from the registers, however odd their values, and tells the host.
-    fn take(&mut self, cx: &mut Context<'_>) {
+    /// The time that stands in the registers, however odd their values.
+    fn registers(&self) -> i64 {
         let cmos = &self.state.cmos;
         let year = self.decode(cmos[CENTURY]) * 100 + self.decode(cmos[YEAR]);
         let month = self.decode(cmos[MONTH]).clamp(1, 12);
         let days = days_from_date(year, month, self.decode(cmos[DAY_OF_MONTH]));
-        let seconds = days * DAY
+        days * DAY
             + self.decode_hours(cmos[HOURS]) * 3600
             + self.decode(cmos[MINUTES]) * 60
-            + self.decode(cmos[SECONDS]);
-        self.state.offset = seconds
+            + self.decode(cmos[SECONDS])
+    }
+
+    /// Takes the time from the registers and tells the host.
+    fn take(&mut self, cx: &mut Context<'_>) {
+        self.state.offset = self
+            .registers()
             .saturating_sub(self.base.seconds)
             .saturating_sub(self.ticked(cx.now));
         trace::rtc_set_time(self.state.offset);
@@ -347,6 +418,12 @@ impl Rtc {
         let done = self.chain(now) * 32_768 / (second * cycles);
         let next = ((done + 1) * cycles * second).div_ceil(32_768);
         (next - u128::from(self.state.phase)).try_into().ok()
+    }
+
+    /// Whole periods until `now`.
+    fn periods(&self, now: u64) -> u128 {
+        let cycles = self.period_cycles().map_or(u128::MAX, u128::from);
+        self.chain(now) * 32_768 / u128::from(SECOND) / cycles
     }
 
     /// The virtual time of the `n`th update after `now`.
@@ -391,12 +468,71 @@ impl Rtc {
 
     /// Sets the flags that came since the last call.
     fn sync(&mut self, cx: &Context<'_>) {
+        self.count_lost(cx.now);
         for (flag, at) in self.next_flags(self.state.flags_at) {
             if at.is_some_and(|at| at <= cx.now) {
                 self.state.cmos[REGISTER_C] |= flag;
             }
         }
         self.state.flags_at = cx.now.max(self.state.flags_at);
+    }
+
+    /// Counts the periodic interrupts that come while the last one waits, and repeats one if it is time.
+    fn count_lost(&mut self, now: u64) {
+        if !self.slews || self.state.cmos[REGISTER_B] & B_PIE == 0 {
+            return;
+        }
+        let waits = self.state.cmos[REGISTER_C] & C_PF != 0;
+        let came = self.periods(now.max(self.state.flags_at)) - self.periods(self.state.flags_at);
+        if came > 0 {
+            self.state.repeated = 0;
+        }
+        let lost = came.saturating_sub(u128::from(!waits));
+        self.state.lost = u32::try_from(lost + u128::from(self.state.lost)).unwrap_or(u32::MAX);
+        if self.state.repeat_at.is_some_and(|at| at <= now) {
+            self.state.repeat_at = None;
+            if !waits && came == 0 {
+                self.repeat();
+            }
+        }
+    }
+
+    /// A periodic interrupt that was lost comes again.
+    fn repeat(&mut self) {
+        if let Some(left) = self.state.lost.checked_sub(1) {
+            self.state.lost = left;
+            self.state.cmos[REGISTER_C] |= C_PF;
+        }
+    }
+
+    /// Register C was read: of the lost interrupts one comes at once, or before the next regular one.
+    fn acknowledged(&mut self, cx: &mut Context<'_>) {
+        if self.state.lost == 0 || self.state.cmos[REGISTER_B] & B_PIE == 0 {
+            return;
+        }
+        if self.state.repeated < SLEW_ACKS {
+            self.state.repeated += 1;
+            // A new edge.
+            self.drive(cx);
+            self.repeat();
+        } else if self.state.repeat_at.is_none() {
+            let cycles = self.period_cycles().map_or(0, u64::from);
+            let parts = u64::from(self.state.lost.min(SLEW_BETWEEN)) + 1;
+            let wait = cycles * SECOND / 32_768 / parts;
+            self.state.repeat_at = cx.now.checked_add(wait).filter(|_| wait > 0);
+        }
+    }
+
+    /// Periodic interrupts come at another rate than once in `before` cycles, or no more: the same time is lost.
+    fn recount_lost(&mut self, before: Option<u32>) {
+        let wanted = self.state.cmos[REGISTER_B] & B_PIE != 0;
+        match (before, self.period_cycles()) {
+            (Some(before), Some(now)) if wanted => {
+                let lost = u64::from(self.state.lost) * u64::from(before);
+                self.state.lost = lost.div_ceil(now.into()).try_into().unwrap_or(u32::MAX);
+            }
+            _ => self.forget_lost(),
+        }
     }
 
     /// Derives IRQF and the line from the flags, and arms the timer for the next enabled one.
@@ -416,6 +552,7 @@ impl Rtc {
                 .iter()
                 .filter(|(flag, _)| flag & enabled != 0)
                 .filter_map(|(_, at)| *at)
+                .chain(self.state.repeat_at)
                 .min()
         };
         match next {
@@ -442,6 +579,7 @@ impl Rtc {
         trace::rtc_write(index, value);
         self.show(now);
         let ran = self.running();
+        let period = self.period_cycles();
         match index {
             SECONDS | MINUTES | HOURS | DAY_OF_WEEK | DAY_OF_MONTH | MONTH | YEAR | CENTURY => {
                 self.state.cmos[index] = value;
@@ -476,6 +614,9 @@ impl Rtc {
             REGISTER_C | REGISTER_D => {}
             _ => self.state.cmos[index] = value,
         }
+        if self.slews && (index == REGISTER_A || index == REGISTER_B) {
+            self.recount_lost(period);
+        }
     }
 }
 
@@ -494,6 +635,7 @@ impl PortDevice for Rtc {
         if index == REGISTER_C {
             self.drive(cx);
             value = core::mem::take(&mut self.state.cmos[REGISTER_C]);
+            self.acknowledged(cx);
         }
         self.drive(cx);
         trace::rtc_read(index, value);
@@ -524,17 +666,21 @@ pub struct SavedRtc {
     offset: i64,
     phase: u64,
     flags_at: u64,
+    lost: u32,
+    repeated: u8,
+    repeat_at: Option<u64>,
 }
 
 impl SavedState for Rtc {
     const NAME: &'static str = "mc146818rtc";
-    const VERSION: u16 = 1;
+    const VERSION: u16 = 2;
     type Saved = SavedRtc;
 
     fn save(&self) -> SavedRtc {
         let Self {
             base,
             wiring: _,
+            slews: _,
             muted: _,
             state,
         } = self;
@@ -545,6 +691,9 @@ impl SavedState for Rtc {
             offset,
             phase,
             flags_at,
+            lost,
+            repeated,
+            repeat_at,
         } = state.clone();
         SavedRtc {
             index,
@@ -554,6 +703,9 @@ impl SavedState for Rtc {
             offset,
             phase,
             flags_at,
+            lost,
+            repeated,
+            repeat_at,
         }
     }
 
@@ -566,12 +718,18 @@ impl SavedState for Rtc {
             offset,
             phase,
             flags_at,
+            lost,
+            repeated,
+            repeat_at,
         } = saved;
         if usize::from(index) >= CMOS_SIZE {
             return Err(StateError::Invalid("index"));
         }
         if phase >= SECOND {
             return Err(StateError::Invalid("phase"));
+        }
+        if repeated > SLEW_ACKS {
+            return Err(StateError::Invalid("repeated"));
         }
         let cmos = core::array::from_fn(|i| cmos[i / (CMOS_SIZE / 4)][i % (CMOS_SIZE / 4)]);
         self.base.seconds = base;
@@ -582,6 +740,9 @@ impl SavedState for Rtc {
             offset,
             phase,
             flags_at,
+            lost,
+            repeated,
+            repeat_at,
         };
         self.drive(cx);
         Ok(())
@@ -600,14 +761,18 @@ mod tests {
     const LEAP: i64 = 1_583_020_798;
 
     fn rtc() -> Rtc {
+        slewing(false)
+    }
+
+    fn slewing(slews: bool) -> Rtc {
         let wiring = RtcWiring {
             irq: IRQ,
             timer: TimerId::new(1),
         };
-        Rtc::new(wiring, RtcBase { seconds: LEAP })
+        Rtc::new(wiring, RtcBase { seconds: LEAP }, slews)
     }
 
-    lifecycle_tests!(Rtc, rtc(), |rtc, bench| {
+    lifecycle_tests!(Rtc, slewing(true), |rtc, bench| {
         set(rtc, bench, 0x0b, 0x72);
     });
 
@@ -683,6 +848,78 @@ mod tests {
         assert_eq!(get(&mut rtc, &mut bench, 0x0c) & 0xd0, 0xd0);
         assert!(!bench.lines.level(IRQ));
         assert_eq!(bench.timers.next_deadline(), Some(100 * SECOND + 976_563));
+    }
+
+    /// A guest that is away for 50 periods gets them all: 20 at once, the others between regular ones.
+    #[test]
+    fn lost_interrupts_come_later() {
+        let (mut rtc, mut bench) = (slewing(true), Bench::new());
+        get(&mut rtc, &mut bench, 0x0c);
+        // 1,024 Hz.
+        set(&mut rtc, &mut bench, 0x0b, 0x42);
+        let period = SECOND / 1024;
+        bench.now = 51 * period + 5000;
+        rtc.timer(&mut bench.context(), TimerId::new(1));
+        let mut at_once = 0;
+        while get(&mut rtc, &mut bench, 0x0c) & 0xc0 == 0xc0 {
+            at_once += 1;
+        }
+        assert_eq!(at_once, 1 + 20);
+        assert!(!bench.lines.level(IRQ));
+        // Eight in a period, all acknowledged, in place of one.
+        let (mut came, end) = (0, bench.now + 40 * period);
+        while let Some(at) = bench.timers.next_deadline().filter(|at| *at <= end) {
+            bench.now = at;
+            bench.timers.take_expired(at);
+            rtc.timer(&mut bench.context(), TimerId::new(1));
+            assert!(bench.lines.level(IRQ));
+            while get(&mut rtc, &mut bench, 0x0c) & 0xc0 == 0xc0 {
+                came += 1;
+            }
+        }
+        assert_eq!(came, 40 + 30);
+        assert_eq!(rtc.state.lost, 0);
+        // Whoever is told the time otherwise wants none of them.
+        bench.now += 50 * period;
+        rtc.reset_reinjection(&mut bench.context());
+        assert_eq!(get(&mut rtc, &mut bench, 0x0c) & 0xc0, 0xc0);
+        assert_eq!(get(&mut rtc, &mut bench, 0x0c) & 0xc0, 0);
+        // The same time at half the rate.
+        bench.now += 41 * period;
+        set(&mut rtc, &mut bench, 0x0a, 0x27);
+        assert_eq!(rtc.state.lost, 20);
+        set(&mut rtc, &mut bench, 0x0b, 0x02);
+        assert_eq!(rtc.state.lost, 0);
+    }
+
+    #[test]
+    fn what_the_clock_shows() {
+        let (mut rtc, mut bench) = (rtc(), Bench::new());
+        assert_eq!(rtc.shown(2 * SECOND), LEAP + 2);
+        set(&mut rtc, &mut bench, 0x0b, 0x82);
+        assert_eq!(rtc.shown(2 * SECOND), LEAP);
+        set(&mut rtc, &mut bench, 0x08, 0xff);
+        set(&mut rtc, &mut bench, 0x07, 0xff);
+        rtc.shown(0);
+    }
+
+    #[test]
+    fn an_alarm_rings_until_it_is_acknowledged() {
+        let (mut rtc, mut bench) = (rtc(), Bench::new());
+        for (index, value) in [(5, 0x23), (3, 0x59), (1, 0x59), (0x0b, 0x22)] {
+            set(&mut rtc, &mut bench, index, value);
+        }
+        get(&mut rtc, &mut bench, 0x0c);
+        rtc.set_muted(&mut bench.context(), true);
+        assert!(!rtc.alarm_rings());
+        bench.now = SECOND;
+        assert_eq!(bench.timers.take_expired(SECOND), Some(TimerId::new(1)));
+        rtc.timer(&mut bench.context(), TimerId::new(1));
+        assert!(rtc.alarm_rings() && !bench.lines.level(IRQ));
+        rtc.set_muted(&mut bench.context(), false);
+        assert!(bench.lines.level(IRQ));
+        get(&mut rtc, &mut bench, 0x0c);
+        assert!(!rtc.alarm_rings());
     }
 
     #[test]
@@ -771,7 +1008,7 @@ mod tests {
     proptest! {
         #[test]
         fn never_panics(steps in proptest::collection::vec((0u8..16, any::<u8>(), any::<u64>()), 0..40)) {
-            let (mut rtc, mut bench) = (rtc(), Bench::new());
+            let (mut rtc, mut bench) = (slewing(true), Bench::new());
             for (index, value, step) in steps {
                 bench.now = bench.now.saturating_add(step >> (value & 63));
                 set(&mut rtc, &mut bench, index, value);

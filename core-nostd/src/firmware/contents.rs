@@ -51,9 +51,7 @@ impl<'m> FwCfg<'m> {
         self.add_u32(keys::IRQ0_OVERRIDE, 1)?;
         // No reserved range beyond the file's.
         self.add_u32(keys::E820_TABLE, 0)?;
-        self.add_file(e820::FILE, e820::table(low_ram, high_ram))?;
-        // Seconds until firmware that found nothing to boot starts over; -1 for never.
-        self.add_file("etc/boot-fail-wait", Content::inline(&[0xff; 4]))
+        self.add_file(e820::FILE, e820::table(low_ram, high_ram))
     }
 }
 

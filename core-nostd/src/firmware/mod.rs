@@ -2,6 +2,7 @@
 
 pub mod acpi;
 pub mod boot;
+pub mod boot_order;
 pub mod contents;
 pub mod e820;
 pub mod fw_cfg;
@@ -12,6 +13,7 @@ pub mod numa;
 pub mod smbios;
 pub mod vmcoreinfo;
 
+pub use boot_order::BootSettings;
 pub use contents::MachineFacts;
 pub use fw_cfg::{Content, FwCfg, FwCfgError, INLINE_MAX};
 pub use numa::Numa;

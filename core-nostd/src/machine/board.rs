@@ -3,23 +3,28 @@
 use core::fmt;
 
 use super::a20::A20Gate;
+use super::boot::{self, Boot};
+use super::flash;
 use super::pci::{Buses, TEXT_MAX};
 use super::{
-    Board, Config, DEBUG_EXIT_MAX, DEBUGCON_MAX, Host, Irqchip, Machine, PciSlot, Port, PortsFull,
-    RamLayout, SERIAL_MAX,
+    Board, Config, DEBUG_EXIT_MAX, DEBUGCON_MAX, Host, Irqchip, Machine, PARALLEL_MAX, PciSlot,
+    Port, PortsFull, RamLayout, SERIAL_MAX,
 };
 use crate::devices::acpi_pm::{self, AcpiPm, AcpiPmWiring};
 use crate::devices::class::{DeviceClass, PropertyValues};
 use crate::devices::debug_exit::{self, DebugExit};
 use crate::devices::debugcon::{self, Debugcon};
+use crate::devices::dma::{self, Dma};
 use crate::devices::hpet::{self, Hpet, HpetWiring};
 use crate::devices::i6300esb;
 use crate::devices::i8042::{self, I8042, I8042Wiring};
 use crate::devices::ib700::{self, Ib700};
 use crate::devices::kernel;
+use crate::devices::parallel;
 use crate::devices::pc_testdev::{self, PcTestdev};
 use crate::devices::pci_serial;
 use crate::devices::pci_testdev;
+use crate::devices::pflash;
 use crate::devices::pit::{self, Pit, PitWiring};
 use crate::devices::port92::{self, Port92};
 use crate::devices::post::{self, Post};
@@ -46,6 +51,7 @@ use crate::trace::events as trace;
 pub static CLASSES: &[&DeviceClass] = &[
     &debug_exit::CLASS,
     &debugcon::CLASS,
+    &dma::CLASS,
     &fw_cfg::CLASS,
     &hpet::CLASS,
     &i440fx::CLASS,
@@ -59,12 +65,14 @@ pub static CLASSES: &[&DeviceClass] = &[
     &kernel::PIC_CLASS,
     &kernel::PIT_CLASS,
     &lapic::CLASS,
+    &parallel::CLASS,
     &pc_testdev::CLASS,
     &bridge::CLASS,
     &pci_serial::CLASS,
     &pci_serial::CLASS_2X,
     &pci_serial::CLASS_4X,
     &pci_testdev::CLASS,
+    &pflash::CLASS,
     &pic::CLASS,
     &piix3::CLASS,
     &piix4_pm::CLASS,
@@ -74,6 +82,7 @@ pub static CLASSES: &[&DeviceClass] = &[
     &pvpanic::CLASS,
     &rtc::CLASS,
     &serial::CLASS,
+    &crate::virtio::block::PCI_CLASS,
     &vmcoreinfo::CLASS,
 ];
 
@@ -117,7 +126,7 @@ pub(super) const SERIALS: [(u16, u8); SERIAL_MAX] =
     [(0x3f8, 4), (0x2f8, 3), (0x3e8, 4), (0x2e8, 3)];
 
 /// Interrupts of ISA devices.
-const ISA_IRQS: u64 = 16;
+pub(super) const ISA_IRQS: u64 = 16;
 
 /// Consoles behind those of the serial ports.
 const DEBUGCON_CONSOLES: u8 = SERIAL_MAX as u8;
@@ -232,6 +241,10 @@ pub enum DeviceError {
     NotFound,
     /// There are devices below it.
     Busy,
+    /// There are as many parallel ports as there can be, or the index is none of theirs.
+    ParallelMax,
+    /// All parallel ports of this index are taken.
+    ParallelTaken(u64),
     /// There are as many of this kind as there can be.
     TooMany(usize),
     /// The property, named, has a value that the device can not have.
@@ -299,6 +312,11 @@ impl fmt::Display for DeviceError {
             Self::TooMany(most) => write!(f, "at most {most} of them are possible"),
             Self::Property(name) => write!(f, "property '{name}' has an impossible value"),
             Self::IndexTaken(index) => write!(f, "serial port {index} exists already"),
+            Self::ParallelMax => write!(
+                f,
+                "Max. supported number of parallel ports is {PARALLEL_MAX}."
+            ),
+            Self::ParallelTaken(index) => write!(f, "parallel port {index} exists already"),
             Self::Ports(full) => write!(f, "{full}"),
             Self::FwCfgFile(name) => write!(f, "duplicate fw_cfg file name: {name}"),
             Self::OnlyOne(name) => write!(f, "at most one {name} device is permitted"),
@@ -315,6 +333,7 @@ impl Port {
     pub(super) const fn widest(self) -> Width {
         match self {
             Self::FwCfg => FwCfg::WIDEST,
+            Self::Post => Post::WIDEST,
             Self::PciAddress | Self::PciData => Width::Dword,
             Self::DebugExit(_) => DebugExit::WIDEST,
             Self::Pvpanic => Pvpanic::WIDEST,
@@ -371,6 +390,7 @@ impl<'m> Machine<'m> {
             layout: RamLayout::new(config.board, config.ram_size),
             ram: config.ram,
             rom: config.rom,
+            flash: flash::chips(&config)?,
             ports: PortMap::new(),
             decoded: PortMap::new(),
             map: MemoryMap::new(),
@@ -391,6 +411,7 @@ impl<'m> Machine<'m> {
                 RtcBase {
                     seconds: config.rtc_base,
                 },
+                config.rtc_slews,
             ),
             hpet: (config.board == Board::Pc && config.hpet)
                 .then(|| Hpet::new(hpet, config.hpet_msi)),
@@ -399,14 +420,18 @@ impl<'m> Machine<'m> {
             port92: Port92::new(),
             a20: A20Gate::new(),
             post: Post::new(),
+            boot: Boot::new(&config.boot_settings),
+            dma: Dma::new(),
             fw_cfg: FwCfg::new(true),
             pci: ConfigMechanism1::new(),
             buses: Buses::new(),
+            drives: super::drives::Drives::new(),
             i440fx: I440fx::new(config.ram_size),
             piix3: Piix3::new(),
             piix4_pm: Piix4Pm::new(pm_base),
             acpi_pm: AcpiPm::new(acpi_pm),
             serials: [const { None }; SERIAL_MAX],
+            parallels: [const { None }; PARALLEL_MAX],
             debugcons: heapless::Vec::new(),
             debug_exits: heapless::Vec::new(),
             watchdog: None,
@@ -454,6 +479,9 @@ impl<'m> Machine<'m> {
             ports.add(i8042::DATA_PORT, 1, Port::KeyboardData)?;
             ports.add(i8042::COMMAND_PORT, 1, Port::KeyboardCommand)?;
             ports.add(port92::PORT, 1, Port::Port92)?;
+            for (base, length) in dma::PORTS {
+                ports.add(base.into(), length, Port::Dma(base))?;
+            }
             ports.add(mechanism::CONFADD, 4, Port::PciAddress)?;
             ports.add(mechanism::CONFDATA, 4, Port::PciData)?;
             if self.has_acpi {
@@ -475,9 +503,10 @@ impl<'m> Machine<'m> {
             cpus: config.cpus,
             apic_ids: config.max_cpus,
             nographic: !config.graphics,
-            boot_menu: false,
+            boot_menu: config.boot_settings.menu,
             numa: config.numa.item,
         })?;
+        boot::describe(fw_cfg, &config.boot_settings)?;
         if !config.kernel.is_empty() {
             fw_cfg.add_u32(keys::KERNEL_SIZE, config.kernel.len() as u32)?;
             fw_cfg.add(keys::KERNEL_DATA, Content::Lent(config.kernel))?;
@@ -494,6 +523,7 @@ impl<'m> Machine<'m> {
             fw_cfg.add(keys::BOOT, Content::Lent(config.boot))?;
         }
         self.describe_in_cmos(low_ram, high_ram, config.cpus);
+        self.describe_boot_order(&config.boot_settings);
         Ok(())
     }
 
@@ -520,7 +550,10 @@ impl<'m> Machine<'m> {
     fn build_map(&self) -> Result<MemoryMap, MapFull> {
         let (low, high, rom) = (self.layout.low, self.layout.high, self.rom.len() as u64);
         match self.board {
-            Board::Pc => Ok(i440fx::memory_map(low, high, rom, &self.i440fx.shadow())),
+            Board::Pc => {
+                let shadow = self.i440fx.shadow();
+                Ok(i440fx::memory_map(low, high, &self.firmware(), &shadow))
+            }
             Board::Microvm => microvm_map(low, high, rom),
             Board::None => Ok(MemoryMap::new()),
         }
@@ -552,6 +585,7 @@ impl<'m> Machine<'m> {
         }
         match class.name {
             name if name == serial::CLASS.name => self.plug_serial(values).map(Some),
+            name if name == parallel::CLASS.name => self.plug_parallel(values).map(Some),
             name if name == debugcon::CLASS.name => self.plug_debugcon(values).map(Some),
             name if name == debug_exit::CLASS.name => self.plug_debug_exit(values).map(|()| None),
             name if name == ib700::CLASS.name => self.plug_watchdog().map(|()| None),
@@ -684,6 +718,7 @@ impl<'m> Machine<'m> {
     /// Resets every device. The host resets processors and in-kernel controllers itself.
     pub fn reset<H: Host>(&mut self, host: &mut H, now: u64) {
         trace::machine_reset(now);
+        self.reset_boot_order();
         self.power_on(now);
         host.memory_remapped();
         self.drain(host, now, None);
@@ -691,6 +726,8 @@ impl<'m> Machine<'m> {
         self.pic.reset(context!(self, now));
         self.drain(host, now, None);
         self.hand_in_lines();
+        // They have dropped what they had under way.
+        self.resume_drives(host, now);
     }
 
     /// Lets the I/O APIC see lines that were high before it was reset: nobody tells of them again.
@@ -715,14 +752,21 @@ impl<'m> Machine<'m> {
         self.port92.reset(context!(self, now));
         self.a20 = A20Gate::new();
         self.post.reset(context!(self, now));
+        self.dma.reset(context!(self, now));
         self.fw_cfg.reset(context!(self, now));
         self.pci.reset(context!(self, now));
         self.i440fx.reset(context!(self, now));
+        for chip in self.flash.iter_mut().flatten() {
+            chip.reset(context!(self, now));
+        }
         self.piix3.reset(context!(self, now));
         self.piix4_pm.reset(context!(self, now));
         self.acpi_pm.reset(context!(self, now));
         for serial in self.serials.iter_mut().flatten() {
             serial.reset(context!(self, now));
+        }
+        for parallel in self.parallels.iter_mut().flatten() {
+            parallel.reset(context!(self, now));
         }
         if let Some(watchdog) = &mut self.watchdog {
             watchdog.reset(context!(self, now));
@@ -738,12 +782,6 @@ impl<'m> Machine<'m> {
         self.arm_apics();
         // What the resets themselves asked for is done.
         while self.effects.take().is_some() {}
-    }
-
-    /// Corrects what the real-time clock showed, in seconds since 1970, when the virtual clock
-    /// read 0: for a clock that goes on while the VM is stopped.
-    pub fn set_rtc_base(&mut self, now: u64, seconds: i64) {
-        self.rtc.set_base(RtcBase { seconds }, context!(self, now));
     }
 
     /// Lets a timer's owner know that it fired, and returns who that was.
@@ -822,12 +860,17 @@ impl<'m> Machine<'m> {
             Port::KeyboardCommand => self.i8042.pio_read(cx, i8042::COMMAND, width),
             Port::Port92 => self.port92.pio_read(cx, offset, width),
             Port::Post => self.post.pio_read(cx, offset, width),
+            Port::Dma(base) => self.dma.pio_read(cx, u16::from(base) + offset, width),
             Port::FwCfg => self.fw_cfg.pio_read(cx, offset, width),
             Port::PciAddress => self.pci_address_read(now, offset, width),
             Port::PciData => self.pci_read(offset, width),
             Port::Function { claim, .. } => self.function_port_read(now, claim, offset, width),
             Port::Serial(index) => match &mut self.serials[usize::from(index)] {
                 Some(serial) => serial.pio_read(cx, offset, width),
+                None => u32::MAX,
+            },
+            Port::Parallel(index) => match &mut self.parallels[usize::from(index)] {
+                Some(parallel) => parallel.pio_read(cx, offset, width),
                 None => u32::MAX,
             },
             Port::Debugcon(index) => match self.debugcons.get_mut(usize::from(index)) {
@@ -887,6 +930,10 @@ impl<'m> Machine<'m> {
             Port::KeyboardCommand => self.i8042.pio_write(cx, i8042::COMMAND, width, value),
             Port::Port92 => self.port92.pio_write(cx, offset, width, value),
             Port::Post => self.post.pio_write(cx, offset, width, value),
+            Port::Dma(base) => {
+                self.dma
+                    .pio_write(cx, u16::from(base) + offset, width, value);
+            }
             Port::FwCfg => self.fw_cfg.pio_write(cx, offset, width, value),
             Port::PciAddress => self.pci_address_write(now, offset, width, value),
             Port::PciData => self.pci_write(host, now, offset, width, value),
@@ -896,6 +943,11 @@ impl<'m> Machine<'m> {
             Port::Serial(index) => {
                 if let Some(serial) = &mut self.serials[usize::from(index)] {
                     serial.pio_write(cx, offset, width, value);
+                }
+            }
+            Port::Parallel(index) => {
+                if let Some(parallel) = &mut self.parallels[usize::from(index)] {
+                    parallel.pio_write(cx, offset, width, value);
                 }
             }
             Port::Debugcon(index) => {
@@ -986,7 +1038,7 @@ const fn testdev_offset(port: Port, offset: u16) -> u16 {
 }
 
 /// The property `iobase` of an ISA device; all ones, and none, stand for `default`.
-fn port_of(values: &PropertyValues, default: u16) -> Result<u16, DeviceError> {
+pub(super) fn port_of(values: &PropertyValues, default: u16) -> Result<u16, DeviceError> {
     match values.uint("iobase") {
         None => Ok(default),
         Some(port) if port == u64::from(u32::MAX) => Ok(default),

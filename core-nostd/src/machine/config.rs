@@ -3,7 +3,8 @@
 use core::sync::atomic::AtomicU8;
 
 use crate::devices::acpi_pm::SleepStates;
-use crate::firmware::Numa;
+use crate::devices::pflash;
+use crate::firmware::{BootSettings, Numa};
 use crate::irq::LocalApic;
 #[cfg(doc)]
 use crate::irq::lapic::CPUS_MAX;
@@ -87,6 +88,15 @@ impl RamLayout {
     }
 }
 
+/// A flash chip.
+#[derive(Clone, Copy, Debug)]
+pub struct FlashUnit<'m> {
+    /// Its contents, whole sectors.
+    pub cells: &'m [AtomicU8],
+    /// Whether the guest can't change them.
+    pub read_only: bool,
+}
+
 /// What a machine is built from. The host lends memory and files for the machine's lifetime.
 pub struct Config<'m> {
     /// The board.
@@ -108,8 +118,12 @@ pub struct Config<'m> {
     pub ram: &'m dyn GuestRam,
     /// Bytes of guest RAM.
     pub ram_size: u64,
-    /// The firmware image, whose end lies at 4 GiB. A multiple of 4 KiB, at most 16 MiB.
+    /// The firmware image, whose end lies at 4 GiB. A multiple of 4 KiB, at most 16 MiB. With [`Config::flash`]: a copy of
+    /// what is seen of it below 1 MiB, at most 128 KiB.
     pub rom: &'m [u8],
+    /// Flash chips in the place of the image, on [`Board::Pc`]: the end of the first one lies at 4 GiB, the other one's
+    /// where the first begins.
+    pub flash: [Option<FlashUnit<'m>>; pflash::UNITS_MAX],
     /// Processors at power-on, at least 1 except on [`Board::None`].
     pub cpus: u16,
     /// Processors that there may be later, at least `cpus`.
@@ -119,12 +133,16 @@ pub struct Config<'m> {
     pub local_apics: &'m mut [LocalApic],
     /// Time of day when the virtual clock reads 0, in seconds since 1970-01-01 00:00 UTC.
     pub rtc_base: i64,
+    /// Whether the real-time clock repeats periodic interrupts that the guest has lost (`-rtc driftfix=slew`).
+    pub rtc_slews: bool,
     /// The machine's UUID, in the byte order of its text form.
     pub uuid: [u8; 16],
     /// NUMA nodes.
     pub numa: Numa<'m>,
     /// Whether firmware may expect a graphical console.
     pub graphics: bool,
+    /// What firmware is told about booting.
+    pub boot_settings: BootSettings<'m>,
     /// A kernel for the firmware to start.
     pub kernel: &'m [u8],
     /// An initial RAM disk for it, or multiboot modules, each at a multiple of 4 KiB.
@@ -153,10 +171,12 @@ impl<'m> Config<'m> {
             ram,
             ram_size,
             rom: &[],
+            flash: [None; pflash::UNITS_MAX],
             cpus: 1,
             max_cpus: 1,
             local_apics: &mut [],
             rtc_base: 0,
+            rtc_slews: false,
             uuid: [0; 16],
             numa: Numa {
                 memory: &[],
@@ -165,6 +185,7 @@ impl<'m> Config<'m> {
                 item: &[],
             },
             graphics: false,
+            boot_settings: BootSettings::DEFAULT,
             kernel: &[],
             initrd: &[],
             cmdline: &[],

@@ -1,5 +1,7 @@
 //! What the machine asks of the process around it.
 
+use core::sync::atomic::AtomicU8;
+
 use crate::devices::block::{DriveId, Request};
 use crate::devices::{ConsoleId, GuestEvent, PowerRequest};
 use crate::irq::Msi;
@@ -55,6 +57,13 @@ pub trait Host {
         let _ = request;
     }
 
+    /// The requests of a drive that are under way are wanted no more: its controller was reset.
+    /// Once this returns none of them touches guest memory; what they have written stays.
+    /// `Machine::block_done` need not tell of their ends.
+    fn block_cancel(&mut self, drive: DriveId) {
+        let _ = drive;
+    }
+
     /// The guest has moved the tray of a drive.
     fn tray_moved(&mut self, drive: DriveId, open: bool) {
         let _ = (drive, open);
@@ -75,6 +84,13 @@ pub trait Host {
     /// for it. Told with each change, and when state is loaded.
     fn mute_pit(&mut self, muted: bool) {
         let _ = muted;
+    }
+
+    /// Bytes of a flash chip, from an offset on, are others now: whoever keeps its contents takes them. False if they can't be
+    /// kept, which the guest sees.
+    fn flash_changed(&mut self, unit: u8, offset: u32, bytes: &[AtomicU8]) -> bool {
+        let _ = (unit, offset, bytes);
+        true
     }
 
     /// The A20 gate was switched.

@@ -3,7 +3,7 @@
 use super::{Board, Machine, Port};
 use crate::devices::hpet;
 use crate::irq::ioapic;
-use crate::memory::Backing;
+use crate::memory::{Backing, Region};
 
 /// Messages to local APICs are written here.
 const MESSAGES: (u64, u64) = (0xfee0_0000, 0xfeef_ffff);
@@ -15,6 +15,8 @@ pub enum Kind {
     Ram,
     /// Memory that is read only.
     Rom,
+    /// Memory that is read, and takes writes as commands.
+    Romd,
     /// A device's registers.
     Device,
 }
@@ -25,6 +27,7 @@ impl Kind {
         match self {
             Self::Ram => "ram",
             Self::Rom => "rom",
+            Self::Romd => "romd",
             Self::Device => "i/o",
         }
     }
@@ -98,11 +101,30 @@ impl Machine<'_> {
                 });
             }
         });
+        for chip in self.flash().filter(|chip| !chip.is_array()) {
+            let first = self.flash_address(chip.unit());
+            visit(&Range {
+                first,
+                last: first + (chip.cells().len() as u64 - 1),
+                kind: Kind::Device,
+                name: chip.name(),
+                offset: 0,
+            });
+        }
         for region in self.map.regions() {
+            if let Backing::Rom { offset } = region.read
+                && self.rom_part(offset).is_some()
+            {
+                self.visit_flash(region, offset, visit);
+                continue;
+            }
             let (kind, name, offset) = match region.read {
                 Backing::Ram if region.write_ram => (Kind::Ram, "pc.ram", region.gpa),
                 Backing::Ram => (Kind::Rom, "pc.ram", region.gpa),
-                Backing::Rom { offset } => (Kind::Rom, "pc.bios", offset),
+                Backing::Rom { offset } => match self.flash_size() {
+                    0 => (Kind::Rom, "pc.bios", offset),
+                    flash => (Kind::Rom, "isa-bios", offset - flash),
+                },
                 Backing::Bus => continue,
             };
             let (first, last) = (region.gpa, region.gpa + (region.length - 1));
@@ -136,6 +158,25 @@ impl Machine<'_> {
         }
     }
 
+    /// Visits the chips of a region that is made of them, from an offset in them on.
+    fn visit_flash(&self, region: &Region, offset: u64, visit: &mut dyn FnMut(&Range)) {
+        let mut done = 0;
+        while let Some((chip, at, left)) = self.rom_part(offset + done)
+            && done < region.length
+        {
+            let length = left.min(region.length - done);
+            let first = region.gpa + done;
+            visit(&Range {
+                first,
+                last: first + (length - 1),
+                kind: Kind::Romd,
+                name: chip.name(),
+                offset: at,
+            });
+            done += length;
+        }
+    }
+
     /// Visits what stands at which ports, ascending.
     pub fn visit_ports(&self, visit: &mut dyn FnMut(&Range)) {
         self.decoded.visit(&mut |first, last, offset, port| {
@@ -163,6 +204,13 @@ impl Machine<'_> {
             let offset = range.offset + (gpa - range.first);
             let address = match (range.kind, range.name) {
                 (Kind::Device, _) => None,
+                (Kind::Romd, _) => {
+                    let mut chips = self.flash();
+                    chips
+                        .find(|chip| chip.name() == range.name)
+                        .and_then(|chip| chip.cells().get(offset as usize))
+                        .map(|cell| core::ptr::from_ref(cell).addr())
+                }
                 (_, "pc.ram") => self.ram.block(gpa).map(|block| block.pointer.addr().get()),
                 _ => usize::try_from(offset)
                     .ok()

@@ -22,11 +22,16 @@ mod acpi;
 pub mod actions;
 mod apics;
 mod board;
+mod boot;
+mod clock;
 mod config;
+mod drives;
+mod flash;
 mod host;
 mod hpet;
 mod input;
 pub mod listing;
+mod parallel;
 mod pci;
 mod plugged;
 mod ports;
@@ -37,15 +42,19 @@ mod state;
 mod told;
 
 use a20::A20Gate;
+use boot::Boot;
 use core::sync::atomic::AtomicU8;
 
 use crate::devices::acpi_pm::{AcpiPm, SleepStates};
 use crate::devices::debug_exit::DebugExit;
 use crate::devices::debugcon::Debugcon;
+use crate::devices::dma::{self, Dma};
 use crate::devices::hpet::Hpet;
 use crate::devices::i8042::I8042;
 use crate::devices::ib700::Ib700;
+use crate::devices::parallel::Parallel;
 use crate::devices::pc_testdev::PcTestdev;
+use crate::devices::pflash::{self, Pflash};
 use crate::devices::pit::Pit;
 use crate::devices::port92::Port92;
 use crate::devices::post::Post;
@@ -63,7 +72,10 @@ use crate::time::Timers;
 use crate::trace::events::{self as trace, Event};
 pub use acpi::AcpiError;
 pub use board::{BuildError, CLASSES, DeviceError};
-pub use config::{Board, Config, HIGH_RAM_BASE, Irqchip, RamLayout};
+pub use boot::OptionRomError;
+pub use config::{Board, Config, FlashUnit, HIGH_RAM_BASE, Irqchip, RamLayout};
+use drives::Drives;
+pub use drives::VIRTIO_BLKS_MAX;
 pub use host::Host;
 use input::Typing;
 pub use input::{TYPED_MAX, TypedFull};
@@ -81,6 +93,8 @@ pub use told::OnRoot;
 
 /// Serial ports that a board has at most.
 pub const SERIAL_MAX: usize = 4;
+/// Parallel ports that a board has at most.
+pub const PARALLEL_MAX: usize = 3;
 /// Debug consoles that a board has at most.
 pub const DEBUGCON_MAX: usize = 4;
 /// Debug exit ports that a board has at most.
@@ -100,10 +114,13 @@ enum Port {
     KeyboardCommand,
     Port92,
     Post,
+    /// The DMA controllers, from this port on.
+    Dma(u8),
     PciAddress,
     PciData,
     FwCfg,
     Serial(u8),
+    Parallel(u8),
     Debugcon(u8),
     DebugExit(u8),
     Watchdog,
@@ -138,10 +155,12 @@ impl Port {
             Self::KeyboardCommand => "i8042-cmd",
             Self::Port92 => "port92",
             Self::Post => "ioport80",
+            Self::Dma(base) => dma::range_name(base),
             Self::PciAddress => "pci-conf-idx",
             Self::PciData => "pci-conf-data",
             Self::FwCfg => "fwcfg",
             Self::Serial(_) => "serial",
+            Self::Parallel(_) => "parallel",
             Self::Debugcon(_) => "isa-debugcon",
             Self::DebugExit(_) => "isa-debug-exit",
             Self::Watchdog => "ib700",
@@ -192,6 +211,7 @@ enum PciSlot {
     Serial(u8),
     Testdev(u8),
     Watchdog(u8),
+    VirtioBlk(u8),
 }
 
 impl PciSlot {
@@ -205,6 +225,7 @@ impl PciSlot {
             Self::Serial(_) => "pci-serial",
             Self::Testdev(_) => "pci-testdev",
             Self::Watchdog(_) => "i6300esb",
+            Self::VirtioBlk(_) => "virtio-blk-pci",
         }
     }
 }
@@ -227,6 +248,7 @@ pub struct Machine<'m> {
     layout: RamLayout,
     ram: &'m dyn GuestRam,
     rom: &'m [u8],
+    flash: [Option<Pflash<'m>>; pflash::UNITS_MAX],
 
     /// Ports of the board and of ISA devices.
     ports: PortMap<Port>,
@@ -252,14 +274,18 @@ pub struct Machine<'m> {
     port92: Port92,
     a20: A20Gate,
     post: Post,
+    boot: Boot,
+    dma: Dma,
     fw_cfg: FwCfg<'m>,
     pci: ConfigMechanism1,
     buses: Buses<'m>,
+    drives: Drives,
     i440fx: I440fx,
     piix3: Piix3,
     piix4_pm: Piix4Pm,
     acpi_pm: AcpiPm,
     serials: [Option<Serial>; SERIAL_MAX],
+    parallels: [Option<Parallel>; PARALLEL_MAX],
     debugcons: heapless::Vec<Debugcon, DEBUGCON_MAX>,
     debug_exits: heapless::Vec<DebugExit, DEBUG_EXIT_MAX>,
     watchdog: Option<Ib700>,
@@ -344,14 +370,7 @@ impl<'m> Machine<'m> {
                 Backing::Ram => {
                     let _ = self.ram.read(gpa, part);
                 }
-                Backing::Rom { offset } => {
-                    let bytes = usize::try_from(offset)
-                        .ok()
-                        .and_then(|from| self.rom.get(from..));
-                    if let Some(bytes) = bytes.and_then(|bytes| bytes.get(..length)) {
-                        part.copy_from_slice(bytes);
-                    }
-                }
+                Backing::Rom { offset } => self.read_rom(offset, part),
                 Backing::Bus => self.bus_read(host, now, gpa, part),
             }
             to = rest;
@@ -373,7 +392,7 @@ impl<'m> Machine<'m> {
             let (part, rest) = from.split_at(length);
             if region.is_some_and(|region| region.write_ram) {
                 let _ = self.ram.write(gpa, part);
-            } else if backing == Backing::Bus {
+            } else if backing == Backing::Bus || self.is_flash(gpa) {
                 self.bus_write(host, now, gpa, part);
             }
             from = rest;
@@ -401,6 +420,7 @@ impl<'m> Machine<'m> {
                 (Backing::Bus, next.map_or(last, |next| next.gpa - gpa))
             }
         };
+        let end = end.min(self.flash_border(gpa));
         (
             backing,
             usize::try_from(end).unwrap_or(usize::MAX).min(length),
@@ -409,6 +429,9 @@ impl<'m> Machine<'m> {
 
     /// Reads where no memory answers: registers of devices, and zeros.
     fn bus_read<H: Host>(&mut self, host: &mut H, now: u64, gpa: u64, to: &mut [u8]) {
+        if self.is_flash(gpa) {
+            return self.flash_read(gpa, to);
+        }
         if let Some(testdev) = &self.testdev {
             testdev.mmio_read(gpa, to);
         }
@@ -437,6 +460,9 @@ impl<'m> Machine<'m> {
 
     /// Writes where no memory answers.
     fn bus_write<H: Host>(&mut self, host: &mut H, now: u64, gpa: u64, from: &[u8]) {
+        if self.is_flash(gpa) {
+            return self.flash_write(host, now, gpa, from);
+        }
         if self.write_message(host, now, gpa, from) {
             return;
         }
@@ -562,7 +588,11 @@ impl<'m> Machine<'m> {
 
     /// A console that took less than it was offered can take bytes again.
     pub fn console_writable<H: Host>(&mut self, host: &mut H, now: u64, console: ConsoleId) {
-        self.drain(host, now, Some(Port::Serial(console.0)));
+        let device = match self.parallel_of(console) {
+            Some(index) => Port::Parallel(index),
+            None => Port::Serial(console.0),
+        };
+        self.drain(host, now, Some(device));
         self.pci_console_writable(host, now, console);
     }
 
@@ -574,6 +604,7 @@ impl<'m> Machine<'m> {
     fn drain<H: Host>(&mut self, host: &mut H, now: u64, device: Option<Port>) {
         match device {
             Some(Port::Serial(index)) => self.transmit(host, now, index),
+            Some(Port::Parallel(index)) => self.transmit_parallel(host, index),
             Some(Port::Function { claim, .. }) => self.transmit_function(host, now, claim),
             _ => {}
         }
@@ -598,6 +629,11 @@ impl<'m> Machine<'m> {
                 }
                 Effect::FlushPage(gpa) => host.flush_page(gpa.into()),
                 Effect::Message(message) => self.pci_message(host, message),
+                Effect::FlashChanged {
+                    unit,
+                    offset,
+                    length,
+                } => self.flash_changed(host, unit, offset, length),
                 Effect::Tray { drive, open } => host.tray_moved(drive, open),
             }
         }

@@ -9,14 +9,15 @@
 //! controllers answer before any function. A range that finds its table full does not answer.
 
 use super::board::timer;
+use super::drives::{Owner, VIRTIO_BLKS_MAX};
 use super::ports::{Decoder, piece};
 use super::{DeviceError, Host, Machine, PciSlot, Port};
+use crate::devices::block::DRIVES_MAX;
 use crate::devices::class::{self, DeviceClass, PropertyValues, Value};
 use crate::devices::i6300esb::{self, I6300Esb};
 use crate::devices::pci_serial::{self, PciSerial};
 use crate::devices::pci_testdev::{self, PciTestdev};
 use crate::devices::{ConsoleId, Context, Width, serial};
-use crate::firmware::Content;
 use crate::irq::{IrqLine, LINES_MAX, MSI_BASE, MSI_END, Msi};
 use crate::pci::bridge::{self, Window, swizzle};
 use crate::pci::{
@@ -25,6 +26,7 @@ use crate::pci::{
 };
 use crate::time::TimerId;
 use crate::trace::events as trace;
+use crate::virtio::{self, block::VirtioBlkPci};
 
 /// PCI-to-PCI bridges that there are at most.
 pub const PCI_BRIDGES_MAX: usize = 8;
@@ -38,7 +40,7 @@ pub const PCI_TESTDEVS_MAX: usize = 4;
 pub const I6300ESB_MAX: usize = 2;
 
 /// The first console of PCI serial functions.
-const FIRST_CONSOLE: u8 = (super::SERIAL_MAX + super::DEBUGCON_MAX) as u8;
+pub(super) const FIRST_CONSOLE: u8 = (super::SERIAL_MAX + super::DEBUGCON_MAX) as u8;
 
 /// The interrupt line of the first function; the others' follow.
 pub(super) const FIRST_LINE: u8 = 32;
@@ -88,6 +90,7 @@ pub(super) struct Buses<'m> {
     pub(super) serials: [Option<PciSerial>; PCI_SERIALS_MAX],
     pub(super) testdevs: [Option<PciTestdev>; PCI_TESTDEVS_MAX],
     pub(super) watchdogs: [Option<I6300Esb>; I6300ESB_MAX],
+    pub(super) disks: [Option<VirtioBlkPci>; VIRTIO_BLKS_MAX],
     /// The first UART of each serial function, of all.
     first_uart: [u8; PCI_SERIALS_MAX],
     roms: [ExpansionRom<'m>; FUNCTIONS_MAX],
@@ -105,6 +108,7 @@ impl Buses<'_> {
             serials: [const { None }; PCI_SERIALS_MAX],
             testdevs: [const { None }; PCI_TESTDEVS_MAX],
             watchdogs: [const { None }; I6300ESB_MAX],
+            disks: [const { None }; VIRTIO_BLKS_MAX],
             first_uart: [0; PCI_SERIALS_MAX],
             roms: [ExpansionRom {
                 name: "",
@@ -228,6 +232,7 @@ macro_rules! function {
             PciSlot::Serial(index) => function!(@ $machine.buses.serials, index, $get, $($reference)+),
             PciSlot::Testdev(index) => function!(@ $machine.buses.testdevs, index, $get, $($reference)+),
             PciSlot::Watchdog(index) => function!(@ $machine.buses.watchdogs, index, $get, $($reference)+),
+            PciSlot::VirtioBlk(index) => function!(@ $machine.buses.disks, index, $get, $($reference)+),
         }
     };
     (@ $pool:expr, $index:expr, $get:ident, & mut) => {
@@ -247,7 +252,7 @@ macro_rules! function_mut {
 }
 
 impl<'m> Machine<'m> {
-    fn pci_function(&self, slot: PciSlot) -> Option<&dyn PciFunction> {
+    pub(super) fn pci_function(&self, slot: PciSlot) -> Option<&dyn PciFunction> {
         function!(self, slot, get, &)
     }
 
@@ -418,6 +423,9 @@ impl<'m> Machine<'m> {
             self.drain(host, now, None);
         }
         self.drain(host, now, None);
+        if let Some(placed) = self.buses.functions.get(index).copied() {
+            self.pump_slot(host, now, placed.function);
+        }
     }
 
     /// ISA interrupts that PCI functions ask for by their pins, as the ISA bridge routes them.
@@ -598,8 +606,10 @@ impl<'m> Machine<'m> {
     pub(super) fn transmit_function<H: Host>(&mut self, host: &mut H, now: u64, claim: u8) {
         let claim = self.buses.ports.get(usize::from(claim)).copied();
         let function = claim.and_then(|claim| self.buses.functions.get(claim.function.into()));
-        if let Some(PciSlot::Serial(index)) = function.map(|placed| placed.function) {
-            self.transmit_serial(host, now, index.into());
+        match function.map(|placed| placed.function) {
+            Some(PciSlot::Serial(index)) => self.transmit_serial(host, now, index.into()),
+            Some(slot) => self.pump_slot(host, now, slot),
+            None => {}
         }
     }
 
@@ -621,7 +631,7 @@ impl<'m> Machine<'m> {
     }
 
     /// The interrupt line of the function of a slot follows its state.
-    fn drive_slot(&mut self, slot: PciSlot) {
+    pub(super) fn drive_slot(&mut self, slot: PciSlot) {
         let of_slot =
             |(index, placed): (usize, &Placed<PciSlot>)| (placed.function == slot).then_some(index);
         let index = self.buses.functions.iter().find_map(of_slot);
@@ -1023,6 +1033,15 @@ impl<'m> Machine<'m> {
                 let timer = TimerId::new(timer::I6300ESB + free.unwrap_or(0) as u8);
                 PciSlot::Watchdog(place(&mut self.buses.watchdogs, I6300Esb::new(timer))?)
             }
+            name if name == virtio::block::PCI_CLASS.name => {
+                let drive = self.drives.free();
+                let drive = drive.ok_or(DeviceError::TooMany(DRIVES_MAX))?;
+                let disk = virtio::block::pci(values, self.cpus.1, drive);
+                let disk = disk.map_err(DeviceError::Property)?;
+                let index = place(&mut self.buses.disks, disk)?;
+                self.drives.set_owner(drive, Some(Owner::VirtioBlk(index)));
+                PciSlot::VirtioBlk(index)
+            }
             _ => self.add_pci_serial(values, &mut consoles)?,
         };
         if let Some(function) = function_mut!(self, slot) {
@@ -1044,25 +1063,11 @@ impl<'m> Machine<'m> {
         let index = index.map_err(|_| DeviceError::TooMany(FUNCTIONS_MAX))?;
         self.buses.roms[index] = rom;
         if uint(class::PCI_ROMBAR) == 0 && !rom.bytes.is_empty() {
-            self.add_option_rom(rom)?;
+            self.add_option_rom(rom.name, rom.bytes, -1)
+                .map_err(|_| DeviceError::FwCfgFile("genroms/"))?;
         }
         self.decode_pci();
         Ok((index, consoles))
-    }
-
-    /// Gives the firmware an expansion ROM that is in no device.
-    fn add_option_rom(&mut self, rom: ExpansionRom<'m>) -> Result<(), DeviceError> {
-        let mut path = heapless::String::<{ crate::firmware::fw_cfg::NAME_MAX }>::new();
-        let name = rom.name.rsplit('/').next().unwrap_or_default();
-        let fits = path.push_str("genroms/").and(path.push_str(name));
-        let added = fits.is_ok() && {
-            let content = Content::Lent(rom.bytes);
-            self.fw_cfg.add_file(&path, content).is_ok()
-        };
-        match added {
-            true => Ok(()),
-            false => Err(DeviceError::FwCfgFile("genroms/")),
-        }
     }
 
     fn add_pci_serial(
@@ -1139,6 +1144,7 @@ impl<'m> Machine<'m> {
         // Its timers and its line are at rest then.
         self.reset_function(now, index, placed.function);
         self.drain(host, now, None);
+        self.forget_drives(host, now, index);
         self.buses.functions.remove(index);
         self.buses.roms[index] = ExpansionRom::default();
         match placed.function {
@@ -1146,6 +1152,7 @@ impl<'m> Machine<'m> {
             PciSlot::Serial(slot) => self.buses.serials[usize::from(slot)] = None,
             PciSlot::Testdev(slot) => self.buses.testdevs[usize::from(slot)] = None,
             PciSlot::Watchdog(slot) => self.buses.watchdogs[usize::from(slot)] = None,
+            PciSlot::VirtioBlk(slot) => self.buses.disks[usize::from(slot)] = None,
             PciSlot::HostBridge | PciSlot::IsaBridge | PciSlot::PowerManagement => {}
         }
         self.plugged.remove(position);

@@ -7,10 +7,11 @@
 use super::board::SERIALS;
 use super::pci::{Consoles, ExpansionRom};
 use super::{Board, DeviceError, Irqchip, Machine};
+use crate::devices::block::DriveId;
 use crate::devices::class::{
     DeviceClass, PCI_ADDR, PROPERTIES_MAX, Property, PropertyKind, PropertyValues, Value,
 };
-use crate::devices::{ConsoleId, serial};
+use crate::devices::{ConsoleId, parallel, serial};
 use crate::pci::BusId;
 
 /// Devices that can be plugged in at most.
@@ -47,10 +48,12 @@ pub struct Plugged {
     /// Numbers and flags, parallel to the properties of the class.
     numbers: [i64; PROPERTIES_MAX],
     /// A bit for each of [`Plugged::numbers`] that has a value.
-    set: u32,
+    set: u64,
+    /// What the host knows its drive by.
+    drive: Option<DriveId>,
 }
 
-const _: () = assert!(PROPERTIES_MAX <= u32::BITS as usize);
+const _: () = assert!(PROPERTIES_MAX <= u64::BITS as usize);
 
 impl Plugged {
     fn new(values: &PropertyValues, place: Place<'_>) -> Result<Self, DeviceError> {
@@ -67,6 +70,7 @@ impl Plugged {
             function: None,
             numbers: [0; PROPERTIES_MAX],
             set: 0,
+            drive: None,
         };
         let properties = class.all_properties().zip(&mut plugged.numbers);
         for (index, (property, number)) in properties.enumerate() {
@@ -109,6 +113,11 @@ impl Plugged {
     /// The index of its PCI function, if it is one.
     pub fn function(&self) -> Option<usize> {
         self.function.map(usize::from)
+    }
+
+    /// What its drive is known by between the machine and the host, if it is a disk or a drive.
+    pub fn drive(&self) -> Option<DriveId> {
+        self.drive
     }
 
     /// The value of a number or a flag; texts belong to the host.
@@ -207,6 +216,7 @@ impl<'m> Machine<'m> {
             let (function, consoles) = self.add_pci_device(values, bus, rom)?;
             plugged.function = Some(function as u8);
             plugged.consoles = consoles;
+            plugged.drive = self.drive_of(function);
             if let Some(placed) = self.buses.functions.get(function) {
                 plugged.settle(PCI_ADDR, placed.devfn.into());
             }
@@ -226,6 +236,12 @@ impl<'m> Machine<'m> {
             plugged.settle("index", index.into());
             plugged.settle("iobase", (*port).into());
             plugged.settle("irq", (*irq).into());
+        }
+        if plugged.class.name == parallel::CLASS.name
+            && let Some((index, port)) = plugged.console().and_then(Self::parallel_base)
+        {
+            plugged.settle("index", index.into());
+            plugged.settle("iobase", port.into());
         }
         let consoles = plugged.consoles.clone();
         // There is room: see above.

@@ -5,7 +5,7 @@ use core::fmt;
 use crate::devices::Width;
 
 /// Ranges that the table holds at most.
-pub(crate) const RANGES_MAX: usize = 64;
+pub(crate) const RANGES_MAX: usize = 96;
 
 /// A number of a port, or of a byte of memory.
 pub(crate) trait Number:

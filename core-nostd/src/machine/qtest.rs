@@ -4,6 +4,7 @@
 //! reported before its answer: `IRQ raise N`, `IRQ lower N`.
 
 use core::fmt::{self, Write};
+use core::sync::atomic::AtomicU8;
 
 use super::{Host, Machine};
 use crate::devices::{ConsoleId, GuestEvent, PowerRequest};
@@ -176,6 +177,10 @@ impl<H: Host, W: Write> Host for Reporter<'_, H, W> {
 
     fn mute_pit(&mut self, muted: bool) {
         self.host.mute_pit(muted);
+    }
+
+    fn flash_changed(&mut self, unit: u8, offset: u32, bytes: &[AtomicU8]) -> bool {
+        self.host.flash_changed(unit, offset, bytes)
     }
 
     fn set_a20(&mut self, enabled: bool) {

@@ -69,6 +69,8 @@ macro_rules! each_device {
                 $call!($machine.i8042);
                 $call!($machine.typing);
                 $call!($machine.port92);
+                $call!($machine.dma);
+                $call!($machine.boot);
                 $call!($machine.pci);
                 $call!($machine.i440fx);
                 $call!($machine.piix3);
@@ -77,6 +79,11 @@ macro_rules! each_device {
                 }
                 // Behind both devices that drive it.
                 $call!($machine.a20);
+                for unit in 0..$machine.flash.len() {
+                    if $machine.flash[unit].is_some() {
+                        $call!($machine.flash[unit]);
+                    }
+                }
             }
             if $machine.has_acpi {
                 $call!($machine.acpi_pm);
@@ -84,6 +91,11 @@ macro_rules! each_device {
             for index in 0..$machine.serials.len() {
                 if $machine.serials[index].is_some() {
                     $call!($machine.serials[index]);
+                }
+            }
+            for index in 0..$machine.parallels.len() {
+                if $machine.parallels[index].is_some() {
+                    $call!($machine.parallels[index]);
                 }
             }
             if $machine.watchdog.is_some() {
@@ -107,6 +119,11 @@ macro_rules! each_device {
             for index in 0..$machine.buses.watchdogs.len() {
                 if $machine.buses.watchdogs[index].is_some() {
                     $call!($machine.buses.watchdogs[index]);
+                }
+            }
+            for index in 0..$machine.buses.disks.len() {
+                if $machine.buses.disks[index].is_some() {
+                    $call!($machine.buses.disks[index]);
                 }
             }
             for index in 0..$machine.debugcons.len() {

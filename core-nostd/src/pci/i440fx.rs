@@ -85,6 +85,30 @@ pub struct Shadow {
     pub smram_open: bool,
 }
 
+/// What of the firmware is seen where; offsets are into the memory that holds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Firmware {
+    /// Offset of the first part.
+    pub begin: u64,
+    /// What ends at 4 GiB, in two parts, the lower one first: bytes, and whether it is memory now; a device's registers
+    /// otherwise. Both together at most 4 GiB less 1 MiB.
+    pub parts: [(u64, bool); 2],
+    /// What ends at 1 MiB: the offset of its end, and its bytes.
+    pub below: (u64, u64),
+}
+
+impl Firmware {
+    /// An image of this length, all of which is ROM.
+    pub fn rom(length: u64) -> Self {
+        let mapped = length.min(GIB_4 - MIB);
+        Self {
+            begin: length - mapped,
+            parts: [(0, true), (mapped, true)],
+            below: (length, length),
+        }
+    }
+}
+
 /// First address and bytes of a PAM area: area 0 is F0000h to FFFFFh, areas 1 to 12 are 16 KiB each
 /// from C0000h on (290549, table 3-1). `None` for other numbers.
 pub fn pam_area(area: usize) -> Option<(u64, u64)> {
@@ -207,13 +231,12 @@ impl SavedState for I440fx {
 
 /// The PC's flat view of guest physical memory.
 ///
-/// `low_ram` bytes of RAM begin at 0, `high_ram` bytes at 4 GiB; the firmware image of `rom_len`
-/// bytes ends at 4 GiB, and its last 128 KiB (less if it is shorter) are seen again below 1 MiB.
-/// RAM does not hide the image: what of `low_ram` would reach into it is left out, as is what of
-/// the image would reach below 1 MiB.
-pub fn memory_map(low_ram: u64, high_ram: u64, rom_len: u64, shadow: &Shadow) -> MemoryMap {
-    let rom_mapped = rom_len.min(GIB_4 - MIB);
-    let low_ram = low_ram.min(GIB_4 - rom_mapped);
+/// `low_ram` bytes of RAM begin at 0, `high_ram` bytes at 4 GiB; the firmware ends at 4 GiB, and its last 128 KiB (less if it is
+/// shorter) are seen again below 1 MiB. RAM does not hide it: what of `low_ram` would reach into it is left out, as is what of
+/// the firmware would reach below 1 MiB.
+pub fn memory_map(low_ram: u64, high_ram: u64, firmware: &Firmware, shadow: &Shadow) -> MemoryMap {
+    let length: u64 = firmware.parts.iter().map(|(length, _)| length).sum();
+    let low_ram = low_ram.min(GIB_4 - length);
     let mut map = MemoryMap::new();
     let mut add = |gpa: u64, length: u64, read: Backing, write_ram: bool| {
         if read == Backing::Bus && !write_ram {
@@ -234,7 +257,7 @@ pub fn memory_map(low_ram: u64, high_ram: u64, rom_len: u64, shadow: &Shadow) ->
         let length = low_ram.clamp(VGA, EXPANSION) - VGA;
         add(VGA, length, Backing::Ram, true);
     }
-    let rom_begin = (MIB - rom_len.min(MIB)).max(BIOS);
+    let rom_begin = (MIB - firmware.below.1.min(MIB)).max(BIOS);
     for area in (1..PAM_AREAS).chain([0]) {
         let Some((begin, length)) = pam_area(area) else {
             continue;
@@ -251,14 +274,21 @@ pub fn memory_map(low_ram: u64, high_ram: u64, rom_len: u64, shadow: &Shadow) ->
         let split = rom_begin.clamp(begin, end);
         add(begin, split - begin, Backing::Bus, pam.write);
         if split < end {
-            let offset = rom_len - (MIB - split);
+            let offset = firmware.below.0 - (MIB - split);
             add(split, end - split, Backing::Rom { offset }, pam.write);
         }
     }
     add(MIB, low_ram.saturating_sub(MIB), Backing::Ram, true);
-    let offset = rom_len - rom_mapped;
-    let rom = Backing::Rom { offset };
-    add(GIB_4 - rom_mapped, rom_mapped, rom, false);
+    let (mut gpa, mut offset) = (GIB_4 - length, firmware.begin);
+    for (length, is_memory) in firmware.parts {
+        let read = match is_memory {
+            true => Backing::Rom { offset },
+            false => Backing::Bus,
+        };
+        add(gpa, length, read, false);
+        gpa += length;
+        offset += length;
+    }
     add(GIB_4, high_ram.min(u64::MAX - GIB_4), Backing::Ram, true);
     map
 }
@@ -381,7 +411,7 @@ mod tests {
 
     #[test]
     fn map_after_power_on() {
-        let map = memory_map(RAM, 1 << 30, ROM, &Shadow::default());
+        let map = memory_map(RAM, 1 << 30, &Firmware::rom(ROM), &Shadow::default());
         assert_eq!(
             listed(&map),
             [
@@ -403,7 +433,7 @@ mod tests {
             }; PAM_AREAS],
             smram_open: true,
         };
-        let map = memory_map(RAM, 0, ROM, &shadow);
+        let map = memory_map(RAM, 0, &Firmware::rom(ROM), &shadow);
         assert_eq!(
             listed(&map),
             [
@@ -421,7 +451,7 @@ mod tests {
         shadow.pam[1] = Pam { read: false, write };
         shadow.pam[3] = Pam { read, write };
         shadow.pam[12] = Pam { read: false, write };
-        let map = memory_map(RAM, 0, ROM, &shadow);
+        let map = memory_map(RAM, 0, &Firmware::rom(ROM), &shadow);
         assert_eq!(
             listed(&map)[1..6],
             [
@@ -436,7 +466,7 @@ mod tests {
 
     #[test]
     fn map_with_unusual_sizes() {
-        let short = memory_map(RAM, 0, 0x1_0000, &Shadow::default());
+        let short = memory_map(RAM, 0, &Firmware::rom(0x1_0000), &Shadow::default());
         assert_eq!(short.find(0xe_ffff), None);
         assert_eq!(
             short.find(0xf_0000).unwrap().read,
@@ -445,7 +475,7 @@ mod tests {
         // A write-only area that the image begins in the middle of.
         let mut shadow = Shadow::default();
         shadow.pam[0].write = true;
-        let odd = memory_map(RAM, 0, 0x3000, &shadow);
+        let odd = memory_map(RAM, 0, &Firmware::rom(0x3000), &shadow);
         assert_eq!(odd.find(0xf_cfff).unwrap().read, Backing::Bus);
         let tail = odd.find(0xf_d000).unwrap();
         assert_eq!(
@@ -454,15 +484,19 @@ mod tests {
         );
         // Less RAM than an area needs: nothing to shadow with.
         shadow.pam[0].read = true;
-        let small = memory_map(0x8_0000, 0, ROM, &shadow);
+        let small = memory_map(0x8_0000, 0, &Firmware::rom(ROM), &shadow);
         assert_eq!(
             small.find(0xf_0000).unwrap().read,
             Backing::Rom { offset: 0x2_0000 } // one region from E0000h on
         );
         assert_eq!(small.find(0x8_0000), None);
         // Nothing at all, and too much of everything.
-        assert!(memory_map(0, 0, 0, &Shadow::default()).regions().is_empty());
-        let much = memory_map(u64::MAX, u64::MAX, u64::MAX, &shadow);
+        assert!(
+            memory_map(0, 0, &Firmware::rom(0), &Shadow::default())
+                .regions()
+                .is_empty()
+        );
+        let much = memory_map(u64::MAX, u64::MAX, &Firmware::rom(u64::MAX), &shadow);
         assert_eq!(
             much.find(MIB).unwrap().read,
             Backing::Rom {

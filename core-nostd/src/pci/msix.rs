@@ -121,6 +121,16 @@ impl MsiX {
         self.state.pending = 0;
     }
 
+    /// None is pending; the table stays.
+    pub fn reset_pending(&mut self) {
+        self.state.pending = 0;
+    }
+
+    /// How many vectors there are.
+    pub fn vectors(&self) -> usize {
+        self.state.entries.len()
+    }
+
     fn control(&self, config: &ConfigSpace) -> u16 {
         config.read(self.at + CONTROL, Width::Word) as u16
     }

@@ -157,6 +157,11 @@ pub trait Outside {
         true
     }
 
+    /// What the virtual clock reads.
+    fn now(&self) -> u64 {
+        0
+    }
+
     /// What the command line said of the machine.
     fn settings(&self) -> Settings<'_>;
 

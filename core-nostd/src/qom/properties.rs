@@ -3,16 +3,23 @@
 use core::fmt::Write as _;
 
 use super::tree::{Edge, Name, Node, Settable};
-use super::types::{self, Type};
+use super::types::{self, Type, TypeName};
 use super::{ChardevKind, PropertyInfo, QomError, QomValue, Settings, Tree};
 use crate::devices::class::{PCI_ADDR, PCI_MULTIFUNCTION, PCI_ROMFILE, PropertyKind, Value};
-use crate::devices::{hpet, kernel};
+use crate::devices::{hpet, kernel, pflash};
 use crate::machine::{Board, Place};
 use crate::pci::{Address, i440fx, piix3, piix4_pm};
+use crate::time::calendar::date_from_days;
 
 /// Ports and edge/level masks of the two 8259A, as on every PC: `iobase`, `elcr_addr`,
 /// `elcr_mask`.
 const PICS: [(u64, u64, u64); 2] = [(0x20, 0x4d0, 0xf8), (0xa0, 0x4d1, 0xde)];
+
+/// First ports of the DMA controllers, what their units are shifted by, first ports of their page registers.
+const DMAS: [(i64, i64, i64); 2] = [(0x00, 0, 0x80), (0xc0, 1, 0x88)];
+/// What the real-time clock shows: as a property of its own, and as one of the machine's.
+const RTC_DATE: &str = "date";
+const RTC_TIME: &str = "rtc-time";
 
 /// First port of the 8254.
 const PIT_BASE: u64 = 0x40;
@@ -96,6 +103,12 @@ impl Tree<'_> {
             return Err(QomError::NoProperty(kind, property));
         }
         let state = matches!(property, "type" | "hotpluggable" | "hotplugged" | "loaded");
+        if matches!(property, RTC_TIME | RTC_DATE) {
+            // The machine's is the clock's.
+            let mut clock = TypeName::new();
+            let _ = clock.push_str(crate::devices::rtc::CLASS.name);
+            return Err(QomError::ReadOnly(clock, RTC_DATE));
+        }
         if linked || state || property == "parent_bus" {
             return Err(QomError::ReadOnly(kind, property));
         }
@@ -149,6 +162,7 @@ impl Tree<'_> {
                 }
             }
             Node::Object(position) => return self.object_values(position.into(), visit),
+            Node::Rtc => self.date(RTC_DATE, visit),
             Node::Qtest => {
                 if let Some((chardev, log)) = self.outside.qtest() {
                     visit("chardev", "string", QomValue::Str(chardev));
@@ -247,11 +261,24 @@ impl Tree<'_> {
                     _ => return None,
                 }
             }
+            (Node::Dma(index), _) => {
+                let (base, shift, pages) = DMAS.get(usize::from(index))?;
+                return Some(Value::Int(match name {
+                    "base" => *base,
+                    "dshift" => *shift,
+                    "page-base" => *pages,
+                    // There are none.
+                    _ => -1,
+                }));
+            }
             (Node::Pit, "iobase") => PIT_BASE,
             (Node::Hpet, "hpet-intcap") => hpet::INTCAP.into(),
             (Node::Hpet, hpet::MSI) => return Some(Value::Bool(self.machine.has_hpet_msi())),
             // The years of the registers are those of a century that CMOS tells.
             (Node::Rtc, "base_year") => return Some(Value::Int(0)),
+            (Node::Rtc, kernel::LOST_TICK_POLICY) if self.machine.rtc_slews() => {
+                return Some(Value::Word("slew"));
+            }
             (Node::HostBridge, PCI_ADDR) => return Some(address(i440fx::ADDRESS)),
             (Node::IsaBridge, PCI_ADDR) => return Some(address(piix3::ADDRESS)),
             (Node::IsaBridge, PCI_MULTIFUNCTION) => return Some(Value::Bool(true)),
@@ -262,6 +289,21 @@ impl Tree<'_> {
                     piix4_pm::DISABLE_S3 => u64::from(!sleep.s3),
                     piix4_pm::DISABLE_S4 => u64::from(!sleep.s4),
                     piix4_pm::S4_VAL => sleep.s4_type.into(),
+                    _ => return None,
+                }
+            }
+            (Node::Flash(unit), _) => {
+                let mut chips = self.machine.flash();
+                let chip = chips.find(|chip| chip.unit() == unit)?;
+                match name {
+                    "name" => {
+                        return heapless::String::try_from(chip.name())
+                            .ok()
+                            .map(Value::Text);
+                    }
+                    "num-blocks" => (chip.cells().len() / pflash::SECTOR) as u64,
+                    "sector-length" => pflash::SECTOR as u64,
+                    "width" => 1,
                     _ => return None,
                 }
             }
@@ -301,6 +343,27 @@ impl Tree<'_> {
             };
             visit(property.name, property.kind, value);
         }
+        self.date(RTC_TIME, visit);
+    }
+
+    /// What the real-time clock shows, in the form of C's `struct tm`, if there is a clock.
+    fn date(&self, name: &str, visit: &mut dyn FnMut(&str, &str, QomValue<'_>)) {
+        let seconds = self.machine.rtc_seconds(self.outside.now());
+        let Some(seconds) = seconds.filter(|_| self.outside.built()) else {
+            return;
+        };
+        let (day, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
+        let (year, month, day) = date_from_days(day);
+        let members = [
+            ("tm_year", year - 1900),
+            ("tm_mon", month - 1),
+            ("tm_mday", day),
+            ("tm_hour", second / 3600),
+            ("tm_min", second / 60 % 60),
+            ("tm_sec", second % 60),
+        ]
+        .map(|(name, value)| (name, QomValue::Int(value)));
+        visit(name, "struct tm", QomValue::Members(&members));
     }
 
     fn processor_values(&self, index: u32, visit: &mut dyn FnMut(&str, &str, QomValue<'_>)) {

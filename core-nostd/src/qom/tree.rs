@@ -9,7 +9,8 @@ use core::fmt::{self, Write};
 use super::types::{self, TypeName};
 use super::{ChardevKind, QomError, Tree};
 use crate::devices::class::DeviceClass;
-use crate::devices::{hpet, i8042, kernel, pit, port92, rtc};
+use crate::devices::pflash::{self, Pflash};
+use crate::devices::{dma, hpet, i8042, kernel, pit, port92, rtc};
 use crate::firmware::fw_cfg;
 use crate::irq::{ioapic, lapic, pic};
 use crate::machine::{Board, Irqchip, Place};
@@ -61,6 +62,8 @@ pub(super) enum Node {
     /// The device that the ISA bus hangs on: PIIX3 on a PC.
     IsaBridge,
     IsaBus,
+    /// 0: bytes, 1: words.
+    Dma(u8),
     /// 0: master, 1: slave.
     Pic(u8),
     Pit,
@@ -69,6 +72,8 @@ pub(super) enum Node {
     Hpet,
     I8042,
     Port92,
+    /// A chip of the system flash.
+    Flash(u8),
     /// The PIIX4's function.
     PowerManagement,
     /// By position in the machine's list.
@@ -127,6 +132,12 @@ impl Tree<'_> {
         }
     }
 
+    /// The chips of the system flash.
+    fn flash_chips(&self) -> impl Iterator<Item = &Pflash<'_>> {
+        let built = self.board() != Board::None;
+        self.machine.flash().filter(move |_| built)
+    }
+
     /// Whether the local APICs are the kernel's.
     fn kernel_apics(&self) -> bool {
         self.machine.irqchip() != Irqchip::Machine && self.board() != Board::None
@@ -156,6 +167,7 @@ impl Tree<'_> {
             Node::IsaBridge if self.board() == Board::Pc => &piix3::CLASS,
             Node::Pic(_) if in_kernel => &kernel::PIC_CLASS,
             Node::Pic(_) => &pic::CLASS,
+            Node::Dma(_) => &dma::CLASS,
             Node::Pit if in_kernel => &kernel::PIT_CLASS,
             Node::Pit => &pit::CLASS,
             Node::Speaker => &pit::PCSPK_CLASS,
@@ -163,6 +175,7 @@ impl Tree<'_> {
             Node::Hpet => &hpet::CLASS,
             Node::I8042 => &i8042::CLASS,
             Node::Port92 => &port92::CLASS,
+            Node::Flash(_) => &pflash::CLASS,
             Node::PowerManagement => &piix4_pm::CLASS,
             Node::Plugged(index) => {
                 return Some(self.machine.plugged().get(usize::from(index))?.class());
@@ -257,9 +270,8 @@ impl Tree<'_> {
             Board::Pc => &[
                 (Some(Node::HostBridge), Some(Bus::Pci)),
                 (Some(Node::IsaBridge), Some(Bus::Pci)),
-                // Two DMA controllers.
-                gap(Bus::Isa),
-                gap(Bus::Isa),
+                isa(Node::Dma(0)),
+                isa(Node::Dma(1)),
                 isa(Node::Pic(0)),
                 isa(Node::Pic(1)),
                 (Some(Node::Hpet), Some(Bus::System)),
@@ -322,10 +334,15 @@ impl Tree<'_> {
             }
             (Bus::System, board) => {
                 let kernel = usize::from(self.kernel_apics());
-                let (first, devices): (usize, &[(usize, Node)]) = match board {
+                let mut chips = 0;
+                for chip in self.flash_chips() {
                     // Behind two paravirtual devices, or one.
+                    visit(1 + kernel + chips, Node::Flash(chip.unit()));
+                    chips += 1;
+                }
+                let (first, devices): (usize, &[(usize, Node)]) = match board {
                     Board::Pc => (
-                        1 + kernel,
+                        1 + kernel + chips,
                         &[
                             (0, Node::FwCfg),
                             (1, Node::PciHost),
@@ -392,12 +409,18 @@ impl Tree<'_> {
     /// The bus that a device is on.
     pub(super) fn parent_bus(&self, node: Node) -> Option<Node> {
         match node {
-            Node::FwCfg | Node::PciHost | Node::IoApic | Node::Hpet => Some(Node::SystemBus),
+            Node::FwCfg | Node::PciHost | Node::IoApic | Node::Hpet | Node::Flash(_) => {
+                Some(Node::SystemBus)
+            }
             Node::IsaBridge if self.board() == Board::Microvm => Some(Node::SystemBus),
             Node::HostBridge | Node::IsaBridge | Node::PowerManagement => Some(Node::PciBus),
-            Node::Pic(_) | Node::Pit | Node::Speaker | Node::Rtc | Node::I8042 | Node::Port92 => {
-                Some(Node::IsaBus)
-            }
+            Node::Dma(_)
+            | Node::Pic(_)
+            | Node::Pit
+            | Node::Speaker
+            | Node::Rtc
+            | Node::I8042
+            | Node::Port92 => Some(Node::IsaBus),
             Node::Plugged(_) => match self.class(node)?.bus {
                 Some("ISA") => Some(Node::IsaBus),
                 Some("PCI") => {
@@ -451,6 +474,9 @@ impl Tree<'_> {
                 visit("peripheral-anon", Node::PeripheralAnon);
                 if self.outside.qtest().is_some() {
                     visit("qtest", Node::Qtest);
+                }
+                for chip in self.flash_chips() {
+                    visit(chip.name(), Node::Flash(chip.unit()));
                 }
                 visit("unattached", Node::Unattached);
             }
@@ -581,6 +607,7 @@ impl Tree<'_> {
             | Node::PeripheralAnon
             | Node::Qtest
             | Node::FwCfg
+            | Node::Flash(_)
             | Node::PciHost => Node::Machine,
             Node::PciBus => Node::PciHost,
             Node::IoApic if self.board() == Board::Pc => Node::PciHost,
@@ -600,6 +627,7 @@ impl Tree<'_> {
             | Node::Cpu(_)
             | Node::HostBridge
             | Node::IsaBridge
+            | Node::Dma(_)
             | Node::Pic(_)
             | Node::Pit
             | Node::Speaker

@@ -325,6 +325,8 @@ static TYPES: &[PlainType] = &[
     base("pci-device", "device", &[]),
     base("base-pci-bridge", "pci-device", &[]),
     base("pci-piix3", "pci-device", &[]),
+    base("virtio-pci", "pci-device", &[]),
+    base("virtio-blk-pci-base", "virtio-pci", &[]),
     base("sys-bus-device", "device", &[]),
     base("fw_cfg", "sys-bus-device", &[]),
     base("ioapic-common", "sys-bus-device", &[]),

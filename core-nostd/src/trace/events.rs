@@ -289,6 +289,26 @@ events! {
     a20_set(open: bool) "open {}"
     /// Firmware tells how far it has come.
     post_write(code: u8) "code 0x{2x}"
+    /// A flash chip is reset.
+    pflash_reset(; name) "{s}: reset"
+    /// A flash chip is read.
+    pflash_io_read(offset: u32, size: u8, value: u32; name) "{s}: offset:0x{4x} size:{} value:0x{4x}"
+    /// A flash chip is written.
+    pflash_io_write(offset: u32, size: u8, value: u32; name) "{s}: offset:0x{4x} size:{} value:0x{4x}"
+    /// A flash chip gives its contents again.
+    pflash_mode_read_array(; name) "{s}: read array mode"
+    /// A sector is erased.
+    pflash_write_block_erase(offset: u32, bytes: usize; name) "{s}: block erase offset:0x{x} bytes:0x{x}"
+    /// The write buffer is programmed.
+    pflash_write_block_flush(; name) "{s}: block write flush"
+    /// A flash chip has no such command.
+    pflash_write_unknown(offset: u32, cmd: u8; name) "{s}: unknown command offset:0x{4x} cmd:0x{2x}"
+    /// A channel of the DMA controllers is to run that no device is on.
+    i8257_unregistered_dma(nchan: usize, dma_pos: u32, dma_len: u32) "unregistered DMA channel used nchan={} dma_pos={} dma_len={}"
+    /// A register of a parallel port is read.
+    parallel_ioport_read(addr: u16, value: u8; desc) "read [{s}] addr 0x{2x} val 0x{2x}"
+    /// A register of a parallel port is written.
+    parallel_ioport_write(addr: u16, value: u8; desc) "write [{s}] addr 0x{2x} val 0x{2x}"
     /// A byte for a debug console.
     debugcon_write(console: u8, value: u8) "console {} val 0x{2x}"
     /// The guest ends the process.
@@ -336,6 +356,28 @@ events! {
     pci_cfg_write(bus: u8, device: u8, function: u8, offset: u16, value: u32; name) "{s} {2x}:{2x}.{} @0x{x} <- 0x{x}"
     /// Configuration space is read or written where no function is.
     guest_error_pci_cfg(bus: u8, device: u8, function: u8) "{2x}:{2x}.{}"
+
+    // ---- Drives -------------------------------------------------------------------------------
+
+    /// A controller wants something of a drive: its number for it, the first byte, and how many.
+    block_request(drive: u8, tag: u32, offset: u64, bytes: u64) "drive {} tag 0x{x} offset {} bytes {}"
+    /// Something of a drive has ended.
+    block_done(drive: u8, tag: u32, ok: bool) "drive {} tag 0x{x} ok {}"
+
+    // ---- Virtio -------------------------------------------------------------------------------
+
+    /// A driver says that a queue has buffers.
+    virtio_queue_notify(n: u16) "n {}"
+    /// A driver sets the device status.
+    virtio_set_status(val: u8) "val {}"
+    /// A buffer goes back to the driver.
+    virtqueue_flush(queue: u16, head: u16, written: u32) "queue {} head {} written {}"
+    /// A driver breaks a rule of queues, by our number of it: the device stops.
+    guest_error_virtio(error: u8) "error {}"
+    /// A disk is read or written.
+    virtio_blk_handle(write: bool, sector: u64, nsectors: u64) "write {} sector {} nsectors {}"
+    /// A request of a disk has ended.
+    virtio_blk_req_complete(queue: u16, head: u16, status: u8) "queue {} req {} status {}"
 
     // ---- The machine --------------------------------------------------------------------------
 

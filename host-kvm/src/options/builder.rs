@@ -1,13 +1,16 @@
 //! From arguments to [`Options`]: one method an option, then what only the whole tells.
 
 use thimble_core::devices::class::DeviceClass;
+use thimble_core::devices::parallel;
 use thimble_core::machine::actions::{
     ActionChanges, PanicAction, RebootAction, ShutdownAction, WatchdogAction,
 };
 
 use super::acpitable;
+use super::boot::{BOOT, OPTION_ROM, OptionRom};
 use super::descriptors;
 use super::device::{self, Classes, DeviceText};
+use super::drive;
 use super::machine::{self, ACCEL_HELP, MachineOptions};
 use thimble_core::qmp::Parser;
 use thimble_monitor::owner::objects::{write_properties, write_types};
@@ -32,6 +35,12 @@ use crate::trace;
 /// Serial ports of a board at most.
 const SERIALS_MAX: usize = 4;
 
+/// Parallel ports of a board at most.
+const PARALLELS_MAX: usize = 3;
+
+/// The id of the character device behind the parallel port that every PC has.
+const DEFAULT_PARALLEL: &str = "parallel0";
+
 /// The id of the character device on standard input and output that `-nographic` makes.
 const DEFAULT_SERIAL: &str = "serial0";
 
@@ -45,6 +54,7 @@ pub(super) struct Builder {
     accel_given: bool,
     monitor_given: bool,
     serial_given: bool,
+    parallel_given: bool,
     monitor_count: usize,
     devices: Vec<(DeviceText, String)>,
     /// Who wants which `-chardev`, to be checked when all are known.
@@ -74,6 +84,7 @@ pub(super) fn parse(
         accel_given: false,
         monitor_given: false,
         serial_given: false,
+        parallel_given: false,
         monitor_count: 0,
         devices: Vec::new(),
         references: Vec::new(),
@@ -294,6 +305,22 @@ impl Builder {
         self.options.machine.add_accel(value)
     }
 
+    pub(super) fn boot(&mut self, value: &str) -> Done {
+        if OptsTable::wants_help(value) {
+            return self.print(BOOT.help());
+        }
+        self.options.boot.add(value, &self.origin)
+    }
+
+    pub(super) fn option_rom(&mut self, value: &str) -> Done {
+        if OptsTable::wants_help(value) {
+            return self.print(OPTION_ROM.help());
+        }
+        let rom = OptionRom::parse(value, &self.origin)?;
+        self.options.option_roms.push(rom);
+        Ok(())
+    }
+
     pub(super) fn smp(&mut self, value: &str) -> Done {
         self.options.smp = machine::parse_smp(value)?;
         Ok(())
@@ -428,7 +455,12 @@ impl Builder {
         field: fn(&mut Options) -> &mut Vec<Option<String>>,
     ) -> Done {
         self.serial_given |= label == "serial";
+        self.parallel_given |= label == "parallel";
         let number = field(&mut self.options).len();
+        if label == "parallel" && number == PARALLELS_MAX {
+            // QEMU's words.
+            return Err("too many parallel ports".to_owned());
+        }
         if number == SERIALS_MAX {
             return Err(format!("there can be {SERIALS_MAX} of them at most"));
         }
@@ -572,6 +604,17 @@ impl Builder {
             origin: self.origin.clone(),
         });
         Ok(())
+    }
+
+    pub(super) fn drive(&mut self, value: &str) -> Done {
+        let drives = &mut self.options.drives;
+        drives.push(drive::parse(value, drives)?);
+        Ok(())
+    }
+
+    pub(super) fn pflash(&mut self, value: &str) -> Done {
+        let file = value.replace(',', ",,");
+        self.drive(&format!("if=pflash,file={file}"))
     }
 
     pub(super) fn add_fd(&mut self, value: &str) -> Done {
@@ -785,6 +828,24 @@ impl Builder {
                 .push((DEFAULT_SERIAL.to_owned(), self.origin.clone()));
             self.options.serials.push(Some(DEFAULT_SERIAL.to_owned()));
         }
+        let is_parallel = |(text, _): &(DeviceText, String)| text.driver == parallel::CLASS.name;
+        let parallel = !self.parallel_given && !self.devices.iter().any(is_parallel);
+        if kind == MachineKind::Pc && parallel {
+            if !nographic {
+                let what = "a window for the parallel port (its output is dropped)";
+                self.options.missing.push(what);
+            }
+            let added = self.add_chardev(ChardevSpec {
+                id: DEFAULT_PARALLEL.to_owned(),
+                backend: Backend::Null,
+                mux: false,
+            });
+            added.map_err(|reason| self.error(&reason))?;
+            let id = Some(DEFAULT_PARALLEL.to_owned());
+            self.references
+                .extend(id.clone().map(|id| (id, self.origin.clone())));
+            self.options.parallels.push(id);
+        }
         if monitor {
             if serial {
                 self.add_monitor(DEFAULT_SERIAL.to_owned(), Language::Human, None);
@@ -794,7 +855,12 @@ impl Builder {
             }
         }
         if kind == MachineKind::Pc {
-            for what in ["VGA", "network card", "parallel port", "floppy", "CD-ROM"] {
+            // Whoever expects a display finds the firmware on the serial port until there is one.
+            self.options.serial_console = !nographic
+                && self.options.machine.graphics
+                && !self.without.contains(&"VGA")
+                && matches!(self.options.serials.first(), Some(Some(_)));
+            for what in ["VGA", "network card", "floppy", "CD-ROM"] {
                 let graphics = what == "VGA" && self.options.nographic;
                 if !graphics && !self.without.contains(&what) {
                     self.options.missing.push(what);

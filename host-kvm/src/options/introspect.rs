@@ -4,7 +4,7 @@ use thimble_monitor::schema::CommandLineParameterType as Type;
 use thimble_monitor::schema::results::{CommandLineOptionInfo, CommandLineParameterInfo};
 
 use super::opts::{Kind, OptsTable};
-use super::{builder, descriptors, machine, values};
+use super::{boot, builder, descriptors, drive, machine, values};
 use crate::chardev::spec;
 
 /// All options that take `name=value` pairs of a table.
@@ -15,6 +15,9 @@ static TABLES: &[&OptsTable] = &[
     &machine::MEMORY,
     &spec::CHARDEV,
     &descriptors::ADD_FD,
+    &drive::DRIVE,
+    &boot::BOOT,
+    &boot::OPTION_ROM,
     &builder::MON,
     &builder::DISPLAY,
     &builder::NAME,
@@ -53,7 +56,7 @@ pub fn visit_options(visit: &mut dyn FnMut(&CommandLineOptionInfo<'_>)) {
                     Kind::Text => Type::String,
                     Kind::Word(words) | Kind::Only(words, _) => of_words(words),
                     Kind::Bool => Type::Boolean,
-                    Kind::Number => Type::Number,
+                    Kind::Number | Kind::Integer => Type::Number,
                     Kind::Size(_) => Type::Size,
                     Kind::Absent(_) => return None,
                 };

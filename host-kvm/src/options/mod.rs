@@ -6,9 +6,11 @@
 //! is one line that names the option as given and the reason.
 
 mod acpitable;
+mod boot;
 mod builder;
 mod descriptors;
 mod device;
+mod drive;
 mod introspect;
 mod machine;
 mod numa;
@@ -22,7 +24,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use thimble_core::devices::class::{DeviceClass, PropertyValues};
-use thimble_core::devices::kernel;
+use thimble_core::devices::{kernel, rtc};
 use thimble_core::machine::actions::Actions;
 
 use crate::chardev::spec::ChardevSpec;
@@ -32,9 +34,11 @@ use crate::monitors::Language;
 use crate::soft::Icount;
 
 pub use acpitable::AcpiTable;
+pub use boot::{BootOptions, OptionRom};
 pub use builder::parse_gdb;
 pub use descriptors::AddFd;
 pub use device::{DeviceOption, Global};
+pub use drive::DriveOption;
 pub use introspect::visit_options;
 pub use machine::{
     Accel, CPUS_MAX, DEFAULT_CPU, KernelIrqchip, MEMORY_DEFAULT, MEMORY_MAX, MEMORY_UNIT,
@@ -116,6 +120,12 @@ pub struct Options {
     pub initrd: Option<String>,
     /// Kernel command line; only with a kernel.
     pub append: Option<String>,
+    /// What to boot from.
+    pub boot: BootOptions,
+    /// ROMs for the firmware to run.
+    pub option_roms: Vec<OptionRom>,
+    /// Firmware is to use the first serial port as screen and keyboard though nobody said that there is no display.
+    pub serial_console: bool,
     /// Directories of `-L`, in order.
     pub data_dirs: Vec<String>,
     /// Character devices, in the order in which to open them. All other fields name them by id.
@@ -124,6 +134,8 @@ pub struct Options {
     pub add_fds: Vec<AddFd>,
     /// Serial ports in order: the id of a character device, or `None` for no port.
     pub serials: Vec<Option<String>>,
+    /// Parallel ports in order: the id of a character device, or `None` for no port.
+    pub parallels: Vec<Option<String>>,
     /// Debug consoles (`isa-debugcon`): the id of a character device, or `None` for no console.
     pub debugcons: Vec<Option<String>>,
     /// Monitors.
@@ -136,6 +148,8 @@ pub struct Options {
     pub qtest_log: Option<String>,
     /// Code of the escape key.
     pub escape_key: u8,
+    /// Drives of the board.
+    pub drives: Vec<DriveOption>,
     /// Devices to add.
     pub devices: Vec<DeviceOption>,
     /// Defaults of properties, for [`Options::defaults_of`].
@@ -211,16 +225,21 @@ impl Default for Options {
             kernel: None,
             initrd: None,
             append: None,
+            boot: BootOptions::default(),
+            option_roms: Vec::new(),
+            serial_console: false,
             data_dirs: Vec::new(),
             chardevs: Vec::new(),
             add_fds: Vec::new(),
             serials: Vec::new(),
+            parallels: Vec::new(),
             debugcons: Vec::new(),
             monitors: Vec::new(),
             qtest: None,
             gdb: None,
             qtest_log: None,
             escape_key: crate::chardev::DEFAULT_ESCAPE_KEY,
+            drives: Vec::new(),
             devices: Vec::new(),
             globals: Vec::new(),
             paused: false,
@@ -261,6 +280,11 @@ impl Options {
         given.chain(DATA_DIRS.iter().copied())
     }
 
+    /// Whether the firmware is not ours, so that it starts kernels in its own way.
+    pub fn has_own_firmware(&self) -> bool {
+        self.bios.is_some() || !self.drives.is_empty()
+    }
+
     /// The file that a firmware name means: itself if it exists, else the first one of that name
     /// in the search path, else itself, so that opening it gives the error.
     pub fn find_firmware(&self, name: &str) -> PathBuf {
@@ -279,6 +303,22 @@ impl Options {
         let timer = self.defaults_of(&kernel::PIT_CLASS);
         let policy = timer.text(kernel::LOST_TICK_POLICY);
         policy.unwrap_or_default().to_owned()
+    }
+
+    /// Whether the real-time clock repeats periodic interrupts that the guest has lost: `-rtc driftfix=`, or the same by `-global`.
+    ///
+    /// # Errors
+    /// If it is to do what it can't.
+    pub fn rtc_slews(&self) -> Result<bool, OptionError> {
+        let clock = self.defaults_of(&rtc::CLASS);
+        match clock.text(kernel::LOST_TICK_POLICY) {
+            Some("slew") => Ok(true),
+            Some("delay") => Err(OptionError::new(
+                "-global mc146818rtc.lost_tick_policy=delay",
+                "Invalid lost tick policy.",
+            )),
+            _ => Ok(self.rtc.slew),
+        }
     }
 
     /// The properties that a new device of a class starts with: its defaults and `-global`.

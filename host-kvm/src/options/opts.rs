@@ -17,6 +17,8 @@ pub enum Kind {
     Bool,
     /// An unsigned 64-bit number: decimal, hexadecimal behind `0x`, octal behind `0`.
     Number,
+    /// A 64-bit number with a sign, decimal.
+    Integer,
     /// Bytes, with a suffix from B to E; the number is the shift of a number without suffix.
     Size(u32),
     /// One of a list of words.
@@ -252,7 +254,7 @@ impl OptsTable {
             let kind = match option.kind {
                 Kind::Text => "<str>".to_owned(),
                 Kind::Bool => "<bool (on/off)>".to_owned(),
-                Kind::Number => "<num>".to_owned(),
+                Kind::Number | Kind::Integer => "<num>".to_owned(),
                 Kind::Size(_) => "<size>".to_owned(),
                 Kind::Word(words) | Kind::Only(words, _) => words.join("|"),
                 Kind::Absent(_) => continue,
@@ -298,6 +300,11 @@ impl Opts {
         self.text(name).and_then(|text| parse_number(text).ok())
     }
 
+    /// A number with a sign that was given.
+    pub fn integer(&self, name: &str) -> Option<i64> {
+        self.text(name).and_then(|text| text.parse().ok())
+    }
+
     /// A size that was given, in bytes.
     pub fn size(&self, name: &str, shift: u32) -> Option<u64> {
         self.text(name)
@@ -326,6 +333,8 @@ pub(super) fn check(option: &SubOption, value: &str) -> Result<(), Reason> {
         Kind::Bool if parse_bool(value).is_some() => Ok(()),
         Kind::Bool => Err(format!("Parameter '{name}' expects 'on' or 'off'")),
         Kind::Number => number(parse_number(value), "a number"),
+        Kind::Integer if value.parse::<i64>().is_ok() => Ok(()),
+        Kind::Integer => Err(format!("Parameter '{name}' expects integer")),
         Kind::Size(shift) => number(
             parse_size(value, shift),
             "a non-negative number below 2^64 with an optional suffix k, M, G, T, P or E",

@@ -37,7 +37,7 @@ static PIC: DeviceClass = DeviceClass {
     user_creatable: false,
     properties: &[],
 };
-static CLASSES: &[&DeviceClass] = &[&SERIAL, &PIC];
+static CLASSES: &[&DeviceClass] = &[&SERIAL, &PIC, &thimble_core::devices::parallel::CLASS];
 
 fn try_parse(line: &[&str]) -> Result<Parsed, String> {
     parse(line.iter().map(OsString::from), CLASSES).map_err(|error| error.to_string())
@@ -118,9 +118,21 @@ fn defaults_follow_the_board() {
     let plain = run("").unwrap();
     assert_eq!(plain.serials.len(), 1);
     assert_eq!(plain.chardevs[0].spec.backend, Backend::Null);
-    for what in ["VGA", "floppy", "CD-ROM", "network card", "parallel port"] {
+    for what in ["VGA", "floppy", "CD-ROM", "network card"] {
         assert!(plain.missing.contains(&what), "{what}");
     }
+    assert_eq!(plain.parallels, [Some("parallel0".to_owned())]);
+    for line in [
+        "-parallel none",
+        "-chardev null,id=a -device isa-parallel,chardev=a",
+        "-M microvm",
+        "-nodefaults",
+    ] {
+        let options = run(line).unwrap();
+        assert_eq!(options.parallels.iter().flatten().count(), 0, "{line}");
+    }
+    let text = run(&"-parallel null ".repeat(4)).unwrap_err();
+    assert!(text.ends_with("too many parallel ports"), "{text}");
     let graphic = run("-nographic -net none -parallel none").unwrap();
     assert_eq!(graphic.missing, ["floppy", "CD-ROM"]);
     assert!(graphic.chardevs[0].spec.mux);

@@ -36,6 +36,8 @@ pub struct Rtc {
     pub base: RtcBase,
     /// What makes it go.
     pub clock: RtcClock,
+    /// Whether periodic interrupts that the guest has lost are repeated.
+    pub slew: bool,
 }
 
 pub(super) static RTC: OptsTable = OptsTable {
@@ -54,8 +56,8 @@ pub(super) static RTC: OptsTable = OptsTable {
         ),
         SubOption::new(
             "driftfix",
-            Kind::Only(&["none"], "lost ticks are not repeated"),
-            "what happens to lost ticks",
+            Kind::Word(&["none", "slew"]),
+            "slew: periodic interrupts that the guest has lost come later",
         ),
     ],
 };
@@ -77,6 +79,7 @@ pub(super) fn parse_rtc(text: &str) -> Result<Rtc, Reason> {
             Some("vm") => RtcClock::Vm,
             _ => RtcClock::Host,
         },
+        slew: given.text("driftfix") == Some("slew"),
     })
 }
 
@@ -208,7 +211,8 @@ mod tests {
         ] {
             assert_eq!(parse_date(text), None, "{text}");
         }
-        assert!(parse_rtc("driftfix=slew").is_err());
+        assert!(parse_rtc("driftfix=slew").unwrap().slew);
+        assert!(parse_rtc("driftfix=both").is_err());
         assert_eq!(
             parse_rtc("base=localtime,clock=vm").unwrap().clock,
             RtcClock::Vm

@@ -283,6 +283,15 @@ unsafe impl PhysicalMemory for Board {
         // Elsewhere words do not keep what is stored.
         !ram || self.ram.compare_exchange(gpa, exchange).unwrap_or(true)
     }
+
+    // The other processors, and decoded code, follow when this one has left guest code, soon.
+    fn remapped(&mut self) -> bool {
+        let remapped = self.wires.remapped();
+        if remapped {
+            self.follow_map();
+        }
+        remapped
+    }
 }
 
 // SAFETY: as above.

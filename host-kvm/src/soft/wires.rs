@@ -275,6 +275,11 @@ impl Wires {
         self.remapped.swap(false, Ordering::AcqRel)
     }
 
+    /// Whether processors have yet to follow a change of the memory map.
+    pub(super) fn remapped(&self) -> bool {
+        self.remapped.load(Ordering::Acquire)
+    }
+
     pub(super) fn a20(&self) -> bool {
         !self.a20_masked.load(Ordering::Acquire)
     }

@@ -35,7 +35,7 @@ impl Kernel {
         let plan = match loader::plan(file, layout.low) {
             Ok(plan) => plan,
             // The firmware may know kernels that we do not.
-            Err(_) if options.bios.is_some() => {
+            Err(_) if options.has_own_firmware() => {
                 let initrd = initrd_file(options)?;
                 let table = &[];
                 return Ok(Self {

@@ -1,6 +1,7 @@
 //! From the command line to a running event loop: everything that can fail at the start fails
 //! here, with one line that names the option.
 
+mod boot;
 mod kernel;
 mod plug;
 mod smbios;
@@ -34,6 +35,7 @@ use crate::descriptors;
 use crate::event_loop::poller::{Poller, Waker};
 use crate::event_loop::{self, EventLoop};
 use crate::files::{self, OFlags, Opened};
+use crate::flash::Flash;
 use crate::gdb::GdbServer;
 use crate::kvm::{self, KvmError, Vcpus};
 use crate::log::{self, Items, Sink};
@@ -234,7 +236,20 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
         )
         .map_err(|error| failure("-overcommit mem-lock=on")(error.into()))?;
     }
-    let mut firmware = firmware(options)?;
+    let flash = open_flash(options, board)?;
+    let mut firmware = match flash {
+        Some(_) => Vec::new(),
+        None => firmware(options)?,
+    };
+    let flash_rom = match &flash {
+        Some(flash) => Some(Arc::new(Rom::new(flash.contents()).map_err(&internal)?)),
+        None => None,
+    };
+    let (chips, below) = match (&flash, &flash_rom) {
+        (Some(flash), Some(rom)) => flash.units(leak(rom)),
+        // Its content comes once all that it tells is known; until then these are zeros that cost no memory.
+        _ => ([None; _], &*vec![0; firmware.len()].leak()),
+    };
 
     let user_tables = tables::of_user(options)?;
     let acpi_size = match options.machine.acpi {
@@ -243,6 +258,7 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
     };
     let kernel = Kernel::load(options, layout, acpi_size)?;
     let has_kernel = !kernel.table.is_empty();
+    let numa = tables::numa_of(options, nodes);
     let rtc_start = rtc_base(options.rtc.base);
     let config = Config {
         board,
@@ -261,18 +277,20 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
         sleep: piix4_pm::sleep_states(&options.defaults_of(&piix4_pm::CLASS)),
         ram: leak::<Ram>(&ram),
         ram_size: options.memory,
-        // Its content comes once all that it tells is known; until then these are zeros that cost no memory.
-        rom: vec![0; firmware.len()].leak(),
+        rom: below,
+        flash: chips,
         cpus: options.smp.cpus as u16,
         max_cpus: options.smp.max_cpus as u16,
         local_apics: local_apics(options, &accelerator, kernel_irqchip, cpuid.as_ref()),
         rtc_base: rtc_start,
+        rtc_slews: options.rtc_slews()?,
         uuid: options.uuid.unwrap_or_default(),
-        numa: tables::numa_of(options, nodes),
+        numa,
         kernel: kernel.file,
         initrd: kernel.initrd,
         cmdline: options.append.clone().unwrap_or_default().leak().as_bytes(),
         graphics: options.machine.graphics && !options.nographic,
+        boot_settings: boot::settings(options)?,
         boot: kernel.table,
         testdev_memory: testdev_memory(options),
     };
@@ -294,16 +312,26 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
         monitors.add(place, monitor.language);
     }
     let mut bridge_state = BridgeState::default();
+    if let Some(flash) = flash {
+        bridge_state.flash = flash.files;
+    }
     let consoles = &mut bridge_state.consoles;
     plug_devices(options, &mut machine, &mut chardevs, consoles)?;
+    boot::add_option_roms(options, &mut machine)?;
     if board == Board::Pc {
         let processor = cpuid.as_ref().map(|cpuid| cpuid.registers(1, 0));
-        let is_boot_rom = has_kernel && options.bios.is_none();
+        let is_boot_rom = has_kernel && !options.has_own_firmware();
         let rom = is_boot_rom.then_some(&mut firmware[..]);
         smbios::add(options, &mut machine, layout, processor, rom)?;
     }
-    let rom = Arc::new(Rom::new(&firmware).map_err(&internal)?);
-    machine.set_rom(leak(&rom).bytes());
+    let rom = match flash_rom {
+        Some(rom) => rom,
+        None => {
+            let rom = Arc::new(Rom::new(&firmware).map_err(&internal)?);
+            machine.set_rom(leak(&rom).bytes());
+            rom
+        }
+    };
     tables::add(options, &user_tables, &mut machine)?;
     let mut gdb = GdbServer::default();
     if let Some(id) = &options.gdb {
@@ -409,6 +437,7 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
             options.smp.cpus
         },
         topology: topology(options),
+        numa,
         log,
         rtc_start,
         rtc_clock: options.rtc.clock,
@@ -432,6 +461,22 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
         qtest,
         gdb,
     })
+}
+
+/// The board's flash chips, if it has some.
+fn open_flash(options: &Options, board: Board) -> Result<Option<Flash>, OptionError> {
+    if let (Some(drive), false) = (options.drives.first(), board == Board::Pc) {
+        let unit = drive.unit;
+        let reason = format!("machine type does not support if=pflash,bus=0,unit={unit}");
+        return Err(OptionError::new(&drive.origin, &reason));
+    }
+    let flash = Flash::open(&options.drives)?;
+    if let (Some(_), Some(bios)) = (&flash, &options.bios) {
+        report(format_args!(
+            "warning: -bios {bios}: not used, as firmware is in flash"
+        ));
+    }
+    Ok(flash)
 }
 
 /// Makes what `-object` asks for, and guest RAM: of one of these objects, or of a new one.
@@ -509,13 +554,17 @@ fn node_memory(
     nodes: &mut Vec<u64>,
 ) -> Result<Vec<Arc<Mapping>>, OptionError> {
     let mut backings = Vec::new();
-    for id in &options.numa.memory {
+    for (index, id) in options.numa.memory.iter().enumerate() {
         let Some(id) = id else {
             nodes.push(0);
             continue;
         };
         let origin = format!("-numa node,memdev={id}");
         let refused = |reason: &str| OptionError::new(&origin, reason);
+        if options.numa.memory[..index].contains(&Some(id.clone())) {
+            let end = "can't be used multiple times.";
+            return Err(OptionError::sentence(&format!("memory backend {id}"), end));
+        }
         let backend = made.memory(id);
         let size = backend.ok_or_else(|| refused(&format!("memdev={id} is ambiguous")))?;
         let size = size.size();

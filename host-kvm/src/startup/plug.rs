@@ -1,7 +1,7 @@
 //! The devices of the command line.
 
 use thimble_core::devices::class::{PCI_ROMSIZE, PropertyKind, PropertyValues};
-use thimble_core::devices::{debugcon, serial};
+use thimble_core::devices::{debugcon, parallel, serial};
 use thimble_core::machine::{ExpansionRom, Machine, Place, Plugging, SERIAL_MAX};
 use thimble_core::pci::config;
 
@@ -51,6 +51,15 @@ pub(super) fn plug_devices(
         let place = board(Place::Board);
         plug(&origin, &properties, place, &|_| Some(id.clone()))?;
     }
+    for (index, id) in options.parallels.iter().enumerate() {
+        let Some(id) = id else { continue };
+        let mut properties = options.defaults_of(&parallel::CLASS);
+        // The class has this property, and a port's number is in its range.
+        let _ = properties.set("index", &index.to_string());
+        let origin = format!("-parallel chardev:{id}");
+        let place = board(Place::Board);
+        plug(&origin, &properties, place, &|_| Some(id.clone()))?;
+    }
     for (index, id) in options.debugcons.iter().flatten().enumerate() {
         let properties = options.defaults_of(&debugcon::CLASS);
         let origin = format!("-debugcon chardev:{id}");
@@ -62,12 +71,15 @@ pub(super) fn plug_devices(
         plug(&origin, &properties, board(place), &|_| Some(id.clone()))?;
     }
     for device in &options.devices {
-        if device.properties.class().name == debugcon::CLASS.name
-            && device.properties.text("chardev").is_none()
-        {
+        let what = match device.properties.class().name {
+            name if name == debugcon::CLASS.name => "debugcon",
+            name if name == parallel::CLASS.name => "parallel",
+            _ => "",
+        };
+        if !what.is_empty() && device.properties.text("chardev").is_none() {
             // As QEMU: a console into nothing is a mistake. A serial port without a line is not.
-            let reason = "Can't create debugcon device, empty char device";
-            return Err(OptionError::new(&device.origin, reason));
+            let reason = format!("Can't create {what} device, empty char device");
+            return Err(OptionError::new(&device.origin, &reason));
         }
         let plugging = Plugging {
             place: device.id.as_deref().map_or(Place::Anonymous, Place::Id),

@@ -2,6 +2,7 @@
 //! processors hand in.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU8;
 
 use thimble_core::cpu::LocalApicState;
 use thimble_core::cpu::debugger::Hit;
@@ -17,12 +18,13 @@ use thimble_monitor::DebugStop;
 use super::{Accelerator, Guarded, Shared};
 use crate::chardev::{ChardevId, Chardevs};
 use crate::clock::Clock;
+use crate::flash::FlashFiles;
 use crate::kvm::{self, ExitHandler, SystemEvent, VcpuStop};
 use crate::report;
 use crate::soft::{Surroundings, TSC_HZ};
 
 /// Consoles that a machine has at most.
-pub const CONSOLES_MAX: usize = 16;
+pub const CONSOLES_MAX: usize = 20;
 
 /// Kinds of [`GuestEvent`]: so many wait at most, since one that comes again before the main
 /// thread has looked says nothing new.
@@ -92,10 +94,12 @@ impl Pending {
 pub struct BridgeState {
     /// Which device each console of the machine is.
     pub consoles: [Option<ChardevId>; CONSOLES_MAX],
+    /// Where changes of flash go.
+    pub flash: FlashFiles,
     /// What waits for the main thread.
     pub pending: Pending,
     /// Consoles, a bit each, whose lost output has been reported.
-    lost: u16,
+    lost: u32,
     /// What the machine's own I/O APIC sends.
     routes: kvm::Routes,
 }
@@ -240,6 +244,10 @@ impl Host for Bridge<'_> {
         {
             report(format_args!("{error}"));
         }
+    }
+
+    fn flash_changed(&mut self, unit: u8, offset: u32, bytes: &[AtomicU8]) -> bool {
+        self.bridge_state.flash.write(unit, offset, bytes)
     }
 
     // KVM leaves A20 open: no guest that it runs needs addresses to wrap.

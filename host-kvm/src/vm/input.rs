@@ -1,5 +1,7 @@
-//! Keys, buttons and movements.
+//! Keys, buttons and movements. A key wakes a guest up that sleeps, and is lost in the reset; mice, which guests switch off before they
+//! go to sleep, do not.
 
+use thimble_core::devices::acpi_pm::WakeReason;
 use thimble_core::devices::input::{InputEvent, QKeyCode};
 use thimble_core::machine::TypedFull;
 use thimble_monitor::Inputs;
@@ -8,13 +10,23 @@ use super::Vm;
 
 impl Inputs for Vm {
     fn input(&mut self, events: &mut dyn Iterator<Item = InputEvent>) {
+        let mut keys = false;
+        let mut events = events.inspect(|event| keys |= matches!(event, InputEvent::Key { .. }));
         self.shared
-            .call(|machine, bridge, now| machine.input(bridge, now, events));
+            .call(|machine, bridge, now| machine.input(bridge, now, &mut events));
+        if keys {
+            self.wake_up(WakeReason::Button);
+        }
     }
 
     fn type_keys(&mut self, keys: &[QKeyCode], pause: Option<u32>) -> Result<(), TypedFull> {
-        self.shared
-            .call(|machine, bridge, now| machine.type_keys(bridge, now, keys, pause))
+        let typed = self
+            .shared
+            .call(|machine, bridge, now| machine.type_keys(bridge, now, keys, pause));
+        if typed.is_ok() && !keys.is_empty() {
+            self.wake_up(WakeReason::Button);
+        }
+        typed
     }
 
     fn held_buttons(&mut self) -> &mut u8 {

@@ -4,7 +4,9 @@
 //! [`Shared`] is what threads share; [`Vm`] belongs to the main thread, starts and stops the
 //! processors, and never holds the lock while it waits for them.
 
+mod boot;
 mod bridge;
+mod clock;
 mod debug;
 mod descriptors;
 mod dump;
@@ -30,6 +32,7 @@ use rustix::time::{Itimerspec, TimerfdTimerFlags, Timespec, timerfd_settime};
 
 use thimble_core::cpu::features::FeatureSet;
 use thimble_core::devices::{GuestEvent, PowerRequest, ShutdownCause};
+use thimble_core::firmware::Numa;
 use thimble_core::machine::actions::{
     Actions, GuestPanicAction, PanicAction, RebootAction, ShutdownAction, WatchdogAction,
 };
@@ -248,6 +251,8 @@ pub struct Settings {
     pub cpus: u32,
     /// Where they are.
     pub topology: Topology,
+    /// NUMA nodes.
+    pub numa: Numa<'static>,
     /// What processors do, for `-d`.
     pub log: Arc<Sink>,
     /// What the real-time clock shows at the start, in seconds since 1970.

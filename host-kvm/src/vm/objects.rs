@@ -83,6 +83,7 @@ impl ObjectFacts {
 /// The host's part of the tree, while the machine is locked.
 struct Objects<'g> {
     built: bool,
+    now: u64,
     facts: &'g ObjectFacts,
     chardevs: &'g Chardevs,
     bridge: &'g BridgeState,
@@ -92,6 +93,10 @@ struct Objects<'g> {
 impl Outside for Objects<'_> {
     fn built(&self) -> bool {
         self.built
+    }
+
+    fn now(&self) -> u64 {
+        self.now
     }
 
     fn settings(&self) -> Settings<'_> {
@@ -181,6 +186,7 @@ impl Guarded {
             machine: &self.machine,
             outside: &Objects {
                 built,
+                now: self.clock.now(),
                 facts,
                 chardevs: &self.chardevs,
                 bridge: &self.bridge_state,

@@ -224,3 +224,31 @@ fn the_kernels_timer_is_there_or_not() {
     assert_eq!(LostTicks::parse("discard"), Some(LostTicks::Discard));
     assert_eq!(LostTicks::parse("slew"), None);
 }
+
+/// The HPET in legacy replacement mode stands for counter 0, which is then silent; state that is loaded does not change that.
+#[test]
+fn an_hpet_silences_the_timer() {
+    let Some(guest) = guest(&[0xf4], &[], 1, Irqchip::On) else {
+        return;
+    };
+    let legacy = || {
+        let flags = guest.vm.fd().get_pit2().unwrap().flags;
+        flags & kvm_bindings::KVM_PIT_FLAGS_HPET_LEGACY != 0
+    };
+    let at = Instants {
+        now: 1_000_000,
+        monotonic: monotonic(),
+    };
+    assert!(!legacy());
+    guest.vm.mute_pit(true).unwrap();
+    assert!(legacy());
+    let state = guest.vm.controllers(at).unwrap();
+    guest.vm.set_controllers(&state, at).unwrap();
+    assert!(legacy());
+    guest.vm.mute_pit(true).unwrap();
+    guest.vm.mute_pit(false).unwrap();
+    assert!(!legacy());
+    guest.vm.mute_pit(true).unwrap();
+    guest.vm.reset_irqchip().unwrap();
+    assert!(!legacy());
+}

@@ -21,9 +21,9 @@ pub(crate) const MOUSE: (i64, &str) = (2, "QEMU PS/2 Mouse");
 /// Keys that are typed together.
 pub(crate) type Keys = heapless::Vec<QKeyCode, { TYPED_MAX / 2 }>;
 
-/// Whether what someone does arrives.
+/// Whether what someone does arrives: at a guest that runs, or that a key wakes up.
 fn is_awake<O: Owner + ?Sized>(owner: &O) -> bool {
-    owner.run_state() == RunState::Running
+    matches!(owner.run_state(), RunState::Running | RunState::Suspended)
 }
 
 pub(crate) fn has_keyboard<O: Owner + ?Sized>(owner: &O) -> bool {

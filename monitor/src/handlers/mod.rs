@@ -1,5 +1,6 @@
 //! The command handlers: small functions from checked arguments to a result, a file for each part of the schema.
 
+mod clock;
 mod control;
 mod descriptors;
 mod dump;
@@ -19,6 +20,7 @@ mod yank;
 use crate::session::Negotiation;
 use crate::{JobId, Owner};
 
+pub(crate) use clock::*;
 pub(crate) use control::*;
 pub(crate) use descriptors::*;
 pub(crate) use dump::*;

@@ -11,6 +11,7 @@
 //! sink lets it be.
 
 mod apic;
+mod boot;
 mod completion;
 mod cpus;
 mod debug;
@@ -25,6 +26,7 @@ mod history;
 mod input;
 mod machine;
 mod memory;
+mod numa;
 mod objects;
 mod parse;
 mod pci;

@@ -4,8 +4,8 @@
 //! `COMMANDS` (or `INFO`, for what `info` shows) and a function; a new topic is a file and a line in each of the two menus here.
 
 use super::{
-    Call, Done, cpus, debug, descriptors, devices, dump, help, history, input, machine, memory,
-    objects, pci, ports, power, trace,
+    Call, Done, boot, cpus, debug, descriptors, devices, dump, help, history, input, machine,
+    memory, numa, objects, pci, ports, power, trace,
 };
 
 /// Arguments of a command at most.
@@ -36,6 +36,7 @@ pub(super) type Run = for<'c, 'l> fn(&mut Call<'c, 'l>) -> Done<'l>;
 
 /// All commands.
 pub static COMMANDS: &Menu = &[
+    boot::COMMANDS,
     cpus::COMMANDS,
     descriptors::COMMANDS,
     debug::COMMANDS,
@@ -58,6 +59,7 @@ pub static INFO: &Menu = &[
     input::INFO,
     machine::INFO,
     memory::INFO,
+    numa::INFO,
     pci::INFO,
     trace::INFO,
     objects::INFO,

@@ -1,5 +1,7 @@
 //! An owner without a process: a machine in memory that nobody runs. For fuzzers, tests and bare-metal images.
 
+mod boot;
+mod clock;
 mod debug;
 mod descriptors;
 mod dump;

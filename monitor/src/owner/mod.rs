@@ -1,5 +1,7 @@
 //! What commands ask of the machine's owner.
 
+mod boot;
+mod clock;
 mod debug;
 mod descriptors;
 mod dump;
@@ -25,6 +27,8 @@ pub use objects::Objects;
 
 /// Whether KVM is used: QMP's KvmInfo.
 pub use crate::schema::results::KvmInfo;
+pub use boot::Booting;
+pub use clock::RealTimeClock;
 pub use debug::{BreakRefused, DebugStop, Debugger, Stepping, write_ram};
 pub use descriptors::{Descriptors, SetMember};
 pub use dump::{DumpKind, DumpTarget, Dumps};
@@ -87,7 +91,17 @@ pub fn answers(machine: &Machine<'_>, mut gpa: u64, length: usize) -> bool {
 /// executes the command writes them before its reply (after it if the command has a result), and the owner sends them to its other
 /// sessions with `Session::event`.
 pub trait Owner:
-    Debugger + Descriptors + Dumps + Inputs + Inspection + Objects + Sleep + Traces + Typing
+    Booting
+    + Debugger
+    + Descriptors
+    + Dumps
+    + Inputs
+    + Inspection
+    + Objects
+    + RealTimeClock
+    + Sleep
+    + Traces
+    + Typing
 {
     /// What the VM is doing.
     fn run_state(&self) -> RunState;

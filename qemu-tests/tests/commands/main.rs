@@ -7,11 +7,13 @@
 //! Guests are small ROMs: see [`roms`]. Thimble runs them with KVM or, as `THIMBLE_ACCEL` says, with its software CPU, QEMU
 //! with its own.
 
+mod clock;
 mod crate_types;
 mod descriptors;
 mod dump;
 mod human;
 mod identity;
+mod input;
 mod logs;
 mod memory;
 mod objects;

@@ -53,6 +53,33 @@ program!(
 );
 
 program!(
+    /// Prints `K`, and then every byte of the keyboard in two digits.
+    keyboard, keyboard_start, keyboard_end,
+    "   movw $0x402, %dx
+        movb $'K', %al
+        outb %al, %dx
+    keyboard_next:
+    1:  inb $0x64, %al
+        testb $1, %al
+        jz 1b
+        inb $0x60, %al
+        movb %al, %bl
+        shrb $4, %al
+        movw $(keyboard_low - keyboard_start), %di
+        jmp 4f
+    keyboard_low:
+        movb %bl, %al
+        andb $15, %al
+        movw $(keyboard_next - keyboard_start), %di
+    4:  addb $'0', %al
+        cmpb $'9', %al
+        jbe 5f
+        addb $7, %al
+    5:  outb %al, %dx
+        jmp *%di"
+);
+
+program!(
     /// Fills 1000h to 8FFFh with words: the offset, with A55Ah exclusive-ored.
     pattern, pattern_start, pattern_end,
     "   xorw %ax, %ax

@@ -95,6 +95,27 @@ fn a_sleeping_guest_is_woken_by_the_human_monitor_and_ended_by_quit() {
     }
 }
 
+#[test]
+fn a_key_wakes_a_sleeping_guest() {
+    for emulator in emulators() {
+        let key = json!({"type": "qcode", "data": "a"});
+        let event = json!({"type": "key", "data": {"down": true, "key": key}});
+        for (command, arguments) in [
+            ("send-key", json!({"keys": [key]})),
+            ("input-send-event", json!({"events": [event]})),
+        ] {
+            let (instance, mut client) = asleep(emulator);
+            let axis = json!({"type": "rel", "data": {"axis": "x", "value": 3}});
+            let arguments_of_mouse = json!({"events": [axis]});
+            command_with(&mut client, "input-send-event", arguments_of_mouse);
+            assert_eq!(status(&mut client), "suspended");
+            command_with(&mut client, command, arguments);
+            wait(&mut client, "WAKEUP");
+            crate::wait_until("why", || console(&instance).starts_with("SWB"));
+        }
+    }
+}
+
 /// What hides a state from guests leaves it where it is; another number of it moves it.
 #[test]
 fn properties_tell_guests_and_move_the_suspend_to_disk() {

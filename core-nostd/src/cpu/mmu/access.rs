@@ -219,7 +219,16 @@ impl Mmu {
     ) -> Result<(), Fault> {
         let spans = self.spans(memory, linear, W::SIZE, mode, Access::Write)?;
         spans.store_word(memory, word);
+        self.stored(memory);
         Ok(())
+    }
+
+    /// Follows what a store that was not by pointer has changed: the very next access may be to another thing at the same
+    /// address.
+    fn stored(&mut self, memory: &mut impl PhysicalMemory) {
+        if memory.remapped() {
+            self.tlb.forget_host();
+        }
     }
 
     /// Loads a word, if its page is ready; else the caller must take the long way.
@@ -447,6 +456,7 @@ impl Mmu {
             } else {
                 self.spans(memory, linear, from.len(), mode, Access::Write)?
                     .store(memory, from);
+                self.stored(memory);
             }
             linear = self.add(linear, from.len());
         }
@@ -875,6 +885,7 @@ mod tests {
         code: BTreeSet<u64>,
         noticed: Vec<(u64, Vec<u8>)>,
         lookups: usize,
+        remapped: bool,
     }
 
     // SAFETY: as the memory that it wraps.
@@ -899,6 +910,9 @@ mod tests {
         fn compare_exchange(&mut self, gpa: u64, exchange: Exchange) -> bool {
             self.ram.compare_exchange(gpa, exchange)
         }
+        fn remapped(&mut self) -> bool {
+            self.remapped
+        }
     }
 
     fn watched(guest: &Guest) -> Watched<'_> {
@@ -908,6 +922,7 @@ mod tests {
             code: BTreeSet::new(),
             noticed: Vec::new(),
             lookups: 0,
+            remapped: false,
         }
     }
 
@@ -952,6 +967,34 @@ mod tests {
         mmu.write(&mut memory, AT + 0xffe, USER, 0x0403_0201u32)
             .unwrap();
         assert_eq!(memory.noticed, [(DATA + 0xffe, std::vec![1, 2])]);
+    }
+
+    /// As flash that gives its status instead of its contents once it is written to.
+    #[test]
+    fn a_store_that_remaps_is_followed_at_once() {
+        let (guest, mut mmu) = long();
+        let mut memory = watched(&guest);
+        for bytes in [0, 1, 9] {
+            memory.devices.clear();
+            memory.remapped = false;
+            memory.code.insert(DATA);
+            mmu.tlb().forget_host();
+            memory.noticed.clear();
+            mmu.read::<u8>(&mut memory, AT, USER).unwrap();
+            assert!(memory.noticed.is_empty());
+            memory.devices.insert(DATA);
+            memory.remapped = true;
+            match bytes {
+                0 => mmu.write(&mut memory, AT, USER, 0x70u8).unwrap(),
+                _ => {
+                    let from = &[0x70; 9][..bytes];
+                    mmu.write_bytes(&mut memory, AT, USER, from).unwrap();
+                }
+            }
+            memory.noticed.clear();
+            mmu.read::<u8>(&mut memory, AT, USER).unwrap();
+            assert_eq!(memory.noticed, [(DATA, Vec::new())], "{bytes}");
+        }
     }
 
     #[test]

@@ -47,6 +47,12 @@ pub unsafe trait PhysicalMemory {
     /// and says whether it was. Where words do not keep what is stored, the answer is true.
     fn compare_exchange(&mut self, gpa: u64, exchange: Exchange) -> bool;
 
+    /// Whether what is behind pages has changed, perhaps by the store that has just been made: pointers to host memory are
+    /// forgotten then.
+    fn remapped(&mut self) -> bool {
+        false
+    }
+
     /// Whether devices may be accessed now; if not, an access that would reach one fails with
     /// [`FaultKind::Later`](super::FaultKind::Later).
     fn admits_devices(&self) -> bool {

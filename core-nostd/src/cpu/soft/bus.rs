@@ -239,6 +239,10 @@ unsafe impl PhysicalMemory for Bus<'_> {
         self.platform.compare_exchange(gpa, exchange)
     }
 
+    fn remapped(&mut self) -> bool {
+        self.platform.remapped()
+    }
+
     fn admits_devices(&self) -> bool {
         self.exact
     }

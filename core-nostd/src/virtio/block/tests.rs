@@ -1,0 +1,652 @@
+//! A driver by hand: rings in memory, and a block layer that does what it is asked for.
+
+use super::*;
+use crate::devices::testing::Bench;
+use crate::devices::{Effect, block::Failure};
+use crate::irq::Msi;
+use crate::pci::config::assert_registers;
+use crate::pci::{PciFunction, reg};
+use crate::state::{lifecycle_tests, load, save};
+use std::string::String;
+use std::vec::Vec;
+
+const DRIVE: DriveId = DriveId(3);
+const SIZE: u64 = 64 << 10;
+const LEGACY: usize = 0;
+const MSIX: usize = 1;
+const MODERN: usize = 4;
+
+/// Where the driver has its rings, its request and its data.
+const DESCRIPTORS: u64 = 0x1000;
+const AVAILABLE: u64 = 0x2000;
+const USED: u64 = 0x3000;
+const HEADER_AT: u64 = 0x4000;
+const STATUS_AT: u64 = 0x4100;
+const DATA_AT: u64 = 0x5000;
+
+fn disk(settings: &[(&str, &str)]) -> VirtioBlkPci {
+    let mut values = PropertyValues::new(&PCI_CLASS);
+    for (name, text) in settings {
+        values.set(name, text).unwrap();
+    }
+    let mut disk = pci(&values, 1, DRIVE).unwrap();
+    let medium = Medium {
+        bytes: SIZE,
+        read_only: false,
+        write_cache: true,
+    };
+    disk.medium_changed(&mut Bench::new().context(), DRIVE, Some(medium));
+    disk
+}
+
+lifecycle_tests!(VirtioBlkPci, disk(&[]), |disk, bench| {
+    start(disk, bench);
+});
+
+fn write(
+    disk: &mut VirtioBlkPci,
+    bench: &mut Bench,
+    bar: usize,
+    offset: u64,
+    width: Width,
+    value: u64,
+) {
+    disk.bar_write(&mut bench.context(), bar, offset, width, value);
+}
+
+fn read(disk: &mut VirtioBlkPci, bench: &mut Bench, bar: usize, offset: u64, width: Width) -> u64 {
+    disk.bar_read(&mut bench.context(), bar, offset, width)
+}
+
+/// Brings the disk up by its modern registers, with one queue and MSI-X.
+fn start(disk: &mut VirtioBlkPci, bench: &mut Bench) {
+    start_with(disk, bench, u64::MAX);
+}
+
+fn start_with(disk: &mut VirtioBlkPci, bench: &mut Bench, features: u64) {
+    use Width::{Byte, Dword, Word};
+    disk.config_write(&mut bench.context(), reg::COMMAND, Word, 6);
+    disk.config_write(&mut bench.context(), 0x9a, Word, 0x8000);
+    for (vector, offset) in [(0, 0), (1, 16)] {
+        write(disk, bench, MSIX, offset, Dword, 0xfee0_0000);
+        write(disk, bench, MSIX, offset + 8, Dword, 0x40 + vector);
+        write(disk, bench, MSIX, offset + 12, Dword, 0);
+    }
+    let mut common = |offset, width, value| write(disk, bench, MODERN, offset, width, value);
+    common(0x14, Byte, 3);
+    for half in 0..2 {
+        common(0x08, Dword, half);
+        common(0x0c, Dword, features >> (32 * half) & 0xffff_ffff);
+    }
+    common(0x14, Byte, 11);
+    common(0x10, Word, 0);
+    common(0x16, Word, 0);
+    common(0x18, Word, 8);
+    common(0x1a, Word, 1);
+    for (offset, address) in [(0x20, DESCRIPTORS), (0x28, AVAILABLE), (0x30, USED)] {
+        common(offset, Dword, address);
+    }
+    common(0x1c, Word, 1);
+    common(0x14, Byte, 15);
+}
+
+/// Messages that the function has sent: their data.
+fn messages(bench: &mut Bench) -> Vec<u32> {
+    core::iter::from_fn(|| bench.effects.take())
+        .map(|effect| match effect {
+            Effect::Message(Msi { data, .. }) => data,
+            other => panic!("{other:?}"),
+        })
+        .collect()
+}
+
+/// Pieces of a request: address, length, and whether the device writes.
+fn describe(bench: &Bench, first: u16, pieces: &[(u64, u32, bool)]) {
+    for (index, (address, length, writes)) in pieces.iter().enumerate() {
+        let at = first + index as u16;
+        let is_last = index + 1 == pieces.len();
+        let flags = u16::from(!is_last) | u16::from(*writes) << 1;
+        let mut bytes = Vec::from(address.to_le_bytes());
+        bytes.extend(length.to_le_bytes());
+        bytes.extend(flags.to_le_bytes());
+        bytes.extend((at + 1).to_le_bytes());
+        bench
+            .ram
+            .write(DESCRIPTORS + 16 * u64::from(at), &bytes)
+            .unwrap();
+    }
+}
+
+fn header(bench: &Bench, kind: u32, sector: u64) {
+    let mut bytes = Vec::from(kind.to_le_bytes());
+    bytes.extend([0; 4]);
+    bytes.extend(sector.to_le_bytes());
+    bench.ram.write(HEADER_AT, &bytes).unwrap();
+    bench.ram.write(STATUS_AT, &[0xee]).unwrap();
+}
+
+fn offer(bench: &Bench, head: u16) {
+    let index = bench.ram.load16(AVAILABLE + 2).unwrap();
+    let entry = AVAILABLE + 4 + 2 * u64::from(index % 8);
+    bench.ram.store16(entry, head).unwrap();
+    bench.ram.store16(AVAILABLE + 2, index + 1).unwrap();
+}
+
+/// What a request comes to: what the block layer is asked for, if anything.
+type Work = (u32, Operation, u64, u64, Vec<(u64, u32)>);
+
+fn kick(disk: &mut VirtioBlkPci, bench: &mut Bench) -> Vec<Work> {
+    write(disk, bench, MODERN, 0x3000, Width::Word, 0);
+    requests(disk, bench)
+}
+
+fn requests(disk: &mut VirtioBlkPci, bench: &mut Bench) -> Vec<Work> {
+    let mut segments = Segments::new();
+    let mut all = Vec::new();
+    while let Some(request) = disk.next_request(&mut bench.context(), &mut segments) {
+        let pieces = match request.data {
+            Data::Guest(pieces) => pieces.iter().map(|p| (p.gpa, p.length)).collect(),
+            _ => Vec::new(),
+        };
+        assert_eq!(request.drive, DRIVE);
+        all.push((
+            request.tag,
+            request.operation,
+            request.offset,
+            request.length,
+            pieces,
+        ));
+    }
+    all
+}
+
+fn status_byte(bench: &Bench) -> u8 {
+    let mut byte = [0];
+    bench.ram.read(STATUS_AT, &mut byte).unwrap();
+    byte[0]
+}
+
+/// One request with these data pieces; the answer of a disk that does all it is asked for.
+fn ask(
+    disk: &mut VirtioBlkPci,
+    bench: &mut Bench,
+    kind: u32,
+    sector: u64,
+    data: &[(u64, u32, bool)],
+) -> (u8, Option<(Operation, u64, u64)>) {
+    header(bench, kind, sector);
+    let mut pieces = std::vec![(HEADER_AT, 16, false)];
+    pieces.extend(data);
+    pieces.push((STATUS_AT, 1, true));
+    describe(bench, 0, &pieces);
+    offer(bench, 0);
+    let work = kick(disk, bench);
+    let work = work
+        .into_iter()
+        .next()
+        .map(|(tag, operation, offset, length, _)| {
+            disk.request_done(&mut bench.context(), DRIVE, tag, Ok(()), &[]);
+            (operation, offset, length)
+        });
+    assert_eq!(messages(bench), [0x41]);
+    (status_byte(bench), work)
+}
+
+/// Observed with QEMU 7.2.
+#[test]
+fn registers_after_power_on() {
+    let set = [
+        (0x00, 0x1001_1af4),
+        (0x04, 0x0010_0000),
+        (0x08, 0x0100_0000),
+        (0x10, 0x0000_0001),
+        (0x20, 0x0000_000c),
+        (0x2c, 0x0002_1af4),
+        (0x34, 0x98),
+        (0x3c, 0x100),
+        (0x40, 0x0110_0009),
+        (0x44, 4),
+        (0x4c, 0x1000),
+        (0x50, 0x0310_4009),
+        (0x54, 4),
+        (0x58, 0x1000),
+        (0x5c, 0x1000),
+        (0x60, 0x0410_5009),
+        (0x64, 4),
+        (0x68, 0x2000),
+        (0x6c, 0x1000),
+        (0x70, 0x0214_6009),
+        (0x74, 4),
+        (0x78, 0x3000),
+        (0x7c, 0x1000),
+        (0x80, 4),
+        (0x84, 0x0514_7009),
+        (0x98, 0x0001_8411),
+        (0x9c, 1),
+        (0xa0, 0x801),
+    ];
+    assert_registers(&disk(&[]), &set);
+    let bars = |settings: &[_]| {
+        let disk = disk(settings);
+        let kinds = (0..6).map(|bar| disk.config().bar_kind(bar).map_or(0, |(_, size)| size));
+        kinds.collect::<Vec<_>>()
+    };
+    assert_eq!(bars(&[]), [128, 0x1000, 0, 0, 0x4000, 0]);
+    assert_eq!(
+        bars(&[("disable-legacy", "on")]),
+        [0, 0x1000, 0, 0, 0x4000, 0]
+    );
+    assert_eq!(bars(&[("disable-modern", "on")]), [128, 0x1000, 0, 0, 0, 0]);
+    assert_eq!(bars(&[("vectors", "0")]), [128, 0, 0, 0, 0x4000, 0]);
+}
+
+/// Observed with QEMU 7.2, with a disk of 1 GiB.
+#[test]
+fn configuration_and_features() {
+    let medium = |write_cache| Medium {
+        bytes: 1 << 30,
+        read_only: false,
+        write_cache,
+    };
+    let seen = |settings: &[_], write_cache| {
+        let (mut disk, mut bench) = (disk(settings), Bench::new());
+        disk.medium_changed(&mut bench.context(), DRIVE, Some(medium(write_cache)));
+        let words: Vec<u32> = (0..15)
+            .map(|i| read(&mut disk, &mut bench, MODERN, 0x2000 + 4 * i, Width::Dword) as u32)
+            .collect();
+        let legacy = read(&mut disk, &mut bench, LEGACY, 0, Width::Dword) as u32;
+        let features = [0, 1].map(|half| {
+            write(&mut disk, &mut bench, MODERN, 0, Width::Dword, half);
+            read(&mut disk, &mut bench, MODERN, 4, Width::Dword) as u32
+        });
+        assert_eq!(
+            read(&mut disk, &mut bench, MODERN, 0x203c, Width::Byte),
+            0xff
+        );
+        (words, features, legacy)
+    };
+    let (words, features, legacy) = seen(&[], true);
+    let expected = [
+        0x20_0000,
+        0,
+        0,
+        0xfe,
+        0x3f10_0820,
+        0x200,
+        0,
+        0,
+        0x1_0001,
+        0x3f_ffff,
+        1,
+        1,
+        0x3f_ffff,
+        1,
+        1,
+    ];
+    assert_eq!(words, expected);
+    assert_eq!((features, legacy), ([0x3000_6e54, 0x101], 0x7900_6e54));
+    let settings = [
+        ("num-queues", "2"),
+        ("logical_block_size", "4096"),
+        ("physical_block_size", "8192"),
+        ("min_io_size", "16384"),
+        ("opt_io_size", "65536"),
+        ("discard_granularity", "8192"),
+        ("config-wce", "off"),
+        ("queue-size", "128"),
+    ];
+    let (words, features, legacy) = seen(&settings, false);
+    let expected = [
+        0x20_0000,
+        0,
+        0,
+        0x7e,
+        0x3810_0820,
+        0x1000,
+        0x4_0001,
+        0x10,
+        0x2_0000,
+        0x3f_ffff,
+        1,
+        0x10,
+        0x3f_ffff,
+        1,
+        1,
+    ];
+    assert_eq!(words, expected);
+    assert_eq!((features, legacy), ([0x3000_7454, 0x101], 0x7900_7454));
+}
+
+#[test]
+fn impossible_settings_are_refused() {
+    for (name, text) in [
+        ("packed", "on"),
+        ("num-queues", "0"),
+        ("num-queues", "17"),
+        ("queue-size", "100"),
+        ("queue-size", "2048"),
+        ("logical_block_size", "1000"),
+        ("physical_block_size", "4M"),
+        ("min_io_size", "100"),
+        ("discard_granularity", "100"),
+        ("max-discard-sectors", "0"),
+        ("cyls", "3"),
+        ("vectors", "65"),
+    ] {
+        let mut values = PropertyValues::new(&PCI_CLASS);
+        values.set(name, text).unwrap();
+        assert_eq!(pci(&values, 1, DRIVE).err(), Some(name));
+    }
+}
+
+#[test]
+fn requests_reach_the_block_layer() {
+    let (mut disk, mut bench) = (disk(&[("serial", "thimble")]), Bench::new());
+    start(&mut disk, &mut bench);
+    let data = [(DATA_AT, 512, true), (DATA_AT + 0x800, 1024, true)];
+    header(&bench, kind::IN, 2);
+    describe(
+        &bench,
+        0,
+        &[
+            (HEADER_AT, 16, false),
+            data[0],
+            data[1],
+            (STATUS_AT, 1, true),
+        ],
+    );
+    offer(&bench, 0);
+    let work = kick(&mut disk, &mut bench);
+    let pieces = std::vec![(DATA_AT, 512), (DATA_AT + 0x800, 1024)];
+    let (tag, ..) = work[0];
+    assert_eq!(work, [(tag, Operation::Read, 1024, 1536, pieces)]);
+    assert_eq!(
+        (messages(&mut bench), status_byte(&bench)),
+        (Vec::new(), 0xee)
+    );
+    disk.request_done(&mut bench.context(), DRIVE, tag, Err(Failure::Io), &[]);
+    assert_eq!(
+        (messages(&mut bench), status_byte(&bench)),
+        (std::vec![0x41], IOERR)
+    );
+    let mut used = [0; 12];
+    bench.ram.read(USED, &mut used).unwrap();
+    assert_eq!(used, [0, 0, 1, 0, 0, 0, 0, 0, 1, 6, 0, 0], "1537 bytes");
+    // An end that nobody waits for changes nothing.
+    disk.request_done(&mut bench.context(), DRIVE, tag, Ok(()), &[]);
+    disk.request_done(&mut bench.context(), DRIVE, u32::MAX, Ok(()), &[]);
+    assert_eq!(
+        (messages(&mut bench), status_byte(&bench)),
+        (Vec::new(), IOERR)
+    );
+
+    let mut asks = |kind, sector, data: &[_]| ask(&mut disk, &mut bench, kind, sector, data);
+    let write = Operation::Write {
+        force_unit_access: false,
+    };
+    let out = [(DATA_AT, 512, false)];
+    assert_eq!(asks(kind::OUT, 7, &out), (OK, Some((write, 3584, 512))));
+    assert_eq!(asks(kind::OUT | kind::BARRIER, 0, &out).0, OK);
+    assert_eq!(
+        asks(kind::FLUSH, 0, &[]),
+        (OK, Some((Operation::Flush, 0, 0)))
+    );
+    let short = [(DATA_AT, 20, true)];
+    assert_eq!(asks(kind::GET_ID, 0, &short), (OK, None));
+    // What the disk does not have.
+    let last = SIZE / SECTOR;
+    let block = [(DATA_AT, 512, true)];
+    for (kind, sector, data) in [
+        (kind::IN, last, &block),
+        (kind::IN, u64::MAX, &block),
+        (kind::IN, u64::MAX / SECTOR, &block),
+        (kind::IN, 0, &[(DATA_AT, 100, true)]),
+        (kind::OUT, last, &out),
+    ] {
+        assert_eq!(asks(kind, sector, data), (IOERR, None), "{sector:#x}");
+    }
+    assert_eq!(asks(kind::IN, last, &[]), (OK, None));
+    assert_eq!(asks(99, 0, &[]), (UNSUPP, None));
+    assert_eq!(asks(kind::SCSI, 0, &[]), (IOERR, None));
+    let scsi = [
+        (DATA_AT, 16, false),
+        (DATA_AT, 16, true),
+        (DATA_AT + 32, 16, true),
+    ];
+    assert_eq!(asks(kind::SCSI, 0, &scsi), (UNSUPP, None));
+    let mut id = [0; 36];
+    bench.ram.read(DATA_AT, &mut id).unwrap();
+    assert_eq!(String::from_utf8_lossy(&id[..7]), "thimble");
+    assert_eq!(id[32..], [255, 0, 0, 0]);
+}
+
+#[test]
+fn ranges_are_discarded_and_zeroed() {
+    let (mut disk, mut bench) = (disk(&[]), Bench::new());
+    start(&mut disk, &mut bench);
+    let discard = kind::DISCARD | kind::OUT;
+    let zeroes = kind::WRITE_ZEROES | kind::OUT;
+    let range = |bench: &Bench, sector: u64, sectors: u32, flags: u32| {
+        let bytes = u128::from(sector) | u128::from(sectors) << 64 | u128::from(flags) << 96;
+        bench.ram.write(DATA_AT, &bytes.to_le_bytes()).unwrap();
+    };
+    let one = [(DATA_AT, 16, false)];
+    for (kind, (sector, sectors, flags), answer) in [
+        (
+            discard,
+            (2, 4, 0),
+            (OK, Some((Operation::Discard, 1024, 2048))),
+        ),
+        (
+            zeroes,
+            (2, 4, 1),
+            (
+                OK,
+                Some((Operation::WriteZeroes { may_unmap: true }, 1024, 2048)),
+            ),
+        ),
+        (discard, (2, 4, 1), (UNSUPP, None)),
+        (zeroes, (2, 4, 2), (UNSUPP, None)),
+        (discard, (2, 0, 0), (OK, None)),
+        (zeroes, (SIZE / SECTOR - 1, 2, 0), (IOERR, None)),
+        (zeroes, (0, u32::MAX, 0), (IOERR, None)),
+        (kind::DISCARD, (2, 4, 0), (UNSUPP, None)),
+    ] {
+        range(&bench, sector, sectors, flags);
+        let answered = ask(&mut disk, &mut bench, kind, 0, &one);
+        assert_eq!(answered, answer, "{kind} {sector} {sectors} {flags}");
+    }
+    let two = [(DATA_AT, 32, false)];
+    assert_eq!(ask(&mut disk, &mut bench, discard, 0, &two), (UNSUPP, None));
+}
+
+#[test]
+fn a_rule_that_is_broken_stops_the_disk_until_it_is_reset() {
+    for pieces in [
+        &[(HEADER_AT, 16, false)][..],
+        &[(STATUS_AT, 1, true)],
+        &[(HEADER_AT, 15, false), (STATUS_AT, 1, true)],
+        &[(HEADER_AT, 16, false), (u64::MAX - 1, 1, true)],
+        &[(HEADER_AT, 0, false), (STATUS_AT, 1, true)],
+        &[(STATUS_AT, 1, true), (HEADER_AT, 16, false)],
+    ] {
+        let (mut disk, mut bench) = (disk(&[]), Bench::new());
+        start(&mut disk, &mut bench);
+        header(&bench, kind::FLUSH, 0);
+        describe(&bench, 0, pieces);
+        offer(&bench, 0);
+        assert_eq!(kick(&mut disk, &mut bench), []);
+        assert_eq!(messages(&mut bench), [0x40], "a change of configuration");
+        let common = |disk: &mut _, bench: &mut _, at| read(disk, bench, MODERN, at, Width::Byte);
+        assert_eq!(common(&mut disk, &mut bench, 0x14), 0x4f);
+        assert_eq!(common(&mut disk, &mut bench, 0x15), 1);
+        assert_eq!(kick(&mut disk, &mut bench), []);
+        write(&mut disk, &mut bench, MODERN, 0x14, Width::Byte, 0);
+        bench.ram.write(AVAILABLE, &[0; 32]).unwrap();
+        start(&mut disk, &mut bench);
+        let answer = ask(&mut disk, &mut bench, kind::GET_ID, 0, &[]);
+        assert_eq!(answer, (OK, None));
+    }
+}
+
+#[test]
+fn the_write_cache_can_be_switched_off() {
+    let (mut disk, mut bench) = (disk(&[]), Bench::new());
+    start(&mut disk, &mut bench);
+    let forced = |disk: &mut _, bench: &mut _| match ask(
+        disk,
+        bench,
+        kind::OUT,
+        0,
+        &[(DATA_AT, 512, false)],
+    )
+    .1
+    {
+        Some((Operation::Write { force_unit_access }, ..)) => force_unit_access,
+        other => panic!("{other:?}"),
+    };
+    assert!(!forced(&mut disk, &mut bench));
+    write(&mut disk, &mut bench, MODERN, 0x2020, Width::Byte, 0);
+    assert!(forced(&mut disk, &mut bench));
+    assert_eq!(read(&mut disk, &mut bench, MODERN, 0x2020, Width::Byte), 0);
+    write(&mut disk, &mut bench, MODERN, 0x14, Width::Byte, 0);
+    assert_eq!(read(&mut disk, &mut bench, MODERN, 0x2020, Width::Byte), 1);
+    // A driver that knows neither of flushes nor of the switch.
+    bench.ram.write(AVAILABLE, &[0; 32]).unwrap();
+    start_with(&mut disk, &mut bench, feature::VERSION_1);
+    assert!(forced(&mut disk, &mut bench));
+}
+
+#[test]
+fn legacy_drivers_have_pins_and_ports() {
+    use Width::{Byte, Dword, Word};
+    let (mut disk, mut bench) = (disk(&[]), Bench::new());
+    let mut out = |offset, width, value| {
+        write(&mut disk, &mut bench, LEGACY, offset, width, value);
+    };
+    out(0x12, Byte, 3);
+    out(0x04, Dword, 0);
+    out(0x0e, Word, 0);
+    out(0x08, Dword, 8);
+    out(0x12, Byte, 7);
+    assert!(disk.config().is_bus_master(), "as old drivers expect it");
+    assert_eq!(read(&mut disk, &mut bench, LEGACY, 0x08, Dword), 8);
+    assert_eq!(read(&mut disk, &mut bench, LEGACY, 0x0c, Word), 256);
+    header(&bench, kind::IN, 1);
+    let pieces = [
+        (HEADER_AT, 16, 0, 1),
+        (DATA_AT, 512, 2, 2),
+        (STATUS_AT, 1, 2, 0),
+    ];
+    for (index, (address, length, writes, next)) in pieces.into_iter().enumerate() {
+        let flags = writes | u16::from(next != 0);
+        let mut bytes = Vec::from(u64::to_le_bytes(address));
+        bytes.extend(u32::to_le_bytes(length));
+        bytes.extend(flags.to_le_bytes());
+        bytes.extend(u16::to_le_bytes(next));
+        bench.ram.write(0x8000 + 16 * index as u64, &bytes).unwrap();
+    }
+    bench.ram.store16(0x9002, 1).unwrap();
+    write(&mut disk, &mut bench, LEGACY, 0x10, Word, 0);
+    let work = requests(&mut disk, &mut bench);
+    assert_eq!(work.len(), 1);
+    assert!(!disk.config().intx());
+    disk.request_done(&mut bench.context(), DRIVE, work[0].0, Ok(()), &[]);
+    assert!(disk.config().intx());
+    assert_eq!((status_byte(&bench), bench.ram.load16(0xa002)), (OK, Ok(1)));
+    assert_eq!(read(&mut disk, &mut bench, LEGACY, 0x13, Byte), 1);
+    assert!(!disk.config().intx());
+    assert_eq!(read(&mut disk, &mut bench, LEGACY, 0x13, Byte), 0);
+}
+
+#[test]
+fn a_reset_gives_requests_up() {
+    let (mut disk, mut bench) = (disk(&[]), Bench::new());
+    start(&mut disk, &mut bench);
+    header(&bench, kind::FLUSH, 0);
+    describe(&bench, 0, &[(HEADER_AT, 16, false), (STATUS_AT, 1, true)]);
+    offer(&bench, 0);
+    let work = kick(&mut disk, &mut bench);
+    assert_eq!(disk.take_cancelled(), None);
+    write(&mut disk, &mut bench, MODERN, 0x14, Width::Byte, 0);
+    assert_eq!(BlockController::take_cancelled(&mut disk), Some(DRIVE));
+    assert_eq!(BlockController::take_cancelled(&mut disk), None);
+    disk.request_done(&mut bench.context(), DRIVE, work[0].0, Ok(()), &[]);
+    assert_eq!(
+        (status_byte(&bench), messages(&mut bench)),
+        (0xee, Vec::new())
+    );
+}
+
+#[test]
+fn what_is_under_way_is_handed_out_again_after_loading() {
+    let (mut disk, mut bench) = (disk(&[]), Bench::new());
+    start(&mut disk, &mut bench);
+    header(&bench, kind::IN, 5);
+    describe(
+        &bench,
+        0,
+        &[
+            (HEADER_AT, 16, false),
+            (DATA_AT, 512, true),
+            (STATUS_AT, 1, true),
+        ],
+    );
+    offer(&bench, 0);
+    let work = kick(&mut disk, &mut bench);
+    let mut bytes = [0; 0x4000];
+    let length = save(&disk, &mut bytes).unwrap();
+    let mut other = self::disk(&[]);
+    load(&mut other, &bytes[..length], &mut bench.context()).unwrap();
+    let again = requests(&mut other, &mut bench);
+    assert_eq!(again.len(), 1);
+    let what = |work: &Work| (work.1, work.2, work.3, work.4.clone());
+    assert_eq!(what(&again[0]), what(&work[0]));
+    other.request_done(&mut bench.context(), DRIVE, again[0].0, Ok(()), &[]);
+    assert_eq!(
+        (status_byte(&bench), messages(&mut bench)),
+        (OK, std::vec![0x41])
+    );
+    assert_eq!(bench.ram.load16(USED + 2), Ok(1));
+}
+
+#[test]
+fn more_requests_than_places_wait() {
+    let (mut disk, mut bench) = (disk(&[]), Bench::new());
+    start(&mut disk, &mut bench);
+    write(&mut disk, &mut bench, MODERN, 0x14, Width::Byte, 0);
+    // A larger queue, whose available ring names one chain over and over.
+    start(&mut disk, &mut bench);
+    write(&mut disk, &mut bench, MODERN, 0x18, Width::Word, 512);
+    header(&bench, kind::FLUSH, 0);
+    describe(&bench, 0, &[(HEADER_AT, 16, false), (STATUS_AT, 1, true)]);
+    bench.ram.store16(AVAILABLE + 2, 300).unwrap();
+    let work = kick(&mut disk, &mut bench);
+    assert_eq!(work.len(), REQUESTS_MAX);
+    let mut done = 0;
+    let mut waiting: Vec<u32> = work.iter().map(|work| work.0).collect();
+    while let Some(tag) = waiting.pop() {
+        disk.request_done(&mut bench.context(), DRIVE, tag, Ok(()), &[]);
+        messages(&mut bench);
+        done += 1;
+        waiting.extend(requests(&mut disk, &mut bench).iter().map(|work| work.0));
+    }
+    assert_eq!(done, 300);
+}
+
+#[test]
+fn a_new_size_is_told() {
+    let (mut disk, mut bench) = (disk(&[]), Bench::new());
+    start(&mut disk, &mut bench);
+    let medium = Medium {
+        bytes: 2 * SIZE,
+        read_only: false,
+        write_cache: true,
+    };
+    disk.medium_changed(&mut bench.context(), DRIVE, Some(medium));
+    assert_eq!(messages(&mut bench), [0x40]);
+    let sectors = read(&mut disk, &mut bench, MODERN, 0x2000, Width::Dword);
+    assert_eq!(sectors, 2 * SIZE / SECTOR);
+    disk.medium_changed(&mut bench.context(), DRIVE, Some(medium));
+    assert!(messages(&mut bench).is_empty());
+}

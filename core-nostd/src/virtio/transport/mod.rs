@@ -1,0 +1,8 @@
+//! How a guest sees a virtio device.
+
+pub mod pci;
+
+use super::queue::QueueError;
+
+/// Queues that there are numbers for.
+const QUEUE_NUMBERS: u16 = 1024;
