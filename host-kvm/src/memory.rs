@@ -44,7 +44,7 @@ pub fn release_stack() {
 pub struct Ram {
     memory: GuestMemoryMmap<()>,
     /// What it is made of, if not of mappings of its own.
-    _backing: Option<Arc<Mapping>>,
+    _backings: Vec<Arc<Mapping>>,
     /// Which pages hold decoded code, with the software CPU.
     code_marks: Option<&'static CodeMarks>,
 }
@@ -58,17 +58,28 @@ impl Ram {
         })
     }
 
-    /// RAM at such ranges that is made of a memory backend: the first range of its beginning, the next of what follows.
+    /// RAM at such ranges that is made of memory backends, one after the other: the first range of their beginning, the next of
+    /// what follows.
     ///
     /// # Errors
-    /// As above, or if the ranges are longer than the backend.
-    pub fn of(backing: Arc<Mapping>, ranges: &[(u64, u64)]) -> io::Result<Self> {
-        let mut ram = Self::with(ranges, |offset, length| {
+    /// As above, or if the ranges are longer than the backends.
+    pub fn of(backings: Vec<Arc<Mapping>>, ranges: &[(u64, u64)]) -> io::Result<Self> {
+        let ranges = cut(&backings, ranges);
+        let mut ram = Self::with(&ranges, |mut offset, length| {
+            let backing = backings.iter().find(|backing| {
+                let here = offset < backing.length();
+                if !here {
+                    offset -= backing.length();
+                }
+                here
+            });
+            let larger = || io::Error::other("guest RAM is larger than its backend");
+            let backing = backing.ok_or_else(larger)?;
             if offset
                 .checked_add(length)
                 .is_none_or(|end| end > backing.length())
             {
-                return Err(io::Error::other("guest RAM is larger than its backend"));
+                return Err(larger());
             }
             let (protection, flags) = (
                 libc::PROT_READ | libc::PROT_WRITE,
@@ -80,7 +91,7 @@ impl Ram {
                 MmapRegion::build_raw(start, length, protection, flags).map_err(io::Error::other)
             }
         })?;
-        ram._backing = Some(backing);
+        ram._backings = backings;
         Ok(ram)
     }
 
@@ -106,7 +117,7 @@ impl Ram {
         }
         Ok(Self {
             memory: GuestMemoryMmap::from_regions(regions).map_err(io::Error::other)?,
-            _backing: None,
+            _backings: Vec::new(),
             code_marks: None,
         })
     }
@@ -154,6 +165,30 @@ impl Ram {
         // SAFETY: the block is valid for as long as `self`, which the slice borrows.
         Ok(unsafe { VolatileSlice::new(block.pointer.as_ptr(), block.length.min(most)) })
     }
+}
+
+/// Cuts ranges where a backend ends.
+fn cut(backings: &[Arc<Mapping>], ranges: &[(u64, u64)]) -> Vec<(u64, u64)> {
+    let mut pieces = Vec::new();
+    let mut lengths = backings.iter().map(|backing| backing.length() as u64);
+    let mut left = lengths.next().unwrap_or(0);
+    for &(mut gpa, mut length) in ranges {
+        while length > 0 {
+            if left == 0
+                && let Some(next) = lengths.next()
+            {
+                left = next;
+                continue;
+            }
+            // What no backend is left for stays whole, to be refused.
+            let piece = if left == 0 { length } else { length.min(left) };
+            pieces.push((gpa, piece));
+            left = left.saturating_sub(piece);
+            gpa += piece;
+            length -= piece;
+        }
+    }
+    pieces
 }
 
 // SAFETY: a block lies in a mapping that lives as long as `self`, and no reference to the
@@ -318,7 +353,7 @@ mod tests {
         };
         let backing = Arc::new(Mapping::new(plan(false)).unwrap());
         let ranges = [(0, 0x2000), (0x1_0000_0000, 0x1000)];
-        let ram = Ram::of(backing.clone(), &ranges).unwrap();
+        let ram = Ram::of(vec![backing.clone()], &ranges).unwrap();
         assert_eq!(ram.length(), 0x3000);
         ram.write(0x1_0000_0ffe, b"ab").unwrap();
         ram.write(0x1fff, b"c").unwrap();
@@ -327,10 +362,26 @@ mod tests {
             unsafe { backing.start().as_ptr().add(offset).read_volatile() }
         };
         assert_eq!([at(0x1fff), at(0x2ffe), at(0x2fff)], *b"cab");
-        assert!(Ram::of(backing.clone(), &[(0, 0x4000)]).is_err());
+        assert!(Ram::of(vec![backing.clone()], &[(0, 0x4000)]).is_err());
         assert_eq!(Arc::strong_count(&backing), 2, "it is in use");
         drop(ram);
         assert_eq!(Arc::strong_count(&backing), 1);
+        // One after the other.
+        let second = Arc::new(Mapping::new(plan(false)).unwrap());
+        let both = vec![backing.clone(), second.clone()];
+        let ranges = [(0, 0x2000), (0x1_0000_0000, 0x4000)];
+        let ram = Ram::of(both.clone(), &ranges).unwrap();
+        assert_eq!(ram.length(), 0x6000);
+        assert_eq!(ram.block(0x1_0000_0ffe).unwrap().length, 2);
+        ram.write(0x1_0000_0ffe, b"cdef").unwrap();
+        // SAFETY: the offset is within the mapping.
+        let third = unsafe { second.start().as_ptr().add(1).read_volatile() };
+        assert_eq!(third, b'f');
+        let mut back = [0; 4];
+        ram.read(0x1_0000_0ffe, &mut back).unwrap();
+        assert_eq!(&back, b"cdef");
+        assert!(Ram::of(both, &[(0, 0x6001)]).is_err());
+        assert!(Ram::of(vec![], &[(0, 0x1000)]).is_err());
     }
 
     #[test]

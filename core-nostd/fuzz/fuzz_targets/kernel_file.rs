@@ -41,7 +41,7 @@ fuzz_target!(|bytes: &[u8]| {
         modules_size,
         low_ram,
         high_ram: 0,
-        acpi: initrd % 2 == 0,
+        acpi: [0, acpi::IMAGE_MAX, acpi::IMAGE_MAX + 0x1_1000][initrd as usize % 3],
     };
     let mut table = vec![0xee; TABLE_MAX];
     let Ok(length) = request.prepare(&plan, &mut table) else {
@@ -99,7 +99,7 @@ fn check(table: &[u8], file: u64, initrd: u64, low_ram: u64, unpacked: Option<(u
         let most = match source.0 {
             keys::KERNEL_DATA => file,
             keys::INITRD_DATA => initrd,
-            keys::BOOT_ACPI => acpi::IMAGE_MAX as u64,
+            keys::BOOT_ACPI => acpi::IMAGE_MAX as u64 + 0x1_1000,
             keys::BOOT => table.len() as u64,
             // Zeros.
             _ => u64::MAX,

@@ -107,8 +107,8 @@ pub struct Request<'a> {
     pub low_ram: u64,
     /// Bytes of RAM from 4 GiB on.
     pub high_ram: u64,
-    /// Whether there are ACPI tables.
-    pub acpi: bool,
+    /// Bytes of ACPI tables, [`acpi::image_size`]; 0 without any.
+    pub acpi: usize,
 }
 
 impl Request<'_> {
@@ -171,7 +171,7 @@ impl Request<'_> {
         }
         if let Some(tables) = tables {
             let control = u32::from(keys::BOOT_ACPI) << 16 | SELECT | READ;
-            transfers.add(control, acpi::IMAGE_MAX as u32, tables)?;
+            transfers.add(control, self.acpi as u32, tables)?;
         }
         transfers.skip_to(keys::BOOT, INFO_OFFSET as u32)?;
         transfers.add(READ, told as u32, start)?;
@@ -189,7 +189,7 @@ impl Request<'_> {
 
     /// Where ACPI tables go: nowhere for a kernel that can't be told of them, or that lies there.
     fn tables(&self, plan: &Plan) -> Option<u64> {
-        let place = acpi::place(self.low_ram).filter(|_| self.acpi)?;
+        let place = acpi::place(self.low_ram, self.acpi).filter(|_| self.acpi > 0)?;
         let told = plan.protocol != Protocol::Multiboot;
         (told && plan.end() <= place).then_some(place)
     }
@@ -467,7 +467,7 @@ mod tests {
             modules_size: modules.last().map_or(0, |last| last.offset + last.size),
             low_ram: SIZE as u64,
             high_ram: 1 << 30,
-            acpi: false,
+            acpi: 0,
         }
     }
 
@@ -630,8 +630,8 @@ mod tests {
         let error = request.prepare(&plan, &mut table);
         assert_eq!(error, Err(Error::InitrdTooLarge));
         // Nor are there tables where the kernel unpacks itself.
-        request.acpi = true;
-        let tables = acpi::place(SIZE as u64).unwrap();
+        request.acpi = acpi::IMAGE_MAX;
+        let tables = acpi::place(SIZE as u64, request.acpi).unwrap();
         assert_eq!(request.tables(&plan), Some(tables));
         for (size, expected) in [(tables - MIB, Some(tables)), (tables - MIB + 1, None)] {
             file[0x260..0x264].copy_from_slice(&(size as u32).to_le_bytes());
@@ -645,7 +645,7 @@ mod tests {
         static RAM: ArrayRam<SIZE> = ArrayRam::new();
         let modules = [INITRD];
         let mut request = request(&modules);
-        request.acpi = true;
+        request.acpi = acpi::IMAGE_MAX;
         let tables = SIZE as u32 - acpi::IMAGE_MAX as u32;
         load(&RAM, &kernel(1, false), &request, b"initrd");
         let at = |offset| word(&RAM, INFO_START as u32 + offset);

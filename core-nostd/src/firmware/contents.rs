@@ -8,7 +8,7 @@ use super::{e820, keys};
 
 /// Facts about a machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MachineFacts {
+pub struct MachineFacts<'m> {
     /// UUID, in the order it is written in.
     pub uuid: [u8; 16],
     /// Bytes of RAM below 4 GiB.
@@ -23,11 +23,13 @@ pub struct MachineFacts {
     pub nographic: bool,
     /// Whether firmware offers a boot menu (`-boot menu=on`).
     pub boot_menu: bool,
+    /// NUMA nodes, as [`super::numa::write_item`] writes them; empty without any.
+    pub numa: &'m [u8],
 }
 
-impl FwCfg<'_> {
+impl<'m> FwCfg<'m> {
     /// Adds the facts that every PC tells. Only before the guest runs, and once.
-    pub fn add_machine(&mut self, facts: &MachineFacts) -> Result<(), FwCfgError> {
+    pub fn add_machine(&mut self, facts: &MachineFacts<'m>) -> Result<(), FwCfgError> {
         let MachineFacts {
             uuid,
             low_ram,
@@ -36,6 +38,7 @@ impl FwCfg<'_> {
             apic_ids,
             nographic,
             boot_menu,
+            numa,
         } = *facts;
         self.add(keys::UUID, Content::inline(&uuid))?;
         self.add_u64(keys::RAM_SIZE, low_ram.saturating_add(high_ram))?;
@@ -43,8 +46,8 @@ impl FwCfg<'_> {
         self.add_u16(keys::NB_CPUS, cpus)?;
         self.add_u16(keys::MAX_CPUS, apic_ids)?;
         self.add_u16(keys::BOOT_MENU, boot_menu.into())?;
-        // No NUMA nodes; readers take the lists that would follow for empty.
-        self.add_u64(keys::NUMA, 0)?;
+        // Nothing reads as zero: no nodes.
+        self.add(keys::NUMA, Content::Lent(numa))?;
         self.add_u32(keys::IRQ0_OVERRIDE, 1)?;
         // No reserved range beyond the file's.
         self.add_u32(keys::E820_TABLE, 0)?;
@@ -70,16 +73,18 @@ mod tests {
             apic_ids: 4,
             nographic: false,
             boot_menu: true,
+            numa: &[2, 0, 0, 0, 0, 0, 0, 0],
         };
         device.add_machine(&facts).unwrap();
         assert_eq!(device.add_machine(&facts), Err(FwCfgError::Taken));
         let table = device.file_key(e820::FILE).unwrap();
-        let expected: [(u16, &[u8]); 6] = [
+        let expected: [(u16, &[u8]); 7] = [
             (keys::UUID, b"0123456789abcdef\0"),
             (keys::RAM_SIZE, &[0, 0, 0, 0x40, 1, 0, 0, 0, 0]),
             (keys::NB_CPUS, &[2, 0, 0]),
             (keys::MAX_CPUS, &[4, 0, 0]),
             (keys::BOOT_MENU, &[1, 0, 0]),
+            (keys::NUMA, &[2, 0, 0, 0, 0, 0, 0, 0, 0]),
             (table, &[0, 0, 0, 0, 0xfd]),
         ];
         for (key, bytes) in expected {

@@ -54,15 +54,16 @@ impl From<FwCfgError> for AcpiError {
 
 impl<'m> Machine<'m> {
     /// Builds the ACPI tables, once all devices are plugged in and before the guest runs, and gives
-    /// them to the firmware; to the boot ROM linked for [`acpi::place`]. `memory` has
-    /// [`acpi::MEMORY`] bytes, and `apic_id` tells the APIC ID of each processor. A board without ACPI
-    /// gets none.
+    /// them to the firmware; to the boot ROM linked for [`acpi::place`]. Behind the board's own there
+    /// are the user's. `memory` has [`acpi::memory_size`] bytes, and `apic_id` tells the APIC ID of each
+    /// processor. A board without ACPI gets none.
     ///
     /// # Errors
     /// See [`AcpiError`].
     pub fn add_acpi_tables(
         &mut self,
         apic_id: &dyn Fn(u16) -> u32,
+        user: &[&[u8]],
         memory: &'m mut [u8],
     ) -> Result<(), AcpiError> {
         if !self.has_acpi {
@@ -104,15 +105,19 @@ impl<'m> Machine<'m> {
                 link_irqs: &link_irqs,
             }),
             devices: &devices,
+            ram: (self.layout.low, self.layout.high),
+            numa: self.numa,
+            user,
         };
         let tables = Tables::build(&facts, memory)?;
         drop(devices);
         if self.is_direct_boot {
-            if let Some(base) = acpi::place(self.layout.low) {
+            let size = acpi::image_size(user);
+            if let Some(base) = acpi::place(self.layout.low, size) {
                 let image = Content::Lent(tables.link(base));
                 self.fw_cfg.add(keys::BOOT_ACPI, image)?;
                 if self.generation.is_some() && self.boots_with_tables {
-                    let number = acpi::GENERATION_AT + vmgenid::GUID_AT;
+                    let number = acpi::generation_at(size) + vmgenid::GUID_AT;
                     let address = (base + number as u64).to_le_bytes();
                     self.fw_cfg.add_written(vmgenid::ADDRESS_FILE, &address)?;
                 }

@@ -402,6 +402,7 @@ impl<'m> Machine<'m> {
             is_direct_boot,
             boots_with_tables: brings_tables(config.boot),
             cpus: (config.cpus, config.max_cpus),
+            numa: config.numa,
             layout: RamLayout::new(config.board, config.ram_size),
             ram: config.ram,
             rom: config.rom,
@@ -528,6 +529,7 @@ impl<'m> Machine<'m> {
             apic_ids: config.max_cpus,
             nographic: !config.graphics,
             boot_menu: config.boot_settings.menu,
+            numa: config.numa.item,
         })?;
         boot::describe(fw_cfg, &config.boot_settings)?;
         if !config.kernel.is_empty() {

@@ -4,7 +4,7 @@ use core::sync::atomic::AtomicU8;
 
 use crate::devices::acpi_pm::SleepStates;
 use crate::devices::pflash;
-use crate::firmware::BootSettings;
+use crate::firmware::{BootSettings, Numa};
 use crate::irq::LocalApic;
 #[cfg(doc)]
 use crate::irq::lapic::CPUS_MAX;
@@ -137,6 +137,8 @@ pub struct Config<'m> {
     pub rtc_slews: bool,
     /// The machine's UUID, in the byte order of its text form.
     pub uuid: [u8; 16],
+    /// NUMA nodes.
+    pub numa: Numa<'m>,
     /// Whether firmware may expect a graphical console.
     pub graphics: bool,
     /// What firmware is told about booting.
@@ -176,6 +178,12 @@ impl<'m> Config<'m> {
             rtc_base: 0,
             rtc_slews: false,
             uuid: [0; 16],
+            numa: Numa {
+                memory: &[],
+                cpus: &[],
+                distances: &[],
+                item: &[],
+            },
             graphics: false,
             boot_settings: BootSettings::DEFAULT,
             kernel: &[],

@@ -38,8 +38,8 @@ mod ports;
 mod power;
 pub mod qtest;
 mod run_state;
-mod smbios;
 mod state;
+mod told;
 mod vmgenid;
 
 use a20::A20Gate;
@@ -65,7 +65,7 @@ use crate::devices::rtc::Rtc;
 use crate::devices::serial::Serial;
 use crate::devices::vmgenid::GenerationId;
 use crate::devices::{ConsoleId, Context, Effect, Effects, Width};
-use crate::firmware::{FwCfg, Vmcoreinfo, vmcoreinfo};
+use crate::firmware::{FwCfg, Numa, Vmcoreinfo, vmcoreinfo};
 use crate::irq::ioapic;
 use crate::irq::{IoApic, IrqLine, Lines, LocalApics, Pic};
 use crate::memory::{Backing, GuestRam, MemoryMap};
@@ -91,8 +91,8 @@ pub use plugged::{ID_MAX, PLUGGED_MAX, Place, Plugged, Plugging};
 pub use ports::PortsFull;
 use ports::{PortMap, piece};
 pub use run_state::RunState;
-pub use smbios::OnRoot;
 pub use state::{Controllers, STATE_MAX};
+pub use told::OnRoot;
 
 /// Serial ports that a board has at most.
 pub const SERIAL_MAX: usize = 4;
@@ -256,6 +256,7 @@ pub struct Machine<'m> {
     boots_with_tables: bool,
     /// Processors at power-on, and at most.
     cpus: (u16, u16),
+    numa: Numa<'m>,
     layout: RamLayout,
     ram: &'m dyn GuestRam,
     rom: &'m [u8],

@@ -758,8 +758,8 @@ fn saved_state_goes_on_as_another_generation() {
             machine.plug(&values),
             Err(DeviceError::OnlyOne("vmgenid"))
         ));
-        let memory = std::vec![0; crate::firmware::acpi::MEMORY].leak();
-        machine.add_acpi_tables(&u32::from, memory).unwrap();
+        let memory = std::vec![0; crate::firmware::acpi::memory_size(&[])].leak();
+        machine.add_acpi_tables(&u32::from, &[], memory).unwrap();
         machine
     };
     let first = "00112233-4455-6677-8899-aabbccddeeff";

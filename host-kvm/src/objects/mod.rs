@@ -292,6 +292,16 @@ impl Objects {
     /// # Errors
     /// If it isn't, or is of no use for that.
     pub fn use_as_ram(&mut self, id: &str) -> Result<Arc<Mapping>, QmpError> {
+        let mapping = self.use_as_part(id)?;
+        self.ram = Some(id.to_owned());
+        Ok(mapping)
+    }
+
+    /// Lets a part of guest RAM be made of a backend that is there.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn use_as_part(&self, id: &str) -> Result<Arc<Mapping>, QmpError> {
         let memory = self
             .memory(id)
             .ok_or_else(|| refused(format!("Memory backend '{id}' not found")))?;
@@ -301,7 +311,6 @@ impl Objects {
                 "Memory backend '{id}' can't be written, so it is no guest RAM"
             )));
         }
-        self.ram = Some(id.to_owned());
         Ok(mapping)
     }
 

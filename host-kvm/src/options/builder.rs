@@ -6,6 +6,7 @@ use thimble_core::machine::actions::{
     ActionChanges, PanicAction, RebootAction, ShutdownAction, WatchdogAction,
 };
 
+use super::acpitable;
 use super::block::{self, BlockOption};
 use super::boot::{BOOT, OPTION_ROM, OptionRom};
 use super::descriptors;
@@ -17,6 +18,7 @@ use thimble_monitor::owner::objects::{write_properties, write_types};
 use thimble_monitor::schema::arguments::Audiodev;
 use thimble_monitor::schema::{AudiodevDriver, read_option};
 
+use super::numa::NumaBuilder;
 use super::opts::{self, Kind, OptsTable, Reason, SubOption};
 use super::smbios;
 use super::table::{self, ABSENT, Action, OPTIONS};
@@ -70,6 +72,8 @@ pub(super) struct Builder {
     gdb_origin: String,
     initrd_origin: String,
     append_origin: String,
+    /// Arguments of `-numa`, and the options as given.
+    numa: Vec<(String, String)>,
 }
 
 type Done = Result<(), Reason>;
@@ -95,6 +99,7 @@ pub(super) fn parse(
         gdb_origin: String::new(),
         initrd_origin: String::new(),
         append_origin: String::new(),
+        numa: Vec::new(),
     };
     let mut arguments = arguments
         .map(|argument| argument.map_err(|text| OptionError::new(&text, "is not valid UTF-8")));
@@ -617,6 +622,18 @@ impl Builder {
         Ok(())
     }
 
+    pub(super) fn acpi_table(&mut self, value: &str) -> Done {
+        let table = acpitable::parse(value, &self.origin)?;
+        self.options.acpi_tables.push(table);
+        Ok(())
+    }
+
+    pub(super) fn numa(&mut self, value: &str) -> Done {
+        // Which processors there are only the whole tells.
+        self.numa.push((value.to_owned(), self.origin.clone()));
+        Ok(())
+    }
+
     pub(super) fn smbios(&mut self, value: &str) -> Done {
         let given = smbios::parse(value)?;
         if let Some(uuid) = given.text(smbios::UUID) {
@@ -740,6 +757,7 @@ impl Builder {
         let cpus = self.options.smp.max_cpus;
         let room = self.options.machine.check_cpus(cpus);
         room.map_err(|reason| OptionError::new(&format!("-smp {cpus}"), &reason))?;
+        self.nodes()?;
         if self.options.memory_path.is_some() && self.options.machine.memory_backend.is_some() {
             // QEMU's words.
             let text = [
@@ -784,6 +802,31 @@ impl Builder {
             self.options.machine.accels.push(Accel::Qtest);
         }
         Ok(Parsed::Run(Box::new(self.options)))
+    }
+
+    /// NUMA nodes.
+    fn nodes(&mut self) -> Result<(), OptionError> {
+        let mut numa = NumaBuilder::default();
+        for (value, origin) in &self.numa {
+            if self.options.machine.kind == MachineKind::None {
+                let reason = "NUMA is not supported by this machine-type";
+                return Err(OptionError::new(origin, reason));
+            }
+            let added = numa.add(value, &self.options.smp);
+            added.map_err(|reason| OptionError::new(origin, &reason))?;
+        }
+        let (numa, warning) = numa
+            .finish(&self.options.smp)
+            .map_err(|reason| OptionError::new("-numa", &reason))?;
+        let is_backed = numa.memory.iter().any(Option::is_some);
+        if is_backed && self.options.machine.memory_backend.is_some() {
+            // QEMU's words.
+            let text = "'-numa memdev' properties are mutually exclusive";
+            return Err(OptionError::sentence("'-machine memory-backend' and", text));
+        }
+        self.options.numa = numa;
+        self.options.warnings.extend(warning);
+        Ok(())
     }
 
     /// Devices that nobody asked for.

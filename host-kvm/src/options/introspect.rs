@@ -30,7 +30,9 @@ static TABLES: &[&OptsTable] = &[
 ];
 
 /// Options whose parameters depend on their first one, or that take none yet.
-static OPEN: [&str; 7] = ["device", "global", "net", "nic", "object", "smbios", "vnc"];
+static OPEN: [&str; 9] = [
+    "acpi", "device", "global", "net", "nic", "numa", "object", "smbios", "vnc",
+];
 
 /// What values are of which only these words are there.
 fn of_words(words: &[&str]) -> Type {

@@ -230,6 +230,7 @@ pub(super) static MACHINE: OptsTable = OptsTable {
         ),
         SubOption::new("smbus", Kind::Only(&["off"], NOT_MODELLED), "SMBus"),
         SubOption::new("sata", Kind::Only(&["off"], NOT_MODELLED), "SATA"),
+        SubOption::new("hmat", Kind::Only(&["off"], NOT_MODELLED), "HMAT"),
         SubOption::new("nvdimm", Kind::Only(&["off"], NOT_MODELLED), "NVDIMM"),
         SubOption::new(
             "i8042",

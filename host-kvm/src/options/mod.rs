@@ -5,6 +5,7 @@
 //! checked against the device classes. What QEMU has and we lack is refused by name; every error
 //! is one line that names the option as given and the reason.
 
+mod acpitable;
 mod block;
 mod boot;
 mod builder;
@@ -13,6 +14,7 @@ mod device;
 mod drive;
 mod introspect;
 mod machine;
+mod numa;
 pub mod opts;
 mod smbios;
 mod table;
@@ -32,6 +34,7 @@ use crate::log::filter::Filter;
 use crate::monitors::Language;
 use crate::soft::Icount;
 
+pub use acpitable::AcpiTable;
 pub use block::{BlockOption, DiskOption, Interface};
 pub use boot::{BootOptions, OptionRom};
 pub use builder::parse_gdb;
@@ -43,6 +46,7 @@ pub use machine::{
     Accel, CPUS_MAX, DEFAULT_CPU, KernelIrqchip, MEMORY_DEFAULT, MEMORY_MAX, MEMORY_UNIT,
     MachineKind, MachineOptions, Smp, visit_machines,
 };
+pub use numa::NumaOptions;
 pub use smbios::{SmbiosGiven, SmbiosOption, parse_release};
 pub use values::{Rtc, RtcBase, RtcClock};
 
@@ -172,6 +176,10 @@ pub struct Options {
     pub debug_threads: bool,
     /// UUID of the guest, in the order of its text form.
     pub uuid: Option<[u8; 16]>,
+    /// ACPI tables of the user's.
+    pub acpi_tables: Vec<AcpiTable>,
+    /// NUMA nodes.
+    pub numa: NumaOptions,
     /// What SMBIOS structures tell, in order.
     pub smbios: Vec<SmbiosOption>,
     /// The real-time clock.
@@ -248,6 +256,8 @@ impl Default for Options {
             process_name: None,
             debug_threads: false,
             uuid: None,
+            acpi_tables: Vec::new(),
+            numa: NumaOptions::default(),
             smbios: Vec::new(),
             rtc: Rtc::default(),
             icount: None,

@@ -398,6 +398,18 @@ pub(super) static OPTIONS: &[OptionRow] = &[
     ),
     value(&["uuid"], "UUID", Builder::uuid, "UUID of the guest"),
     value(
+        &["numa"],
+        "node[,nodeid=N][,cpus=N[-N]][,memdev=ID]|dist,src=N,dst=N,val=N|cpu,node-id=N[,...]",
+        Builder::numa,
+        "NUMA nodes with their memory backends and processors, and distances between them",
+    ),
+    value(
+        &["acpitable"],
+        "[FIELD=VALUE,...]data|file=FILE[:FILE...]",
+        Builder::acpi_table,
+        "one more ACPI table: fields sig, rev, oem_id, oem_table_id, oem_rev, asl_compiler_id, asl_compiler_rev",
+    ),
+    value(
         &["smbios"],
         "file=FILE|type=N[,FIELD=VALUE...]",
         Builder::smbios,
@@ -472,7 +484,6 @@ pub(super) static OPTIONS: &[OptionRow] = &[
 
 /// QEMU's other options: refused by name.
 pub(super) static ABSENT: &[&str] = &[
-    "acpitable",
     "async-teardown",
     "audio",
     "audio-help",
@@ -490,7 +501,6 @@ pub(super) static ABSENT: &[&str] = &[
     "loadvm",
     "mtdblock",
     "netdev",
-    "numa",
     "only-migratable",
     "perfmap",
     "plugin",

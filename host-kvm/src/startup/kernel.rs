@@ -22,7 +22,12 @@ pub(super) struct Kernel {
 
 impl Kernel {
     /// Reads `-kernel` and `-initrd`, and finds out how the kernel is to be started.
-    pub(super) fn load(options: &Options, layout: RamLayout) -> Result<Self, OptionError> {
+    /// Its memory ends with so many bytes of ACPI tables.
+    pub(super) fn load(
+        options: &Options,
+        layout: RamLayout,
+        acpi: usize,
+    ) -> Result<Self, OptionError> {
         let Some(path) = options.kernel.as_deref() else {
             return Ok(Self::default());
         };
@@ -72,7 +77,7 @@ impl Kernel {
             modules_size: initrd.len() as u32,
             low_ram: layout.low,
             high_ram: layout.high,
-            acpi: options.machine.acpi,
+            acpi,
         };
         let mut table = vec![0; boot::TABLE_MAX];
         let length = request.prepare(&plan, &mut table).map_err(|error| {

@@ -6,6 +6,7 @@ mod drives;
 mod kernel;
 mod plug;
 mod smbios;
+mod tables;
 
 use std::fs::{self, File};
 use std::io::{Read as _, Seek as _};
@@ -44,7 +45,7 @@ use crate::log::{self, Items, Sink};
 use crate::memory::{self, Ram, Rom};
 use crate::messages;
 use crate::monitors::Monitors;
-use crate::objects::{Defaults, MemoryBackend, Objects};
+use crate::objects::{Defaults, Mapping, MemoryBackend, Objects};
 use crate::options::{
     self, Accel, DEFAULT_CPU, KernelIrqchip, MEMORY_MAX, MEMORY_UNIT, MachineKind, OptionError,
     Options, Parsed, RtcBase,
@@ -227,7 +228,7 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
         _ => kvm::Irqchip::On,
     };
     let cpuid = cpuid_table(options, &accelerator, kernel_irqchip)?;
-    let (made, layout, mut ram) = make_objects(options, board)?;
+    let (made, layout, mut ram, nodes) = make_objects(options, board)?;
     if matches!(accelerator, Accelerator::Soft) {
         ram.keep_code_marks().map_err(failure("-accel tcg"))?;
     }
@@ -253,8 +254,14 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
         _ => ([None; _], &*vec![0; firmware.len()].leak()),
     };
 
-    let kernel = Kernel::load(options, layout)?;
+    let user_tables = tables::of_user(options)?;
+    let acpi_size = match options.machine.acpi {
+        true => acpi::image_size(&user_tables),
+        false => 0,
+    };
+    let kernel = Kernel::load(options, layout, acpi_size)?;
     let has_kernel = !kernel.table.is_empty();
+    let numa = tables::numa_of(options, nodes);
     let rtc_start = rtc_base(options.rtc.base);
     let config = Config {
         board,
@@ -281,6 +288,7 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
         rtc_base: rtc_start,
         rtc_slews: options.rtc_slews()?,
         uuid: options.uuid.unwrap_or_default(),
+        numa,
         kernel: kernel.file,
         initrd: kernel.initrd,
         cmdline: options.append.clone().unwrap_or_default().leak().as_bytes(),
@@ -332,7 +340,7 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
             rom
         }
     };
-    add_acpi_tables(options, &mut machine)?;
+    tables::add(options, &user_tables, &mut machine)?;
     let mut gdb = GdbServer::default();
     if let Some(id) = &options.gdb {
         gdb.attach(Some(chardev(&mut chardevs, id)?));
@@ -436,6 +444,7 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
             options.smp.cpus
         },
         topology: topology(options),
+        numa,
         log,
         rtc_start,
         rtc_clock: options.rtc.clock,
@@ -484,7 +493,7 @@ fn open_flash(options: &Options, board: Board) -> Result<Option<Flash>, OptionEr
 fn make_objects(
     options: &mut Options,
     board: Board,
-) -> Result<(Objects, RamLayout, Ram), OptionError> {
+) -> Result<(Objects, RamLayout, Ram, Vec<u64>), OptionError> {
     let mut made = Objects::new(Defaults {
         dump: options.machine.dump_guest_core,
         merge: options.machine.mem_merge,
@@ -497,7 +506,9 @@ fn make_objects(
     }
     let ram_id = options.machine.kind.ram_id();
     let memory = format!("-m {}M", options.memory >> 20);
-    let backing = match &options.machine.memory_backend {
+    let mut nodes = Vec::new();
+    let backings = match &options.machine.memory_backend {
+        _ if !options.numa.memory.is_empty() => node_memory(options, &made, &mut nodes)?,
         Some(id) => {
             let origin = format!("-machine memory-backend={id}");
             let refused = |text: &str| OptionError::new(&origin, text);
@@ -516,10 +527,10 @@ fn make_objects(
             if !size.is_multiple_of(MEMORY_UNIT) || size > MEMORY_MAX {
                 return Err(refused("guest RAM comes in units of 8 KiB, up to 512 GiB"));
             }
-            Some(mapping)
+            vec![mapping]
         }
         // QEMU's has none then.
-        None if board == Board::None && !options.memory_given => None,
+        None if board == Board::None && !options.memory_given => Vec::new(),
         None => {
             if let Some(object) = made.find_type(ram_id) {
                 // QEMU's words.
@@ -534,16 +545,53 @@ fn make_objects(
             if options.preconfig {
                 made.hide_ram();
             }
-            Some(mapping.map_err(|error| OptionError::new(&origin, &error.to_string()))?)
+            vec![mapping.map_err(|error| OptionError::new(&origin, &error.to_string()))?]
         }
     };
     let layout = RamLayout::new(board, options.memory);
     let ranges = [(0, layout.low), (HIGH_RAM_BASE, layout.high)];
-    let ram = match backing {
-        Some(backing) => Ram::of(backing, &ranges),
-        None => Ram::new(&ranges),
+    let ram = match backings.is_empty() {
+        true => Ram::new(&ranges),
+        false => Ram::of(backings, &ranges),
     };
-    Ok((made, layout, ram.map_err(failure(&memory))?))
+    Ok((made, layout, ram.map_err(failure(&memory))?, nodes))
+}
+
+/// The backends of all NUMA nodes, and how large each node's is. What is refused is in QEMU's words.
+fn node_memory(
+    options: &Options,
+    made: &Objects,
+    nodes: &mut Vec<u64>,
+) -> Result<Vec<Arc<Mapping>>, OptionError> {
+    let mut backings = Vec::new();
+    for (index, id) in options.numa.memory.iter().enumerate() {
+        let Some(id) = id else {
+            nodes.push(0);
+            continue;
+        };
+        let origin = format!("-numa node,memdev={id}");
+        let refused = |reason: &str| OptionError::new(&origin, reason);
+        if options.numa.memory[..index].contains(&Some(id.clone())) {
+            let end = "can't be used multiple times.";
+            return Err(OptionError::sentence(&format!("memory backend {id}"), end));
+        }
+        let backend = made.memory(id);
+        let size = backend.ok_or_else(|| refused(&format!("memdev={id} is ambiguous")))?;
+        let size = size.size();
+        if !size.is_multiple_of(MEMORY_UNIT) {
+            return Err(refused("guest RAM comes in units of 8 KiB"));
+        }
+        let mapping = made.use_as_part(id);
+        backings.push(mapping.map_err(|error| refused(&error.to_string()))?);
+        nodes.push(size);
+    }
+    let total: u64 = nodes.iter().sum();
+    let size = options.memory;
+    if total != size {
+        let end = format!("(0x{total:x}) should equal RAM size (0x{size:x})");
+        return Err(OptionError::sentence("total memory for NUMA nodes", &end));
+    }
+    Ok(backings)
 }
 
 /// Memory for the local APICs that are the machine's own, for the life of the process.
@@ -564,19 +612,6 @@ fn local_apics(
     // Those whose ids don't fit are refused with the processors.
     let apic = |index| LocalApic::new(cpuid.local_apic(index));
     (0..options.smp.cpus).map(apic).collect::<Vec<_>>().leak()
-}
-
-/// Builds the ACPI tables of a machine whose devices are all there.
-fn add_acpi_tables(options: &Options, machine: &mut Machine<'static>) -> Result<(), OptionError> {
-    if !machine.has_acpi() {
-        return Ok(());
-    }
-    let topology = topology(options);
-    // Zeros that nobody touches cost no memory.
-    let memory = vec![0; acpi::MEMORY].leak();
-    machine
-        .add_acpi_tables(&|index| topology.apic_id(index.into()), memory)
-        .map_err(|error| OptionError::new("-machine acpi=on", &error.to_string()))
 }
 
 /// Lends what an [`Arc`] holds for the life of the process.

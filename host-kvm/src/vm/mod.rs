@@ -34,6 +34,7 @@ use rustix::time::{Itimerspec, TimerfdTimerFlags, Timespec, timerfd_settime};
 
 use thimble_core::cpu::features::FeatureSet;
 use thimble_core::devices::{GuestEvent, PowerRequest, ShutdownCause};
+use thimble_core::firmware::Numa;
 use thimble_core::machine::actions::{
     Actions, GuestPanicAction, PanicAction, RebootAction, ShutdownAction, WatchdogAction,
 };
@@ -254,6 +255,8 @@ pub struct Settings {
     pub cpus: u32,
     /// Where they are.
     pub topology: Topology,
+    /// NUMA nodes.
+    pub numa: Numa<'static>,
     /// What processors do, for `-d`.
     pub log: Arc<Sink>,
     /// What the real-time clock shows at the start, in seconds since 1970.

@@ -140,7 +140,7 @@ impl Owner for Vm {
             qom_path: &qom_path,
             thread_id: self.cpu_thread(self.processors.as_ref(), index),
             props: Some(CpuInstanceProperties {
-                node_id: None,
+                node_id: self.settings.numa.node_of(index).map(i64::from),
                 socket_id: Some(place.socket.into()),
                 die_id: None,
                 core_id: Some(place.core.into()),

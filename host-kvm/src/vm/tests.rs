@@ -5,6 +5,7 @@ use std::sync::Arc;
 use rustix::time::{TimerfdClockId, TimerfdFlags, timerfd_create};
 use thimble_core::devices::class::{DeviceClass, PropertyValues};
 use thimble_core::devices::{Width, ib700, pvpanic};
+use thimble_core::firmware::Numa;
 use thimble_core::machine::Config;
 use thimble_core::machine::actions::ActionChanges;
 use thimble_monitor::Owner as _;
@@ -66,6 +67,7 @@ fn settings() -> Settings {
         rtc_clock: RtcClock::Vm,
         rtc_path: EventText::try_from("/clock").unwrap(),
         cpus: 1,
+        numa: Numa::default(),
         topology: Topology {
             sockets: 1,
             cores: 1,

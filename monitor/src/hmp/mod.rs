@@ -26,6 +26,7 @@ mod history;
 mod input;
 mod machine;
 mod memory;
+mod numa;
 mod objects;
 mod parse;
 mod pci;

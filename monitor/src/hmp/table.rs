@@ -5,7 +5,7 @@
 
 use super::{
     Call, Done, boot, cpus, debug, descriptors, devices, dump, help, history, input, machine,
-    memory, objects, pci, ports, power, trace,
+    memory, numa, objects, pci, ports, power, trace,
 };
 
 /// Arguments of a command at most.
@@ -59,6 +59,7 @@ pub static INFO: &Menu = &[
     input::INFO,
     machine::INFO,
     memory::INFO,
+    numa::INFO,
     pci::INFO,
     trace::INFO,
     objects::INFO,

@@ -15,34 +15,60 @@
 
 pub mod aml;
 mod dsdt;
+mod numa;
 pub mod script;
 mod tables;
 
 use core::fmt;
 
+use super::Numa;
 use crate::devices::acpi_pm::{self, SleepStates};
 use crate::devices::vmgenid::{self, GenerationId};
 use crate::pci::Address;
 use aml::{Term, Writer};
-pub(super) use tables::set_checksum;
+pub use tables::{CHECKSUM, set_checksum};
 
-/// Bytes of the image at most, the RSDP with it.
+/// Bytes of the image at most, the RSDP with it, but for tables of the user's.
 pub const IMAGE_MAX: usize = 32 << 10;
 /// Where the tables begin in the image, behind the RSDP. They are aligned to as much.
 pub const TABLES_AT: usize = 64;
+/// Tables of the user's at most.
+pub const USER_MAX: usize = 16;
+/// Bytes that a table of the user's has at least: the header that all have.
+pub const USER_MIN: usize = tables::HEADER;
 /// Where the FACS is in the image: it is the first of the tables.
 pub const FACS_AT: u64 = TABLES_AT as u64;
 /// Links that the image has at most.
-const LINKS_MAX: usize = 32;
+const LINKS_MAX: usize = 80;
 /// Bytes of the script at most: the links, three files to load, four links of the RSDP, and an address to be told.
 const SCRIPT_MAX: usize = (LINKS_MAX + 8) * script::COMMAND;
-/// Where the image has the page of the guest's generation, if it has one: tables end before it.
-pub const GENERATION_AT: usize = IMAGE_MAX - vmgenid::PAGE;
-/// Memory that tables and script need.
-pub const MEMORY: usize = IMAGE_MAX + SCRIPT_MAX;
+/// What tables in the image are aligned to: aligned access is all that some guests do.
+const ALIGN: usize = 8;
 
 /// Tables that RSDT and XSDT list at most.
-const LISTED_MAX: usize = 6;
+const LISTED_MAX: usize = USER_MAX + 8;
+// A pointer in each for each table, and a checksum, beside those of the other tables.
+const _: () = assert!(LINKS_MAX >= 2 * LISTED_MAX + 8 + 8);
+
+/// Bytes of the image at most with these tables of the user's: a number of pages.
+pub fn image_size(user: &[&[u8]]) -> usize {
+    let tables = user.iter().map(|table| table.len().saturating_add(ALIGN));
+    let bytes = tables.fold(IMAGE_MAX, usize::saturating_add);
+    bytes.checked_next_multiple_of(PAGE).unwrap_or(bytes)
+}
+
+/// Where an image of so many bytes has the page of the guest's generation, if it has one: tables end before it.
+pub const fn generation_at(image_size: usize) -> usize {
+    image_size.saturating_sub(vmgenid::PAGE)
+}
+
+/// Memory that tables and script need.
+pub fn memory_size(user: &[&[u8]]) -> usize {
+    image_size(user).saturating_add(SCRIPT_MAX)
+}
+
+/// Bytes of a page of the guest's.
+const PAGE: usize = 4096;
 
 /// RAM that a guest has at least to find tables at its end.
 const RAM_MIN: u64 = 2 << 20;
@@ -94,6 +120,12 @@ pub struct Facts<'a> {
     pub pci: Option<PciFacts<'a>>,
     /// Devices at fixed ports.
     pub devices: &'a [IsaDevice<'a>],
+    /// Bytes of RAM from 0 on, and from 4 GiB on.
+    pub ram: (u64, u64),
+    /// Nodes.
+    pub numa: Numa<'a>,
+    /// Tables that the user made, complete, of [`USER_MIN`] bytes at least; at most [`USER_MAX`].
+    pub user: &'a [&'a [u8]],
 }
 
 impl Facts<'_> {
@@ -138,8 +170,8 @@ pub struct IsaDevice<'a> {
 /// Why there are no tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Error {
-    /// They would be larger than [`IMAGE_MAX`], or the memory is smaller than [`MEMORY`]: for so many
-    /// processors.
+    /// They would be larger than [`image_size`], the memory is smaller than [`memory_size`], or there
+    /// are too many: for so many processors.
     Full(u16),
 }
 
@@ -190,13 +222,17 @@ impl Links {
 }
 
 /// Where the image of [`Tables::link`] lies in guest memory with `low_ram` bytes of RAM from 0 on: in
-/// the last [`IMAGE_MAX`] bytes, from a page on. The RSDP is its first byte. `None` with too little
-/// RAM to give some of it away.
-pub const fn place(low_ram: u64) -> Option<u64> {
-    if low_ram < RAM_MIN {
+/// the last `size` bytes, which are [`image_size`], from a page on. The RSDP is its first byte. `None`
+/// with too little RAM to give some of it away.
+pub const fn place(low_ram: u64, size: usize) -> Option<u64> {
+    let room = match low_ram.checked_sub(size as u64) {
+        Some(rest) => rest,
+        None => return None,
+    };
+    if low_ram < RAM_MIN || room < RAM_MIN / 2 {
         return None;
     }
-    Some((low_ram - IMAGE_MAX as u64) & !0xfff)
+    Some(room & !(PAGE as u64 - 1))
 }
 
 /// The image, and what is to be done to use it.
@@ -224,16 +260,18 @@ pub struct Files<'m> {
 }
 
 impl<'m> Tables<'m> {
-    /// Builds the tables in `memory`, of which there must be [`MEMORY`] bytes.
+    /// Builds the tables in `memory`, of which there must be [`memory_size`] bytes.
     ///
     /// # Errors
     /// [`Error::Full`].
     pub fn build(facts: &Facts<'_>, memory: &'m mut [u8]) -> Result<Self, Error> {
         let full = Error::Full(facts.max_cpus.max(facts.cpus));
-        let (image, script) = memory.split_at_mut_checked(IMAGE_MAX).ok_or(full)?;
+        let (image, script) = memory
+            .split_at_mut_checked(image_size(facts.user))
+            .ok_or(full)?;
         let end = match facts.generation {
-            Some(_) => GENERATION_AT,
-            None => IMAGE_MAX,
+            Some(_) => generation_at(image.len()),
+            None => image.len(),
         };
         let (tables, page) = image.split_at_mut_checked(end).ok_or(full)?;
         let (front, room) = tables.split_at_mut_checked(TABLES_AT).ok_or(full)?;
@@ -252,8 +290,7 @@ impl<'m> Tables<'m> {
         let facs = tables::facs(&mut w);
         let dsdt = dsdt::dsdt(&mut w, &mut links, facts);
         let mut add = |w: &mut Writer<'_>, table: &dyn Fn(&mut Writer<'_>, &mut Links) -> usize| {
-            // Aligned access is all that some guests do.
-            w.align(8);
+            w.align(ALIGN);
             table(w, &mut links)
         };
         let mut listed: heapless::Vec<usize, LISTED_MAX> = heapless::Vec::new();
@@ -265,9 +302,22 @@ impl<'m> Tables<'m> {
         if let Some((id, base)) = facts.hpet {
             list(add(&mut w, &|w, links| tables::hpet(w, links, id, base)))?;
         }
+        if !facts.numa.memory.is_empty() {
+            list(add(&mut w, &|w, links| numa::srat(w, links, facts)))?;
+        }
+        if !facts.numa.distances.is_empty() {
+            list(add(&mut w, &|w, links| numa::slit(w, links, facts)))?;
+        }
         list(add(&mut w, &tables::waet))?;
         if facts.generation.is_some() {
             list(add(&mut w, &|w, links| dsdt::generation(w, links, facts)))?;
+        }
+        for table in facts.user {
+            list(add(&mut w, &|w, _| {
+                let start = w.used();
+                w.raw(table);
+                start
+            }))?;
         }
         let rsdt = add(&mut w, &|w, links| {
             tables::root(w, links, b"RSDT", 4, &listed)
@@ -314,10 +364,11 @@ impl<'m> Tables<'m> {
         put(self.image, tables::RSDP_XSDT, 8, base + self.xsdt as u64);
     }
 
-    /// Makes the image one for the guest physical address `base`, below 4 GiB - [`IMAGE_MAX`], and
+    /// Makes the image one for the guest physical address `base`, below 4 GiB by the image's size at least, and
     /// gives it. The RSDP is its first byte.
     pub fn link(mut self, base: u64) -> &'m [u8] {
-        self.point(base + TABLES_AT as u64, base + GENERATION_AT as u64);
+        let page = generation_at(self.image.len()) as u64;
+        self.point(base + TABLES_AT as u64, base + page);
         for link in &self.links.list {
             if let Link::Checksum { start, length } = *link {
                 let start = TABLES_AT + start;
@@ -332,7 +383,7 @@ impl<'m> Tables<'m> {
             }
         }
         let used = match self.links.has_generation() {
-            true => IMAGE_MAX,
+            true => self.image.len(),
             false => self.used,
         };
         let image: &'m [u8] = self.image;
@@ -351,7 +402,9 @@ impl<'m> Tables<'m> {
             rsdp: image.get(..tables::RSDP).unwrap_or(&[]),
             tables: image.get(TABLES_AT..self.used).unwrap_or(&[]),
             script: commands.get(..length).unwrap_or(&[]),
-            generation: image.get(GENERATION_AT..).filter(|_| has_generation),
+            generation: image
+                .get(generation_at(image.len())..)
+                .filter(|_| has_generation),
         })
     }
 }

@@ -11,7 +11,7 @@ use crate::irq::{IrqLine, ioapic, lapic};
 /// Bytes of the header that tables share.
 pub(super) const HEADER: usize = 36;
 /// Where a table's checksum is.
-pub(super) const CHECKSUM: usize = 9;
+pub const CHECKSUM: usize = 9;
 
 /// Bytes of the RSDP.
 pub(super) const RSDP: usize = 36;
@@ -352,7 +352,7 @@ pub(super) fn rsdp() -> [u8; RSDP] {
 }
 
 /// Sets the byte at `at` so that all bytes sum up to zero.
-pub(in crate::firmware) fn set_checksum(bytes: &mut [u8], at: usize) {
+pub fn set_checksum(bytes: &mut [u8], at: usize) {
     let sum = bytes.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte));
     if let Some(byte) = bytes.get_mut(at) {
         *byte = byte.wrapping_sub(sum);

@@ -8,7 +8,13 @@ use std::string::{String, ToString};
 use std::vec;
 use std::vec::Vec;
 
+/// More of them than there can be.
+static MANY: [&[u8]; LISTED_MAX] = [&USER; LISTED_MAX];
 const BASE: u64 = 0x0fff_8000;
+/// Bytes of RAM.
+const RAM: u64 = 128 << 20;
+/// Memory for boards without tables of the user's.
+const MEMORY: usize = IMAGE_MAX + SCRIPT_MAX;
 
 /// A board, in owned parts.
 #[derive(Clone, Debug)]
@@ -22,6 +28,8 @@ struct Sample {
     slots: Option<u32>,
     serials: usize,
     generation: Option<GenerationId>,
+    numa: Numa<'static>,
+    user: &'static [&'static [u8]],
 }
 
 const PC: Sample = Sample {
@@ -34,6 +42,21 @@ const PC: Sample = Sample {
     slots: Some(0b11),
     serials: 2,
     generation: None,
+    numa: Numa {
+        memory: &[],
+        cpus: &[],
+        distances: &[],
+        item: &[],
+    },
+    user: &[],
+};
+
+/// A table of a user's, complete.
+const USER: [u8; 40] = {
+    let mut bytes = [0; 40];
+    (bytes[0], bytes[1], bytes[2], bytes[3]) = (b'T', b'E', b'S', b'T');
+    (bytes[4], bytes[9], bytes[39]) = (40, 0x97, 1);
+    bytes
 };
 
 impl Sample {
@@ -71,6 +94,9 @@ impl Sample {
                 link_irqs: &[5, 10, 11],
             }),
             devices: &devices,
+            ram: (RAM, 0),
+            numa: self.numa,
+            user: self.user,
         })
     }
 
@@ -365,6 +391,109 @@ fn the_script_links_as_the_machine_does() {
     tables_of(&loaded, base);
 }
 
+/// As QEMU 7.2's of `-m 128 -smp 4` with nodes of 64 MiB each, the first one with one processor.
+const TWO_NODES: Numa<'_> = Numa {
+    memory: &[64 << 20, 64 << 20],
+    cpus: &[0, 1, 1, 1],
+    distances: &[10, 15, 15, 10],
+    item: &[],
+};
+
+#[test]
+fn nodes_are_told_of() {
+    let board = Sample {
+        numa: TWO_NODES,
+        ..PC
+    };
+    let image = board.linked();
+    let tables = tables_of(&image, BASE);
+    let srat = tables["SRAT"];
+    assert_eq!((srat[8], srat.len()), (1, 272));
+    assert_eq!(srat[36..48], [1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    let processor = |node, id| [0, 16, node, id, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let expected = [(0, 0), (1, 1), (1, 2), (1, 3)].map(|(node, id)| processor(node, id));
+    assert_eq!(srat[48..112], *expected.as_flattened());
+    let memory: Vec<_> = srat[112..]
+        .chunks(40)
+        .map(|entry| {
+            assert_eq!(entry[..2], [1, 40]);
+            (
+                word(entry, 2),
+                long(entry, 8),
+                long(entry, 16),
+                word(entry, 28),
+            )
+        })
+        .collect();
+    let (mib, low) = (1 << 20, 0xa_0000);
+    let expected = [
+        (0, 0, low, 1),
+        (0, mib, 63 * mib, 1),
+        (1, 64 * mib, 64 * mib, 1),
+        (0, 0, 0, 0),
+    ];
+    assert_eq!(memory, expected);
+    let slit = tables["SLIT"];
+    assert_eq!(slit[36..], [2, 0, 0, 0, 0, 0, 0, 0, 10, 15, 15, 10]);
+}
+
+/// Memory of a node on both sides of the hole below 4 GiB, and ids that are too large for a byte.
+#[test]
+fn nodes_are_cut_where_memory_is() {
+    let numa = Numa {
+        memory: &[1 << 30, 4 << 30],
+        cpus: &[0, 1],
+        ..Numa::default()
+    };
+    let board = Sample {
+        cpus: 2,
+        max_cpus: 2,
+        id_shift: 8,
+        ..PC
+    };
+    let mut memory = vec![0; MEMORY];
+    let tables = board.with(|facts| {
+        let facts = Facts {
+            ram: (3 << 30, 2 << 30),
+            numa,
+            ..*facts
+        };
+        Tables::build(&facts, &mut memory).map(|tables| tables.link(BASE).to_vec())
+    });
+    let image = tables.unwrap();
+    let srat = tables_of(&image, BASE)["SRAT"];
+    assert_eq!(srat[64..72], [2, 24, 0, 0, 1, 0, 0, 0]);
+    assert_eq!(word(srat, 72), 256);
+    let memory = srat[88..].chunks(40);
+    let memory: Vec<_> = memory
+        .map(|entry| (entry[2], long(entry, 8), long(entry, 16)))
+        .collect();
+    let gib = 1 << 30;
+    let expected = [
+        (0, 0, 0xa_0000),
+        (0, 0x10_0000, gib - 0x10_0000),
+        (1, gib, 2 * gib),
+        (1, 4 * gib, 2 * gib),
+    ];
+    assert_eq!(memory, expected);
+}
+
+#[test]
+fn tables_of_the_user_are_listed_as_they_are() {
+    let board = Sample {
+        user: MANY.split_at(USER_MAX).0,
+        ..PC
+    };
+    let mut memory = vec![0xee; memory_size(board.user)];
+    let image = board.build(&mut memory).unwrap().link(BASE);
+    assert_eq!(tables_of(image, BASE)["TEST"], USER);
+    let rsdt = table(image, BASE, word(image, 16).into()).1;
+    assert_eq!(rsdt.len(), 36 + 4 * (4 + USER_MAX));
+    let board = Sample { user: &MANY, ..PC };
+    let mut memory = vec![0xee; memory_size(board.user)];
+    assert_eq!(board.build(&mut memory).unwrap_err(), Error::Full(4));
+}
+
 #[test]
 fn too_many_processors_are_refused() {
     let board = Sample {
@@ -397,9 +526,15 @@ fn too_many_processors_are_refused() {
 
 #[test]
 fn the_image_lies_at_the_end_of_ram() {
+    let place = |ram| place(ram, IMAGE_MAX);
     assert_eq!(place((2 << 20) - 1), None);
     assert_eq!(place(2 << 20), Some((2 << 20) - 0x8000));
     assert_eq!(place((64 << 20) + 0x123), Some((64 << 20) - 0x8000));
+    // As long as half of the RAM that there is at least stays for the guest.
+    assert_eq!(super::place(4 << 20, 3 << 20), Some(1 << 20));
+    for size in [3 << 20 | 1, 5 << 20, usize::MAX] {
+        assert_eq!(super::place(4 << 20, size), None);
+    }
 }
 
 proptest! {
@@ -423,8 +558,11 @@ proptest! {
             slots: flags[3].then_some(slots),
             serials,
             generation: None,
+            numa: if flags[3] { TWO_NODES } else { Numa::default() },
+            user: if flags[2] { &[&USER, &USER] } else { &[] },
         };
-        let mut memory = vec![0xee; MEMORY - short];
+        let size = memory_size(board.user);
+        let mut memory = vec![0xee; size - short];
         match board.build(&mut memory) {
             Err(error) => {
                 prop_assert_eq!(error, Error::Full(cpus + more));
@@ -432,7 +570,7 @@ proptest! {
             }
             Ok(tables) => {
                 let image = tables.link(BASE);
-                prop_assert!(image.len() <= IMAGE_MAX);
+                prop_assert!(image.len() <= image_size(board.user));
                 let tables = tables_of(image, BASE);
                 let names = devices_of(&tables);
                 let processors = names.iter().filter(|name| name.starts_with('C') && *name < &"C999".to_string());
@@ -451,11 +589,11 @@ fn a_generation_is_found_in_its_page() {
     };
     let image = sample.linked();
     assert_eq!(image.len(), IMAGE_MAX);
-    let page = &image[GENERATION_AT..];
+    let page = &image[generation_at(image.len())..];
     assert_eq!(page[40..56], id.in_memory());
     let tables = tables_of(&image, BASE);
     let ssdt = tables["SSDT"];
-    let address = BASE as u32 + (GENERATION_AT + 40) as u32;
+    let address = BASE as u32 + (generation_at(image.len()) + 40) as u32;
     let package = [&b"ADDR\x12\x08\x02\x0c"[..], &address.to_le_bytes(), &[0]].concat();
     assert!(ssdt.windows(package.len()).any(|bytes| bytes == package));
     assert!(ssdt.windows(4).any(|bytes| bytes == b"_E05"));

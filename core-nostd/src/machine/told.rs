@@ -1,8 +1,9 @@
-//! SMBIOS structures for the firmware, and a ROM that has them.
+//! What the host has made for firmware and guests to read: SMBIOS structures, ACPI tables of the
+//! user's, and a ROM.
 
 use super::{Machine, Place};
 use crate::firmware::smbios::{ENTRY_FILE, TABLES_FILE, Table};
-use crate::firmware::{Content, FwCfgError};
+use crate::firmware::{Content, FwCfgError, Numa, keys};
 use crate::pci::BusId;
 
 /// Where a PCI device stands that SMBIOS structures are to name.
@@ -25,6 +26,20 @@ impl<'m> Machine<'m> {
         let entry = Content::inline(&table.entry(None));
         self.fw_cfg.add_file(ENTRY_FILE, entry)?;
         self.fw_cfg.add_file(TABLES_FILE, Content::Lent(structures))
+    }
+
+    /// Gives the firmware tables of the user's in the old form, before the guest runs: a count, then
+    /// each behind its length, 16 bits each.
+    ///
+    /// # Errors
+    /// If there is no room for the item.
+    pub fn add_user_tables(&mut self, tables: &'m [u8]) -> Result<(), FwCfgError> {
+        self.fw_cfg.add(keys::ACPI_TABLES, Content::Lent(tables))
+    }
+
+    /// The NUMA nodes.
+    pub fn numa(&self) -> &Numa<'m> {
+        &self.numa
     }
 
     /// Lends another firmware image, before the guest runs. One of another length than
