@@ -235,6 +235,12 @@ impl I8042 {
         self.drive(cx);
     }
 
+    /// As firmware leaves it, for a guest that starts without: tested, keys translated to set 1, and the mouse held.
+    pub fn set_up(&mut self) {
+        self.state.tested = true;
+        self.state.mode = Mode::KEYBOARD_INTERRUPT | Mode::AUX_DISABLED | Mode::TRANSLATE;
+    }
+
     /// Someone does something. A mouse tells of it with the next [`I8042::sync`]. What the guest has switched off notices
     /// nothing. True if the keyboard noticed a key.
     pub fn input(&mut self, cx: &mut Context<'_>, event: InputEvent) -> bool {
@@ -804,6 +810,16 @@ mod tests {
         assert_eq!(press(&mut board), set_3);
         board.keyboard(DISABLE);
         assert!(press(&mut board).is_empty());
+    }
+
+    #[test]
+    fn guests_without_firmware_get_translated_keys() {
+        let mut board = Board::new();
+        board.device.set_up();
+        assert_eq!(board.status(), 0x1c);
+        assert_eq!(board.ask(READ_MODE), 0x61);
+        board.input(key("a", false));
+        assert_eq!(board.drain(), [0x9e]);
     }
 
     #[test]

@@ -775,6 +775,9 @@ impl<'m> Machine<'m> {
         }
         self.rtc.reset(context!(self, now));
         self.i8042.reset(context!(self, now));
+        if self.is_direct_boot {
+            self.i8042.set_up();
+        }
         self.port92.reset(context!(self, now));
         self.a20 = A20Gate::new();
         self.post.reset(context!(self, now));
