@@ -207,6 +207,8 @@ struct State {
     config: u32,
     /// Comparators, a bit each, that hold their line high.
     status: u32,
+    /// Lines that were driven last, a bit each: one that comparators share goes down with the first that lets go, as QEMU's.
+    driven: u32,
     /// What the counter reads, or read at `since`.
     counter: u64,
     /// The virtual time at which it read so, while it runs.
@@ -219,6 +221,7 @@ impl State {
         Self {
             config: 0,
             status: 0,
+            driven: 0,
             counter: 0,
             since: 0,
             timers: [Comparator::new(); TIMERS],
@@ -491,6 +494,7 @@ impl Hpet {
             self.hold(cx, index);
         } else if let Some(line) = self.line(index) {
             cx.lines.pulse(line);
+            self.state.driven &= !(1 << line.number());
         }
     }
 
@@ -506,6 +510,7 @@ impl Hpet {
     fn hold(&mut self, cx: &mut Context<'_>, index: usize) {
         self.state.status |= 1 << index;
         if let Some(line) = self.line(index) {
+            self.state.driven |= 1 << line.number();
             cx.lines.set(line, true);
         }
     }
@@ -516,6 +521,7 @@ impl Hpet {
         }
         self.state.status &= !(1 << index);
         if let Some(line) = self.line(index) {
+            self.state.driven &= !(1 << line.number());
             cx.lines.set(line, false);
         }
     }
@@ -531,22 +537,21 @@ impl Hpet {
     }
 
     /// Lets lines down that others have driven before the legacy replacement mode.
-    fn take_legacy_lines(&self, cx: &mut Context<'_>) {
+    fn take_legacy_lines(&mut self, cx: &mut Context<'_>) {
         if self.is_legacy() {
             for line in self.wiring.legacy {
+                self.state.driven &= !(1 << line.number());
                 cx.lines.set(line, false);
             }
         }
     }
 
-    /// Drives the lines that are held, where nobody else does: after state was loaded.
-    fn drive(&self, cx: &mut Context<'_>) {
-        self.take_legacy_lines(cx);
-        for index in 0..TIMERS {
-            let held = self.state.status >> index & 1 != 0;
-            if let Some(line) = self.line(index).filter(|_| held) {
-                cx.lines.set(line, true);
-            }
+    /// Drives these lines instead of those of now.
+    fn drive(&mut self, cx: &mut Context<'_>, driven: u32) {
+        let before = core::mem::replace(&mut self.state.driven, driven);
+        for line in (0..INPUTS).filter(|line| (before | driven) >> line & 1 != 0) {
+            cx.lines
+                .set(IrqLine::new(line as u8), driven >> line & 1 != 0);
         }
     }
 }
@@ -602,11 +607,16 @@ impl SavedState for Hpet {
                 return Err(StateError::Invalid("due"));
             }
         }
-        for index in 0..TIMERS {
-            self.release(cx, index);
+        if state.driven >> INPUTS != 0 {
+            return Err(StateError::Invalid("driven"));
         }
+        self.drive(cx, state.driven);
         self.state = state;
-        self.drive(cx);
+        if self.is_legacy() {
+            for line in self.wiring.legacy {
+                cx.lines.set(line, state.driven >> line.number() & 1 != 0);
+            }
+        }
         self.arm(cx);
         Ok(())
     }
