@@ -1,6 +1,6 @@
 //! The files behind the board's flash chips: read at the start, written to with each change.
 //!
-//! Contents are in [`Rom`](crate::memory::Rom), from where processors read them; a file is never mapped, so that a short
+//! Contents are in [`Rom`], from where processors read them; a file is never mapped, so that a short
 //! one can't stop the process. Changes are small and go to the page cache of the host as they come: the guest
 //! learns from the next read of its chip whether that was possible.
 //!

@@ -69,13 +69,18 @@ fn file(name: &str, bytes: &[u8]) -> PathBuf {
     path
 }
 
-/// The replay in this process.
+/// The replay in this process, on a stack on which unoptimised code may move a machine a few times.
 fn expected() -> String {
     static MEMORY: Mutex<Memory> = Mutex::new(Memory::new());
-    let mut memory = MEMORY.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut text = String::new();
-    replay(&mut memory, &mut text).expect("a String takes everything");
-    text
+    let run = || {
+        let mut memory = MEMORY.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut text = String::new();
+        replay(&mut memory, &mut text).expect("a String takes everything");
+        text
+    };
+    let thread = std::thread::Builder::new().stack_size(16 << 20);
+    let thread = thread.spawn(run).expect("a thread");
+    thread.join().expect("no panic")
 }
 
 #[test]

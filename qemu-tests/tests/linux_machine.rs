@@ -65,35 +65,12 @@ enum Only {
 const DIFFERENCES: &[(Only, &str, &str, &str)] = &[
     (Only::Qemu, "ioports", "0070-0077 : rtc0", PORTS),
     (Only::Thimble, "ioports", "0070-0071 : rtc0", PORTS),
+    (Only::Qemu, "ioports", "c000-c00f : 0000:00:01.1", SEABIOS),
     (
-        Only::Qemu,
+        Only::Thimble,
         "ioports",
-        "0170-0177 : 0000:00:01.1",
-        "the IDE function is not modelled",
-    ),
-    (
-        Only::Qemu,
-        "ioports",
-        "01f0-01f7 : 0000:00:01.1",
-        "the IDE function is not modelled",
-    ),
-    (
-        Only::Qemu,
-        "ioports",
-        "0376-0376 : 0000:00:01.1",
-        "the IDE function is not modelled",
-    ),
-    (
-        Only::Qemu,
-        "ioports",
-        "03f6-03f6 : 0000:00:01.1",
-        "the IDE function is not modelled",
-    ),
-    (
-        Only::Qemu,
-        "ioports",
-        "c000-c00f : 0000:00:01.1",
-        "the IDE function is not modelled",
+        "1000-100f : 0000:00:01.1",
+        SEABIOS,
     ),
     (Only::Qemu, "ioports", "03d4-03d5 : cga", SEABIOS),
     (
@@ -121,18 +98,6 @@ const DIFFERENCES: &[(Only, &str, &str, &str)] = &[
         "memory",
         "fd00000000-ffffffffff : Reserved",
         "a hole of AMD's processors, above all RAM that there can be",
-    ),
-    (
-        Only::Qemu,
-        "pci",
-        "0000:00:01.1",
-        "the IDE function is not modelled",
-    ),
-    (
-        Only::Qemu,
-        "pci",
-        "00:01.1 IDE interface",
-        "the IDE function is not modelled",
     ),
     (
         Only::Qemu,

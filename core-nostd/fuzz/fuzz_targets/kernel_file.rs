@@ -41,7 +41,7 @@ fuzz_target!(|bytes: &[u8]| {
         modules_size,
         low_ram,
         high_ram: 0,
-        acpi: [0, acpi::IMAGE_MAX, acpi::IMAGE_MAX + 0x1_1000][initrd as usize % 3],
+        acpi: [0, acpi::IMAGE_MAX, acpi::IMAGE_MAX + 0x1_1000][usize::from(*initrd) % 3],
     };
     let mut table = vec![0xee; TABLE_MAX];
     let Ok(length) = request.prepare(&plan, &mut table) else {

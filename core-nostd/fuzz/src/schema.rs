@@ -34,7 +34,7 @@ fn quote(text: &str) -> String {
 }
 
 /// What strings mean something to some command.
-const WORDS: [&str; 56] = [
+const WORDS: [&str; 57] = [
     "",
     "/",
     "/machine",

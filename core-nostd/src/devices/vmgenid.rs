@@ -31,7 +31,7 @@ pub static CLASS: DeviceClass = DeviceClass {
     properties: &[Property {
         name: GUID,
         kind: PropertyKind::Uuid,
-        default: Value::Unset,
+        default: Value::Word(AUTO),
         doc: "the number: a UUID, or \"auto\" for a random one, which is the default",
     }],
 };

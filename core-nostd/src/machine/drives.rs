@@ -50,7 +50,7 @@ impl Drives {
     }
 
     /// A number that no drive has.
-    pub(super) fn free(&self) -> Option<DriveId> {
+    pub(super) fn vacant(&self) -> Option<DriveId> {
         let free = self.owners.iter().position(Option::is_none)?;
         Some(DriveId(free as u8))
     }
@@ -284,7 +284,7 @@ impl Machine<'_> {
         };
         let settings = ide::drive::Settings::new(kind, values, number);
         let settings = settings.map_err(DeviceError::Property)?;
-        let id = self.drives.free();
+        let id = self.drives.vacant();
         let id = id.ok_or(DeviceError::TooMany(DRIVES_MAX))?;
         self.ide.add(number, ide::drive::Drive::new(id, settings));
         self.drives.set_owner(id, Some(Owner::Ide));

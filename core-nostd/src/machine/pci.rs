@@ -1036,7 +1036,7 @@ impl<'m> Machine<'m> {
                 PciSlot::Watchdog(place(&mut self.buses.watchdogs, I6300Esb::new(timer))?)
             }
             name if name == virtio::block::PCI_CLASS.name => {
-                let drive = self.drives.free();
+                let drive = self.drives.vacant();
                 let drive = drive.ok_or(DeviceError::TooMany(DRIVES_MAX))?;
                 let disk = virtio::block::pci(values, self.cpus.1, drive);
                 let disk = disk.map_err(DeviceError::Property)?;

@@ -305,10 +305,10 @@ impl Tree<'_> {
                 next(Some(node), Some(Bus::Isa));
             }
         }
-        for (index, plugged) in self.machine.plugged().iter().enumerate() {
-            if plugged.place() == Place::Board {
-                next(Some(Node::Plugged(index as u8)), Some(Bus::Isa));
-            }
+        let plugged = self.machine.plugged().iter().enumerate();
+        let boards = plugged.filter(|(_, plugged)| plugged.place() == Place::Board);
+        for (index, _) in boards.clone().filter(|(_, p)| p.class().bus == Some("ISA")) {
+            next(Some(Node::Plugged(index as u8)), Some(Bus::Isa));
         }
         if self.board() == Board::Pc {
             // The floppy controller; then, behind the keyboard controller, two of VMware's ports.
@@ -321,6 +321,11 @@ impl Tree<'_> {
                 (Some(Node::Ide), Some(Bus::Pci)),
             ] {
                 next(node, bus);
+            }
+            for (index, _) in boards {
+                if let Some(channel) = self.machine.ide_channel(index) {
+                    next(Some(Node::Plugged(index as u8)), Some(Bus::Ide(channel)));
+                }
             }
             if self.machine.has_acpi() {
                 next(Some(Node::PowerManagement), Some(Bus::Pci));

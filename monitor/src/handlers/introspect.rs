@@ -122,16 +122,25 @@ impl Names {
         text
     }
 
-    /// All integer types are told as one.
+    /// All integer types are told as one, and so are lists of them.
     fn one_integer(&self, kind: TypeId) -> TypeId {
         let is_int = |kind: TypeRow| match kind {
             TypeRow::Builtin(builtin) => builtin_name(builtin) == "int",
             _ => false,
         };
-        if !is_int(self.tables.kind(kind)) {
-            return kind;
-        }
-        let first = self.tables.types.iter().position(|row| is_int(*row));
+        let is_list = |kind: TypeRow| match kind {
+            TypeRow::Array(element) => is_int(self.tables.kind(element)),
+            _ => false,
+        };
+        let row = self.tables.kind(kind);
+        let mut rows = self.tables.types.iter();
+        let first = if is_int(row) {
+            rows.position(|row| is_int(*row))
+        } else if is_list(row) {
+            rows.position(|row| is_list(*row))
+        } else {
+            None
+        };
         first.map_or(kind, |index| TypeId(index as u16))
     }
 
