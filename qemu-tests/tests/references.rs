@@ -141,9 +141,14 @@ fn listed() -> BTreeMap<String, BTreeSet<String>> {
     let commands = commands["return"].as_array().expect("a list").iter();
     commands
         .map(|command| {
-            let arguments = of_name(&of_name(&command["name"])["arg-type"]);
-            let arguments = arguments["members"].as_array().expect("members").iter();
-            let arguments = arguments.map(|one| one["name"].as_str().expect("a name").to_string());
+            let whole = of_name(&of_name(&command["name"])["arg-type"]);
+            // A union's are those of all its branches.
+            let branches = whole["variants"].as_array().into_iter().flatten();
+            let branches = branches.map(|branch| of_name(&branch["type"]));
+            let arguments = branches
+                .chain([whole])
+                .flat_map(|one| one["members"].as_array().expect("members"))
+                .map(|one| one["name"].as_str().expect("a name").to_string());
             let name = command["name"].as_str().expect("a name");
             (name.to_string(), arguments.collect())
         })

@@ -169,6 +169,10 @@ fn enumerators(kind: &str) -> Option<BTreeSet<&str>> {
     Some(list.split(", ").collect())
 }
 
+/// Arguments that are refused by name, because what they set is not there, and a feature of the same kind.
+const NOT_THERE: [&str; 2] = [".*aio-max-batch", ".*pr-manager"];
+const NO_FEATURE: &str = " features [\"dynamic-auto-read-only\"]";
+
 /// Takes from QEMU's description what a program may leave out that does less: names of an enumeration, the cases of a union that
 /// belong to them, and optional members of what is sent. What is left has to be the same.
 fn reduce(theirs: Leaves, ours: &Leaves) -> Leaves {
@@ -209,7 +213,8 @@ fn reduce(theirs: Leaves, ours: &Leaves) -> Leaves {
                 .map_or(path.len(), |end| at + 1 + end);
             find(&path[..end]).is_none()
         });
-        !(other_case || sent && optional)
+        let not_there = NOT_THERE.iter().any(|name| path.ends_with(name)) && find(path).is_none();
+        !(other_case || sent && optional || not_there)
     });
     kept.map(|(path, kind)| {
         let fewer = find(path).filter(|ours| {
@@ -222,6 +227,10 @@ fn reduce(theirs: Leaves, ours: &Leaves) -> Leaves {
             (Some(fewer), _) => fewer.clone(),
             (None, Some((object, _))) if !has_cases(path) => object.to_string(),
             _ => kind.clone(),
+        };
+        let kind = match kind.strip_suffix(NO_FEATURE) {
+            Some(rest) if find(path).is_some_and(|ours| ours == rest) => rest.to_string(),
+            _ => kind,
         };
         (path.clone(), kind)
     })
