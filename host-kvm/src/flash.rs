@@ -18,7 +18,7 @@ use thimble_core::machine::FlashUnit;
 
 use crate::files::{self, OFlags, Opened};
 use crate::memory::Rom;
-use crate::options::{DriveOption, OptionError};
+use crate::options::{FlashOption, OptionError};
 use crate::{error_text, report};
 
 /// Bytes of the firmware's end that are seen below 1 MiB.
@@ -96,7 +96,7 @@ impl Flash {
     ///
     /// # Errors
     /// What can't be had, mostly in QEMU's words.
-    pub fn open(drives: &[DriveOption]) -> Result<Option<Self>, OptionError> {
+    pub fn open(drives: &[FlashOption]) -> Result<Option<Self>, OptionError> {
         let mut flash = Self {
             contents: Vec::new(),
             lengths: [0; UNITS_MAX],
@@ -176,7 +176,7 @@ impl Flash {
 }
 
 /// Opens and locks the file of a drive.
-fn open(drive: &DriveOption) -> Result<Opened, OptionError> {
+fn open(drive: &FlashOption) -> Result<Opened, OptionError> {
     let refused = |reason: &dyn fmt::Display| OptionError::new(&drive.origin, &reason.to_string());
     let path = Path::new(&drive.file);
     let writes = !drive.read_only && !drive.snapshot;
@@ -261,11 +261,11 @@ mod tests {
             Self(path)
         }
 
-        fn drive(&self, unit: usize, length: usize) -> DriveOption {
+        fn drive(&self, unit: usize, length: usize) -> FlashOption {
             let path = self.0.join(format!("chip{unit}"));
             let bytes: Vec<u8> = (0..length).map(|at| (at >> 8) as u8 ^ unit as u8).collect();
             fs::write(&path, bytes).unwrap();
-            DriveOption {
+            FlashOption {
                 id: format!("pflash{unit}"),
                 unit,
                 file: path.to_str().unwrap().to_owned(),
@@ -305,7 +305,7 @@ mod tests {
     #[test]
     fn what_is_read_only_or_lost_in_the_end_is_not_written() {
         let scratch = Scratch::new("lost");
-        let drive = DriveOption {
+        let drive = FlashOption {
             snapshot: true,
             ..scratch.drive(0, 0x1000)
         };
@@ -321,7 +321,7 @@ mod tests {
     #[test]
     fn sizes_and_gaps_are_refused() {
         let scratch = Scratch::new("sizes");
-        let refused = |drives: &[DriveOption]| Flash::open(drives).unwrap_err().to_string();
+        let refused = |drives: &[FlashOption]| Flash::open(drives).unwrap_err().to_string();
         let text = refused(&[scratch.drive(1, 0x1000)]);
         assert!(text.ends_with("pflash1 requires pflash0"), "{text}");
         for length in [0, 5000] {
@@ -333,7 +333,7 @@ mod tests {
         }
         let text = refused(&[scratch.drive(0, SIZE_MAX), scratch.drive(1, 0x1000)]);
         assert!(text.ends_with("exceeds 8388608 bytes"), "{text}");
-        let missing = DriveOption {
+        let missing = FlashOption {
             file: "/nowhere/x".into(),
             ..scratch.drive(0, 0x1000)
         };
@@ -356,7 +356,7 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(text.contains("Failed to get \"write\" lock"), "{text}");
-        let reader = DriveOption {
+        let reader = FlashOption {
             read_only: true,
             ..drive
         };

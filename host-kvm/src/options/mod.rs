@@ -11,11 +11,11 @@ mod boot;
 mod builder;
 mod descriptors;
 mod device;
-mod drive;
 mod introspect;
 mod machine;
 mod numa;
 pub mod opts;
+mod pflash;
 mod smbios;
 mod table;
 mod values;
@@ -40,13 +40,13 @@ pub use boot::{BootOptions, OptionRom};
 pub use builder::parse_gdb;
 pub use descriptors::AddFd;
 pub use device::{DeviceOption, Global};
-pub use drive::DriveOption;
 pub use introspect::visit_options;
 pub use machine::{
     Accel, CPUS_MAX, DEFAULT_CPU, KernelIrqchip, MEMORY_DEFAULT, MEMORY_MAX, MEMORY_UNIT,
     MachineKind, MachineOptions, Smp, visit_machines,
 };
 pub use numa::NumaOptions;
+pub use pflash::FlashOption;
 pub use smbios::{SmbiosGiven, SmbiosOption, parse_release};
 pub use values::{Rtc, RtcBase, RtcClock};
 
@@ -152,8 +152,8 @@ pub struct Options {
     pub escape_key: u8,
     /// Block nodes and drives, in order.
     pub blocks: Vec<BlockOption>,
-    /// Drives of the board.
-    pub drives: Vec<DriveOption>,
+    /// Files of the system flash.
+    pub flash: Vec<FlashOption>,
     /// Devices to add.
     pub devices: Vec<DeviceOption>,
     /// Defaults of properties, for [`Options::defaults_of`].
@@ -244,7 +244,7 @@ impl Default for Options {
             qtest_log: None,
             escape_key: crate::chardev::DEFAULT_ESCAPE_KEY,
             blocks: Vec::new(),
-            drives: Vec::new(),
+            flash: Vec::new(),
             devices: Vec::new(),
             globals: Vec::new(),
             paused: false,
@@ -287,7 +287,7 @@ impl Options {
 
     /// Whether the firmware is not ours, so that it starts kernels in its own way.
     pub fn has_own_firmware(&self) -> bool {
-        self.bios.is_some() || !self.drives.is_empty()
+        self.bios.is_some() || !self.flash.is_empty()
     }
 
     /// The file that a firmware name means: itself if it exists, else the first one of that name

@@ -475,12 +475,12 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
 
 /// The board's flash chips, if it has some.
 fn open_flash(options: &Options, board: Board) -> Result<Option<Flash>, OptionError> {
-    if let (Some(drive), false) = (options.drives.first(), board == Board::Pc) {
+    if let (Some(drive), false) = (options.flash.first(), board == Board::Pc) {
         let unit = drive.unit;
         let reason = format!("machine type does not support if=pflash,bus=0,unit={unit}");
         return Err(OptionError::new(&drive.origin, &reason));
     }
-    let flash = Flash::open(&options.drives)?;
+    let flash = Flash::open(&options.flash)?;
     if let (Some(_), Some(bios)) = (&flash, &options.bios) {
         report(format_args!(
             "warning: -bios {bios}: not used, as firmware is in flash"
