@@ -297,9 +297,12 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
         boot: kernel.table,
         testdev_memory: testdev_memory(options),
     };
-    let mut machine = Box::new(
-        Machine::new(config).map_err(|error| OptionError::new("start-up", &error.to_string()))?,
-    );
+    // It is large: each move through the stack costs pages that have to be made.
+    let place = Box::new_uninit();
+    let mut machine = match Machine::new(config) {
+        Ok(machine) => Box::write(place, machine),
+        Err(error) => return Err(OptionError::new("start-up", &error.to_string())),
+    };
 
     let poller = Arc::new(Poller::new().map_err(&internal)?);
     let mut chardevs = Chardevs::new(poller.clone(), event_loop::CHARDEVS).map_err(&internal)?;

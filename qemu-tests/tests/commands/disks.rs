@@ -202,6 +202,8 @@ fn one_image_has_one_writer() {
     for holder in emulators() {
         let drive = "file={dir}/boot.img,format=raw,if=virtio";
         let held = booting(holder, &["-drive", drive, "-S"]).start();
+        // By its first answer it has the image.
+        let _client = negotiated(&held);
         let image = held.dir().join("boot.img");
         let image = image.to_str().expect("a plain path");
         for other in emulators() {
