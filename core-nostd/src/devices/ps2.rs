@@ -100,7 +100,7 @@ impl Protocol {
 }
 
 /// The mouse.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Mouse {
     queue: Queue,
     command: Option<u8>,
@@ -464,8 +464,8 @@ fn part(movement: &mut i32, most: i32) -> i32 {
 /// Saved form of the keyboard.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct SavedKeyboard {
-    reply: heapless::Vec<u8, REPLY_SIZE>,
-    keys: heapless::Vec<u8, QUEUE_SIZE>,
+    reply: heapless::Deque<u8, REPLY_SIZE>,
+    keys: Queue,
     command: Option<u8>,
     scanning: bool,
     leds: u8,
@@ -475,32 +475,9 @@ pub(super) struct SavedKeyboard {
     release: bool,
 }
 
-/// Saved form of the mouse.
+/// Saved form of the mouse: all of it.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct SavedMouse {
-    queue: heapless::Vec<u8, QUEUE_SIZE>,
-    command: Option<u8>,
-    reporting: bool,
-    remote: bool,
-    wrap: bool,
-    scaling_2: bool,
-    resolution: u8,
-    rate: u8,
-    knock: [u8; 3],
-    protocol: Protocol,
-    buttons: u8,
-    dx: i32,
-    dy: i32,
-    dz: i32,
-    dw: i32,
-}
-
-/// A queue of what fits.
-fn deque<const N: usize>(bytes: &[u8]) -> heapless::Deque<u8, N> {
-    let mut deque = heapless::Deque::new();
-    deque.extend(bytes.iter().take(N).copied());
-    deque
-}
+pub(super) struct SavedMouse(Mouse);
 
 impl Keyboard {
     pub(super) fn save(&self) -> SavedKeyboard {
@@ -516,8 +493,8 @@ impl Keyboard {
             release,
         } = self;
         SavedKeyboard {
-            reply: reply.iter().copied().collect(),
-            keys: keys.iter().copied().collect(),
+            reply: reply.clone(),
+            keys: keys.clone(),
             command: *command,
             scanning: *scanning,
             leds: *leds,
@@ -562,8 +539,8 @@ impl TryFrom<SavedKeyboard> for Keyboard {
         }
         let held = Modifiers::from_bits(held).ok_or(Invalid("keyboard.held"))?;
         Ok(Self {
-            reply: deque(&reply),
-            keys: deque(&keys),
+            reply,
+            keys,
             command,
             scanning,
             leds,
@@ -577,88 +554,22 @@ impl TryFrom<SavedKeyboard> for Keyboard {
 
 impl Mouse {
     pub(super) fn save(&self) -> SavedMouse {
-        let Self {
-            queue,
-            command,
-            reporting,
-            remote,
-            wrap,
-            scaling_2,
-            resolution,
-            rate,
-            knock,
-            protocol,
-            buttons,
-            dx,
-            dy,
-            dz,
-            dw,
-        } = self;
-        SavedMouse {
-            queue: queue.iter().copied().collect(),
-            command: *command,
-            reporting: *reporting,
-            remote: *remote,
-            wrap: *wrap,
-            scaling_2: *scaling_2,
-            resolution: *resolution,
-            rate: *rate,
-            knock: *knock,
-            protocol: *protocol,
-            buttons: *buttons,
-            dx: *dx,
-            dy: *dy,
-            dz: *dz,
-            dw: *dw,
-        }
+        SavedMouse(self.clone())
     }
 }
 
 impl TryFrom<SavedMouse> for Mouse {
     type Error = StateError;
 
-    fn try_from(saved: SavedMouse) -> Result<Self, StateError> {
+    fn try_from(SavedMouse(mouse): SavedMouse) -> Result<Self, StateError> {
         use StateError::Invalid;
-        let SavedMouse {
-            queue,
-            command,
-            reporting,
-            remote,
-            wrap,
-            scaling_2,
-            resolution,
-            rate,
-            knock,
-            protocol,
-            buttons,
-            dx,
-            dy,
-            dz,
-            dw,
-        } = saved;
-        if !matches!(command, None | Some(SET_RESOLUTION | SET_RATE)) {
+        if !matches!(mouse.command, None | Some(SET_RESOLUTION | SET_RATE)) {
             return Err(Invalid("mouse.command"));
         }
-        if buttons > 0x1f {
+        if mouse.buttons > 0x1f {
             return Err(Invalid("mouse.buttons"));
         }
-        Ok(Self {
-            queue: deque(&queue),
-            command,
-            reporting,
-            remote,
-            wrap,
-            scaling_2,
-            resolution,
-            rate,
-            knock,
-            protocol,
-            buttons,
-            dx,
-            dy,
-            dz,
-            dw,
-        })
+        Ok(mouse)
     }
 }
 
@@ -691,8 +602,8 @@ mod tests {
                 Some(StateError::Invalid(field))
             );
         };
-        refused("mouse.command", |saved| saved.command = Some(0));
-        refused("mouse.buttons", |saved| saved.buttons = 0x20);
+        refused("mouse.command", |saved| saved.0.command = Some(0));
+        refused("mouse.buttons", |saved| saved.0.buttons = 0x20);
     }
 
     /// What a hostile snapshot has of movements overflows nothing.
@@ -700,8 +611,8 @@ mod tests {
     fn extreme_movements_are_told() {
         for extreme in [i32::MIN, i32::MAX] {
             let mut saved = Mouse::default().save();
-            (saved.reporting, saved.protocol) = (true, Protocol::Explorer);
-            (saved.dx, saved.dy, saved.dz, saved.dw) = (extreme, extreme, extreme, extreme);
+            (saved.0.reporting, saved.0.protocol) = (true, Protocol::Explorer);
+            (saved.0.dx, saved.0.dy, saved.0.dz, saved.0.dw) = (extreme, extreme, extreme, extreme);
             let mut mouse = Mouse::try_from(saved).unwrap();
             mouse.moves(InputAxis::X, extreme);
             mouse.moves(InputAxis::Y, extreme);

@@ -74,7 +74,7 @@ pub struct Common {
 }
 
 /// What changes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct State {
     status: u8,
     features: u64,
@@ -101,13 +101,7 @@ const RESET: State = State {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SavedCommon {
     queues: heapless::Vec<(SavedQueue, u16), QUEUES_MAX>,
-    status: u8,
-    features: u64,
-    isr: u8,
-    config_vector: u16,
-    generation: u8,
-    broken: bool,
-    disabled: bool,
+    state: State,
 }
 
 /// ISR status: a queue has used buffers.
@@ -282,27 +276,12 @@ impl Common {
 
     /// The saved form. What is to be told was told before.
     pub fn save(&self) -> SavedCommon {
-        let State {
-            status,
-            features,
-            isr,
-            config_vector,
-            generation,
-            broken,
-            disabled,
-        } = self.state;
         let queues = self.queues.iter();
         SavedCommon {
             queues: queues
                 .map(|queue| (queue.ring.save(), queue.vector))
                 .collect(),
-            status,
-            features,
-            isr,
-            config_vector,
-            generation,
-            broken,
-            disabled,
+            state: self.state,
         }
     }
 
@@ -311,16 +290,7 @@ impl Common {
     /// # Errors
     /// If it is of another device.
     pub fn load(&mut self, saved: &SavedCommon) -> Result<(), StateError> {
-        let SavedCommon {
-            queues,
-            status,
-            features,
-            isr,
-            config_vector,
-            generation,
-            broken,
-            disabled,
-        } = saved;
+        let SavedCommon { queues, state } = saved;
         if queues.len() != self.queues.len() {
             return Err(StateError::Invalid("queues"));
         }
@@ -331,15 +301,7 @@ impl Common {
             queue.vector = *vector;
         }
         self.queues = loaded;
-        self.state = State {
-            status: *status,
-            features: *features,
-            isr: *isr,
-            config_vector: *config_vector,
-            generation: *generation,
-            broken: *broken,
-            disabled: *disabled,
-        };
+        self.state = *state;
         (self.raised, self.config_raised) = (0, false);
         Ok(())
     }

@@ -108,7 +108,7 @@ pub struct VirtQueue {
 }
 
 /// What changes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct State {
     size: u16,
     rings: Rings,
@@ -124,14 +124,7 @@ struct State {
 
 /// Saved form of a [`VirtQueue`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct SavedQueue {
-    size: u16,
-    rings: Rings,
-    taken: u16,
-    returned: u16,
-    told: Option<u16>,
-    in_use: u16,
-}
+pub struct SavedQueue(State);
 
 impl VirtQueue {
     /// A queue of `size` descriptors, at most [`SIZE_MAX`], that is nowhere yet.
@@ -362,22 +355,7 @@ impl VirtQueue {
 
     /// The saved form.
     pub fn save(&self) -> SavedQueue {
-        let State {
-            size,
-            rings,
-            taken,
-            returned,
-            told,
-            in_use,
-        } = self.state;
-        SavedQueue {
-            size,
-            rings,
-            taken,
-            returned,
-            told,
-            in_use,
-        }
+        SavedQueue(self.state)
     }
 
     /// Takes over a saved form.
@@ -385,26 +363,12 @@ impl VirtQueue {
     /// # Errors
     /// If there is no such queue.
     pub fn load(&mut self, saved: &SavedQueue) -> Result<(), StateError> {
-        let SavedQueue {
-            size,
-            rings,
-            taken,
-            returned,
-            told,
-            in_use,
-        } = *saved;
+        let SavedQueue(state) = saved;
         let is_there = self.state.size != 0;
-        if size > SIZE_MAX || in_use > size || (size != 0) != is_there {
+        if state.size > SIZE_MAX || state.in_use > state.size || (state.size != 0) != is_there {
             return Err(StateError::Invalid("queue"));
         }
-        self.state = State {
-            size,
-            rings,
-            taken,
-            returned,
-            told,
-            in_use,
-        };
+        self.state = *state;
         Ok(())
     }
 }
