@@ -7,8 +7,7 @@
 //! A file is locked as QEMU locks it, byte by byte on the open file: others may share it as far as they allow that.
 
 use std::fmt;
-use std::io;
-use std::os::fd::{AsRawFd as _, RawFd};
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -16,6 +15,8 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use thimble_core::devices::pflash::{SECTOR, SIZE_MAX, UNITS_MAX};
 use thimble_core::machine::FlashUnit;
 
+use crate::block::locks;
+use crate::block::node::Permissions;
 use crate::files::{self, OFlags, Opened};
 use crate::memory::Rom;
 use crate::options::{FlashOption, OptionError};
@@ -23,16 +24,6 @@ use crate::{error_text, report};
 
 /// Bytes of the firmware's end that are seen below 1 MiB.
 const BELOW: usize = 128 << 10;
-
-/// What QEMU's processes tell each other by locking single bytes of an image.
-mod lock {
-    /// Somebody reads it.
-    pub(super) const READ: i64 = 100;
-    /// Somebody writes it.
-    pub(super) const WRITE: i64 = 101;
-    /// Somebody does not share what has the same distance from [`READ`].
-    pub(super) const UNSHARED: i64 = 100;
-}
 
 /// The file behind a chip.
 #[derive(Debug)]
@@ -203,12 +194,14 @@ fn open(drive: &FlashOption) -> Result<Opened, OptionError> {
     if !is_file {
         return Err(not_regular());
     }
-    for (byte, name) in [(lock::READ, "consistent read"), (lock::WRITE, "write")] {
-        if byte == lock::WRITE && !writes {
+    for (permission, name) in [
+        (Permissions::CONSISTENT_READ, "consistent read"),
+        (Permissions::WRITE, "write"),
+    ] {
+        if permission == Permissions::WRITE && !writes {
             continue;
         }
-        let fd = opened.as_raw_fd();
-        if !lock_shared(fd, byte) || is_locked(fd, byte + lock::UNSHARED) {
+        if !locks::take_one(opened.as_fd(), permission) {
             let file = &drive.file;
             return Err(refused(&format_args!(
                 "Failed to get \"{name}\" lock: is another process using the image [{file}]?"
@@ -216,34 +209,6 @@ fn open(drive: &FlashOption) -> Result<Opened, OptionError> {
         }
     }
     Ok(opened)
-}
-
-/// A lock of one byte.
-fn byte_lock(kind: libc::c_int, byte: i64) -> libc::flock {
-    libc::flock {
-        l_type: kind as libc::c_short,
-        l_whence: libc::SEEK_SET as libc::c_short,
-        l_start: byte,
-        l_len: 1,
-        l_pid: 0,
-    }
-}
-
-/// Locks a byte together with others. True, too, where the file system has no locks.
-fn lock_shared(fd: RawFd, byte: i64) -> bool {
-    let lock = byte_lock(libc::F_RDLCK, byte);
-    // SAFETY: the call reads the structure.
-    let result = unsafe { libc::fcntl(fd, libc::F_OFD_SETLK, &lock) };
-    let error = io::Error::last_os_error().raw_os_error();
-    result == 0 || !matches!(error, Some(libc::EAGAIN | libc::EACCES))
-}
-
-/// Whether somebody else has locked a byte.
-fn is_locked(fd: RawFd, byte: i64) -> bool {
-    let mut lock = byte_lock(libc::F_WRLCK, byte);
-    // SAFETY: the call reads and writes the structure.
-    let result = unsafe { libc::fcntl(fd, libc::F_OFD_GETLK, &mut lock) };
-    result == 0 && i32::from(lock.l_type) != libc::F_UNLCK
 }
 
 #[cfg(test)]
@@ -351,7 +316,7 @@ mod tests {
         let drive = scratch.drive(0, 0x1000);
         let other = fs::File::open(&drive.file).unwrap();
         // Somebody who shares reading only.
-        assert!(lock_shared(other.as_raw_fd(), lock::WRITE + lock::UNSHARED));
+        assert!(locks::unshare(other.as_fd(), Permissions::WRITE));
         let text = Flash::open(std::slice::from_ref(&drive))
             .unwrap_err()
             .to_string();

@@ -24,7 +24,7 @@ pub mod executor;
 pub mod file;
 pub mod filters;
 mod info;
-mod locks;
+pub(crate) mod locks;
 pub mod node;
 pub mod null;
 mod open;
