@@ -369,7 +369,10 @@ impl Graph {
             .iter()
             .any(|(key, _)| key == "file" || key.starts_with("file."));
         if filename.is_none() && named.is_none() && !below {
-            return Ok(None);
+            return match given.options.is_empty() {
+                true => Ok(None),
+                false => Err("Must specify either driver or file".to_owned()),
+            };
         }
         if let Some(driver) = named
             && !BlockdevDriver::ALL
