@@ -133,7 +133,7 @@ fn run() -> Result<i32, OptionError> {
         None => None,
     };
     descriptors::inherited::add(&options.add_fds)?;
-    let event_loop = build(&options)?;
+    let event_loop = build(options)?;
     if let Some(daemon) = daemon {
         daemon.ready().map_err(failure("-daemonize"))?;
     }
@@ -204,10 +204,9 @@ enum Accelerator {
 ///
 /// # Errors
 /// What can't be had, by the option that asks for it.
-pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
-    trace::start(options)?;
-    let mut options = options.clone();
-    let options = &mut options;
+pub fn build(mut options: Box<Options>) -> Result<EventLoop, OptionError> {
+    trace::start(&options)?;
+    let options = options.as_mut();
     let internal = failure("start-up");
     let board = match options.machine.kind {
         MachineKind::Pc => Board::Pc,
