@@ -86,6 +86,7 @@ pub static CLASSES: &[&DeviceClass] = &[
     &pit::PCSPK_CLASS,
     &port92::CLASS,
     &pvpanic::CLASS,
+    &pvpanic::PCI_CLASS,
     &rtc::CLASS,
     &serial::CLASS,
     &crate::virtio::block::PCI_CLASS,

@@ -220,6 +220,7 @@ enum PciSlot {
     Serial(u8),
     Testdev(u8),
     Watchdog(u8),
+    Pvpanic(u8),
     VirtioBlk(u8),
 }
 
@@ -235,6 +236,7 @@ impl PciSlot {
             Self::Serial(_) => "pci-serial",
             Self::Testdev(_) => "pci-testdev",
             Self::Watchdog(_) => "i6300esb",
+            Self::Pvpanic(_) => "pvpanic-pci",
             Self::VirtioBlk(_) => "virtio-blk-pci",
         }
     }
