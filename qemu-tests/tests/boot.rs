@@ -59,6 +59,10 @@ fn boot_files(client: &mut QtestClient) -> Vec<(String, Vec<u8>)> {
     files
 }
 
+/// Images for disks that no controller has yet.
+const DISKS: &str = "-drive if=none,id=a,file={dir}/a.rom,format=raw -drive if=none,id=b,file={dir}/b.rom,format=raw \
+                     -drive if=none,id=c,file={dir}/a.bmp,format=raw -drive if=none,id=d,file={dir}/a.jpg,format=raw";
+
 fn passive(emulator: Emulator) -> Launcher {
     let launcher = emulator.launcher().args(emulator.passive_args());
     std::fs::write(launcher.dir().join("a.rom"), images::option_rom()).expect("a file");
@@ -90,7 +94,15 @@ fn firmware_is_told_the_same() {
         "-option-rom {dir}/a.rom,bootindex=0 -boot strict=on",
         "-option-rom {dir}/b.rom,bootindex=-3 -boot strict=on",
         "-machine graphics=off -nographic",
+        "{disks} -device ide-hd,drive=a,bootindex=3 -device ide-cd,drive=b,bootindex=1,bus=ide.1,unit=1 \
+         -device virtio-blk-pci,drive=c,bootindex=2 -device virtio-blk-pci,drive=d",
+        "{disks} -device pci-bridge,id=br,chassis_nr=1,shpc=off -boot strict=on \
+         -device virtio-blk-pci,drive=c,bootindex=2,bus=br,addr=3,multifunction=on \
+         -device virtio-blk-pci,drive=a,bootindex=4,bus=br,addr=3.1 -option-rom {dir}/a.rom,bootindex=3",
+        "{disks} -device virtio-blk-pci,drive=a,bootindex=-3 -device ide-cd,drive=b,bootindex=-3 -boot strict=on",
+        "{disks} -global ide-cd.bootindex=7 -device ide-cd,bus=ide.0,unit=1 -boot strict=on,order=dc",
     ] {
+        let options = &options.replace("{disks}", DISKS);
         let [qemu, thimble] = ask_both(|emulator| {
             let launcher = passive(emulator).args(options.split_whitespace());
             let instance = launcher.with_qtest().start();
@@ -129,10 +141,14 @@ fn wrong_options_are_refused_in_the_same_words() {
         "-option-rom {dir}/a.rom,bootindex=x",
         "-option-rom {dir}/a.rom,foo=1",
         "-option-rom {dir}/a.rom -option-rom {dir}/a.rom",
+        "{disks} -device ide-hd,drive=a,bootindex=3 -device virtio-blk-pci,drive=b,bootindex=3",
+        "{disks} -device virtio-blk-pci,drive=a,bootindex=0 -device ide-cd,drive=b,bootindex=0",
+        "{disks} -device ide-cd,bootindex=5 -option-rom {dir}/a.rom,bootindex=5",
         "-parallel null -parallel null -parallel null -parallel null",
         "-device isa-parallel",
         "-chardev null,id=a -device isa-parallel,chardev=a,index=3",
     ] {
+        let options = &options.replace("{disks}", DISKS);
         let [qemu, thimble] = ask_both(|emulator| {
             let launcher = passive(emulator).args(options.split_whitespace());
             let directory = launcher.dir().to_str().expect("a plain path").to_owned();

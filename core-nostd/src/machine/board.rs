@@ -35,6 +35,7 @@ use crate::devices::serial::{self, Serial, SerialWiring};
 use crate::devices::vmgenid;
 use crate::devices::{ConsoleId, Context, Effects, PortDevice, Width};
 use crate::firmware::boot::brings_tables;
+use crate::firmware::boot_order::EntryError;
 use crate::firmware::{Content, FwCfg};
 use crate::firmware::{FwCfgError, MachineFacts, fw_cfg, keys, vmcoreinfo};
 use crate::irq::{IoApic, IrqLine, Lines, LocalApics, Pic, ioapic, lapic, pic};
@@ -277,6 +278,8 @@ pub enum DeviceError {
     NoMemory,
     /// The id is longer than [`super::ID_MAX`] bytes.
     IdLong,
+    /// It has no place among what firmware boots from.
+    Boot(EntryError),
 }
 
 impl fmt::Display for DeviceError {
@@ -339,6 +342,7 @@ impl fmt::Display for DeviceError {
             Self::NotPluggable => f.write_str("it is part of the board, not pluggable"),
             Self::NoMemory => f.write_str("there is no memory for it"),
             Self::IdTaken => f.write_str("another device has this id"),
+            Self::Boot(error) => error.fmt(f),
             Self::IdLong => write!(f, "the id is longer than {} bytes", super::ID_MAX),
         }
     }

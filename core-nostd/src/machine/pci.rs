@@ -1157,6 +1157,7 @@ impl<'m> Machine<'m> {
         self.reset_function(now, index, placed.function);
         self.drain(host, now, None);
         self.forget_drives(host, now, index);
+        self.forget_boot_entry(position);
         self.buses.functions.remove(index);
         self.buses.roms[index] = ExpansionRom::default();
         match placed.function {

@@ -23,7 +23,9 @@ use super::{CONFIG_MAX, Common, Virtio, feature, status};
 use crate::devices::block::{
     BlockController, Data, DriveId, Medium, Operation, Outcome, Request, SECTOR, Segment, Segments,
 };
-use crate::devices::class::{DeviceClass, Property, PropertyKind, PropertyValues, Value};
+use crate::devices::class::{
+    BOOT_INDEX, DeviceClass, Property, PropertyKind, PropertyValues, Value,
+};
 use crate::devices::{Context, Width};
 use crate::memory::GuestRam;
 use crate::pci::msix::VECTORS_MAX;
@@ -160,7 +162,7 @@ pub static PCI_CLASS: DeviceClass = DeviceClass {
     user_creatable: true,
     properties: &[
         Property {
-            name: "bootindex",
+            name: BOOT_INDEX,
             kind: PropertyKind::Int32,
             default: Value::Unset,
             doc: "place among what firmware boots from",

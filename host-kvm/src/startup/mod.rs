@@ -326,8 +326,9 @@ pub fn build(mut options: Box<Options>) -> Result<EventLoop, OptionError> {
         bridge_state.flash = flash.files;
     }
     let consoles = &mut bridge_state.consoles;
-    plug_devices(options, &mut machine, &mut chardevs, consoles, &blocks)?;
     boot::add_option_roms(options, &mut machine)?;
+    plug_devices(options, &mut machine, &mut chardevs, consoles, &blocks)?;
+    boot::add_order(&mut machine)?;
     if board == Board::Pc {
         let processor = cpuid.as_ref().map(|cpuid| cpuid.registers(1, 0));
         let is_boot_rom = has_kernel && !options.has_own_firmware();
