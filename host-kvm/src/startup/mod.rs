@@ -457,6 +457,7 @@ pub fn build(mut options: Box<Options>) -> Result<EventLoop, OptionError> {
         objects,
         made,
         blocks,
+        drive_options: options.blocks.clone(),
     };
     let waits = settings.preconfig || !settings.autostart;
     let mut vm = Vm::new(shared, processors, settings);

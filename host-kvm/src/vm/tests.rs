@@ -76,6 +76,7 @@ fn settings() -> Settings {
         objects: ObjectFacts::new(&Options::default(), "", None),
         made: crate::objects::Objects::new(crate::objects::Defaults::default()),
         blocks: Graph::new(crate::block::executor::Executor::new(|| {})),
+        drive_options: Vec::new(),
     }
 }
 
