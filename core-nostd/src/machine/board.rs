@@ -419,6 +419,7 @@ impl<'m> Machine<'m> {
             timers: Timers::new(),
             effects: Effects::new(),
             raised: [0; ioapic::PINS],
+            driven: 0,
             intr: false,
             pic: Pic::new(),
             ioapic: IoApic::new(),

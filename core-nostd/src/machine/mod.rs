@@ -274,6 +274,8 @@ pub struct Machine<'m> {
     effects: Effects,
     /// How often each line has risen.
     raised: [u64; ioapic::PINS],
+    /// Levels that inputs of the interrupt controllers were last driven to, a bit each.
+    driven: u32,
     /// Level of the PIC's INTR output, as the host was last told.
     intr: bool,
 
@@ -684,6 +686,8 @@ impl<'m> Machine<'m> {
     /// Drives an input of the interrupt controllers.
     fn drive_gsi<H: Host>(&mut self, host: &mut H, line: IrqLine, level: bool) {
         let number = line.number();
+        let bit = 1_u32.checked_shl(number.into()).unwrap_or(0);
+        self.driven = self.driven & !bit | if level { bit } else { 0 };
         if let (true, Some(raised)) = (level, self.raised.get_mut(usize::from(number))) {
             *raised = raised.wrapping_add(1);
         }
