@@ -14,6 +14,31 @@ pub struct Console {
     ahead: String,
     /// All that came before it.
     seen: String,
+    escape: Escape,
+}
+
+/// How far a control sequence has come (ECMA-48, 5.4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Escape {
+    None,
+    /// Behind the escape character.
+    Begun,
+    /// Within parameters, up to a letter.
+    Parameters,
+}
+
+impl Escape {
+    /// Whether a character is text, and none of a control sequence or a carriage return.
+    fn is_text(&mut self, letter: char) -> bool {
+        *self = match (*self, letter) {
+            (Self::None, '\x1b') => Self::Begun,
+            (Self::None, _) => return letter != '\r',
+            (Self::Begun, '[') => Self::Parameters,
+            (Self::Parameters, ' '..='?') => Self::Parameters,
+            (Self::Begun | Self::Parameters, _) => Self::None,
+        };
+        false
+    }
 }
 
 impl Console {
@@ -43,6 +68,7 @@ impl Console {
             stream,
             ahead: String::new(),
             seen: String::new(),
+            escape: Escape::None,
         }
     }
 
@@ -56,7 +82,8 @@ impl Console {
         sent.unwrap_or_else(|error| panic!("{error}: {}", self.shown()));
     }
 
-    /// Waits until the guest has written `text`, and returns what came before it since the last call. Carriage returns are left out.
+    /// Waits until the guest has written `text`, and returns what came before it since the last call. Carriage returns are left out, and
+    /// so are control sequences: firmware moves the cursor in the middle of words.
     ///
     /// # Panics
     ///
@@ -99,8 +126,8 @@ impl Console {
             Ok(0) => false,
             Ok(count) => {
                 let text = String::from_utf8_lossy(&bytes[..count]);
-                self.ahead
-                    .extend(text.chars().filter(|&letter| letter != '\r'));
+                let is_text = |letter: &char| self.escape.is_text(*letter);
+                self.ahead.extend(text.chars().filter(is_text));
                 true
             }
             Err(error) => matches!(
@@ -108,5 +135,21 @@ impl Console {
                 ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
             ),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_sequences_are_no_text() {
+        let mut escape = Escape::None;
+        let told = "a\x1b[2J\x1b[0;30;47mb\x1b[?7l\x1bc c\r\n";
+        let text: String = told
+            .chars()
+            .filter(|letter| escape.is_text(*letter))
+            .collect();
+        assert_eq!(text, "ab c\n");
     }
 }
