@@ -227,7 +227,10 @@ pub fn build(mut options: Box<Options>) -> Result<EventLoop, OptionError> {
         _ => kvm::Irqchip::On,
     };
     let cpuid = cpuid_table(options, &accelerator, kernel_irqchip)?;
-    let (made, layout, mut ram, nodes) = make_objects(options, board)?;
+    let waker = Arc::new(Waker::new().map_err(&internal)?);
+    let call = waker.clone();
+    let blocks = Graph::new(Executor::new(move || call.wake()));
+    let (made, layout, mut ram, nodes) = make_objects(options, board, blocks.clone())?;
     if matches!(accelerator, Accelerator::Soft) {
         ram.keep_code_marks().map_err(failure("-accel tcg"))?;
     }
@@ -316,9 +319,6 @@ pub fn build(mut options: Box<Options>) -> Result<EventLoop, OptionError> {
         let place = chardev(&mut chardevs, &monitor.chardev)?;
         monitors.add(place, monitor.language);
     }
-    let waker = Arc::new(Waker::new().map_err(&internal)?);
-    let call = waker.clone();
-    let blocks = Graph::new(Executor::new(move || call.wake()));
     blocks.set_ram(leak::<Ram>(&ram));
     drives::open(options, &blocks)?;
     let mut bridge_state = BridgeState::default();
@@ -497,13 +497,15 @@ fn open_flash(options: &Options, board: Board) -> Result<Option<Flash>, OptionEr
 fn make_objects(
     options: &mut Options,
     board: Board,
+    blocks: std::rc::Rc<Graph>,
 ) -> Result<(Objects, RamLayout, Ram, Vec<u64>), OptionError> {
-    let mut made = Objects::new(Defaults {
+    let defaults = Defaults {
         dump: options.machine.dump_guest_core,
         merge: options.machine.mem_merge,
         prealloc: options.memory_prealloc,
         threads: options.smp.cpus,
-    });
+    };
+    let mut made = Objects::new(defaults, blocks);
     for object in &options.objects {
         let added = made.add_text(&object.text);
         added.map_err(|error| OptionError::new(&object.origin, &error.to_string()))?;
