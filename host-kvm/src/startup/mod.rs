@@ -17,7 +17,7 @@ use std::sync::atomic::AtomicU8;
 
 use rustix::time::{TimerfdClockId, TimerfdFlags, timerfd_create};
 use thimble_core::devices::class::{DeviceClass, PropertyValues};
-use thimble_core::devices::{self, hpet, i8042, pc_testdev, rtc};
+use thimble_core::devices::{self, fdc, hpet, i8042, pc_testdev, rtc};
 use thimble_core::firmware::acpi;
 use thimble_core::irq::LocalApic;
 use thimble_core::machine::{Board, CLASSES, Config, HIGH_RAM_BASE, Irqchip, Machine, RamLayout};
@@ -156,7 +156,7 @@ fn check_globals(options: &Options) -> Result<(), OptionError> {
             let sleep = piix4_pm::CLASS.properties;
             let is_sleep = class.name == piix4_pm::CLASS.name
                 && sleep.iter().any(|own| own.name == property.name);
-            let free = [devices::kernel::LOST_TICK_POLICY, hpet::MSI];
+            let free = [devices::kernel::LOST_TICK_POLICY, hpet::MSI, fdc::FALLBACK];
             if is_sleep || free.contains(&property.name) {
                 continue;
             }
@@ -279,6 +279,7 @@ pub fn build(mut options: Box<Options>) -> Result<EventLoop, OptionError> {
         acpi: options.machine.acpi,
         hpet: options.machine.hpet,
         hpet_msi: options.defaults_of(&hpet::CLASS).is_on(hpet::MSI),
+        floppy_fallback: fdc::fallback(&options.defaults_of(&fdc::CLASS)),
         sleep: piix4_pm::sleep_states(&options.defaults_of(&piix4_pm::CLASS)),
         ram: leak::<Ram>(&ram),
         ram_size: options.memory,
