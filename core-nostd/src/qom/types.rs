@@ -329,6 +329,7 @@ static TYPES: &[PlainType] = &[
     concrete("tcg-accel", "accel", TCG),
     base("bus", "object", &[]),
     concrete("IDE", "bus", BUS),
+    concrete("floppy-bus", "bus", BUS),
     concrete("ISA", "bus", BUS),
     concrete("PCI", "bus", BUS),
     concrete("System", "bus", BUS),

@@ -17,7 +17,7 @@ use std::sync::atomic::AtomicU8;
 
 use rustix::time::{TimerfdClockId, TimerfdFlags, timerfd_create};
 use thimble_core::devices::class::{DeviceClass, PropertyValues};
-use thimble_core::devices::{self, hpet, i8042, pc_testdev, rtc};
+use thimble_core::devices::{self, fdc, hpet, i8042, pc_testdev, rtc};
 use thimble_core::firmware::acpi;
 use thimble_core::irq::LocalApic;
 use thimble_core::machine::{Board, CLASSES, Config, HIGH_RAM_BASE, Irqchip, Machine, RamLayout};
@@ -133,7 +133,7 @@ fn run() -> Result<i32, OptionError> {
         None => None,
     };
     descriptors::inherited::add(&options.add_fds)?;
-    let event_loop = build(&options)?;
+    let event_loop = build(options)?;
     if let Some(daemon) = daemon {
         daemon.ready().map_err(failure("-daemonize"))?;
     }
@@ -156,7 +156,7 @@ fn check_globals(options: &Options) -> Result<(), OptionError> {
             let sleep = piix4_pm::CLASS.properties;
             let is_sleep = class.name == piix4_pm::CLASS.name
                 && sleep.iter().any(|own| own.name == property.name);
-            let free = [devices::kernel::LOST_TICK_POLICY, hpet::MSI];
+            let free = [devices::kernel::LOST_TICK_POLICY, hpet::MSI, fdc::FALLBACK];
             if is_sleep || free.contains(&property.name) {
                 continue;
             }
@@ -204,10 +204,9 @@ enum Accelerator {
 ///
 /// # Errors
 /// What can't be had, by the option that asks for it.
-pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
-    trace::start(options)?;
-    let mut options = options.clone();
-    let options = &mut options;
+pub fn build(mut options: Box<Options>) -> Result<EventLoop, OptionError> {
+    trace::start(&options)?;
+    let options = options.as_mut();
     let internal = failure("start-up");
     let board = match options.machine.kind {
         MachineKind::Pc => Board::Pc,
@@ -280,6 +279,7 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
         acpi: options.machine.acpi,
         hpet: options.machine.hpet,
         hpet_msi: options.defaults_of(&hpet::CLASS).is_on(hpet::MSI),
+        floppy_fallback: fdc::fallback(&options.defaults_of(&fdc::CLASS)),
         sleep: piix4_pm::sleep_states(&options.defaults_of(&piix4_pm::CLASS)),
         ram: leak::<Ram>(&ram),
         ram_size: options.memory,
@@ -327,8 +327,9 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
         bridge_state.flash = flash.files;
     }
     let consoles = &mut bridge_state.consoles;
-    plug_devices(options, &mut machine, &mut chardevs, consoles, &blocks)?;
     boot::add_option_roms(options, &mut machine)?;
+    plug_devices(options, &mut machine, &mut chardevs, consoles, &blocks)?;
+    boot::add_order(&mut machine)?;
     if board == Board::Pc {
         let processor = cpuid.as_ref().map(|cpuid| cpuid.registers(1, 0));
         let is_boot_rom = has_kernel && !options.has_own_firmware();
