@@ -6,7 +6,7 @@ use std::rc::{Rc, Weak};
 use thimble_core::qmp::Parser;
 use thimble_monitor::schema::arguments::{
     BlockdevOptions, BlockdevOptionsFile, BlockdevOptionsNull, BlockdevOptionsRaw,
-    BlockdevOptionsThrottle, BlockdevOptionsVariant, BlockdevRef, BlockdevReopen,
+    BlockdevOptionsThrottle, BlockdevOptionsVariant, BlockdevRef,
 };
 use thimble_monitor::schema::{
     BlockdevAioOptions, BlockdevDetectZeroesOptions, BlockdevDiscardOptions, BlockdevDriver,
@@ -354,10 +354,13 @@ impl Graph {
     ///
     /// # Errors
     /// In QEMU's words where it has some.
-    pub fn reopen(&self, all: &BlockdevReopen<'_>) -> Result<(), Refusal> {
+    pub fn reopen<'m>(
+        &self,
+        all: &mut dyn Iterator<Item = BlockdevOptions<'m>>,
+    ) -> Result<(), Refusal> {
         let mut changed: Vec<(Rc<Node>, Settings, Option<Change>)> = Vec::new();
         let result = self.drained(|| {
-            all.options.clone().try_for_each(|options| {
+            for options in all {
                 let name = options.node_name.ok_or("node-name not specified")?;
                 let name = text(name)?;
                 let node = self.node(name);
@@ -374,8 +377,8 @@ impl Graph {
                         last.2 = Some(old_driver);
                     }
                 }
-                Ok::<(), Refusal>(())
-            })
+            }
+            Ok::<(), Refusal>(())
         });
         if result.is_err() {
             for (node, old, driver) in changed.into_iter().rev() {

@@ -7,7 +7,7 @@ use thimble_core::devices::block::{Data, DriveId, Request};
 use thimble_core::machine::RunState;
 use thimble_monitor::owner::block::{Blocks, DriveName, NewMedium, Unheard};
 use thimble_monitor::schema::arguments::{
-    BlockIOThrottle, BlockLatencyHistogramSet, BlockdevOptions, BlockdevReopen,
+    BlockIOThrottle, BlockLatencyHistogramSet, BlockdevOptions,
 };
 use thimble_monitor::schema::results::{BlockDeviceInfo, BlockInfo, BlockStats};
 use thimble_monitor::schema::{BlockdevChangeReadOnlyMode, EventText};
@@ -386,7 +386,10 @@ impl Blocks for Vm {
         self.settings.blocks.remove(&text(node)).map_err(refused)
     }
 
-    fn blockdev_reopen(&mut self, options: &BlockdevReopen<'_>) -> Result<(), QmpError> {
+    fn blockdev_reopen<'m>(
+        &mut self,
+        options: &mut dyn Iterator<Item = BlockdevOptions<'m>>,
+    ) -> Result<(), QmpError> {
         self.settings.blocks.reopen(options).map_err(refused)?;
         self.settle_blocks();
         self.tell_media();
