@@ -36,6 +36,7 @@ use crate::devices::serial::{self, Serial, SerialWiring};
 use crate::devices::vmgenid;
 use crate::devices::{ConsoleId, Context, Effects, PortDevice, Width};
 use crate::firmware::boot::brings_tables;
+use crate::firmware::boot_order::EntryError;
 use crate::firmware::{Content, FwCfg};
 use crate::firmware::{FwCfgError, MachineFacts, fw_cfg, keys, vmcoreinfo};
 use crate::irq::{IoApic, IrqLine, Lines, LocalApics, Pic, ioapic, lapic, pic};
@@ -89,6 +90,7 @@ pub static CLASSES: &[&DeviceClass] = &[
     &pit::PCSPK_CLASS,
     &port92::CLASS,
     &pvpanic::CLASS,
+    &pvpanic::PCI_CLASS,
     &rtc::CLASS,
     &serial::CLASS,
     &crate::virtio::block::PCI_CLASS,
@@ -288,6 +290,8 @@ pub enum DeviceError {
     NoMemory,
     /// The id is longer than [`super::ID_MAX`] bytes.
     IdLong,
+    /// It has no place among what firmware boots from.
+    Boot(EntryError),
 }
 
 impl fmt::Display for DeviceError {
@@ -360,6 +364,7 @@ impl fmt::Display for DeviceError {
             Self::NotPluggable => f.write_str("it is part of the board, not pluggable"),
             Self::NoMemory => f.write_str("there is no memory for it"),
             Self::IdTaken => f.write_str("another device has this id"),
+            Self::Boot(error) => error.fmt(f),
             Self::IdLong => write!(f, "the id is longer than {} bytes", super::ID_MAX),
         }
     }
@@ -436,6 +441,7 @@ impl<'m> Machine<'m> {
             timers: Timers::new(),
             effects: Effects::new(),
             raised: [0; ioapic::PINS],
+            driven: 0,
             intr: false,
             pic: Pic::new(),
             ioapic: IoApic::new(),

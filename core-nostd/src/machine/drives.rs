@@ -303,8 +303,12 @@ impl Machine<'_> {
     /// The IDE channel that a device, by its position in [`Machine::plugged`], is on.
     pub(crate) fn ide_channel(&self, position: usize) -> Option<u8> {
         let drive = self.plugged.get(position)?.drive()?;
-        let is_it = |number: &u8| self.ide.drive(*number).is_some_and(|d| d.id() == drive);
-        (0..4).find(is_it).map(|number| number / 2)
+        self.ide_number(drive).map(|number| number / 2)
+    }
+
+    /// The number of an IDE drive among the four.
+    pub(super) fn ide_number(&self, drive: DriveId) -> Option<u8> {
+        (0..4).find(|number| self.ide.drive(*number).is_some_and(|d| d.id() == drive))
     }
 
     /// Why a device can't go on a bus of this name.

@@ -225,6 +225,7 @@ enum PciSlot {
     Serial(u8),
     Testdev(u8),
     Watchdog(u8),
+    Pvpanic(u8),
     VirtioBlk(u8),
 }
 
@@ -240,6 +241,7 @@ impl PciSlot {
             Self::Serial(_) => "pci-serial",
             Self::Testdev(_) => "pci-testdev",
             Self::Watchdog(_) => "i6300esb",
+            Self::Pvpanic(_) => "pvpanic-pci",
             Self::VirtioBlk(_) => "virtio-blk-pci",
         }
     }
@@ -277,6 +279,8 @@ pub struct Machine<'m> {
     effects: Effects,
     /// How often each line has risen.
     raised: [u64; ioapic::PINS],
+    /// Levels that inputs of the interrupt controllers were last driven to, a bit each.
+    driven: u32,
     /// Level of the PIC's INTR output, as the host was last told.
     intr: bool,
 
@@ -690,6 +694,8 @@ impl<'m> Machine<'m> {
     /// Drives an input of the interrupt controllers.
     fn drive_gsi<H: Host>(&mut self, host: &mut H, line: IrqLine, level: bool) {
         let number = line.number();
+        let bit = 1_u32.checked_shl(number.into()).unwrap_or(0);
+        self.driven = self.driven & !bit | if level { bit } else { 0 };
         if let (true, Some(raised)) = (level, self.raised.get_mut(usize::from(number))) {
             *raised = raised.wrapping_add(1);
         }

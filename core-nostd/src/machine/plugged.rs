@@ -211,11 +211,12 @@ impl<'m> Machine<'m> {
             return Err(DeviceError::IdTaken);
         }
         let mut plugged = Plugged::new(values, place)?;
+        self.check_boot_index(&plugged)?;
         if class.bus == Some("IDE") && class.user_creatable {
             plugged.drive = Some(self.plug_ide(values, bus)?);
             // There is room: see above.
             let _ = self.plugged.push(plugged);
-            return Ok(Consoles::new());
+            return self.add_last_to_boot_order().map(|()| Consoles::new());
         }
         if class.name == fdc::drive::CLASS.name {
             let drive = self.plug_floppy(values, bus)?;
@@ -261,6 +262,7 @@ impl<'m> Machine<'m> {
         // There is room: see above.
         let _ = self.plugged.push(plugged);
         self.decode_pci();
+        self.add_last_to_boot_order()?;
         Ok(consoles)
     }
 

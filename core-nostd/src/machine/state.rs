@@ -123,6 +123,11 @@ macro_rules! each_device {
                     $call!($machine.buses.watchdogs[index]);
                 }
             }
+            for index in 0..$machine.buses.pvpanics.len() {
+                if $machine.buses.pvpanics[index].is_some() {
+                    $call!($machine.buses.pvpanics[index]);
+                }
+            }
             for index in 0..$machine.buses.disks.len() {
                 if $machine.buses.disks[index].is_some() {
                     $call!($machine.buses.disks[index]);

@@ -41,6 +41,16 @@ impl Interface {
         found.map_or("", |(name, _)| name)
     }
 
+    /// QEMU's number of it, which its messages tell.
+    pub fn number(self) -> u8 {
+        match self {
+            Self::None => 0,
+            Self::Ide => 1,
+            Self::Floppy => 3,
+            Self::Virtio => 7,
+        }
+    }
+
     /// Units of a bus, 0 if there is no end.
     fn units(self) -> u64 {
         match self {
@@ -277,11 +287,10 @@ fn place(
 }
 
 /// Reads a `-drive`. `others` are those before it.
-pub(super) fn parse(
-    text: &str,
-    origin: &str,
-    others: &[BlockOption],
-) -> Result<DiskOption, Reason> {
+///
+/// # Errors
+/// If something is wrong with it, in QEMU's words where it has some.
+pub fn parse(text: &str, origin: &str, others: &[BlockOption]) -> Result<DiskOption, Reason> {
     let mut own = Vec::new();
     let mut rest = Vec::new();
     for (key, value) in opts::split(text) {

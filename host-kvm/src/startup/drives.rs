@@ -165,8 +165,10 @@ pub(super) fn attach(
         Place::Id(id) if !virtio => id.to_owned(),
         _ => path.clone(),
     };
-    let mut shares =
-        Permissions::CONSISTENT_READ | Permissions::WRITE_UNCHANGED | Permissions::RESIZE;
+    let mut shares = Permissions::CONSISTENT_READ | Permissions::WRITE_UNCHANGED;
+    if !removable {
+        shares |= Permissions::RESIZE;
+    }
     if properties.is_on("share-rw") {
         shares |= Permissions::WRITE;
     }

@@ -133,7 +133,7 @@ fn run() -> Result<i32, OptionError> {
         None => None,
     };
     descriptors::inherited::add(&options.add_fds)?;
-    let event_loop = build(&options)?;
+    let event_loop = build(options)?;
     if let Some(daemon) = daemon {
         daemon.ready().map_err(failure("-daemonize"))?;
     }
@@ -204,10 +204,9 @@ enum Accelerator {
 ///
 /// # Errors
 /// What can't be had, by the option that asks for it.
-pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
-    trace::start(options)?;
-    let mut options = options.clone();
-    let options = &mut options;
+pub fn build(mut options: Box<Options>) -> Result<EventLoop, OptionError> {
+    trace::start(&options)?;
+    let options = options.as_mut();
     let internal = failure("start-up");
     let board = match options.machine.kind {
         MachineKind::Pc => Board::Pc,
@@ -228,7 +227,10 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
         _ => kvm::Irqchip::On,
     };
     let cpuid = cpuid_table(options, &accelerator, kernel_irqchip)?;
-    let (made, layout, mut ram, nodes) = make_objects(options, board)?;
+    let waker = Arc::new(Waker::new().map_err(&internal)?);
+    let call = waker.clone();
+    let blocks = Graph::new(Executor::new(move || call.wake()));
+    let (made, layout, mut ram, nodes) = make_objects(options, board, blocks.clone())?;
     if matches!(accelerator, Accelerator::Soft) {
         ram.keep_code_marks().map_err(failure("-accel tcg"))?;
     }
@@ -318,9 +320,6 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
         let place = chardev(&mut chardevs, &monitor.chardev)?;
         monitors.add(place, monitor.language);
     }
-    let waker = Arc::new(Waker::new().map_err(&internal)?);
-    let call = waker.clone();
-    let blocks = Graph::new(Executor::new(move || call.wake()));
     blocks.set_ram(leak::<Ram>(&ram));
     drives::open(options, &blocks)?;
     let mut bridge_state = BridgeState::default();
@@ -328,8 +327,9 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
         bridge_state.flash = flash.files;
     }
     let consoles = &mut bridge_state.consoles;
-    plug_devices(options, &mut machine, &mut chardevs, consoles, &blocks)?;
     boot::add_option_roms(options, &mut machine)?;
+    plug_devices(options, &mut machine, &mut chardevs, consoles, &blocks)?;
+    boot::add_order(&mut machine)?;
     if board == Board::Pc {
         let processor = cpuid.as_ref().map(|cpuid| cpuid.registers(1, 0));
         let is_boot_rom = has_kernel && !options.has_own_firmware();
@@ -458,6 +458,7 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
         objects,
         made,
         blocks,
+        drive_options: options.blocks.clone(),
     };
     let waits = settings.preconfig || !settings.autostart;
     let mut vm = Vm::new(shared, processors, settings);
@@ -497,13 +498,15 @@ fn open_flash(options: &Options, board: Board) -> Result<Option<Flash>, OptionEr
 fn make_objects(
     options: &mut Options,
     board: Board,
+    blocks: std::rc::Rc<Graph>,
 ) -> Result<(Objects, RamLayout, Ram, Vec<u64>), OptionError> {
-    let mut made = Objects::new(Defaults {
+    let defaults = Defaults {
         dump: options.machine.dump_guest_core,
         merge: options.machine.mem_merge,
         prealloc: options.memory_prealloc,
         threads: options.smp.cpus,
-    });
+    };
+    let mut made = Objects::new(defaults, blocks);
     for object in &options.objects {
         let added = made.add_text(&object.text);
         added.map_err(|error| OptionError::new(&object.origin, &error.to_string()))?;

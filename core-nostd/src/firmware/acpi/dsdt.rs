@@ -1,6 +1,6 @@
 //! The DSDT: processors, the PCI bus with its interrupt links, and ISA devices.
 //!
-//! Follows ACPI 6.4, sections 6.1 (identification), 6.2 (`_CRS`, `_PRT`, `_SRS` …), 7.4 (`_S3`, `_S4`, `_S5`) and 8.4
+//! Follows ACPI 6.4, sections 6.1 (identification), 6.2 (`_CRS`, `_PRT`, `_PXM`, `_SRS` …), 7.4 (`_S3`, `_S4`, `_S5`) and 8.4
 //! (processor devices), and the PCI Firmware Specification for the root bridge. It is declarative as
 //! far as it can be: the interrupt links alone have methods, because the guest chooses their
 //! interrupts.
@@ -102,7 +102,7 @@ fn sleeping_state(w: &mut Writer<'_>, name: &str, kind: u8) {
     });
 }
 
-/// A device for each processor that there is.
+/// A device for each processor that there is, with its NUMA node.
 fn processors(w: &mut Writer<'_>, facts: &Facts<'_>) {
     for number in 0..facts.cpus {
         let mut name = *b"C000";
@@ -113,6 +113,9 @@ fn processors(w: &mut Writer<'_>, facts: &Facts<'_>) {
         w.device(core::str::from_utf8(&name).unwrap_or("C000"), |w| {
             w.name("_HID", Term::Text("ACPI0007"));
             w.name("_UID", Term::Int(number.into()));
+            if let Some(node) = facts.numa.node_of(number.into()) {
+                w.name("_PXM", Term::Int(node.into()));
+            }
         });
     }
 }
