@@ -133,6 +133,12 @@ fn configuration_space_after_power_on() {
         (0x2c, 0x1100_1af4),
     ];
     assert_registers(&Ide::new(), &set);
+    // Where no firmware has run before; SeaBIOS leaves it so.
+    let (mut ide, mut bench) = (Ide::new(), Bench::new());
+    ide.enable_channels();
+    ide.config_mut().write(0x40, Width::Dword, 0);
+    PciFunction::reset(&mut ide, &mut bench.context());
+    assert_registers(&ide, &[&set[..], &[(0x40, 0x8000_8000)]].concat());
 }
 
 /// Observed with QEMU 7.2.
