@@ -427,8 +427,10 @@ fn trays_move_and_lock() {
     assert_eq!(bench.effects.take(), moved(false));
     packet(&mut ide, &mut bench, 0, &[0]);
     assert_eq!(inb(&mut ide, &mut bench, 1, 7), 0x50);
-    // From outside: the guest first hears that the medium has gone, then that there is another one.
+    // From outside: the guest first hears that the medium has gone, then that there is another one. The lock is gone.
+    packet(&mut ide, &mut bench, 0, &[0x1e, 0, 0, 0, 1]);
     ide.move_tray(&mut bench.context(), CDROM, true);
+    assert_eq!(tray(&ide), Some((true, false)));
     ide.move_tray(&mut bench.context(), CDROM, false);
     for expected in [(2, 0x3a), (6, 0x28)] {
         packet(&mut ide, &mut bench, 0, &[0]);
