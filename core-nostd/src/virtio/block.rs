@@ -5,8 +5,8 @@
 //! write-zeroes of one range each, several queues. Not modelled, and not offered: SCSI commands,
 //! lifetime, secure erase and zones.
 //!
-//! A request is looked at when it is handed out, and what is remembered of it is the number of its
-//! first descriptor, where its status byte goes, and how many bytes come back: a driver leaves
+//! A request is looked at when it is handed out, and what is remembered of it is its buffer's
+//! descriptors, where its status byte goes, and how many bytes come back: a driver leaves
 //! descriptors of buffers alone that it has given away, so that after loading saved state the same
 //! chain is read again. The device has at most [`REQUESTS_MAX`] under way; further ones wait in
 //! their queues.
@@ -16,7 +16,8 @@ use core::ops::Range;
 use serde::{Deserialize, Serialize};
 
 use super::queue::{
-    QueueError, RING_EVENT_IDX, RING_INDIRECT_DESC, SIZE_MAX, copy_from, copy_to, length, skip,
+    Buffer, QueueError, RING_EVENT_IDX, RING_INDIRECT_DESC, RING_PACKED, SIZE_MAX, copy_from,
+    copy_to, length, skip,
 };
 use super::transport::pci::{Interfaces, Kind, SavedDevice, VirtioPci};
 use super::{CONFIG_MAX, Common, Virtio, feature, status};
@@ -316,9 +317,6 @@ impl Settings {
     /// The property that has a value the device can't have.
     pub fn new(values: &PropertyValues, cpus: u16) -> Result<Self, &'static str> {
         let uint = |name| values.uint(name).unwrap_or(0);
-        if values.is_on("packed") {
-            return Err("packed");
-        }
         let queues = match uint("num-queues") {
             0xffff => cpus.clamp(1, super::QUEUES_MAX as u16),
             queues if (1..=super::QUEUES_MAX as u64).contains(&queues) => queues as u16,
@@ -365,6 +363,7 @@ impl Settings {
             ("write-zeroes", blk::WRITE_ZEROES),
             ("event_idx", RING_EVENT_IDX),
             ("indirect_desc", RING_INDIRECT_DESC),
+            ("packed", RING_PACKED),
         ] {
             if values.is_on(name) {
                 features |= bit;
@@ -426,8 +425,9 @@ struct State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct UnderWay {
     queue: u16,
-    /// The first descriptor.
-    head: u16,
+    buffer: Buffer,
+    /// It has ended, and its status is where it goes: it waits for others to be given back before it.
+    has_ended: bool,
     /// Bytes that come back to the driver, by what the used ring says.
     written: u32,
     /// Where the status byte goes.
@@ -532,17 +532,17 @@ impl VirtioBlock {
             && bytes / SECTOR <= sectors - sector
     }
 
-    /// Looks at the buffer that begins with descriptor `head` of a queue: what it asks for, where
+    /// Looks at a buffer of a queue: what it asks for, where
     /// its status goes, and how many bytes come back.
     fn look(
         &self,
         ram: &dyn GuestRam,
         queue: u16,
-        head: u16,
+        buffer: Buffer,
         segments: &mut Segments,
     ) -> Result<(Asked, u64, u32), QueueError> {
         let ring = self.common.queue(queue).ok_or(QueueError::Index)?;
-        let readable = ring.ring.chain(ram, head, segments)?;
+        let readable = ring.ring.chain(ram, buffer, segments)?;
         let written = length(&segments[readable..]);
         let written = u32::try_from(written).unwrap_or(u32::MAX);
         let mut header = [0; HEADER];
@@ -670,28 +670,53 @@ impl VirtioBlock {
         })
     }
 
-    /// A buffer goes back to the driver.
-    fn answer(&mut self, cx: &Context<'_>, request: UnderWay, status: u8) {
-        let UnderWay {
-            queue,
-            head,
-            written,
-            status: at,
-        } = request;
-        trace::virtio_blk_req_complete(queue, head, status);
-        match cx.ram.write(at, &[status]) {
-            Ok(()) => self.common.give_back(cx, queue, head, written),
-            Err(error) => self.common.fail(error.into()),
+    /// A request has ended: its buffer goes back to the driver, as soon as it may.
+    fn answer(&mut self, cx: &Context<'_>, slot: usize, request: UnderWay, status: u8) {
+        let UnderWay { queue, buffer, .. } = request;
+        trace::virtio_blk_req_complete(queue, buffer.id, status);
+        if let Err(error) = cx.ram.write(request.status, &[status]) {
+            return self.common.fail(error.into());
+        }
+        let Some(entry) = self.state.requests.get_mut(slot) else {
+            return;
+        };
+        let is_next = |common: &Common, buffer| {
+            let slot = common.queue(queue);
+            slot.is_some_and(|slot| slot.ring.is_next(buffer))
+        };
+        if !is_next(&self.common, buffer) {
+            *entry = Some(UnderWay {
+                has_ended: true,
+                ..request
+            });
+            return;
+        }
+        self.common.give_back(cx, queue, buffer, request.written);
+        // Those that have waited for it.
+        while self.common.features() & RING_PACKED != 0 {
+            let waits = |entry: &&mut Option<UnderWay>| {
+                entry.as_ref().is_some_and(|other| {
+                    other.has_ended && other.queue == queue && is_next(&self.common, other.buffer)
+                })
+            };
+            let mut requests = self.state.requests.iter_mut();
+            let Some(other) = requests.find(waits).and_then(Option::take) else {
+                break;
+            };
+            let UnderWay {
+                buffer, written, ..
+            } = other;
+            self.common.give_back(cx, queue, buffer, written);
         }
     }
 
     /// The next buffer that may ask for something, and the place that a request of it would have.
-    fn next_buffer(&mut self, ram: &dyn GuestRam) -> Option<(u16, u16, usize)> {
+    fn next_buffer(&mut self, ram: &dyn GuestRam) -> Option<(u16, Buffer, usize)> {
         if self.again != 0 {
             let slot = self.again.trailing_zeros() as usize;
             self.again &= self.again - 1;
-            let UnderWay { queue, head, .. } = self.state.requests.get(slot).copied()??;
-            return Some((queue, head, slot));
+            let UnderWay { queue, buffer, .. } = self.state.requests.get(slot).copied()??;
+            return Some((queue, buffer, slot));
         }
         let requests = self.state.requests.iter();
         let slot = { requests }.position(Option::is_none)?;
@@ -700,7 +725,7 @@ impl VirtioBlock {
             let queue = self.kicked.trailing_zeros() as u16;
             let ring = &mut self.common.queue_mut(queue)?.ring;
             match ring.take(ram, features) {
-                Ok(Some(head)) => return Some((queue, head, slot)),
+                Ok(Some(buffer)) => return Some((queue, buffer, slot)),
                 Ok(None) => {
                     let waits = ring.wait(ram, features);
                     match waits.and_then(|()| ring.is_empty(ram)) {
@@ -725,9 +750,9 @@ impl VirtioBlock {
             if !self.common.works() {
                 return None;
             }
-            let (queue, head, slot) = self.next_buffer(cx.ram)?;
+            let (queue, buffer, slot) = self.next_buffer(cx.ram)?;
             self.state.requests[slot] = None;
-            let (asked, status, written) = match self.look(cx.ram, queue, head, segments) {
+            let (asked, status, written) = match self.look(cx.ram, queue, buffer, segments) {
                 Ok(looked) => looked,
                 Err(error) => {
                     self.common.fail(error);
@@ -736,12 +761,13 @@ impl VirtioBlock {
             };
             let request = UnderWay {
                 queue,
-                head,
+                buffer,
+                has_ended: false,
                 written,
                 status,
             };
             match asked {
-                Asked::Answer(code) => self.answer(cx, request, code),
+                Asked::Answer(code) => self.answer(cx, slot, request, code),
                 Asked::Work {
                     operation,
                     offset,
@@ -859,7 +885,7 @@ impl Virtio for VirtioBlock {
             if entry.as_ref().is_some_and(is_dropped) {
                 *entry = None;
                 self.again &= !(1 << slot);
-            } else if entry.is_some() {
+            } else if entry.is_some_and(|request| !request.has_ended) {
                 // The block layer drops it with the others.
                 self.again |= 1 << slot;
             }
@@ -877,6 +903,7 @@ impl VirtioBlock {
     fn done(&mut self, cx: &Context<'_>, tag: u32, outcome: Outcome) {
         let (epoch, slot) = ((tag >> 16) as u16, (tag & 0xffff) as usize);
         let request = self.state.requests.get_mut(slot);
+        let request = request.filter(|request| request.is_some_and(|request| !request.has_ended));
         let is_again = self.again.checked_shr(slot as u32).unwrap_or(0) & 1 != 0;
         if epoch != self.epoch || is_again {
             return;
@@ -886,7 +913,7 @@ impl VirtioBlock {
         };
         if self.common.works() {
             let status = if outcome.is_ok() { OK } else { IOERR };
-            self.answer(cx, request, status);
+            self.answer(cx, slot, request, status);
         }
     }
 
@@ -1019,12 +1046,12 @@ impl SavedDevice for VirtioBlock {
         let mut again = 0;
         for (slot, request) in requests {
             let queue = self.common.queue(request.queue);
-            let is_head = queue.is_some_and(|queue| request.head < queue.ring.size());
+            let is_head = queue.is_some_and(|queue| request.buffer.head < queue.ring.size());
             match loaded.get_mut(usize::from(slot)) {
                 Some(place @ None) if is_head => *place = Some(request),
                 _ => return Err(StateError::Invalid("requests")),
             }
-            again |= 1 << slot;
+            again |= u128::from(!request.has_ended) << slot;
         }
         self.state = State {
             write_cache,

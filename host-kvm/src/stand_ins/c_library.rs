@@ -69,6 +69,27 @@ extern "C" fn fork() -> libc::pid_t {
     unsafe { _Fork() }
 }
 
+/// Makes the tables that start-up has relocated read-only.
+#[unsafe(no_mangle)]
+extern "C" fn _dl_protect_relro(_of: *const c_void) {
+    // SAFETY: the kernel tells where the program's headers are, which stay mapped and unchanged.
+    unsafe {
+        let headers = libc::getauxval(libc::AT_PHDR) as *const libc::Elf64_Phdr;
+        let count = libc::getauxval(libc::AT_PHNUM) as usize;
+        for header in core::slice::from_raw_parts(headers, count) {
+            if header.p_type == libc::PT_GNU_RELRO {
+                let end = (header.p_vaddr + header.p_memsz) & !0xfff;
+                let start = header.p_vaddr & !0xfff;
+                libc::mprotect(
+                    start as *mut c_void,
+                    (end - start) as usize,
+                    libc::PROT_READ,
+                );
+            }
+        }
+    }
+}
+
 /// Streams never need locks, nor resolving names any clean-up.
 macro_rules! nothing_to_do {
     ($($name:ident)+) => {$(
@@ -81,16 +102,23 @@ macro_rules! nothing_to_do {
 
 nothing_to_do! {
     _IO_enable_locks
+    __ctype_init
+    __malloc_default_thp_pagesize
+    __malloc_hugepage_config
+    __malloc_thp_mode
     __res_iclose
     __res_randomid
     __res_thread_freeres
     __res_vinit
+    _dl_init_paths
 }
 
 never_called! {
     _IO_fputs
     __assert_perror_fail
+    __nptl_change_stack_perm
     __strerror_r
+    _dl_make_stack_executable
     fprintf
     fputs
     fwrite

@@ -17,4 +17,5 @@ macro_rules! never_called {
 }
 
 mod c_library;
+mod strings;
 mod unwinder;

@@ -919,12 +919,14 @@ fn disc_structure(blocks: u32, is_dvd: bool, packet: &[u8; PACKET], mut out: Wri
     }
 }
 
-/// The tray is moved from outside: the guest hears of a medium that has gone, then of a new one. What opens by force is no
-/// longer locked.
+/// The tray is moved from outside: the guest hears of a medium that has gone, then of a new one.
 pub(super) fn move_tray(drive: &mut Drive, open: bool) {
     let state = &mut drive.state.packet;
     state.tray_open = open;
-    state.locked &= !open;
+    if open {
+        // What the guest had locked is not there any more.
+        state.locked = false;
+    }
     state.changed = 2;
     state.new_medium = true;
     state.eject = false;
