@@ -5,8 +5,8 @@ mod boot;
 mod drives;
 mod kernel;
 mod plug;
-mod smbios;
-mod tables;
+pub mod smbios;
+pub mod tables;
 
 use std::fs::{self, File};
 use std::io::{Read as _, Seek as _};
