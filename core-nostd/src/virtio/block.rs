@@ -11,6 +11,8 @@
 //! chain is read again. The device has at most [`REQUESTS_MAX`] under way; further ones wait in
 //! their queues.
 
+pub mod lending;
+
 use core::ops::Range;
 
 use serde::{Deserialize, Serialize};
@@ -407,6 +409,8 @@ pub struct VirtioBlock {
     kicked: u32,
     /// Requests that are to be handed out again, a bit each.
     again: u128,
+    /// Another one has the queues: see [`lending`].
+    is_lent: bool,
     state: State,
 }
 
@@ -470,6 +474,7 @@ impl VirtioBlock {
             cancelled: false,
             kicked: 0,
             again: 0,
+            is_lent: false,
             state: State {
                 write_cache: None,
                 requests: [None; REQUESTS_MAX],
@@ -669,7 +674,7 @@ impl VirtioBlock {
     }
 
     /// A buffer goes back to the driver.
-    fn answer(&mut self, cx: &Context<'_>, request: UnderWay, status: u8) {
+    fn answer(&mut self, ram: &dyn GuestRam, request: UnderWay, status: u8) {
         let UnderWay {
             queue,
             head,
@@ -677,14 +682,18 @@ impl VirtioBlock {
             status: at,
         } = request;
         trace::virtio_blk_req_complete(queue, head, status);
-        match cx.ram.write(at, &[status]) {
-            Ok(()) => self.common.give_back(cx, queue, head, written),
+        match ram.write(at, &[status]) {
+            Ok(()) => self.common.give_back(ram, queue, head, written),
             Err(error) => self.common.fail(error.into()),
         }
     }
 
     /// The next buffer that may ask for something, and the place that a request of it would have.
     fn next_buffer(&mut self, ram: &dyn GuestRam) -> Option<(u16, u16, usize)> {
+        if self.is_lent {
+            // It is for the other one to take.
+            return None;
+        }
         if self.again != 0 {
             let slot = self.again.trailing_zeros() as usize;
             self.again &= self.again - 1;
@@ -699,6 +708,8 @@ impl VirtioBlock {
             let ring = &mut self.common.queue_mut(queue)?.ring;
             match ring.take(ram, features) {
                 Ok(Some(head)) => return Some((queue, head, slot)),
+                // Whoever has hushed it looks by itself.
+                Ok(None) if ring.is_quiet() => self.kicked &= !(1 << queue),
                 Ok(None) => {
                     let waits = ring.wait(ram, features);
                     match waits.and_then(|()| ring.is_empty(ram)) {
@@ -714,18 +725,14 @@ impl VirtioBlock {
     }
 
     /// The next request: see [`BlockController::next_request`].
-    fn next<'a>(
-        &mut self,
-        cx: &mut Context<'_>,
-        segments: &'a mut Segments,
-    ) -> Option<Request<'a>> {
+    fn next<'a>(&mut self, ram: &dyn GuestRam, segments: &'a mut Segments) -> Option<Request<'a>> {
         for _ in 0..ANSWERS_MAX {
             if !self.common.works() {
                 return None;
             }
-            let (queue, head, slot) = self.next_buffer(cx.ram)?;
+            let (queue, head, slot) = self.next_buffer(ram)?;
             self.state.requests[slot] = None;
-            let (asked, status, written) = match self.look(cx.ram, queue, head, segments) {
+            let (asked, status, written) = match self.look(ram, queue, head, segments) {
                 Ok(looked) => looked,
                 Err(error) => {
                     self.common.fail(error);
@@ -739,7 +746,7 @@ impl VirtioBlock {
                 status,
             };
             match asked {
-                Asked::Answer(code) => self.answer(cx, request, code),
+                Asked::Answer(code) => self.answer(ram, request, code),
                 Asked::Work {
                     operation,
                     offset,
@@ -872,7 +879,7 @@ impl Virtio for VirtioBlock {
 }
 
 impl VirtioBlock {
-    fn done(&mut self, cx: &Context<'_>, tag: u32, outcome: Outcome) {
+    fn done(&mut self, ram: &dyn GuestRam, tag: u32, outcome: Outcome) {
         let (epoch, slot) = ((tag >> 16) as u16, (tag & 0xffff) as usize);
         let request = self.state.requests.get_mut(slot);
         let is_again = self.again.checked_shr(slot as u32).unwrap_or(0) & 1 != 0;
@@ -884,7 +891,7 @@ impl VirtioBlock {
         };
         if self.common.works() {
             let status = if outcome.is_ok() { OK } else { IOERR };
-            self.answer(cx, request, status);
+            self.answer(ram, request, status);
         }
     }
 
@@ -907,11 +914,15 @@ impl BlockController for VirtioPci<VirtioBlock> {
         cx: &mut Context<'_>,
         segments: &'a mut Segments,
     ) -> Option<Request<'a>> {
-        self.with_device(cx, |disk, cx| disk.next(cx, segments))
+        self.with_device(cx, |disk, cx| disk.next(cx.ram, segments))
     }
 
     fn take_cancelled(&mut self) -> Option<DriveId> {
         self.device_mut().take_cancelled()
+    }
+
+    fn take_notified(&mut self) -> Option<DriveId> {
+        self.device_mut().take_notified()
     }
 
     fn request_done(
@@ -922,7 +933,7 @@ impl BlockController for VirtioPci<VirtioBlock> {
         outcome: Outcome,
         _bytes: &[u8],
     ) {
-        self.with_device(cx, |disk, cx| disk.done(cx, tag, outcome));
+        self.with_device(cx, |disk, cx| disk.done(cx.ram, tag, outcome));
     }
 
     fn medium_changed(&mut self, cx: &mut Context<'_>, _drive: DriveId, medium: Option<Medium>) {
@@ -988,6 +999,7 @@ impl SavedDevice for VirtioBlock {
             cancelled: _,
             kicked,
             again: _,
+            is_lent: _,
             state: State {
                 write_cache,
                 requests,

@@ -31,6 +31,7 @@ mod open;
 pub mod overlay;
 pub mod raw;
 pub mod throttle;
+pub mod turn;
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -400,6 +401,11 @@ impl Graph {
     /// The oldest event since the last call.
     pub fn take_event(&self) -> Option<Event> {
         self.events.borrow_mut().pop_front()
+    }
+
+    /// Whether there is an event, or a reason to stop the machine.
+    pub fn has_news(&self) -> bool {
+        self.stop.get() || !self.events.borrow().is_empty()
     }
 
     /// Whether a request that has failed since the last call is to stop the machine.

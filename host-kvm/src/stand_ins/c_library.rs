@@ -80,7 +80,11 @@ extern "C" fn _dl_protect_relro(_of: *const c_void) {
             if header.p_type == libc::PT_GNU_RELRO {
                 let end = (header.p_vaddr + header.p_memsz) & !0xfff;
                 let start = header.p_vaddr & !0xfff;
-                libc::mprotect(start as *mut c_void, (end - start) as usize, libc::PROT_READ);
+                libc::mprotect(
+                    start as *mut c_void,
+                    (end - start) as usize,
+                    libc::PROT_READ,
+                );
             }
         }
     }

@@ -30,6 +30,7 @@ use tz::TimeZone;
 
 use crate::block::Graph;
 use crate::block::executor::Executor;
+use crate::block::turn::Turn;
 use crate::chardev::{ChardevId, Chardevs};
 use crate::clock::Clock;
 use crate::cpuid::{self, CpuError, CpuSpec, CpuidTable, Topology};
@@ -54,7 +55,8 @@ use crate::qtest::{self, QtestServer};
 use crate::soft::{self, Determinism, SoftCpus, Wires};
 use crate::trace;
 use crate::vm::{
-    self, BridgeState, Exits, Guarded, ObjectFacts, Processors, Settings, Shared, Vm, since_epoch,
+    self, BridgeState, ExecutorCall, Exits, Guarded, ObjectFacts, Processors, Settings, Shared, Vm,
+    since_epoch,
 };
 use crate::{error_text, firmware_images, report};
 use kernel::Kernel;
@@ -318,9 +320,11 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
         monitors.add(place, monitor.language);
     }
     let waker = Arc::new(Waker::new().map_err(&internal)?);
-    let call = waker.clone();
-    let blocks = Graph::new(Executor::new(move || call.wake()));
-    blocks.set_ram(leak::<Ram>(&ram));
+    let call = ExecutorCall::new(waker.clone());
+    let caller = call.clone();
+    let blocks = Graph::new(Executor::new(move || caller.call()));
+    let guest_ram: &Ram = leak(&ram);
+    blocks.set_ram(guest_ram);
     drives::open(options, &blocks)?;
     let mut bridge_state = BridgeState::default();
     if let Some(flash) = flash {
@@ -396,6 +400,12 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
         timer_at: 0,
     };
     let shared = Shared::new(guarded, running, waker.clone(), timer);
+    let turn = Turn::new(blocks.clone());
+    let disks = drives::lendable(&shared.lock().machine);
+    let readiness = blocks.executor.readiness();
+    shared
+        .set_disks(disks, turn.clone(), readiness, call, guest_ram)
+        .map_err(&internal)?;
     let exits = || Arc::new(Exits::new(&shared));
     let log = open_log(options, kvm_enabled);
     let processors = match (shared.accelerator(), &cpuid) {
@@ -466,6 +476,7 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
         vm.start();
     }
     Ok(EventLoop {
+        turn,
         poller,
         waker,
         signals,
