@@ -198,6 +198,13 @@ pub static PCI_CLASS: DeviceClass = DeviceClass {
             true,
             "whether descriptors may be in tables of their own",
         ),
+        flag("ioeventfd", true, "whether the kernel takes notifications"),
+        Property {
+            name: "iothread",
+            kind: PropertyKind::IoThread,
+            default: Value::Unset,
+            doc: "id of the thread that serves the queues",
+        },
         number(
             "logical_block_size",
             PropertyKind::Size,

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use thimble_core::devices::class::{PropertyValues, Value};
-use thimble_core::machine::{CLASSES, Machine, Place, Plugged};
+use thimble_core::machine::{CLASSES, Place, Plugged};
 use thimble_core::qmp::Parser;
 use thimble_monitor::schema::arguments::BlockdevOptions;
 use thimble_monitor::schema::read_option;
@@ -12,7 +12,6 @@ use crate::block::Graph;
 use crate::block::backend::{Backend, Device, OnError, VIRTIO};
 use crate::block::node::{Need, Permissions};
 use crate::options::{BlockOption, DeviceOption, Interface, OptionError, Options};
-use crate::vm::DiskSettings;
 
 /// What is refused, with the hint that may stand on a line of its own.
 pub(super) fn refused(origin: &str, reason: &str) -> OptionError {
@@ -198,17 +197,4 @@ pub(super) fn attach(
         return Err("Block node is read-only".to_owned());
     }
     blocks.attach(drive, device)
-}
-
-/// The disks whose queues can be lent, with what their properties say of that.
-pub(super) fn lendable(machine: &Machine<'_>) -> Vec<DiskSettings> {
-    let drives = machine.plugged().iter().filter_map(Plugged::drive);
-    let lendable = drives.filter(|drive| machine.is_lendable(*drive));
-    lendable
-        .map(|drive| DiskSettings {
-            drive,
-            thread: None,
-            ioeventfd: true,
-        })
-        .collect()
 }

@@ -331,7 +331,14 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
         bridge_state.flash = flash.files;
     }
     let consoles = &mut bridge_state.consoles;
-    plug_devices(options, &mut machine, &mut chardevs, consoles, &blocks)?;
+    let disks = plug_devices(
+        options,
+        &mut machine,
+        &mut chardevs,
+        consoles,
+        &blocks,
+        &made,
+    )?;
     boot::add_option_roms(options, &mut machine)?;
     if board == Board::Pc {
         let processor = cpuid.as_ref().map(|cpuid| cpuid.registers(1, 0));
@@ -401,7 +408,6 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
     };
     let shared = Shared::new(guarded, running, waker.clone(), timer);
     let turn = Turn::new(blocks.clone());
-    let disks = drives::lendable(&shared.lock().machine);
     let readiness = blocks.executor.readiness();
     shared
         .set_disks(disks, turn.clone(), readiness, call, guest_ram)
