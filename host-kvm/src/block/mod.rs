@@ -442,7 +442,16 @@ impl Graph {
         drive.changed.tell();
     }
 
-    /// Waits until no request is under way at any drive, and for what was written to be on stable storage.
+    /// Waits until no request is under way at any drive.
+    pub fn settle(&self) {
+        self.run();
+        for drive in self.drives() {
+            self.hold(&drive);
+            self.release(&drive);
+        }
+    }
+
+    /// The same for all drives together, and for what was written to be on stable storage.
     pub fn drain(&self) {
         self.run();
         for drive in self.drives() {

@@ -25,6 +25,9 @@ use crate::clock::monotonic;
 /// Rounds of requests and ends that are settled before others have their turn.
 const ROUNDS: usize = 16;
 
+/// Rounds after which a machine that has stopped is taken to have no more requests: more than its queues have descriptors.
+const DRAIN_MAX: usize = 1 << 15;
+
 /// What the machine asks of drives between two looks of the main thread.
 #[derive(Default)]
 pub struct DriveRequests {
@@ -153,7 +156,14 @@ impl Vm {
         if blocks.drives().is_empty() && blocks.nodes().is_empty() {
             return;
         }
-        self.settle_blocks();
+        // What drivers have asked for before processors stopped is handed on only now, as there is room.
+        for _ in 0..DRAIN_MAX {
+            self.settle_blocks();
+            blocks.settle();
+            if !self.settle_blocks_once() {
+                break;
+            }
+        }
         blocks.drain();
         self.settle_blocks();
     }
