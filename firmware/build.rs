@@ -1,8 +1,9 @@
 //! Links every image with our own scripts, without a C library or start files.
 
-/// Images that are kernels, and their scripts: `builder.rs` says the same.
-const KERNELS: &[(&str, &str)] = &[
+/// Images that are no ROMs at the end of memory, and their scripts: `builder.rs` says the same.
+const OTHERS: &[(&str, &str)] = &[
     ("core_proof", "kernel.ld"),
+    ("option_rom", "option.ld"),
     ("testdev", "plain.ld"),
     ("told_multiboot", "plain.ld"),
     ("told_pvh", "plain.ld"),
@@ -30,6 +31,7 @@ fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=rom.ld");
     println!("cargo:rerun-if-changed=kernel.ld");
+    println!("cargo:rerun-if-changed=option.ld");
     println!("cargo:rerun-if-changed=plain.ld");
     println!("cargo:rerun-if-changed=ram.ld");
     println!("cargo:rerun-if-changed=src/bin");
@@ -50,9 +52,9 @@ fn main() {
     for image in images {
         let path = image.expect("an entry").path();
         let name = path.file_stem().expect("a file").to_string_lossy();
-        let kernel = KERNELS.iter().find(|kernel| kernel.0 == name);
-        let script = match kernel {
-            Some(kernel) => kernel.1,
+        let other = OTHERS.iter().find(|other| other.0 == name);
+        let script = match other {
+            Some(other) => other.1,
             None if BARE.contains(&&*name) => "ram.ld",
             None => "rom.ld",
         };

@@ -150,6 +150,11 @@ pub(crate) const IMAGES: &[Image] = &[
         ..image("disk_speed")
     },
     Image {
+        // Its test kills the emulator.
+        test: false,
+        ..image("records")
+    },
+    Image {
         test: false,
         ..image("disk_stress")
     },
@@ -203,6 +208,32 @@ pub(crate) const TOLD_PVH: Kernel = Kernel {
     name: "told_pvh",
     feature: None,
 };
+
+/// Builds the option ROM with cargo, and returns its bytes with the checksums filled in.
+///
+/// # Errors
+/// As for [`build`].
+pub(crate) fn build_option_rom(workspace: &Path, target_dir: &Path) -> Result<Vec<u8>, String> {
+    /// Bytes of a unit of its length.
+    const UNIT: usize = 512;
+    /// Where the offset of the Plug and Play header is.
+    const PNP: usize = 0x1a;
+    /// Bytes of that header, and where its checksum is.
+    const PNP_HEADER: (usize, usize) = (32, 9);
+    let sum = |bytes: &[u8]| {
+        let sum = bytes.iter().fold(0_u8, |sum, byte| sum.wrapping_add(*byte));
+        sum.wrapping_neg()
+    };
+    let mut rom = build("option_rom", workspace, target_dir)?;
+    rom.truncate(UNIT * usize::from(rom[2]));
+    let pnp = usize::from(u16::from_le_bytes([rom[PNP], rom[PNP + 1]]));
+    let header = rom.get_mut(pnp..pnp + PNP_HEADER.0);
+    let header = header.ok_or("the option ROM's header lies outside")?;
+    header[PNP_HEADER.1] = sum(header);
+    let last = rom.len() - 1;
+    rom[last] = sum(&rom);
+    Ok(rom)
+}
 
 /// Builds one image with cargo and returns its used bytes, which belong at the end of the ROM.
 ///

@@ -51,7 +51,7 @@ fn stage(name: &str, options: &[&str]) -> Stage {
     let Parsed::Run(options) = options::parse(args.map(OsString::from), CLASSES).unwrap() else {
         panic!("nothing to print was asked for");
     };
-    let event_loop = startup::build(&options).unwrap_or_else(|error| panic!("{error}"));
+    let event_loop = startup::build(options).unwrap_or_else(|error| panic!("{error}"));
     Stage {
         event_loop,
         console,

@@ -70,6 +70,17 @@ pub fn rom(name: &str) -> PathBuf {
     rom
 }
 
+/// Builds the option ROM, unless it is up to date: it says on the debug port that it runs, and when it is to boot.
+///
+/// # Panics
+///
+/// If it can't be built.
+pub fn option_rom() -> Vec<u8> {
+    let workspace = crate::workspace_dir();
+    let rom = builder::build_option_rom(workspace, &workspace.join("target/images"));
+    rom.unwrap_or_else(|error| panic!("{error}"))
+}
+
 /// The ELF file of an image whose ROM was built, with its symbols.
 ///
 /// # Panics

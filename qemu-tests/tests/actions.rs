@@ -19,6 +19,36 @@ const COUNT: u64 = 0x500;
 
 const IB700: [&str; 2] = ["-device", "ib700"];
 const PVPANIC: [&str; 2] = ["-device", "pvpanic"];
+const PVPANIC_PCI: [&str; 2] = ["-device", "pvpanic-pci"];
+const I6300ESB: [&str; 2] = ["-device", "i6300esb"];
+
+/// Real-mode code that lets the first PCI device that is plugged in, at slot 2, have its first range of memory at
+/// A0000h, and ES point there.
+fn placed() -> Vec<u8> {
+    let mut code = Vec::new();
+    for (register, value) in [(0x10, 0xa_0000), (0x04, 2)] {
+        code.extend(configured(register, value));
+    }
+    code.extend([0xb8, 0x00, 0xa0, 0x8e, 0xc0]); // mov ax, 0xa000; mov es, ax
+    code
+}
+
+/// Real-mode code that sets a register of that device: `mov dx, port; mov eax, value; out dx, eax` twice.
+fn configured(register: u8, value: u32) -> Vec<u8> {
+    let address = 0x8000_1000 | u32::from(register);
+    let mut code = Vec::new();
+    for (port, value) in [(0xf8, address), (0xfc, value)] {
+        code.extend([0xba, port, 0x0c, 0x66, 0xb8]);
+        code.extend(value.to_le_bytes());
+        code.extend([0x66, 0xef]);
+    }
+    code
+}
+
+/// `mov byte [es:at], value`
+fn stored(at: u8, value: u8) -> [u8; 6] {
+    [0x26, 0xc6, 0x06, at, 0, value]
+}
 
 /// `mov dx, port; mov al, value; out dx, al` for each.
 fn outs(writes: &[(u16, u8)]) -> Vec<u8> {
@@ -222,6 +252,37 @@ fn every_watchdog_action_does_what_it_says() {
     );
 }
 
+/// Lets the PCI watchdog count, with some milliseconds for both stages.
+fn late() -> Vec<u8> {
+    let mut code = placed();
+    for stage in [0, 4] {
+        code.extend([stored(0xc, 0x80), stored(0xc, 0x86)].concat());
+        // mov dword [es:stage], 8
+        code.extend([0x26, 0x66, 0xc7, 0x06, stage, 0, 8, 0, 0, 0]);
+    }
+    code.extend(configured(0x68, 0));
+    // QEMU takes bytes of this register only: mov dx, 0xcfc; mov al, 2; out dx, al
+    code.extend(outs(&[(0xcfc, 2)]));
+    code
+}
+
+#[test]
+fn the_pci_watchdog_does_what_every_action_says() {
+    if !possible() {
+        return;
+    }
+    let settings = [
+        "",
+        "-action watchdog=shutdown",
+        "-action watchdog=poweroff",
+        "-action watchdog=pause",
+        "-action watchdog=debug",
+        "-action watchdog=none",
+        "-action watchdog=inject-nmi",
+    ];
+    compare(&guest(&late()), &I6300ESB, &settings, "WATCHDOG");
+}
+
 /// Compares the story of one ROM under several settings that a client makes.
 fn compare_set(code: &[u8], device: &[&str], settings: &[(&str, Value)], main: &str) {
     let mut failures = Vec::new();
@@ -350,6 +411,26 @@ fn every_panic_action_does_what_it_says() {
     ];
     let code = guest(&outs(&[(0x505, 1)]));
     compare(&code, &PVPANIC, &settings, "GUEST_PANICKED");
+}
+
+#[test]
+fn a_panic_by_pci_does_what_every_action_says() {
+    if !possible() {
+        return;
+    }
+    let settings = [
+        "",
+        "-action panic=pause",
+        "-action panic=shutdown",
+        "-action panic=exit-failure",
+        "-action panic=none",
+        "-action shutdown=pause,panic=shutdown",
+    ];
+    // By the second of its bytes, which is the same.
+    let code = [placed(), stored(1, 1).to_vec()].concat();
+    compare(&guest(&code), &PVPANIC_PCI, &settings, "GUEST_PANICKED");
+    let code = [placed(), stored(0, 2).to_vec()].concat();
+    compare(&guest(&code), &PVPANIC_PCI, &[""], "GUEST_CRASHLOADED");
 }
 
 #[test]

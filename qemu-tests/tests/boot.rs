@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use qemu_tests::{
-    Emulator, Instance, Launcher, QtestClient, ask_both, packages, skip, thimble_binary,
+    Emulator, Instance, Launcher, QtestClient, ask_both, images, packages, skip, thimble_binary,
 };
 use serde_json::json;
 
@@ -59,9 +59,13 @@ fn boot_files(client: &mut QtestClient) -> Vec<(String, Vec<u8>)> {
     files
 }
 
+/// Images for disks that no controller has yet.
+const DISKS: &str = "-drive if=none,id=a,file={dir}/a.rom,format=raw -drive if=none,id=b,file={dir}/b.rom,format=raw \
+                     -drive if=none,id=c,file={dir}/a.bmp,format=raw -drive if=none,id=d,file={dir}/a.jpg,format=raw";
+
 fn passive(emulator: Emulator) -> Launcher {
     let launcher = emulator.launcher().args(emulator.passive_args());
-    std::fs::write(launcher.dir().join("a.rom"), option_rom()).expect("a file");
+    std::fs::write(launcher.dir().join("a.rom"), images::option_rom()).expect("a file");
     std::fs::write(launcher.dir().join("b.rom"), b"other").expect("a file");
     let mut picture = vec![0_u8; 64];
     picture[..2].copy_from_slice(b"BM");
@@ -90,7 +94,15 @@ fn firmware_is_told_the_same() {
         "-option-rom {dir}/a.rom,bootindex=0 -boot strict=on",
         "-option-rom {dir}/b.rom,bootindex=-3 -boot strict=on",
         "-machine graphics=off -nographic",
+        "{disks} -device ide-hd,drive=a,bootindex=3 -device ide-cd,drive=b,bootindex=1,bus=ide.1,unit=1 \
+         -device virtio-blk-pci,drive=c,bootindex=2 -device virtio-blk-pci,drive=d",
+        "{disks} -device pci-bridge,id=br,chassis_nr=1,shpc=off -boot strict=on \
+         -device virtio-blk-pci,drive=c,bootindex=2,bus=br,addr=3,multifunction=on \
+         -device virtio-blk-pci,drive=a,bootindex=4,bus=br,addr=3.1 -option-rom {dir}/a.rom,bootindex=3",
+        "{disks} -device virtio-blk-pci,drive=a,bootindex=-3 -device ide-cd,drive=b,bootindex=-3 -boot strict=on",
+        "{disks} -global ide-cd.bootindex=7 -device ide-cd,bus=ide.0,unit=1 -boot strict=on,order=dc",
     ] {
+        let options = &options.replace("{disks}", DISKS);
         let [qemu, thimble] = ask_both(|emulator| {
             let launcher = passive(emulator).args(options.split_whitespace());
             let instance = launcher.with_qtest().start();
@@ -129,10 +141,14 @@ fn wrong_options_are_refused_in_the_same_words() {
         "-option-rom {dir}/a.rom,bootindex=x",
         "-option-rom {dir}/a.rom,foo=1",
         "-option-rom {dir}/a.rom -option-rom {dir}/a.rom",
+        "{disks} -device ide-hd,drive=a,bootindex=3 -device virtio-blk-pci,drive=b,bootindex=3",
+        "{disks} -device virtio-blk-pci,drive=a,bootindex=0 -device ide-cd,drive=b,bootindex=0",
+        "{disks} -device ide-cd,bootindex=5 -option-rom {dir}/a.rom,bootindex=5",
         "-parallel null -parallel null -parallel null -parallel null",
         "-device isa-parallel",
         "-chardev null,id=a -device isa-parallel,chardev=a,index=3",
     ] {
+        let options = &options.replace("{disks}", DISKS);
         let [qemu, thimble] = ask_both(|emulator| {
             let launcher = passive(emulator).args(options.split_whitespace());
             let directory = launcher.dir().to_str().expect("a plain path").to_owned();
@@ -256,7 +272,7 @@ fn seabios(emulator: Emulator, options: &str) -> Option<Launcher> {
         Emulator::Thimble => packages::accelerator(),
     };
     let launcher = emulator.launcher();
-    std::fs::write(launcher.dir().join("a.rom"), option_rom()).expect("a file");
+    std::fs::write(launcher.dir().join("a.rom"), images::option_rom()).expect("a file");
     Some(
         launcher
             .args(["-accel", accel, "-nodefaults", "-display", "none"])
@@ -433,85 +449,4 @@ fn displays_that_are_not_there_are_refused() {
         assert!(text.contains(&format!("-vga {card}")), "{text}");
         assert!(text.contains("only 'none' is available"), "{text}");
     }
-}
-
-core::arch::global_asm!(
-    ".pushsection .rodata.option_rom, \"a\", @progbits",
-    ".code16",
-    // PCI Firmware Specification 3.0, 5.1: signature, length in units of 512 bytes, entry, and where to look for more.
-    "option_rom_start:",
-    "   .byte 0x55, 0xaa, 1",
-    "   jmp 1f",
-    "   .skip 0x18 - (. - option_rom_start)",
-    "   .word option_rom_pci - option_rom_start",
-    "   .word option_rom_pnp - option_rom_start",
-    // Registers are SeaBIOS' to keep.
-    "1: pushaw
-        movw $(option_rom_text - option_rom_start), %si
-        call 4f
-        popaw
-        lretw",
-    // It boots nothing: the next one, please.
-    "option_rom_boot:
-        movw $(option_rom_boots - option_rom_start), %si
-        call 4f
-        int $0x18",
-    "4:
-        cld
-        movw $0x402, %dx
-    2:  lodsb %cs:(%si), %al
-        testb %al, %al
-        jz 3f
-        outb %al, %dx
-        jmp 2b
-    3:  ret",
-    "option_rom_text: .asciz \"the option ROM runs\\n\"",
-    "option_rom_boots: .asciz \"the option ROM boots\\n\"",
-    "   .balign 16",
-    // Plug and Play BIOS Specification 1.0A, 3.2: an expansion header with a bootstrap entry vector, as a network card has it.
-    "option_rom_pnp:",
-    "   .ascii \"$PnP\"",
-    "   .byte 1, 2",
-    "   .word 0",
-    "   .byte 0, 0",
-    "   .long 0",
-    "   .word 0, 0",
-    "   .byte 2, 0, 0, 4",
-    "   .word 0, 0, option_rom_boot - option_rom_start, 0, 0",
-    "   .balign 4",
-    // The header for PCI: pci-testdev's numbers, a length of 24 bytes, one image of 512 bytes for PCs, the last one.
-    "option_rom_pci:",
-    "   .ascii \"PCIR\"",
-    "   .word 0x1b36, 0x0005, 0, 24",
-    "   .byte 0, 0, 0, 0",
-    "   .word 1, 0",
-    "   .byte 0, 0x80",
-    "   .word 0",
-    "option_rom_end:",
-    ".code64",
-    ".popsection",
-    options(att_syntax)
-);
-
-/// An option ROM that says on the debug port that it runs.
-fn option_rom() -> Vec<u8> {
-    unsafe extern "C" {
-        static option_rom_start: u8;
-        static option_rom_end: u8;
-    }
-    let (start, end) = (&raw const option_rom_start, &raw const option_rom_end);
-    // SAFETY: the labels enclose the program's bytes, which nothing changes.
-    let code = unsafe { std::slice::from_raw_parts(start, end.addr() - start.addr()) };
-    let mut rom = code.to_vec();
-    rom.resize(512, 0);
-    // All bytes of the header, and of the whole, add up to nothing.
-    let pnp = usize::from(u16::from_le_bytes([rom[0x1a], rom[0x1b]]));
-    let header = &rom[pnp..pnp + 32];
-    let sum = header
-        .iter()
-        .fold(0_u8, |sum, byte| sum.wrapping_add(*byte));
-    rom[pnp + 9] = sum.wrapping_neg();
-    let sum = rom.iter().fold(0_u8, |sum, byte| sum.wrapping_add(*byte));
-    rom[511] = sum.wrapping_neg();
-    rom
 }

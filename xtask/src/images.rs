@@ -43,6 +43,10 @@ pub(crate) fn build_all() -> Result<Vec<PathBuf>, String> {
         }
         roms.push(rom);
     }
+    let option_rom = builder::build_option_rom(build::root(), &folder)?;
+    let rom = other.join("option_rom.rom");
+    fs::write(&rom, option_rom).map_err(show)?;
+    roms.push(rom);
     Ok(roms)
 }
 

@@ -250,6 +250,7 @@ fn plug_pci(machine: &mut Machine<'_>) {
         (&pci_testdev::CLASS, "test", "one", "4"),
         (&pci_testdev::CLASS, "same", "pci.0", "4"),
         (&i6300esb::CLASS, "watchdog", "two", "6"),
+        (&pvpanic::PCI_CLASS, "alarm", "two", "7"),
     ] {
         let mut values = PropertyValues::new(class);
         values.set("addr", addr).expect("an address");

@@ -45,6 +45,8 @@ impl DeviceClass {
     }
 }
 
+/// A device's place among what firmware boots from, lowest first; negative: none.
+pub const BOOT_INDEX: &str = "bootindex";
 /// Device and function number of a PCI device in one number; -1: the first free device number.
 pub const PCI_ADDR: &str = "addr";
 /// Whether a PCI device says that it has functions beyond 0.

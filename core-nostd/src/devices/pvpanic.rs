@@ -1,20 +1,24 @@
-//! The paravirtual panic device: a port by which a guest tells that its kernel has crashed.
+//! The paravirtual panic device: a register by which a guest tells that its kernel has crashed, at a
+//! port (`pvpanic`) or in the memory of a PCI function (`pvpanic-pci`).
 //!
-//! Follows QEMU's pvpanic specification (docs/specs/pvpanic): the port, 505h unless set otherwise,
-//! reads as the events that the device knows; a write reports one. Bit 0 is a panic; bit 1 is a
-//! panic that a crash kernel takes care of. Where both are written, bit 0 counts.
+//! Follows QEMU's pvpanic specification (docs/specs/pvpanic): the register reads as the events that
+//! the device knows; a write reports one. Bit 0 is a panic; bit 1 is a panic that a crash kernel
+//! takes care of. Where both are written, bit 0 counts. The port is 505h unless set otherwise;
+//! the PCI function, 1B36h:0011h, has the register in both bytes of BAR 0.
 //!
 //! As QEMU 7.2 shows it: the property `events` changes what the guest reads, not what the device
 //! takes, and other bits are passed over. A wide access reads the same byte in each of its
 //! positions, and writes its bytes one after the other. Firmware finds the port in the fw_cfg file
-//! [`FW_CFG_FILE`].
+//! [`FW_CFG_FILE`]; of the PCI function nobody tells it but the bus.
 //!
-//! Not here: the PCI form of the device, and what ACPI tells of it.
+//! Not here: what ACPI tells of the port.
 
 use serde::{Deserialize, Serialize};
 
 use super::class::{DeviceClass, Property, PropertyKind, Value};
 use super::{Context, Effect, GuestEvent, PortDevice, Width};
+use crate::pci::config::SavedConfig;
+use crate::pci::{BarKind, ConfigSpace, Identity, PciFunction};
 use crate::state::{SavedState, StateError};
 use crate::trace::events as trace;
 
@@ -32,6 +36,13 @@ const CRASH_LOADED: u8 = 1 << 1;
 /// Events that the device knows unless `events` says otherwise.
 pub const EVENTS: u8 = PANICKED | CRASH_LOADED;
 
+const EVENTS_PROPERTY: Property = Property {
+    name: "events",
+    kind: PropertyKind::Uint8,
+    default: Value::Uint(EVENTS as u64),
+    doc: "events that the guest is told of",
+};
+
 /// What `-device pvpanic` takes.
 pub static CLASS: DeviceClass = DeviceClass {
     name: "pvpanic",
@@ -40,12 +51,7 @@ pub static CLASS: DeviceClass = DeviceClass {
     doc: "port by which a guest reports its panic",
     user_creatable: true,
     properties: &[
-        Property {
-            name: "events",
-            kind: PropertyKind::Uint8,
-            default: Value::Uint(EVENTS as u64),
-            doc: "events that the guest is told of",
-        },
+        EVENTS_PROPERTY,
         Property {
             name: "ioport",
             kind: PropertyKind::Uint16,
@@ -54,6 +60,19 @@ pub static CLASS: DeviceClass = DeviceClass {
         },
     ],
 };
+
+/// What `-device pvpanic-pci` takes.
+pub static PCI_CLASS: DeviceClass = DeviceClass {
+    name: "pvpanic-pci",
+    parent: "pci-device",
+    bus: Some("PCI"),
+    doc: "PCI function by which a guest reports its panic",
+    user_creatable: true,
+    properties: &[EVENTS_PROPERTY],
+};
+
+/// Bytes of the PCI function's range: fewer than the 16 that PCI has as the least, as in QEMU.
+const RANGE: u64 = 2;
 
 /// The panic device. It has no state.
 #[derive(Clone, Debug)]
@@ -74,16 +93,12 @@ impl Pvpanic {
 
     /// Does nothing: there is no state.
     pub fn reset(&mut self, _cx: &mut Context<'_>) {}
-}
 
-impl PortDevice for Pvpanic {
-    const WIDEST: Width = Width::Dword;
-
-    fn pio_read(&mut self, _cx: &mut Context<'_>, _offset: u16, _width: Width) -> u32 {
+    fn read(&self) -> u32 {
         u32::from_ne_bytes([self.events; 4])
     }
 
-    fn pio_write(&mut self, cx: &mut Context<'_>, _offset: u16, width: Width, value: u32) {
+    fn write(&mut self, cx: &mut Context<'_>, width: Width, value: u32) {
         trace::pvpanic_write(value);
         for byte in value.to_le_bytes().into_iter().take(width as usize) {
             let event = if byte & PANICKED != 0 {
@@ -95,6 +110,18 @@ impl PortDevice for Pvpanic {
             };
             cx.effects.push(Effect::Guest(event));
         }
+    }
+}
+
+impl PortDevice for Pvpanic {
+    const WIDEST: Width = Width::Dword;
+
+    fn pio_read(&mut self, _cx: &mut Context<'_>, _offset: u16, _width: Width) -> u32 {
+        self.read()
+    }
+
+    fn pio_write(&mut self, cx: &mut Context<'_>, _offset: u16, width: Width, value: u32) {
+        self.write(cx, width, value);
     }
 }
 
@@ -114,13 +141,100 @@ impl SavedState for Pvpanic {
     }
 }
 
-// The lifecycle tests ask for a change that shows in the saved state, which can not exist here:
+/// The panic device as a PCI function.
+#[derive(Clone, Debug)]
+pub struct PvpanicPci {
+    device: Pvpanic,
+    config: ConfigSpace,
+}
+
+/// Saved form of the PCI function, version 1.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct SavedPci {
+    config: SavedConfig,
+}
+
+impl PvpanicPci {
+    /// A function that tells the guest of these events.
+    pub fn new(events: u8) -> Self {
+        let mut config = ConfigSpace::new(Identity {
+            vendor: 0x1b36,
+            device: 0x0011,
+            revision: 1,
+            class: 0x08_8000,
+            subsystem_vendor: 0x1af4,
+            subsystem: 0x1100,
+            multifunction: false,
+            interrupt_pin: 0,
+        });
+        config.allow_from(0x40);
+        let prefetchable = false;
+        let fits = config.set_bar(0, BarKind::Memory32 { prefetchable }, RANGE);
+        debug_assert!(fits, "2 bytes");
+        Self {
+            device: Pvpanic::new(events),
+            config,
+        }
+    }
+}
+
+impl PciFunction for PvpanicPci {
+    fn config(&self) -> &ConfigSpace {
+        &self.config
+    }
+
+    fn config_mut(&mut self) -> &mut ConfigSpace {
+        &mut self.config
+    }
+
+    fn reset(&mut self, cx: &mut Context<'_>) {
+        self.config.reset();
+        self.device.reset(cx);
+    }
+
+    fn bar_read(&mut self, _cx: &mut Context<'_>, _bar: usize, _at: u64, width: Width) -> u64 {
+        u64::from(self.device.read()) & width.ones()
+    }
+
+    fn bar_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        _bar: usize,
+        _offset: u64,
+        width: Width,
+        value: u64,
+    ) {
+        self.device.write(cx, width, value as u32);
+    }
+}
+
+impl SavedState for PvpanicPci {
+    const NAME: &'static str = PCI_CLASS.name;
+    const VERSION: u16 = 1;
+    type Saved = SavedPci;
+
+    fn save(&self) -> SavedPci {
+        let Self { device: _, config } = self;
+        SavedPci {
+            config: config.save(),
+        }
+    }
+
+    fn load(&mut self, saved: SavedPci, _cx: &mut Context<'_>) -> Result<(), StateError> {
+        let SavedPci { config } = saved;
+        self.config.load(config)
+    }
+}
+
+// The lifecycle tests ask for a change that shows in the saved state, which can not exist for the port:
 // what holds without one is tested below.
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::devices::testing::Bench;
-    use crate::state::{load, save};
+    use crate::pci::config::assert_registers;
+    use crate::pci::config::reg;
+    use crate::state::{lifecycle_tests, load, save};
 
     /// The events that a write causes.
     fn written(width: Width, value: u32) -> std::vec::Vec<GuestEvent> {
@@ -177,5 +291,52 @@ mod tests {
         );
         assert!(load(&mut device, &bytes[..length - 1], &mut bench.context()).is_err());
         assert_eq!(bench.inb(&mut device, 0), 1, "the configuration stays");
+    }
+
+    lifecycle_tests!(PvpanicPci, PvpanicPci::new(EVENTS), |device, bench| {
+        let memory = 1 << 1;
+        device.config_write(&mut bench.context(), reg::COMMAND, Width::Byte, memory);
+    });
+
+    /// Observed with QEMU 7.2.
+    #[test]
+    fn the_function_after_power_on() {
+        let set = [
+            (0x00, 0x0011_1b36),
+            (0x08, 0x0880_0001),
+            (0x2c, 0x1100_1af4),
+        ];
+        let mut device = PvpanicPci::new(EVENTS);
+        assert_registers(&device, &set);
+        device.config_write(
+            &mut Bench::new().context(),
+            reg::BAR0,
+            Width::Dword,
+            u32::MAX,
+        );
+        assert_eq!(device.config_read(reg::BAR0, Width::Dword), 0xffff_fffe);
+    }
+
+    #[test]
+    fn both_bytes_of_the_range_are_the_register() {
+        let mut bench = Bench::new();
+        let mut device = PvpanicPci::new(0x81);
+        let read = |device: &mut PvpanicPci, at, width| {
+            device.bar_read(&mut Bench::new().context(), 0, at, width)
+        };
+        assert_eq!(read(&mut device, 0, Width::Byte), 0x81);
+        assert_eq!(read(&mut device, 1, Width::Byte), 0x81);
+        assert_eq!(read(&mut device, 0, Width::Word), 0x8181);
+        device.bar_write(&mut bench.context(), 0, 1, Width::Byte, 1);
+        device.bar_write(&mut bench.context(), 0, 0, Width::Word, 0x0100);
+        device.bar_write(&mut bench.context(), 0, 0, Width::Byte, 2);
+        for event in [
+            GuestEvent::Panicked,
+            GuestEvent::Panicked,
+            GuestEvent::CrashLoaded,
+        ] {
+            assert_eq!(bench.effects.take(), Some(Effect::Guest(event)));
+        }
+        assert_eq!(bench.effects.take(), None);
     }
 }

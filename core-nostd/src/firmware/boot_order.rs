@@ -201,6 +201,18 @@ impl Entries {
         Self(heapless::Vec::new())
     }
 
+    /// Whether there is room for another entry with this index, which isn't taken.
+    ///
+    /// # Errors
+    /// [`EntryError::Taken`], [`EntryError::Full`].
+    pub fn check(&self, index: i32) -> Result<(), EntryError> {
+        match self.0.binary_search_by_key(&index, |(other, _)| *other) {
+            Ok(_) => Err(EntryError::Taken(index)),
+            Err(_) if self.0.is_full() => Err(EntryError::Full),
+            Err(_) => Ok(()),
+        }
+    }
+
     /// Adds a path. One with a negative index is not told to firmware.
     ///
     /// # Errors

@@ -15,6 +15,7 @@ use crate::devices::class::{DeviceClass, PropertyValues};
 use crate::devices::debug_exit::{self, DebugExit};
 use crate::devices::debugcon::{self, Debugcon};
 use crate::devices::dma::{self, Dma};
+use crate::devices::fdc;
 use crate::devices::hpet::{self, Hpet, HpetWiring};
 use crate::devices::i6300esb;
 use crate::devices::i8042::{self, I8042, I8042Wiring};
@@ -35,6 +36,7 @@ use crate::devices::serial::{self, Serial, SerialWiring};
 use crate::devices::vmgenid;
 use crate::devices::{ConsoleId, Context, Effects, PortDevice, Width};
 use crate::firmware::boot::brings_tables;
+use crate::firmware::boot_order::EntryError;
 use crate::firmware::{Content, FwCfg};
 use crate::firmware::{FwCfgError, MachineFacts, fw_cfg, keys, vmcoreinfo};
 use crate::irq::{IoApic, IrqLine, Lines, LocalApics, Pic, ioapic, lapic, pic};
@@ -55,6 +57,8 @@ pub static CLASSES: &[&DeviceClass] = &[
     &debug_exit::CLASS,
     &debugcon::CLASS,
     &dma::CLASS,
+    &fdc::CLASS,
+    &fdc::drive::CLASS,
     &fw_cfg::CLASS,
     &hpet::CLASS,
     &i440fx::CLASS,
@@ -86,6 +90,7 @@ pub static CLASSES: &[&DeviceClass] = &[
     &pit::PCSPK_CLASS,
     &port92::CLASS,
     &pvpanic::CLASS,
+    &pvpanic::PCI_CLASS,
     &rtc::CLASS,
     &serial::CLASS,
     &crate::virtio::block::PCI_CLASS,
@@ -124,8 +129,11 @@ pub(super) mod timer {
     pub(crate) const PCI_UART: u8 = 11;
     /// The first i6300esb's; the others follow.
     pub(crate) const I6300ESB: u8 = PCI_UART + crate::machine::pci::PCI_UARTS_MAX as u8;
+    /// The next header that a floppy drive reads.
+    pub(crate) const FLOPPY: TimerId =
+        TimerId::new(I6300ESB + crate::machine::pci::I6300ESB_MAX as u8);
     const _: () =
-        assert!(I6300ESB as usize + crate::machine::pci::I6300ESB_MAX <= crate::time::TIMERS_MAX);
+        assert!(I6300ESB as usize + crate::machine::pci::I6300ESB_MAX < crate::time::TIMERS_MAX);
 }
 
 /// Ports and interrupts of the serial ports by index, as on every PC.
@@ -252,6 +260,12 @@ pub enum DeviceError {
     UnitTaken(u8),
     /// A channel has no drive of this number.
     NoUnit(u64),
+    /// The floppy drive of this number is there already.
+    FloppyTaken(u8),
+    /// There is no floppy drive of this number.
+    NoFloppyUnit(u64),
+    /// Floppy disks have sectors of 512 bytes.
+    FloppyBlocks,
     /// There are as many parallel ports as there can be, or the index is none of theirs.
     ParallelMax,
     /// All parallel ports of this index are taken.
@@ -276,6 +290,8 @@ pub enum DeviceError {
     NoMemory,
     /// The id is longer than [`super::ID_MAX`] bytes.
     IdLong,
+    /// It has no place among what firmware boots from.
+    Boot(EntryError),
 }
 
 impl fmt::Display for DeviceError {
@@ -324,6 +340,16 @@ impl fmt::Display for DeviceError {
             Self::NoUnit(unit) => {
                 write!(f, "Can't create IDE unit {unit}, bus supports only 2 units")
             }
+            Self::FloppyTaken(unit) => write!(f, "Floppy unit {unit} is in use"),
+            Self::NoFloppyUnit(unit) => {
+                write!(
+                    f,
+                    "Can't create floppy unit {unit}, bus supports only 2 units"
+                )
+            }
+            Self::FloppyBlocks => {
+                f.write_str("Physical and logical block size must be 512 for floppy")
+            }
             Self::TooMany(most) => write!(f, "at most {most} of them are possible"),
             Self::Property(name) => write!(f, "property '{name}' has an impossible value"),
             Self::IndexTaken(index) => write!(f, "serial port {index} exists already"),
@@ -338,6 +364,7 @@ impl fmt::Display for DeviceError {
             Self::NotPluggable => f.write_str("it is part of the board, not pluggable"),
             Self::NoMemory => f.write_str("there is no memory for it"),
             Self::IdTaken => f.write_str("another device has this id"),
+            Self::Boot(error) => error.fmt(f),
             Self::IdLong => write!(f, "the id is longer than {} bytes", super::ID_MAX),
         }
     }
@@ -414,6 +441,7 @@ impl<'m> Machine<'m> {
             timers: Timers::new(),
             effects: Effects::new(),
             raised: [0; ioapic::PINS],
+            driven: 0,
             intr: false,
             pic: Pic::new(),
             ioapic: IoApic::new(),
@@ -446,6 +474,7 @@ impl<'m> Machine<'m> {
             piix3: Piix3::new(),
             piix4_pm: Piix4Pm::new(pm_base),
             ide: Ide::new(),
+            fdc: super::floppy::controller(config.floppy_fallback),
             acpi_pm: AcpiPm::new(acpi_pm),
             serials: [const { None }; SERIAL_MAX],
             parallels: [const { None }; PARALLEL_MAX],
@@ -503,6 +532,10 @@ impl<'m> Machine<'m> {
                 let (command, control) = (ide::COMMAND[channel], ide::CONTROL[channel]);
                 ports.add(command, ide::COMMAND_PORTS, Port::Ide(number))?;
                 ports.add(control, 1, Port::IdeControl(number))?;
+            }
+            for (base, length) in fdc::PORTS {
+                let offset = (base - fdc::BASE) as u8;
+                ports.add(base, length, Port::Floppy(offset))?;
             }
             for (base, length) in dma::PORTS {
                 ports.add(base.into(), length, Port::Dma(base))?;
@@ -782,6 +815,7 @@ impl<'m> Machine<'m> {
         self.a20 = A20Gate::new();
         self.post.reset(context!(self, now));
         self.dma.reset(context!(self, now));
+        self.fdc.reset(context!(self, now));
         self.fw_cfg.reset(context!(self, now));
         self.pci.reset(context!(self, now));
         self.i440fx.reset(context!(self, now));
@@ -844,6 +878,10 @@ impl<'m> Machine<'m> {
             timer::TYPING => {
                 self.typing_timer(now);
                 None
+            }
+            timer::FLOPPY => {
+                self.fdc.timer(context!(self, now), id);
+                Some(Port::Floppy(0))
             }
             _ if id.slot() >= timer::PCI_UART => {
                 self.fire_pci(now, id);
@@ -924,6 +962,7 @@ impl<'m> Machine<'m> {
             },
             Port::Ide(channel) => self.ide.channel(channel).read(cx, offset, width),
             Port::IdeControl(channel) => self.ide.channel(channel).control_read().into(),
+            Port::Floppy(base) => self.fdc.pio_read(cx, u16::from(base) + offset, width),
             Port::Pm => self.acpi_pm.pio_read(cx, offset, width),
             Port::Gpe0 => self
                 .acpi_pm
@@ -1009,6 +1048,10 @@ impl<'m> Machine<'m> {
             Port::Ide(channel) => self.ide.channel(channel).write(cx, offset, width, value),
             Port::IdeControl(channel) => {
                 self.ide.channel(channel).control_write(cx, value as u8);
+            }
+            Port::Floppy(base) => {
+                self.fdc
+                    .pio_write(cx, u16::from(base) + offset, width, value);
             }
             Port::Pm => self.acpi_pm.pio_write(cx, offset, width, value),
             Port::Gpe0 => self

@@ -1,7 +1,8 @@
 //! What firmware boots from: the letters of CMOS, the files that tell of the rest, and option ROMs.
 
-use super::{Board, Machine, PciSlot};
+use super::{Board, DeviceError, Machine, PciSlot, Plugged};
 use crate::devices::Context;
+use crate::devices::class::{BOOT_INDEX, Value};
 use crate::firmware::boot_order::{
     self, BootSettings, Entries, EntryError, FILE_MAX, Letters, LettersError, Path,
 };
@@ -197,6 +198,47 @@ impl<'m> Machine<'m> {
         Some(path)
     }
 
+    /// Whether a device that is to be plugged in could have its place in the boot order.
+    pub(super) fn check_boot_index(&self, plugged: &Plugged) -> Result<(), DeviceError> {
+        match boot_index(plugged) {
+            Some(index) => self.boot.entries.check(index).map_err(DeviceError::Boot),
+            None => Ok(()),
+        }
+    }
+
+    /// Adds the device that was plugged in last to what firmware tries first, if it has a place there.
+    pub(super) fn add_last_to_boot_order(&mut self) -> Result<(), DeviceError> {
+        let last = self.plugged.last();
+        let Some((plugged, index)) = last.and_then(|last| Some((last, boot_index(last)?))) else {
+            return Ok(());
+        };
+        let path = self.boot_path(plugged).ok_or(EntryError::Long);
+        path.and_then(|path| self.boot.entries.add(index, &path))
+            .map_err(DeviceError::Boot)
+    }
+
+    /// The path of a device with a place in the boot order.
+    fn boot_path(&self, plugged: &Plugged) -> Option<Path> {
+        let Some(function) = plugged.function() else {
+            let number = self.ide_number(plugged.drive()?)?;
+            let mut all = self.buses.functions.iter();
+            let (function, _) = all.find(|(_, placed)| placed.function == PciSlot::Ide)?;
+            let below = DRIVES.get(usize::from(number))?;
+            return self.pci_boot_path(function, below);
+        };
+        // A virtio disk is one on a bus with one place.
+        self.pci_boot_path(function, "/disk@0,0")
+    }
+
+    /// Takes a device out of the boot order again.
+    pub(super) fn forget_boot_entry(&mut self, position: usize) {
+        let plugged = self.plugged.get(position);
+        let plugged = plugged.filter(|plugged| boot_index(plugged).is_some());
+        if let Some(path) = plugged.and_then(|plugged| self.boot_path(plugged)) {
+            self.boot.entries.remove(&path);
+        }
+    }
+
     /// Makes the file of all paths, in `memory`, once all of them are known. Without any there is none.
     ///
     /// # Errors
@@ -208,6 +250,22 @@ impl<'m> Machine<'m> {
         let length = self.boot.entries.write(self.boot.strict, memory);
         let file = memory.get(..length).unwrap_or_default();
         self.fw_cfg.add_file(boot_order::FILE, Content::Lent(file))
+    }
+}
+
+/// IDE drives below their controller, by number.
+const DRIVES: [&str; 4] = [
+    "/drive@0/disk@0",
+    "/drive@0/disk@1",
+    "/drive@1/disk@0",
+    "/drive@1/disk@1",
+];
+
+/// The place that a device is to have in the boot order.
+fn boot_index(plugged: &Plugged) -> Option<i32> {
+    match plugged.value(BOOT_INDEX) {
+        Value::Int(index) => i32::try_from(index).ok().filter(|index| *index >= 0),
+        _ => None,
     }
 }
 

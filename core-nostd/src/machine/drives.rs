@@ -32,6 +32,8 @@ pub(super) enum Owner {
     VirtioBlk(u8),
     /// The IDE controller.
     Ide,
+    /// The floppy disk controller.
+    Floppy,
 }
 
 /// All drives.
@@ -77,6 +79,7 @@ macro_rules! controller {
                 disk.map(|disk| disk as &mut dyn BlockController)
             }
             Owner::Ide => Some(&mut $machine.ide as &mut dyn BlockController),
+            Owner::Floppy => Some(&mut $machine.fdc as &mut dyn BlockController),
         }
     };
 }
@@ -224,8 +227,14 @@ impl Machine<'_> {
             Owner::VirtioBlk(index) => self.drive_slot(PciSlot::VirtioBlk(index)),
             // Its interrupts are the board's own lines.
             Owner::Ide => {}
+            Owner::Floppy => self.fdc.move_by_dma(context!(self, now), &mut self.dma),
         }
         self.drain(host, now, None);
+    }
+
+    /// What follows an access to the floppy disk controller, or to the DMA controller behind it.
+    pub(super) fn pump_floppies<H: Host>(&mut self, host: &mut H, now: u64) {
+        self.pump(host, now, Owner::Floppy);
     }
 
     /// What follows an access to a function: requests, if it is a controller of drives.
@@ -297,12 +306,16 @@ impl Machine<'_> {
     /// The IDE channel that a device, by its position in [`Machine::plugged`], is on.
     pub(crate) fn ide_channel(&self, position: usize) -> Option<u8> {
         let drive = self.plugged.get(position)?.drive()?;
-        let is_it = |number: &u8| self.ide.drive(*number).is_some_and(|d| d.id() == drive);
-        (0..4).find(is_it).map(|number| number / 2)
+        self.ide_number(drive).map(|number| number / 2)
+    }
+
+    /// The number of an IDE drive among the four.
+    pub(super) fn ide_number(&self, drive: DriveId) -> Option<u8> {
+        (0..4).find(|number| self.ide.drive(*number).is_some_and(|d| d.id() == drive))
     }
 
     /// Why a device can't go on a bus of this name.
-    fn wrong_bus(&self, class: &'static str, name: &str) -> DeviceError {
+    pub(super) fn wrong_bus(&self, class: &'static str, name: &str) -> DeviceError {
         if self.find_pci_bus(name).is_some() {
             return DeviceError::WrongBus(class, "PCI");
         }

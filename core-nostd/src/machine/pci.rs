@@ -17,6 +17,7 @@ use crate::devices::class::{self, DeviceClass, PropertyValues, Value};
 use crate::devices::i6300esb::{self, I6300Esb};
 use crate::devices::pci_serial::{self, PciSerial};
 use crate::devices::pci_testdev::{self, PciTestdev};
+use crate::devices::pvpanic::{self, PvpanicPci};
 use crate::devices::{ConsoleId, Context, Width, serial};
 use crate::irq::{IrqLine, LINES_MAX, MSI_BASE, MSI_END, Msi};
 use crate::pci::bridge::{self, Window, swizzle};
@@ -38,6 +39,8 @@ pub const PCI_UARTS_MAX: usize = 8;
 pub const PCI_TESTDEVS_MAX: usize = 4;
 /// i6300esb watchdogs that there are at most.
 pub const I6300ESB_MAX: usize = 2;
+/// PCI functions for panics that there are at most.
+pub(super) const PVPANICS_MAX: usize = 1;
 
 /// The first console of PCI serial functions.
 pub(super) const FIRST_CONSOLE: u8 = (super::SERIAL_MAX + super::DEBUGCON_MAX) as u8;
@@ -90,6 +93,7 @@ pub(super) struct Buses<'m> {
     pub(super) serials: [Option<PciSerial>; PCI_SERIALS_MAX],
     pub(super) testdevs: [Option<PciTestdev>; PCI_TESTDEVS_MAX],
     pub(super) watchdogs: [Option<I6300Esb>; I6300ESB_MAX],
+    pub(super) pvpanics: [Option<PvpanicPci>; PVPANICS_MAX],
     pub(super) disks: [Option<VirtioBlkPci>; VIRTIO_BLKS_MAX],
     /// The first UART of each serial function, of all.
     first_uart: [u8; PCI_SERIALS_MAX],
@@ -108,6 +112,7 @@ impl Buses<'_> {
             serials: [const { None }; PCI_SERIALS_MAX],
             testdevs: [const { None }; PCI_TESTDEVS_MAX],
             watchdogs: [const { None }; I6300ESB_MAX],
+            pvpanics: [const { None }; PVPANICS_MAX],
             disks: [const { None }; VIRTIO_BLKS_MAX],
             first_uart: [0; PCI_SERIALS_MAX],
             roms: [ExpansionRom {
@@ -233,6 +238,7 @@ macro_rules! function {
             PciSlot::Serial(index) => function!(@ $machine.buses.serials, index, $get, $($reference)+),
             PciSlot::Testdev(index) => function!(@ $machine.buses.testdevs, index, $get, $($reference)+),
             PciSlot::Watchdog(index) => function!(@ $machine.buses.watchdogs, index, $get, $($reference)+),
+            PciSlot::Pvpanic(index) => function!(@ $machine.buses.pvpanics, index, $get, $($reference)+),
             PciSlot::VirtioBlk(index) => function!(@ $machine.buses.disks, index, $get, $($reference)+),
         }
     };
@@ -1035,6 +1041,10 @@ impl<'m> Machine<'m> {
                 let timer = TimerId::new(timer::I6300ESB + free.unwrap_or(0) as u8);
                 PciSlot::Watchdog(place(&mut self.buses.watchdogs, I6300Esb::new(timer))?)
             }
+            name if name == pvpanic::PCI_CLASS.name => {
+                let device = PvpanicPci::new(uint("events") as u8);
+                PciSlot::Pvpanic(place(&mut self.buses.pvpanics, device)?)
+            }
             name if name == virtio::block::PCI_CLASS.name => {
                 let drive = self.drives.vacant();
                 let drive = drive.ok_or(DeviceError::TooMany(DRIVES_MAX))?;
@@ -1147,6 +1157,7 @@ impl<'m> Machine<'m> {
         self.reset_function(now, index, placed.function);
         self.drain(host, now, None);
         self.forget_drives(host, now, index);
+        self.forget_boot_entry(position);
         self.buses.functions.remove(index);
         self.buses.roms[index] = ExpansionRom::default();
         match placed.function {
@@ -1154,6 +1165,7 @@ impl<'m> Machine<'m> {
             PciSlot::Serial(slot) => self.buses.serials[usize::from(slot)] = None,
             PciSlot::Testdev(slot) => self.buses.testdevs[usize::from(slot)] = None,
             PciSlot::Watchdog(slot) => self.buses.watchdogs[usize::from(slot)] = None,
+            PciSlot::Pvpanic(slot) => self.buses.pvpanics[usize::from(slot)] = None,
             PciSlot::VirtioBlk(slot) => self.buses.disks[usize::from(slot)] = None,
             PciSlot::HostBridge | PciSlot::IsaBridge | PciSlot::PowerManagement | PciSlot::Ide => {}
         }

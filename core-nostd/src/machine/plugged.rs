@@ -11,7 +11,7 @@ use crate::devices::block::DriveId;
 use crate::devices::class::{
     DeviceClass, PCI_ADDR, PROPERTIES_MAX, Property, PropertyKind, PropertyValues, Value,
 };
-use crate::devices::{ConsoleId, parallel, serial};
+use crate::devices::{ConsoleId, fdc, parallel, serial};
 use crate::pci::BusId;
 
 /// Devices that can be plugged in at most.
@@ -211,8 +211,17 @@ impl<'m> Machine<'m> {
             return Err(DeviceError::IdTaken);
         }
         let mut plugged = Plugged::new(values, place)?;
+        self.check_boot_index(&plugged)?;
         if class.bus == Some("IDE") && class.user_creatable {
             plugged.drive = Some(self.plug_ide(values, bus)?);
+            // There is room: see above.
+            let _ = self.plugged.push(plugged);
+            return self.add_last_to_boot_order().map(|()| Consoles::new());
+        }
+        if class.name == fdc::drive::CLASS.name {
+            let drive = self.plug_floppy(values, bus)?;
+            plugged.drive = Some(drive);
+            plugged.settle("unit", self.fdc.unit(drive).unwrap_or(0).into());
             // There is room: see above.
             let _ = self.plugged.push(plugged);
             return Ok(Consoles::new());
@@ -253,6 +262,7 @@ impl<'m> Machine<'m> {
         // There is room: see above.
         let _ = self.plugged.push(plugged);
         self.decode_pci();
+        self.add_last_to_boot_order()?;
         Ok(consoles)
     }
 

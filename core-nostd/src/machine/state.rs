@@ -78,6 +78,7 @@ macro_rules! each_device {
                     $call!($machine.piix4_pm);
                 }
                 $call!($machine.ide);
+                $call!($machine.fdc);
                 // Behind both devices that drive it.
                 $call!($machine.a20);
                 for unit in 0..$machine.flash.len() {
@@ -120,6 +121,11 @@ macro_rules! each_device {
             for index in 0..$machine.buses.watchdogs.len() {
                 if $machine.buses.watchdogs[index].is_some() {
                     $call!($machine.buses.watchdogs[index]);
+                }
+            }
+            for index in 0..$machine.buses.pvpanics.len() {
+                if $machine.buses.pvpanics[index].is_some() {
+                    $call!($machine.buses.pvpanics[index]);
                 }
             }
             for index in 0..$machine.buses.disks.len() {

@@ -362,12 +362,15 @@ impl ConfigSpace {
     }
 
     /// Claims `size` bytes of address space with base address register `index`; `size` is a power
-    /// of two, at least 4 for I/O and 16 for memory, below 4 GiB but for 64-bit memory. Returns
-    /// whether such a register can be there. For constructors.
+    /// of two, at least 4 for I/O, 2 for 32-bit and 16 for 64-bit memory, below 4 GiB but for 64-bit
+    /// memory. Returns whether such a register can be there. For constructors.
+    ///
+    /// The specification has no memory below 16 bytes; QEMU's `pvpanic-pci` does, and of its register
+    /// the bits that say what kind of memory it is can be written.
     pub fn set_bar(&mut self, index: usize, kind: BarKind, size: u64) -> bool {
         let (least, most, registers) = match kind {
             BarKind::Io => (4, 1 << 8, 1),
-            BarKind::Memory32 { .. } => (16, 1 << 31, 1),
+            BarKind::Memory32 { .. } => (2, 1 << 31, 1),
             BarKind::Memory64 { .. } => (16, 1 << 62, 2),
         };
         let free = self.bars.get(index..index.saturating_add(registers));
@@ -665,7 +668,7 @@ mod tests {
             BarKind::Memory32 {
                 prefetchable: false
             },
-            8
+            1
         ));
         assert!(!space.set_bar(6, BarKind::Io, 4));
         assert!(!space.set_bar(

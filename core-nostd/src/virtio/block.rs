@@ -5,8 +5,8 @@
 //! write-zeroes of one range each, several queues. Not modelled, and not offered: SCSI commands,
 //! lifetime, secure erase and zones.
 //!
-//! A request is looked at when it is handed out, and what is remembered of it is the number of its
-//! first descriptor, where its status byte goes, and how many bytes come back: a driver leaves
+//! A request is looked at when it is handed out, and what is remembered of it is its buffer's
+//! descriptors, where its status byte goes, and how many bytes come back: a driver leaves
 //! descriptors of buffers alone that it has given away, so that after loading saved state the same
 //! chain is read again. The device has at most [`REQUESTS_MAX`] under way; further ones wait in
 //! their queues.
@@ -18,14 +18,17 @@ use core::ops::Range;
 use serde::{Deserialize, Serialize};
 
 use super::queue::{
-    QueueError, RING_EVENT_IDX, RING_INDIRECT_DESC, SIZE_MAX, copy_from, copy_to, length, skip,
+    Buffer, QueueError, RING_EVENT_IDX, RING_INDIRECT_DESC, RING_PACKED, SIZE_MAX, copy_from,
+    copy_to, length, skip,
 };
 use super::transport::pci::{Interfaces, Kind, SavedDevice, VirtioPci};
 use super::{CONFIG_MAX, Common, Virtio, feature, status};
 use crate::devices::block::{
     BlockController, Data, DriveId, Medium, Operation, Outcome, Request, SECTOR, Segment, Segments,
 };
-use crate::devices::class::{DeviceClass, Property, PropertyKind, PropertyValues, Value};
+use crate::devices::class::{
+    BOOT_INDEX, DeviceClass, Property, PropertyKind, PropertyValues, Value,
+};
 use crate::devices::{Context, Width};
 use crate::memory::GuestRam;
 use crate::pci::msix::VECTORS_MAX;
@@ -162,7 +165,7 @@ pub static PCI_CLASS: DeviceClass = DeviceClass {
     user_creatable: true,
     properties: &[
         Property {
-            name: "bootindex",
+            name: BOOT_INDEX,
             kind: PropertyKind::Int32,
             default: Value::Unset,
             doc: "place among what firmware boots from",
@@ -323,9 +326,6 @@ impl Settings {
     /// The property that has a value the device can't have.
     pub fn new(values: &PropertyValues, cpus: u16) -> Result<Self, &'static str> {
         let uint = |name| values.uint(name).unwrap_or(0);
-        if values.is_on("packed") {
-            return Err("packed");
-        }
         let queues = match uint("num-queues") {
             0xffff => cpus.clamp(1, super::QUEUES_MAX as u16),
             queues if (1..=super::QUEUES_MAX as u64).contains(&queues) => queues as u16,
@@ -372,6 +372,7 @@ impl Settings {
             ("write-zeroes", blk::WRITE_ZEROES),
             ("event_idx", RING_EVENT_IDX),
             ("indirect_desc", RING_INDIRECT_DESC),
+            ("packed", RING_PACKED),
         ] {
             if values.is_on(name) {
                 features |= bit;
@@ -435,8 +436,9 @@ struct State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct UnderWay {
     queue: u16,
-    /// The first descriptor.
-    head: u16,
+    buffer: Buffer,
+    /// It has ended, and its status is where it goes: it waits for others to be given back before it.
+    has_ended: bool,
     /// Bytes that come back to the driver, by what the used ring says.
     written: u32,
     /// Where the status byte goes.
@@ -542,17 +544,17 @@ impl VirtioBlock {
             && bytes / SECTOR <= sectors - sector
     }
 
-    /// Looks at the buffer that begins with descriptor `head` of a queue: what it asks for, where
+    /// Looks at a buffer of a queue: what it asks for, where
     /// its status goes, and how many bytes come back.
     fn look(
         &self,
         ram: &dyn GuestRam,
         queue: u16,
-        head: u16,
+        buffer: Buffer,
         segments: &mut Segments,
     ) -> Result<(Asked, u64, u32), QueueError> {
         let ring = self.common.queue(queue).ok_or(QueueError::Index)?;
-        let readable = ring.ring.chain(ram, head, segments)?;
+        let readable = ring.ring.chain(ram, buffer, segments)?;
         let written = length(&segments[readable..]);
         let written = u32::try_from(written).unwrap_or(u32::MAX);
         let mut header = [0; HEADER];
@@ -680,23 +682,48 @@ impl VirtioBlock {
         })
     }
 
-    /// A buffer goes back to the driver.
-    fn answer(&mut self, ram: &dyn GuestRam, request: UnderWay, status: u8) {
-        let UnderWay {
-            queue,
-            head,
-            written,
-            status: at,
-        } = request;
-        trace::virtio_blk_req_complete(queue, head, status);
-        match ram.write(at, &[status]) {
-            Ok(()) => self.common.give_back(ram, queue, head, written),
-            Err(error) => self.common.fail(error.into()),
+    /// A request has ended: its buffer goes back to the driver, as soon as it may.
+    fn answer(&mut self, ram: &dyn GuestRam, slot: usize, request: UnderWay, status: u8) {
+        let UnderWay { queue, buffer, .. } = request;
+        trace::virtio_blk_req_complete(queue, buffer.id, status);
+        if let Err(error) = ram.write(request.status, &[status]) {
+            return self.common.fail(error.into());
+        }
+        let Some(entry) = self.state.requests.get_mut(slot) else {
+            return;
+        };
+        let is_next = |common: &Common, buffer| {
+            let slot = common.queue(queue);
+            slot.is_some_and(|slot| slot.ring.is_next(buffer))
+        };
+        if !is_next(&self.common, buffer) {
+            *entry = Some(UnderWay {
+                has_ended: true,
+                ..request
+            });
+            return;
+        }
+        self.common.give_back(ram, queue, buffer, request.written);
+        // Those that have waited for it.
+        while self.common.features() & RING_PACKED != 0 {
+            let waits = |entry: &&mut Option<UnderWay>| {
+                entry.as_ref().is_some_and(|other| {
+                    other.has_ended && other.queue == queue && is_next(&self.common, other.buffer)
+                })
+            };
+            let mut requests = self.state.requests.iter_mut();
+            let Some(other) = requests.find(waits).and_then(Option::take) else {
+                break;
+            };
+            let UnderWay {
+                buffer, written, ..
+            } = other;
+            self.common.give_back(ram, queue, buffer, written);
         }
     }
 
     /// The next buffer that may ask for something, and the place that a request of it would have.
-    fn next_buffer(&mut self, ram: &dyn GuestRam) -> Option<(u16, u16, usize)> {
+    fn next_buffer(&mut self, ram: &dyn GuestRam) -> Option<(u16, Buffer, usize)> {
         if self.is_lent {
             // It is for the other one to take.
             return None;
@@ -704,8 +731,8 @@ impl VirtioBlock {
         if self.again != 0 {
             let slot = self.again.trailing_zeros() as usize;
             self.again &= self.again - 1;
-            let UnderWay { queue, head, .. } = self.state.requests.get(slot).copied()??;
-            return Some((queue, head, slot));
+            let UnderWay { queue, buffer, .. } = self.state.requests.get(slot).copied()??;
+            return Some((queue, buffer, slot));
         }
         let requests = self.state.requests.iter();
         let slot = { requests }.position(Option::is_none)?;
@@ -714,7 +741,7 @@ impl VirtioBlock {
             let queue = self.kicked.trailing_zeros() as u16;
             let ring = &mut self.common.queue_mut(queue)?.ring;
             match ring.take(ram, features) {
-                Ok(Some(head)) => return Some((queue, head, slot)),
+                Ok(Some(buffer)) => return Some((queue, buffer, slot)),
                 // Whoever has hushed it looks by itself.
                 Ok(None) if ring.is_quiet() => self.kicked &= !(1 << queue),
                 Ok(None) => {
@@ -737,9 +764,9 @@ impl VirtioBlock {
             if !self.common.works() {
                 return None;
             }
-            let (queue, head, slot) = self.next_buffer(ram)?;
+            let (queue, buffer, slot) = self.next_buffer(ram)?;
             self.state.requests[slot] = None;
-            let (asked, status, written) = match self.look(ram, queue, head, segments) {
+            let (asked, status, written) = match self.look(ram, queue, buffer, segments) {
                 Ok(looked) => looked,
                 Err(error) => {
                     self.common.fail(error);
@@ -748,12 +775,13 @@ impl VirtioBlock {
             };
             let request = UnderWay {
                 queue,
-                head,
+                buffer,
+                has_ended: false,
                 written,
                 status,
             };
             match asked {
-                Asked::Answer(code) => self.answer(ram, request, code),
+                Asked::Answer(code) => self.answer(ram, slot, request, code),
                 Asked::Work {
                     operation,
                     offset,
@@ -871,7 +899,7 @@ impl Virtio for VirtioBlock {
             if entry.as_ref().is_some_and(is_dropped) {
                 *entry = None;
                 self.again &= !(1 << slot);
-            } else if entry.is_some() {
+            } else if entry.is_some_and(|request| !request.has_ended) {
                 // The block layer drops it with the others.
                 self.again |= 1 << slot;
             }
@@ -889,6 +917,7 @@ impl VirtioBlock {
     fn done(&mut self, ram: &dyn GuestRam, tag: u32, outcome: Outcome) {
         let (epoch, slot) = ((tag >> 16) as u16, (tag & 0xffff) as usize);
         let request = self.state.requests.get_mut(slot);
+        let request = request.filter(|request| request.is_some_and(|request| !request.has_ended));
         let is_again = self.again.checked_shr(slot as u32).unwrap_or(0) & 1 != 0;
         if epoch != self.epoch || is_again {
             return;
@@ -898,7 +927,7 @@ impl VirtioBlock {
         };
         if self.common.works() {
             let status = if outcome.is_ok() { OK } else { IOERR };
-            self.answer(ram, request, status);
+            self.answer(ram, slot, request, status);
         }
     }
 
@@ -1036,12 +1065,12 @@ impl SavedDevice for VirtioBlock {
         let mut again = 0;
         for (slot, request) in requests {
             let queue = self.common.queue(request.queue);
-            let is_head = queue.is_some_and(|queue| request.head < queue.ring.size());
+            let is_head = queue.is_some_and(|queue| request.buffer.head < queue.ring.size());
             match loaded.get_mut(usize::from(slot)) {
                 Some(place @ None) if is_head => *place = Some(request),
                 _ => return Err(StateError::Invalid("requests")),
             }
-            again |= 1 << slot;
+            again |= u128::from(!request.has_ended) << slot;
         }
         self.state = State {
             write_cache,

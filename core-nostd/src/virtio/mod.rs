@@ -13,7 +13,7 @@ use crate::devices::Width;
 use crate::memory::GuestRam;
 use crate::state::StateError;
 use crate::trace::events as trace;
-use queue::{QueueError, SavedQueue, VirtQueue};
+use queue::{Buffer, QueueError, RING_PACKED, SavedQueue, VirtQueue};
 
 /// Queues that a device has at most.
 pub const QUEUES_MAX: usize = 16;
@@ -150,6 +150,10 @@ impl Common {
     pub fn take_features(&mut self, features: u64) {
         if self.state.status & status::FEATURES_OK == 0 {
             self.state.features = features & self.offered;
+            let is_packed = self.is_packed();
+            for queue in &mut self.queues {
+                queue.ring.set_packed(is_packed);
+            }
         }
     }
 
@@ -188,9 +192,14 @@ impl Common {
         self.queues.get_mut(usize::from(index))
     }
 
+    fn is_packed(&self) -> bool {
+        self.state.features & RING_PACKED != 0
+    }
+
     /// Resets one queue.
     pub fn reset_queue(&mut self, index: u16) {
-        let ring = VirtQueue::new(self.queue_size);
+        let mut ring = VirtQueue::new(self.queue_size);
+        ring.set_packed(self.is_packed());
         if let Some(queue) = self.queue_mut(index) {
             *queue = QueueSlot {
                 ring,
@@ -229,14 +238,14 @@ impl Common {
     }
 
     /// A buffer goes back to the driver of a queue, who is interrupted if it wants to be.
-    pub fn give_back(&mut self, ram: &dyn GuestRam, index: u16, head: u16, written: u32) {
+    pub fn give_back(&mut self, ram: &dyn GuestRam, index: u16, buffer: Buffer, written: u32) {
         let features = self.state.features;
         let Some(queue) = self.queue_mut(index) else {
             return;
         };
-        trace::virtqueue_flush(index, head, written);
+        trace::virtqueue_flush(index, buffer.id, written);
         let ring = &mut queue.ring;
-        let given = ring.give_back(ram, head, written);
+        let given = ring.give_back(ram, buffer, written);
         match given.and_then(|()| ring.wants_interrupt(ram, features)) {
             Ok(true) => self.raised |= 1 << index,
             Ok(false) => {}
@@ -264,14 +273,14 @@ impl Common {
     }
 
     fn reset(&mut self) {
-        for index in 0..self.queues.len() {
-            self.reset_queue(index as u16);
-        }
         self.state = State {
             // How often the configuration has changed goes on.
             generation: self.state.generation,
             ..RESET
         };
+        for index in 0..self.queues.len() {
+            self.reset_queue(index as u16);
+        }
         (self.raised, self.config_raised) = (0, false);
     }
 
@@ -363,14 +372,14 @@ fn reset(device: &mut dyn Virtio) {
     device.reset_device();
 }
 
-/// The driver says that a queue has buffers.
+/// The driver says that a queue has buffers. Nobody hears it while the device is kept from memory.
 fn notify(device: &mut dyn Virtio, queue: u16) {
     trace::virtio_queue_notify(queue);
-    if device
-        .common()
+    let common = device.common();
+    let is_ready = common
         .queue(queue)
-        .is_some_and(|queue| queue.ring.is_ready())
-    {
+        .is_some_and(|queue| queue.ring.is_ready());
+    if is_ready && common.works() {
         device.notified(queue);
     }
 }

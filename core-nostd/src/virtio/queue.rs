@@ -1,14 +1,16 @@
-//! Split virtqueues: rings of descriptors in guest memory.
+//! Virtqueues: rings of descriptors in guest memory.
 //!
-//! Follows Virtual I/O Device (VIRTIO) 1.2, sections 2.7 (split virtqueues) and, for where the
-//! parts of a legacy queue lie, 2.7.2. Indirect descriptors are taken whether or not they were
+//! Follows Virtual I/O Device (VIRTIO) 1.2, sections 2.7 (split virtqueues), 2.8 (packed ones, see
+//! [`packed`]) and, for where the parts of a legacy queue lie, 2.7.2. Indirect descriptors are taken whether or not they were
 //! negotiated, as QEMU's devices take them. The guest may be hostile: a chain is read once, each
 //! of its descriptors is copied before it is looked at, loops end where a chain would have more
 //! descriptors than its table, and what breaks a rule is a [`QueueError`], upon which the device
 //! stops until it is reset.
 //!
 //! A [`VirtQueue`] knows nothing of the device that it belongs to: it can be lent to another
-//! thread together with guest memory. Not modelled: packed rings (section 2.8).
+//! thread together with guest memory.
+
+mod packed;
 
 use core::sync::atomic::{Ordering, fence};
 
@@ -27,6 +29,8 @@ pub const NOTIFY_ON_EMPTY: u64 = 1 << 24;
 pub const RING_INDIRECT_DESC: u64 = 1 << 28;
 /// Feature: each side says behind which index it wants to be told.
 pub const RING_EVENT_IDX: u64 = 1 << 29;
+/// Feature: queues are packed.
+pub const RING_PACKED: u64 = 1 << 34;
 
 /// Bytes of a descriptor: address, length, flags, next.
 const DESCRIPTOR: u64 = 16;
@@ -78,14 +82,25 @@ impl From<RamError> for QueueError {
     }
 }
 
+/// A buffer that was taken from a queue: what it is looked at and given back by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Buffer {
+    /// The number of its first descriptor.
+    pub head: u16,
+    /// What the driver knows it by: in a split queue, `head`.
+    pub id: u16,
+    /// Descriptors that it has in a packed ring; 1 in a split queue.
+    pub descriptors: u16,
+}
+
 /// Where the parts of a queue are: guest physical addresses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rings {
-    /// The table of descriptors.
+    /// The table of descriptors, or the packed ring.
     pub descriptors: u64,
-    /// The available ring, which the driver writes.
+    /// What the driver writes: the available ring, or what it wants to be told of.
     pub available: u64,
-    /// The used ring, which the device writes.
+    /// What the device writes: the used ring, or what it wants to be told of.
     pub used: u64,
 }
 
@@ -116,13 +131,15 @@ pub struct VirtQueue {
 struct State {
     size: u16,
     rings: Rings,
-    /// How many buffers were taken from the available ring, modulo 2^16.
+    is_packed: bool,
+    /// How many buffers were taken from the available ring, modulo 2^16. Packed: the place of the next
+    /// descriptor, and the wrap counter in bit 15.
     taken: u16,
-    /// How many were put into the used ring, modulo 2^16.
+    /// How many were put into the used ring, modulo 2^16. Packed: as of `taken`.
     returned: u16,
     /// What `returned` was when the driver was last interrupted, or might have been.
     told: Option<u16>,
-    /// Buffers that were taken and not returned yet.
+    /// Buffers that were taken and not returned yet. Packed: their descriptors.
     in_use: u16,
 }
 
@@ -140,6 +157,21 @@ impl VirtQueue {
         Self {
             state,
             is_quiet: false,
+        }
+    }
+
+    /// Makes it a packed queue, or a split one, that nothing was taken from.
+    pub fn set_packed(&mut self, is_packed: bool) {
+        if is_packed != self.state.is_packed {
+            let begin = if is_packed { packed::BEGIN } else { 0 };
+            self.state = State {
+                is_packed,
+                size: self.state.size,
+                rings: self.state.rings,
+                taken: begin,
+                returned: begin,
+                ..State::default()
+            };
         }
     }
 
@@ -170,9 +202,16 @@ impl VirtQueue {
         self.state.rings.descriptors != 0
     }
 
-    /// Buffers that were taken and not returned yet.
+    /// Buffers that were taken and not returned yet; of a packed queue, their descriptors.
     pub fn in_use(&self) -> u16 {
         self.state.in_use
+    }
+
+    /// Whether a buffer can be given back now. Of a packed queue they go back in the order in which they were
+    /// taken: else descriptors would be written over that belong to buffers which are still in use, and
+    /// those could not be read again after loading saved state.
+    pub fn is_next(&self, buffer: Buffer) -> bool {
+        !self.state.is_packed || buffer.head == packed::place(self.state.returned)
     }
 
     /// Whether the driver has made no more buffers available.
@@ -180,7 +219,13 @@ impl VirtQueue {
     /// # Errors
     /// [`QueueError::Memory`].
     pub fn is_empty(&self, ram: &dyn GuestRam) -> Result<bool, QueueError> {
-        Ok(!self.is_ready() || self.available_index(ram)? == self.state.taken)
+        if !self.is_ready() || self.state.size == 0 {
+            return Ok(true);
+        }
+        if self.state.is_packed {
+            return Ok(!self.state.is_available(ram)?);
+        }
+        Ok(self.available_index(ram)? == self.state.taken)
     }
 
     fn available_index(&self, ram: &dyn GuestRam) -> Result<u16, QueueError> {
@@ -201,15 +246,22 @@ impl VirtQueue {
         self.state.rings.used.wrapping_add(offset)
     }
 
-    /// Takes the next available buffer: the number of its first descriptor, below
-    /// [`VirtQueue::size`], or `None` if there is none.
+    /// Takes the next available buffer, or `None` if there is none. Its first descriptor's number is below
+    /// [`VirtQueue::size`].
     ///
     /// # Errors
     /// See [`QueueError`].
-    pub fn take(&mut self, ram: &dyn GuestRam, features: u64) -> Result<Option<u16>, QueueError> {
+    pub fn take(
+        &mut self,
+        ram: &dyn GuestRam,
+        features: u64,
+    ) -> Result<Option<Buffer>, QueueError> {
         let State { size, taken, .. } = self.state;
         if !self.is_ready() || size == 0 {
             return Ok(None);
+        }
+        if self.state.is_packed {
+            return self.state.take(ram);
         }
         let waiting = self.available_index(ram)?.wrapping_sub(taken);
         if waiting == 0 {
@@ -231,7 +283,11 @@ impl VirtQueue {
         if features & RING_EVENT_IDX != 0 && !self.is_quiet {
             ram.store16(self.used_entry(size), self.state.taken)?;
         }
-        Ok(Some(head))
+        Ok(Some(Buffer {
+            head,
+            id: head,
+            descriptors: 1,
+        }))
     }
 
     /// Wants to be told of the next buffer that becomes available, after there were none. The caller
@@ -240,7 +296,9 @@ impl VirtQueue {
     /// # Errors
     /// [`QueueError::Memory`].
     pub fn wait(&self, ram: &dyn GuestRam, features: u64) -> Result<(), QueueError> {
-        if features & RING_EVENT_IDX != 0 && self.is_ready() {
+        if self.state.is_packed {
+            self.state.wait(ram, features)?;
+        } else if features & RING_EVENT_IDX != 0 && self.is_ready() {
             ram.store16(self.used_entry(self.state.size), self.available_index(ram)?)?;
         }
         // The driver sees the index before the device looks again.
@@ -249,7 +307,7 @@ impl VirtQueue {
     }
 
     /// Says whether the driver need not notify the device, which looks for buffers by itself. Once it
-    /// need again, the caller goes on with [`VirtQueue::wait`].
+    /// need again, the caller goes on with [`VirtQueue::wait`]. Drivers of packed queues go on notifying.
     ///
     /// # Errors
     /// [`QueueError::Memory`].
@@ -259,7 +317,7 @@ impl VirtQueue {
         features: u64,
         is_quiet: bool,
     ) -> Result<(), QueueError> {
-        if !self.is_ready() || is_quiet == self.is_quiet {
+        if !self.is_ready() || self.state.is_packed || is_quiet == self.is_quiet {
             return Ok(());
         }
         self.is_quiet = is_quiet;
@@ -276,77 +334,60 @@ impl VirtQueue {
         self.is_quiet
     }
 
-    /// Puts the pieces of the chain that begins with descriptor `head` into `segments`, first those that
-    /// the device reads, and says how many these are.
+    /// Puts the pieces of a buffer into `segments`, first those that the device reads, and says how many
+    /// these are.
     ///
     /// # Errors
     /// See [`QueueError`].
     pub fn chain(
         &self,
         ram: &dyn GuestRam,
-        head: u16,
+        buffer: Buffer,
         segments: &mut Segments,
     ) -> Result<usize, QueueError> {
         segments.clear();
-        let (mut table, mut length) = (self.state.rings.descriptors, u32::from(self.state.size));
-        let mut next = u32::from(head);
-        let mut readable = 0;
-        let mut first = descriptor(ram, table, length, next)?;
-        if first.flags & INDIRECT != 0 {
-            if first.length == 0 || !u64::from(first.length).is_multiple_of(DESCRIPTOR) {
-                return Err(QueueError::Table);
-            }
-            table = first.address;
-            length = first.length / DESCRIPTOR as u32;
-            first = descriptor(ram, table, length, 0)?;
+        if self.state.is_packed {
+            return self.state.chain(ram, buffer, segments);
         }
-        let mut current = first;
+        let (mut table, mut length) = (self.state.rings.descriptors, u32::from(self.state.size));
+        let mut current = descriptor(ram, table, length, buffer.head.into())?;
+        if current.flags & INDIRECT != 0 {
+            (table, length) = current.table()?;
+            current = descriptor(ram, table, length, 0)?;
+        }
+        let mut readable = 0;
         loop {
-            let segment = Segment {
-                gpa: current.address,
-                length: current.length,
-            };
-            if segment.length == 0 {
-                return Err(QueueError::Empty);
-            }
-            if current.flags & WRITE == 0 {
-                if readable != segments.len() {
-                    return Err(QueueError::Order);
-                }
-                readable += 1;
-            }
-            if !is_ram(ram, segment) {
-                return Err(QueueError::Memory);
-            }
-            segments.push(segment).map_err(|_| QueueError::Loop)?;
+            current.add_to(ram, segments, &mut readable)?;
             if segments.len() as u32 > length {
                 return Err(QueueError::Loop);
             }
             if current.flags & NEXT == 0 {
                 return Ok(readable);
             }
-            next = current.next.into();
-            current = descriptor(ram, table, length, next)?;
+            current = descriptor(ram, table, length, current.next.into())?;
         }
     }
 
-    /// Returns a buffer that was taken: the number of its first descriptor, and how many bytes the
-    /// device has written into it.
+    /// Returns a buffer that was taken, and says how many bytes the device has written into it. It is the next
+    /// one, see [`VirtQueue::is_next`].
     ///
     /// # Errors
     /// [`QueueError::Memory`].
     pub fn give_back(
         &mut self,
         ram: &dyn GuestRam,
-        head: u16,
+        buffer: Buffer,
         written: u32,
     ) -> Result<(), QueueError> {
         let State { size, returned, .. } = self.state;
         if size == 0 {
             return Err(QueueError::Memory);
         }
+        if self.state.is_packed {
+            return self.state.give_back(ram, buffer, written);
+        }
         let mut entry = [0; USED_ENTRY as usize];
-        entry[..4].copy_from_slice(&u32::from(head).to_le_bytes());
+        entry[..4].copy_from_slice(&u32::from(buffer.id).to_le_bytes());
         entry[4..].copy_from_slice(&written.to_le_bytes());
         self.state.in_use = self.state.in_use.saturating_sub(1);
         ram.write(self.used_entry(returned % size), &entry)?;
@@ -372,6 +413,9 @@ impl VirtQueue {
     ) -> Result<bool, QueueError> {
         // The driver sees the used ring before the device looks at what it wants.
         fence(Ordering::SeqCst);
+        if self.state.is_packed {
+            return self.state.wants_interrupt(ram);
+        }
         if features & NOTIFY_ON_EMPTY != 0 && self.state.in_use == 0 && self.is_empty(ram)? {
             return Ok(true);
         }
@@ -400,7 +444,14 @@ impl VirtQueue {
     pub fn load(&mut self, saved: &SavedQueue) -> Result<(), StateError> {
         let SavedQueue(state) = saved;
         let is_there = self.state.size != 0;
-        if state.size > SIZE_MAX || state.in_use > state.size || (state.size != 0) != is_there {
+        let is_inside =
+            |place| !state.is_packed || state.size == 0 || packed::place(place) < state.size;
+        if state.size > SIZE_MAX
+            || state.in_use > state.size
+            || (state.size != 0) != is_there
+            || !is_inside(state.taken)
+            || !is_inside(state.returned)
+        {
             return Err(StateError::Invalid("queue"));
         }
         self.state = *state;
@@ -413,7 +464,44 @@ struct Descriptor {
     address: u64,
     length: u32,
     flags: u16,
+    /// Packed: the buffer's identity.
     next: u16,
+}
+
+impl Descriptor {
+    /// The table that it points to: where it is, and how many descriptors it has.
+    fn table(&self) -> Result<(u64, u32), QueueError> {
+        if self.length == 0 || !u64::from(self.length).is_multiple_of(DESCRIPTOR) {
+            return Err(QueueError::Table);
+        }
+        Ok((self.address, self.length / DESCRIPTOR as u32))
+    }
+
+    /// Adds its piece of memory to those of its chain, of which `readable` are read.
+    fn add_to(
+        &self,
+        ram: &dyn GuestRam,
+        segments: &mut Segments,
+        readable: &mut usize,
+    ) -> Result<(), QueueError> {
+        let segment = Segment {
+            gpa: self.address,
+            length: self.length,
+        };
+        if segment.length == 0 {
+            return Err(QueueError::Empty);
+        }
+        if self.flags & WRITE == 0 {
+            if *readable != segments.len() {
+                return Err(QueueError::Order);
+            }
+            *readable += 1;
+        }
+        if !is_ram(ram, segment) {
+            return Err(QueueError::Memory);
+        }
+        segments.push(segment).map_err(|_| QueueError::Loop)
+    }
 }
 
 /// A descriptor of a table of `length`.
@@ -548,9 +636,17 @@ mod tests {
         ram.store16(0x2002, index.wrapping_add(1)).unwrap();
     }
 
+    fn buffer(head: u16) -> Buffer {
+        Buffer {
+            head,
+            id: head,
+            descriptors: 1,
+        }
+    }
+
     fn chain(ram: &Ram, head: u16) -> Result<(usize, Vec<(u64, u32)>), QueueError> {
         let mut segments = Segments::new();
-        let readable = queue().chain(ram, head, &mut segments)?;
+        let readable = queue().chain(ram, buffer(head), &mut segments)?;
         let pieces = segments.iter().map(|piece| (piece.gpa, piece.length));
         Ok((readable, pieces.collect()))
     }
@@ -573,10 +669,10 @@ mod tests {
         for round in 0..0x1_0010_u32 {
             let (index, head) = (round as u16, (round * 3 % 8) as u16);
             offer(&ram, index, head);
-            assert_eq!(queue.take(&ram, 0), Ok(Some(head)), "{round}");
+            assert_eq!(queue.take(&ram, 0), Ok(Some(buffer(head))), "{round}");
             assert_eq!(queue.take(&ram, 0), Ok(None));
             assert_eq!(queue.in_use(), 1);
-            queue.give_back(&ram, head, round).unwrap();
+            queue.give_back(&ram, buffer(head), round).unwrap();
             assert_eq!(ram.load16(0x3002), Ok(index.wrapping_add(1)));
             let mut entry = [0; 8];
             ram.read(0x3004 + 8 * u64::from(index % SIZE), &mut entry)
@@ -641,7 +737,7 @@ mod tests {
         assert_eq!(queue.take(&ram, 0), Err(QueueError::Descriptor));
         for index in 0..SIZE {
             offer(&ram, index, 0);
-            assert_eq!(queue.take(&ram, 0), Ok(Some(0)));
+            assert_eq!(queue.take(&ram, 0), Ok(Some(buffer(0))));
         }
         offer(&ram, SIZE, 0);
         assert_eq!(queue.take(&ram, 0), Err(QueueError::InUse));
@@ -651,7 +747,7 @@ mod tests {
             used: u64::MAX - 7,
         });
         assert_eq!(queue.take(&ram, 0), Err(QueueError::Memory));
-        assert_eq!(queue.give_back(&ram, 0, 0), Err(QueueError::Memory));
+        assert_eq!(queue.give_back(&ram, buffer(0), 0), Err(QueueError::Memory));
         assert_eq!(queue.wants_interrupt(&ram, 0), Err(QueueError::Memory));
         queue.set_size(0);
         queue.set_size(SIZE_MAX + 1);
@@ -661,7 +757,7 @@ mod tests {
     #[test]
     fn interrupts_are_those_that_the_driver_wants() {
         let (ram, mut queue) = (Ram::new(), queue());
-        queue.give_back(&ram, 0, 0).unwrap();
+        queue.give_back(&ram, buffer(0), 0).unwrap();
         assert_eq!(queue.wants_interrupt(&ram, 0), Ok(true));
         ram.store16(0x2000, NO_INTERRUPT).unwrap();
         assert_eq!(queue.wants_interrupt(&ram, 0), Ok(false));
@@ -672,15 +768,15 @@ mod tests {
         let event = |queue: &mut VirtQueue| queue.wants_interrupt(&ram, RING_EVENT_IDX);
         ram.store16(0x2004 + 2 * u64::from(SIZE), 2).unwrap();
         assert_eq!(event(&mut queue), Ok(true), "the first time");
-        queue.give_back(&ram, 0, 0).unwrap();
+        queue.give_back(&ram, buffer(0), 0).unwrap();
         assert_eq!(event(&mut queue), Ok(false));
-        queue.give_back(&ram, 0, 0).unwrap();
+        queue.give_back(&ram, buffer(0), 0).unwrap();
         assert_eq!(event(&mut queue), Ok(true));
-        queue.give_back(&ram, 0, 0).unwrap();
+        queue.give_back(&ram, buffer(0), 0).unwrap();
         assert_eq!(event(&mut queue), Ok(false));
         // And the device says where it is.
         offer(&ram, 0, 4);
-        assert_eq!(queue.take(&ram, RING_EVENT_IDX), Ok(Some(4)));
+        assert_eq!(queue.take(&ram, RING_EVENT_IDX), Ok(Some(buffer(4))));
         assert_eq!(ram.load16(0x3004 + 8 * u64::from(SIZE)), Ok(1));
     }
 

@@ -190,6 +190,8 @@ pub fn failure(error: Errno) -> Failure {
 pub struct Backend {
     /// Its name; empty for one that came with its device.
     name: String,
+    /// A command has taken it away, though its device is still there: it has no name any more.
+    pub gone: Cell<bool>,
     /// Its device.
     pub device: RefCell<Option<Device>>,
     /// The medium.
@@ -225,6 +227,7 @@ impl Backend {
     pub fn new(name: &str) -> Rc<Self> {
         Rc::new(Self {
             name: name.to_owned(),
+            gone: Cell::new(false),
             device: RefCell::default(),
             root: RefCell::default(),
             was_read_only: Cell::new(false),
@@ -244,7 +247,10 @@ impl Backend {
 
     /// Its name.
     pub fn name(&self) -> &str {
-        &self.name
+        match self.gone.get() {
+            true => "",
+            false => &self.name,
+        }
     }
 
     /// Who it is in error messages.
@@ -267,18 +273,8 @@ impl Backend {
                 }
                 need
             }
-            // Its device is about to come.
-            None if self.name.is_empty() => Need::NONE,
-            None => {
-                let mut uses = Permissions::CONSISTENT_READ;
-                if !read_only {
-                    uses |= Permissions::WRITE | Permissions::RESIZE;
-                }
-                Need {
-                    uses,
-                    shares: Permissions::all(),
-                }
-            }
+            // Nobody reads or writes it.
+            None => Need::NONE,
         }
     }
 

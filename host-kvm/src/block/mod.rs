@@ -30,6 +30,8 @@ pub mod null;
 mod open;
 pub mod overlay;
 pub mod raw;
+mod rules;
+pub mod storage_commands;
 pub mod throttle;
 pub mod turn;
 
@@ -89,6 +91,9 @@ pub struct Graph {
     /// A failed request is to stop the machine.
     stop: Cell<bool>,
     last_name: Cell<u64>,
+    /// Requests of commands that are under way.
+    outside: Cell<usize>,
+    outside_changed: executor::Changed,
 }
 
 impl Graph {
@@ -106,6 +111,8 @@ impl Graph {
             events: RefCell::default(),
             stop: Cell::new(false),
             last_name: Cell::new(0),
+            outside: Cell::new(0),
+            outside_changed: executor::Changed::default(),
         })
     }
 
@@ -204,6 +211,20 @@ impl Graph {
     /// Adds a drive.
     pub fn add_drive(&self, drive: Rc<Backend>) {
         self.drives.borrow_mut().push(drive);
+    }
+
+    /// Takes a drive away, and its medium. A device that has it keeps it, without a name and a medium.
+    pub fn remove_drive(&self, drive: &Backend) {
+        self.take_out(drive);
+        drive.group.replace(None);
+        if drive.device.borrow().is_some() {
+            drive.gone.set(true);
+            drive.on_read_error.set(backend::OnError::Report);
+            drive.on_write_error.set(backend::OnError::Report);
+            return;
+        }
+        let is_it = |other: &Rc<Backend>| std::ptr::eq(&**other, drive);
+        self.drives.borrow_mut().retain(|other| !is_it(other));
     }
 
     /// Puts a node into a drive.
@@ -451,12 +472,29 @@ impl Graph {
         }
     }
 
+    /// A request of a command begins.
+    fn outside_begins(&self) {
+        self.outside.set(self.outside.get() + 1);
+    }
+
+    /// A request of a command has ended.
+    fn outside_ends(&self) {
+        self.outside.set(self.outside.get().saturating_sub(1));
+        self.outside_changed.tell();
+    }
+
+    /// Waits until no request of a command is under way.
+    async fn outside_end(&self) {
+        self.outside_changed.until(|| self.outside.get() == 0).await;
+    }
+
     /// The same for all drives together, and for what was written to be on stable storage.
     pub fn drain(&self) {
         self.run();
         for drive in self.drives() {
             self.hold(&drive);
         }
+        self.wait(self.outside_end());
         for node in self.nodes() {
             // Whose flush fails has told the guest of it, or will.
             self.wait(node.flush()).ok();

@@ -93,7 +93,8 @@ impl EventLoop {
             ));
             return 1;
         }
-        let several_cpus = std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() > 1);
+        let several_cpus =
+            rustix::thread::sched_getaffinity(None).is_ok_and(|cpus| cpus.count() > 1);
         let status = loop {
             self.vm.settle();
             self.vm.release_events();

@@ -41,6 +41,16 @@ impl Interface {
         found.map_or("", |(name, _)| name)
     }
 
+    /// QEMU's number of it, which its messages tell.
+    pub fn number(self) -> u8 {
+        match self {
+            Self::None => 0,
+            Self::Ide => 1,
+            Self::Floppy => 3,
+            Self::Virtio => 7,
+        }
+    }
+
     /// Units of a bus, 0 if there is no end.
     fn units(self) -> u64 {
         match self {
@@ -277,11 +287,10 @@ fn place(
 }
 
 /// Reads a `-drive`. `others` are those before it.
-pub(super) fn parse(
-    text: &str,
-    origin: &str,
-    others: &[BlockOption],
-) -> Result<DiskOption, Reason> {
+///
+/// # Errors
+/// If something is wrong with it, in QEMU's words where it has some.
+pub fn parse(text: &str, origin: &str, others: &[BlockOption]) -> Result<DiskOption, Reason> {
     let mut own = Vec::new();
     let mut rest = Vec::new();
     for (key, value) in opts::split(text) {
@@ -354,6 +363,13 @@ pub(super) fn parse(
     let same = |other: &BlockOption| matches!(other, BlockOption::Drive(drive) if drive.id == id);
     if others.iter().any(same) {
         return Err(format!("Duplicate ID '{id}' for drive"));
+    }
+    if interface == Interface::Floppy {
+        for name in ["werror", "rerror"] {
+            if given.text(name).is_some() {
+                return Err(format!("{name} is not supported by this bus type"));
+            }
+        }
     }
     let limits = limits(&given);
     Ok(DiskOption {
@@ -435,6 +451,10 @@ mod tests {
             ("index=1,bus=1", "index cannot be used with bus and unit"),
             ("bus=7", "machine type does not support if=ide,bus=7,unit=0"),
             ("unit=2", "unit 2 too big (max is 1)"),
+            (
+                "if=floppy,rerror=stop",
+                "rerror is not supported by this bus type",
+            ),
             ("discard=foo", "Invalid discard option"),
         ] {
             assert_eq!(all(&[text]).unwrap_err(), reason, "{text}");

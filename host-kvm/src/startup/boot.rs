@@ -68,7 +68,7 @@ fn picture_file(picture: &[u8]) -> Option<&'static str> {
     }
 }
 
-/// Reads the option ROMs, and makes the boot order of a machine whose devices are all there.
+/// Reads the option ROMs.
 ///
 /// # Errors
 /// A ROM that can't be read or has no place.
@@ -90,6 +90,14 @@ pub(super) fn add_option_roms(
                 error => refused(&error.to_string()),
             })?;
     }
+    Ok(())
+}
+
+/// Makes the boot order of a machine whose devices are all there.
+///
+/// # Errors
+/// There are too many files for firmware.
+pub(super) fn add_order(machine: &mut Machine<'static>) -> Result<(), OptionError> {
     let memory = Box::leak(Box::new([0; FILE_MAX]));
     machine
         .add_boot_order(memory)

@@ -17,7 +17,7 @@ use std::sync::atomic::AtomicU8;
 
 use rustix::time::{TimerfdClockId, TimerfdFlags, timerfd_create};
 use thimble_core::devices::class::{DeviceClass, PropertyValues};
-use thimble_core::devices::{self, hpet, i8042, pc_testdev, rtc};
+use thimble_core::devices::{self, fdc, hpet, i8042, pc_testdev, rtc};
 use thimble_core::firmware::acpi;
 use thimble_core::irq::LocalApic;
 use thimble_core::machine::{Board, CLASSES, Config, HIGH_RAM_BASE, Irqchip, Machine, RamLayout};
@@ -135,7 +135,7 @@ fn run() -> Result<i32, OptionError> {
         None => None,
     };
     descriptors::inherited::add(&options.add_fds)?;
-    let event_loop = build(&options)?;
+    let event_loop = build(options)?;
     if let Some(daemon) = daemon {
         daemon.ready().map_err(failure("-daemonize"))?;
     }
@@ -158,7 +158,7 @@ fn check_globals(options: &Options) -> Result<(), OptionError> {
             let sleep = piix4_pm::CLASS.properties;
             let is_sleep = class.name == piix4_pm::CLASS.name
                 && sleep.iter().any(|own| own.name == property.name);
-            let free = [devices::kernel::LOST_TICK_POLICY, hpet::MSI];
+            let free = [devices::kernel::LOST_TICK_POLICY, hpet::MSI, fdc::FALLBACK];
             if is_sleep || free.contains(&property.name) {
                 continue;
             }
@@ -206,10 +206,9 @@ enum Accelerator {
 ///
 /// # Errors
 /// What can't be had, by the option that asks for it.
-pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
-    trace::start(options)?;
-    let mut options = options.clone();
-    let options = &mut options;
+pub fn build(mut options: Box<Options>) -> Result<EventLoop, OptionError> {
+    trace::start(&options)?;
+    let options = options.as_mut();
     let internal = failure("start-up");
     let board = match options.machine.kind {
         MachineKind::Pc => Board::Pc,
@@ -230,7 +229,11 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
         _ => kvm::Irqchip::On,
     };
     let cpuid = cpuid_table(options, &accelerator, kernel_irqchip)?;
-    let (made, layout, mut ram, nodes) = make_objects(options, board)?;
+    let waker = Arc::new(Waker::new().map_err(&internal)?);
+    let call = ExecutorCall::new(waker.clone());
+    let caller = call.clone();
+    let blocks = Graph::new(Executor::new(move || caller.call()));
+    let (made, layout, mut ram, nodes) = make_objects(options, board, blocks.clone())?;
     if matches!(accelerator, Accelerator::Soft) {
         ram.keep_code_marks().map_err(failure("-accel tcg"))?;
     }
@@ -279,6 +282,7 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
         acpi: options.machine.acpi,
         hpet: options.machine.hpet,
         hpet_msi: options.defaults_of(&hpet::CLASS).is_on(hpet::MSI),
+        floppy_fallback: fdc::fallback(&options.defaults_of(&fdc::CLASS)),
         sleep: piix4_pm::sleep_states(&options.defaults_of(&piix4_pm::CLASS)),
         ram: leak::<Ram>(&ram),
         ram_size: options.memory,
@@ -319,10 +323,6 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
         let place = chardev(&mut chardevs, &monitor.chardev)?;
         monitors.add(place, monitor.language);
     }
-    let waker = Arc::new(Waker::new().map_err(&internal)?);
-    let call = ExecutorCall::new(waker.clone());
-    let caller = call.clone();
-    let blocks = Graph::new(Executor::new(move || caller.call()));
     let guest_ram: &Ram = leak(&ram);
     blocks.set_ram(guest_ram);
     drives::open(options, &blocks)?;
@@ -331,6 +331,7 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
         bridge_state.flash = flash.files;
     }
     let consoles = &mut bridge_state.consoles;
+    boot::add_option_roms(options, &mut machine)?;
     let disks = plug_devices(
         options,
         &mut machine,
@@ -339,7 +340,7 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
         &blocks,
         &made,
     )?;
-    boot::add_option_roms(options, &mut machine)?;
+    boot::add_order(&mut machine)?;
     if board == Board::Pc {
         let processor = cpuid.as_ref().map(|cpuid| cpuid.registers(1, 0));
         let is_boot_rom = has_kernel && !options.has_own_firmware();
@@ -473,6 +474,7 @@ pub fn build(options: &Options) -> Result<EventLoop, OptionError> {
         objects,
         made,
         blocks,
+        drive_options: options.blocks.clone(),
     };
     let waits = settings.preconfig || !settings.autostart;
     let mut vm = Vm::new(shared, processors, settings);
@@ -513,13 +515,15 @@ fn open_flash(options: &Options, board: Board) -> Result<Option<Flash>, OptionEr
 fn make_objects(
     options: &mut Options,
     board: Board,
+    blocks: std::rc::Rc<Graph>,
 ) -> Result<(Objects, RamLayout, Ram, Vec<u64>), OptionError> {
-    let mut made = Objects::new(Defaults {
+    let defaults = Defaults {
         dump: options.machine.dump_guest_core,
         merge: options.machine.mem_merge,
         prealloc: options.memory_prealloc,
         threads: options.smp.cpus,
-    });
+    };
+    let mut made = Objects::new(defaults, blocks);
     for object in &options.objects {
         let added = made.add_text(&object.text);
         added.map_err(|error| OptionError::new(&object.origin, &error.to_string()))?;

@@ -1,10 +1,11 @@
 //! Drives of the machine: their requests on the way to the block layer and back, and what commands do about their media.
 
+use std::fmt;
 use std::sync::Arc;
 
 use thimble_core::devices::block::{Data, DriveId, Request};
 use thimble_core::machine::RunState;
-use thimble_monitor::owner::block::{Blocks, DriveName, NewMedium};
+use thimble_monitor::owner::block::{Blocks, DriveName, NewMedium, Unheard};
 use thimble_monitor::schema::arguments::{
     BlockIOThrottle, BlockLatencyHistogramSet, BlockdevOptions, BlockdevReopen,
 };
@@ -92,12 +93,12 @@ pub(super) fn queued(request: &Request<'_>, gate: Arc<Gate>) -> Queued {
 }
 
 /// A refusal without the hint that may stand behind its first line.
-fn refused(text: String) -> QmpError {
+pub(super) fn refused(text: String) -> QmpError {
     let text = text.lines().next().unwrap_or_default();
     QmpError::generic(format_args!("{text}"))
 }
 
-fn text(bytes: &[u8]) -> String {
+pub(super) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
@@ -107,8 +108,8 @@ fn no_device(name: &str) -> QmpError {
 }
 
 /// A drive that a command has named, and the name.
-struct Named {
-    drive: std::rc::Rc<Backend>,
+pub(super) struct Named {
+    pub(super) drive: std::rc::Rc<Backend>,
     name: String,
 }
 
@@ -230,7 +231,7 @@ impl Vm {
     }
 
     /// Tells the controller what medium it has.
-    fn tell_medium(&mut self, drive: &Backend) {
+    pub(super) fn tell_medium(&mut self, drive: &Backend) {
         let id = drive.device.borrow().as_ref().map(|device| device.drive);
         let Some(id) = id else { return };
         let medium = drive.medium();
@@ -264,7 +265,7 @@ impl Vm {
         }
     }
 
-    fn find(&self, name: DriveName<'_>) -> Result<Named, QmpError> {
+    pub(super) fn find(&self, name: DriveName<'_>) -> Result<Named, QmpError> {
         let blocks = &self.settings.blocks;
         let (found, name) = match name {
             DriveName::Drive(name) => {
@@ -489,7 +490,8 @@ impl Blocks for Vm {
             ..DriveOptions::default()
         };
         if options.filename.as_deref() == Some("") {
-            return Err(refused("The filename is empty".to_owned()));
+            let text = "The 'file' block driver requires a file name";
+            return Err(refused(text.to_owned()));
         }
         let node = self
             .settings
@@ -628,5 +630,26 @@ impl Blocks for Vm {
             statistics.counts[kind].histogram = Some((borders, bins));
         }
         Ok(())
+    }
+
+    fn drive_add(&mut self, options: &[u8]) -> Result<(), QmpError> {
+        self.add_drive(&text(options))
+    }
+
+    fn node_add(&mut self, options: &[u8]) -> Result<(), QmpError> {
+        self.add_node(&text(options))
+    }
+
+    fn drive_del(&mut self, name: &[u8]) -> Result<(), QmpError> {
+        self.delete_drive(&text(name))
+    }
+
+    fn storage_command(
+        &mut self,
+        drive: DriveName<'_>,
+        words: &[u8],
+        say: &mut dyn fmt::Write,
+    ) -> Result<(), Unheard> {
+        self.command_storage(drive, &text(words), say)
     }
 }

@@ -10,6 +10,7 @@ mod bridge;
 mod clock;
 mod debug;
 mod descriptors;
+mod drives;
 mod dump;
 mod input;
 mod inspect;
@@ -53,7 +54,7 @@ use crate::descriptors::{Passed, sets};
 use crate::event_loop::poller::Waker;
 use crate::kvm::{Pauser, VcpuStop};
 use crate::log::{Items, Sink};
-use crate::options::RtcClock;
+use crate::options::{BlockOption, RtcClock};
 use crate::trace::run_state as tell_run_state;
 
 pub use block::DriveRequests;
@@ -301,6 +302,8 @@ pub struct Settings {
     pub made: crate::objects::Objects,
     /// Images and drives.
     pub blocks: Rc<Graph>,
+    /// The options that made drives.
+    pub drive_options: Vec<BlockOption>,
 }
 
 /// The host's time since 1970-01-01 00:00 UTC.

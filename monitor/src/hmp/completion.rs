@@ -120,6 +120,10 @@ impl Completion<'_> {
                 Names::Switch => self.words(&["off", "on"], visit),
                 Names::Words(words) => self.words(words, visit),
                 Names::Files => owner.visit_files(self.word, visit),
+                Names::Drives => self.sorted(
+                    &|visit| owner.visit_drives(&mut |drive| visit(drive.device.as_bytes())),
+                    visit,
+                ),
                 Names::Keys => self.sorted(&|visit| self.keys(visit), visit),
                 Names::TraceEvents => self.sorted(
                     &|visit| trace::visit(b"*", |point| visit(point.name().as_bytes())),

@@ -43,6 +43,8 @@ pub(crate) enum Expected {
     Format(u8),
     /// `on` or `off`.
     Switch,
+    /// A number of bytes.
+    Size,
     /// Something else than this behind a `\`.
     Escape(u8),
     /// Less in quotes: see [`STRING_MAX`](super::STRING_MAX).
@@ -74,6 +76,7 @@ impl fmt::Display for Expected {
             Self::Divisor => f.write_str("division by zero"),
             Self::Format(byte) => write!(f, "invalid char in format: '{}'", shown(byte)),
             Self::Switch => f.write_str("Expected 'on' or 'off'"),
+            Self::Size => f.write_str("invalid size"),
             Self::Escape(byte) => write!(f, "unsupported escape code: '\\{}'", shown(byte)),
             Self::ShorterString => f.write_str("string too long"),
         }

@@ -11,6 +11,7 @@
 //! sink lets it be.
 
 mod apic;
+pub mod block;
 mod boot;
 mod completion;
 mod cpus;

@@ -191,6 +191,12 @@ impl<'l> Parser<'l, '_> {
             }
             Kind::Text => Value::Text(self.text("string expected")?),
             Kind::File => Value::Text(self.text("filename expected")?),
+            Kind::Drive => Value::Text(self.text("block device name expected")?),
+            Kind::Size => {
+                let (value, rest) = super::block::size(self.rest).ok_or(Expected::Size)?;
+                self.rest = rest;
+                Value::Int(value)
+            }
             Kind::Rest if self.rest.is_empty() => return Err(Failed::Usage("string expected")),
             Kind::Rest => Value::Text(core::mem::take(&mut self.rest)),
             Kind::Flag(_) | Kind::Format => Value::Absent,

@@ -4,8 +4,8 @@
 //! `COMMANDS` (or `INFO`, for what `info` shows) and a function; a new topic is a file and a line in each of the two menus here.
 
 use super::{
-    Call, Done, boot, cpus, debug, descriptors, devices, dump, help, history, input, machine,
-    memory, numa, objects, pci, ports, power, trace,
+    Call, Done, block, boot, cpus, debug, descriptors, devices, dump, help, history, input,
+    machine, memory, numa, objects, pci, ports, power, trace,
 };
 
 /// Arguments of a command at most.
@@ -36,6 +36,7 @@ pub(super) type Run = for<'c, 'l> fn(&mut Call<'c, 'l>) -> Done<'l>;
 
 /// All commands.
 pub static COMMANDS: &Menu = &[
+    block::COMMANDS,
     boot::COMMANDS,
     cpus::COMMANDS,
     descriptors::COMMANDS,
@@ -52,6 +53,7 @@ pub static COMMANDS: &Menu = &[
 
 /// All that `info` shows.
 pub static INFO: &Menu = &[
+    block::INFO,
     cpus::INFO,
     devices::INFO,
     dump::INFO,
@@ -152,6 +154,10 @@ pub enum Kind {
     Text,
     /// The same, a file's name.
     File,
+    /// The same, a drive's name.
+    Drive,
+    /// A number of bytes with a unit; of MiB where there is none.
+    Size,
     /// The rest of the line as it stands.
     Rest,
 }
@@ -165,6 +171,8 @@ pub enum Names {
     Switch,
     /// A file's.
     Files,
+    /// A drive's.
+    Drives,
     /// A command's.
     Commands,
     /// Keys', apart by `-`.
@@ -188,6 +196,7 @@ pub(super) const fn required(kind: Kind) -> Argument {
     let names = match kind {
         Kind::Switch => Names::Switch,
         Kind::File => Names::Files,
+        Kind::Drive => Names::Drives,
         _ => Names::Any,
     };
     Argument {

@@ -391,6 +391,7 @@ fn rows_are_sound() {
                 Names::Any => {}
                 Names::Switch => assert_eq!(argument.kind, Kind::Switch, "{name}"),
                 Names::Files => assert_eq!(argument.kind, Kind::File, "{name}"),
+                Names::Drives => assert_eq!(argument.kind, Kind::Drive, "{name}"),
                 Names::Commands | Names::Keys | Names::TraceEvents | Names::Words(_) => {
                     assert!(words, "{name}")
                 }

@@ -1,9 +1,11 @@
 //! Drives of an owner without a process: there are none, as there are no files.
 
+use core::fmt;
+
 use thimble_core::machine::Host;
 
 use crate::error::ErrorClass;
-use crate::owner::block::{Blocks, DriveName, NewMedium};
+use crate::owner::block::{Blocks, DriveName, NewMedium, Unheard};
 use crate::schema::arguments::{
     BlockIOThrottle, BlockLatencyHistogramSet, BlockdevOptions, BlockdevReopen,
 };
@@ -122,5 +124,26 @@ impl<H: Host> Blocks for InMemory<'_, H> {
         arguments: &BlockLatencyHistogramSet<'_>,
     ) -> Result<(), QmpError> {
         Err(no_device(arguments.id))
+    }
+
+    fn drive_add(&mut self, _options: &[u8]) -> Result<(), QmpError> {
+        Err(QmpError::generic(format_args!("only a process has images")))
+    }
+
+    fn node_add(&mut self, options: &[u8]) -> Result<(), QmpError> {
+        self.drive_add(options)
+    }
+
+    fn drive_del(&mut self, name: &[u8]) -> Result<(), QmpError> {
+        Err(no_device(name))
+    }
+
+    fn storage_command(
+        &mut self,
+        drive: DriveName<'_>,
+        _words: &[u8],
+        _say: &mut dyn fmt::Write,
+    ) -> Result<(), Unheard> {
+        Err(no_drive(drive).into())
     }
 }

@@ -1,5 +1,7 @@
 //! Drives, the media in them, and the block nodes that these are.
 
+use core::fmt;
+
 use crate::QmpError;
 use crate::schema::BlockdevChangeReadOnlyMode;
 use crate::schema::arguments::{
@@ -27,6 +29,29 @@ pub struct NewMedium<'a> {
     pub read_only: BlockdevChangeReadOnlyMode,
     /// The guest's lock of the tray does not count.
     pub force: bool,
+}
+
+/// Why a command of [`Blocks::storage_command`] says nothing.
+// There is no heap to box an error.
+#[allow(clippy::large_enum_variant)]
+#[derive(Debug)]
+pub enum Unheard {
+    /// It is refused.
+    Refused(QmpError),
+    /// What it says does not fit.
+    Full,
+}
+
+impl From<QmpError> for Unheard {
+    fn from(error: QmpError) -> Self {
+        Self::Refused(error)
+    }
+}
+
+impl From<fmt::Error> for Unheard {
+    fn from(_: fmt::Error) -> Self {
+        Self::Full
+    }
 }
 
 /// What commands ask about drives and block nodes. Errors are in QEMU's words.
@@ -94,4 +119,22 @@ pub trait Blocks {
         &mut self,
         arguments: &BlockLatencyHistogramSet<'_>,
     ) -> Result<(), QmpError>;
+
+    /// Makes a drive of what an option `-drive` says, without a device.
+    fn drive_add(&mut self, options: &[u8]) -> Result<(), QmpError>;
+
+    /// Opens an image as a node, of what an option `-blockdev` says.
+    fn node_add(&mut self, options: &[u8]) -> Result<(), QmpError>;
+
+    /// Takes a drive away, and its medium from its device, if it has one; or closes a node.
+    fn drive_del(&mut self, name: &[u8]) -> Result<(), QmpError>;
+
+    /// Reads or writes a drive, or the node of this name, by a command of QEMU's program `qemu-io`. What
+    /// it shows goes to the process' standard output, what keeps it from its work into `say`.
+    fn storage_command(
+        &mut self,
+        drive: DriveName<'_>,
+        words: &[u8],
+        say: &mut dyn fmt::Write,
+    ) -> Result<(), Unheard>;
 }

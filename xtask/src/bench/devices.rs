@@ -13,12 +13,13 @@ type Rows = Result<Vec<Row>, String>;
 const RUNS: usize = 5;
 
 /// All that can be plugged in beside what the board has, once each at least.
-const DEVICES: [&str; 11] = [
+const DEVICES: [&str; 12] = [
     "isa-serial",
     "isa-serial",
     "isa-debug-exit",
     "ib700",
     "pvpanic",
+    "pvpanic-pci",
     "vmcoreinfo",
     "pci-bridge,chassis_nr=1,shpc=off",
     "pci-serial",

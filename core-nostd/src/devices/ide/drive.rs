@@ -4,7 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use super::identify::MULTIPLE_MAX;
 use crate::devices::block::{DriveId, Medium, SECTOR};
-use crate::devices::class::{DeviceClass, Property, PropertyKind, PropertyValues, Value};
+use crate::devices::class::{
+    BOOT_INDEX, DeviceClass, Property, PropertyKind, PropertyValues, Value,
+};
 use crate::state::StateError;
 use crate::virtio::block::{DRIVE, ON_ERROR, ON_OFF_AUTO, number, word};
 
@@ -32,8 +34,8 @@ const fn text(name: &'static str, doc: &'static str) -> Property {
     }
 }
 
-const BOOT_INDEX: Property = Property {
-    name: "bootindex",
+const BOOT_PLACE: Property = Property {
+    name: BOOT_INDEX,
     kind: PropertyKind::Int32,
     default: Value::Unset,
     doc: "place among what firmware boots from",
@@ -114,7 +116,7 @@ pub static HD_CLASS: DeviceClass = DeviceClass {
             default: Value::Word("auto"),
             doc: "how firmware is to translate cylinders, heads and sectors",
         },
-        BOOT_INDEX,
+        BOOT_PLACE,
         number("cyls", PropertyKind::Uint32, 0, "cylinders; 0 for a guess"),
         DISCARD_GRANULARITY,
         DRIVE,
@@ -155,7 +157,7 @@ pub static CD_CLASS: DeviceClass = DeviceClass {
     doc: "IDE CD-ROM drive",
     user_creatable: true,
     properties: &[
-        BOOT_INDEX,
+        BOOT_PLACE,
         DISCARD_GRANULARITY,
         DRIVE,
         LOGICAL,

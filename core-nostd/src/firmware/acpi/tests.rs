@@ -94,6 +94,15 @@ impl Sample {
                 link_irqs: &[5, 10, 11],
             }),
             devices: &devices,
+            floppies: self.slots.map(|_| {
+                let drive = FloppyFacts {
+                    kind: 5,
+                    cylinder: 79,
+                    sector: 48,
+                    head: 1,
+                };
+                [Some(drive), None]
+            }),
             ram: (RAM, 0),
             numa: self.numa,
             user: self.user,
@@ -262,8 +271,8 @@ fn a_pc_is_told_of() {
     assert_eq!(
         devices,
         [
-            "C000", "C001", "PCI0", "ISA_", "COM1", "COM2", "MBRD", "LNKA", "LNKB", "LNKC", "LNKD",
-            "HPET"
+            "C000", "C001", "PCI0", "ISA_", "FDC0", "FLPA", "COM1", "COM2", "MBRD", "LNKA", "LNKB",
+            "LNKC", "LNKD", "HPET"
         ]
     );
 }
@@ -435,6 +444,12 @@ fn nodes_are_told_of() {
     assert_eq!(memory, expected);
     let slit = tables["SLIT"];
     assert_eq!(slit[36..], [2, 0, 0, 0, 0, 0, 0, 0, 10, 15, 15, 10]);
+    // Name (_PXM, Zero) or (_PXM, One), for each processor.
+    let dsdt = tables["DSDT"].windows(6);
+    let near = dsdt.filter(|window| window.starts_with(b"\x08_PXM"));
+    let nodes: Vec<u8> = near.map(|window| window[5]).collect();
+    let processors = usize::from(board.cpus);
+    assert_eq!(nodes, [0, 1, 1, 1][..processors]);
 }
 
 /// Memory of a node on both sides of the hole below 4 GiB, and ids that are too large for a byte.

@@ -1,5 +1,4 @@
-//! A driver of virtio-blk on PCI, in ring 3, so that a hypervisor runs it natively even where it is a guest that can't run
-//! ring 0 so.
+//! A driver for a disk behind virtio-blk on PCI, by the legacy interface, for images in ring 3.
 //!
 //! Virtio 1.2: 2.7 (split virtqueues), 4.1.4.8 (the legacy interface of PCI), 5.2 (block devices). Nothing interrupts: the
 //! queue's rings are looked at until the answer is there.
@@ -7,6 +6,7 @@
 use core::sync::atomic::{Ordering, fence};
 
 use crate::io::{self, inb, inl, inw, outb, outl, outw};
+use crate::{power, say};
 
 /// Where the legacy registers are put.
 const BASE: u16 = 0xc000;
@@ -27,33 +27,42 @@ const RINGS: u64 = 0x10_0000;
 const HEADERS: u64 = 0x12_0000;
 const STATUSES: u64 = 0x13_0000;
 const BUFFERS: u64 = 0x20_0000;
-/// Bytes of a buffer at most.
+/// Bytes of a request's buffer.
 pub const BUFFER: u64 = 0x2_0000;
 
-/// Requests under way at most.
+/// Requests under way at most, each with a buffer of its own.
 pub const DEPTH_MAX: u16 = 32;
-/// Bytes of a page.
-pub const PAGE: u64 = 4096;
+const PAGE: u64 = 4096;
 /// Bytes of a sector.
 pub const SECTOR: u64 = 512;
+
+/// That the device knows flushes.
+const FEATURE_FLUSH: u32 = 1 << 9;
+
+/// What a request does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Reads into its buffer.
+    Read,
+    /// Writes its buffer.
+    Write,
+    /// Makes what was written durable.
+    Flush,
+}
 
 const CHAINED: u16 = 1;
 const DEVICE_WRITES: u16 = 2;
 const NO_INTERRUPT: u16 = 1;
 const NO_NOTIFY: u16 = 1;
 
-/// A virtqueue of legacy layout.
-pub struct Queue {
+/// A disk that was started, with its only virtqueue, of legacy layout.
+pub struct Disk {
+    sectors: u64,
     available: u64,
     used: u64,
     size: u16,
     added: u16,
     seen: u16,
-}
-
-/// Where the bytes of a request are.
-pub fn buffer(slot: u16) -> u64 {
-    BUFFERS + u64::from(slot) * BUFFER
 }
 
 fn write<T: Copy>(address: u64, value: T) {
@@ -66,9 +75,9 @@ fn read<T: Copy>(address: u64) -> T {
     unsafe { io::read(address) }
 }
 
-impl Queue {
-    /// Finds the device and starts it: the queue, and the disk's size in sectors.
-    pub fn start() -> Option<(Self, u64)> {
+impl Disk {
+    /// Finds the first one and starts it; `None` if there is none with this interface.
+    pub fn start() -> Option<Self> {
         let id = |device| [0, 1, 2, 3].map(|at| io::pci(device, 0, at));
         let device = (0..32).find(|&device| id(device) == [0xf4, 0x1a, 0x01, 0x10])?;
         for (at, byte) in u32::from(BASE | 1).to_le_bytes().into_iter().enumerate() {
@@ -78,54 +87,74 @@ impl Queue {
         io::set_pci(device, 0, 4, 7);
         outb(BASE + reg::STATUS, 0);
         outb(BASE + reg::STATUS, 3);
-        outl(BASE + reg::GUEST_FEATURES, 0);
+        outl(BASE + reg::GUEST_FEATURES, FEATURE_FLUSH);
         outw(BASE + reg::QUEUE_SELECT, 0);
         let size = inw(BASE + reg::QUEUE_SIZE);
         let available = RINGS + 16 * u64::from(size);
         let used = (available + 6 + 2 * u64::from(size)).next_multiple_of(PAGE);
         for slot in 0..DEPTH_MAX {
-            let (header, status) = (u64::from(slot) * 16 + HEADERS, STATUSES + u64::from(slot));
-            descriptor(slot * 3, header, 16, CHAINED);
-            descriptor(slot * 3 + 2, status, 1, DEVICE_WRITES);
+            let status = STATUSES + u64::from(slot);
+            descriptor(slot * 3 + 2, 0, status, 1, DEVICE_WRITES);
         }
         // What is there may be from before a reset.
         write(used, [0u16; 2]);
         write(available, [NO_INTERRUPT, 0]);
         outl(BASE + reg::QUEUE_ADDRESS, (RINGS / PAGE) as u32);
         outb(BASE + reg::STATUS, 7);
-        let capacity =
+        let sectors =
             u64::from(inl(BASE + reg::CAPACITY)) | u64::from(inl(BASE + reg::CAPACITY + 4)) << 32;
-        let queue = Self {
+        let disk = Self {
+            sectors,
             available,
             used,
             size,
             added: 0,
             seen: 0,
         };
-        (size >= 3 * DEPTH_MAX && inb(BASE + reg::STATUS) == 7).then_some((queue, capacity))
+        (size >= 3 * DEPTH_MAX && inb(BASE + reg::STATUS) == 7).then_some(disk)
     }
 
-    /// Adds a read without telling the device.
-    pub fn add(&mut self, slot: u16, sector: u64, length: u32) {
-        self.add_request(slot, false, sector, length);
+    /// How many sectors it has.
+    pub fn sectors(&self) -> u64 {
+        self.sectors
     }
 
-    /// Adds a read, or a write of what [`buffer`] has, without telling the device.
-    pub fn add_request(&mut self, slot: u16, is_write: bool, sector: u64, length: u32) {
-        // VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT
-        write(HEADERS + 16 * u64::from(slot), [u32::from(is_write), 0]);
-        write(HEADERS + 16 * u64::from(slot) + 8, sector);
-        write(STATUSES + u64::from(slot), 0xffu8);
-        let flags = match is_write {
-            true => CHAINED,
-            false => CHAINED | DEVICE_WRITES,
+    /// Adds a request of `length` bytes from or to the buffer of its slot, of which there are [`DEPTH_MAX`], without telling the
+    /// device. A flush has neither a place nor a length.
+    pub fn add(&mut self, slot: u16, kind: Kind, sector: u64, length: u32) {
+        // VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT, VIRTIO_BLK_T_FLUSH
+        let (code, flags) = match kind {
+            Kind::Read => (0u32, DEVICE_WRITES),
+            Kind::Write => (1, 0),
+            Kind::Flush => (4, 0),
         };
-        descriptor(slot * 3 + 1, buffer(slot), length, flags);
+        let header = HEADERS + 16 * u64::from(slot);
+        write(header, [code, 0]);
+        write(header + 8, sector);
+        write(STATUSES + u64::from(slot), 0xffu8);
+        let (first, status) = (slot * 3, slot * 3 + 2);
+        let data = match kind {
+            Kind::Flush => status,
+            Kind::Read | Kind::Write => first + 1,
+        };
+        descriptor(first, data, header, 16, CHAINED);
+        descriptor(
+            first + 1,
+            status,
+            Self::buffer(slot),
+            length,
+            CHAINED | flags,
+        );
         write(
             self.available + 4 + 2 * u64::from(self.added % self.size),
-            slot * 3,
+            first,
         );
         self.added = self.added.wrapping_add(1);
+    }
+
+    /// The address of a slot's buffer of [`BUFFER`] bytes.
+    pub fn buffer(slot: u16) -> u64 {
+        BUFFERS + u64::from(slot) * BUFFER
     }
 
     /// Tells the device of what was added, if it wants to hear of it.
@@ -138,8 +167,8 @@ impl Queue {
         }
     }
 
-    /// A request that has ended, and its status: 0 if it was done.
-    pub fn take(&mut self) -> Option<(u16, u8)> {
+    /// The slot of a request that has ended. One that failed ends the image.
+    pub fn take(&mut self) -> Option<u16> {
         if read::<u16>(self.used + 2) == self.seen {
             return None;
         }
@@ -147,14 +176,19 @@ impl Queue {
         let head: u32 = read(self.used + 4 + 8 * u64::from(self.seen % self.size));
         self.seen = self.seen.wrapping_add(1);
         let slot = head as u16 / 3;
-        Some((slot, read(STATUSES + u64::from(slot))))
+        let status: u8 = read(STATUSES + u64::from(slot));
+        if status != 0 {
+            say!("a request has failed: status {status}");
+            power::end(1);
+        }
+        Some(slot)
     }
 }
 
-fn descriptor(index: u16, address: u64, length: u32, flags: u16) {
+fn descriptor(index: u16, next: u16, address: u64, length: u32, flags: u16) {
     let at = RINGS + 16 * u64::from(index);
     write(at, address);
     write(at + 8, length);
     write(at + 12, flags);
-    write(at + 14, index + 1);
+    write(at + 14, next);
 }
