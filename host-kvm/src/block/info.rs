@@ -10,7 +10,7 @@ use thimble_monitor::schema::results::{
 };
 
 use super::backend::{Backend, Count, FLUSH, READ, Statistics, UNMAP, WRITE};
-use super::node::Node;
+use super::node::{Child, Node};
 use super::throttle::{BPS, BPS_READ, BPS_WRITE, IOPS, IOPS_READ, IOPS_WRITE, Limit, Limits};
 
 /// What is told of a node.
@@ -187,6 +187,8 @@ impl<'d> DriveInfo<'d> {
 pub struct StatsInfo {
     drive: Option<Rc<Backend>>,
     node: Option<Rc<Node>>,
+    /// What is below is told of, too, which lists of nodes don't, who have it anyway.
+    deep: bool,
 }
 
 impl StatsInfo {
@@ -196,6 +198,7 @@ impl StatsInfo {
         Self {
             drive: Some(drive.clone()),
             node: root.as_ref().map(|root| root.node().clone()),
+            deep: true,
         }
     }
 
@@ -204,6 +207,14 @@ impl StatsInfo {
         Self {
             drive: None,
             node: Some(node.clone()),
+            deep: false,
+        }
+    }
+
+    fn of_child(&self, child: &Child) -> Self {
+        Self {
+            deep: self.deep,
+            ..Self::of_node(child.node())
         }
     }
 
@@ -215,12 +226,12 @@ impl StatsInfo {
             .unwrap_or_default();
         let of = |role: &[&str]| {
             let found = children.iter().find(|child| role.contains(&child.role()));
-            found.map(|child| Self::of_node(child.node()))
+            found.map(|child| self.of_child(child))
         };
         // Where its data are, and the image below.
         let parent = of(&["file", "image", "raw"]);
-        let backing = node.and_then(|node| node.below());
-        let backing = backing.map(|child| Self::of_node(child.node()));
+        let backing = node.filter(|_| self.deep).and_then(|node| node.below());
+        let backing = backing.map(|child| self.of_child(child));
         let device = self.drive.as_ref().map(|drive| drive.device.borrow());
         let device = device.as_ref().and_then(|device| device.as_ref());
         let statistics = self

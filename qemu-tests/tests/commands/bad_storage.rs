@@ -137,7 +137,7 @@ fn requests_fail_by_rules() {
         ),
         (
             "states",
-            "inject-error.0.event=read_aio,inject-error.0.state=2,set-state.0.event=write_aio,set-state.0.state=1,\
+            "inject-error.0.event=read_aio,inject-error.0.iotype=read,inject-error.0.state=2,set-state.0.event=write_aio,set-state.0.state=1,\
              set-state.0.new_state=2,set-state.1.event=flush_to_os,set-state.1.state=2,set-state.1.new_state=3",
             &[
                 ("r", "read 0 512"),
