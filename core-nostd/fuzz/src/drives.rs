@@ -1,7 +1,7 @@
 //! Disks and drives for media under a hostile driver.
 
-use thimble_core::devices::block::{Data, DriveId, Failure, Medium, Outcome, Request};
-use thimble_core::devices::class::PropertyValues;
+use thimble_core::devices::block::{Data, DriveId, Failure, Medium, Outcome, Request, SECTOR};
+use thimble_core::devices::class::{DeviceClass, PropertyValues};
 use thimble_core::devices::{ConsoleId, GuestEvent, PowerRequest, Width, ide};
 use thimble_core::machine::{Board, Host, Irqchip, Machine, STATE_MAX};
 use thimble_core::virtio::block;
@@ -17,6 +17,12 @@ const RINGS: u64 = 0x1000;
 const RING_BYTES: u64 = 0x4000;
 /// Bytes of every medium.
 const SIZE: u64 = 1 << 20;
+/// Every medium.
+const MEDIUM: Medium = Medium {
+    bytes: SIZE,
+    read_only: false,
+    write_cache: true,
+};
 
 /// A block layer that keeps requests until it is told how they end.
 #[derive(Default)]
@@ -71,24 +77,20 @@ fn configure(machine: &mut Machine<'_>, host: &mut Storage, devfn: u32, register
     machine.pio_write(host, 0, 0xcfc, Width::Dword, value);
 }
 
-fn build(machine: &mut Machine<'_>, host: &mut Storage) {
-    for (class, unit) in [
-        (&block::PCI_CLASS, "0"),
-        (&ide::drive::HD_CLASS, "0"),
-        (&ide::drive::CD_CLASS, "1"),
-    ] {
+/// Plugs devices in, each with a medium behind it, and lets their functions answer where the guest expects them.
+fn build(
+    machine: &mut Machine<'_>,
+    host: &mut Storage,
+    classes: &[(&'static DeviceClass, &[(&str, &str)])],
+) {
+    for (class, properties) in classes {
         let mut values = PropertyValues::new(class);
-        // Classes without them take no notice.
-        let _ = values.set("unit", unit);
-        let _ = values.set("addr", "9");
+        for (name, text) in *properties {
+            values.set(name, text).expect("a property");
+        }
         machine.plug(&values).expect("there is room");
         let drive = machine.plugged().last().and_then(|plugged| plugged.drive());
-        let medium = Medium {
-            bytes: SIZE,
-            read_only: false,
-            write_cache: true,
-        };
-        machine.medium_changed(host, 0, drive.expect("a drive"), Some(medium));
+        machine.medium_changed(host, 0, drive.expect("a drive"), Some(MEDIUM));
     }
     for (devfn, register, value) in [
         (9 << 3, 0x10, u32::from(LEGACY)),
@@ -103,12 +105,15 @@ fn build(machine: &mut Machine<'_>, host: &mut Storage) {
 }
 
 /// Brings the virtio disk up with its rings where they like to be.
-fn start(machine: &mut Machine<'_>, host: &mut Storage) {
+fn start(machine: &mut Machine<'_>, host: &mut Storage, features: u32) {
     let rings = [RINGS, RINGS + 0x1000, RINGS + 0x2000];
     let writes = [
-        (0x14, 3_u32),
+        (0x14, 0_u32),
+        (0x14, 3),
+        (0x08, 0),
+        (0x0c, features << 28),
         (0x08, 1),
-        (0x0c, 1),
+        (0x0c, 1 | features & 4 | features << 5 & 0x100),
         (0x14, 11),
         (0x18, 16),
         (0x20, rings[0] as u32),
@@ -128,28 +133,139 @@ fn start(machine: &mut Machine<'_>, host: &mut Storage) {
     }
 }
 
-/// Does what the bytes say.
-pub fn run(bytes: &[u8]) {
+/// The flag of each side's turn in a packed ring.
+const TURNS: [u16; 2] = [1 << 7, 1 << 15];
+
+/// Lays out a request that a driver could make, nearly: header, pieces of data, status; and makes it available.
+fn request(machine: &mut Machine<'_>, host: &mut Storage, source: &mut Source<'_>) {
+    let control = source.byte();
+    let is_packed = control & 1 != 0;
+    let first = u16::from(source.byte() & 15);
+    let kinds = [0, 1, 0, 1, 4, 8, 11, 13];
+    let kind: u32 = kinds[usize::from(control >> 5)];
+    let mut header = Vec::from(kind.to_le_bytes());
+    header.extend([0; 4]);
+    header.extend((source.number(2) & 0xfff).to_le_bytes());
+    let at = RINGS + 0x3000 + 16 * u64::from(first);
+    machine.physical_write(host, 0, at, &header);
+    let data = u16::from(source.byte() & 7);
+    let writes = u16::from(kind & 1 == 0) << 1;
+    for index in 0..data + 2 {
+        let (address, length, flags) = match index {
+            0 => (at, 16, 1),
+            last if last == data + 1 => (RINGS + 0x3f00, 1, 2),
+            _ => (
+                RINGS + 0x4000,
+                512 * u32::from(1 + source.byte() % 4),
+                1 | writes,
+            ),
+        };
+        let number = (first + index) % 16;
+        let turn = TURNS[usize::from(control >> 1 & 1)];
+        let (third, fourth) = match is_packed {
+            true => (first, flags | turn),
+            false => (flags, (number + 1) % 16),
+        };
+        let mut bytes = Vec::from(address.to_le_bytes());
+        bytes.extend(length.to_le_bytes());
+        bytes.extend(third.to_le_bytes());
+        bytes.extend(fourth.to_le_bytes());
+        machine.physical_write(host, 0, RINGS + 16 * u64::from(number), &bytes);
+    }
+    let mut index = [0; 2];
+    machine.physical_read(host, 0, RINGS + 0x1002, &mut index);
+    let index = u16::from_le_bytes(index);
+    let entry = RINGS + 0x1004 + 2 * u64::from(index % 16);
+    machine.physical_write(host, 0, entry, &first.to_le_bytes());
+    if !is_packed {
+        let next = index.wrapping_add(1).to_le_bytes();
+        machine.physical_write(host, 0, RINGS + 0x1002, &next);
+    }
+    machine.physical_write(host, 0, VIRTIO + 0x3000, &[0, 0]);
+}
+
+/// A request ends, well or not.
+fn end(machine: &mut Machine<'_>, host: &mut Storage, source: &mut Source<'_>, operation: u8) {
+    let which = usize::from(source.byte());
+    if let Some(index) = which.checked_rem(host.waiting.len()) {
+        let (drive, tag, read) = host.waiting.swap_remove(index);
+        let failures = [
+            Failure::Io,
+            Failure::NoSpace,
+            Failure::NoMedium,
+            Failure::Memory,
+        ];
+        let outcome: Outcome = match operation >> 4 & 7 {
+            failed @ 0..4 => Err(failures[usize::from(failed)]),
+            _ => Ok(()),
+        };
+        let data = vec![0x5a; if outcome.is_ok() { read } else { 0 }];
+        machine.block_done(host, 0, drive, tag, outcome, &data);
+    }
+}
+
+/// Media come, go, grow and shrink, and trays move, whatever is under way.
+fn medium(machine: &mut Machine<'_>, host: &mut Storage, source: &mut Source<'_>) {
+    let operation = source.byte();
+    let drive = DriveId(operation & 3);
+    match operation >> 2 & 7 {
+        0 => machine.eject_requested(host, 0, drive),
+        1..=3 => machine.move_tray(host, 0, drive, operation & 0x40 != 0),
+        4 => machine.medium_changed(host, 0, drive, None),
+        5 => {
+            let bytes = source.number(2) * SECTOR % (SIZE + 1);
+            let medium = Medium { bytes, ..MEDIUM };
+            machine.medium_changed(host, 0, drive, Some(medium));
+        }
+        _ => machine.medium_changed(host, 0, drive, Some(MEDIUM)),
+    }
+}
+
+/// The machine's state is saved, spoilt and loaded.
+fn move_away(machine: &mut Machine<'_>, host: &mut Storage, source: &mut Source<'_>) {
+    let mut state = vec![0; STATE_MAX];
+    let length = machine.save(&mut state).expect("the state fits");
+    let at = source.number(2) as usize;
+    if let Some(byte) = state[..length].get_mut(at) {
+        *byte ^= source.byte();
+    }
+    if machine.load(host, 0, &state[..length]).is_err() {
+        machine.reset(host, 0);
+    }
+    machine.resume_drives(host, 0);
+}
+
+fn width(operation: u8) -> Width {
+    [Width::Byte, Width::Word, Width::Dword][usize::from(operation >> 6) % 3]
+}
+
+/// Memory near the rings and tables is written.
+fn write_memory(machine: &mut Machine<'_>, host: &mut Storage, source: &mut Source<'_>) {
+    let gpa = RINGS + source.number(2) % RING_BYTES;
+    let value = source.number(8).to_le_bytes();
+    machine.physical_write(host, 0, gpa, &value);
+}
+
+/// A hostile driver of a virtio disk: does what the bytes say.
+pub fn virtio(bytes: &[u8]) {
     let mut apics = local_apics();
     let mut machine = machine_with(Board::Pc, Irqchip::Machine, &mut apics);
     let mut host = Storage::default();
-    build(&mut machine, &mut host);
+    let properties: &[_] = &[("addr", "9"), ("packed", "on"), ("num-queues", "2")];
+    let classes = [(&block::PCI_CLASS, properties)];
+    build(&mut machine, &mut host, &classes);
     let mut source = Source(bytes);
-    let mut state = vec![0; STATE_MAX];
     while !source.is_empty() {
         let operation = source.byte();
-        let width = [Width::Byte, Width::Word, Width::Dword][usize::from(operation >> 6) % 3];
+        let width = width(operation);
         match operation & 0x0f {
-            0 => start(&mut machine, &mut host),
-            1 | 2 => {
-                let gpa = RINGS + source.number(2) % RING_BYTES;
-                let value = source.number(8).to_le_bytes();
-                machine.physical_write(&mut host, 0, gpa, &value);
-            }
+            0 => start(&mut machine, &mut host, u32::from(operation >> 4)),
+            1 | 2 => write_memory(&mut machine, &mut host, &mut source),
             3 => {
                 let gpa = VIRTIO + source.number(2) % 0x4000;
                 let value = source.number(4).to_le_bytes();
                 machine.physical_write(&mut host, 0, gpa, &value[..width as usize]);
+                machine.physical_read(&mut host, 0, gpa, &mut [0; 4][..width as usize]);
             }
             4 => machine.physical_write(&mut host, 0, VIRTIO + 0x3000, &[0, 0]),
             5 => {
@@ -158,20 +274,76 @@ pub fn run(bytes: &[u8]) {
                 machine.pio_write(&mut host, 0, port, width, value);
                 machine.pio_read(&mut host, 0, port, width);
             }
-            6..=8 => {
-                let port = 0x170 | u16::from(operation & 0x10) << 3 | u16::from(source.byte() & 7);
+            6 => {
+                let register = u32::from(source.byte() & !3);
+                let value = source.number(4) as u32;
+                configure(&mut machine, &mut host, 9 << 3, register, value);
+            }
+            7..=10 => {
+                request(&mut machine, &mut host, &mut source);
+                plant(host.waiting.len() > 2);
+            }
+            11..=13 => end(&mut machine, &mut host, &mut source, operation),
+            14 => medium(&mut machine, &mut host, &mut source),
+            _ => move_away(&mut machine, &mut host, &mut source),
+        }
+    }
+}
+
+/// A hostile driver of an IDE disk and a drive for CDs: does what the bytes say.
+pub fn ata(bytes: &[u8]) {
+    let mut apics = local_apics();
+    let mut machine = machine_with(Board::Pc, Irqchip::Machine, &mut apics);
+    let mut host = Storage::default();
+    let classes: [(_, &[_]); 3] = [
+        (&ide::drive::HD_CLASS, &[("unit", "0")]),
+        (&ide::drive::CD_CLASS, &[("unit", "1")]),
+        (&ide::drive::CD_CLASS, &[]),
+    ];
+    build(&mut machine, &mut host, &classes);
+    let mut source = Source(bytes);
+    while !source.is_empty() {
+        let operation = source.byte();
+        let width = width(operation);
+        let base = 0x170 | u16::from(operation & 0x10) << 3;
+        match operation & 0x0f {
+            0 | 1 => write_memory(&mut machine, &mut host, &mut source),
+            2..=4 => {
+                let port = base | u16::from(source.byte() & 7);
                 let value = source.number(width as usize) as u32;
                 machine.pio_write(&mut host, 0, port, width, value);
             }
-            9 => {
-                let port = 0x170 | u16::from(operation & 0x10) << 3;
+            5 | 6 => {
                 for _ in 0..source.byte() {
-                    machine.pio_read(&mut host, 0, port, width);
+                    machine.pio_read(&mut host, 0, base, width);
                 }
-                let status = machine.pio_read(&mut host, 0, port + 7, Width::Byte);
+                let status = machine.pio_read(&mut host, 0, base + 7, Width::Byte);
                 plant(status & 0x89 == 8);
             }
-            10 => {
+            7 => {
+                for _ in 0..source.byte() {
+                    machine.pio_write(&mut host, 0, base, width, 0x5a5a_5a5a);
+                }
+            }
+            8 | 9 => {
+                // A whole packet.
+                machine.pio_write(
+                    &mut host,
+                    0,
+                    base + 1,
+                    Width::Byte,
+                    u32::from(operation >> 5),
+                );
+                let limit = source.number(2) as u32;
+                machine.pio_write(&mut host, 0, base + 4, Width::Byte, limit & 0xff);
+                machine.pio_write(&mut host, 0, base + 5, Width::Byte, limit >> 8);
+                machine.pio_write(&mut host, 0, base + 7, Width::Byte, 0xa0);
+                for _ in 0..6 {
+                    let word = source.number(2) as u32;
+                    machine.pio_write(&mut host, 0, base, Width::Word, word);
+                }
+            }
+            10 | 11 => {
                 let port = MASTER + u16::from(source.byte() & 15);
                 let value = match operation & 0x10 {
                     0 => source.number(1) as u32,
@@ -179,38 +351,13 @@ pub fn run(bytes: &[u8]) {
                 };
                 machine.pio_write(&mut host, 0, port, width, value);
             }
-            11 => {
-                let port = 0x376 | u16::from(operation & 0x10) << 3;
-                machine.pio_write(&mut host, 0, port, Width::Byte, source.byte().into());
+            12 => {
+                let value = source.byte().into();
+                machine.pio_write(&mut host, 0, base + 0x206, Width::Byte, value);
             }
-            12 | 13 => {
-                let which = usize::from(source.byte());
-                if let Some(index) = which.checked_rem(host.waiting.len()) {
-                    let (drive, tag, read) = host.waiting.swap_remove(index);
-                    let outcome: Outcome = match operation >> 4 & 3 {
-                        0 => Err(Failure::Io),
-                        _ => Ok(()),
-                    };
-                    let data = vec![0x5a; if outcome.is_ok() { read } else { 0 }];
-                    machine.block_done(&mut host, 0, drive, tag, outcome, &data);
-                }
-            }
-            14 => {
-                let drive = DriveId(operation >> 4 & 3);
-                machine.eject_requested(&mut host, 0, drive);
-                machine.move_tray(&mut host, 0, drive, operation & 0x40 != 0);
-            }
-            _ => {
-                let length = machine.save(&mut state).expect("the state fits");
-                let at = source.number(2) as usize;
-                if let Some(byte) = state[..length].get_mut(at) {
-                    *byte ^= source.byte();
-                }
-                if machine.load(&mut host, 0, &state[..length]).is_err() {
-                    machine.reset(&mut host, 0);
-                }
-                machine.resume_drives(&mut host, 0);
-            }
+            13 => end(&mut machine, &mut host, &mut source, operation),
+            14 => medium(&mut machine, &mut host, &mut source),
+            _ => move_away(&mut machine, &mut host, &mut source),
         }
     }
 }

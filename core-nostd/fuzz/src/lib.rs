@@ -3,9 +3,11 @@
 
 pub mod drives;
 pub mod json;
+pub mod options;
 pub mod reference;
 pub mod schema;
 pub mod soft_cpu;
+pub mod virtqueue;
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, Ordering};
