@@ -13,6 +13,7 @@ mod block_nodes;
 mod clock;
 mod crate_types;
 mod descriptors;
+mod disk_threads;
 mod disks;
 mod dump;
 mod human;

@@ -292,7 +292,7 @@ impl Drive {
             state: State {
                 track: 0,
                 head: 0,
-                sector: 1,
+                sector: 0,
                 last_sector: 0,
                 changed: true,
                 perpendicular: 0,
@@ -316,8 +316,10 @@ impl Drive {
     /// State after power-on. Whether the medium was changed is not forgotten.
     pub(super) fn reset(&mut self) {
         let changed = self.state.changed;
+        let last_sector = self.limits().1;
         self.state = State {
-            last_sector: self.limits().1,
+            sector: last_sector.min(1),
+            last_sector,
             changed,
             ..Self::none().state
         };
@@ -401,8 +403,8 @@ impl Drive {
         Some(index * SECTOR)
     }
 
-    /// Moves the head. Where there is no medium it goes there all the same.
-    pub(super) fn seek(&mut self, head: u8, track: u8, sector: u8) -> Result<(), SeekError> {
+    /// Moves the head; whether to another track. Where there is no medium it goes there all the same.
+    pub(super) fn seek(&mut self, head: u8, track: u8, sector: u8) -> Result<bool, SeekError> {
         if track > self.last_track() || head != 0 && !self.is_double_sided() {
             return Err(SeekError::Track);
         }
@@ -411,17 +413,19 @@ impl Drive {
         }
         let state = &self.state;
         let here = self.index(state.track, state.head, state.sector);
+        let mut steps = false;
         if self.index(track, head, sector) != here {
             let state = &mut self.state;
             state.head = head;
-            if state.track != track && self.medium.is_some() {
+            steps = state.track != track;
+            if steps && self.medium.is_some() {
                 state.changed = false;
             }
             state.track = track;
             state.sector = sector;
         }
         match self.medium {
-            Some(_) => Ok(()),
+            Some(_) => Ok(steps),
             None => Err(SeekError::Track),
         }
     }

@@ -217,7 +217,7 @@ mod command {
 /// Commands: which bits tell one, and how many parameters it has. The first that fits counts.
 const COMMANDS: [(u8, u8, u8); 30] = [
     (command::READ_DATA, 0x1f, 8),
-    (command::WRITE_DATA, 0x3f, 8),
+    (command::WRITE_DATA, 0x1f, 8),
     (command::SEEK, 0xff, 2),
     (command::SENSE_INTERRUPT, 0xff, 0),
     (command::RECALIBRATE, 0xff, 1),
@@ -362,6 +362,8 @@ const NO_TRANSFER: Transfer = Transfer {
 struct State {
     srb: u8,
     dor: u8,
+    /// The chosen drive, by DOR or by a command since.
+    chosen: u8,
     tdr: u8,
     dsr: u8,
     msr: u8,
@@ -391,6 +393,7 @@ struct State {
 const RESET: State = State {
     srb: SRB_ONES,
     dor: DOR_NOT_RESET | DOR_DMA,
+    chosen: 0,
     tdr: 0,
     dsr: 0,
     msr: MSR_RQM,
@@ -596,9 +599,9 @@ impl Fdc {
         cx.lines.set(self.wiring.irq, false);
     }
 
-    /// The number, 0 or 1, of the drive that DOR chooses.
+    /// The number, 0 or 1, of the drive that is chosen.
     fn chosen(&self) -> u8 {
-        self.state.dor & DOR_DRIVE
+        self.state.chosen & DOR_DRIVE
     }
 
     /// The index of the drive of a number: A and B may have changed places.
@@ -617,7 +620,7 @@ impl Fdc {
 
     /// Chooses the drive that a parameter names.
     fn choose(&mut self, parameter: u8) {
-        self.state.dor = self.state.dor & !DOR_DRIVE | parameter & DOR_DRIVE;
+        self.state.chosen = parameter & DOR_DRIVE;
     }
 
     /// The next byte that is written is a command.
@@ -727,8 +730,13 @@ impl Fdc {
         let refused = match self.drive_mut().seek(head, track, sector) {
             Err(drive::SeekError::Track) => Some(0),
             Err(drive::SeekError::Sector) => Some(ST1_END_OF_CYLINDER),
-            Ok(()) if self.state.dsr & RATE != self.drive().rate() => Some(ST1_NO_MARK),
-            Ok(()) => None,
+            Ok(steps) => {
+                if steps {
+                    self.state.status0 |= ST0_SEEK_END;
+                }
+                let is_rate = self.state.dsr & RATE == self.drive().rate();
+                (!is_rate).then_some(ST1_NO_MARK)
+            }
         };
         if let Some(status1) = refused {
             return self.finish_at(cx, [ST0_ABNORMAL, status1, 0], place);
@@ -766,11 +774,11 @@ impl Fdc {
         let track = drive.state.track;
         let status1 = match drive.seek(head, track, 1) {
             Err(_) => Some(ST1_NO_MARK),
-            Ok(()) if drive.is_read_only() => Some(ST1_NOT_WRITABLE),
-            Ok(()) if size != SECTOR_SIZE_CODE || sectors > drive.state.last_sector => {
+            Ok(_) if drive.is_read_only() => Some(ST1_NOT_WRITABLE),
+            Ok(_) if size != SECTOR_SIZE_CODE || sectors > drive.state.last_sector => {
                 Some(ST1_NO_DATA)
             }
-            Ok(()) => None,
+            Ok(_) => None,
         };
         if let Some(status1) = status1 {
             return self.finish(cx, [ST0_ABNORMAL, status1, 0]);
@@ -1117,9 +1125,13 @@ impl Fdc {
             command::RELATIVE_SEEK_IN => {
                 self.choose(a);
                 let drive = self.drive();
-                let most = drive.last_track().saturating_sub(1);
-                let track = drive.state.track.saturating_add(b);
-                self.step_to(cx, track.min(most));
+                let most = drive.last_track();
+                let track = match drive.state.track.checked_add(b) {
+                    Some(track) if track < most => track,
+                    // Where there is no drive it goes nowhere.
+                    _ => most.wrapping_sub(1),
+                };
+                self.step_to(cx, track);
             }
             command::RELATIVE_SEEK_OUT => {
                 self.choose(a);
@@ -1305,7 +1317,7 @@ impl Fdc {
     fn read_register(&mut self, cx: &mut Context<'_>, offset: u16) -> u8 {
         match offset {
             register::SRB => self.state.srb,
-            register::DOR => self.state.dor,
+            register::DOR => self.state.dor | self.state.chosen,
             register::TDR => self.state.tdr,
             register::MSR => {
                 self.state.dsr &= !DSR_POWER_DOWN;
@@ -1331,6 +1343,7 @@ impl Fdc {
                     self.state.dsr &= !DSR_POWER_DOWN;
                 }
                 self.state.dor = value;
+                self.choose(value);
             }
             _ if is_held => {}
             register::TDR => self.state.tdr = value & TDR_SWAP,
@@ -1513,6 +1526,7 @@ impl State {
             && (!by_dma || position <= length)
             && limit <= length
             && self.senses <= RESET_SENSES
+            && self.chosen <= DOR_DRIVE
             && (task != Task::Format || length.is_multiple_of(ID_BYTES));
         match fits {
             true => Ok(()),
