@@ -159,7 +159,8 @@ fn check_globals(options: &Options) -> Result<(), OptionError> {
             let is_sleep = class.name == piix4_pm::CLASS.name
                 && sleep.iter().any(|own| own.name == property.name);
             let free = [devices::kernel::LOST_TICK_POLICY, hpet::MSI, fdc::FALLBACK];
-            if is_sleep || free.contains(&property.name) {
+            let is_order = fdc::BOOT_INDICES.contains(&property.name);
+            if is_sleep || is_order || free.contains(&property.name) {
                 continue;
             }
             if given.get(property.name) != fixed.get(property.name) {
@@ -331,6 +332,9 @@ pub fn build(mut options: Box<Options>) -> Result<EventLoop, OptionError> {
         bridge_state.flash = flash.files;
     }
     let consoles = &mut bridge_state.consoles;
+    if board == Board::Pc {
+        boot::add_floppies(options, &mut machine)?;
+    }
     boot::add_option_roms(options, &mut machine)?;
     let disks = plug_devices(
         options,
