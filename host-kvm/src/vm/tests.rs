@@ -77,6 +77,7 @@ fn settings() -> Settings {
         made: crate::objects::Objects::new(crate::objects::Defaults::default()),
         blocks: Graph::new(crate::block::executor::Executor::new(|| {})),
         drive_options: Vec::new(),
+        flash: crate::flash::Flash::default(),
     }
 }
 
