@@ -30,6 +30,8 @@ const CMOS_DISK_KIND: u8 = 47;
 pub(super) enum Owner {
     /// A virtio disk on PCI, by its index.
     VirtioBlk(u8),
+    /// A virtio disk in memory, by its index.
+    VirtioMmio(u8),
     /// The IDE controller.
     Ide,
 }
@@ -73,6 +75,11 @@ macro_rules! controller {
         match $owner {
             Owner::VirtioBlk(index) => {
                 let disks = &mut $machine.buses.disks;
+                let disk = disks.get_mut(usize::from(index)).and_then(Option::as_mut);
+                disk.map(|disk| disk as &mut dyn BlockController)
+            }
+            Owner::VirtioMmio(index) => {
+                let disks = &mut $machine.microvm.disks;
                 let disk = disks.get_mut(usize::from(index)).and_then(Option::as_mut);
                 disk.map(|disk| disk as &mut dyn BlockController)
             }
@@ -199,7 +206,7 @@ impl Machine<'_> {
     }
 
     /// Hands the host what a controller wants done, and lets its interrupt follow.
-    fn pump<H: Host>(&mut self, host: &mut H, now: u64, owner: Owner) {
+    pub(super) fn pump<H: Host>(&mut self, host: &mut H, now: u64, owner: Owner) {
         self.settle_owner(host, now, owner);
         while let Some(controller) = controller!(self, owner) {
             while let Some(drive) = controller.take_cancelled() {
@@ -220,7 +227,7 @@ impl Machine<'_> {
         match owner {
             Owner::VirtioBlk(index) => self.drive_slot(PciSlot::VirtioBlk(index)),
             // Its interrupts are the board's own lines.
-            Owner::Ide => {}
+            Owner::Ide | Owner::VirtioMmio(_) => {}
         }
         self.drain(host, now, None);
     }
@@ -303,12 +310,15 @@ impl Machine<'_> {
     }
 
     /// Why a device can't go on a bus of this name.
-    fn wrong_bus(&self, class: &'static str, name: &str) -> DeviceError {
+    pub(super) fn wrong_bus(&self, class: &'static str, name: &str) -> DeviceError {
         if self.find_pci_bus(name).is_some() {
             return DeviceError::WrongBus(class, "PCI");
         }
         if name == "isa.0" {
             return DeviceError::WrongBus(class, "ISA");
+        }
+        if self.find_virtio_bus(name).is_some() {
+            return DeviceError::WrongBus(class, super::BUS_TYPE);
         }
         let name = &name[..name.floor_char_boundary(super::ID_MAX)];
         DeviceError::BusNotFound(name.try_into().unwrap_or_default())

@@ -218,6 +218,12 @@ impl<'m> Machine<'m> {
             let _ = self.plugged.push(plugged);
             return self.add_last_to_boot_order().map(|()| Consoles::new());
         }
+        if class.bus == Some(super::microvm::DEVICE_BUS) {
+            plugged.drive = Some(self.plug_virtio_mmio(values, bus)?);
+            // There is room: see above.
+            let _ = self.plugged.push(plugged);
+            return Ok(Consoles::new());
+        }
         let bus = self.find_bus(class, bus)?;
         if let Some(bus) = bus {
             let (function, consoles) = self.add_pci_device(values, bus, rom)?;
@@ -277,6 +283,9 @@ impl<'m> Machine<'m> {
                 true => Ok(Some(bus)),
                 false => Err(DeviceError::WrongBus(class.name, "PCI")),
             };
+        }
+        if let Some(error) = self.no_virtio_device(class, name) {
+            return Err(error);
         }
         if name != ISA_BUS || self.board == Board::None {
             let length = name.floor_char_boundary(ID_MAX);

@@ -86,8 +86,18 @@ macro_rules! each_device {
                     }
                 }
             }
-            if $machine.has_acpi {
+            if $machine.microvm.ged.is_some() {
+                $call!($machine.microvm.ged);
+            } else if $machine.has_acpi {
                 $call!($machine.acpi_pm);
+            }
+            if $machine.microvm.ioapic2.is_some() {
+                $call!($machine.microvm.ioapic2);
+            }
+            for index in 0..$machine.microvm.disks.len() {
+                if $machine.microvm.disks[index].is_some() {
+                    $call!($machine.microvm.disks[index]);
+                }
             }
             for index in 0..$machine.serials.len() {
                 if $machine.serials[index].is_some() {

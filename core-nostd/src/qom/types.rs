@@ -330,7 +330,9 @@ static TYPES: &[PlainType] = &[
     base("ide-device", "device", &[]),
     base("virtio-pci", "pci-device", &[]),
     base("virtio-blk-pci-base", "virtio-pci", &[]),
+    base("virtio-device", "device", &[]),
     base("sys-bus-device", "device", &[]),
+    base("acpi-ged", "sys-bus-device", &[]),
     base("fw_cfg", "sys-bus-device", &[]),
     base("ioapic-common", "sys-bus-device", &[]),
     concrete("isabus-bridge", "sys-bus-device", &[]),
@@ -542,7 +544,10 @@ fn own_properties(this: Type, with_defaults: bool, visit: &mut dyn FnMut(Propert
                 });
             }
         }
-        Type::Device(class) => class_properties(class.properties, with_defaults, visit),
+        Type::Device(class) => {
+            class_properties(class.properties, with_defaults, visit);
+            class_properties(class.shared(), with_defaults, visit);
+        }
         Type::Cpu(_) => {}
     }
 }

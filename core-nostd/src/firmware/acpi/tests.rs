@@ -22,6 +22,7 @@ struct Sample {
     cpus: u16,
     max_cpus: u16,
     id_shift: u32,
+    reduced: bool,
     gpe0: bool,
     command: bool,
     reset: bool,
@@ -36,6 +37,7 @@ const PC: Sample = Sample {
     cpus: 2,
     max_cpus: 4,
     id_shift: 0,
+    reduced: false,
     gpe0: true,
     command: true,
     reset: true,
@@ -50,6 +52,20 @@ const PC: Sample = Sample {
     },
     user: &[],
 };
+
+/// Places of virtio devices.
+const VIRTIO: [VirtioPlace; 2] = [
+    VirtioPlace {
+        number: 3,
+        address: 0xfeb0_0600,
+        irq: 27,
+    },
+    VirtioPlace {
+        number: 23,
+        address: 0xfeb0_2e00,
+        irq: 47,
+    },
+];
 
 /// A table of a user's, complete.
 const USER: [u8; 40] = {
@@ -77,10 +93,17 @@ impl Sample {
             cpus: self.cpus,
             max_cpus: self.max_cpus,
             apic_id: &|index| u32::from(index) << shift,
-            sci: 9,
-            hardware: acpi_pm::BASE,
-            gpe0: self.gpe0.then_some(acpi_pm::GPE0),
-            command: self.command.then_some(acpi_pm::APMC),
+            hardware: match self.reduced {
+                true => Hardware::Reduced { irq: 9 },
+                false => Hardware::Full {
+                    sci: 9,
+                    base: acpi_pm::BASE,
+                    gpe0: self.gpe0.then_some(acpi_pm::GPE0),
+                    command: self.command.then_some(acpi_pm::APMC),
+                },
+            },
+            has_second_ioapic: self.reduced,
+            virtio: if self.reduced { &VIRTIO } else { &[] },
             reset: self.reset.then_some((0xcf9, 6)),
             has_keyboard_controller: self.command,
             generation: self.generation,
@@ -558,6 +581,7 @@ proptest! {
             cpus,
             max_cpus: cpus + more,
             id_shift,
+            reduced: false,
             gpe0: flags[0],
             command: flags[1],
             reset: flags[2],
