@@ -25,7 +25,7 @@ pub static CLASS: DeviceClass = DeviceClass {
     properties: &[Property {
         name: "ged-event",
         kind: PropertyKind::Uint32,
-        default: Value::Uint(POWER_BUTTON as u64),
+        default: Value::Uint(0),
         doc: "events that it knows of, a bit each",
     }],
 };
@@ -167,9 +167,9 @@ mod tests {
             for value in 0..=u8::MAX {
                 ged.write(&mut bench.context(), offset, value);
                 let expected = match (offset, value) {
-                    (SLEEP_CONTROL, _) if value & 0x3c == 0x34 => Some(PowerRequest::Shutdown(
-                        ShutdownCause::GuestShutdown,
-                    )),
+                    (SLEEP_CONTROL, _) if value & 0x3c == 0x34 => {
+                        Some(PowerRequest::Shutdown(ShutdownCause::GuestShutdown))
+                    }
                     (RESET, 0x42) => Some(PowerRequest::Reset(ShutdownCause::GuestReset)),
                     _ => None,
                 };

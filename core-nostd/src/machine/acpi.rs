@@ -84,7 +84,7 @@ impl<'m> Machine<'m> {
         let taken = |irq: &u8| devices.iter().any(|device| device.irq == Some(*irq));
         let free = LINK_IRQS.into_iter().filter(|irq| !taken(irq));
         let link_irqs: heapless::Vec<u8, { LINK_IRQS.len() }> = free.collect();
-        let virtio: heapless::Vec<_, { super::VIRTIO_MMIO_BLKS_MAX }> = self.virtio_places().collect();
+        let virtio: heapless::Vec<_, { super::VIRTIO_BLKS_MAX }> = self.virtio_places().collect();
         let facts = Facts {
             cpus: self.cpus.0,
             max_cpus: self.cpus.1,

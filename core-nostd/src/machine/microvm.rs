@@ -1,7 +1,7 @@
 //! What microvm has where a PC has PCI: ACPI's event device, a second I/O APIC, and places for virtio devices in memory, each with
 //! an interrupt of its own. Addresses and interrupts are those of QEMU's board.
 
-use super::drives::Owner;
+use super::drives::{Owner, VIRTIO_BLKS_MAX, VirtioDisk};
 use super::ports::piece;
 use super::{Board, Config, Context, DeviceError, Host, ID_MAX, Machine};
 use crate::devices::Width;
@@ -11,13 +11,11 @@ use crate::devices::ged::{self, Ged};
 use crate::firmware::acpi::VirtioPlace;
 use crate::irq::{IoApic, IrqLine, ioapic};
 use crate::trace::events as trace;
-use crate::virtio::block::{self, VirtioBlkMmio};
+use crate::virtio::block;
 use crate::virtio::transport::mmio;
 
 /// Places for virtio devices that the board has at most.
 pub const TRANSPORTS_MAX: usize = 24;
-/// Virtio disks in memory that there are at most.
-pub const VIRTIO_MMIO_BLKS_MAX: usize = 8;
 
 /// Address of the first place; the others follow.
 const VIRTIO_BASE: u64 = 0xfeb0_0000;
@@ -35,7 +33,7 @@ pub const BUS_PREFIX: &str = "virtio-mmio-bus.";
 /// The buses' type.
 pub const BUS_TYPE: &str = "virtio-mmio-bus";
 /// What devices ask for.
-pub const DEVICE_BUS: &str = "virtio-bus";
+pub(super) const DEVICE_BUS: &str = "virtio-bus";
 
 /// These devices; on another board none of them.
 pub(super) struct Microvm {
@@ -44,9 +42,8 @@ pub(super) struct Microvm {
     /// Places, and the interrupt of the first.
     transports: (u8, u8),
     legacy: bool,
-    /// Who is at each place, by index in the pool.
+    /// The disk at each place, by its index.
     places: [Option<u8>; TRANSPORTS_MAX],
-    pub(super) disks: [Option<VirtioBlkMmio>; VIRTIO_MMIO_BLKS_MAX],
 }
 
 /// What answers at an address.
@@ -93,7 +90,6 @@ impl Microvm {
             },
             legacy: config.virtio_mmio_legacy,
             places: [None; TRANSPORTS_MAX],
-            disks: [const { None }; VIRTIO_MMIO_BLKS_MAX],
         }
     }
 
@@ -116,18 +112,38 @@ impl Microvm {
         let mut ranges = self.ranges();
         let (target, start, size) = ranges.find(|(_, start, size)| start + size > from)?;
         let first = start.max(from);
-        let at = usize::try_from(first - gpa).ok().filter(|at| *at < length)?;
+        let at = usize::try_from(first - gpa)
+            .ok()
+            .filter(|at| *at < length)?;
         let left = usize::try_from(start + size - first).ok()?;
         let offset = first - start;
         let width = piece(offset, left.min(length - at), target.widest());
         Some((target, offset, at, width))
     }
+}
 
-    /// The disk at a place.
-    fn disk(&mut self, place: u8) -> Option<(u8, &mut VirtioBlkMmio)> {
-        let index = self.places.get(usize::from(place)).copied().flatten()?;
-        let disk = self.disks.get_mut(usize::from(index))?.as_mut()?;
-        Some((index, disk))
+/// The disk at a place and its index, from fields of the machine that no context borrows.
+macro_rules! disk_at {
+    ($machine:expr, $place:expr) => {{
+        let place = $machine.microvm.places.get(usize::from($place));
+        place.copied().flatten().and_then(|index| {
+            let disk = $machine.buses.disks.get_mut(usize::from(index))?;
+            Some((index, disk.as_mut()?.mmio_mut()?))
+        })
+    }};
+}
+
+/// The places for virtio devices of a board without ACPI, ascending.
+pub fn virtio_without_acpi() -> impl Iterator<Item = VirtioPlace> {
+    let (places, first) = WITHOUT_ACPI;
+    (0..places).map(move |number| place(number, first))
+}
+
+const fn place(number: u8, first_irq: u8) -> VirtioPlace {
+    VirtioPlace {
+        number,
+        address: address_of(number) as u32,
+        irq: first_irq + number,
     }
 }
 
@@ -159,11 +175,7 @@ impl Machine<'_> {
 
     /// Address and interrupt of a place for a virtio device.
     pub fn virtio_place(&self, number: u8) -> VirtioPlace {
-        VirtioPlace {
-            number,
-            address: address_of(number) as u32,
-            irq: self.microvm.transports.1 + number,
-        }
+        place(number, self.microvm.transports.1)
     }
 
     /// The places that have devices, ascending.
@@ -176,10 +188,13 @@ impl Machine<'_> {
     /// The place of a device, by its position in [`Machine::plugged`].
     pub fn virtio_place_of(&self, position: usize) -> Option<u8> {
         let drive = self.plugged.get(position)?.drive()?;
-        let disks = self.microvm.disks.iter();
-        let index = disks.flatten().position(|disk| disk.device().drive() == drive)?;
+        let is_it = |index: &u8| {
+            let disk = self.buses.disks.get(usize::from(*index));
+            let disk = disk.and_then(|disk| disk.as_ref()?.mmio());
+            disk.is_some_and(|disk| disk.device().drive() == drive)
+        };
         let mut places = self.microvm.places.iter();
-        let place = places.position(|place| *place == Some(index as u8))?;
+        let place = places.position(|place| place.as_ref().is_some_and(is_it))?;
         Some(place as u8)
     }
 
@@ -216,15 +231,17 @@ impl Machine<'_> {
                 last.ok_or(DeviceError::NoBus(class.name, DEVICE_BUS))?
             }
         };
-        let index = self.microvm.disks.iter().position(Option::is_none);
-        let index = index.ok_or(DeviceError::TooMany(VIRTIO_MMIO_BLKS_MAX))?;
+        let index = self.buses.disks.iter().position(Option::is_none);
+        let index = index.ok_or(DeviceError::TooMany(VIRTIO_BLKS_MAX))?;
         let drive = self.drives.vacant();
         let drive = drive.ok_or(DeviceError::TooMany(DRIVES_MAX))?;
         let line = IrqLine::new(self.virtio_place(place).irq);
         let disk = block::mmio(values, self.cpus.1, drive, self.microvm.legacy, line);
-        self.microvm.disks[index] = Some(disk.map_err(DeviceError::Property)?);
+        let disk = disk.map_err(DeviceError::Property)?;
+        self.buses.disks[index] = Some(VirtioDisk::Mmio(disk));
         self.microvm.places[usize::from(place)] = Some(index as u8);
-        self.drives.set_owner(drive, Some(Owner::VirtioMmio(index as u8)));
+        self.drives
+            .set_owner(drive, Some(Owner::VirtioBlk(index as u8)));
         Ok(drive)
     }
 
@@ -252,7 +269,7 @@ impl Machine<'_> {
                 },
                 // They can't be read.
                 Target::GedRegisters => 0,
-                Target::Virtio(place) => match microvm.disk(place) {
+                Target::Virtio(place) => match disk_at!(self, place) {
                     Some((_, disk)) => disk.mmio_read(offset, width),
                     None => mmio::vacant_read(self.microvm.legacy, offset, width),
                 },
@@ -293,9 +310,9 @@ impl Machine<'_> {
                     }
                 }
                 Target::Virtio(place) => {
-                    if let Some((index, disk)) = self.microvm.disk(place) {
+                    if let Some((index, disk)) = disk_at!(self, place) {
                         disk.mmio_write(context!(self, now), offset, width, value);
-                        owner = Some(Owner::VirtioMmio(index));
+                        owner = Some(Owner::VirtioBlk(index));
                     }
                 }
             }
@@ -308,8 +325,10 @@ impl Machine<'_> {
     }
 
     pub(super) fn reset_microvm(&mut self, now: u64) {
-        for disk in self.microvm.disks.iter_mut().flatten() {
-            disk.reset(context!(self, now));
+        for disk in self.buses.disks.iter_mut().flatten() {
+            if let Some(disk) = disk.mmio_mut() {
+                disk.reset(context!(self, now));
+            }
         }
         if let Some(ged) = &mut self.microvm.ged {
             ged.reset(context!(self, now));

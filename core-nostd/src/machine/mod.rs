@@ -92,9 +92,9 @@ use drives::Drives;
 pub use drives::VIRTIO_BLKS_MAX;
 pub use host::Host;
 use input::Typing;
-use microvm::Microvm;
-pub use microvm::{BUS_PREFIX, BUS_TYPE, TRANSPORTS_MAX, VIRTIO_MMIO_BLKS_MAX};
 pub use input::{TYPED_MAX, TypedFull};
+use microvm::Microvm;
+pub use microvm::{BUS_PREFIX, BUS_TYPE, TRANSPORTS_MAX, virtio_without_acpi};
 use pci::Buses;
 pub use pci::{
     Consoles, ExpansionRom, I6300ESB_MAX, PCI_BRIDGES_MAX, PCI_SERIALS_MAX, PCI_TESTDEVS_MAX,
@@ -712,7 +712,10 @@ impl<'m> Machine<'m> {
             if number < 16 {
                 self.pic.set_irq(number, level);
             }
-            match (number.checked_sub(ioapic::PINS as u8), &mut self.microvm.ioapic2) {
+            match (
+                number.checked_sub(ioapic::PINS as u8),
+                &mut self.microvm.ioapic2,
+            ) {
                 (Some(pin), Some(ioapic)) => ioapic.set_irq(pin, level),
                 _ => self.ioapic.set_irq(ioapic::pin_of(line), level),
             }
@@ -724,7 +727,11 @@ impl<'m> Machine<'m> {
     /// Lets the host know of the I/O APIC's new routes, then of its interrupts, unless the local
     /// APICs are the machine's own.
     fn send_messages<H: Host>(&mut self, host: &mut H) {
-        let second = self.microvm.ioapic2.as_mut().map(|chip| (ioapic::PINS as u8, chip));
+        let second = self
+            .microvm
+            .ioapic2
+            .as_mut()
+            .map(|chip| (ioapic::PINS as u8, chip));
         for (first, ioapic) in [(0, &mut self.ioapic)].into_iter().chain(second) {
             if !self.apics.is_empty() {
                 while ioapic.take_rerouted().is_some() {}

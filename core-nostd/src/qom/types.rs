@@ -309,6 +309,8 @@ static TYPES: &[PlainType] = &[
     concrete("ISA", "bus", BUS),
     concrete("PCI", "bus", BUS),
     concrete("System", "bus", BUS),
+    base("virtio-bus", "bus", BUS),
+    concrete("virtio-mmio-bus", "virtio-bus", &[]),
     base("chardev", "object", &[]),
     base("chardev-fd", "chardev", &[]),
     concrete("chardev-file", "chardev-fd", &[]),

@@ -978,7 +978,12 @@ macro_rules! controller {
                 self.with_device(cx, |disk, cx| disk.done(cx, tag, outcome));
             }
 
-            fn medium_changed(&mut self, cx: &mut Context<'_>, _drive: DriveId, medium: Option<Medium>) {
+            fn medium_changed(
+                &mut self,
+                cx: &mut Context<'_>,
+                _drive: DriveId,
+                medium: Option<Medium>,
+            ) {
                 self.with_device(cx, |disk, _| disk.change_medium(medium));
             }
         }

@@ -275,12 +275,7 @@ impl<'b> Writer<'b> {
     }
 
     /// `Method (name, arguments, Serialized) { body }`: for one caller at a time, with up to seven arguments.
-    pub fn serialized_method(
-        &mut self,
-        name: &str,
-        arguments: u8,
-        body: impl FnOnce(&mut Self),
-    ) {
+    pub fn serialized_method(&mut self, name: &str, arguments: u8, body: impl FnOnce(&mut Self)) {
         const SERIALIZED: u8 = 1 << 3;
         self.raw(&[op::METHOD]);
         self.enclosed(|w| {

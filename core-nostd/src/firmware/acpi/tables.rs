@@ -175,7 +175,9 @@ pub(super) fn fadt(
                     put(fadt::ACPI_ENABLE, &[acpi_pm::ACPI_ENABLE]);
                     put(fadt::ACPI_DISABLE, &[acpi_pm::ACPI_DISABLE]);
                 }
-                for (block, first) in BLOCKS.iter().zip([Some(base), Some(base), Some(base), gpe0])
+                for (block, first) in BLOCKS
+                    .iter()
+                    .zip([Some(base), Some(base), Some(base), gpe0])
                 {
                     let Some(first) = first else { continue };
                     // Twice: as a 32-bit port, and as an address with its access size.

@@ -19,8 +19,8 @@ use crate::trace::events as trace;
 use crate::virtio::queue::{LEGACY_ALIGN, NOTIFY_ON_EMPTY, Rings, SIZE_MAX};
 use crate::virtio::transport::pci::SavedDevice;
 use crate::virtio::{
-    Common, QUEUES_MAX, SavedCommon, Virtio, feature, notify, read_configuration, reset, set_status,
-    status,
+    Common, QUEUES_MAX, SavedCommon, Virtio, feature, notify, read_configuration, reset,
+    set_status, status,
 };
 
 /// Class of the place for one device.
@@ -44,9 +44,9 @@ pub static CLASS: DeviceClass = DeviceClass {
             doc: "whether saved state names devices by their address",
         },
         Property {
-            name: "ioeventfd",
+            name: IOEVENTFD,
             kind: PropertyKind::Bool,
-            default: Value::Bool(false),
+            default: Value::Bool(true),
             doc: "whether the kernel takes notifications",
         },
     ],
@@ -54,6 +54,8 @@ pub static CLASS: DeviceClass = DeviceClass {
 
 /// The property of [`CLASS`] that chooses the registers.
 pub const FORCE_LEGACY: &str = "force-legacy";
+/// The property of [`CLASS`] that lets the kernel take notifications, off on the board.
+pub const IOEVENTFD: &str = "ioeventfd";
 
 /// Bytes of a device's registers.
 pub const LENGTH: u64 = 0x200;

@@ -11,13 +11,13 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Layout;
 use crate::devices::{Context, Width};
 use crate::pci::config::SavedConfig;
 use crate::pci::msix::{Location, SavedMsiX};
 use crate::pci::{BarKind, ConfigSpace, Identity, MsiX, PciFunction, reg};
 use crate::state::{SavedState, StateError};
 use crate::virtio::queue::{LEGACY_ALIGN, NOTIFY_ON_EMPTY, Rings};
-use super::Layout;
 use crate::virtio::{
     Common, NO_VECTOR, QUEUES_MAX, SavedCommon, Virtio, feature, notify, read_configuration, reset,
     set_status, status,
