@@ -150,6 +150,11 @@ pub(crate) const IMAGES: &[Image] = &[
         ..image("disk_speed")
     },
     Image {
+        // Its test kills the emulator.
+        test: false,
+        ..image("records")
+    },
+    Image {
         test: false,
         ..image("idle")
     },

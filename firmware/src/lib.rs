@@ -12,6 +12,7 @@ pub mod power;
 pub mod replay;
 pub mod start_info;
 pub mod trap;
+pub mod virtio_disk;
 
 /// Makes a function the main function of a ROM: `image!(main)`.
 #[macro_export]

@@ -7,6 +7,9 @@
 use std::fs;
 use std::path::PathBuf;
 
+#[path = "qtest/random.rs"]
+mod random;
+
 use qemu_tests::{
     Comparison, Emulator, Instance, ask_both, check_list, connection_closed, packages, skip,
     source_dir,

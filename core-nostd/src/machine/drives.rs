@@ -33,6 +33,8 @@ pub(super) enum Owner {
     VirtioBlk(u8),
     /// The IDE controller.
     Ide,
+    /// The floppy disk controller.
+    Floppy,
 }
 
 /// A virtio disk behind its transport.
@@ -132,6 +134,7 @@ macro_rules! controller {
                 disk.map(VirtioDisk::controller)
             }
             Owner::Ide => Some(&mut $machine.ide as &mut dyn BlockController),
+            Owner::Floppy => Some(&mut $machine.fdc as &mut dyn BlockController),
         }
     };
 }
@@ -276,8 +279,14 @@ impl Machine<'_> {
             Owner::VirtioBlk(index) => self.drive_slot(PciSlot::VirtioBlk(index)),
             // Its interrupts are the board's own lines.
             Owner::Ide => {}
+            Owner::Floppy => self.fdc.move_by_dma(context!(self, now), &mut self.dma),
         }
         self.drain(host, now, None);
+    }
+
+    /// What follows an access to the floppy disk controller, or to the DMA controller behind it.
+    pub(super) fn pump_floppies<H: Host>(&mut self, host: &mut H, now: u64) {
+        self.pump(host, now, Owner::Floppy);
     }
 
     /// What follows an access to a function: requests, if it is a controller of drives.

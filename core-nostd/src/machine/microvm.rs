@@ -185,9 +185,8 @@ impl Machine<'_> {
         taken.map(|(number, _)| self.virtio_place(number))
     }
 
-    /// The place of a device, by its position in [`Machine::plugged`].
-    pub fn virtio_place_of(&self, position: usize) -> Option<u8> {
-        let drive = self.plugged.get(position)?.drive()?;
+    /// The place of the device that has a drive, if it is one of these.
+    pub(crate) fn virtio_place_of(&self, drive: DriveId) -> Option<u8> {
         let is_it = |index: &u8| {
             let disk = self.buses.disks.get(usize::from(*index));
             let disk = disk.and_then(|disk| disk.as_ref()?.mmio());

@@ -11,7 +11,7 @@ use crate::devices::block::DriveId;
 use crate::devices::class::{
     DeviceClass, PCI_ADDR, PROPERTIES_MAX, Property, PropertyKind, PropertyValues, Value,
 };
-use crate::devices::{ConsoleId, parallel, serial};
+use crate::devices::{ConsoleId, fdc, parallel, serial};
 use crate::pci::BusId;
 
 /// Devices that can be plugged in at most.
@@ -220,6 +220,14 @@ impl<'m> Machine<'m> {
         }
         if class.bus == Some(super::microvm::DEVICE_BUS) {
             plugged.drive = Some(self.plug_virtio_mmio(values, bus)?);
+            // There is room: see above.
+            let _ = self.plugged.push(plugged);
+            return self.add_last_to_boot_order().map(|()| Consoles::new());
+        }
+        if class.name == fdc::drive::CLASS.name {
+            let drive = self.plug_floppy(values, bus)?;
+            plugged.drive = Some(drive);
+            plugged.settle("unit", self.fdc.unit(drive).unwrap_or(0).into());
             // There is room: see above.
             let _ = self.plugged.push(plugged);
             return Ok(Consoles::new());

@@ -668,7 +668,7 @@ mod tests {
             BarKind::Memory32 {
                 prefetchable: false
             },
-            8
+            1
         ));
         assert!(!space.set_bar(6, BarKind::Io, 4));
         assert!(!space.set_bar(

@@ -10,7 +10,7 @@ use super::types::{self, TypeName};
 use super::{ChardevKind, QomError, Tree};
 use crate::devices::class::DeviceClass;
 use crate::devices::pflash::{self, Pflash};
-use crate::devices::{dma, ged, hpet, i8042, ide, kernel, pit, port92, rtc};
+use crate::devices::{dma, fdc, ged, hpet, i8042, ide, kernel, pit, port92, rtc};
 use crate::firmware::fw_cfg;
 use crate::irq::{ioapic, lapic, pic};
 use crate::machine::{self, Board, Irqchip, Place};
@@ -74,6 +74,9 @@ pub(super) enum Node {
     Ide,
     /// By the channel's number.
     IdeBus(u8),
+    /// The floppy disk controller.
+    Fdc,
+    FloppyBus,
     /// 0: bytes, 1: words.
     Dma(u8),
     /// 0: master, 1: slave.
@@ -122,6 +125,7 @@ pub(super) enum Bus {
     Ide(u8),
     /// Of a place for a virtio device in memory.
     Virtio(u8),
+    Floppy,
     /// Below a bridge, by its position in the machine's list.
     Below(u8),
 }
@@ -193,6 +197,7 @@ impl Tree<'_> {
             Node::Flash(_) => &pflash::CLASS,
             Node::PowerManagement => &piix4_pm::CLASS,
             Node::Ide => &ide::CLASS,
+            Node::Fdc => &fdc::CLASS,
             Node::Plugged(index) => {
                 return Some(self.machine.plugged().get(usize::from(index))?.class());
             }
@@ -220,6 +225,7 @@ impl Tree<'_> {
             Node::IsaBus => "ISA",
             Node::IdeBus(_) => "IDE",
             Node::VirtioBus(_) => machine::BUS_TYPE,
+            Node::FloppyBus => "floppy-bus",
             Node::Qtest => "qtest",
             Node::IsaBridge if self.board() == Board::Microvm => "isabus-bridge",
             _ => self.class(node).map_or("container", |class| class.name),
@@ -318,9 +324,14 @@ impl Tree<'_> {
             next(Some(Node::Plugged(index as u8)), Some(Bus::Isa));
         }
         if self.board() == Board::Pc {
-            // The floppy controller; then, behind the keyboard controller, two of VMware's ports.
+            next(Some(Node::Fdc), Some(Bus::Isa));
+            for (index, _) in boards.clone() {
+                if self.machine.floppy_unit(index).is_some() {
+                    next(Some(Node::Plugged(index as u8)), Some(Bus::Floppy));
+                }
+            }
+            // Behind the keyboard controller there are two of VMware's ports.
             for (node, bus) in [
-                gap(Bus::Isa),
                 isa(Node::I8042),
                 gap(Bus::Isa),
                 gap(Bus::Isa),
@@ -379,10 +390,17 @@ impl Tree<'_> {
             }
             (Bus::Virtio(place), _) => {
                 let plugged = 0..self.machine.plugged().len() as u8;
-                let is_it =
-                    |index: &u8| self.machine.virtio_place_of((*index).into()) == Some(place);
+                let is_it = |index: &u8| self.virtio_place(*index) == Some(place);
                 for index in plugged.filter(is_it) {
                     visit(0, Node::Plugged(index));
+                }
+            }
+            (Bus::Floppy, _) => {
+                let plugged = 0..self.machine.plugged().len() as u8;
+                let drives =
+                    plugged.filter(|index| self.machine.floppy_unit((*index).into()).is_some());
+                for (position, index) in drives.enumerate() {
+                    visit(position, Node::Plugged(index));
                 }
             }
             (Bus::System, board) => {
@@ -453,6 +471,12 @@ impl Tree<'_> {
         }
     }
 
+    /// The place of a virtio device in memory, by its position in the machine's list.
+    fn virtio_place(&self, index: u8) -> Option<u8> {
+        let drive = self.machine.plugged().get(usize::from(index))?.drive()?;
+        self.machine.virtio_place_of(drive)
+    }
+
     /// Whether it could come and go with the machine running: QEMU says so of all PCI devices that the
     /// user adds.
     pub(super) fn is_pluggable(&self, node: Node) -> bool {
@@ -490,7 +514,8 @@ impl Tree<'_> {
             | Node::Speaker
             | Node::Rtc
             | Node::I8042
-            | Node::Port92 => Some(Node::IsaBus),
+            | Node::Port92
+            | Node::Fdc => Some(Node::IsaBus),
             Node::Plugged(_) => match self.class(node)?.bus {
                 Some("ISA") => Some(Node::IsaBus),
                 Some("IDE") => {
@@ -503,10 +528,9 @@ impl Tree<'_> {
                     let Node::Plugged(index) = node else {
                         return None;
                     };
-                    self.machine
-                        .virtio_place_of(index.into())
-                        .map(Node::VirtioBus)
+                    self.virtio_place(index).map(Node::VirtioBus)
                 }
+                Some("floppy-bus") => Some(Node::FloppyBus),
                 Some("PCI") => {
                     let above = self.bridge_above(node);
                     Some(above.map_or(Node::PciBus, Node::BelowBridge))
@@ -597,6 +621,7 @@ impl Tree<'_> {
                     visit(name, Node::IdeBus(channel as u8));
                 }
             }
+            Node::Fdc => visit(fdc::BUS, Node::FloppyBus),
             Node::Plugged(index) if self.machine.is_bridge(index.into()) => {
                 visit(
                     &self.machine.bus_name(index.into()),
@@ -619,6 +644,7 @@ impl Tree<'_> {
             Node::IsaBus => Some(Bus::Isa),
             Node::IdeBus(channel) => Some(Bus::Ide(channel)),
             Node::VirtioBus(place) => Some(Bus::Virtio(place)),
+            Node::FloppyBus => Some(Bus::Floppy),
             Node::BelowBridge(bridge) => Some(Bus::Below(bridge)),
             _ => None,
         };
@@ -708,6 +734,7 @@ impl Tree<'_> {
             Node::IsaBus => Node::IsaBridge,
             Node::IdeBus(_) => Node::Ide,
             Node::VirtioBus(place) => Node::Transport(place),
+            Node::FloppyBus => Node::Fdc,
             Node::BelowBridge(index) => Node::Plugged(index),
             Node::Plugged(index) => {
                 let plugged = self.machine.plugged().get(usize::from(index))?;
@@ -733,7 +760,8 @@ impl Tree<'_> {
             | Node::SecondIoApic
             | Node::Ged
             | Node::Transport(_)
-            | Node::Ide => Node::Unattached,
+            | Node::Ide
+            | Node::Fdc => Node::Unattached,
         })
     }
 

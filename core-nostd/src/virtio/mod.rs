@@ -371,14 +371,14 @@ fn reset(device: &mut dyn Virtio) {
     device.reset_device();
 }
 
-/// The driver says that a queue has buffers.
+/// The driver says that a queue has buffers. Nobody hears it while the device is kept from memory.
 fn notify(device: &mut dyn Virtio, queue: u16) {
     trace::virtio_queue_notify(queue);
-    if device
-        .common()
+    let common = device.common();
+    let is_ready = common
         .queue(queue)
-        .is_some_and(|queue| queue.ring.is_ready())
-    {
+        .is_some_and(|queue| queue.ring.is_ready());
+    if is_ready && common.works() {
         device.notified(queue);
     }
 }

@@ -30,6 +30,7 @@ pub mod null;
 mod open;
 pub mod overlay;
 pub mod raw;
+mod rules;
 pub mod storage_commands;
 pub mod throttle;
 

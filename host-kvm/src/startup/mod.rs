@@ -18,7 +18,7 @@ use std::sync::atomic::AtomicU8;
 
 use rustix::time::{TimerfdClockId, TimerfdFlags, timerfd_create};
 use thimble_core::devices::class::{DeviceClass, PropertyValues};
-use thimble_core::devices::{self, hpet, i8042, pc_testdev, rtc};
+use thimble_core::devices::{self, fdc, hpet, i8042, pc_testdev, rtc};
 use thimble_core::firmware::acpi;
 use thimble_core::irq::LocalApic;
 use thimble_core::machine::{Board, CLASSES, Config, HIGH_RAM_BASE, Irqchip, Machine, RamLayout};
@@ -161,6 +161,7 @@ fn check_globals(options: &Options) -> Result<(), OptionError> {
             let free = [
                 devices::kernel::LOST_TICK_POLICY,
                 hpet::MSI,
+                fdc::FALLBACK,
                 mmio::FORCE_LEGACY,
             ];
             if is_sleep || free.contains(&property.name) {
@@ -239,7 +240,10 @@ pub fn build(mut options: Box<Options>) -> Result<EventLoop, OptionError> {
         return Err(OptionError::new("-machine ioapic2=on", reason));
     }
     let cpuid = cpuid_table(options, &accelerator, kernel_irqchip)?;
-    let (made, layout, mut ram, nodes) = make_objects(options, board)?;
+    let waker = Arc::new(Waker::new().map_err(&internal)?);
+    let call = waker.clone();
+    let blocks = Graph::new(Executor::new(move || call.wake()));
+    let (made, layout, mut ram, nodes) = make_objects(options, board, blocks.clone())?;
     if matches!(accelerator, Accelerator::Soft) {
         ram.keep_code_marks().map_err(failure("-accel tcg"))?;
     }
@@ -291,6 +295,7 @@ pub fn build(mut options: Box<Options>) -> Result<EventLoop, OptionError> {
         hpet_msi: options.defaults_of(&hpet::CLASS).is_on(hpet::MSI),
         ioapic2: options.machine.ioapic2 != Some(false),
         virtio_mmio_legacy: options.defaults_of(&mmio::CLASS).is_on(mmio::FORCE_LEGACY),
+        floppy_fallback: fdc::fallback(&options.defaults_of(&fdc::CLASS)),
         sleep: piix4_pm::sleep_states(&options.defaults_of(&piix4_pm::CLASS)),
         ram: leak::<Ram>(&ram),
         ram_size: options.memory,
@@ -331,9 +336,6 @@ pub fn build(mut options: Box<Options>) -> Result<EventLoop, OptionError> {
         let place = chardev(&mut chardevs, &monitor.chardev)?;
         monitors.add(place, monitor.language);
     }
-    let waker = Arc::new(Waker::new().map_err(&internal)?);
-    let call = waker.clone();
-    let blocks = Graph::new(Executor::new(move || call.wake()));
     blocks.set_ram(leak::<Ram>(&ram));
     drives::open(options, &blocks)?;
     let mut bridge_state = BridgeState::default();
@@ -512,13 +514,15 @@ fn open_flash(options: &Options, board: Board) -> Result<Option<Flash>, OptionEr
 fn make_objects(
     options: &mut Options,
     board: Board,
+    blocks: std::rc::Rc<Graph>,
 ) -> Result<(Objects, RamLayout, Ram, Vec<u64>), OptionError> {
-    let mut made = Objects::new(Defaults {
+    let defaults = Defaults {
         dump: options.machine.dump_guest_core,
         merge: options.machine.mem_merge,
         prealloc: options.memory_prealloc,
         threads: options.smp.cpus,
-    });
+    };
+    let mut made = Objects::new(defaults, blocks);
     for object in &options.objects {
         let added = made.add_text(&object.text);
         added.map_err(|error| OptionError::new(&object.origin, &error.to_string()))?;

@@ -1,9 +1,10 @@
 //! The devices of the command line.
 
+use thimble_core::devices::block::DriveId;
 use thimble_core::devices::class::{DeviceClass, PCI_ROMSIZE, PropertyKind, PropertyValues};
 use thimble_core::devices::vmgenid::{self, GenerationId};
 use thimble_core::devices::{debugcon, parallel, serial};
-use thimble_core::machine::{ExpansionRom, Machine, Place, Plugging, SERIAL_MAX};
+use thimble_core::machine::{ExpansionRom, Machine, Place, Plugged, Plugging, SERIAL_MAX};
 use thimble_core::pci::config;
 
 use super::{chardev, drives, open, read_file};
@@ -49,6 +50,9 @@ pub(super) fn plug_devices(
                 .filter(|other| other.place() == Place::Anonymous);
             let attached = drives::attach(&drive, properties, last, anonymous.count(), blocks);
             attached.map_err(|reason| refused(&reason))?;
+            if let Some(number) = last_drive(machine) {
+                machine.first_medium(number, drive.medium());
+            }
         }
         for (name, console) in plugged {
             let line = lines.iter().find(|(of, _)| *of == name);
@@ -126,6 +130,11 @@ pub(super) fn plug_devices(
         plug(&device.origin, &properties, plugging, &line)?;
     }
     Ok(())
+}
+
+/// What the drive of the device that was plugged in last is known by.
+fn last_drive(machine: &Machine<'_>) -> Option<DriveId> {
+    machine.plugged().last().and_then(Plugged::drive)
 }
 
 /// A UUID by chance (RFC 9562, version 4).

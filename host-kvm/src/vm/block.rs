@@ -484,7 +484,8 @@ impl Blocks for Vm {
             ..DriveOptions::default()
         };
         if options.filename.as_deref() == Some("") {
-            return Err(refused("The filename is empty".to_owned()));
+            let text = "The 'file' block driver requires a file name";
+            return Err(refused(text.to_owned()));
         }
         let node = self
             .settings

@@ -184,7 +184,7 @@ fn ioapic(state: &IoApicState, text: &mut Text<'_>) -> fmt::Result {
         )?;
     }
     let levels = pins(state, |value| value & entry::LEVEL != 0) & state.pins;
-    set("IRR", "    ", levels | state.edges, text)?;
+    set("IRR", "     ", levels | state.edges, text)?;
     let remote = pins(state, |value| value & entry::REMOTE_IRR != 0);
     set("Remote IRR", "", remote, text)
 }

@@ -2,8 +2,8 @@
 
 use core::fmt::{self, Write as _};
 
-use thimble_core::machine::Irqchip;
 use thimble_core::machine::listing::Range;
+use thimble_core::machine::{Board, Irqchip, Machine};
 use thimble_core::qom::{BusLine, QomValue};
 
 use super::table::{Command, Kind, command, flag, optional};
@@ -35,11 +35,7 @@ pub(super) static INFO: &[Command] = &[
         "show what stands at which addresses of memory and of ports, as it is seen (-f: the same)",
         mtree,
     ),
-    command("pic", "", &[], "show the I/O APIC and both PICs", |call| {
-        let controllers = call.context.owner.controllers()?;
-        apic::board(&controllers, &mut call.text)?;
-        Ok(Outcome::Done)
-    }),
+    command("pic", "", &[], "show the I/O APIC and both PICs", pic),
     command(
         "qom-tree",
         "[path]",
@@ -62,11 +58,25 @@ fn chardev<'l>(call: &mut Call<'_, 'l>) -> Done<'l> {
     Ok(Outcome::Done)
 }
 
+fn pic<'l>(call: &mut Call<'_, 'l>) -> Done<'l> {
+    let mut is_there = false;
+    let look = &mut |machine: &Machine<'_>| is_there = machine.board() != Board::None;
+    call.context.owner.look_at_machine(look);
+    if is_there {
+        let controllers = call.context.owner.controllers()?;
+        apic::board(&controllers, &mut call.text)?;
+    }
+    Ok(Outcome::Done)
+}
+
 /// Both controllers see all lines, but the PICs only those of the ISA bus.
 fn irq<'l>(call: &mut Call<'_, 'l>) -> Done<'l> {
     let text = &mut call.text;
     let mut shown = Ok(());
     call.context.owner.look_at_machine(&mut |machine| {
+        if machine.board() == Board::None {
+            return;
+        }
         let raised = machine.raised_lines();
         for (name, lines) in [("ioapic", raised.len()), ("isa-i8259", ISA_LINES)] {
             if machine.irqchip() == Irqchip::Host {

@@ -178,6 +178,32 @@ fn controllers_look_the_same() {
     compare_lines("commands-human-controllers", &emulators(), guest, lines);
 }
 
+/// To the letter, spaces included; and what a board does not have it does not show.
+#[test]
+fn boards_show_what_they_have() {
+    let setups = [
+        ("none", "info pci\ninfo pic\ninfo irq\ninfo mice\ninfo numa"),
+        ("microvm", "info pci\ninfo mice\ninfo numa"),
+        ("pc", "info pci\ninfo pic\ninfo mice\ninfo numa"),
+    ];
+    for (board, lines) in setups {
+        let mut answers = Vec::new();
+        for emulator in emulators() {
+            let launcher = emulator.launcher().args(emulator.passive_args());
+            let instance = launcher.args(["-M", board]).with_qmp().start();
+            let mut client = negotiated(&instance);
+            let ask = |line: &str| {
+                let arguments = json!({"command-line": line});
+                command_with(&mut client, "human-monitor-command", arguments)
+            };
+            answers.push(lines.lines().map(ask).collect::<Vec<_>>());
+        }
+        if let [qemu, thimble] = &answers[..] {
+            assert_eq!(qemu, thimble, "{board}");
+        }
+    }
+}
+
 /// The interval timer's line rises again and again.
 #[test]
 fn interrupts_are_counted() {

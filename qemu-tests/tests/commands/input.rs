@@ -625,12 +625,16 @@ fn the_human_monitor_types() {
 fn keys_wake_a_sleeping_guest_up() {
     let key = json!({"type": "qcode", "data": "unmapped"});
     let release = json!([{"type": "key", "data": {"key": key, "down": false}}]);
+    let mut rom = roms::sleeper();
+    // It switches the mouse off instead of on: movb $0xf4, %al.
+    let on = rom.windows(2).position(|code| code == [0xb0, 0xf4]);
+    rom[on.expect("the mouse's command") + 1] = 0xf5;
     for emulator in emulators() {
         for (command, arguments) in [
             ("input-send-event", json!({"events": release})),
             ("send-key", json!({"keys": [key], "hold-time": 60_000})),
         ] {
-            let instance = with_rom(emulator, &roms::sleeper()).args(["-S"]).start();
+            let instance = with_rom(emulator, &rom).args(["-S"]).start();
             let mut client = negotiated(&instance);
             ask(&mut client, "cont");
             client.wait_event("SUSPEND", SOON);

@@ -8,6 +8,7 @@
 //! with its own.
 
 mod block;
+mod block_human;
 mod block_nodes;
 mod clock;
 mod crate_types;
@@ -27,7 +28,9 @@ mod roms;
 mod schema;
 mod sessions;
 mod sleep;
+mod throttle;
 mod trace;
+mod trays;
 mod user_objects;
 mod wire;
 

@@ -847,6 +847,10 @@ program!(
     sleeper, sleeper_start, sleeper_end,
     "   xorw %ax, %ax
         movw %ax, %ds
+        movb $0xd4, %al                 # the mouse reports
+        outb %al, $0x64
+        movb $0xf4, %al
+        outb %al, $0x60
         movl $0x80000b40, %eax          # the power-management ports
         movw $0xcf8, %dx
         outl %eax, %dx

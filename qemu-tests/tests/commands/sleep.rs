@@ -96,19 +96,28 @@ fn a_sleeping_guest_is_woken_by_the_human_monitor_and_ended_by_quit() {
 }
 
 #[test]
-fn a_key_wakes_a_sleeping_guest() {
+fn keys_and_buttons_wake_a_sleeping_guest() {
     for emulator in emulators() {
         let key = json!({"type": "qcode", "data": "a"});
         let event = json!({"type": "key", "data": {"down": true, "key": key}});
+        let button = |name| json!({"type": "btn", "data": {"button": name, "down": true}});
         for (command, arguments) in [
             ("send-key", json!({"keys": [key]})),
             ("input-send-event", json!({"events": [event]})),
+            ("input-send-event", json!({"events": [button("left")]})),
+            (
+                "human-monitor-command",
+                json!({"command-line": "mouse_button 4"}),
+            ),
         ] {
             let (instance, mut client) = asleep(emulator);
+            // Neither a movement nor the wheel does.
             let axis = json!({"type": "rel", "data": {"axis": "x", "value": 3}});
-            let arguments_of_mouse = json!({"events": [axis]});
-            command_with(&mut client, "input-send-event", arguments_of_mouse);
-            assert_eq!(status(&mut client), "suspended");
+            for event in [axis, button("wheel-up")] {
+                let moved = json!({"events": [event]});
+                command_with(&mut client, "input-send-event", moved);
+                assert_eq!(status(&mut client), "suspended", "{emulator:?}");
+            }
             command_with(&mut client, command, arguments);
             wait(&mut client, "WAKEUP");
             crate::wait_until("why", || console(&instance).starts_with("SWB"));
