@@ -251,12 +251,10 @@ impl Transport {
         match offset {
             register::DEVICE_FEATURES_SEL => self.state.device_select = value != 0,
             register::DRIVER_FEATURES_SEL => self.state.driver_select = value != 0,
-            register::DRIVER_FEATURES if legacy => {
-                if !self.state.driver_select {
-                    device.common_mut().take_features(value.into());
-                }
+            register::DRIVER_FEATURES if legacy && !self.state.driver_select => {
+                device.common_mut().take_features(value.into());
             }
-            register::DRIVER_FEATURES => {
+            register::DRIVER_FEATURES if !legacy => {
                 let half = usize::from(self.state.driver_select);
                 self.state.driver_features[half] = value;
             }
