@@ -123,7 +123,7 @@ impl Drives {
         }
     }
 
-    fn owner(&self, drive: DriveId) -> Option<Owner> {
+    pub(super) fn owner(&self, drive: DriveId) -> Option<Owner> {
         self.owners.get(usize::from(drive.0)).copied().flatten()
     }
 }
@@ -267,6 +267,9 @@ impl Machine<'_> {
             while let Some(drive) = controller.take_cancelled() {
                 host.block_cancel(drive);
             }
+            if let Some(drive) = controller.take_notified() {
+                host.queue_notified(drive);
+            }
             let segments = &mut self.drives.segments;
             let Some(request) = controller.next_request(context!(self, now), segments) else {
                 break;
@@ -278,7 +281,7 @@ impl Machine<'_> {
         self.settle_owner(host, now, owner);
     }
 
-    fn settle_owner<H: Host>(&mut self, host: &mut H, now: u64, owner: Owner) {
+    pub(super) fn settle_owner<H: Host>(&mut self, host: &mut H, now: u64, owner: Owner) {
         match owner {
             Owner::VirtioBlk(index) => self.drive_slot(PciSlot::VirtioBlk(index)),
             // Its interrupts are the board's own lines.

@@ -6,8 +6,8 @@ mod cmdline;
 mod drives;
 mod kernel;
 mod plug;
-mod smbios;
-mod tables;
+pub mod smbios;
+pub mod tables;
 
 use std::fs::{self, File};
 use std::io::{Read as _, Seek as _};
@@ -32,6 +32,7 @@ use tz::TimeZone;
 
 use crate::block::Graph;
 use crate::block::executor::Executor;
+use crate::block::turn::Turn;
 use crate::chardev::{ChardevId, Chardevs};
 use crate::clock::Clock;
 use crate::cpuid::{self, CpuError, CpuSpec, CpuidTable, Topology};
@@ -56,7 +57,8 @@ use crate::qtest::{self, QtestServer};
 use crate::soft::{self, Determinism, SoftCpus, Wires};
 use crate::trace;
 use crate::vm::{
-    self, BridgeState, Exits, Guarded, ObjectFacts, Processors, Settings, Shared, Vm, since_epoch,
+    self, BridgeState, ExecutorCall, Exits, Guarded, ObjectFacts, Processors, Settings, Shared, Vm,
+    since_epoch,
 };
 use crate::{error_text, firmware_images, report};
 use kernel::Kernel;
@@ -164,7 +166,8 @@ fn check_globals(options: &Options) -> Result<(), OptionError> {
                 fdc::FALLBACK,
                 mmio::FORCE_LEGACY,
             ];
-            if is_sleep || free.contains(&property.name) {
+            let is_order = fdc::BOOT_INDICES.contains(&property.name);
+            if is_sleep || is_order || free.contains(&property.name) {
                 continue;
             }
             if given.get(property.name) != fixed.get(property.name) {
@@ -241,8 +244,9 @@ pub fn build(mut options: Box<Options>) -> Result<EventLoop, OptionError> {
     }
     let cpuid = cpuid_table(options, &accelerator, kernel_irqchip)?;
     let waker = Arc::new(Waker::new().map_err(&internal)?);
-    let call = waker.clone();
-    let blocks = Graph::new(Executor::new(move || call.wake()));
+    let call = ExecutorCall::new(waker.clone());
+    let caller = call.clone();
+    let blocks = Graph::new(Executor::new(move || caller.call()));
     let (made, layout, mut ram, nodes) = make_objects(options, board, blocks.clone())?;
     if matches!(accelerator, Accelerator::Soft) {
         ram.keep_code_marks().map_err(failure("-accel tcg"))?;
@@ -336,15 +340,26 @@ pub fn build(mut options: Box<Options>) -> Result<EventLoop, OptionError> {
         let place = chardev(&mut chardevs, &monitor.chardev)?;
         monitors.add(place, monitor.language);
     }
-    blocks.set_ram(leak::<Ram>(&ram));
+    let guest_ram: &Ram = leak(&ram);
+    blocks.set_ram(guest_ram);
     drives::open(options, &blocks)?;
     let mut bridge_state = BridgeState::default();
     if let Some(flash) = flash {
         bridge_state.flash = flash.files;
     }
     let consoles = &mut bridge_state.consoles;
+    if board == Board::Pc {
+        boot::add_floppies(options, &mut machine)?;
+    }
     boot::add_option_roms(options, &mut machine)?;
-    plug_devices(options, &mut machine, &mut chardevs, consoles, &blocks)?;
+    let disks = plug_devices(
+        options,
+        &mut machine,
+        &mut chardevs,
+        consoles,
+        &blocks,
+        &made,
+    )?;
     boot::add_order(&mut machine)?;
     if board == Board::Pc {
         let processor = cpuid.as_ref().map(|cpuid| cpuid.registers(1, 0));
@@ -413,6 +428,11 @@ pub fn build(mut options: Box<Options>) -> Result<EventLoop, OptionError> {
         timer_at: 0,
     };
     let shared = Shared::new(guarded, running, waker.clone(), timer);
+    let turn = Turn::new(blocks.clone());
+    let readiness = blocks.executor.readiness();
+    shared
+        .set_disks(disks, turn.clone(), readiness, call, guest_ram)
+        .map_err(&internal)?;
     let exits = || Arc::new(Exits::new(&shared));
     let log = open_log(options, kvm_enabled);
     let processors = match (shared.accelerator(), &cpuid) {
@@ -484,6 +504,7 @@ pub fn build(mut options: Box<Options>) -> Result<EventLoop, OptionError> {
         vm.start();
     }
     Ok(EventLoop {
+        turn,
         poller,
         waker,
         signals,
