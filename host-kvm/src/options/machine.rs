@@ -1,5 +1,6 @@
 //! The board, the accelerators, memory and processors: `-machine -accel -m -smp`.
 
+use thimble_core::devices::pflash::UNITS_MAX;
 use thimble_core::firmware::smbios::EntryPoint;
 use thimble_core::qom::cpu_type;
 use thimble_monitor::schema::results::MachineInfo;
@@ -147,6 +148,8 @@ pub struct MachineOptions {
     pub mem_merge: bool,
     /// The id of the memory backend that guest RAM is made of, if one is named.
     pub memory_backend: Option<String>,
+    /// A PC's chips of the system flash: names of their drives or nodes.
+    pub pflash: [Option<String>; UNITS_MAX],
     /// Whether firmware may expect a graphical console.
     pub graphics: bool,
     /// microvm: whether there is a serial port.
@@ -171,6 +174,7 @@ impl Default for MachineOptions {
             dump_guest_core: true,
             mem_merge: true,
             memory_backend: None,
+            pflash: [None, None],
             graphics: true,
             isa_serial: true,
             pit: true,
@@ -259,6 +263,16 @@ pub(super) static MACHINE: OptsTable = OptsTable {
             "memory-backend",
             Kind::Text,
             "id of the memory backend that guest RAM is made of",
+        ),
+        SubOption::new(
+            "pflash0",
+            Kind::Text,
+            "pc: node with the firmware, in flash",
+        ),
+        SubOption::new(
+            "pflash1",
+            Kind::Text,
+            "pc: node with the firmware's settings, in flash",
         ),
         SubOption::new("suppress-vmdesc", Kind::Absent("there is no migration"), ""),
         SubOption::new("max-ram-below-4g", Kind::Absent("the split is fixed"), ""),
@@ -363,6 +377,18 @@ impl MachineOptions {
                 "64" => EntryPoint::Bits64,
                 _ => EntryPoint::Bits32,
             };
+        }
+        for (unit, pflash) in self.pflash.iter_mut().enumerate() {
+            let Some(name) = given.owned(&format!("pflash{unit}")) else {
+                continue;
+            };
+            if self.kind != MachineKind::Pc {
+                let machine = self.name;
+                return Err(format!(
+                    "Property '{machine}-machine.pflash{unit}' not found"
+                ));
+            }
+            *pflash = Some(name).filter(|name| !name.is_empty());
         }
         if given.text("hpet").is_some() && self.kind != MachineKind::Pc {
             return Err(format!("Property '{}-machine.hpet' not found", self.name));

@@ -46,7 +46,7 @@ pub(super) fn devices(options: &Options) -> Result<Vec<DeviceOption>, OptionErro
             continue;
         };
         let (class, bus) = match (drive.interface, drive.cdrom) {
-            (Interface::None, _) => continue,
+            (Interface::None | Interface::Pflash, _) => continue,
             (Interface::Virtio, _) => ("virtio-blk-pci", None),
             (Interface::Ide, false) => ("ide-hd", Some(format!("ide.{}", drive.bus))),
             (Interface::Ide, true) => ("ide-cd", Some(format!("ide.{}", drive.bus))),

@@ -48,8 +48,8 @@ use crate::messages;
 use crate::monitors::Monitors;
 use crate::objects::{Defaults, Mapping, MemoryBackend, Objects};
 use crate::options::{
-    self, Accel, DEFAULT_CPU, KernelIrqchip, MEMORY_MAX, MEMORY_UNIT, MachineKind, OptionError,
-    Options, Parsed, RtcBase,
+    self, Accel, BlockOption, DEFAULT_CPU, Interface, KernelIrqchip, MEMORY_MAX, MEMORY_UNIT,
+    MachineKind, OptionError, Options, Parsed, RtcBase,
 };
 use crate::qtest::{self, QtestServer};
 use crate::soft::{self, Determinism, SoftCpus, Wires};
@@ -159,7 +159,8 @@ fn check_globals(options: &Options) -> Result<(), OptionError> {
             let is_sleep = class.name == piix4_pm::CLASS.name
                 && sleep.iter().any(|own| own.name == property.name);
             let free = [devices::kernel::LOST_TICK_POLICY, hpet::MSI, fdc::FALLBACK];
-            if is_sleep || free.contains(&property.name) {
+            let is_order = fdc::BOOT_INDICES.contains(&property.name);
+            if is_sleep || is_order || free.contains(&property.name) {
                 continue;
             }
             if given.get(property.name) != fixed.get(property.name) {
@@ -244,19 +245,21 @@ pub fn build(mut options: Box<Options>) -> Result<EventLoop, OptionError> {
         )
         .map_err(|error| failure("-overcommit mem-lock=on")(error.into()))?;
     }
-    let flash = open_flash(options, board)?;
-    let mut firmware = match flash {
-        Some(_) => Vec::new(),
-        None => firmware(options)?,
+    let guest_ram: &Ram = leak(&ram);
+    blocks.set_ram(guest_ram);
+    drives::open(options, &blocks)?;
+    let (mut flash, contents) = open_flash(options, board, &blocks)?;
+    let (mut firmware, flash_rom) = match flash.is_empty() {
+        true => (firmware(options)?, None),
+        false => {
+            let rom = Rom::new(&contents).map_err(&internal)?;
+            (Vec::new(), Some(Arc::new(rom)))
+        }
     };
-    let flash_rom = match &flash {
-        Some(flash) => Some(Arc::new(Rom::new(flash.contents()).map_err(&internal)?)),
-        None => None,
-    };
-    let (chips, below) = match (&flash, &flash_rom) {
-        (Some(flash), Some(rom)) => flash.units(leak(rom)),
+    let (chips, below) = match &flash_rom {
+        Some(rom) => flash.place(leak(rom)),
         // Its content comes once all that it tells is known; until then these are zeros that cost no memory.
-        _ => ([None; _], &*vec![0; firmware.len()].leak()),
+        None => ([None; _], &*vec![0; firmware.len()].leak()),
     };
 
     let user_tables = tables::of_user(options)?;
@@ -323,14 +326,12 @@ pub fn build(mut options: Box<Options>) -> Result<EventLoop, OptionError> {
         let place = chardev(&mut chardevs, &monitor.chardev)?;
         monitors.add(place, monitor.language);
     }
-    let guest_ram: &Ram = leak(&ram);
-    blocks.set_ram(guest_ram);
-    drives::open(options, &blocks)?;
     let mut bridge_state = BridgeState::default();
-    if let Some(flash) = flash {
-        bridge_state.flash = flash.files;
-    }
+    bridge_state.flash = flash.changes();
     let consoles = &mut bridge_state.consoles;
+    if board == Board::Pc {
+        boot::add_floppies(options, &mut machine)?;
+    }
     boot::add_option_roms(options, &mut machine)?;
     let disks = plug_devices(
         options,
@@ -474,6 +475,7 @@ pub fn build(mut options: Box<Options>) -> Result<EventLoop, OptionError> {
         objects,
         made,
         blocks,
+        flash,
         drive_options: options.blocks.clone(),
     };
     let waits = settings.preconfig || !settings.autostart;
@@ -495,20 +497,30 @@ pub fn build(mut options: Box<Options>) -> Result<EventLoop, OptionError> {
     })
 }
 
-/// The board's flash chips, if it has some.
-fn open_flash(options: &Options, board: Board) -> Result<Option<Flash>, OptionError> {
-    if let (Some(drive), false) = (options.flash.first(), board == Board::Pc) {
-        let unit = drive.unit;
-        let reason = format!("machine type does not support if=pflash,bus=0,unit={unit}");
-        return Err(OptionError::new(&drive.origin, &reason));
+/// The board's flash chips, and all that is in them.
+fn open_flash(
+    options: &Options,
+    board: Board,
+    blocks: &Graph,
+) -> Result<(Flash, Vec<u8>), OptionError> {
+    if board != Board::Pc {
+        for option in &options.blocks {
+            if let BlockOption::Drive(drive) = option
+                && drive.interface == Interface::Pflash
+            {
+                let unit = drive.unit;
+                let reason = format!("machine type does not support if=pflash,bus=0,unit={unit}");
+                return Err(OptionError::new(&drive.origin, &reason));
+            }
+        }
     }
-    let flash = Flash::open(&options.flash)?;
-    if let (Some(_), Some(bios)) = (&flash, &options.bios) {
+    let opened = Flash::open(options, blocks)?;
+    if let (false, Some(bios)) = (opened.0.is_empty(), &options.bios) {
         report(format_args!(
             "warning: -bios {bios}: not used, as firmware is in flash"
         ));
     }
-    Ok(flash)
+    Ok(opened)
 }
 
 /// Makes what `-object` asks for, and guest RAM: of one of these objects, or of a new one.

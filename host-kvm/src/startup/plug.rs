@@ -109,10 +109,14 @@ pub(super) fn plug_devices(
         };
         plug(&origin, &properties, board(place), &|_| Some(id.clone()))?;
     }
+    // Disks of the board's own controllers come with the board; others behind the user's devices.
     let drives = drives::devices(options)?;
-    for (index, device) in options.devices.iter().chain(&drives).enumerate() {
-        // Disks of the board's own controllers.
-        let on_board = index >= options.devices.len() && !is_virtio(device.properties.class());
+    let (others, boards): (Vec<_>, Vec<_>) = drives
+        .iter()
+        .partition(|device| is_virtio(device.properties.class()));
+    let boards = boards.into_iter().map(|device| (device, true));
+    let later = options.devices.iter().chain(others);
+    for (device, on_board) in boards.chain(later.map(|device| (device, false))) {
         let what = match device.properties.class().name {
             name if name == debugcon::CLASS.name => "debugcon",
             name if name == parallel::CLASS.name => "parallel",
