@@ -114,7 +114,11 @@ fn requests_fail_by_rules() {
         (
             "flush",
             "inject-error.0.event=flush_to_disk,inject-error.0.iotype=flush,inject-error.0.errno=5",
-            &[("r", "write 0 4k"), ("r", "flush"), ("r", "flush")],
+            &[
+                ("r", "write 0 4k"),
+                ("r", "write -f 0 4k"),
+                ("r", "write -f 0 4k"),
+            ],
         ),
         (
             "zeroes",
