@@ -156,6 +156,10 @@ pub(crate) const IMAGES: &[Image] = &[
     },
     Image {
         test: false,
+        ..image("disk_stress")
+    },
+    Image {
+        test: false,
         ..image("idle")
     },
     Image {

@@ -96,7 +96,9 @@ impl Disk {
             let status = STATUSES + u64::from(slot);
             descriptor(slot * 3 + 2, 0, status, 1, DEVICE_WRITES);
         }
-        write(available, NO_INTERRUPT);
+        // What is there may be from before a reset.
+        write(used, [0u16; 2]);
+        write(available, [NO_INTERRUPT, 0]);
         outl(BASE + reg::QUEUE_ADDRESS, (RINGS / PAGE) as u32);
         outb(BASE + reg::STATUS, 7);
         let sectors =

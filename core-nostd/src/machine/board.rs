@@ -487,6 +487,9 @@ impl<'m> Machine<'m> {
             testdev_memory: config.testdev_memory,
             plugged: heapless::Vec::new(),
         };
+        if is_direct_boot {
+            machine.ide.enable_channels();
+        }
         machine.map_ports()?;
         if machine.board == Board::Pc {
             machine.add_board_function(i440fx::ADDRESS, PciSlot::HostBridge)?;

@@ -64,7 +64,7 @@ impl Drives {
         }
     }
 
-    fn owner(&self, drive: DriveId) -> Option<Owner> {
+    pub(super) fn owner(&self, drive: DriveId) -> Option<Owner> {
         self.owners.get(usize::from(drive.0)).copied().flatten()
     }
 }
@@ -202,11 +202,14 @@ impl Machine<'_> {
     }
 
     /// Hands the host what a controller wants done, and lets its interrupt follow.
-    fn pump<H: Host>(&mut self, host: &mut H, now: u64, owner: Owner) {
+    pub(super) fn pump<H: Host>(&mut self, host: &mut H, now: u64, owner: Owner) {
         self.settle_owner(host, now, owner);
         while let Some(controller) = controller!(self, owner) {
             while let Some(drive) = controller.take_cancelled() {
                 host.block_cancel(drive);
+            }
+            if let Some(drive) = controller.take_notified() {
+                host.queue_notified(drive);
             }
             let segments = &mut self.drives.segments;
             let Some(request) = controller.next_request(context!(self, now), segments) else {
@@ -219,7 +222,7 @@ impl Machine<'_> {
         self.settle_owner(host, now, owner);
     }
 
-    fn settle_owner<H: Host>(&mut self, host: &mut H, now: u64, owner: Owner) {
+    pub(super) fn settle_owner<H: Host>(&mut self, host: &mut H, now: u64, owner: Owner) {
         match owner {
             Owner::VirtioBlk(index) => self.drive_slot(PciSlot::VirtioBlk(index)),
             // Its interrupts are the board's own lines.

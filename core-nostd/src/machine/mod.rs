@@ -31,6 +31,7 @@ mod floppy;
 mod host;
 mod hpet;
 mod input;
+mod lending;
 pub mod listing;
 mod parallel;
 mod pci;
@@ -84,6 +85,7 @@ pub use drives::VIRTIO_BLKS_MAX;
 pub use host::Host;
 use input::Typing;
 pub use input::{TYPED_MAX, TypedFull};
+pub use lending::Lent;
 use pci::Buses;
 pub use pci::{
     Consoles, ExpansionRom, I6300ESB_MAX, PCI_BRIDGES_MAX, PCI_SERIALS_MAX, PCI_TESTDEVS_MAX,

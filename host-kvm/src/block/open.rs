@@ -6,7 +6,7 @@ use std::rc::{Rc, Weak};
 use thimble_core::qmp::Parser;
 use thimble_monitor::schema::arguments::{
     BlockdevOptions, BlockdevOptionsFile, BlockdevOptionsNull, BlockdevOptionsRaw,
-    BlockdevOptionsThrottle, BlockdevOptionsVariant, BlockdevRef, BlockdevReopen,
+    BlockdevOptionsThrottle, BlockdevOptionsVariant, BlockdevRef,
 };
 use thimble_monitor::schema::{
     BlockdevAioOptions, BlockdevDetectZeroesOptions, BlockdevDiscardOptions, BlockdevDriver,
@@ -209,8 +209,12 @@ impl Graph {
         Ok(())
     }
 
-    fn register(&self, node: Rc<Node>) -> Rc<Node> {
-        self.nodes.borrow_mut().push(Rc::downgrade(&node));
+    /// Lists a node at a place, or as the newest.
+    fn register(&self, node: Rc<Node>, place: usize) -> Rc<Node> {
+        let mut nodes = self.nodes.borrow_mut();
+        let place = place.min(nodes.len());
+        nodes.insert(place, Rc::downgrade(&node));
+        drop(nodes);
         node
     }
 
@@ -229,6 +233,13 @@ impl Graph {
         }
         let mut settings = settings(options, inherited)?;
         let name = self.name_of(options)?;
+        // As with QEMU those that test others are older than what is made with them.
+        let place = match options.variant {
+            BlockdevOptionsVariant::Blkdebug(_) | BlockdevOptionsVariant::Blkverify(_) => {
+                self.nodes().len()
+            }
+            _ => usize::MAX,
+        };
         let child = |reference: &BlockdevRef<'_>, role: &'static str| {
             self.child(reference, role, &name, settings.into())
         };
@@ -265,7 +276,7 @@ impl Graph {
                 Box::new(Blkdebug::new(image, debug)?)
             }
         };
-        Ok(self.register(Node::new(name, driver, settings)?))
+        Ok(self.register(Node::new(name, driver, settings)?, place))
     }
 
     fn group_of(&self, throttle: &BlockdevOptionsThrottle<'_>) -> Result<Rc<Group>, Refusal> {
@@ -343,10 +354,13 @@ impl Graph {
     ///
     /// # Errors
     /// In QEMU's words where it has some.
-    pub fn reopen(&self, all: &BlockdevReopen<'_>) -> Result<(), Refusal> {
+    pub fn reopen<'m>(
+        &self,
+        all: &mut dyn Iterator<Item = BlockdevOptions<'m>>,
+    ) -> Result<(), Refusal> {
         let mut changed: Vec<(Rc<Node>, Settings, Option<Change>)> = Vec::new();
         let result = self.drained(|| {
-            all.options.clone().try_for_each(|options| {
+            for options in all {
                 let name = options.node_name.ok_or("node-name not specified")?;
                 let name = text(name)?;
                 let node = self.node(name);
@@ -363,8 +377,8 @@ impl Graph {
                         last.2 = Some(old_driver);
                     }
                 }
-                Ok::<(), Refusal>(())
-            })
+            }
+            Ok::<(), Refusal>(())
         });
         if result.is_err() {
             for (node, old, driver) in changed.into_iter().rev() {
@@ -580,7 +594,7 @@ impl Graph {
         let backing = Child::new(&node, format!("node '{name}'"), "backing", Need::NONE)?;
         let overlay = Overlay::new(backing, length, self.pool.clone())?;
         let overlay = Node::new(name, Box::new(overlay), settings)?;
-        Ok(Some(self.register(overlay)))
+        Ok(Some(self.register(overlay, usize::MAX)))
     }
 
     /// The format of an image that nobody has told.

@@ -159,6 +159,17 @@ impl Objects {
         self.add(&options.map_err(|error| refused(error.to_string()))?)
     }
 
+    /// The thread of an id, for a device's `iothread=`.
+    ///
+    /// # Errors
+    /// In QEMU's words.
+    pub fn link_iothread(&self, id: &str) -> Result<Arc<IoThread>, String> {
+        self.iothread(id).ok_or_else(|| match self.find(id) {
+            Some(_) => "Invalid parameter type for 'iothread', expected: iothread".to_owned(),
+            None => format!("Device '{id}' not found"),
+        })
+    }
+
     /// Takes an object away.
     ///
     /// # Errors

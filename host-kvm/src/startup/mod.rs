@@ -5,8 +5,8 @@ mod boot;
 mod drives;
 mod kernel;
 mod plug;
-mod smbios;
-mod tables;
+pub mod smbios;
+pub mod tables;
 
 use std::fs::{self, File};
 use std::io::{Read as _, Seek as _};
@@ -30,6 +30,7 @@ use tz::TimeZone;
 
 use crate::block::Graph;
 use crate::block::executor::Executor;
+use crate::block::turn::Turn;
 use crate::chardev::{ChardevId, Chardevs};
 use crate::clock::Clock;
 use crate::cpuid::{self, CpuError, CpuSpec, CpuidTable, Topology};
@@ -54,7 +55,8 @@ use crate::qtest::{self, QtestServer};
 use crate::soft::{self, Determinism, SoftCpus, Wires};
 use crate::trace;
 use crate::vm::{
-    self, BridgeState, Exits, Guarded, ObjectFacts, Processors, Settings, Shared, Vm, since_epoch,
+    self, BridgeState, ExecutorCall, Exits, Guarded, ObjectFacts, Processors, Settings, Shared, Vm,
+    since_epoch,
 };
 use crate::{error_text, firmware_images, report};
 use kernel::Kernel;
@@ -229,8 +231,9 @@ pub fn build(mut options: Box<Options>) -> Result<EventLoop, OptionError> {
     };
     let cpuid = cpuid_table(options, &accelerator, kernel_irqchip)?;
     let waker = Arc::new(Waker::new().map_err(&internal)?);
-    let call = waker.clone();
-    let blocks = Graph::new(Executor::new(move || call.wake()));
+    let call = ExecutorCall::new(waker.clone());
+    let caller = call.clone();
+    let blocks = Graph::new(Executor::new(move || caller.call()));
     let (made, layout, mut ram, nodes) = make_objects(options, board, blocks.clone())?;
     if matches!(accelerator, Accelerator::Soft) {
         ram.keep_code_marks().map_err(failure("-accel tcg"))?;
@@ -321,7 +324,8 @@ pub fn build(mut options: Box<Options>) -> Result<EventLoop, OptionError> {
         let place = chardev(&mut chardevs, &monitor.chardev)?;
         monitors.add(place, monitor.language);
     }
-    blocks.set_ram(leak::<Ram>(&ram));
+    let guest_ram: &Ram = leak(&ram);
+    blocks.set_ram(guest_ram);
     drives::open(options, &blocks)?;
     let mut bridge_state = BridgeState::default();
     if let Some(flash) = flash {
@@ -332,7 +336,14 @@ pub fn build(mut options: Box<Options>) -> Result<EventLoop, OptionError> {
         boot::add_floppies(options, &mut machine)?;
     }
     boot::add_option_roms(options, &mut machine)?;
-    plug_devices(options, &mut machine, &mut chardevs, consoles, &blocks)?;
+    let disks = plug_devices(
+        options,
+        &mut machine,
+        &mut chardevs,
+        consoles,
+        &blocks,
+        &made,
+    )?;
     boot::add_order(&mut machine)?;
     if board == Board::Pc {
         let processor = cpuid.as_ref().map(|cpuid| cpuid.registers(1, 0));
@@ -401,6 +412,11 @@ pub fn build(mut options: Box<Options>) -> Result<EventLoop, OptionError> {
         timer_at: 0,
     };
     let shared = Shared::new(guarded, running, waker.clone(), timer);
+    let turn = Turn::new(blocks.clone());
+    let readiness = blocks.executor.readiness();
+    shared
+        .set_disks(disks, turn.clone(), readiness, call, guest_ram)
+        .map_err(&internal)?;
     let exits = || Arc::new(Exits::new(&shared));
     let log = open_log(options, kvm_enabled);
     let processors = match (shared.accelerator(), &cpuid) {
@@ -472,6 +488,7 @@ pub fn build(mut options: Box<Options>) -> Result<EventLoop, OptionError> {
         vm.start();
     }
     Ok(EventLoop {
+        turn,
         poller,
         waker,
         signals,
