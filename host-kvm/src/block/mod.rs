@@ -24,7 +24,7 @@ pub mod executor;
 pub mod file;
 pub mod filters;
 mod info;
-pub(crate) mod locks;
+mod locks;
 pub mod node;
 pub mod null;
 mod open;

@@ -536,6 +536,9 @@ impl Graph {
                 false => format!("Unknown driver '{driver}'"),
             });
         }
+        if named == Some("raw") && filename.is_none() && !below {
+            return Err("A block device must be specified for \"file\"".to_owned());
+        }
         let (driver, probed) = match named {
             Some(driver) => (driver.to_owned(), false),
             None => (self.probe(filename)?, true),
