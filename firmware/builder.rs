@@ -150,6 +150,15 @@ pub(crate) const IMAGES: &[Image] = &[
         ..image("disk_speed")
     },
     Image {
+        // Its test kills the emulator.
+        test: false,
+        ..image("records")
+    },
+    Image {
+        test: false,
+        ..image("disk_stress")
+    },
+    Image {
         test: false,
         ..image("idle")
     },

@@ -1,4 +1,4 @@
-//! What images share: port I/O, the console, fw_cfg, exceptions, and ways to end.
+//! What images share: port I/O, the console, fw_cfg, a driver of virtio disks, exceptions, and ways to end.
 //!
 //! Images with Rust run it in ring 3 of long mode with IOPL 3, over an identity map of the low 4 GiB. Ring 0 is
 //! assembly (`asm/ring0.s`), reached by exceptions and by the service calls in [`trap`].
@@ -12,6 +12,7 @@ pub mod power;
 pub mod replay;
 pub mod start_info;
 pub mod trap;
+pub mod virtio_disk;
 
 /// Makes a function the main function of a ROM: `image!(main)`.
 #[macro_export]

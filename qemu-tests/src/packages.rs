@@ -29,52 +29,153 @@ pub fn memtest() -> Option<PathBuf> {
     file("/boot/memtest86+x64.bin", "memtest86+")
 }
 
+/// GRUB for PCs: the program that makes its images, and the folder with its parts, or `None` where they can't be had.
+pub fn grub() -> Option<(PathBuf, PathBuf)> {
+    let program = program("grub-mkimage", "grub-common")?;
+    let boot = file("/usr/lib/grub/i386-pc/boot.img", "grub-pc-bin")?;
+    Some((program, boot.parent()?.to_path_buf()))
+}
+
+/// A program of ext4's, by its name, or `None` where it can't be had.
+pub fn ext4_program(name: &str) -> Option<PathBuf> {
+    file(&format!("/usr/sbin/{name}"), "e2fsprogs")
+}
+
+/// What makes CD images, or `None` where it can't be had.
+pub fn xorriso() -> Option<PathBuf> {
+    program("xorriso", "xorriso")
+}
+
 /// Debian's Linux for virtual machines (`linux-image-cloud-amd64`): its `vmlinuz`, or `None` where it can't be had.
 ///
 /// The package isn't installed, which would make an initial RAM disk for the host, but unpacked below `target/`.
 pub fn linux() -> Option<PathBuf> {
-    linux_files(&[])
+    linux_files(&CLOUD, &[])
+}
+
+/// Debian's Linux for any machine (`linux-image-amd64`), which has a driver for floppy disks, and that module, `floppy.ko`.
+pub fn linux_with_floppy() -> Option<(PathBuf, PathBuf)> {
+    let kernel = linux_files(&GENERIC, GENERIC.modules)?;
+    let module = module_file(&kernel, "floppy");
+    Some((kernel, module))
 }
 
 /// The same with its module for fw_cfg, `qemu_fw_cfg.ko`, which tells a host where the kernel's note for dumps is.
 pub fn linux_with_fw_cfg() -> Option<(PathBuf, PathBuf)> {
-    let kernel = linux_files(&[FW_CFG])?;
-    let module = kernel.with_file_name(FW_CFG.0);
-    Some((kernel, module))
+    let (kernel, modules) = linux_with(&["qemu_fw_cfg"])?;
+    Some((kernel, modules.into_iter().next()?))
 }
 
 /// The same with its modules for the power button and for the devices of which users read buttons: `button.ko` and `evdev.ko`.
 pub fn linux_with_buttons() -> Option<(PathBuf, [PathBuf; 2])> {
-    let kernel = linux_files(&[BUTTON, EVDEV])?;
-    let modules = [BUTTON, EVDEV].map(|(name, _)| kernel.with_file_name(name));
-    Some((kernel, modules))
+    let (kernel, modules) = linux_with(&["button", "evdev"])?;
+    Some((kernel, modules.try_into().ok()?))
 }
 
-/// A module's file, and its folder in the package.
-type Module = (&'static str, &'static str);
-const FW_CFG: Module = ("qemu_fw_cfg.ko", "kernel/drivers/firmware");
-const BUTTON: Module = ("button.ko", "kernel/drivers/acpi");
-const EVDEV: Module = ("evdev.ko", "kernel/drivers/input");
+/// The same with modules by name, of those in [`MODULES`]: the kernel's path and theirs, in this order.
+///
+/// # Panics
+///
+/// If one is not in the list.
+pub fn linux_with(names: &[&str]) -> Option<(PathBuf, Vec<PathBuf>)> {
+    let modules: Vec<_> = names
+        .iter()
+        .map(|name| {
+            let known = MODULES.iter().find(|(module, _)| module == name);
+            *known.unwrap_or_else(|| panic!("{name} is not among the modules that are unpacked"))
+        })
+        .collect();
+    let kernel = linux_files(&CLOUD, &modules)?;
+    let paths = names.iter().map(|name| module_file(&kernel, name));
+    let paths = paths.collect();
+    Some((kernel, paths))
+}
 
-fn linux_files(modules: &[Module]) -> Option<PathBuf> {
+/// A module's place beside the kernel.
+fn module_file(kernel: &Path, name: &str) -> PathBuf {
+    kernel.with_file_name(format!("{name}.ko"))
+}
+
+/// Modules for disks and CDs, each behind those that it needs.
+pub const DISK_MODULES: &[&str] = &[
+    "virtio_ring",
+    "virtio",
+    "virtio_pci_legacy_dev",
+    "virtio_pci_modern_dev",
+    "virtio_pci",
+    "virtio_blk",
+    "scsi_common",
+    "scsi_mod",
+    "sd_mod",
+    "cdrom",
+    "sr_mod",
+    "isofs",
+    "libata",
+    "ata_piix",
+];
+
+/// A module's name, and its folder in the package.
+type Module = (&'static str, &'static str);
+
+/// A package with a kernel, and what is unpacked of it, into a folder below `target/`.
+struct Kernel {
+    package: &'static str,
+    folder: &'static str,
+    modules: &'static [Module],
+}
+
+const CLOUD: Kernel = Kernel {
+    package: "linux-image-cloud-amd64",
+    folder: "target/linux",
+    modules: MODULES,
+};
+
+const GENERIC: Kernel = Kernel {
+    package: "linux-image-amd64",
+    folder: "target/linux-amd64",
+    modules: &[("floppy", "kernel/drivers/block")],
+};
+
+/// The modules that are unpacked.
+const MODULES: &[Module] = &[
+    ("ata_piix", "kernel/drivers/ata"),
+    ("button", "kernel/drivers/acpi"),
+    ("cdrom", "kernel/drivers/cdrom"),
+    ("evdev", "kernel/drivers/input"),
+    ("isofs", "kernel/fs/isofs"),
+    ("libata", "kernel/drivers/ata"),
+    ("qemu_fw_cfg", "kernel/drivers/firmware"),
+    ("scsi_common", "kernel/drivers/scsi"),
+    ("scsi_mod", "kernel/drivers/scsi"),
+    ("sd_mod", "kernel/drivers/scsi"),
+    ("sr_mod", "kernel/drivers/scsi"),
+    ("virtio", "kernel/drivers/virtio"),
+    ("virtio_blk", "kernel/drivers/block"),
+    ("virtio_pci", "kernel/drivers/virtio"),
+    ("virtio_pci_legacy_dev", "kernel/drivers/virtio"),
+    ("virtio_pci_modern_dev", "kernel/drivers/virtio"),
+    ("virtio_ring", "kernel/drivers/virtio"),
+];
+
+fn linux_files(wanted: &Kernel, modules: &[Module]) -> Option<PathBuf> {
     static ONCE: Mutex<()> = Mutex::new(());
     let _guard = ONCE
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner);
-    let folder = crate::workspace_dir().join("target/linux");
+    let folder = crate::workspace_dir().join(wanted.folder);
     let kernel = folder.join("vmlinuz");
     let there = || {
         let mut modules = modules.iter();
-        kernel.is_file() && modules.all(|(name, _)| folder.join(name).is_file())
+        kernel.is_file() && modules.all(|(name, _)| module_file(&kernel, name).is_file())
     };
     if !there() {
         // Another process may be at this, too: each has a folder of its own, and files appear whole.
         let own = folder.join(format!("new-{}", std::process::id()));
         std::fs::create_dir_all(&own).ok()?;
-        if let Some(unpacked) = unpack_linux(&own) {
-            for module in [FW_CFG, BUTTON, EVDEV] {
-                if let Some(unpacked) = find_module(&own, module) {
-                    std::fs::rename(unpacked, folder.join(module.0)).ok()?;
+        if let Some(unpacked) = unpack_linux(&own, wanted.package) {
+            for module in wanted.modules {
+                if let Some(unpacked) = find_module(&own, *module) {
+                    std::fs::rename(unpacked, module_file(&kernel, module.0)).ok()?;
                 }
             }
             std::fs::rename(unpacked, &kernel).ok()?;
@@ -87,22 +188,22 @@ fn linux_files(modules: &[Module]) -> Option<PathBuf> {
 /// The module among the package's files.
 fn find_module(folder: &Path, (name, place): Module) -> Option<PathBuf> {
     let versions = std::fs::read_dir(folder.join("lib/modules")).ok()?;
-    let path = |version: PathBuf| version.join(place).join(name);
+    let file = format!("{name}.ko");
+    let path = |version: PathBuf| version.join(place).join(&file);
     let mut modules = versions.flatten().map(|entry| path(entry.path()));
     modules.find(|path| path.is_file())
 }
 
 /// Downloads the kernel's package into a folder and unpacks it there: the kernel's path.
-fn unpack_linux(folder: &Path) -> Option<PathBuf> {
-    const PACKAGE: &str = "linux-image-cloud-amd64";
+fn unpack_linux(folder: &Path, package: &str) -> Option<PathBuf> {
     if !Path::new("/usr/bin/apt-get").exists() {
         return None;
     }
-    eprintln!("downloading the kernel of the Debian package {PACKAGE}");
+    eprintln!("downloading the kernel of the Debian package {package}");
     // The package is an empty one that depends on that of the newest version.
     let newest = || {
         let output = Command::new("apt-cache")
-            .args(["depends", PACKAGE])
+            .args(["depends", package])
             .output();
         let text = String::from_utf8(output.ok()?.stdout).ok()?;
         let mut names = text

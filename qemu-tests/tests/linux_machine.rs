@@ -123,12 +123,6 @@ const DIFFERENCES: &[(Only, &str, &str, &str)] = &[
     (
         Only::Qemu,
         "acpi",
-        "PNP0700:00",
-        "there is no floppy controller",
-    ),
-    (
-        Only::Qemu,
-        "acpi",
         "PNP0A06:0",
         "nothing is plugged in by way of ACPI",
     ),

@@ -3,13 +3,16 @@
 
 pub mod drives;
 pub mod json;
+pub mod options;
 pub mod reference;
 pub mod schema;
 pub mod soft_cpu;
+pub mod virtqueue;
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, Ordering};
 
+use thimble_core::devices::block::{DriveId, Request};
 use thimble_core::devices::class::PropertyValues;
 use thimble_core::devices::input::{InputAxis, InputButton, InputEvent, QKeyCode};
 use thimble_core::devices::{
@@ -51,6 +54,8 @@ pub struct Sink {
     pub stalled: bool,
     /// What the guest asked for last.
     pub power: Option<PowerRequest>,
+    /// Requests of disks.
+    pub disks: drives::Disks,
     levels: u64,
 }
 
@@ -76,6 +81,14 @@ impl Host for Sink {
     }
 
     fn guest_event(&mut self, _event: GuestEvent) {}
+
+    fn block(&mut self, request: Request<'_>) {
+        self.disks.take(request);
+    }
+
+    fn block_cancel(&mut self, drive: DriveId) {
+        self.disks.cancel(drive);
+    }
 
     fn memory_remapped(&mut self) {}
 
@@ -416,6 +429,7 @@ pub fn storm(bytes: &[u8]) {
     let mut machine = machine_with(Board::Pc, irqchip, &mut apics);
     let mut host = Sink::default();
     let mut now = 0u64;
+    drives::plug(&mut machine, &mut host, now);
     let mut state = vec![0; STATE_MAX];
     while !source.is_empty() {
         let operation = source.byte();
@@ -477,6 +491,9 @@ pub fn storm(bytes: &[u8]) {
                 let taken = machine.console_receive(&mut host, now, console, &text);
                 assert!(taken <= text.len());
             }
+            13 if operation & 0x30 == 0x30 => {
+                drives::act(&mut machine, &mut host, now, &mut source);
+            }
             13 => {
                 host.stalled = source.byte() & 1 != 0;
                 for console in 0..16 {
@@ -493,6 +510,7 @@ pub fn storm(bytes: &[u8]) {
                 if machine.load(&mut host, now, &state[..length]).is_err() {
                     machine.reset(&mut host, now);
                 }
+                machine.resume_drives(&mut host, now);
             }
             _ if operation & 0x30 != 0 => processor(&mut machine, &mut host, now, &mut source),
             _ => machine.reset(&mut host, now),

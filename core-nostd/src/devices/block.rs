@@ -147,6 +147,12 @@ pub trait BlockController {
     /// still come, is no news to the controller.
     fn take_cancelled(&mut self) -> Option<DriveId>;
 
+    /// A drive whose queues are lent to somebody who is to look at them: the driver says that there is
+    /// something. Asked before [`BlockController::next_request`].
+    fn take_notified(&mut self) -> Option<DriveId> {
+        None
+    }
+
     /// A request has ended. `bytes` are what was read for [`Data::Read`], as many as were asked for
     /// unless it failed, and else empty.
     fn request_done(

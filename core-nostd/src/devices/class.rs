@@ -128,6 +128,8 @@ pub enum PropertyKind {
     Chardev,
     /// The id of a drive, or the name of a block node, at most [`TEXT_MAX`] bytes.
     Drive,
+    /// The id of a thread for input and output, at most [`TEXT_MAX`] bytes.
+    IoThread,
     /// Text of at most [`TEXT_MAX`] bytes.
     Text,
     /// A UUID, or `auto`.
@@ -152,6 +154,7 @@ impl PropertyKind {
             Self::Uint64 => "uint64",
             Self::Int32 | Self::PciAddress => "int32",
             Self::Size => "size",
+            Self::IoThread => "link<iothread>",
             Self::Chardev | Self::Drive | Self::Text | Self::Uuid => "str",
             Self::Word { name, .. } => name,
         }
@@ -288,7 +291,11 @@ fn parse(kind: PropertyKind, text: &str) -> Result<Value, PropertyError> {
         PropertyKind::Uuid if text != vmgenid::AUTO && GenerationId::parse(text).is_none() => {
             return Err(PropertyError::Type(kind));
         }
-        PropertyKind::Chardev | PropertyKind::Drive | PropertyKind::Text | PropertyKind::Uuid => {
+        PropertyKind::Chardev
+        | PropertyKind::Drive
+        | PropertyKind::IoThread
+        | PropertyKind::Text
+        | PropertyKind::Uuid => {
             return text
                 .try_into()
                 .map(Value::Text)

@@ -11,6 +11,7 @@ pub mod class;
 pub mod debug_exit;
 pub mod debugcon;
 pub mod dma;
+pub mod fdc;
 pub mod hpet;
 pub mod i6300esb;
 pub mod i8042;

@@ -105,6 +105,7 @@ impl<'m> Machine<'m> {
                 link_irqs: &link_irqs,
             }),
             devices: &devices,
+            floppies: self.floppy_facts(),
             ram: (self.layout.low, self.layout.high),
             numa: self.numa,
             user,

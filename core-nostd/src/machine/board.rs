@@ -15,6 +15,7 @@ use crate::devices::class::{DeviceClass, PropertyValues};
 use crate::devices::debug_exit::{self, DebugExit};
 use crate::devices::debugcon::{self, Debugcon};
 use crate::devices::dma::{self, Dma};
+use crate::devices::fdc;
 use crate::devices::hpet::{self, Hpet, HpetWiring};
 use crate::devices::i6300esb;
 use crate::devices::i8042::{self, I8042, I8042Wiring};
@@ -56,6 +57,8 @@ pub static CLASSES: &[&DeviceClass] = &[
     &debug_exit::CLASS,
     &debugcon::CLASS,
     &dma::CLASS,
+    &fdc::CLASS,
+    &fdc::drive::CLASS,
     &fw_cfg::CLASS,
     &hpet::CLASS,
     &i440fx::CLASS,
@@ -126,8 +129,11 @@ pub(super) mod timer {
     pub(crate) const PCI_UART: u8 = 11;
     /// The first i6300esb's; the others follow.
     pub(crate) const I6300ESB: u8 = PCI_UART + crate::machine::pci::PCI_UARTS_MAX as u8;
+    /// The next header that a floppy drive reads.
+    pub(crate) const FLOPPY: TimerId =
+        TimerId::new(I6300ESB + crate::machine::pci::I6300ESB_MAX as u8);
     const _: () =
-        assert!(I6300ESB as usize + crate::machine::pci::I6300ESB_MAX <= crate::time::TIMERS_MAX);
+        assert!(I6300ESB as usize + crate::machine::pci::I6300ESB_MAX < crate::time::TIMERS_MAX);
 }
 
 /// Ports and interrupts of the serial ports by index, as on every PC.
@@ -254,6 +260,12 @@ pub enum DeviceError {
     UnitTaken(u8),
     /// A channel has no drive of this number.
     NoUnit(u64),
+    /// The floppy drive of this number is there already.
+    FloppyTaken(u8),
+    /// There is no floppy drive of this number.
+    NoFloppyUnit(u64),
+    /// Floppy disks have sectors of 512 bytes.
+    FloppyBlocks,
     /// There are as many parallel ports as there can be, or the index is none of theirs.
     ParallelMax,
     /// All parallel ports of this index are taken.
@@ -327,6 +339,16 @@ impl fmt::Display for DeviceError {
             Self::UnitTaken(unit) => write!(f, "IDE unit {unit} is in use"),
             Self::NoUnit(unit) => {
                 write!(f, "Can't create IDE unit {unit}, bus supports only 2 units")
+            }
+            Self::FloppyTaken(unit) => write!(f, "Floppy unit {unit} is in use"),
+            Self::NoFloppyUnit(unit) => {
+                write!(
+                    f,
+                    "Can't create floppy unit {unit}, bus supports only 2 units"
+                )
+            }
+            Self::FloppyBlocks => {
+                f.write_str("Physical and logical block size must be 512 for floppy")
             }
             Self::TooMany(most) => write!(f, "at most {most} of them are possible"),
             Self::Property(name) => write!(f, "property '{name}' has an impossible value"),
@@ -419,6 +441,7 @@ impl<'m> Machine<'m> {
             timers: Timers::new(),
             effects: Effects::new(),
             raised: [0; ioapic::PINS],
+            driven: 0,
             intr: false,
             pic: Pic::new(),
             ioapic: IoApic::new(),
@@ -451,6 +474,7 @@ impl<'m> Machine<'m> {
             piix3: Piix3::new(),
             piix4_pm: Piix4Pm::new(pm_base),
             ide: Ide::new(),
+            fdc: super::floppy::controller(config.floppy_fallback),
             acpi_pm: AcpiPm::new(acpi_pm),
             serials: [const { None }; SERIAL_MAX],
             parallels: [const { None }; PARALLEL_MAX],
@@ -463,6 +487,9 @@ impl<'m> Machine<'m> {
             testdev_memory: config.testdev_memory,
             plugged: heapless::Vec::new(),
         };
+        if is_direct_boot {
+            machine.ide.enable_channels();
+        }
         machine.map_ports()?;
         if machine.board == Board::Pc {
             machine.add_board_function(i440fx::ADDRESS, PciSlot::HostBridge)?;
@@ -508,6 +535,10 @@ impl<'m> Machine<'m> {
                 let (command, control) = (ide::COMMAND[channel], ide::CONTROL[channel]);
                 ports.add(command, ide::COMMAND_PORTS, Port::Ide(number))?;
                 ports.add(control, 1, Port::IdeControl(number))?;
+            }
+            for (base, length) in fdc::PORTS {
+                let offset = (base - fdc::BASE) as u8;
+                ports.add(base, length, Port::Floppy(offset))?;
             }
             for (base, length) in dma::PORTS {
                 ports.add(base.into(), length, Port::Dma(base))?;
@@ -787,6 +818,7 @@ impl<'m> Machine<'m> {
         self.a20 = A20Gate::new();
         self.post.reset(context!(self, now));
         self.dma.reset(context!(self, now));
+        self.fdc.reset(context!(self, now));
         self.fw_cfg.reset(context!(self, now));
         self.pci.reset(context!(self, now));
         self.i440fx.reset(context!(self, now));
@@ -849,6 +881,10 @@ impl<'m> Machine<'m> {
             timer::TYPING => {
                 self.typing_timer(now);
                 None
+            }
+            timer::FLOPPY => {
+                self.fdc.timer(context!(self, now), id);
+                Some(Port::Floppy(0))
             }
             _ if id.slot() >= timer::PCI_UART => {
                 self.fire_pci(now, id);
@@ -929,6 +965,7 @@ impl<'m> Machine<'m> {
             },
             Port::Ide(channel) => self.ide.channel(channel).read(cx, offset, width),
             Port::IdeControl(channel) => self.ide.channel(channel).control_read().into(),
+            Port::Floppy(base) => self.fdc.pio_read(cx, u16::from(base) + offset, width),
             Port::Pm => self.acpi_pm.pio_read(cx, offset, width),
             Port::Gpe0 => self
                 .acpi_pm
@@ -1014,6 +1051,10 @@ impl<'m> Machine<'m> {
             Port::Ide(channel) => self.ide.channel(channel).write(cx, offset, width, value),
             Port::IdeControl(channel) => {
                 self.ide.channel(channel).control_write(cx, value as u8);
+            }
+            Port::Floppy(base) => {
+                self.fdc
+                    .pio_write(cx, u16::from(base) + offset, width, value);
             }
             Port::Pm => self.acpi_pm.pio_write(cx, offset, width, value),
             Port::Gpe0 => self

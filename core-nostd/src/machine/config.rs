@@ -3,6 +3,7 @@
 use core::sync::atomic::AtomicU8;
 
 use crate::devices::acpi_pm::SleepStates;
+use crate::devices::fdc::drive;
 use crate::devices::pflash;
 use crate::firmware::{BootSettings, Numa};
 use crate::irq::LocalApic;
@@ -112,6 +113,8 @@ pub struct Config<'m> {
     pub hpet: bool,
     /// Whether the HPET's comparators offer to interrupt by message (`-global hpet.msi=`).
     pub hpet_msi: bool,
+    /// The kind of floppy drives whose kind neither the user nor a medium tells (`-global isa-fdc.fallback=`).
+    pub floppy_fallback: drive::Kind,
     /// The sleeping states of the PC board, with ACPI.
     pub sleep: SleepStates,
     /// Guest RAM: [`Config::ram_size`] bytes laid out as [`RamLayout::new`] says.
@@ -167,6 +170,7 @@ impl<'m> Config<'m> {
             acpi: true,
             hpet: true,
             hpet_msi: false,
+            floppy_fallback: drive::Kind::Inch3Extra,
             sleep: SleepStates::DEFAULT,
             ram,
             ram_size,

@@ -32,6 +32,8 @@ pub(super) enum Owner {
     VirtioBlk(u8),
     /// The IDE controller.
     Ide,
+    /// The floppy disk controller.
+    Floppy,
 }
 
 /// All drives.
@@ -62,7 +64,7 @@ impl Drives {
         }
     }
 
-    fn owner(&self, drive: DriveId) -> Option<Owner> {
+    pub(super) fn owner(&self, drive: DriveId) -> Option<Owner> {
         self.owners.get(usize::from(drive.0)).copied().flatten()
     }
 }
@@ -77,6 +79,7 @@ macro_rules! controller {
                 disk.map(|disk| disk as &mut dyn BlockController)
             }
             Owner::Ide => Some(&mut $machine.ide as &mut dyn BlockController),
+            Owner::Floppy => Some(&mut $machine.fdc as &mut dyn BlockController),
         }
     };
 }
@@ -199,11 +202,14 @@ impl Machine<'_> {
     }
 
     /// Hands the host what a controller wants done, and lets its interrupt follow.
-    fn pump<H: Host>(&mut self, host: &mut H, now: u64, owner: Owner) {
+    pub(super) fn pump<H: Host>(&mut self, host: &mut H, now: u64, owner: Owner) {
         self.settle_owner(host, now, owner);
         while let Some(controller) = controller!(self, owner) {
             while let Some(drive) = controller.take_cancelled() {
                 host.block_cancel(drive);
+            }
+            if let Some(drive) = controller.take_notified() {
+                host.queue_notified(drive);
             }
             let segments = &mut self.drives.segments;
             let Some(request) = controller.next_request(context!(self, now), segments) else {
@@ -216,13 +222,19 @@ impl Machine<'_> {
         self.settle_owner(host, now, owner);
     }
 
-    fn settle_owner<H: Host>(&mut self, host: &mut H, now: u64, owner: Owner) {
+    pub(super) fn settle_owner<H: Host>(&mut self, host: &mut H, now: u64, owner: Owner) {
         match owner {
             Owner::VirtioBlk(index) => self.drive_slot(PciSlot::VirtioBlk(index)),
             // Its interrupts are the board's own lines.
             Owner::Ide => {}
+            Owner::Floppy => self.fdc.move_by_dma(context!(self, now), &mut self.dma),
         }
         self.drain(host, now, None);
+    }
+
+    /// What follows an access to the floppy disk controller, or to the DMA controller behind it.
+    pub(super) fn pump_floppies<H: Host>(&mut self, host: &mut H, now: u64) {
+        self.pump(host, now, Owner::Floppy);
     }
 
     /// What follows an access to a function: requests, if it is a controller of drives.
@@ -303,7 +315,7 @@ impl Machine<'_> {
     }
 
     /// Why a device can't go on a bus of this name.
-    fn wrong_bus(&self, class: &'static str, name: &str) -> DeviceError {
+    pub(super) fn wrong_bus(&self, class: &'static str, name: &str) -> DeviceError {
         if self.find_pci_bus(name).is_some() {
             return DeviceError::WrongBus(class, "PCI");
         }

@@ -64,6 +64,12 @@ pub trait Host {
         let _ = drive;
     }
 
+    /// The driver says that queues have buffers which are lent to the host
+    /// ([`Machine::lend_disk`](super::Machine::lend_disk)).
+    fn queue_notified(&mut self, drive: DriveId) {
+        let _ = drive;
+    }
+
     /// The guest has moved the tray of a drive.
     fn tray_moved(&mut self, drive: DriveId, open: bool) {
         let _ = (drive, open);

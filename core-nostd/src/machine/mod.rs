@@ -27,9 +27,11 @@ mod clock;
 mod config;
 mod drives;
 mod flash;
+mod floppy;
 mod host;
 mod hpet;
 mod input;
+mod lending;
 pub mod listing;
 mod parallel;
 mod pci;
@@ -50,6 +52,7 @@ use crate::devices::acpi_pm::{AcpiPm, SleepStates};
 use crate::devices::debug_exit::DebugExit;
 use crate::devices::debugcon::Debugcon;
 use crate::devices::dma::{self, Dma};
+use crate::devices::fdc::Fdc;
 use crate::devices::hpet::Hpet;
 use crate::devices::i8042::I8042;
 use crate::devices::ib700::Ib700;
@@ -82,6 +85,7 @@ pub use drives::VIRTIO_BLKS_MAX;
 pub use host::Host;
 use input::Typing;
 pub use input::{TYPED_MAX, TypedFull};
+pub use lending::Lent;
 use pci::Buses;
 pub use pci::{
     Consoles, ExpansionRom, I6300ESB_MAX, PCI_BRIDGES_MAX, PCI_SERIALS_MAX, PCI_TESTDEVS_MAX,
@@ -140,6 +144,8 @@ enum Port {
     Ide(u8),
     /// An IDE channel's alternate status and device control.
     IdeControl(u8),
+    /// The floppy disk controller, from this offset of its registers on.
+    Floppy(u8),
     /// A PCI function.
     Function {
         /// Index of what says which, and where in it.
@@ -177,6 +183,7 @@ impl Port {
             Self::Gpe0 => "acpi-gpe0",
             Self::Apmc => "apm-io",
             Self::Ide(_) | Self::IdeControl(_) => "ide",
+            Self::Floppy(_) => "fdc",
             Self::Function { .. } => "pci-bar",
         }
     }
@@ -274,6 +281,8 @@ pub struct Machine<'m> {
     effects: Effects,
     /// How often each line has risen.
     raised: [u64; ioapic::PINS],
+    /// Levels that inputs of the interrupt controllers were last driven to, a bit each.
+    driven: u32,
     /// Level of the PIC's INTR output, as the host was last told.
     intr: bool,
 
@@ -298,6 +307,7 @@ pub struct Machine<'m> {
     piix3: Piix3,
     piix4_pm: Piix4Pm,
     ide: Ide,
+    fdc: Fdc,
     acpi_pm: AcpiPm,
     serials: [Option<Serial>; SERIAL_MAX],
     parallels: [Option<Parallel>; PARALLEL_MAX],
@@ -626,6 +636,8 @@ impl<'m> Machine<'m> {
             Some(Port::Ide(_) | Port::IdeControl(_)) => {
                 return self.pump_slot(host, now, PciSlot::Ide);
             }
+            // What a driver writes to the DMA controller may let it go on.
+            Some(Port::Floppy(_) | Port::Dma(_)) => return self.pump_floppies(host, now),
             _ => {}
         }
         while let Some(effect) = self.effects.take() {
@@ -684,6 +696,8 @@ impl<'m> Machine<'m> {
     /// Drives an input of the interrupt controllers.
     fn drive_gsi<H: Host>(&mut self, host: &mut H, line: IrqLine, level: bool) {
         let number = line.number();
+        let bit = 1_u32.checked_shl(number.into()).unwrap_or(0);
+        self.driven = self.driven & !bit | if level { bit } else { 0 };
         if let (true, Some(raised)) = (level, self.raised.get_mut(usize::from(number))) {
             *raised = raised.wrapping_add(1);
         }

@@ -69,21 +69,21 @@ pub struct ExpansionRom<'m> {
 
 /// What answers in a range of memory.
 #[derive(Clone, Copy, Debug)]
-struct Claim {
+pub(super) struct Claim {
     /// Index of the function.
-    function: u8,
-    bar: u8,
+    pub(super) function: u8,
+    pub(super) bar: u8,
     widest: Width,
     /// Of the first byte in the range of the base address register.
-    offset: u64,
+    pub(super) offset: u64,
 }
 
 /// What answers in a range of ports.
 #[derive(Clone, Copy, Debug, Default)]
-struct PortClaim {
-    function: u8,
-    bar: u8,
-    offset: u16,
+pub(super) struct PortClaim {
+    pub(super) function: u8,
+    pub(super) bar: u8,
+    pub(super) offset: u16,
 }
 
 /// The buses and the functions that can be plugged in.
@@ -98,8 +98,8 @@ pub(super) struct Buses<'m> {
     /// The first UART of each serial function, of all.
     first_uart: [u8; PCI_SERIALS_MAX],
     roms: [ExpansionRom<'m>; FUNCTIONS_MAX],
-    memory: Decoder<u64, Claim>,
-    ports: heapless::Vec<PortClaim, { super::ports::RANGES_MAX }>,
+    pub(super) memory: Decoder<u64, Claim>,
+    pub(super) ports: heapless::Vec<PortClaim, { super::ports::RANGES_MAX }>,
     /// ISA interrupts that PCI functions drive high, a bit each.
     pub(super) driven: u16,
 }

@@ -11,7 +11,7 @@ use crate::devices::block::DriveId;
 use crate::devices::class::{
     DeviceClass, PCI_ADDR, PROPERTIES_MAX, Property, PropertyKind, PropertyValues, Value,
 };
-use crate::devices::{ConsoleId, parallel, serial};
+use crate::devices::{ConsoleId, fdc, parallel, serial};
 use crate::pci::BusId;
 
 /// Devices that can be plugged in at most.
@@ -217,6 +217,14 @@ impl<'m> Machine<'m> {
             // There is room: see above.
             let _ = self.plugged.push(plugged);
             return self.add_last_to_boot_order().map(|()| Consoles::new());
+        }
+        if class.name == fdc::drive::CLASS.name {
+            let drive = self.plug_floppy(values, bus)?;
+            plugged.drive = Some(drive);
+            plugged.settle("unit", self.fdc.unit(drive).unwrap_or(0).into());
+            // There is room: see above.
+            let _ = self.plugged.push(plugged);
+            return Ok(Consoles::new());
         }
         let bus = self.find_bus(class, bus)?;
         if let Some(bus) = bus {

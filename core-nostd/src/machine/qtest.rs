@@ -1,7 +1,8 @@
 //! Carries out the requests of the qtest protocol on a machine that no processor runs.
 //!
 //! The virtual clock moves only by `clock_step` and `clock_set`. A request's interrupt lines are
-//! reported before its answer: `IRQ raise N`, `IRQ lower N`.
+//! reported before its answer: `IRQ raise N`, `IRQ lower N`; those that changed since the request before, because
+//! a disk has read what it was asked for, too.
 
 use core::fmt::{self, Write};
 use core::sync::atomic::AtomicU8;
@@ -46,6 +47,8 @@ enum Intercept {
 pub struct Qtest<'b> {
     lines: LineBuffer<'b>,
     intercept: Option<Intercept>,
+    /// Levels of the I/O APIC's inputs after the last request, a bit each.
+    levels: u32,
 }
 
 impl<'b> Qtest<'b> {
@@ -55,6 +58,7 @@ impl<'b> Qtest<'b> {
         Self {
             lines: LineBuffer::new(buffer),
             intercept: None,
+            levels: 0,
         }
     }
 
@@ -87,6 +91,12 @@ impl<'b> Qtest<'b> {
             out,
             intercept: self.intercept,
         };
+        let changed = machine.driven ^ self.levels;
+        for gsi in (0..IO_APIC_INPUTS).filter(|gsi| changed >> gsi & 1 != 0) {
+            if self.intercept == Some(Intercept::IoApicInputs) {
+                reporter.report(gsi, machine.driven >> gsi & 1 != 0);
+            }
+        }
         let answered = match request {
             Ok(request) => {
                 let intercept = &mut self.intercept;
@@ -102,6 +112,7 @@ impl<'b> Qtest<'b> {
         };
         // Writing fails only where the host has closed the connection.
         let _ = answered;
+        self.levels = machine.driven;
         taken
     }
 }

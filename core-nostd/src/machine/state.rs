@@ -78,6 +78,7 @@ macro_rules! each_device {
                     $call!($machine.piix4_pm);
                 }
                 $call!($machine.ide);
+                $call!($machine.fdc);
                 // Behind both devices that drive it.
                 $call!($machine.a20);
                 for unit in 0..$machine.flash.len() {

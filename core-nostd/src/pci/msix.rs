@@ -179,6 +179,15 @@ impl MsiX {
         }
     }
 
+    /// The message that [`MsiX::notify`] would send for `vector`, if it would send one now.
+    pub fn message(&self, config: &ConfigSpace, vector: usize) -> Option<Msi> {
+        let entry = self.state.entries.get(vector)?;
+        let is_masked =
+            self.control(config) & CONTROL_MASK != 0 || entry[VECTOR_CONTROL] & MASKED != 0;
+        let is_sent = self.is_enabled(config) && config.is_bus_master() && !is_masked;
+        is_sent.then(|| message(entry))
+    }
+
     /// Asks for the interrupt `vector`. Nothing happens unless [`MsiX::is_enabled`], or if there is
     /// no such vector.
     pub fn notify(&mut self, config: &ConfigSpace, cx: &mut Context<'_>, vector: usize) {
@@ -237,11 +246,16 @@ impl MsiX {
     }
 }
 
+fn message(entry: &[u32; 4]) -> Msi {
+    Msi {
+        address: u64::from(entry[ADDRESS + 1]) << 32 | u64::from(entry[ADDRESS] & !3),
+        data: entry[DATA],
+    }
+}
+
 fn send(config: &ConfigSpace, cx: &mut Context<'_>, entry: &[u32; 4]) {
     if config.is_bus_master() {
-        let address = u64::from(entry[ADDRESS + 1]) << 32 | u64::from(entry[ADDRESS] & !3);
-        let data = entry[DATA];
-        cx.effects.push(Effect::Message(Msi { address, data }));
+        cx.effects.push(Effect::Message(message(entry)));
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::tree::{Bus, Node, PATH_MAX, Path};
 use super::{QomError, QomValue, Tree};
-use crate::devices::ide;
+use crate::devices::{fdc, ide};
 use crate::machine::Place;
 
 /// Levels of objects below one that are visited at most.
@@ -105,6 +105,7 @@ impl Tree<'_> {
                         self.bus(Bus::Ide(channel as u8), name, "IDE", depth + 2, visit);
                     }
                 }
+                Node::Fdc => self.bus(Bus::Floppy, fdc::BUS, "floppy-bus", depth + 2, visit),
                 Node::Plugged(index) if self.machine.is_bridge(index.into()) => {
                     let name = self.machine.bus_name(index.into());
                     self.bus(Bus::Below(index), &name, "PCI", depth + 2, visit);

@@ -5,9 +5,9 @@ use core::fmt::Write as _;
 use super::tree::{Edge, Name, Node, Settable};
 use super::types::{self, Type, TypeName};
 use super::{ChardevKind, PropertyInfo, QomError, QomValue, Settings, Tree};
+use crate::devices::block::SECTOR;
 use crate::devices::class::{PCI_ADDR, PCI_MULTIFUNCTION, PCI_ROMFILE, PropertyKind, Value};
-use crate::devices::ide;
-use crate::devices::{hpet, kernel, pflash, vmgenid};
+use crate::devices::{fdc, hpet, ide, kernel, pflash, vmgenid};
 use crate::machine::{Board, Place};
 use crate::pci::{Address, i440fx, piix3, piix4_pm};
 use crate::time::calendar::date_from_days;
@@ -151,7 +151,7 @@ impl Tree<'_> {
         match node {
             Node::Machine => return self.machine_values(visit),
             Node::SystemBus => visit("realized", "bool", QomValue::Bool(false)),
-            Node::PciBus | Node::BelowBridge(_) | Node::IdeBus(_) => {
+            Node::PciBus | Node::BelowBridge(_) | Node::IdeBus(_) | Node::FloppyBus => {
                 visit("realized", "bool", QomValue::Bool(true));
             }
             Node::IsaBus => {
@@ -239,7 +239,10 @@ impl Tree<'_> {
                         visit(name, kind.name(), QomValue::Str(&text));
                         continue;
                     }
-                    plugged.map_or(Value::Unset, |plugged| plugged.value(name))
+                    match self.machine.floppy_unit(index.into()) {
+                        Some(unit) => self.floppy_value(index, unit, name),
+                        None => plugged.map_or(Value::Unset, |plugged| plugged.value(name)),
+                    }
                 }
                 _ => self
                     .board_value(node, name)
@@ -257,6 +260,16 @@ impl Tree<'_> {
                 Value::Word(word) => QomValue::Str(word),
             };
             visit(name, kind.name(), value);
+        }
+    }
+
+    /// A property of a floppy drive: what was settled, as QEMU shows it.
+    fn floppy_value(&self, index: u8, unit: u8, name: &str) -> Value {
+        let plugged = self.machine.plugged().get(usize::from(index));
+        match (name, self.machine.floppy_controller()) {
+            ("drive-type", Some(controller)) => Value::Word(controller.kind(unit).name()),
+            ("logical_block_size" | "physical_block_size", _) => Value::Uint(SECTOR),
+            _ => plugged.map_or(Value::Unset, |plugged| plugged.value(name)),
         }
     }
 
@@ -282,6 +295,10 @@ impl Tree<'_> {
                     // There are none.
                     _ => -1,
                 }));
+            }
+            (Node::Fdc, fdc::FALLBACK) => {
+                let controller = self.machine.floppy_controller()?;
+                return Some(Value::Word(controller.fallback().name()));
             }
             (Node::Pit, "iobase") => PIT_BASE,
             (Node::Hpet, "hpet-intcap") => hpet::INTCAP.into(),

@@ -771,6 +771,7 @@ fn what_users_can_make_has_an_interface() {
         "memory-backend-memfd",
         "memory-backend-ram",
         "secret",
+        "throttle-group",
     ];
     assert_eq!(names("user-creatable", false), concrete);
     assert_eq!(names("interface", false), concrete);

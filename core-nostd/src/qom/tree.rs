@@ -10,7 +10,7 @@ use super::types::{self, TypeName};
 use super::{ChardevKind, QomError, Tree};
 use crate::devices::class::DeviceClass;
 use crate::devices::pflash::{self, Pflash};
-use crate::devices::{dma, hpet, i8042, ide, kernel, pit, port92, rtc};
+use crate::devices::{dma, fdc, hpet, i8042, ide, kernel, pit, port92, rtc};
 use crate::firmware::fw_cfg;
 use crate::irq::{ioapic, lapic, pic};
 use crate::machine::{Board, Irqchip, Place};
@@ -66,6 +66,9 @@ pub(super) enum Node {
     Ide,
     /// By the channel's number.
     IdeBus(u8),
+    /// The floppy disk controller.
+    Fdc,
+    FloppyBus,
     /// 0: bytes, 1: words.
     Dma(u8),
     /// 0: master, 1: slave.
@@ -112,6 +115,7 @@ pub(super) enum Bus {
     Isa,
     /// By the channel's number.
     Ide(u8),
+    Floppy,
     /// Below a bridge, by its position in the machine's list.
     Below(u8),
 }
@@ -184,6 +188,7 @@ impl Tree<'_> {
             Node::Flash(_) => &pflash::CLASS,
             Node::PowerManagement => &piix4_pm::CLASS,
             Node::Ide => &ide::CLASS,
+            Node::Fdc => &fdc::CLASS,
             Node::Plugged(index) => {
                 return Some(self.machine.plugged().get(usize::from(index))?.class());
             }
@@ -210,6 +215,7 @@ impl Tree<'_> {
             Node::PciBus | Node::BelowBridge(_) => "PCI",
             Node::IsaBus => "ISA",
             Node::IdeBus(_) => "IDE",
+            Node::FloppyBus => "floppy-bus",
             Node::Qtest => "qtest",
             Node::IsaBridge if self.board() == Board::Microvm => "isabus-bridge",
             _ => self.class(node).map_or("container", |class| class.name),
@@ -311,9 +317,14 @@ impl Tree<'_> {
             next(Some(Node::Plugged(index as u8)), Some(Bus::Isa));
         }
         if self.board() == Board::Pc {
-            // The floppy controller; then, behind the keyboard controller, two of VMware's ports.
+            next(Some(Node::Fdc), Some(Bus::Isa));
+            for (index, _) in boards.clone() {
+                if self.machine.floppy_unit(index).is_some() {
+                    next(Some(Node::Plugged(index as u8)), Some(Bus::Floppy));
+                }
+            }
+            // Behind the keyboard controller there are two of VMware's ports.
             for (node, bus) in [
-                gap(Bus::Isa),
                 isa(Node::I8042),
                 gap(Bus::Isa),
                 gap(Bus::Isa),
@@ -348,6 +359,14 @@ impl Tree<'_> {
                 let plugged = 0..self.machine.plugged().len() as u8;
                 let drives = plugged
                     .filter(|index| self.machine.ide_channel((*index).into()) == Some(channel));
+                for (position, index) in drives.enumerate() {
+                    visit(position, Node::Plugged(index));
+                }
+            }
+            (Bus::Floppy, _) => {
+                let plugged = 0..self.machine.plugged().len() as u8;
+                let drives =
+                    plugged.filter(|index| self.machine.floppy_unit((*index).into()).is_some());
                 for (position, index) in drives.enumerate() {
                     visit(position, Node::Plugged(index));
                 }
@@ -442,7 +461,8 @@ impl Tree<'_> {
             | Node::Speaker
             | Node::Rtc
             | Node::I8042
-            | Node::Port92 => Some(Node::IsaBus),
+            | Node::Port92
+            | Node::Fdc => Some(Node::IsaBus),
             Node::Plugged(_) => match self.class(node)?.bus {
                 Some("ISA") => Some(Node::IsaBus),
                 Some("IDE") => {
@@ -451,6 +471,7 @@ impl Tree<'_> {
                     };
                     self.machine.ide_channel(index.into()).map(Node::IdeBus)
                 }
+                Some("floppy-bus") => Some(Node::FloppyBus),
                 Some("PCI") => {
                     let above = self.bridge_above(node);
                     Some(above.map_or(Node::PciBus, Node::BelowBridge))
@@ -540,6 +561,7 @@ impl Tree<'_> {
                     visit(name, Node::IdeBus(channel as u8));
                 }
             }
+            Node::Fdc => visit(fdc::BUS, Node::FloppyBus),
             Node::Plugged(index) if self.machine.is_bridge(index.into()) => {
                 visit(
                     &self.machine.bus_name(index.into()),
@@ -561,6 +583,7 @@ impl Tree<'_> {
             Node::PciBus => Some(Bus::Pci),
             Node::IsaBus => Some(Bus::Isa),
             Node::IdeBus(channel) => Some(Bus::Ide(channel)),
+            Node::FloppyBus => Some(Bus::Floppy),
             Node::BelowBridge(bridge) => Some(Bus::Below(bridge)),
             _ => None,
         };
@@ -649,6 +672,7 @@ impl Tree<'_> {
             Node::Lapic(index) => Node::Cpu(index),
             Node::IsaBus => Node::IsaBridge,
             Node::IdeBus(_) => Node::Ide,
+            Node::FloppyBus => Node::Fdc,
             Node::BelowBridge(index) => Node::Plugged(index),
             Node::Plugged(index) => {
                 let plugged = self.machine.plugged().get(usize::from(index))?;
@@ -671,7 +695,8 @@ impl Tree<'_> {
             | Node::I8042
             | Node::Port92
             | Node::PowerManagement
-            | Node::Ide => Node::Unattached,
+            | Node::Ide
+            | Node::Fdc => Node::Unattached,
         })
     }
 

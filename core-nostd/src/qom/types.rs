@@ -177,6 +177,29 @@ static SECRET: &[TypeProperty] = &[
     property("file", "string", "the file that it is in"),
 ];
 
+static THROTTLE_GROUP: &[TypeProperty] = &[
+    property("limits", "ThrottleLimits", ""),
+    property("x-bps-total", "int", ""),
+    property("x-bps-total-max", "int", ""),
+    property("x-bps-total-max-length", "int", ""),
+    property("x-bps-read", "int", ""),
+    property("x-bps-read-max", "int", ""),
+    property("x-bps-read-max-length", "int", ""),
+    property("x-bps-write", "int", ""),
+    property("x-bps-write-max", "int", ""),
+    property("x-bps-write-max-length", "int", ""),
+    property("x-iops-total", "int", ""),
+    property("x-iops-total-max", "int", ""),
+    property("x-iops-total-max-length", "int", ""),
+    property("x-iops-read", "int", ""),
+    property("x-iops-read-max", "int", ""),
+    property("x-iops-read-max-length", "int", ""),
+    property("x-iops-write", "int", ""),
+    property("x-iops-write-max", "int", ""),
+    property("x-iops-write-max-length", "int", ""),
+    property("x-iops-size", "int", ""),
+];
+
 /// Properties of all machines.
 static MACHINE: &[TypeProperty] = &[
     property("append", "string", "kernel command line"),
@@ -306,6 +329,7 @@ static TYPES: &[PlainType] = &[
     concrete("tcg-accel", "accel", TCG),
     base("bus", "object", &[]),
     concrete("IDE", "bus", BUS),
+    concrete("floppy-bus", "bus", BUS),
     concrete("ISA", "bus", BUS),
     concrete("PCI", "bus", BUS),
     concrete("System", "bus", BUS),
@@ -355,6 +379,7 @@ static TYPES: &[PlainType] = &[
     concrete("qtest", "object", QTEST),
     creatable("secret_common", "object", true, SECRET_COMMON),
     creatable("secret", "secret_common", false, SECRET),
+    creatable("throttle-group", "object", false, THROTTLE_GROUP),
 ];
 
 /// A type, wherever it is described.

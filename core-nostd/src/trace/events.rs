@@ -381,6 +381,13 @@ events! {
     /// An IDE bus master is started, or stopped.
     bmdma_cmd_write(val: u8) "val: 0x{8x}"
 
+    // ---- Floppy disks -------------------------------------------------------------------------
+
+    /// A register of the floppy disk controller is read.
+    fdc_ioport_read(reg: u16, value: u8) "read reg 0x{2x} val 0x{2x}"
+    /// A register of the floppy disk controller is written.
+    fdc_ioport_write(reg: u16, value: u8) "write reg 0x{2x} val 0x{2x}"
+
     // ---- Virtio -------------------------------------------------------------------------------
 
     /// A driver says that a queue has buffers.

@@ -11,6 +11,8 @@
 //! chain is read again. The device has at most [`REQUESTS_MAX`] under way; further ones wait in
 //! their queues.
 
+pub mod lending;
+
 use core::ops::Range;
 
 use serde::{Deserialize, Serialize};
@@ -199,6 +201,13 @@ pub static PCI_CLASS: DeviceClass = DeviceClass {
             true,
             "whether descriptors may be in tables of their own",
         ),
+        flag("ioeventfd", true, "whether the kernel takes notifications"),
+        Property {
+            name: "iothread",
+            kind: PropertyKind::IoThread,
+            default: Value::Unset,
+            doc: "id of the thread that serves the queues",
+        },
         number(
             "logical_block_size",
             PropertyKind::Size,
@@ -408,6 +417,8 @@ pub struct VirtioBlock {
     kicked: u32,
     /// Requests that are to be handed out again, a bit each.
     again: u128,
+    /// Another one has the queues: see [`lending`].
+    is_lent: bool,
     state: State,
 }
 
@@ -472,6 +483,7 @@ impl VirtioBlock {
             cancelled: false,
             kicked: 0,
             again: 0,
+            is_lent: false,
             state: State {
                 write_cache: None,
                 requests: [None; REQUESTS_MAX],
@@ -671,10 +683,10 @@ impl VirtioBlock {
     }
 
     /// A request has ended: its buffer goes back to the driver, as soon as it may.
-    fn answer(&mut self, cx: &Context<'_>, slot: usize, request: UnderWay, status: u8) {
+    fn answer(&mut self, ram: &dyn GuestRam, slot: usize, request: UnderWay, status: u8) {
         let UnderWay { queue, buffer, .. } = request;
         trace::virtio_blk_req_complete(queue, buffer.id, status);
-        if let Err(error) = cx.ram.write(request.status, &[status]) {
+        if let Err(error) = ram.write(request.status, &[status]) {
             return self.common.fail(error.into());
         }
         let Some(entry) = self.state.requests.get_mut(slot) else {
@@ -691,7 +703,7 @@ impl VirtioBlock {
             });
             return;
         }
-        self.common.give_back(cx, queue, buffer, request.written);
+        self.common.give_back(ram, queue, buffer, request.written);
         // Those that have waited for it.
         while self.common.features() & RING_PACKED != 0 {
             let waits = |entry: &&mut Option<UnderWay>| {
@@ -706,12 +718,16 @@ impl VirtioBlock {
             let UnderWay {
                 buffer, written, ..
             } = other;
-            self.common.give_back(cx, queue, buffer, written);
+            self.common.give_back(ram, queue, buffer, written);
         }
     }
 
     /// The next buffer that may ask for something, and the place that a request of it would have.
     fn next_buffer(&mut self, ram: &dyn GuestRam) -> Option<(u16, Buffer, usize)> {
+        if self.is_lent {
+            // It is for the other one to take.
+            return None;
+        }
         if self.again != 0 {
             let slot = self.again.trailing_zeros() as usize;
             self.again &= self.again - 1;
@@ -726,6 +742,8 @@ impl VirtioBlock {
             let ring = &mut self.common.queue_mut(queue)?.ring;
             match ring.take(ram, features) {
                 Ok(Some(buffer)) => return Some((queue, buffer, slot)),
+                // Whoever has hushed it looks by itself.
+                Ok(None) if ring.is_quiet() => self.kicked &= !(1 << queue),
                 Ok(None) => {
                     let waits = ring.wait(ram, features);
                     match waits.and_then(|()| ring.is_empty(ram)) {
@@ -741,18 +759,14 @@ impl VirtioBlock {
     }
 
     /// The next request: see [`BlockController::next_request`].
-    fn next<'a>(
-        &mut self,
-        cx: &mut Context<'_>,
-        segments: &'a mut Segments,
-    ) -> Option<Request<'a>> {
+    fn next<'a>(&mut self, ram: &dyn GuestRam, segments: &'a mut Segments) -> Option<Request<'a>> {
         for _ in 0..ANSWERS_MAX {
             if !self.common.works() {
                 return None;
             }
-            let (queue, buffer, slot) = self.next_buffer(cx.ram)?;
+            let (queue, buffer, slot) = self.next_buffer(ram)?;
             self.state.requests[slot] = None;
-            let (asked, status, written) = match self.look(cx.ram, queue, buffer, segments) {
+            let (asked, status, written) = match self.look(ram, queue, buffer, segments) {
                 Ok(looked) => looked,
                 Err(error) => {
                     self.common.fail(error);
@@ -767,7 +781,7 @@ impl VirtioBlock {
                 status,
             };
             match asked {
-                Asked::Answer(code) => self.answer(cx, slot, request, code),
+                Asked::Answer(code) => self.answer(ram, slot, request, code),
                 Asked::Work {
                     operation,
                     offset,
@@ -900,7 +914,7 @@ impl Virtio for VirtioBlock {
 }
 
 impl VirtioBlock {
-    fn done(&mut self, cx: &Context<'_>, tag: u32, outcome: Outcome) {
+    fn done(&mut self, ram: &dyn GuestRam, tag: u32, outcome: Outcome) {
         let (epoch, slot) = ((tag >> 16) as u16, (tag & 0xffff) as usize);
         let request = self.state.requests.get_mut(slot);
         let request = request.filter(|request| request.is_some_and(|request| !request.has_ended));
@@ -913,7 +927,7 @@ impl VirtioBlock {
         };
         if self.common.works() {
             let status = if outcome.is_ok() { OK } else { IOERR };
-            self.answer(cx, slot, request, status);
+            self.answer(ram, slot, request, status);
         }
     }
 
@@ -936,11 +950,15 @@ impl BlockController for VirtioPci<VirtioBlock> {
         cx: &mut Context<'_>,
         segments: &'a mut Segments,
     ) -> Option<Request<'a>> {
-        self.with_device(cx, |disk, cx| disk.next(cx, segments))
+        self.with_device(cx, |disk, cx| disk.next(cx.ram, segments))
     }
 
     fn take_cancelled(&mut self) -> Option<DriveId> {
         self.device_mut().take_cancelled()
+    }
+
+    fn take_notified(&mut self) -> Option<DriveId> {
+        self.device_mut().take_notified()
     }
 
     fn request_done(
@@ -951,7 +969,7 @@ impl BlockController for VirtioPci<VirtioBlock> {
         outcome: Outcome,
         _bytes: &[u8],
     ) {
-        self.with_device(cx, |disk, cx| disk.done(cx, tag, outcome));
+        self.with_device(cx, |disk, cx| disk.done(cx.ram, tag, outcome));
     }
 
     fn medium_changed(&mut self, cx: &mut Context<'_>, _drive: DriveId, medium: Option<Medium>) {
@@ -1017,6 +1035,7 @@ impl SavedDevice for VirtioBlock {
             cancelled: _,
             kicked,
             again: _,
+            is_lent: _,
             state: State {
                 write_cache,
                 requests,

@@ -9,7 +9,8 @@ pub mod transport;
 
 use serde::{Deserialize, Serialize};
 
-use crate::devices::{Context, Width};
+use crate::devices::Width;
+use crate::memory::GuestRam;
 use crate::state::StateError;
 use crate::trace::events as trace;
 use queue::{Buffer, QueueError, RING_PACKED, SavedQueue, VirtQueue};
@@ -237,15 +238,15 @@ impl Common {
     }
 
     /// A buffer goes back to the driver of a queue, who is interrupted if it wants to be.
-    pub fn give_back(&mut self, cx: &Context<'_>, index: u16, buffer: Buffer, written: u32) {
+    pub fn give_back(&mut self, ram: &dyn GuestRam, index: u16, buffer: Buffer, written: u32) {
         let features = self.state.features;
         let Some(queue) = self.queue_mut(index) else {
             return;
         };
         trace::virtqueue_flush(index, buffer.id, written);
         let ring = &mut queue.ring;
-        let given = ring.give_back(cx.ram, buffer, written);
-        match given.and_then(|()| ring.wants_interrupt(cx.ram, features)) {
+        let given = ring.give_back(ram, buffer, written);
+        match given.and_then(|()| ring.wants_interrupt(ram, features)) {
             Ok(true) => self.raised |= 1 << index,
             Ok(false) => {}
             Err(error) => self.fail(error),
@@ -371,14 +372,14 @@ fn reset(device: &mut dyn Virtio) {
     device.reset_device();
 }
 
-/// The driver says that a queue has buffers.
+/// The driver says that a queue has buffers. Nobody hears it while the device is kept from memory.
 fn notify(device: &mut dyn Virtio, queue: u16) {
     trace::virtio_queue_notify(queue);
-    if device
-        .common()
+    let common = device.common();
+    let is_ready = common
         .queue(queue)
-        .is_some_and(|queue| queue.ring.is_ready())
-    {
+        .is_some_and(|queue| queue.ring.is_ready());
+    if is_ready && common.works() {
         device.notified(queue);
     }
 }

@@ -43,6 +43,8 @@ const INDIRECT: u16 = 1 << 2;
 
 /// Available ring, flags: the driver wants no interrupts.
 const NO_INTERRUPT: u16 = 1 << 0;
+/// Used ring, flags: the device wants no notifications.
+const NO_NOTIFY: u16 = 1 << 0;
 /// Offset of `idx` in both rings; flags are before it.
 const INDEX: u64 = 2;
 /// Offset of the entries of both rings.
@@ -120,6 +122,8 @@ impl Rings {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VirtQueue {
     state: State,
+    /// The driver need not notify: see [`VirtQueue::hush`].
+    is_quiet: bool,
 }
 
 /// What changes.
@@ -150,7 +154,10 @@ impl VirtQueue {
             size: size.min(SIZE_MAX),
             ..State::default()
         };
-        Self { state }
+        Self {
+            state,
+            is_quiet: false,
+        }
     }
 
     /// Makes it a packed queue, or a split one, that nothing was taken from.
@@ -273,7 +280,7 @@ impl VirtQueue {
         }
         self.state.taken = taken.wrapping_add(1);
         self.state.in_use += 1;
-        if features & RING_EVENT_IDX != 0 {
+        if features & RING_EVENT_IDX != 0 && !self.is_quiet {
             ram.store16(self.used_entry(size), self.state.taken)?;
         }
         Ok(Some(Buffer {
@@ -297,6 +304,34 @@ impl VirtQueue {
         // The driver sees the index before the device looks again.
         fence(Ordering::SeqCst);
         Ok(())
+    }
+
+    /// Says whether the driver need not notify the device, which looks for buffers by itself. Once it
+    /// need again, the caller goes on with [`VirtQueue::wait`]. Drivers of packed queues go on notifying.
+    ///
+    /// # Errors
+    /// [`QueueError::Memory`].
+    pub fn hush(
+        &mut self,
+        ram: &dyn GuestRam,
+        features: u64,
+        is_quiet: bool,
+    ) -> Result<(), QueueError> {
+        if !self.is_ready() || self.state.is_packed || is_quiet == self.is_quiet {
+            return Ok(());
+        }
+        self.is_quiet = is_quiet;
+        // With indices, the driver notifies once when it passes the one that was wanted last.
+        if features & RING_EVENT_IDX == 0 {
+            let flags = if is_quiet { NO_NOTIFY } else { 0 };
+            ram.store16(self.state.rings.used, flags)?;
+        }
+        Ok(())
+    }
+
+    /// Whether the driver need not notify the device.
+    pub fn is_quiet(&self) -> bool {
+        self.is_quiet
     }
 
     /// Puts the pieces of a buffer into `segments`, first those that the device reads, and says how many

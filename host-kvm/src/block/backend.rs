@@ -273,18 +273,8 @@ impl Backend {
                 }
                 need
             }
-            // Its device is about to come.
-            None if self.name.is_empty() => Need::NONE,
-            None => {
-                let mut uses = Permissions::CONSISTENT_READ;
-                if !read_only {
-                    uses |= Permissions::WRITE | Permissions::RESIZE;
-                }
-                Need {
-                    uses,
-                    shares: Permissions::all(),
-                }
-            }
+            // Nobody reads or writes it.
+            None => Need::NONE,
         }
     }
 

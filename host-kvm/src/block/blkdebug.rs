@@ -16,7 +16,7 @@ use super::executor::Boxed;
 use super::node::{Child, Description, Driver, Io, Need, OptionValue, Permissions, Refusal};
 
 /// A rule that fails requests.
-struct Inject {
+pub(super) struct Inject {
     event: BlkdebugEvent,
     /// Only in this state, 0 for any.
     state: i64,
@@ -28,18 +28,84 @@ struct Inject {
     active: bool,
 }
 
-/// A rule that changes the state.
-struct SetState {
-    event: BlkdebugEvent,
-    state: i64,
-    new_state: i64,
+impl Inject {
+    /// A rule; without an error it is EIO, without a sector it means all.
+    ///
+    /// # Errors
+    /// If there is no such error.
+    pub(super) fn new(
+        event: BlkdebugEvent,
+        state: i64,
+        kind: Option<BlkdebugIOType>,
+        error: Option<i64>,
+        sector: Option<i64>,
+        once: bool,
+    ) -> Result<Self, Refusal> {
+        let error = i32::try_from(error.unwrap_or(5)).ok();
+        let error = error.filter(|error| (1..4096).contains(error));
+        Ok(Self {
+            event,
+            state,
+            kind,
+            error: Errno::from_raw_os_error(error.ok_or("Invalid errno value")?),
+            sector: u64::try_from(sector.unwrap_or(-1)).ok(),
+            once,
+            active: event == BlkdebugEvent::None,
+        })
+    }
 }
+
+/// A rule that changes the state.
+pub(super) struct SetState {
+    pub(super) event: BlkdebugEvent,
+    pub(super) state: i64,
+    pub(super) new_state: i64,
+}
+
+/// All rules.
+#[derive(Default)]
+pub(super) struct Rules {
+    pub(super) injects: Vec<Inject>,
+    pub(super) set_states: Vec<SetState>,
+}
+
+/// What requests of a kind have to be multiples of, and how many bytes they have at most; 0: whatever they like.
+#[derive(Clone, Copy)]
+struct Pieces {
+    unit: u64,
+    most: u64,
+}
+
+impl Pieces {
+    /// The whole units in a range, in pieces that are not too long: where each begins, and its length.
+    fn of(self, at: u64, length: u64) -> impl Iterator<Item = (u64, u64)> {
+        let unit = self.unit.max(1);
+        let most = match self.most {
+            0 => u64::MAX,
+            most => most,
+        };
+        let end = at + length;
+        let end = end - end % unit;
+        let mut next = at.next_multiple_of(unit);
+        std::iter::from_fn(move || {
+            let length = end.checked_sub(next)?.min(most);
+            let piece = (next, length);
+            next += length;
+            (length > 0).then_some(piece)
+        })
+    }
+}
+
+/// Bytes of zeros that are written at once.
+const FILL: u64 = 1 << 20;
 
 /// See the module.
 pub struct Blkdebug {
     image: Child,
     align: u64,
     max_transfer: u64,
+    zeroes: Pieces,
+    discards: Pieces,
     injects: RefCell<Vec<Inject>>,
     set_states: Vec<SetState>,
     state: Cell<i64>,
@@ -50,15 +116,25 @@ pub struct Blkdebug {
 }
 
 /// The options as they were given, with the places of rules in their names.
-fn described(given: &BlockdevOptionsBlkdebug<'_>) -> Vec<(Cow<'static, str>, OptionValue)> {
+pub(super) fn described(
+    given: &BlockdevOptionsBlkdebug<'_>,
+) -> Vec<(Cow<'static, str>, OptionValue)> {
     let mut options: Vec<(Cow<'static, str>, OptionValue)> = Vec::new();
     let number = |value: i64| match u64::try_from(value) {
         Ok(value) => OptionValue::Number(value),
         Err(_) => OptionValue::Text(value.to_string()),
     };
+    if let Some(config) = given.config {
+        let config = String::from_utf8_lossy(config).into_owned();
+        options.push(("config".into(), OptionValue::Text(config)));
+    }
     for (name, value) in [
         ("align", given.align),
         ("max-transfer", given.max_transfer.map(i64::from)),
+        ("opt-write-zero", given.opt_write_zero.map(i64::from)),
+        ("max-write-zero", given.max_write_zero.map(i64::from)),
+        ("opt-discard", given.opt_discard.map(i64::from)),
+        ("max-discard", given.max_discard.map(i64::from)),
     ] {
         if let Some(value) = value {
             options.push((name.into(), number(value)));
@@ -108,19 +184,10 @@ impl Blkdebug {
     /// # Errors
     /// In QEMU's words where it has some.
     pub fn new(image: Child, options: &BlockdevOptionsBlkdebug<'_>) -> Result<Self, Refusal> {
-        if options.config.is_some() {
-            return Err("blkdebug: files of rules are not available".to_owned());
-        }
-        for (name, value) in [
-            ("opt-write-zero", options.opt_write_zero),
-            ("max-write-zero", options.max_write_zero),
-            ("opt-discard", options.opt_discard),
-            ("max-discard", options.max_discard),
-        ] {
-            if value.is_some_and(|value| value != 0) {
-                return Err(format!("blkdebug: '{name}' is not available"));
-            }
-        }
+        let mut rules = match options.config {
+            None => Rules::default(),
+            Some(path) => super::rules::read(&String::from_utf8_lossy(path))?,
+        };
         let align = options.align.unwrap_or(0);
         let align = u64::try_from(align)
             .ok()
@@ -137,33 +204,54 @@ impl Blkdebug {
                 "Cannot meet constraints with max-transfer {max_transfer}"
             ));
         }
-        let mut injects = Vec::new();
+        let pieces = |unit: (&str, Option<i32>), most: (&str, Option<i32>)| {
+            let check = |(name, value): (&str, Option<i32>), unit: u64| {
+                let value = value.unwrap_or(0);
+                let number = u64::try_from(value).map_err(|_| {
+                    format!("Parameter '{name}' expects a non-negative number below 2^64")
+                })?;
+                match number.is_multiple_of(unit) {
+                    true => Ok(number),
+                    false => Err(format!("Cannot meet constraints with {name} {value}")),
+                }
+            };
+            let unit = check(unit, align.max(1))?;
+            let most = check(most, align.max(unit).max(1))?;
+            Ok::<Pieces, Refusal>(Pieces { unit, most })
+        };
+        let zeroes = pieces(
+            ("opt-write-zero", options.opt_write_zero),
+            ("max-write-zero", options.max_write_zero),
+        )?;
+        let discards = pieces(
+            ("opt-discard", options.opt_discard),
+            ("max-discard", options.max_discard),
+        )?;
         for rule in options.inject_error.clone().into_iter().flatten() {
-            let number = rule.errno.unwrap_or(5);
-            let error = i32::try_from(number).ok().filter(|n| (1..4096).contains(n));
-            let sector = rule.sector.unwrap_or(-1);
-            injects.push(Inject {
+            rules.injects.push(Inject::new(
+                rule.event,
+                rule.state.unwrap_or(0),
+                rule.iotype,
+                rule.errno,
+                rule.sector,
+                rule.once.unwrap_or(false),
+            )?);
+        }
+        for rule in options.set_state.clone().into_iter().flatten() {
+            rules.set_states.push(SetState {
                 event: rule.event,
                 state: rule.state.unwrap_or(0),
-                kind: rule.iotype,
-                error: Errno::from_raw_os_error(error.ok_or("Invalid errno value")?),
-                sector: u64::try_from(sector).ok(),
-                once: rule.once.unwrap_or(false),
-                active: rule.event == BlkdebugEvent::None,
+                new_state: rule.new_state,
             });
         }
-        let set_states = options.set_state.clone().into_iter().flatten();
-        let set_states = set_states.map(|rule| SetState {
-            event: rule.event,
-            state: rule.state.unwrap_or(0),
-            new_state: rule.new_state,
-        });
         Ok(Self {
             image,
             align: align.max(1),
             max_transfer: max_transfer as u64,
-            injects: RefCell::new(injects),
-            set_states: set_states.collect(),
+            zeroes,
+            discards,
+            injects: RefCell::new(rules.injects),
+            set_states: rules.set_states,
             state: Cell::new(1),
             takes: permissions(options.take_child_perms.clone().into_iter().flatten()),
             unshares: permissions(options.unshare_child_perms.clone().into_iter().flatten()),
@@ -243,6 +331,17 @@ impl Blkdebug {
         Ok(())
     }
 
+    /// Writes zeros where a request for zeros can't be.
+    async fn fill(&self, from: u64, to: u64) -> Result<(), Errno> {
+        let mut at = from;
+        while at < to {
+            let part = (to - at).min(FILL);
+            self.moves(at, &Buffer::new(part as usize), true).await?;
+            at += part;
+        }
+        Ok(())
+    }
+
     /// The whole blocks around a range.
     fn around(&self, at: u64, length: u64) -> (u64, usize) {
         let start = at - at % self.align;
@@ -303,11 +402,15 @@ impl Driver for Blkdebug {
                 return Err(Errno::OPNOTSUPP);
             }
             self.comes(BlkdebugEvent::PwritevZero);
-            self.check(BlkdebugIOType::WriteZeroes, at, length)?;
-            self.image
-                .node()
-                .write_zeroes(at, length, may_unmap)
-                .await?;
+            let mut done = at;
+            for (start, part) in self.zeroes.of(at, length) {
+                self.fill(done, start).await?;
+                self.check(BlkdebugIOType::WriteZeroes, start, part)?;
+                let node = self.image.node();
+                node.write_zeroes(start, part, may_unmap).await?;
+                done = start + part;
+            }
+            self.fill(done, at + length).await?;
             self.comes(BlkdebugEvent::PwritevDone);
             Ok(())
         })
@@ -319,8 +422,11 @@ impl Driver for Blkdebug {
                 // What is less than a block can't be given up.
                 return Ok(());
             }
-            self.check(BlkdebugIOType::Discard, at, length)?;
-            self.image.node().discard(at, length).await
+            for (start, part) in self.discards.of(at, length) {
+                self.check(BlkdebugIOType::Discard, start, part)?;
+                self.image.node().discard(start, part).await?;
+            }
+            Ok(())
         })
     }
 

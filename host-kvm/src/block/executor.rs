@@ -30,6 +30,17 @@ impl Ready {
     }
 }
 
+/// Tells from any thread whether [`Executor::run`] has something to do.
+#[derive(Clone)]
+pub struct Readiness(Arc<Ready>);
+
+impl Readiness {
+    /// Whether a task is to be polled.
+    pub fn is_any(&self) -> bool {
+        !self.0.lock().is_empty()
+    }
+}
+
 struct TaskWaker {
     task: usize,
     ready: Arc<Ready>,
@@ -104,6 +115,11 @@ impl Executor {
         };
         drop(tasks);
         self.ready.lock().push_back(index);
+    }
+
+    /// What tells other threads whether there is something to do.
+    pub fn readiness(&self) -> Readiness {
+        Readiness(self.ready.clone())
     }
 
     /// The time of the last run, in nanoseconds.

@@ -214,6 +214,8 @@ pub struct File {
     /// What is locked.
     locked: Cell<Need>,
     discards: Cell<Discards>,
+    /// What a flush has failed with: see [`Driver::flush`].
+    lost: Cell<Option<Errno>>,
     pool: Pool,
 }
 
@@ -311,6 +313,7 @@ impl File {
             handle: RefCell::new(Arc::new(handle)),
             locked: Cell::new(Need::NONE),
             discards: Cell::default(),
+            lost: Cell::new(None),
             pool,
         };
         file.measure().map_err(failed)?;
@@ -438,8 +441,21 @@ impl Driver for File {
         })
     }
 
+    // The kernel tells of writes that it could not do once, and what it had of them is gone then: where it kept them for
+    // us, no later flush may count as one that made everything stable.
     fn flush(&self) -> Io<'_> {
-        self.work(|handle| rustix::fs::fdatasync(handle.fd()))
+        if let Some(error) = self.lost.get() {
+            return super::throttle::refuse(error);
+        }
+        let direct = self.handle.borrow().direct;
+        let flushed = self.work(|handle| rustix::fs::fdatasync(handle.fd()));
+        Box::pin(async move {
+            let result = flushed.await;
+            if !direct && let Err(error) = result {
+                self.lost.set(Some(error));
+            }
+            result
+        })
     }
 
     fn resize<'a>(&'a self, length: u64) -> Boxed<'a, Result<(), Refusal>> {

@@ -30,8 +30,10 @@ pub mod null;
 mod open;
 pub mod overlay;
 pub mod raw;
+mod rules;
 pub mod storage_commands;
 pub mod throttle;
+pub mod turn;
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -422,6 +424,11 @@ impl Graph {
         self.events.borrow_mut().pop_front()
     }
 
+    /// Whether there is an event, or a reason to stop the machine.
+    pub fn has_news(&self) -> bool {
+        self.stop.get() || !self.events.borrow().is_empty()
+    }
+
     /// Whether a request that has failed since the last call is to stop the machine.
     pub fn take_stop(&self) -> bool {
         self.stop.take()
@@ -456,6 +463,15 @@ impl Graph {
         drive.changed.tell();
     }
 
+    /// Waits until no request is under way at any drive.
+    pub fn settle(&self) {
+        self.run();
+        for drive in self.drives() {
+            self.hold(&drive);
+            self.release(&drive);
+        }
+    }
+
     /// A request of a command begins.
     fn outside_begins(&self) {
         self.outside.set(self.outside.get() + 1);
@@ -472,7 +488,7 @@ impl Graph {
         self.outside_changed.until(|| self.outside.get() == 0).await;
     }
 
-    /// Waits until no request is under way at any drive, and for what was written to be on stable storage.
+    /// The same for all drives together, and for what was written to be on stable storage.
     pub fn drain(&self) {
         self.run();
         for drive in self.drives() {

@@ -14,6 +14,7 @@ use thimble_monitor::schema::{BlkdebugEvent, BlockdevDetectZeroesOptions};
 
 use super::buffer::Buffer;
 use super::executor::Boxed;
+use super::throttle::Group;
 
 /// What a request comes to.
 pub type Io<'a> = Boxed<'a, Result<(), Errno>>;
@@ -111,6 +112,30 @@ pub enum OptionValue {
     Bool(bool),
 }
 
+impl OptionValue {
+    /// The value as a text.
+    pub fn text(&self) -> String {
+        match self {
+            Self::Text(text) => text.clone(),
+            Self::Number(number) => number.to_string(),
+            Self::Bool(on) => on.to_string(),
+        }
+    }
+}
+
+/// What a reopen changes of a driver.
+pub enum Change {
+    /// The part of a file that the image is.
+    Part {
+        /// Its first byte.
+        offset: u64,
+        /// Its bytes; all that follow where there is no number.
+        size: Option<u64>,
+    },
+    /// The limits.
+    Limits(Rc<Group>),
+}
+
 /// How many discards a file has seen.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Discards {
@@ -170,6 +195,15 @@ pub trait Driver {
     fn adapt(&self, need: Need, settings: Settings) -> Result<(), Refusal> {
         let _ = (need, settings);
         Ok(())
+    }
+
+    /// Changes what a reopen may change, while no request is under way. Returns what it was.
+    ///
+    /// # Errors
+    /// If it can't be; nothing has changed then.
+    fn change(&self, change: Change) -> Result<Change, Refusal> {
+        let _ = change;
+        Err(format!("{} can't be changed", self.name()))
     }
 
     /// A parent has come to a step of its work: for those who wait for it.

@@ -1,26 +1,27 @@
 //! From options to nodes: `-blockdev`, `blockdev-add`, and what a `-drive` means.
 
+use std::borrow::Cow;
 use std::rc::{Rc, Weak};
 
 use thimble_core::qmp::Parser;
 use thimble_monitor::schema::arguments::{
-    BlockdevOptions, BlockdevOptionsFile, BlockdevOptionsNull, BlockdevOptionsVariant, BlockdevRef,
-    BlockdevReopen,
+    BlockdevOptions, BlockdevOptionsFile, BlockdevOptionsNull, BlockdevOptionsRaw,
+    BlockdevOptionsThrottle, BlockdevOptionsVariant, BlockdevRef,
 };
 use thimble_monitor::schema::{
     BlockdevAioOptions, BlockdevDetectZeroesOptions, BlockdevDiscardOptions, BlockdevDriver,
-    read_option,
+    OnOffAuto, read_option,
 };
 
 use super::backend::{Backend, OnError};
-use super::blkdebug::Blkdebug;
+use super::blkdebug::{self, Blkdebug};
 use super::file::File;
 use super::filters::{CopyOnRead, Verify};
-use super::node::{Child, Driver, Need, Node, OptionValue, Refusal, Settings};
+use super::node::{Change, Child, Driver, Need, Node, OptionValue, Refusal, Settings};
 use super::null::{self, Null};
 use super::overlay::Overlay;
 use super::raw::{self, Raw};
-use super::throttle::{Limits, Throttle};
+use super::throttle::{Group, Limits, Throttle};
 use super::{Graph, NODE_NAME_MAX, NODES_MAX};
 
 /// What a node that is made with its parent has from it.
@@ -140,6 +141,36 @@ fn settings(options: &BlockdevOptions<'_>, inherited: Inherited) -> Result<Setti
     Ok(settings)
 }
 
+/// What a file is told by.
+fn described_file(
+    file: &BlockdevOptionsFile<'_>,
+) -> Result<Vec<(Cow<'static, str>, OptionValue)>, Refusal> {
+    if file
+        .aio
+        .is_some_and(|aio| aio != BlockdevAioOptions::Threads)
+    {
+        return Err("Cannot change the option 'aio'".to_owned());
+    }
+    let filename = text(file.filename)?.to_owned();
+    let mut options = vec![("filename".into(), OptionValue::Text(filename))];
+    if let Some(locking) = file.locking.filter(|locking| *locking != OnOffAuto::Auto) {
+        let locking = locking.name().to_owned();
+        options.push(("locking".into(), OptionValue::Text(locking)));
+    }
+    Ok(options)
+}
+
+/// The part of a file that an image is.
+fn part(raw: &BlockdevOptionsRaw<'_>) -> Result<(u64, Option<u64>), Refusal> {
+    let number = |name: &str, value: i64| {
+        let sentence = format!("Parameter '{name}' expects a non-negative number below 2^64");
+        u64::try_from(value).map_err(|_| sentence)
+    };
+    let offset = number("offset", raw.offset.unwrap_or(0))?;
+    let size = raw.size.map(|size| number("size", size)).transpose()?;
+    Ok((offset, size))
+}
+
 impl Graph {
     fn name_of(&self, options: &BlockdevOptions<'_>) -> Result<String, Refusal> {
         let Some(name) = options.node_name else {
@@ -178,8 +209,12 @@ impl Graph {
         Ok(())
     }
 
-    fn register(&self, node: Rc<Node>) -> Rc<Node> {
-        self.nodes.borrow_mut().push(Rc::downgrade(&node));
+    /// Lists a node at a place, or as the newest.
+    fn register(&self, node: Rc<Node>, place: usize) -> Rc<Node> {
+        let mut nodes = self.nodes.borrow_mut();
+        let place = place.min(nodes.len());
+        nodes.insert(place, Rc::downgrade(&node));
+        drop(nodes);
         node
     }
 
@@ -198,6 +233,13 @@ impl Graph {
         }
         let mut settings = settings(options, inherited)?;
         let name = self.name_of(options)?;
+        // As with QEMU those that test others are older than what is made with them.
+        let place = match options.variant {
+            BlockdevOptionsVariant::Blkdebug(_) | BlockdevOptionsVariant::Blkverify(_) => {
+                self.nodes().len()
+            }
+            _ => usize::MAX,
+        };
         let child = |reference: &BlockdevRef<'_>, role: &'static str| {
             self.child(reference, role, &name, settings.into())
         };
@@ -209,13 +251,7 @@ impl Graph {
             BlockdevOptionsVariant::NullCo(null) => self.null("null-co", null)?,
             BlockdevOptionsVariant::NullAio(null) => self.null("null-aio", null)?,
             BlockdevOptionsVariant::Raw(raw) => {
-                let number = |name: &str, value: i64| {
-                    let sentence =
-                        format!("Parameter '{name}' expects a non-negative number below 2^64");
-                    u64::try_from(value).map_err(|_| sentence)
-                };
-                let offset = number("offset", raw.offset.unwrap_or(0))?;
-                let size = raw.size.map(|size| number("size", size)).transpose()?;
+                let (offset, size) = part(raw)?;
                 let file = child(&raw.file, "file")?;
                 Box::new(Raw::new(file, offset, size, probed)?)
             }
@@ -227,12 +263,9 @@ impl Graph {
                 Box::new(CopyOnRead { file })
             }
             BlockdevOptionsVariant::Throttle(throttle) => {
-                let group = text(throttle.throttle_group)?;
-                let found = self.group(group);
-                let group =
-                    found.ok_or_else(|| format!("Throttle group '{group}' does not exist"))?;
+                let group = self.group_of(throttle)?;
                 let file = child(&throttle.file, "file")?;
-                Box::new(Throttle { file, group })
+                Box::new(Throttle::new(file, group))
             }
             BlockdevOptionsVariant::Blkverify(verify) => Box::new(Verify {
                 test: child(&verify.test, "test")?,
@@ -243,7 +276,13 @@ impl Graph {
                 Box::new(Blkdebug::new(image, debug)?)
             }
         };
-        Ok(self.register(Node::new(name, driver, settings)?))
+        Ok(self.register(Node::new(name, driver, settings)?, place))
+    }
+
+    fn group_of(&self, throttle: &BlockdevOptionsThrottle<'_>) -> Result<Rc<Group>, Refusal> {
+        let group = text(throttle.throttle_group)?;
+        let found = self.group(group);
+        found.ok_or_else(|| format!("Throttle group '{group}' does not exist"))
     }
 
     fn child(
@@ -315,30 +354,127 @@ impl Graph {
     ///
     /// # Errors
     /// In QEMU's words where it has some.
-    pub fn reopen(&self, all: &BlockdevReopen<'_>) -> Result<(), Refusal> {
-        let mut changed: Vec<(Rc<Node>, Settings)> = Vec::new();
+    pub fn reopen<'m>(
+        &self,
+        all: &mut dyn Iterator<Item = BlockdevOptions<'m>>,
+    ) -> Result<(), Refusal> {
+        let mut changed: Vec<(Rc<Node>, Settings, Option<Change>)> = Vec::new();
         let result = self.drained(|| {
-            all.options.clone().try_for_each(|options| {
+            for options in all {
                 let name = options.node_name.ok_or("node-name not specified")?;
                 let name = text(name)?;
                 let node = self.node(name);
                 let node =
                     node.ok_or_else(|| format!("Failed to find node with node-name='{name}'"))?;
-                same_image(&node, &options)?;
+                let change = self.same_image(&node, &options)?;
                 let settings = settings(&options, Inherited::default())?;
                 let old = node.settings();
                 node.set_settings(settings)?;
-                changed.push((node, old));
-                Ok::<(), Refusal>(())
-            })
+                changed.push((node.clone(), old, None));
+                if let Some(change) = change {
+                    let old_driver = node.driver().change(change)?;
+                    if let Some(last) = changed.last_mut() {
+                        last.2 = Some(old_driver);
+                    }
+                }
+            }
+            Ok::<(), Refusal>(())
         });
         if result.is_err() {
-            for (node, old) in changed.into_iter().rev() {
+            for (node, old, driver) in changed.into_iter().rev() {
                 // It was so before.
                 let _ = node.set_settings(old);
+                let _ = driver.map(|driver| node.driver().change(driver));
             }
         }
         result
+    }
+
+    /// What a reopen changes of a node's driver, if anything. Most options have to stay as they are.
+    fn same_image(
+        &self,
+        node: &Node,
+        options: &BlockdevOptions<'_>,
+    ) -> Result<Option<Change>, Refusal> {
+        let driver = node.driver();
+        let described = driver.describe().options;
+        let was = |name: &str| {
+            let found = described.iter().find(|(key, _)| key == name);
+            found.map(|(_, value)| value.text())
+        };
+        let changed = |name: &str, now: Option<String>| match (was(name), now) {
+            (old, now) if old == now => Ok(()),
+            (Some(_), None) => Err(format!(
+                "Option '{name}' cannot be reset to its default value"
+            )),
+            _ => Err(format!("Cannot change the option '{name}'")),
+        };
+        let child = |role: &str, reference: &BlockdevRef<'_>| {
+            let below = driver
+                .children()
+                .into_iter()
+                .find(|child| child.role() == role);
+            let name = below.map(|child| child.node().name().to_owned());
+            match reference {
+                BlockdevRef::Reference(other)
+                    if name.as_deref().map(str::as_bytes) == Some(*other) =>
+                {
+                    Ok(())
+                }
+                _ => Err(format!("Cannot change the option '{role}'")),
+            }
+        };
+        let is = |name: &str| driver.name() == name;
+        let same = |options: &[(Cow<'static, str>, OptionValue)]| {
+            let names = described.iter().chain(options).map(|(name, _)| name);
+            for name in names {
+                let found = options.iter().find(|(other, _)| other == name);
+                changed(name, found.map(|(_, value)| value.text()))?;
+            }
+            Ok::<(), Refusal>(())
+        };
+        let unchangeable = || {
+            Err(format!(
+                "Block format '{}' used by node '{}' does not support reopening files",
+                driver.name(),
+                node.name()
+            ))
+        };
+        match &options.variant {
+            BlockdevOptionsVariant::File(file) if is("file") => {
+                same(&described_file(file)?)?;
+            }
+            BlockdevOptionsVariant::HostDevice(file) if is("host_device") => {
+                same(&described_file(file)?)?;
+            }
+            BlockdevOptionsVariant::Raw(raw) if is("raw") => {
+                let (offset, size) = part(raw)?;
+                child("file", &raw.file)?;
+                return Ok(Some(Change::Part { offset, size }));
+            }
+            BlockdevOptionsVariant::Throttle(throttle) if is("throttle") => {
+                let group = self.group_of(throttle)?;
+                child("file", &throttle.file)?;
+                return Ok(Some(Change::Limits(group)));
+            }
+            BlockdevOptionsVariant::CopyOnRead(_) if is("copy-on-read") => return unchangeable(),
+            BlockdevOptionsVariant::Blkverify(_) if is("blkverify") => return unchangeable(),
+            BlockdevOptionsVariant::Blkdebug(debug) if is("blkdebug") => {
+                child("image", &debug.image)?;
+                same(&blkdebug::described(debug))?;
+            }
+            BlockdevOptionsVariant::NullCo(null) if is("null-co") => {
+                same(&self.null("null-co", null)?.describe().options)?
+            }
+            BlockdevOptionsVariant::NullAio(null) if is("null-aio") => {
+                same(&self.null("null-aio", null)?.describe().options)?
+            }
+            _ if is("file") => {
+                return Err("Option 'filename' cannot be reset to its default value".to_owned());
+            }
+            _ => return Err("Cannot change the option 'driver'".to_owned()),
+        }
+        Ok(None)
     }
 
     /// Does something while no request is under way.
@@ -369,7 +505,10 @@ impl Graph {
             .iter()
             .any(|(key, _)| key == "file" || key.starts_with("file."));
         if filename.is_none() && named.is_none() && !below {
-            return Ok(None);
+            return match given.options.is_empty() {
+                true => Ok(None),
+                false => Err("Must specify either driver or file".to_owned()),
+            };
         }
         if let Some(driver) = named
             && !BlockdevDriver::ALL
@@ -458,7 +597,7 @@ impl Graph {
         let backing = Child::new(&node, format!("node '{name}'"), "backing", Need::NONE)?;
         let overlay = Overlay::new(backing, length, self.pool.clone())?;
         let overlay = Node::new(name, Box::new(overlay), settings)?;
-        Ok(Some(self.register(overlay)))
+        Ok(Some(self.register(overlay, usize::MAX)))
     }
 
     /// The format of an image that nobody has told.
@@ -530,75 +669,5 @@ fn unexpected(driver: &str, error: &str) -> Refusal {
     match key {
         Some(key) => format!("Block format '{driver}' does not support the option '{key}'"),
         None => error.to_owned(),
-    }
-}
-
-/// Whether options of a reopen are those of the image that the node has.
-fn same_image(node: &Node, options: &BlockdevOptions<'_>) -> Result<(), Refusal> {
-    let driver = node.driver();
-    let described = driver.describe().options;
-    let was = |name: &str| {
-        let found = described.iter().find(|(key, _)| key == name);
-        found.map(|(_, value)| match value {
-            OptionValue::Text(text) => text.clone(),
-            OptionValue::Number(number) => number.to_string(),
-            OptionValue::Bool(on) => on.to_string(),
-        })
-    };
-    let changed = |name: &str, now: Option<String>| match (was(name), now) {
-        (old, now) if old == now => Ok(()),
-        (Some(_), None) => Err(format!(
-            "Option '{name}' cannot be reset to its default value"
-        )),
-        _ => Err(format!("Cannot change the option '{name}'")),
-    };
-    let child = |role: &str, reference: &BlockdevRef<'_>| {
-        let below = driver
-            .children()
-            .into_iter()
-            .find(|child| child.role() == role);
-        let name = below.map(|child| child.node().name().to_owned());
-        match reference {
-            BlockdevRef::Reference(other) if name.as_deref().map(str::as_bytes) == Some(*other) => {
-                Ok(())
-            }
-            _ => Err(format!("Cannot change the option '{role}'")),
-        }
-    };
-    let is = |name: &str| driver.name() == name;
-    match &options.variant {
-        BlockdevOptionsVariant::File(file) if is("file") => {
-            changed("filename", Some(text(file.filename)?.to_owned()))
-        }
-        BlockdevOptionsVariant::HostDevice(file) if is("host_device") => {
-            changed("filename", Some(text(file.filename)?.to_owned()))
-        }
-        BlockdevOptionsVariant::Raw(raw) if is("raw") => {
-            let number = |value: Option<i64>| value.filter(|n| *n != 0).map(|n| n.to_string());
-            changed("offset", number(raw.offset))?;
-            changed("size", raw.size.map(|size| size.to_string()))?;
-            child("file", &raw.file)
-        }
-        BlockdevOptionsVariant::CopyOnRead(filter) if is("copy-on-read") => {
-            child("file", &filter.file)
-        }
-        BlockdevOptionsVariant::Throttle(throttle) if is("throttle") => {
-            changed(
-                "throttle-group",
-                Some(text(throttle.throttle_group)?.to_owned()),
-            )?;
-            child("file", &throttle.file)
-        }
-        BlockdevOptionsVariant::NullCo(_) | BlockdevOptionsVariant::NullAio(_)
-            if driver.name().starts_with("null-") =>
-        {
-            Err(format!(
-                "Block format '{}' used by node '{}' does not support reopening files",
-                driver.name(),
-                node.name()
-            ))
-        }
-        _ if is("file") => Err("Option 'filename' cannot be reset to its default value".to_owned()),
-        _ => Err("Cannot change the option 'driver'".to_owned()),
     }
 }

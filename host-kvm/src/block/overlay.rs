@@ -231,10 +231,15 @@ impl Driver for Overlay {
     }
 
     fn child_need(&self, _role: &str, need: Need) -> Need {
-        // Nobody may change what is below.
+        let changes = Permissions::WRITE | Permissions::RESIZE;
+        let mut shares = Permissions::CONSISTENT_READ | Permissions::WRITE_UNCHANGED;
+        if need.shares.contains(Permissions::WRITE) {
+            // Who can live with changes of this one can with those of what is below.
+            shares |= changes;
+        }
         Need {
             uses: need.uses & Permissions::CONSISTENT_READ,
-            shares: Permissions::CONSISTENT_READ | Permissions::WRITE_UNCHANGED,
+            shares,
         }
     }
 

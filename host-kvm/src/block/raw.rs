@@ -1,17 +1,18 @@
 //! `raw`: the image is its file, or a part of it.
 
+use std::cell::Cell;
+
 use rustix::io::Errno;
 use thimble_monitor::schema::BlkdebugEvent;
 
 use super::buffer::Buffer;
 use super::executor::Boxed;
-use super::node::{Child, Description, Driver, Io, OptionValue, Refusal};
+use super::node::{Change, Child, Description, Driver, Io, OptionValue, Refusal};
 
 /// See the module.
 pub struct Raw {
     file: Child,
-    offset: u64,
-    size: Option<u64>,
+    part: Cell<(u64, Option<u64>)>,
     /// Nobody has said that it is raw: what a guest writes at its beginning must not make it look like another format.
     probed: bool,
 }
@@ -22,7 +23,18 @@ impl Raw {
     /// # Errors
     /// If the file is too short, in QEMU's words.
     pub fn new(file: Child, offset: u64, size: Option<u64>, probed: bool) -> Result<Self, Refusal> {
-        let whole = file.node().length();
+        let raw = Self {
+            file,
+            part: Cell::new((0, None)),
+            probed,
+        };
+        raw.choose(offset, size)?;
+        Ok(raw)
+    }
+
+    /// Is another part of the file from now on.
+    fn choose(&self, offset: u64, size: Option<u64>) -> Result<(), Refusal> {
+        let whole = self.file.node().length();
         if offset > whole {
             return Err(format!(
                 "Offset ({offset}) cannot be greater than size of the containing file ({whole})"
@@ -35,22 +47,19 @@ impl Raw {
                  containing file ({whole})"
             ));
         }
-        Ok(Self {
-            file,
-            offset,
-            size,
-            probed,
-        })
+        self.part.set((offset, size));
+        Ok(())
     }
 
     fn place(&self, at: u64, length: u64, write: bool) -> Result<u64, Errno> {
+        let (offset, size) = self.part.get();
         let fits = |size: u64| at.checked_add(length).is_some_and(|end| end <= size);
-        if let Some(size) = self.size
+        if let Some(size) = size
             && !fits(size)
         {
             return Err(if write { Errno::NOSPC } else { Errno::INVAL });
         }
-        at.checked_add(self.offset).ok_or(Errno::INVAL)
+        at.checked_add(offset).ok_or(Errno::INVAL)
     }
 }
 
@@ -84,8 +93,9 @@ impl Driver for Raw {
     }
 
     fn length(&self) -> u64 {
-        let rest = self.file.node().length().saturating_sub(self.offset);
-        self.size.map_or(rest, |size| size.min(rest))
+        let (offset, size) = self.part.get();
+        let rest = self.file.node().length().saturating_sub(offset);
+        size.map_or(rest, |size| size.min(rest))
     }
 
     fn read<'a>(&'a self, at: u64, to: Buffer) -> Io<'a> {
@@ -130,17 +140,26 @@ impl Driver for Raw {
     }
 
     fn resize<'a>(&'a self, length: u64) -> Boxed<'a, Result<(), Refusal>> {
-        if self.size.is_some() {
+        let (offset, size) = self.part.get();
+        if size.is_some() {
             return Box::pin(std::future::ready(Err(
                 "Cannot resize fixed-size raw disks".to_owned(),
             )));
         }
-        let Some(length) = length.checked_add(self.offset) else {
+        let Some(length) = length.checked_add(offset) else {
             return Box::pin(std::future::ready(Err(
                 "Disk size too large for the chosen offset".to_owned(),
             )));
         };
         Box::pin(self.file.node().resize(length))
+    }
+
+    fn change(&self, change: Change) -> Result<Change, Refusal> {
+        let (offset, size) = self.part.get();
+        if let Change::Part { offset, size } = change {
+            self.choose(offset, size)?;
+        }
+        Ok(Change::Part { offset, size })
     }
 
     fn children(&self) -> Vec<&Child> {
@@ -149,10 +168,11 @@ impl Driver for Raw {
 
     fn describe(&self) -> Description {
         let mut options = Vec::new();
-        if self.offset != 0 {
-            options.push(("offset".into(), OptionValue::Number(self.offset)));
+        let (offset, size) = self.part.get();
+        if offset != 0 {
+            options.push(("offset".into(), OptionValue::Number(offset)));
         }
-        if let Some(size) = self.size {
+        if let Some(size) = size {
             options.push(("size".into(), OptionValue::Number(size)));
         }
         let below = self.file.node().driver().describe().filename;

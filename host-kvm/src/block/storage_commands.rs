@@ -59,6 +59,9 @@ impl Target {
     fn need(&self, more: Permissions) -> Result<(), String> {
         let ask = |child: &Child| {
             let need = child.need();
+            if more.contains(Permissions::WRITE) && child.node().settings().read_only {
+                return Err("Block node is read-only".to_owned());
+            }
             match need.uses.contains(more) {
                 true => Ok(()),
                 false => child.set_need(Need {
@@ -112,7 +115,12 @@ static COMMANDS: [Command; 13] = [
         needs: Permissions::empty(),
         help: "waits for all requests of aio_read and aio_write",
         run: |call| {
+            let began = monotonic();
             call.graph.wait(call.graph.outside_end());
+            if let Target::Drive(drive) = &call.target {
+                let request = queued(Operation::Flush, 0, 0);
+                drive.count(&request, began, monotonic(), Ok(()));
+            }
             Ok(())
         },
     },

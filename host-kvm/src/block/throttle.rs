@@ -11,7 +11,7 @@ use rustix::io::Errno;
 
 use super::buffer::Buffer;
 use super::executor::{Boxed, Changed, Executor};
-use super::node::{Child, Description, Driver, Io, OptionValue, Refusal};
+use super::node::{Change, Child, Description, Driver, Io, OptionValue, Refusal};
 
 /// Nanoseconds of a second.
 const SECOND: f64 = 1e9;
@@ -274,14 +274,26 @@ fn concerns(index: usize, write: bool) -> bool {
 pub struct Throttle {
     /// What is below.
     pub file: Child,
-    /// The limits.
-    pub group: Rc<Group>,
+    group: RefCell<Rc<Group>>,
 }
 
 impl Throttle {
+    /// The driver, with these limits.
+    pub fn new(file: Child, group: Rc<Group>) -> Self {
+        Self {
+            file,
+            group: RefCell::new(group),
+        }
+    }
+
+    async fn admit(&self, write: bool, bytes: u64) {
+        let group = self.group.borrow().clone();
+        group.admit(write, bytes, &|| false).await;
+    }
+
     fn paced<'a>(&'a self, write: bool, bytes: u64, then: Io<'a>) -> Io<'a> {
         Box::pin(async move {
-            self.group.admit(write, bytes, &|| false).await;
+            self.admit(write, bytes).await;
             then.await
         })
     }
@@ -299,7 +311,7 @@ impl Driver for Throttle {
     fn read<'a>(&'a self, at: u64, to: Buffer) -> Io<'a> {
         let bytes = to.len() as u64;
         Box::pin(async move {
-            self.group.admit(false, bytes, &|| false).await;
+            self.admit(false, bytes).await;
             self.file.node().read(at, to).await
         })
     }
@@ -307,7 +319,7 @@ impl Driver for Throttle {
     fn write<'a>(&'a self, at: u64, from: Buffer) -> Io<'a> {
         let bytes = from.len() as u64;
         Box::pin(async move {
-            self.group.admit(true, bytes, &|| false).await;
+            self.admit(true, bytes).await;
             self.file.node().write(at, from).await
         })
     }
@@ -332,12 +344,20 @@ impl Driver for Throttle {
         )))
     }
 
+    fn change(&self, change: Change) -> Result<Change, Refusal> {
+        let mut old = self.group.borrow().clone();
+        if let Change::Limits(group) = change {
+            old = self.group.replace(group);
+        }
+        Ok(Change::Limits(old))
+    }
+
     fn children(&self) -> Vec<&Child> {
         vec![&self.file]
     }
 
     fn describe(&self) -> Description {
-        let name = self.group.name().to_owned();
+        let name = self.group.borrow().name().to_owned();
         Description {
             filename: None,
             options: vec![("throttle-group".into(), OptionValue::Text(name))],

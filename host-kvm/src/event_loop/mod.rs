@@ -10,6 +10,7 @@ use rustix::io::read;
 use thimble_core::devices::{ConsoleId, ShutdownCause};
 use thimble_core::machine::Machine;
 
+use crate::block::turn::Turn;
 use crate::chardev::{ChardevId, Chardevs, Frontends};
 use crate::clock::{Clock, monotonic};
 use crate::gdb::GdbServer;
@@ -64,6 +65,8 @@ pub struct EventLoop {
     pub waker: Arc<Waker>,
     /// From [`signals`].
     pub signals: OwnedFd,
+    /// The turn to touch the block layer, which the loop has but while it waits.
+    pub turn: Arc<Turn>,
     /// The VM.
     pub vm: Vm,
     /// Its QMP sessions.
@@ -122,7 +125,7 @@ impl EventLoop {
                     TIMER => {
                         let _ = read(shared.timer(), &mut [0; 8]);
                         shared.lock().timer_at = 0;
-                        shared.call(|machine, bridge, now| machine.advance(bridge, now));
+                        shared.call_apart(|machine, bridge, now| machine.advance(bridge, now));
                     }
                     SIGNALS => self.signal(),
                     token => self.chardev_ready(token, event.readiness),
@@ -144,7 +147,7 @@ impl EventLoop {
         if expectant {
             let end = monotonic() + EXPECTANT;
             while monotonic() < end {
-                let events = self.poller.wait(Some(0))?;
+                let events = self.turn.without(|| self.poller.wait(Some(0)))?;
                 if !events.is_empty() {
                     return Ok(events);
                 }
@@ -153,7 +156,7 @@ impl EventLoop {
         let until = self.vm.next_deadline();
         let timeout = until.map(|until| until.saturating_sub(monotonic()));
         events::event_loop_wait(timeout.map_or(-1, |ns| (ns / 1_000_000) as i64));
-        self.poller.wait(timeout)
+        self.turn.without(|| self.poller.wait(timeout))
     }
 
     fn chardev_ready(&mut self, token: u64, readiness: poller::Readiness) {

@@ -25,6 +25,9 @@ const FIRST_POLL: i64 = 4000;
 /// Pieces of work between two looks at descriptors where `aio-max-batch` is 0.
 const BATCH: usize = 64;
 
+/// Busy turns between two looks at descriptors.
+const LOOK: u32 = 64;
+
 /// The token of a thread's own waker; handlers have those above.
 const WAKER: u64 = 0;
 
@@ -32,6 +35,12 @@ const WAKER: u64 = 0;
 pub trait Handler: Send {
     /// Does what there is to do, in at most `most` pieces, without waiting for anything, and tells whether there was any.
     fn work(&mut self, most: usize) -> bool;
+
+    /// The thread is about to sleep until the doorbell rings: whoever was not asked to ring it so far is asked now. Tells whether
+    /// there is work after all.
+    fn rest(&mut self) -> bool {
+        false
+    }
 }
 
 /// A handler that a thread has; see [`IoThread::take_back`].
@@ -95,6 +104,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl IoThread {
+    /// The values of its properties where nothing else is said.
+    pub const DEFAULTS: Parameters = [32768, 0, 0, 0];
+
     /// Starts a thread that is called `IO` and its id.
     ///
     /// # Errors
@@ -219,6 +231,7 @@ impl Inner {
         *lock(&self.thread_id) = Some(rustix::thread::gettid().as_raw_nonzero().get());
         self.started.notify_all();
         let mut handlers: Vec<Lent> = Vec::new();
+        let mut turns = 0_u32;
         loop {
             let most = match usize::try_from(self.parameter(3)) {
                 Ok(most) if most > 0 => most,
@@ -230,7 +243,11 @@ impl Inner {
                 break;
             }
             if busy {
-                self.look(Some(0), &handlers);
+                // Who is busy finds out by itself what the doorbell tells.
+                turns = turns.wrapping_add(1);
+                if turns.is_multiple_of(LOOK) {
+                    self.look(Some(0), &handlers);
+                }
             } else {
                 self.wait(most, &mut handlers);
             }
@@ -281,6 +298,13 @@ impl Inner {
                 return;
             }
             std::hint::spin_loop();
+        }
+        let mut busy = false;
+        for lent in &mut *handlers {
+            busy |= lent.handler.rest();
+        }
+        if busy {
+            return self.adapt(passed(), poll_ns);
         }
         self.asleep.store(true, Ordering::SeqCst);
         // Who comes from now on wakes us up; who came before must not be overlooked.

@@ -1,4 +1,5 @@
-//! Objects that users make, by `-object` and `object-add`: threads for input and output, memory backends, secrets.
+//! Objects that users make, by `-object` and `object-add`: threads for input and output, memory backends, secrets, limits of
+//! drives.
 //!
 //! All that an object is lives here, in the order in which objects were made; the object tree shows it. What an object is used for
 //! is told by who shares it: see [`MemoryBackend::is_used`].
@@ -7,7 +8,9 @@ pub mod iothread;
 pub mod mapping;
 pub mod memory;
 pub mod secret;
+pub mod throttle;
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use thimble_core::qmp::Parser;
@@ -27,6 +30,9 @@ pub use iothread::{Handler, IoThread, Loan};
 pub use mapping::Mapping;
 pub use memory::{Defaults, MemoryBackend};
 pub use secret::Secret;
+pub use throttle::ThrottleGroup;
+
+use crate::block::Graph;
 
 /// Objects at most.
 pub const OBJECTS_MAX: usize = 1024;
@@ -41,6 +47,7 @@ enum Kind {
     IoThread(Arc<IoThread>),
     Memory(Box<MemoryBackend>),
     Secret(Box<Secret>),
+    ThrottleGroup(ThrottleGroup),
 }
 
 impl Kind {
@@ -49,6 +56,7 @@ impl Kind {
             Self::IoThread(_) => "iothread",
             Self::Memory(memory) => memory.type_name(),
             Self::Secret(_) => "secret",
+            Self::ThrottleGroup(_) => "throttle-group",
         }
     }
 }
@@ -61,6 +69,8 @@ pub struct Objects {
     /// The one that guest RAM is made of.
     ram: Option<String>,
     defaults: Defaults,
+    /// Where limits belong.
+    blocks: Rc<Graph>,
 }
 
 fn refused(text: String) -> QmpError {
@@ -69,12 +79,13 @@ fn refused(text: String) -> QmpError {
 
 impl Objects {
     /// No objects yet.
-    pub fn new(defaults: Defaults) -> Self {
+    pub fn new(defaults: Defaults, blocks: Rc<Graph>) -> Self {
         Self {
             list: Vec::new(),
             hidden: None,
             ram: None,
             defaults,
+            blocks,
         }
     }
 
@@ -126,6 +137,9 @@ impl Objects {
             ObjectOptionsVariant::Secret(given) => {
                 Kind::Secret(Box::new(Secret::new(given, |id| self.secret(id))?))
             }
+            ObjectOptionsVariant::ThrottleGroup(given) => {
+                Kind::ThrottleGroup(ThrottleGroup::new(id, given, &self.blocks)?)
+            }
         };
         self.list.push(Object {
             id: id.to_owned(),
@@ -143,6 +157,17 @@ impl Objects {
         let text = spread_ranges(text);
         let options = read_option::<ObjectOptions<'_>>(&mut parser, &text);
         self.add(&options.map_err(|error| refused(error.to_string()))?)
+    }
+
+    /// The thread of an id, for a device's `iothread=`.
+    ///
+    /// # Errors
+    /// In QEMU's words.
+    pub fn link_iothread(&self, id: &str) -> Result<Arc<IoThread>, String> {
+        self.iothread(id).ok_or_else(|| match self.find(id) {
+            Some(_) => "Invalid parameter type for 'iothread', expected: iothread".to_owned(),
+            None => format!("Device '{id}' not found"),
+        })
     }
 
     /// Takes an object away.
@@ -166,6 +191,16 @@ impl Objects {
                 )));
             }
             memory.discard();
+        }
+        if let Object {
+            id,
+            kind: Kind::ThrottleGroup(group),
+        } = &self.list[at]
+            && group.is_used()
+        {
+            return Err(refused(format!(
+                "object '{id}' is in use, can not be deleted"
+            )));
         }
         self.list.remove(at);
         Ok(())
@@ -193,6 +228,7 @@ impl Objects {
                 Ok(())
             }
             Some(Kind::Memory(memory)) => memory.set(property, value),
+            Some(Kind::ThrottleGroup(group)) => group.set(property, value),
             Some(Kind::Secret(_)) => Err(refused(format!(
                 "cannot change property '{property}' of secret"
             ))),
@@ -223,6 +259,7 @@ impl Objects {
             }
             Some(Kind::Memory(memory)) => memory.value(property, take),
             Some(Kind::Secret(secret)) => secret.value(property, take),
+            Some(Kind::ThrottleGroup(group)) => group.value(property, take),
             None => {}
         }
     }
@@ -432,7 +469,8 @@ mod tests {
     use super::*;
 
     fn objects() -> Objects {
-        Objects::new(Defaults::default())
+        let blocks = Graph::new(crate::block::executor::Executor::new(|| {}));
+        Objects::new(Defaults::default(), blocks)
     }
 
     fn error<T>(result: Result<T, QmpError>) -> String {

@@ -374,6 +374,13 @@ pub fn parse(text: &str, origin: &str, others: &[BlockOption]) -> Result<DiskOpt
     if others.iter().any(same) {
         return Err(format!("Duplicate ID '{id}' for drive"));
     }
+    if interface == Interface::Floppy {
+        for name in ["werror", "rerror"] {
+            if given.text(name).is_some() {
+                return Err(format!("{name} is not supported by this bus type"));
+            }
+        }
+    }
     let limits = limits(&given);
     Ok(DiskOption {
         id,
@@ -457,6 +464,10 @@ mod tests {
             ("index=1,bus=1", "index cannot be used with bus and unit"),
             ("bus=7", "machine type does not support if=ide,bus=7,unit=0"),
             ("unit=2", "unit 2 too big (max is 1)"),
+            (
+                "if=floppy,rerror=stop",
+                "rerror is not supported by this bus type",
+            ),
             ("discard=foo", "Invalid discard option"),
         ] {
             assert_eq!(all(&[text]).unwrap_err(), reason, "{text}");

@@ -888,7 +888,8 @@ impl Builder {
                 && !self.without.contains(&"VGA")
                 && matches!(self.options.serials.first(), Some(Some(_)));
             let has_cd = self.default_cdrom();
-            for what in ["VGA", "network card", "floppy", "CD-ROM"] {
+            self.default_drive("if=floppy,index=0", &["floppy", "isa-fdc"]);
+            for what in ["VGA", "network card", "CD-ROM"] {
                 if what == "CD-ROM" && has_cd {
                     continue;
                 }
@@ -912,22 +913,23 @@ impl Builder {
         if !self.classes.iter().any(|class| class.name == "ide-cd") {
             return false;
         }
-        let asked = |(device, _): &(DeviceText, String)| {
-            matches!(
-                device.driver.as_str(),
-                "ide-cd" | "ide-hd" | "scsi-cd" | "scsi-hd"
-            )
-        };
-        if !self.devices.iter().any(asked) {
-            let place = "if=ide,index=2,media=cdrom";
-            // That the place is taken is no mistake.
-            if let Ok(drive) = block::parse(place, place, &self.options.blocks) {
-                self.options
-                    .blocks
-                    .push(BlockOption::Drive(Box::new(drive)));
-            }
-        }
+        let others = ["ide-cd", "ide-hd", "scsi-cd", "scsi-hd"];
+        self.default_drive("if=ide,index=2,media=cdrom", &others);
         true
+    }
+
+    /// Adds an empty drive unless its place is taken, or a device of one of these classes was asked for.
+    fn default_drive(&mut self, place: &str, instead: &[&str]) {
+        let asked = |(device, _): &(DeviceText, String)| instead.contains(&device.driver.as_str());
+        if self.devices.iter().any(asked) {
+            return;
+        }
+        // That the place is taken is no mistake.
+        if let Ok(drive) = block::parse(place, place, &self.options.blocks) {
+            self.options
+                .blocks
+                .push(BlockOption::Drive(Box::new(drive)));
+        }
     }
 
     /// What standard input and output can be used for.

@@ -118,7 +118,7 @@ fn defaults_follow_the_board() {
     let plain = run("").unwrap();
     assert_eq!(plain.serials.len(), 1);
     assert_eq!(plain.chardevs[0].spec.backend, Backend::Null);
-    for what in ["floppy", "CD-ROM", "network card"] {
+    for what in ["CD-ROM", "network card"] {
         assert!(plain.missing.contains(&what), "{what}");
     }
     let vga = |line| {
@@ -154,7 +154,7 @@ fn defaults_follow_the_board() {
     let text = run(&"-parallel null ".repeat(4)).unwrap_err();
     assert!(text.ends_with("too many parallel ports"), "{text}");
     let graphic = run("-nographic -net none -parallel none").unwrap();
-    assert_eq!(graphic.missing, ["floppy", "CD-ROM"]);
+    assert_eq!(graphic.missing, ["CD-ROM"]);
     assert!(graphic.chardevs[0].spec.mux);
     assert_eq!(
         graphic.chardevs[0].spec.backend,

@@ -75,6 +75,11 @@ pub(super) fn devices(options: &Options) -> Result<Vec<DeviceOption>, OptionErro
             origin: drive.origin.clone(),
         });
     }
+    // The board has floppy drives in the order of their units, whatever the options' order was.
+    devices.sort_by_key(|device| match device.properties.class().name {
+        "floppy" => 1 + device.properties.uint("unit").unwrap_or(0),
+        _ => 0,
+    });
     Ok(devices)
 }
 
@@ -160,8 +165,10 @@ pub(super) fn attach(
         Place::Id(id) if !virtio => id.to_owned(),
         _ => path.clone(),
     };
-    let mut shares =
-        Permissions::CONSISTENT_READ | Permissions::WRITE_UNCHANGED | Permissions::RESIZE;
+    let mut shares = Permissions::CONSISTENT_READ | Permissions::WRITE_UNCHANGED;
+    if !removable {
+        shares |= Permissions::RESIZE;
+    }
     if properties.is_on("share-rw") {
         shares |= Permissions::WRITE;
     }
@@ -196,5 +203,10 @@ pub(super) fn attach(
     if class == "ide-hd" && drive.medium().is_some_and(|medium| medium.read_only) {
         return Err("Block node is read-only".to_owned());
     }
-    blocks.attach(drive, device)
+    blocks.attach(drive, device)?;
+    if class == "floppy" {
+        // Its requests never stop the machine.
+        drive.has_status.set(false);
+    }
+    Ok(())
 }

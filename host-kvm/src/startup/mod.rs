@@ -5,8 +5,8 @@ mod boot;
 mod drives;
 mod kernel;
 mod plug;
-mod smbios;
-mod tables;
+pub mod smbios;
+pub mod tables;
 
 use std::fs::{self, File};
 use std::io::{Read as _, Seek as _};
@@ -17,7 +17,7 @@ use std::sync::atomic::AtomicU8;
 
 use rustix::time::{TimerfdClockId, TimerfdFlags, timerfd_create};
 use thimble_core::devices::class::{DeviceClass, PropertyValues};
-use thimble_core::devices::{self, hpet, i8042, pc_testdev, rtc};
+use thimble_core::devices::{self, fdc, hpet, i8042, pc_testdev, rtc};
 use thimble_core::firmware::acpi;
 use thimble_core::irq::LocalApic;
 use thimble_core::machine::{Board, CLASSES, Config, HIGH_RAM_BASE, Irqchip, Machine, RamLayout};
@@ -30,6 +30,7 @@ use tz::TimeZone;
 
 use crate::block::Graph;
 use crate::block::executor::Executor;
+use crate::block::turn::Turn;
 use crate::chardev::{ChardevId, Chardevs};
 use crate::clock::Clock;
 use crate::cpuid::{self, CpuError, CpuSpec, CpuidTable, Topology};
@@ -54,7 +55,8 @@ use crate::qtest::{self, QtestServer};
 use crate::soft::{self, Determinism, SoftCpus, Wires};
 use crate::trace;
 use crate::vm::{
-    self, BridgeState, Exits, Guarded, ObjectFacts, Processors, Settings, Shared, Vm, since_epoch,
+    self, BridgeState, ExecutorCall, Exits, Guarded, ObjectFacts, Processors, Settings, Shared, Vm,
+    since_epoch,
 };
 use crate::{error_text, firmware_images, report};
 use kernel::Kernel;
@@ -156,8 +158,9 @@ fn check_globals(options: &Options) -> Result<(), OptionError> {
             let sleep = piix4_pm::CLASS.properties;
             let is_sleep = class.name == piix4_pm::CLASS.name
                 && sleep.iter().any(|own| own.name == property.name);
-            let free = [devices::kernel::LOST_TICK_POLICY, hpet::MSI];
-            if is_sleep || free.contains(&property.name) {
+            let free = [devices::kernel::LOST_TICK_POLICY, hpet::MSI, fdc::FALLBACK];
+            let is_order = fdc::BOOT_INDICES.contains(&property.name);
+            if is_sleep || is_order || free.contains(&property.name) {
                 continue;
             }
             if given.get(property.name) != fixed.get(property.name) {
@@ -227,7 +230,11 @@ pub fn build(mut options: Box<Options>) -> Result<EventLoop, OptionError> {
         _ => kvm::Irqchip::On,
     };
     let cpuid = cpuid_table(options, &accelerator, kernel_irqchip)?;
-    let (made, layout, mut ram, nodes) = make_objects(options, board)?;
+    let waker = Arc::new(Waker::new().map_err(&internal)?);
+    let call = ExecutorCall::new(waker.clone());
+    let caller = call.clone();
+    let blocks = Graph::new(Executor::new(move || caller.call()));
+    let (made, layout, mut ram, nodes) = make_objects(options, board, blocks.clone())?;
     if matches!(accelerator, Accelerator::Soft) {
         ram.keep_code_marks().map_err(failure("-accel tcg"))?;
     }
@@ -238,10 +245,8 @@ pub fn build(mut options: Box<Options>) -> Result<EventLoop, OptionError> {
         )
         .map_err(|error| failure("-overcommit mem-lock=on")(error.into()))?;
     }
-    let waker = Arc::new(Waker::new().map_err(&internal)?);
-    let call = waker.clone();
-    let blocks = Graph::new(Executor::new(move || call.wake()));
-    blocks.set_ram(leak::<Ram>(&ram));
+    let guest_ram: &Ram = leak(&ram);
+    blocks.set_ram(guest_ram);
     drives::open(options, &blocks)?;
     let (mut flash, contents) = open_flash(options, board, &blocks)?;
     let (mut firmware, flash_rom) = match flash.is_empty() {
@@ -280,6 +285,7 @@ pub fn build(mut options: Box<Options>) -> Result<EventLoop, OptionError> {
         acpi: options.machine.acpi,
         hpet: options.machine.hpet,
         hpet_msi: options.defaults_of(&hpet::CLASS).is_on(hpet::MSI),
+        floppy_fallback: fdc::fallback(&options.defaults_of(&fdc::CLASS)),
         sleep: piix4_pm::sleep_states(&options.defaults_of(&piix4_pm::CLASS)),
         ram: leak::<Ram>(&ram),
         ram_size: options.memory,
@@ -323,8 +329,18 @@ pub fn build(mut options: Box<Options>) -> Result<EventLoop, OptionError> {
     let mut bridge_state = BridgeState::default();
     bridge_state.flash = flash.changes();
     let consoles = &mut bridge_state.consoles;
+    if board == Board::Pc {
+        boot::add_floppies(options, &mut machine)?;
+    }
     boot::add_option_roms(options, &mut machine)?;
-    plug_devices(options, &mut machine, &mut chardevs, consoles, &blocks)?;
+    let disks = plug_devices(
+        options,
+        &mut machine,
+        &mut chardevs,
+        consoles,
+        &blocks,
+        &made,
+    )?;
     boot::add_order(&mut machine)?;
     if board == Board::Pc {
         let processor = cpuid.as_ref().map(|cpuid| cpuid.registers(1, 0));
@@ -393,6 +409,11 @@ pub fn build(mut options: Box<Options>) -> Result<EventLoop, OptionError> {
         timer_at: 0,
     };
     let shared = Shared::new(guarded, running, waker.clone(), timer);
+    let turn = Turn::new(blocks.clone());
+    let readiness = blocks.executor.readiness();
+    shared
+        .set_disks(disks, turn.clone(), readiness, call, guest_ram)
+        .map_err(&internal)?;
     let exits = || Arc::new(Exits::new(&shared));
     let log = open_log(options, kvm_enabled);
     let processors = match (shared.accelerator(), &cpuid) {
@@ -465,6 +486,7 @@ pub fn build(mut options: Box<Options>) -> Result<EventLoop, OptionError> {
         vm.start();
     }
     Ok(EventLoop {
+        turn,
         poller,
         waker,
         signals,
@@ -505,13 +527,15 @@ fn open_flash(
 fn make_objects(
     options: &mut Options,
     board: Board,
+    blocks: std::rc::Rc<Graph>,
 ) -> Result<(Objects, RamLayout, Ram, Vec<u64>), OptionError> {
-    let mut made = Objects::new(Defaults {
+    let defaults = Defaults {
         dump: options.machine.dump_guest_core,
         merge: options.machine.mem_merge,
         prealloc: options.memory_prealloc,
         threads: options.smp.cpus,
-    });
+    };
+    let mut made = Objects::new(defaults, blocks);
     for object in &options.objects {
         let added = made.add_text(&object.text);
         added.map_err(|error| OptionError::new(&object.origin, &error.to_string()))?;

@@ -1,25 +1,29 @@
 //! The devices of the command line.
 
+use thimble_core::devices::block::DriveId;
 use thimble_core::devices::class::{DeviceClass, PCI_ROMSIZE, PropertyKind, PropertyValues};
 use thimble_core::devices::vmgenid::{self, GenerationId};
 use thimble_core::devices::{debugcon, parallel, serial};
-use thimble_core::machine::{ExpansionRom, Machine, Place, Plugging, SERIAL_MAX};
+use thimble_core::machine::{ExpansionRom, Machine, Place, Plugged, Plugging, SERIAL_MAX};
 use thimble_core::pci::config;
 
 use super::{chardev, drives, open, read_file};
 use crate::block::Graph;
 use crate::chardev::{ChardevId, Chardevs};
+use crate::objects::Objects;
 use crate::options::{DeviceOption, OptionError, Options};
-use crate::vm::CONSOLES_MAX;
+use crate::vm::{CONSOLES_MAX, DiskSettings};
 
-/// Plugs in the devices of the command line, the default ones first.
+/// Plugs in the devices of the command line, the default ones first. Gives the disks whose queues can be lent.
 pub(super) fn plug_devices(
     options: &Options,
     machine: &mut Machine<'static>,
     chardevs: &mut Chardevs,
     consoles: &mut [Option<ChardevId>; CONSOLES_MAX],
     blocks: &Graph,
-) -> Result<(), OptionError> {
+    made: &Objects,
+) -> Result<Vec<DiskSettings>, OptionError> {
+    let mut disks = Vec::new();
     let mut plug = |origin: &str,
                     properties: &PropertyValues,
                     plugging: Plugging<'_, 'static>,
@@ -38,6 +42,10 @@ pub(super) fn plug_devices(
             .properties
             .iter()
             .any(|property| property.kind == PropertyKind::Drive);
+        let thread = match properties.text("iothread") {
+            Some(id) => Some(made.link_iothread(id).map_err(|reason| refused(&reason))?),
+            None => None,
+        };
         let drive = match has_drive {
             true => drives::find(properties, blocks).map_err(|reason| refused(&reason))?,
             false => None,
@@ -50,6 +58,17 @@ pub(super) fn plug_devices(
                 .filter(|other| other.place() == Place::Anonymous);
             let attached = drives::attach(&drive, properties, last, anonymous.count(), blocks);
             attached.map_err(|reason| refused(&reason))?;
+            let lendable = last.drive().filter(|drive| machine.is_lendable(*drive));
+            if let Some(drive) = lendable {
+                disks.push(DiskSettings {
+                    drive,
+                    thread: thread.clone(),
+                    ioeventfd: properties.is_on("ioeventfd"),
+                });
+            }
+            if let Some(number) = last_drive(machine) {
+                machine.first_medium(number, drive.medium());
+            }
         }
         for (name, console) in plugged {
             let line = lines.iter().find(|(of, _)| *of == name);
@@ -90,10 +109,14 @@ pub(super) fn plug_devices(
         };
         plug(&origin, &properties, board(place), &|_| Some(id.clone()))?;
     }
-    let disks = drives::devices(options)?;
-    for (index, device) in options.devices.iter().chain(&disks).enumerate() {
-        // Disks of the board's own controllers.
-        let on_board = index >= options.devices.len() && !is_virtio(device.properties.class());
+    // Disks of the board's own controllers come with the board; others behind the user's devices.
+    let drives = drives::devices(options)?;
+    let (others, boards): (Vec<_>, Vec<_>) = drives
+        .iter()
+        .partition(|device| is_virtio(device.properties.class()));
+    let boards = boards.into_iter().map(|device| (device, true));
+    let later = options.devices.iter().chain(others);
+    for (device, on_board) in boards.chain(later.map(|device| (device, false))) {
         let what = match device.properties.class().name {
             name if name == debugcon::CLASS.name => "debugcon",
             name if name == parallel::CLASS.name => "parallel",
@@ -126,7 +149,12 @@ pub(super) fn plug_devices(
         }
         plug(&device.origin, &properties, plugging, &line)?;
     }
-    Ok(())
+    Ok(disks)
+}
+
+/// What the drive of the device that was plugged in last is known by.
+fn last_drive(machine: &Machine<'_>) -> Option<DriveId> {
+    machine.plugged().last().and_then(Plugged::drive)
 }
 
 /// A UUID by chance (RFC 9562, version 4).

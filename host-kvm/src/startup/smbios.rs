@@ -4,7 +4,7 @@ use std::path::Path;
 
 use thimble_core::firmware::smbios::{
     self, Error, Facts, Firmware, Layout, OEM_STRINGS_MAX, ONBOARD_KINDS, Onboard, Port,
-    Processors, Texts,
+    Processors, Table, Texts,
 };
 use thimble_core::machine::{Machine, OnRoot, RamLayout};
 
@@ -29,6 +29,30 @@ pub(super) fn add(
 ) -> Result<(), OptionError> {
     let files = files(&options.smbios)?;
     let files: Vec<&[u8]> = files.iter().map(Vec::as_slice).collect();
+    let (table, structures) = build(options, &files, machine, layout, processor)?;
+    let structures = structures.leak();
+    if let Some(rom) = rom {
+        smbios::in_rom(&table, structures, rom).map_err(refused)?;
+    }
+    let added = machine.add_smbios(&table, structures);
+    added.map_err(|error| OptionError::new("-smbios", &error.to_string()))
+}
+
+fn refused(error: Error) -> OptionError {
+    OptionError::new("-smbios", &error.to_string())
+}
+
+/// Builds the structures of a machine, with those of files. `processor` is CPUID's leaf 1.
+///
+/// # Errors
+/// The option that asks for what can't be.
+pub fn build(
+    options: &Options,
+    files: &[&[u8]],
+    machine: &Machine<'_>,
+    layout: RamLayout,
+    processor: Option<[u32; 4]>,
+) -> Result<(Table, Vec<u8>), OptionError> {
     let oem_strings = oem_strings(&options.smbios)?;
     let oem_strings: Vec<&[u8]> = oem_strings.iter().map(Vec::as_slice).collect();
     let of = |number: u8| {
@@ -67,7 +91,7 @@ pub(super) fn add(
     let smp = &options.smp;
     let facts = Facts {
         entry_point: options.machine.smbios,
-        files: &files,
+        files,
         firmware: told(&smbios::FIRMWARE).then_some(firmware),
         system: all(&smbios::SYSTEM),
         uuid: options.uuid.unwrap_or_default(),
@@ -89,7 +113,6 @@ pub(super) fn add(
         onboard: &onboard,
         ram: (layout.low, layout.high),
     };
-    let refused = |error: Error| OptionError::new("-smbios", &error.to_string());
     let mut room = vec![0; ROOM];
     let table = loop {
         match smbios::build(&facts, &mut room) {
@@ -97,12 +120,8 @@ pub(super) fn add(
             built => break built.map_err(refused)?,
         }
     };
-    let structures = room.get(..table.length).unwrap_or(&room).to_vec().leak();
-    if let Some(rom) = rom {
-        smbios::in_rom(&table, structures, rom).map_err(refused)?;
-    }
-    let added = machine.add_smbios(&table, structures);
-    added.map_err(|error| OptionError::new("-smbios", &error.to_string()))
+    room.truncate(table.length);
+    Ok((table, room))
 }
 
 /// The texts that options give for a layout, the last one of each name.

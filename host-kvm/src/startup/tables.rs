@@ -25,23 +25,21 @@ pub(super) fn of_user(options: &Options) -> Result<Vec<&'static [u8]>, OptionErr
             let reason = format!("there can be {USER_MAX} of them at most");
             return Err(OptionError::new(&table.origin, &reason));
         }
-        tables.push(complete(table)?.leak());
+        tables.push(complete(table, contents(table)?)?.leak());
     }
     Ok(tables)
 }
 
-fn complete(table: &AcpiTable) -> Result<Vec<u8>, OptionError> {
+fn too_big(table: &AcpiTable, length: &dyn std::fmt::Display) -> OptionError {
+    let reason = format!("ACPI table too big, requested: {length}, max: {TABLE_MAX}");
+    OptionError::new(&table.origin, &reason)
+}
+
+/// What the table's files hold, one behind the other.
+fn contents(table: &AcpiTable) -> Result<Vec<u8>, OptionError> {
     // All of these are QEMU's words.
     let refused = |reason: &str| OptionError::new(&table.origin, reason);
-    let too_big = |length: &dyn std::fmt::Display| {
-        refused(&format!(
-            "ACPI table too big, requested: {length}, max: {TABLE_MAX}"
-        ))
-    };
-    let mut bytes = match table.has_header {
-        true => Vec::new(),
-        false => HEADER.to_vec(),
-    };
+    let mut bytes = Vec::new();
     for path in &table.files {
         let (_, metadata) = open(Path::new(path))
             .map_err(|error| refused(&format!("can't open file {path}: {}", error_text(&error))))?;
@@ -49,19 +47,31 @@ fn complete(table: &AcpiTable) -> Result<Vec<u8>, OptionError> {
             return Err(refused(&format!("can't read file {path}: Is a directory")));
         }
         if metadata.len() > FILE_MAX {
-            let length = metadata.len();
-            return Err(too_big(&length));
+            return Err(too_big(table, &metadata.len()));
         }
         bytes.extend(read_file(&table.origin, Path::new(path), FILE_MAX)?);
     }
+    Ok(bytes)
+}
+
+/// Makes a table of what its files hold: with a header, the fields that the option names, its length and its sum.
+///
+/// # Errors
+/// If it is too short for a header, or too long.
+pub fn complete(table: &AcpiTable, contents: Vec<u8>) -> Result<Vec<u8>, OptionError> {
+    let mut bytes = match table.has_header {
+        true => contents,
+        false => [&HEADER[..], &contents].concat(),
+    };
     if bytes.len() < USER_MIN {
         let length = bytes.len();
-        return Err(refused(&format!(
+        let reason = format!(
             "ACPI table claiming to have header is too short, available: {length}, expected: {USER_MIN}"
-        )));
+        );
+        return Err(OptionError::new(&table.origin, &reason));
     }
     if bytes.len() > TABLE_MAX {
-        return Err(too_big(&bytes.len()));
+        return Err(too_big(table, &bytes.len()));
     }
     for (at, field) in &table.fields {
         bytes[*at..*at + field.len()].copy_from_slice(field);

@@ -7,13 +7,13 @@ use thimble_core::devices::block::{Data, DriveId, Request};
 use thimble_core::machine::RunState;
 use thimble_monitor::owner::block::{Blocks, DriveName, NewMedium, Unheard};
 use thimble_monitor::schema::arguments::{
-    BlockIOThrottle, BlockLatencyHistogramSet, BlockdevOptions, BlockdevReopen,
+    BlockIOThrottle, BlockLatencyHistogramSet, BlockdevOptions,
 };
 use thimble_monitor::schema::results::{BlockDeviceInfo, BlockInfo, BlockStats};
 use thimble_monitor::schema::{BlockdevChangeReadOnlyMode, EventText};
 use thimble_monitor::{ErrorClass, Event, QmpError};
 
-use super::Vm;
+use super::{Vm, lending};
 use crate::block::backend::{Backend, FLUSH, Place, Queued, READ, WRITE};
 use crate::block::buffer::Gate;
 use crate::block::node::{Child, Need, Node, Permissions};
@@ -25,6 +25,9 @@ use crate::clock::monotonic;
 
 /// Rounds of requests and ends that are settled before others have their turn.
 const ROUNDS: usize = 16;
+
+/// Rounds after which a machine that has stopped is taken to have no more requests: more than its queues have descriptors.
+const DRAIN_MAX: usize = 1 << 15;
 
 /// What the machine asks of drives between two looks of the main thread.
 #[derive(Default)]
@@ -41,23 +44,11 @@ impl DriveRequests {
     /// Takes a request.
     pub fn push(&mut self, request: &Request<'_>) {
         let gate = self.gate(request.drive);
-        self.queued.push(Queued {
-            drive: request.drive,
-            tag: request.tag,
-            operation: request.operation,
-            offset: request.offset,
-            length: request.length,
-            place: match request.data {
-                Data::None => Place::None,
-                Data::Guest(segments) => Place::Guest(segments.to_vec()),
-                Data::Write(bytes) => Place::Bytes(bytes.to_vec()),
-                Data::Read => Place::Wanted,
-            },
-            gate,
-        });
+        self.queued.push(queued(request, gate));
     }
 
-    fn gate(&mut self, drive: DriveId) -> Arc<Gate> {
+    /// By what a drive's memory is lent.
+    pub fn gate(&mut self, drive: DriveId) -> Arc<Gate> {
         let index = usize::from(drive.0);
         if self.gates.len() <= index {
             self.gates.resize_with(index + 1, Arc::default);
@@ -80,6 +71,24 @@ impl DriveRequests {
     /// Whether the main thread has to look.
     pub fn is_empty(&self) -> bool {
         self.queued.is_empty() && self.trays.is_empty()
+    }
+}
+
+/// A request, on its own.
+pub(super) fn queued(request: &Request<'_>, gate: Arc<Gate>) -> Queued {
+    Queued {
+        drive: request.drive,
+        tag: request.tag,
+        operation: request.operation,
+        offset: request.offset,
+        length: request.length,
+        place: match request.data {
+            Data::None => Place::None,
+            Data::Guest(segments) => Place::Guest(segments.to_vec()),
+            Data::Write(bytes) => Place::Bytes(bytes.to_vec()),
+            Data::Read => Place::Wanted,
+        },
+        gate,
     }
 }
 
@@ -145,17 +154,7 @@ impl Vm {
         if blocks.take_stop() {
             self.halt(RunState::IoError);
         }
-        while let Some(ended) = blocks.take_ended() {
-            any = true;
-            self.shared.call(|machine, bridge, now| {
-                // Under the machine's lock nobody closes it.
-                if !ended.request.gate.is_closed() {
-                    let (drive, tag) = (ended.request.drive, ended.request.tag);
-                    machine.block_done(bridge, now, drive, tag, ended.outcome, &ended.bytes);
-                }
-            });
-        }
-        any
+        any | lending::finish(&self.shared, &blocks)
     }
 
     /// Waits for all requests, and tells their controllers: the machine has stopped.
@@ -164,7 +163,14 @@ impl Vm {
         if blocks.drives().is_empty() && blocks.nodes().is_empty() {
             return;
         }
-        self.settle_blocks();
+        // What drivers have asked for before processors stopped is handed on only now, as there is room.
+        for _ in 0..DRAIN_MAX {
+            self.settle_blocks();
+            blocks.settle();
+            if !self.settle_blocks_once() {
+                break;
+            }
+        }
         blocks.drain();
         self.settle_blocks();
     }
@@ -392,7 +398,10 @@ impl Blocks for Vm {
         self.settings.blocks.remove(&text(node)).map_err(refused)
     }
 
-    fn blockdev_reopen(&mut self, options: &BlockdevReopen<'_>) -> Result<(), QmpError> {
+    fn blockdev_reopen<'m>(
+        &mut self,
+        options: &mut dyn Iterator<Item = BlockdevOptions<'m>>,
+    ) -> Result<(), QmpError> {
         self.settings.blocks.reopen(options).map_err(refused)?;
         self.settle_blocks();
         self.tell_media();
@@ -490,7 +499,8 @@ impl Blocks for Vm {
             ..DriveOptions::default()
         };
         if options.filename.as_deref() == Some("") {
-            return Err(refused("The filename is empty".to_owned()));
+            let text = "The 'file' block driver requires a file name";
+            return Err(refused(text.to_owned()));
         }
         let node = self
             .settings

@@ -17,6 +17,7 @@ use thimble_core::state::StateError;
 use thimble_monitor::DebugStop;
 
 use super::block::DriveRequests;
+use super::lending::Lending;
 use super::{Accelerator, Guarded, Shared};
 use crate::chardev::{ChardevId, Chardevs};
 use crate::clock::Clock;
@@ -102,6 +103,8 @@ pub struct BridgeState {
     pub pending: Pending,
     /// What drives are to do.
     pub drives: DriveRequests,
+    /// Who has queues of disks.
+    pub lending: Lending,
     /// Consoles, a bit each, whose lost output has been reported.
     lost: u32,
     /// What the machine's own I/O APIC sends.
@@ -237,6 +240,10 @@ impl Host for Bridge<'_> {
         self.bridge_state.drives.cancel(drive);
     }
 
+    fn queue_notified(&mut self, drive: DriveId) {
+        self.bridge_state.lending.ring(drive);
+    }
+
     fn tray_moved(&mut self, drive: DriveId, open: bool) {
         self.bridge_state.drives.tray_moved(drive, open);
     }
@@ -306,11 +313,29 @@ impl Exits {
         result
     }
 
-    /// Calls the machine in the same way.
+    /// Calls the machine in the same way, for what does not reach disks.
     fn call<R>(&self, call: impl FnOnce(&mut Machine<'static>, &mut Bridge<'_>, u64) -> R) -> R {
         self.with(|guarded, accelerator| {
             let now = guarded.clock.now();
-            guarded.machine_call(accelerator, |machine, bridge| call(machine, bridge, now))
+            guarded.machine_call_apart(accelerator, |machine, bridge| call(machine, bridge, now))
+        })
+    }
+
+    /// The same for an access. `reaches` says whether it is for a disk whose queues are lent.
+    fn access<R>(
+        &self,
+        reaches: impl FnOnce(&Machine<'static>) -> bool,
+        call: impl FnOnce(&mut Machine<'static>, &mut Bridge<'_>, u64) -> R,
+    ) -> R {
+        self.with(|guarded, accelerator| {
+            let now = guarded.clock.now();
+            if guarded.bridge_state.lending.has_lent() && reaches(&guarded.machine) {
+                guarded.take_queues_back(accelerator);
+            }
+            let result = guarded
+                .machine_call_apart(accelerator, |machine, bridge| call(machine, bridge, now));
+            guarded.lend_queues(accelerator);
+            result
         })
     }
 
@@ -353,48 +378,45 @@ fn widths(width: u8) -> Width {
 impl ExitHandler for Exits {
     fn pio_in(&self, _cpu: u32, port: u16, width: u8, data: &mut [u8]) {
         let width = widths(width);
-        self.with(|guarded, accelerator| {
-            let now = guarded.clock.now();
-            guarded.machine_call(accelerator, |machine, bridge| {
+        self.access(
+            |machine| machine.port_reaches_lent(port, width, false),
+            |machine, bridge, now| {
                 for element in data.chunks_exact_mut(width as usize) {
                     let value = machine.pio_read(bridge, now, port, width).to_le_bytes();
                     element.copy_from_slice(&value[..width as usize]);
                 }
-            })
-        });
+            },
+        );
     }
 
     fn pio_out(&self, _cpu: u32, port: u16, width: u8, data: &[u8]) {
         let width = widths(width);
-        self.with(|guarded, accelerator| {
-            let now = guarded.clock.now();
-            guarded.machine_call(accelerator, |machine, bridge| {
+        self.access(
+            |machine| machine.port_reaches_lent(port, width, true),
+            |machine, bridge, now| {
                 for element in data.chunks_exact(width as usize) {
                     let mut value = [0; 4];
                     value[..element.len()].copy_from_slice(element);
                     let value = u32::from_le_bytes(value);
                     machine.pio_write(bridge, now, port, width, value);
                 }
-            })
-        });
+            },
+        );
     }
 
     fn mmio_read(&self, cpu: u32, gpa: u64, data: &mut [u8]) {
-        self.with(|guarded, accelerator| {
-            let now = guarded.clock.now();
-            guarded.machine_call(accelerator, |machine, bridge| {
-                machine.processor_read(bridge, now, cpu as u16, gpa, data);
-            })
-        });
+        let length = data.len();
+        self.access(
+            |machine| machine.memory_reaches_lent(gpa, length, false),
+            |machine, bridge, now| machine.processor_read(bridge, now, cpu as u16, gpa, data),
+        );
     }
 
     fn mmio_write(&self, cpu: u32, gpa: u64, data: &[u8]) {
-        self.with(|guarded, accelerator| {
-            let now = guarded.clock.now();
-            guarded.machine_call(accelerator, |machine, bridge| {
-                machine.processor_write(bridge, now, cpu as u16, gpa, data);
-            })
-        });
+        self.access(
+            |machine| machine.memory_reaches_lent(gpa, data.len(), true),
+            |machine, bridge, now| machine.processor_write(bridge, now, cpu as u16, gpa, data),
+        );
     }
 
     fn acknowledge(&self, cpu: u32) -> Option<u8> {
@@ -410,7 +432,7 @@ impl ExitHandler for Exits {
     fn end_of_interrupt(&self, _cpu: u32, vector: u8) {
         self.with(|guarded, accelerator| {
             let now = guarded.clock.now();
-            guarded.machine_call(accelerator, |machine, bridge| {
+            guarded.machine_call_apart(accelerator, |machine, bridge| {
                 machine.end_of_interrupt(bridge, now, vector);
             })
         });
@@ -487,19 +509,32 @@ impl ExitHandler for Exits {
 
 impl Surroundings for Exits {
     fn pio_read(&self, _cpu: u16, port: u16, width: Width) -> u32 {
-        self.call(|machine, bridge, now| machine.pio_read(bridge, now, port, width))
+        self.access(
+            |machine| machine.port_reaches_lent(port, width, false),
+            |machine, bridge, now| machine.pio_read(bridge, now, port, width),
+        )
     }
 
     fn pio_write(&self, _cpu: u16, port: u16, width: Width, value: u32) {
-        self.call(|machine, bridge, now| machine.pio_write(bridge, now, port, width, value));
+        self.access(
+            |machine| machine.port_reaches_lent(port, width, true),
+            |machine, bridge, now| machine.pio_write(bridge, now, port, width, value),
+        );
     }
 
     fn memory_read(&self, cpu: u16, gpa: u64, to: &mut [u8]) {
-        self.call(|machine, bridge, now| machine.processor_read(bridge, now, cpu, gpa, to));
+        let length = to.len();
+        self.access(
+            |machine| machine.memory_reaches_lent(gpa, length, false),
+            |machine, bridge, now| machine.processor_read(bridge, now, cpu, gpa, to),
+        );
     }
 
     fn memory_write(&self, cpu: u16, gpa: u64, from: &[u8]) {
-        self.call(|machine, bridge, now| machine.processor_write(bridge, now, cpu, gpa, from));
+        self.access(
+            |machine| machine.memory_reaches_lent(gpa, from.len(), true),
+            |machine, bridge, now| machine.processor_write(bridge, now, cpu, gpa, from),
+        );
     }
 
     fn attend(&self, cpu: u16) -> Attention {

@@ -15,6 +15,7 @@ mod dump;
 mod input;
 mod inspect;
 mod jobs;
+mod lending;
 mod objects;
 mod owner;
 mod processors;
@@ -61,6 +62,7 @@ pub use block::DriveRequests;
 pub use bridge::{Bridge, BridgeState, CONSOLES_MAX, Exits, Pending};
 use dump::Dump;
 pub use jobs::{JOBS_MAX, Jobs, Step};
+pub use lending::{DiskSettings, ExecutorCall};
 pub use objects::ObjectFacts;
 pub use processors::{Accelerator, ProcessorError, Processors};
 pub use save::Space;
@@ -83,8 +85,20 @@ pub struct Guarded {
 }
 
 impl Guarded {
-    /// Calls the machine with a [`Bridge`] to the host.
+    /// Calls the machine with a [`Bridge`] to the host. No queues are lent meanwhile.
     pub fn machine_call<R>(
+        &mut self,
+        accelerator: &Accelerator,
+        call: impl FnOnce(&mut Machine<'static>, &mut Bridge<'_>) -> R,
+    ) -> R {
+        self.take_queues_back(accelerator);
+        let result = self.machine_call_apart(accelerator, call);
+        self.lend_queues(accelerator);
+        result
+    }
+
+    /// The same for what does not reach disks whose queues are lent.
+    pub fn machine_call_apart<R>(
         &mut self,
         accelerator: &Accelerator,
         call: impl FnOnce(&mut Machine<'static>, &mut Bridge<'_>) -> R,
@@ -122,6 +136,7 @@ pub struct Shared {
     waker: Arc<Waker>,
     timer: OwnedFd,
     pauser: OnceLock<Pauser>,
+    disks: OnceLock<lending::Disks>,
 }
 
 impl Shared {
@@ -140,6 +155,7 @@ impl Shared {
             waker,
             timer,
             pauser: OnceLock::new(),
+            disks: OnceLock::new(),
         })
     }
 
@@ -183,6 +199,20 @@ impl Shared {
         let mut guarded = self.lock();
         let now = guarded.clock.now();
         let result = guarded.machine_call(self.accelerator(), |machine, bridge| {
+            call(machine, bridge, now)
+        });
+        self.arm_timer(&mut guarded);
+        result
+    }
+
+    /// The same for what does not reach disks.
+    pub fn call_apart<R>(
+        &self,
+        call: impl FnOnce(&mut Machine<'static>, &mut Bridge<'_>, u64) -> R,
+    ) -> R {
+        let mut guarded = self.lock();
+        let now = guarded.clock.now();
+        let result = guarded.machine_call_apart(self.accelerator(), |machine, bridge| {
             call(machine, bridge, now)
         });
         self.arm_timer(&mut guarded);
@@ -387,6 +417,7 @@ impl Vm {
     fn resume(&mut self) {
         self.arm_debugger();
         let mut guarded = self.shared.lock();
+        self.shared.allow_lending(&mut guarded);
         if self.settings.rtc_clock != RtcClock::Vm {
             let now = guarded.clock.now();
             let base = self.settings.rtc_start + self.behind(self.settings.rtc_clock, now);
@@ -419,6 +450,7 @@ impl Vm {
         }
         let mut guarded = self.shared.lock();
         guarded.clock.stop();
+        self.shared.end_lending(&mut guarded);
         self.shared.arm_timer(&mut guarded);
         drop(guarded);
         self.disarm_debugger();

@@ -74,7 +74,10 @@ fn settings() -> Settings {
             threads: 1,
         },
         objects: ObjectFacts::new(&Options::default(), "", None),
-        made: crate::objects::Objects::new(crate::objects::Defaults::default()),
+        made: crate::objects::Objects::new(
+            crate::objects::Defaults::default(),
+            Graph::new(crate::block::executor::Executor::new(|| {})),
+        ),
         blocks: Graph::new(crate::block::executor::Executor::new(|| {})),
         drive_options: Vec::new(),
         flash: crate::flash::Flash::default(),

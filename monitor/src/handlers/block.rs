@@ -83,6 +83,22 @@ pub(crate) fn blockdev_insert_medium<'m, O: Owner + ?Sized>(
     Ok(context.owner.insert_medium(drive, arguments.node_name)?)
 }
 
+pub(crate) fn x_blockdev_remove_medium<'m, O: Owner + ?Sized>(
+    context: &mut Context<'_, O>,
+    arguments: arguments::XBlockdevRemoveMedium<'m>,
+) -> Result<(), Fail<'m>> {
+    let drive = drive(arguments.device, arguments.id)?;
+    Ok(context.owner.remove_medium(drive)?)
+}
+
+pub(crate) fn x_blockdev_insert_medium<'m, O: Owner + ?Sized>(
+    context: &mut Context<'_, O>,
+    arguments: arguments::XBlockdevInsertMedium<'m>,
+) -> Result<(), Fail<'m>> {
+    let drive = drive(arguments.device, arguments.id)?;
+    Ok(context.owner.insert_medium(drive, arguments.node_name)?)
+}
+
 pub(crate) fn blockdev_change_medium<'m, O: Owner + ?Sized>(
     context: &mut Context<'_, O>,
     arguments: arguments::BlockdevChangeMedium<'m>,

@@ -314,7 +314,7 @@ fn help_tells_what_there_is() {
     for (menu, before, all) in [(COMMANDS, "", all), (INFO, "info ", info)] {
         let lines: std::vec::Vec<&str> = all.lines().filter(|line| line.contains(" -- ")).collect();
         assert_eq!(lines.len(), sorted(menu).count());
-        assert!(lines.is_sorted());
+        assert!(lines.is_sorted(), "{all}");
         for command in menu.iter().copied().flatten() {
             for name in command.names.split('|').filter(|name| *name != "info") {
                 let one = say(&mut machine, &format!("help {before}{name} and more"));

@@ -7,11 +7,14 @@
 //! Guests are small ROMs: see [`roms`]. Thimble runs them with KVM or, as `THIMBLE_ACCEL` says, with its software CPU, QEMU
 //! with its own.
 
+mod bad_storage;
 mod block;
+mod block_human;
 mod block_nodes;
 mod clock;
 mod crate_types;
 mod descriptors;
+mod disk_threads;
 mod disks;
 mod dump;
 mod human;
@@ -27,7 +30,9 @@ mod roms;
 mod schema;
 mod sessions;
 mod sleep;
+mod throttle;
 mod trace;
+mod trays;
 mod user_objects;
 mod wire;
 

@@ -923,6 +923,10 @@ fn disc_structure(blocks: u32, is_dvd: bool, packet: &[u8; PACKET], mut out: Wri
 pub(super) fn move_tray(drive: &mut Drive, open: bool) {
     let state = &mut drive.state.packet;
     state.tray_open = open;
+    if open {
+        // What the guest had locked is not there any more.
+        state.locked = false;
+    }
     state.changed = 2;
     state.new_medium = true;
     state.eject = false;

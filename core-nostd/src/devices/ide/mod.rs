@@ -54,6 +54,11 @@ pub const IRQS: [u8; CHANNELS] = [14, 15];
 /// The range of the bus masters' registers.
 const MASTER_BAR: usize = 4;
 
+/// Timing registers of the channels (290550, 2.7.9).
+const IDETIM: [u8; CHANNELS] = [0x40, 0x42];
+/// IDETIM: the channel's ports are decoded.
+const IDETIM_DECODE: u16 = 1 << 15;
+
 /// Status: fast back-to-back transfers, and DEVSEL# timing medium.
 const STATUS: u16 = 1 << 9 | 1 << 7;
 
@@ -97,6 +102,14 @@ impl Ide {
         Self {
             config,
             channels: IRQS.map(|irq| Channel::new(IrqLine::new(irq))),
+        }
+    }
+
+    /// Sets the timing registers up from the start, as firmware does, for guests that no firmware has run before: their drivers
+    /// take a channel whose ports are not decoded for one that is not there.
+    pub fn enable_channels(&mut self) {
+        for register in IDETIM {
+            self.config.preset(register, &IDETIM_DECODE.to_le_bytes());
         }
     }
 

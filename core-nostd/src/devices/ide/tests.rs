@@ -133,6 +133,12 @@ fn configuration_space_after_power_on() {
         (0x2c, 0x1100_1af4),
     ];
     assert_registers(&Ide::new(), &set);
+    // Where no firmware has run before; SeaBIOS leaves it so.
+    let (mut ide, mut bench) = (Ide::new(), Bench::new());
+    ide.enable_channels();
+    ide.config_mut().write(0x40, Width::Dword, 0);
+    PciFunction::reset(&mut ide, &mut bench.context());
+    assert_registers(&ide, &[&set[..], &[(0x40, 0x8000_8000)]].concat());
 }
 
 /// Observed with QEMU 7.2.
@@ -421,8 +427,10 @@ fn trays_move_and_lock() {
     assert_eq!(bench.effects.take(), moved(false));
     packet(&mut ide, &mut bench, 0, &[0]);
     assert_eq!(inb(&mut ide, &mut bench, 1, 7), 0x50);
-    // From outside: the guest first hears that the medium has gone, then that there is another one.
+    // From outside: the guest first hears that the medium has gone, then that there is another one. The lock is gone.
+    packet(&mut ide, &mut bench, 0, &[0x1e, 0, 0, 0, 1]);
     ide.move_tray(&mut bench.context(), CDROM, true);
+    assert_eq!(tray(&ide), Some((true, false)));
     ide.move_tray(&mut bench.context(), CDROM, false);
     for expected in [(2, 0x3a), (6, 0x28)] {
         packet(&mut ide, &mut bench, 0, &[0]);

@@ -370,14 +370,19 @@ impl<'b> Writer<'b> {
         body(&mut resources);
         // End tag; a checksum of zero is not looked at.
         resources.raw(&[0x79, 0]);
+        let template = resources.bytes.get(..resources.used).unwrap_or(&[]);
+        self.full |= resources.full;
+        self.named_buffer(name, template);
+    }
+
+    /// `Name (name, Buffer () {…})`.
+    pub fn named_buffer(&mut self, name: &str, bytes: &[u8]) {
         self.raw(&[op::NAME]);
         self.path(name);
         self.raw(&[op::BUFFER]);
-        let template = resources.bytes.get(..resources.used).unwrap_or(&[]);
-        self.full |= resources.full;
         self.enclosed(|w| {
-            w.integer(template.len() as u64);
-            w.raw(template);
+            w.integer(bytes.len() as u64);
+            w.raw(bytes);
         });
     }
 }
@@ -412,6 +417,11 @@ impl Resources {
     pub fn irq(&mut self, irq: u8) {
         let [low, high] = (1u16 << (irq & 15)).to_le_bytes();
         self.raw(&[0x22, low, high]);
+    }
+
+    /// `DMA (Compatibility, NotBusMaster, Transfer8) {channel}`.
+    pub fn dma(&mut self, channel: u8) {
+        self.raw(&[0x2a, 1 << (channel & 7), 0]);
     }
 
     /// `Interrupt (ResourceConsumer, Level, ActiveHigh, Shared) {…}`: one of these. The first lies

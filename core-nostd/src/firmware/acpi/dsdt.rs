@@ -6,8 +6,8 @@
 //! interrupts.
 
 use super::aml::{Resources, Space, Term, Writer};
-use super::{Facts, IsaDevice, Link, Links, PciFacts, tables};
-use crate::devices::{acpi_pm, hpet};
+use super::{Facts, FloppyFacts, IsaDevice, Link, Links, PciFacts, tables};
+use crate::devices::{acpi_pm, fdc, hpet};
 use crate::pci::{Address, piix3};
 
 /// The DSDT's version: integers have 64 bits.
@@ -222,7 +222,50 @@ fn interrupt_links(w: &mut Writer<'_>, pci: &PciFacts<'_>) {
     }
 }
 
+/// The floppy disk controller with its drives (ACPI 6.4, section 9.9): what BIOS calls told of them once.
+fn floppies(w: &mut Writer<'_>, drives: &[Option<FloppyFacts>]) {
+    const NAMES: [&str; fdc::DRIVES] = ["FLPA", "FLPB"];
+    /// As the BIOS's parameter table has it: step rate and head times, the motor's delay, sectors of 512 bytes, 18 of them, the gap, no
+    /// length, the gap and the filler of formatting, the head's and the motor's times.
+    const PARAMETERS: [u8; 11] = [
+        0xaf, 0x02, 0x25, 0x02, 0x12, 0x1b, 0xff, 0x6c, 0xf6, 0x0f, 0x08,
+    ];
+    /// There never is a tape drive.
+    const NO_TAPE: u8 = 2;
+    w.device("FDC0", |w| {
+        w.name("_HID", Term::Eisa("PNP0700"));
+        w.resources("_CRS", |r| {
+            r.ports(fdc::BASE + 2, 4);
+            r.ports(fdc::BASE + 7, 1);
+            r.irq(fdc::IRQ);
+            r.dma(fdc::CHANNEL as u8);
+        });
+        let mut presence = [0; 20];
+        presence[16] = NO_TAPE;
+        for (number, drive) in drives.iter().enumerate() {
+            let (Some(drive), Some(name)) = (drive, NAMES.get(number)) else {
+                continue;
+            };
+            presence[4 * number] = 1;
+            let number = number as u8;
+            let limits = [number, drive.kind, drive.cylinder, drive.sector, drive.head];
+            w.device(name, |w| {
+                w.name("_ADR", Term::Int(number.into()));
+                w.named_package("_FDI", 16, |w| {
+                    for value in limits.iter().chain(&PARAMETERS) {
+                        w.term(Term::Int((*value).into()));
+                    }
+                });
+            });
+        }
+        w.named_buffer("_FDE", &presence);
+    });
+}
+
 fn isa_devices(w: &mut Writer<'_>, facts: &Facts<'_>) {
+    if let Some(drives) = &facts.floppies {
+        floppies(w, drives);
+    }
     for device in facts.devices {
         let IsaDevice {
             name,

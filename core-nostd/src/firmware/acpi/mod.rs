@@ -23,6 +23,7 @@ use core::fmt;
 
 use super::Numa;
 use crate::devices::acpi_pm::{self, SleepStates};
+use crate::devices::fdc;
 use crate::devices::vmgenid::{self, GenerationId};
 use crate::pci::Address;
 use aml::{Term, Writer};
@@ -120,6 +121,8 @@ pub struct Facts<'a> {
     pub pci: Option<PciFacts<'a>>,
     /// Devices at fixed ports.
     pub devices: &'a [IsaDevice<'a>],
+    /// The floppy disk controller: what media each of its drives takes at most.
+    pub floppies: Option<[Option<FloppyFacts>; fdc::DRIVES]>,
     /// Bytes of RAM from 0 on, and from 4 GiB on.
     pub ram: (u64, u64),
     /// Nodes.
@@ -148,6 +151,19 @@ pub struct PciFacts<'a> {
     pub isa_bridge: Address,
     /// Interrupts that its PIRQs can be routed to.
     pub link_irqs: &'a [u8],
+}
+
+/// What the tables tell of a floppy drive.
+#[derive(Clone, Copy, Debug)]
+pub struct FloppyFacts {
+    /// Its kind, as in CMOS.
+    pub kind: u8,
+    /// The highest cylinder.
+    pub cylinder: u8,
+    /// The highest sector.
+    pub sector: u8,
+    /// The highest head.
+    pub head: u8,
 }
 
 /// A device at fixed ports.

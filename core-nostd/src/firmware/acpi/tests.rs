@@ -94,6 +94,15 @@ impl Sample {
                 link_irqs: &[5, 10, 11],
             }),
             devices: &devices,
+            floppies: self.slots.map(|_| {
+                let drive = FloppyFacts {
+                    kind: 5,
+                    cylinder: 79,
+                    sector: 48,
+                    head: 1,
+                };
+                [Some(drive), None]
+            }),
             ram: (RAM, 0),
             numa: self.numa,
             user: self.user,
@@ -262,8 +271,8 @@ fn a_pc_is_told_of() {
     assert_eq!(
         devices,
         [
-            "C000", "C001", "PCI0", "ISA_", "COM1", "COM2", "MBRD", "LNKA", "LNKB", "LNKC", "LNKD",
-            "HPET"
+            "C000", "C001", "PCI0", "ISA_", "FDC0", "FLPA", "COM1", "COM2", "MBRD", "LNKA", "LNKB",
+            "LNKC", "LNKD", "HPET"
         ]
     );
 }

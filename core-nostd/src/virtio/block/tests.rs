@@ -650,6 +650,138 @@ fn a_new_size_is_told() {
     assert!(messages(&mut bench).is_empty());
 }
 
+/// A request for sector 2, one page, in slots 0 to 2, which nobody is notified of.
+fn read_offered(bench: &Bench) {
+    header(bench, kind::IN, 2);
+    describe(
+        bench,
+        0,
+        &[
+            (HEADER_AT, 16, false),
+            (DATA_AT, 512, true),
+            (STATUS_AT, 1, true),
+        ],
+    );
+    offer(bench, 0);
+}
+
+fn take_back(disk: &mut VirtioBlkPci, bench: &mut Bench, lent: &VirtioBlock) {
+    disk.with_device(&mut bench.context(), |disk, cx| {
+        disk.take_back(cx.ram, lent)
+    });
+}
+
+#[test]
+fn lent_queues_are_served_by_the_copy_alone() {
+    let mut bench = Bench::new();
+    let mut disk = disk(&[]);
+    assert!(disk.lend().is_none(), "no driver drives it");
+    start_with(&mut disk, &mut bench, !RING_EVENT_IDX);
+    let mut lent = disk.lend().unwrap();
+    assert!(disk.lend().is_none(), "it is lent already");
+    assert!(!lent.poll(&bench.ram));
+    // While it looks by itself the driver need not notify.
+    lent.hush(&bench.ram, true);
+    assert_eq!(bench.ram.load16(USED), Ok(1));
+    read_offered(&bench);
+    assert!(lent.poll(&bench.ram));
+    let mut segments = Segments::new();
+    let tag = lent.next_request(&bench.ram, &mut segments).unwrap().tag;
+    assert!(lent.next_request(&bench.ram, &mut segments).is_none());
+    // The disk leaves its queues alone and passes notifications on.
+    assert!(kick(&mut disk, &mut bench).is_empty());
+    assert_eq!(disk.take_notified(), Some(DRIVE));
+    assert_eq!(disk.take_notified(), None);
+    lent.request_done(&bench.ram, tag, Ok(()));
+    assert_eq!(status_byte(&bench), 0);
+    assert_eq!(bench.ram.load16(USED + 2), Ok(1));
+    assert!(lent.wants_machine());
+    assert_eq!(lent.take_interrupt(|_| false), None);
+    assert_eq!(lent.take_interrupt(|_| true), Some(0));
+    assert!(!lent.wants_machine() && messages(&mut bench).is_empty());
+    assert_eq!(disk.message(0).map(|message| message.data), Some(0x41));
+    // Back again the driver notifies, and the ISR status shows the interrupt.
+    take_back(&mut disk, &mut bench, &lent);
+    assert_eq!(bench.ram.load16(USED), Ok(0));
+    assert_eq!(read(&mut disk, &mut bench, MODERN, 0x1000, Width::Byte), 1);
+    read_offered(&bench);
+    assert_eq!(kick(&mut disk, &mut bench).len(), 1);
+}
+
+#[test]
+fn what_is_under_way_comes_back_with_the_queues() {
+    let mut bench = Bench::new();
+    let mut disk = disk(&[]);
+    start(&mut disk, &mut bench);
+    let mut segments = Segments::new();
+    // One request that the disk has handed out, and one of the copy.
+    read_offered(&bench);
+    let first = kick(&mut disk, &mut bench)[0].0;
+    let mut lent = disk.lend().unwrap();
+    read_offered(&bench);
+    assert!(lent.poll(&bench.ram));
+    let second = lent.next_request(&bench.ram, &mut segments).unwrap().tag;
+    lent.request_done(&bench.ram, first, Ok(()));
+    // A third comes just before: it must not be overlooked.
+    lent.hush(&bench.ram, true);
+    read_offered(&bench);
+    take_back(&mut disk, &mut bench, &lent);
+    assert_eq!(messages(&mut bench), [0x41]);
+    assert_eq!(requests(&mut disk, &mut bench).len(), 1);
+    disk.request_done(&mut bench.context(), DRIVE, second, Ok(()), &[]);
+    assert_eq!(bench.ram.load16(USED + 2), Ok(2));
+    // A reset of the function ends it all.
+    disk.reset(&mut bench.context());
+    assert!(disk.lend().is_none());
+    assert_eq!(disk.take_cancelled(), Some(DRIVE));
+}
+
+#[test]
+fn a_copy_that_meets_a_bad_ring_tells_by_the_machine() {
+    let mut bench = Bench::new();
+    let mut disk = disk(&[]);
+    start(&mut disk, &mut bench);
+    let mut lent = disk.lend().unwrap();
+    offer(&bench, 99);
+    assert!(lent.poll(&bench.ram));
+    assert!(
+        lent.next_request(&bench.ram, &mut Segments::new())
+            .is_none()
+    );
+    assert!(lent.wants_machine() && !lent.poll(&bench.ram));
+    take_back(&mut disk, &mut bench, &lent);
+    assert_eq!(messages(&mut bench), [0x40], "the configuration's");
+    let status = read(&mut disk, &mut bench, MODERN, 0x14, Width::Byte) as u8;
+    assert_eq!(status & status::NEEDS_RESET, status::NEEDS_RESET);
+    assert!(disk.lend().is_none(), "until it is reset");
+}
+
+#[test]
+fn doorbells_follow_the_base_address_registers() {
+    use crate::virtio::transport::Doorbell;
+    let mut bench = Bench::new();
+    let mut disk = disk(&[]);
+    start(&mut disk, &mut bench);
+    let doorbells = |disk: &VirtioBlkPci| {
+        let mut all = Vec::new();
+        disk.visit_doorbells(&mut |doorbell| all.push(doorbell));
+        all
+    };
+    disk.config_write(&mut bench.context(), 0x10, Width::Dword, 0xc000);
+    disk.config_write(&mut bench.context(), 0x20, Width::Dword, 0xfe00_0000);
+    disk.config_write(&mut bench.context(), reg::COMMAND, Width::Word, 7);
+    let port = Doorbell::Port {
+        port: 0xc010,
+        queue: 0,
+    };
+    assert_eq!(doorbells(&disk), [port, Doorbell::Memory(0xfe00_3000)]);
+    assert!(disk.is_doorbell(LEGACY, 0x10) && disk.is_doorbell(MODERN, 0x3000));
+    assert!(!disk.is_doorbell(LEGACY, 0x12) && !disk.is_doorbell(MODERN, 0x2fff));
+    assert!(!disk.is_doorbell(MSIX, 0x10));
+    disk.config_write(&mut bench.context(), reg::COMMAND, Width::Word, 6);
+    assert_eq!(doorbells(&disk), [Doorbell::Memory(0xfe00_3000)]);
+}
+
 /// Describes a request of one data piece at a place of a packed ring of eight, in its first round.
 fn offer_packed(bench: &Bench, at: u16, id: u16, sector: u64) {
     let header = HEADER_AT + 16 * u64::from(id);

@@ -12,14 +12,17 @@
 use serde::{Deserialize, Serialize};
 
 use crate::devices::{Context, Width};
+use crate::irq::Msi;
 use crate::pci::config::SavedConfig;
 use crate::pci::msix::{Location, SavedMsiX};
 use crate::pci::{BarKind, ConfigSpace, Identity, MsiX, PciFunction, reg};
 use crate::state::{SavedState, StateError};
+use crate::virtio::block::VirtioBlock;
 use crate::virtio::queue::{LEGACY_ALIGN, NOTIFY_ON_EMPTY, Rings};
+use crate::virtio::transport::Doorbell;
 use crate::virtio::{
-    Common, NO_VECTOR, QUEUES_MAX, SavedCommon, Virtio, feature, notify, read_configuration, reset,
-    set_status, status,
+    Common, NO_VECTOR, QUEUES_MAX, QueueSlot, SavedCommon, Virtio, feature, notify,
+    read_configuration, reset, set_status, status,
 };
 
 /// The virtual PCI vendor.
@@ -597,6 +600,40 @@ impl<D: Virtio> VirtioPci<D> {
         &mut self.device
     }
 
+    /// The message by which a queue's interrupts go now, if they go by one.
+    pub fn message(&self, queue: u16) -> Option<Msi> {
+        let Transport { config, msix, .. } = &self.transport;
+        let vector = self.device.common().queue(queue)?.vector;
+        msix.as_ref()?.message(config, vector.into())
+    }
+
+    /// Whether this offset in a range is where the driver notifies.
+    pub fn is_doorbell(&self, bar: usize, offset: u64) -> bool {
+        match bar {
+            LEGACY_BAR => offset & !1 == legacy::QUEUE_NOTIFY,
+            _ => bar == MODERN_BAR.0 && offset & !(PART - 1) == NOTIFY,
+        }
+    }
+
+    /// Shows where the driver notifies the device, as its base address registers are now.
+    pub fn visit_doorbells(&self, visit: &mut dyn FnMut(Doorbell)) {
+        let config = &self.transport.config;
+        let queues = self.device.common().queues();
+        let ready = |(queue, slot): (u16, &QueueSlot)| slot.ring.is_ready().then_some(queue);
+        for queue in (0..).zip(queues).filter_map(ready) {
+            if let Some((base, _)) = config.bar(LEGACY_BAR) {
+                visit(Doorbell::Port {
+                    port: (base + legacy::QUEUE_NOTIFY) as u16,
+                    queue,
+                });
+            }
+            if let Some((base, _)) = config.bar(MODERN_BAR.0) {
+                let offset = NOTIFY + NOTIFY_MULTIPLIER * u64::from(queue);
+                visit(Doorbell::Memory(base + offset));
+            }
+        }
+    }
+
     /// Does something with the device; interrupts that it asks for are caused.
     pub fn with_device<R>(
         &mut self,
@@ -606,6 +643,13 @@ impl<D: Virtio> VirtioPci<D> {
         let result = call(&mut self.device, cx);
         self.transport.deliver(cx, self.device.common_mut());
         result
+    }
+}
+
+impl VirtioPci<VirtioBlock> {
+    /// Hands the queues out: see [`VirtioBlock::lend`].
+    pub fn lend(&mut self) -> Option<VirtioBlock> {
+        self.device.lend()
     }
 }
 
