@@ -1119,10 +1119,10 @@ impl SavedDevice for VirtioBlock {
         let mut loaded = [None; REQUESTS_MAX];
         let mut again = 0;
         for (slot, request) in requests {
-            let queue = self.common.queue(request.queue);
-            let is_head = queue.is_some_and(|queue| request.buffer.head < queue.ring.size());
+            // Whatever its buffer is, it is looked at again.
+            let is_known = self.common.queue(request.queue).is_some();
             match loaded.get_mut(usize::from(slot)) {
-                Some(place @ None) if is_head => *place = Some(request),
+                Some(place @ None) if is_known => *place = Some(request),
                 _ => return Err(StateError::Invalid("requests")),
             }
             again |= u128::from(!request.has_ended) << slot;
