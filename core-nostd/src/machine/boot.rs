@@ -1,8 +1,8 @@
 //! What firmware boots from: the letters of CMOS, the files that tell of the rest, and option ROMs.
 
 use super::{Board, DeviceError, Machine, PciSlot, Plugged};
-use crate::devices::Context;
-use crate::devices::class::{BOOT_INDEX, Value};
+use crate::devices::class::{BOOT_INDEX, PropertyValues, Value};
+use crate::devices::{Context, fdc};
 use crate::firmware::boot_order::{
     self, BootSettings, Entries, EntryError, FILE_MAX, Letters, LettersError, Path,
 };
@@ -160,6 +160,29 @@ impl<'m> Machine<'m> {
         self.boot.entries.add(boot_index, path)
     }
 
+    /// Gives the board's floppy drives their places among what firmware tries first, by the properties of their controller, whether
+    /// they are there or not. Only before [`Machine::add_boot_order`].
+    ///
+    /// # Errors
+    /// The property whose place is taken, and [`EntryError::Taken`].
+    pub fn add_floppies_to_boot_order(
+        &mut self,
+        controller: &PropertyValues,
+    ) -> Result<(), (&'static str, EntryError)> {
+        if self.floppy_controller().is_none() {
+            return Ok(());
+        }
+        for (name, path) in fdc::BOOT_INDICES.into_iter().zip(FLOPPIES) {
+            if let Value::Int(index) = controller.get(name)
+                && let Ok(index) = i32::try_from(*index)
+            {
+                self.add_boot_entry(index, path)
+                    .map_err(|error| (name, error))?;
+            }
+        }
+        Ok(())
+    }
+
     /// The path of what is below a PCI function, by the function's index: `/pci@i0cf8/ide@1,1`, with `below` behind it
     /// (`/drive@0/disk@0`). `None` where there is no such function, or the path is too long.
     pub fn pci_boot_path(&self, function: usize, below: &str) -> Option<Path> {
@@ -253,6 +276,12 @@ impl<'m> Machine<'m> {
     }
 }
 
+/// The board's floppy drives.
+const FLOPPIES: [&str; fdc::DRIVES] = [
+    "/pci@i0cf8/isa@1/fdc@03f0/floppy@0",
+    "/pci@i0cf8/isa@1/fdc@03f0/floppy@1",
+];
+
 /// IDE drives below their controller, by number.
 const DRIVES: [&str; 4] = [
     "/drive@0/disk@0",
@@ -289,7 +318,7 @@ fn class_name(class: u16) -> Option<&'static str> {
 mod tests {
     use super::*;
     use crate::devices::Width;
-    use crate::devices::class::{DeviceClass, PropertyValues};
+    use crate::devices::class::DeviceClass;
     use crate::devices::pci_testdev;
     use crate::machine::Config;
     use crate::machine::tests::Recorder;
@@ -378,6 +407,54 @@ mod tests {
         ] {
             assert!(files.contains(&(name.into(), size)), "{name}: {files:?}");
         }
+    }
+
+    /// Observed with QEMU 7.2.
+    #[test]
+    fn drives_have_their_places() {
+        let ram = ArrayRam::new();
+        let mut memory = [0; FILE_MAX];
+        let mut machine = machine(&ram, BootSettings::DEFAULT);
+        let controller = {
+            let mut values = PropertyValues::new(&fdc::CLASS);
+            values.set("bootindexB", "4").unwrap();
+            values
+        };
+        machine.add_floppies_to_boot_order(&controller).unwrap();
+        let taken = machine.add_floppies_to_boot_order(&controller);
+        assert_eq!(taken, Err(("bootindexB", EntryError::Taken(4))));
+        let plug = |machine: &mut Machine<'_>, class, id, index, bus| {
+            let mut values = PropertyValues::new(class);
+            values.set(BOOT_INDEX, index).unwrap();
+            let plugging = Plugging {
+                place: Place::Id(id),
+                bus,
+                rom: ExpansionRom::default(),
+            };
+            machine.plug_on(&values, plugging).map(drop)
+        };
+        use crate::devices::ide::drive::{CD_CLASS, HD_CLASS};
+        use crate::virtio::block::PCI_CLASS;
+        plug(&mut machine, &HD_CLASS, "a", "3", Some("ide.0")).unwrap();
+        plug(&mut machine, &CD_CLASS, "b", "1", Some("ide.1")).unwrap();
+        plug(&mut machine, &HD_CLASS, "c", "-1", Some("ide.0")).unwrap();
+        plug(&mut machine, &PCI_CLASS, "d", "2", None).unwrap();
+        let refused = plug(&mut machine, &PCI_CLASS, "e", "1", None);
+        assert_eq!(refused, Err(DeviceError::Boot(EntryError::Taken(1))));
+        let refused = plug(&mut machine, &CD_CLASS, "e", "2", None);
+        assert_eq!(refused, Err(DeviceError::Boot(EntryError::Taken(2))));
+        // A device that is taken out leaves its place.
+        machine.unplug(&mut Recorder::default(), 0, "d").unwrap();
+        plug(&mut machine, &PCI_CLASS, "e", "0", None).unwrap();
+        plug(&mut machine, &PCI_CLASS, "d", "2", None).unwrap();
+        let length = machine.boot.entries.write(false, &mut memory);
+        let text = core::str::from_utf8(&memory[..length]).unwrap();
+        let expected = "/pci@i0cf8/scsi@2/disk@0,0\n\
+            /pci@i0cf8/ide@1,1/drive@1/disk@0\n\
+            /pci@i0cf8/scsi@3/disk@0,0\n\
+            /pci@i0cf8/ide@1,1/drive@0/disk@0\n\
+            /pci@i0cf8/isa@1/fdc@03f0/floppy@1\0";
+        assert_eq!(text, expected);
     }
 
     /// Observed with QEMU 7.2, with other devices of the same classes.

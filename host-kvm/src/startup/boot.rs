@@ -1,5 +1,6 @@
 //! What firmware is told about booting, and option ROMs.
 
+use thimble_core::devices::fdc;
 use thimble_core::firmware::BootSettings;
 use thimble_core::firmware::FwCfgError;
 use thimble_core::firmware::boot_order::FILE_MAX;
@@ -68,7 +69,7 @@ fn picture_file(picture: &[u8]) -> Option<&'static str> {
     }
 }
 
-/// Reads the option ROMs.
+/// Puts the board's floppy drives and the option ROMs, which it reads, into the boot order.
 ///
 /// # Errors
 /// A ROM that can't be read or has no place.
@@ -76,6 +77,12 @@ pub(super) fn add_option_roms(
     options: &Options,
     machine: &mut Machine<'static>,
 ) -> Result<(), OptionError> {
+    machine
+        .add_floppies_to_boot_order(&options.defaults_of(&fdc::CLASS))
+        .map_err(|(name, error)| {
+            let origin = format!("-global {}.{name}", fdc::CLASS.name);
+            OptionError::new(&origin, &error.to_string())
+        })?;
     for rom in &options.option_roms {
         let refused = |reason: &str| OptionError::new(&rom.origin, reason);
         let path = options.find_firmware(&rom.file);

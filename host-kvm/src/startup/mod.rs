@@ -159,7 +159,8 @@ fn check_globals(options: &Options) -> Result<(), OptionError> {
             let is_sleep = class.name == piix4_pm::CLASS.name
                 && sleep.iter().any(|own| own.name == property.name);
             let free = [devices::kernel::LOST_TICK_POLICY, hpet::MSI, fdc::FALLBACK];
-            if is_sleep || free.contains(&property.name) {
+            let is_free = free.contains(&property.name);
+            if is_sleep || is_free || fdc::BOOT_INDICES.contains(&property.name) {
                 continue;
             }
             if given.get(property.name) != fixed.get(property.name) {

@@ -43,6 +43,8 @@ pub const DRIVES: usize = 2;
 /// The name of the bus that drives are on.
 pub const BUS: &str = "floppy-bus.0";
 
+/// The properties with the drives' places among what firmware boots from.
+pub const BOOT_INDICES: [&str; DRIVES] = ["bootindexA", "bootindexB"];
 /// The property with the kind of drives whose kind nothing tells.
 pub const FALLBACK: &str = "fallback";
 
@@ -60,13 +62,13 @@ pub static CLASS: DeviceClass = DeviceClass {
     user_creatable: false,
     properties: &[
         Property {
-            name: "bootindexA",
+            name: BOOT_INDICES[0],
             kind: PropertyKind::Int32,
             default: Value::Unset,
             doc: "place of drive A among what firmware boots from",
         },
         Property {
-            name: "bootindexB",
+            name: BOOT_INDICES[1],
             kind: PropertyKind::Int32,
             default: Value::Unset,
             doc: "place of drive B among what firmware boots from",
