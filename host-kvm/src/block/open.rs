@@ -539,6 +539,13 @@ impl Graph {
         if named == Some("raw") && filename.is_none() && !below {
             return Err("A block device must be specified for \"file\"".to_owned());
         }
+        if let Some(filename) = filename
+            && std::path::Path::new(filename).is_dir()
+        {
+            return Err(format!(
+                "'file' driver requires '{filename}' to be a regular file"
+            ));
+        }
         let (driver, probed) = match named {
             Some(driver) => (driver.to_owned(), false),
             None => (self.probe(filename)?, true),
