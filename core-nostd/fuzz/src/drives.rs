@@ -1,6 +1,8 @@
 //! Disks and drives for media under a hostile driver.
 
-use thimble_core::devices::block::{Data, DriveId, Failure, Medium, Outcome, Request, SECTOR};
+use thimble_core::devices::block::{
+    Data, DriveId, Failure, Medium, Outcome, Request, SECTOR, Segments,
+};
 use thimble_core::devices::class::{DeviceClass, PropertyValues};
 use thimble_core::devices::{ConsoleId, GuestEvent, PowerRequest, Width, ide};
 use thimble_core::machine::{Board, Host, Irqchip, Machine, STATE_MAX};
@@ -246,6 +248,38 @@ fn write_memory(machine: &mut Machine<'_>, host: &mut Storage, source: &mut Sour
     machine.physical_write(host, 0, gpa, &value);
 }
 
+/// Queues are lent, served by the copy for a while and given back, while the driver writes to them.
+fn lend(machine: &mut Machine<'_>, host: &mut Storage, source: &mut Source<'_>) {
+    let ram = machine.ram();
+    let Some(mut lent) = machine.lend_disk(DriveId(0)) else {
+        return;
+    };
+    let mut segments = Segments::new();
+    for _ in 0..source.byte() & 15 {
+        let operation = source.byte();
+        match operation & 7 {
+            0 => lent.hush(ram, operation & 8 != 0),
+            1 | 2 => {
+                lent.poll(ram);
+                if let Some(request) = lent.next_request(ram, &mut segments) {
+                    host.block(request);
+                }
+            }
+            3 => {
+                if let Some((_, tag, _)) = host.waiting.pop() {
+                    lent.request_done(ram, tag, Ok(()));
+                }
+            }
+            4 => {
+                lent.interrupt(|_| {});
+            }
+            5 => machine.physical_write(host, 0, VIRTIO + 0x3000, &[0, 0]),
+            _ => write_memory(machine, host, source),
+        }
+    }
+    machine.take_back(host, 0, &lent);
+}
+
 /// A hostile driver of a virtio disk: does what the bytes say.
 pub fn virtio(bytes: &[u8]) {
     let mut apics = local_apics();
@@ -267,6 +301,7 @@ pub fn virtio(bytes: &[u8]) {
                 machine.physical_write(&mut host, 0, gpa, &value[..width as usize]);
                 machine.physical_read(&mut host, 0, gpa, &mut [0; 4][..width as usize]);
             }
+            4 if operation & 0x10 != 0 => lend(&mut machine, &mut host, &mut source),
             4 => machine.physical_write(&mut host, 0, VIRTIO + 0x3000, &[0, 0]),
             5 => {
                 let port = LEGACY + u16::from(source.byte() & 0x7f);
