@@ -1,5 +1,7 @@
 //! What firmware is told about booting, and option ROMs.
 
+use thimble_core::devices::class::Value;
+use thimble_core::devices::fdc;
 use thimble_core::firmware::BootSettings;
 use thimble_core::firmware::FwCfgError;
 use thimble_core::firmware::boot_order::FILE_MAX;
@@ -89,6 +91,28 @@ pub(super) fn add_option_roms(
                 }
                 error => refused(&error.to_string()),
             })?;
+    }
+    Ok(())
+}
+
+/// Adds floppy drives to the boot order, which are in it by the controller's properties, whether they are there or not.
+///
+/// # Errors
+/// Another device has the place.
+pub(super) fn add_floppies(
+    options: &Options,
+    machine: &mut Machine<'static>,
+) -> Result<(), OptionError> {
+    let values = options.defaults_of(&fdc::CLASS);
+    for (name, path) in fdc::BOOT_INDICES.into_iter().zip(fdc::BOOT_PATHS) {
+        let index = match values.get(name) {
+            Value::Int(index) => i32::try_from(*index).unwrap_or(-1),
+            _ => -1,
+        };
+        machine.add_boot_entry(index, path).map_err(|error| {
+            let origin = format!("-global {}.{name}={index}", fdc::CLASS.name);
+            OptionError::new(&origin, &error.to_string())
+        })?;
     }
     Ok(())
 }
