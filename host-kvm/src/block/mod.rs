@@ -5,17 +5,16 @@
 //! its medium, statistics and error policy. A [`Child`] is a use of a node by another, by a drive or by whatever comes
 //! later, with the permissions that go with it.
 //!
-//! Requests are futures, driven by one [`Executor`] on the main thread; files are read and written by the threads of a
-//! [`Pool`], straight from and to guest memory. So nothing waits for a disk: neither processors nor the main
-//! loop, but for commands that have to (a resize, a drain). All state is of one thread and needs no locks. In tests
-//! time and storage are handed in, and a run is the same each time.
+//! Requests are futures, driven by one [`Executor`]: on the main thread, or, while that sleeps, on a thread that serves a
+//! disk ([`turn`]). Files are read and written by the threads of a [`Pool`], straight from and to guest memory. So nothing waits
+//! for a disk: neither processors nor the main loop, but for commands that have to (a resize, a drain). All state is of one
+//! thread at a time and needs no locks. In tests time and storage are handed in, and a run is the same each time.
 //!
 //! What is to come sits on the same three things. A format (qcow2) is a driver whose children are `file` and `backing`: its
 //! `read` cuts the buffer by clusters and awaits the parts; metadata that must not change meanwhile is guarded by ranges
 //! that a request waits for. A job (mirror, commit, backup) is a task of the executor that holds a `Child` of each of its
 //! nodes with the permissions it needs; it pauses where [`Graph::drain`] waits for drives. A dirty bitmap is a field of the node,
-//! marked where [`Node::write`] notes what was written highest. An export is a parent like a drive. An I/O thread
-//! runs an executor of its own with the nodes below one drive.
+//! marked where [`Node::write`] notes what was written highest. An export is a parent like a drive.
 
 pub mod backend;
 pub mod blkdebug;

@@ -151,9 +151,10 @@ fn linux_phases(emulator: &Emulator, options: &[&str]) -> Result<Vec<Phase>, Str
     }
     let mut phases = Vec::new();
     while phases.len() < LINUX_READS.len()
-        && let Some(phase) = phase(&mut running)?
+        && let Some(Phase { name, speed }) = phase(&mut running)?
     {
-        phases.push(phase);
+        let name = name.replace('_', " ");
+        phases.push(Phase { name, speed });
     }
     Ok(phases)
 }

@@ -859,3 +859,79 @@ fn an_answer_waits_for_those_before_it_in_a_packed_queue() {
     assert_eq!(used_packed(&bench), []);
     assert_eq!(requests(&mut disk, &mut bench), []);
 }
+
+/// Whatever the rings hold while a copy serves them, and whenever it is taken back, no request is done twice or forgotten by both.
+#[test]
+fn lent_queues_survive_hostile_rings() {
+    let mut random = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut next = || {
+        // Marsaglia's xorshift.
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        random
+    };
+    let mut bench = Bench::new();
+    let mut segments = Segments::new();
+    for features in [u64::MAX, !RING_EVENT_IDX] {
+        let mut disk = disk(&[]);
+        let mut under_way = Vec::new();
+        for _ in 0..400 {
+            if disk.device().common().status() & status::NEEDS_RESET != 0
+                || !under_way.is_empty() && next() % 50 == 0
+            {
+                disk.reset(&mut bench.context());
+                assert_eq!(disk.take_cancelled().is_some(), !under_way.is_empty());
+                under_way.clear();
+            }
+            if disk.device().common().status() == 0 {
+                bench.ram.write(DESCRIPTORS, &[0; 0x3000]).unwrap();
+                start_with(&mut disk, &mut bench, features);
+            }
+            let Some(mut lent) = disk.lend() else {
+                continue;
+            };
+            for _ in 0..next() % 12 {
+                match next() % 8 {
+                    0 => lent.hush(&bench.ram, next() & 1 != 0),
+                    1 => {
+                        let at = DESCRIPTORS + next() % 0x2100;
+                        bench.ram.write(at, &[next() as u8]).unwrap();
+                    }
+                    2 | 3 => {
+                        let kind = [kind::IN, kind::OUT, kind::FLUSH, next() as u32]
+                            [(next() & 3) as usize];
+                        header(&bench, kind, next() % 140);
+                        let data = (DATA_AT, 512, kind == kind::IN);
+                        describe(
+                            &bench,
+                            0,
+                            &[(HEADER_AT, 16, false), data, (STATUS_AT, 1, true)],
+                        );
+                        offer(&bench, 0);
+                    }
+                    4 | 5 => {
+                        if lent.poll(&bench.ram)
+                            && let Some(request) = lent.next_request(&bench.ram, &mut segments)
+                        {
+                            assert!(!under_way.contains(&request.tag));
+                            under_way.push(request.tag);
+                        }
+                    }
+                    6 if !under_way.is_empty() => {
+                        let at = next() as usize % under_way.len();
+                        let tag = under_way.swap_remove(at);
+                        lent.request_done(&bench.ram, tag, Ok(()));
+                    }
+                    _ => while lent.take_interrupt(|_| true).is_some() {},
+                }
+            }
+            take_back(&mut disk, &mut bench, &lent);
+            messages(&mut bench);
+            if next() % 3 == 0 {
+                let more = requests(&mut disk, &mut bench);
+                under_way.extend(more.iter().map(|work| work.0));
+            }
+        }
+    }
+}
