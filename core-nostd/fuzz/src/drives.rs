@@ -6,7 +6,7 @@ use thimble_core::devices::{Width, ide};
 use thimble_core::machine::{Board, Irqchip, Machine, STATE_MAX};
 use thimble_core::virtio::block;
 
-use crate::{Sink, Source, local_apics, machine_with, plant};
+use crate::{Sink, Source, local_apics, machine_without_memories, plant};
 
 /// Where the registers of the virtio disk and of the bus masters are.
 const VIRTIO: u64 = 0xfe00_0000;
@@ -255,7 +255,7 @@ fn write_memory(machine: &mut Machine<'_>, host: &mut Sink, now: u64, source: &m
 /// A hostile driver of a virtio disk: does what the bytes say.
 pub fn virtio(bytes: &[u8]) {
     let mut apics = local_apics();
-    let mut machine = machine_with(Board::Pc, Irqchip::Machine, &mut apics);
+    let mut machine = machine_without_memories(Board::Pc, Irqchip::Machine, &mut apics);
     let mut host = Sink::default();
     let now = 0;
     let properties: &[_] = &[("addr", "9"), ("packed", "on"), ("num-queues", "2")];
@@ -300,7 +300,7 @@ pub fn virtio(bytes: &[u8]) {
 /// A hostile driver of an IDE disk and a drive for CDs: does what the bytes say.
 pub fn ata(bytes: &[u8]) {
     let mut apics = local_apics();
-    let mut machine = machine_with(Board::Pc, Irqchip::Machine, &mut apics);
+    let mut machine = machine_without_memories(Board::Pc, Irqchip::Machine, &mut apics);
     let mut host = Sink::default();
     let now = 0;
     let classes: [(_, &[_]); 3] = [

@@ -190,6 +190,21 @@ pub fn machine_with(board: Board, irqchip: Irqchip, local_apics: &mut [LocalApic
     machine_around(board, irqchip, memory, local_apics, true)
 }
 
+/// The same without what is much to clear before each run: flash chips, and `pc-testdev`'s memory.
+pub fn machine_without_memories(
+    board: Board,
+    irqchip: Irqchip,
+    local_apics: &mut [LocalApic],
+) -> Machine<'_> {
+    let memory = Memory {
+        ram: ram(),
+        ram_size: RAM,
+        rom: &ROM,
+        flash: [const { None }; pflash::UNITS_MAX],
+    };
+    machine_around(board, irqchip, memory, local_apics, false)
+}
+
 /// What a machine is lent.
 #[derive(Clone, Copy)]
 struct Memory<'m> {

@@ -268,11 +268,16 @@ impl File {
     ) -> Result<Self, Refusal> {
         let filename_text = filename.strip_prefix("file:").unwrap_or(filename);
         let failed = |error| format!("Could not open '{filename_text}': {}", errno_text(error));
-        let facts = std::fs::metadata(filename_text);
-        let is_special = facts.as_ref().is_ok_and(|facts| {
-            facts.file_type().is_block_device() || facts.file_type().is_char_device()
-        });
-        if name == "host_device" && facts.is_ok() && !is_special {
+        let kind = std::fs::metadata(filename_text).ok();
+        let kind = kind.map(|facts| facts.file_type());
+        let is_special = kind.is_some_and(|kind| kind.is_block_device() || kind.is_char_device());
+        let is_other = kind.is_some_and(|kind| !kind.is_file()) && !is_special;
+        if name == "file" && is_other {
+            return Err(format!(
+                "'file' driver requires '{filename_text}' to be a regular file"
+            ));
+        }
+        if name == "host_device" && kind.is_some() && !is_special {
             return Err(format!(
                 "'host_device' driver requires '{filename_text}' to be either a character or block device"
             ));

@@ -128,13 +128,19 @@ impl Vm {
     /// Whether there was anything.
     fn settle_blocks_once(&mut self) -> bool {
         let blocks = self.settings.blocks.clone();
-        let (queued, trays) = {
-            let drives = &mut self.shared.lock().bridge_state.drives;
+        let (queued, trays, sectors) = {
+            let state = &mut self.shared.lock().bridge_state;
             (
-                std::mem::take(&mut drives.queued),
-                std::mem::take(&mut drives.trays),
+                std::mem::take(&mut state.drives.queued),
+                std::mem::take(&mut state.drives.trays),
+                state.flash.take(),
             )
         };
+        if !sectors.is_empty() {
+            let mut failed = self.shared.lock().bridge_state.flash.failed;
+            self.settings.flash.write(&blocks, &sectors, &mut failed);
+            self.shared.lock().bridge_state.flash.failed = failed;
+        }
         let mut any = !queued.is_empty() || !trays.is_empty();
         for (id, open) in trays {
             self.tell_tray(id, open);
