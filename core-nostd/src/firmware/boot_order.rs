@@ -236,6 +236,12 @@ impl Entries {
         self.0.retain(|(_, other)| other != path);
     }
 
+    /// The index of a path, if it is there.
+    pub fn index_of(&self, path: &str) -> Option<i32> {
+        let found = self.0.iter().find(|(_, other)| other == path);
+        found.map(|(index, _)| *index)
+    }
+
     /// Whether firmware has nothing to be told.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

@@ -160,6 +160,11 @@ impl<'m> Machine<'m> {
         self.boot.entries.add(boot_index, path)
     }
 
+    /// The index of a path among those that firmware tries first.
+    pub fn boot_index_of(&self, path: &str) -> Option<i32> {
+        self.boot.entries.index_of(path)
+    }
+
     /// The path of what is below a PCI function, by the function's index: `/pci@i0cf8/ide@1,1`, with `below` behind it
     /// (`/drive@0/disk@0`). `None` where there is no such function, or the path is too long.
     pub fn pci_boot_path(&self, function: usize, below: &str) -> Option<Path> {

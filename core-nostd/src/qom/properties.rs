@@ -305,6 +305,12 @@ impl Tree<'_> {
                 let controller = self.machine.floppy_controller()?;
                 return Some(Value::Word(controller.fallback().name()));
             }
+            (Node::Fdc, name) => {
+                let unit = fdc::BOOT_INDICES.iter().position(|own| *own == name)?;
+                let path = fdc::BOOT_PATHS.get(unit)?;
+                let index = self.machine.boot_index_of(path).unwrap_or(-1);
+                return Some(Value::Int(index.into()));
+            }
             (Node::Pit, "iobase") => PIT_BASE,
             (Node::Ged, _) => ged::POWER_BUTTON.into(),
             (Node::Transport(_), mmio::FORCE_LEGACY) => {

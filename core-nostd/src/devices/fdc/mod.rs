@@ -70,13 +70,13 @@ pub static CLASS: DeviceClass = DeviceClass {
         Property {
             name: BOOT_INDICES[0],
             kind: PropertyKind::Int32,
-            default: Value::Int(-1),
+            default: Value::Unset,
             doc: "place of drive A among what firmware boots from",
         },
         Property {
             name: BOOT_INDICES[1],
             kind: PropertyKind::Int32,
-            default: Value::Int(-1),
+            default: Value::Unset,
             doc: "place of drive B among what firmware boots from",
         },
         Property {
