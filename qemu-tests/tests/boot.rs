@@ -100,6 +100,8 @@ fn firmware_is_told_the_same() {
          -device virtio-blk-pci,drive=c,bootindex=2,bus=br,addr=3,multifunction=on \
          -device virtio-blk-pci,drive=a,bootindex=4,bus=br,addr=3.1 -option-rom {dir}/a.rom,bootindex=3",
         "{disks} -device virtio-blk-pci,drive=a,bootindex=-3 -device ide-cd,drive=b,bootindex=-3 -boot strict=on",
+        "-global isa-fdc.bootindexA=4 -global isa-fdc.bootindexB=2 -option-rom {dir}/a.rom,bootindex=3",
+        "{disks} -global isa-fdc.bootindexB=2 -device virtio-blk-pci,drive=a,bootindex=1 -device floppy,drive=b",
         "{disks} -global ide-cd.bootindex=7 -device ide-cd,bus=ide.0,unit=1 -boot strict=on,order=dc",
     ] {
         let options = &options.replace("{disks}", DISKS);
@@ -143,6 +145,7 @@ fn wrong_options_are_refused_in_the_same_words() {
         "-option-rom {dir}/a.rom -option-rom {dir}/a.rom",
         "{disks} -device ide-hd,drive=a,bootindex=3 -device virtio-blk-pci,drive=b,bootindex=3",
         "{disks} -device virtio-blk-pci,drive=a,bootindex=0 -device ide-cd,drive=b,bootindex=0",
+        "{disks} -global isa-fdc.bootindexA=5 -device ide-cd,bootindex=5",
         "{disks} -device ide-cd,bootindex=5 -option-rom {dir}/a.rom,bootindex=5",
         "-parallel null -parallel null -parallel null -parallel null",
         "-device isa-parallel",

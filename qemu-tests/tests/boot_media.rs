@@ -186,7 +186,8 @@ fn letters(launcher: &Launcher) -> Option<()> {
     let dir = launcher.dir();
     for name in b'a'..=b'd' {
         let mut image = letter(name);
-        image.resize(1 << 20, 0);
+        // A floppy disk, too.
+        image.resize(1440 << 10, 0);
         std::fs::write(dir.join(char::from(name).to_string()), image).expect("a file");
     }
     let files = dir.join("files");
@@ -210,6 +211,9 @@ fn seabios_tries_media_in_this_order() {
         "-hda {dir}/a -hdb {dir}/b -cdrom {dir}/x -drive file={dir}/c,if=virtio,format=raw",
         "-hda {dir}/a -hdb {dir}/b -cdrom {dir}/x -boot d",
         "-hda {dir}/a -cdrom {dir}/x -boot once=d,order=c",
+        "-fda {dir}/d -hda {dir}/a -cdrom {dir}/x",
+        "-fda {dir}/d -hda {dir}/a -cdrom {dir}/x -boot acd",
+        "-fda {dir}/d -hda {dir}/a -cdrom {dir}/x -boot order=ca,strict=on -global isa-fdc.bootindexA=7",
         "{all} -device ide-hd,drive=a -device virtio-blk-pci,drive=b,bootindex=1 -device ide-cd,drive=x,bootindex=0",
         "{all} -device ide-hd,drive=a,bootindex=2 -device ide-hd,drive=b,bootindex=1 -device ide-cd,drive=x,bus=ide.0 -boot d",
         "{all} -device ide-hd,drive=a,bootindex=5 -device virtio-blk-pci,drive=b -device ide-cd,drive=x -boot strict=on",

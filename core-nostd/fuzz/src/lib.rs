@@ -2,6 +2,7 @@
 //! that checks what the machine tells it.
 
 pub mod drives;
+pub mod floppy;
 pub mod json;
 pub mod options;
 pub mod reference;
@@ -16,7 +17,7 @@ use thimble_core::devices::block::{DriveId, Request};
 use thimble_core::devices::class::PropertyValues;
 use thimble_core::devices::input::{InputAxis, InputButton, InputEvent, QKeyCode};
 use thimble_core::devices::{
-    ConsoleId, GuestEvent, PowerRequest, Width, debug_exit, debugcon, hpet, i6300esb, ib700,
+    ConsoleId, GuestEvent, PowerRequest, Width, debug_exit, debugcon, fdc, hpet, i6300esb, ib700,
     parallel, pc_testdev, pci_serial, pci_testdev, pflash, pvpanic, serial,
 };
 use thimble_core::irq::LocalApic;
@@ -262,6 +263,9 @@ fn machine_around<'m>(
             .expect("there is room for these");
     }
     if board == Board::Pc {
+        machine
+            .plug(&PropertyValues::new(&fdc::drive::CLASS))
+            .expect("there is room for a floppy drive");
         plug_pci(&mut machine);
     }
     machine

@@ -219,6 +219,15 @@ impl<'m> Machine<'m> {
 
     /// The path of a device with a place in the boot order.
     fn boot_path(&self, plugged: &Plugged) -> Option<Path> {
+        if let Some(place) = plugged
+            .drive()
+            .and_then(|drive| self.virtio_place_of(drive))
+        {
+            let mut path = Path::new();
+            let address = self.virtio_place(place).address;
+            let text = format_args!("/virtio-mmio@{address:016x}/disk@0,0");
+            return core::fmt::write(&mut path, text).ok().map(|()| path);
+        }
         let Some(function) = plugged.function() else {
             let number = self.ide_number(plugged.drive()?)?;
             let mut all = self.buses.functions.iter();

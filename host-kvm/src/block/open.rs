@@ -267,10 +267,11 @@ impl Graph {
                 let file = child(&throttle.file, "file")?;
                 Box::new(Throttle::new(file, group))
             }
-            BlockdevOptionsVariant::Blkverify(verify) => Box::new(Verify {
-                test: child(&verify.test, "test")?,
-                raw: child(&verify.raw, "raw")?,
-            }),
+            BlockdevOptionsVariant::Blkverify(verify) => {
+                let raw = child(&verify.raw, "raw")?;
+                let test = child(&verify.test, "test")?;
+                Box::new(Verify { test, raw })
+            }
             BlockdevOptionsVariant::Blkdebug(debug) => {
                 let image = child(&debug.image, "image")?;
                 Box::new(Blkdebug::new(image, debug)?)
@@ -500,6 +501,20 @@ impl Graph {
         };
         let named = given.format.as_deref().or(option("driver"));
         let filename = given.filename.as_deref().filter(|name| !name.is_empty());
+        // A name may say that it is a file's, or of what is none.
+        let filename = filename.map(|name| name.strip_prefix("file:").unwrap_or(name));
+        if let Some(null) = filename.and_then(|name| name.strip_suffix("://"))
+            && matches!(null, "null-co" | "null-aio")
+        {
+            let mut given = given.clone();
+            given.filename = None;
+            let key = match given.format.as_deref() {
+                Some(format) if format.starts_with("null-") => "driver",
+                _ => "file.driver",
+            };
+            given.options.push((key.to_owned(), null.to_owned()));
+            return self.open_medium(&given);
+        }
         let below = given
             .options
             .iter()

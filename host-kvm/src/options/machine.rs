@@ -162,6 +162,10 @@ pub struct MachineOptions {
     pub smbios: EntryPoint,
     /// Whether a PC has an HPET.
     pub hpet: bool,
+    /// microvm: whether there is a second I/O APIC; `None`: where the controllers allow it.
+    pub ioapic2: Option<bool>,
+    /// microvm: whether a kernel's command line gets what the kernel can't find by itself.
+    pub auto_kernel_cmdline: bool,
 }
 
 impl Default for MachineOptions {
@@ -181,6 +185,8 @@ impl Default for MachineOptions {
             acpi: true,
             smbios: EntryPoint::Bits32,
             hpet: true,
+            ioapic2: None,
+            auto_kernel_cmdline: true,
         }
     }
 }
@@ -280,12 +286,16 @@ pub(super) static MACHINE: OptsTable = OptsTable {
         SubOption::new("dtb", Kind::Absent("there are no device trees"), ""),
         SubOption::new("dumpdtb", Kind::Absent("there are no device trees"), ""),
         SubOption::new("pcie", Kind::Only(&["off", "auto"], NOT_MODELLED), ""),
-        SubOption::new("ioapic2", Kind::Only(&["off", "auto"], NOT_MODELLED), ""),
+        SubOption::new(
+            "ioapic2",
+            Kind::Word(&["on", "off", "auto"]),
+            "microvm: a second I/O APIC",
+        ),
         SubOption::new("x-option-roms", Kind::Only(&["off"], NOT_MODELLED), ""),
         SubOption::new(
             "auto-kernel-cmdline",
-            Kind::Only(&["off"], NOT_MODELLED),
-            "",
+            Kind::Bool,
+            "microvm: what a kernel can't find by itself is added to its command line",
         ),
     ],
 };
@@ -363,8 +373,18 @@ impl MachineOptions {
         if let Some(acpi) = given.text("acpi") {
             self.acpi = acpi != "off";
         }
-        if given.text("isa-serial").is_some() && self.kind != MachineKind::Microvm {
-            return Err(format!("Property '{}.isa-serial' not found", self.name));
+        self.auto_kernel_cmdline = flag("auto-kernel-cmdline", self.auto_kernel_cmdline);
+        match given.text("ioapic2") {
+            Some("auto") => self.ioapic2 = None,
+            Some(word) => self.ioapic2 = Some(word == "on"),
+            None => {}
+        }
+        if self.kind != MachineKind::Microvm {
+            for key in ["isa-serial", "auto-kernel-cmdline", "ioapic2"] {
+                if given.text(key).is_some() {
+                    return Err(format!("Property '{}-machine.{key}' not found", self.name));
+                }
+            }
         }
         if let Some(entry) = given.text("smbios-entry-point-type") {
             if self.kind != MachineKind::Pc {

@@ -149,7 +149,8 @@ pub(super) fn attach(
     let Some(number) = plugged.drive() else {
         return Err(format!("'{class}' has no drive"));
     };
-    let virtio = class.starts_with("virtio-blk");
+    // The device with the drive is one below the function.
+    let virtio = class == "virtio-blk-pci";
     let removable = matches!(class, "ide-cd" | "floppy");
     let path = match plugged.place() {
         Place::Id(id) => format!("/machine/peripheral/{id}"),

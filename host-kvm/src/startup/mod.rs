@@ -2,6 +2,7 @@
 //! here, with one line that names the option.
 
 mod boot;
+mod cmdline;
 mod drives;
 mod kernel;
 mod plug;
@@ -24,6 +25,7 @@ use thimble_core::machine::{Board, CLASSES, Config, HIGH_RAM_BASE, Irqchip, Mach
 use thimble_core::pci::piix4_pm;
 use thimble_core::qom::{Processor, Tree};
 use thimble_core::trace::events;
+use thimble_core::virtio::transport::mmio;
 use thimble_monitor::MONITOR_OUT_MAX;
 use thimble_monitor::schema::EventText;
 use tz::TimeZone;
@@ -158,7 +160,12 @@ fn check_globals(options: &Options) -> Result<(), OptionError> {
             let sleep = piix4_pm::CLASS.properties;
             let is_sleep = class.name == piix4_pm::CLASS.name
                 && sleep.iter().any(|own| own.name == property.name);
-            let free = [devices::kernel::LOST_TICK_POLICY, hpet::MSI, fdc::FALLBACK];
+            let free = [
+                devices::kernel::LOST_TICK_POLICY,
+                hpet::MSI,
+                fdc::FALLBACK,
+                mmio::FORCE_LEGACY,
+            ];
             let is_order = fdc::BOOT_INDICES.contains(&property.name);
             if is_sleep || is_order || free.contains(&property.name) {
                 continue;
@@ -229,6 +236,12 @@ pub fn build(mut options: Box<Options>) -> Result<EventLoop, OptionError> {
         (None, Accelerator::Kvm(kvm)) => kvm::Irqchip::best(kvm),
         _ => kvm::Irqchip::On,
     };
+    if let (Some(true), Accelerator::Kvm(_), kvm::Irqchip::On) =
+        (options.machine.ioapic2, &accelerator, kernel_irqchip)
+    {
+        let reason = "the kernel's own controllers are one I/O APIC: use kernel-irqchip=split";
+        return Err(OptionError::new("-machine ioapic2=on", reason));
+    }
     let cpuid = cpuid_table(options, &accelerator, kernel_irqchip)?;
     let waker = Arc::new(Waker::new().map_err(&internal)?);
     let call = ExecutorCall::new(waker.clone());
@@ -267,7 +280,8 @@ pub fn build(mut options: Box<Options>) -> Result<EventLoop, OptionError> {
         true => acpi::image_size(&user_tables),
         false => 0,
     };
-    let kernel = Kernel::load(options, layout, acpi_size)?;
+    let tsc_hz = matches!(accelerator, Accelerator::Soft).then_some(soft::TSC_HZ);
+    let kernel = Kernel::load(options, layout, acpi_size, tsc_hz)?;
     let has_kernel = !kernel.table.is_empty();
     let numa = tables::numa_of(options, nodes);
     let rtc_start = rtc_base(options.rtc.base);
@@ -285,6 +299,8 @@ pub fn build(mut options: Box<Options>) -> Result<EventLoop, OptionError> {
         acpi: options.machine.acpi,
         hpet: options.machine.hpet,
         hpet_msi: options.defaults_of(&hpet::CLASS).is_on(hpet::MSI),
+        ioapic2: options.machine.ioapic2 != Some(false),
+        virtio_mmio_legacy: options.defaults_of(&mmio::CLASS).is_on(mmio::FORCE_LEGACY),
         floppy_fallback: fdc::fallback(&options.defaults_of(&fdc::CLASS)),
         sleep: piix4_pm::sleep_states(&options.defaults_of(&piix4_pm::CLASS)),
         ram: leak::<Ram>(&ram),
@@ -300,7 +316,7 @@ pub fn build(mut options: Box<Options>) -> Result<EventLoop, OptionError> {
         numa,
         kernel: kernel.file,
         initrd: kernel.initrd,
-        cmdline: options.append.clone().unwrap_or_default().leak().as_bytes(),
+        cmdline: kernel.append.as_bytes(),
         graphics: options.machine.graphics && !options.nographic,
         boot_settings: boot::settings(options)?,
         boot: kernel.table,

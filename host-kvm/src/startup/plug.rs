@@ -29,7 +29,7 @@ pub(super) fn plug_devices(
                     plugging: Plugging<'_, 'static>,
                     behind: &dyn Fn(&str) -> Option<String>| {
         let mut lines = Vec::new();
-        for property in properties.class().properties {
+        for property in properties.class().all_properties() {
             if property.kind == PropertyKind::Chardev
                 && let Some(id) = behind(property.name)
             {
@@ -39,8 +39,7 @@ pub(super) fn plug_devices(
         let refused = |reason: &str| drives::refused(origin, reason);
         let has_drive = properties
             .class()
-            .properties
-            .iter()
+            .all_properties()
             .any(|property| property.kind == PropertyKind::Drive);
         let thread = match properties.text("iothread") {
             Some(id) => Some(made.link_iothread(id).map_err(|reason| refused(&reason))?),

@@ -114,7 +114,11 @@ fn requests_fail_by_rules() {
         (
             "flush",
             "inject-error.0.event=flush_to_disk,inject-error.0.iotype=flush,inject-error.0.errno=5",
-            &[("r", "write 0 4k"), ("r", "flush"), ("r", "flush")],
+            &[
+                ("r", "write 0 4k"),
+                ("r", "write -f 0 4k"),
+                ("r", "write -f 0 4k"),
+            ],
         ),
         (
             "zeroes",
@@ -133,7 +137,7 @@ fn requests_fail_by_rules() {
         ),
         (
             "states",
-            "inject-error.0.event=read_aio,inject-error.0.state=2,set-state.0.event=write_aio,set-state.0.state=1,\
+            "inject-error.0.event=read_aio,inject-error.0.iotype=read,inject-error.0.state=2,set-state.0.event=write_aio,set-state.0.state=1,\
              set-state.0.new_state=2,set-state.1.event=flush_to_os,set-state.1.state=2,set-state.1.new_state=3",
             &[
                 ("r", "read 0 512"),

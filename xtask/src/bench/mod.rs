@@ -58,7 +58,7 @@ struct Row {
 type Measure = fn(&Bench) -> Result<Vec<Row>, String>;
 
 /// All measures by the name that `--only` takes.
-const MEASURES: [(&str, Measure); 23] = [
+const MEASURES: [(&str, Measure); 24] = [
     ("start", measures::start),
     ("boot", measures::boot),
     ("qmp", measures::round_trip),
@@ -81,6 +81,7 @@ const MEASURES: [(&str, Measure); 23] = [
     ("linux", linux::boot),
     ("dumps", dumps::dumps),
     ("disks", disks::reads),
+    ("disks-linux", disks::linux_reads),
     ("throttling", throttling::limits),
 ];
 
