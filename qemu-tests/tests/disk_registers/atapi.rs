@@ -37,7 +37,12 @@ fn packet(script: &mut Script, device: u8, feature: u8, limit: u16, bytes: &[u8]
     for word in whole.chunks(2) {
         script.outw(SECOND, u16::from_le_bytes([word[0], word[1]]));
     }
-    settle(script, SECOND);
+    if feature & 1 == 0 {
+        settle(script, SECOND);
+    } else {
+        // The drive stays busy until the bus master is started.
+        script.inb(SECOND + 0x206);
+    }
 }
 
 /// A packet whose data go by the data port.
@@ -286,8 +291,8 @@ fn packets_by_the_bus_master() {
         ] {
             s.part(format!("{name}, {what}"));
             s.fill(DATA, 0x3000, 0xee);
-            packet(s, FULL, 1, 0, bytes);
             s.outb(MASTER + 8 + 2, 0x66);
+            packet(s, FULL, 1, 0, bytes);
             s.outl(MASTER + 8 + 4, TABLE);
             s.outb(MASTER + 8, 9);
             settle_dma(s, SECOND);

@@ -16,7 +16,7 @@ use serde_json::Value;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Behind this time nothing ends any more: what is waited for then does not come at all.
-const SETTLED: Duration = Duration::from_millis(700);
+const SETTLED: Duration = Duration::from_secs(5);
 
 /// What is done next.
 enum Step {

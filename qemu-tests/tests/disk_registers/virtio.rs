@@ -359,21 +359,27 @@ fn hostile_rings() {
     }
     let good: Piece = (STATUS, 1, WRITE);
     let head: Piece = (HEADER, 16, 0);
-    let chains: &[(&str, &[Piece])] = &[
-        ("no status", &[head]),
-        ("no header", &[good]),
-        ("a short header", &[(HEADER, 15, 0), good]),
+    let chains: &[(&str, bool, &[Piece])] = &[
+        ("no status", false, &[head]),
+        ("no header", false, &[good]),
+        ("a short header", false, &[(HEADER, 15, 0), good]),
         (
             "a header in pieces",
+            true,
             &[(HEADER, 7, 0), (HEADER + 7, 9, 0), (DATA, 512, WRITE), good],
         ),
-        ("an empty piece", &[head, (DATA, 0, WRITE), good]),
+        ("an empty piece", false, &[head, (DATA, 0, WRITE), good]),
         (
             "out behind in",
+            false,
             &[head, (DATA, 512, WRITE), (DATA, 16, 0), good],
         ),
-        ("4 GiB", &[head, (DATA, u32::MAX, WRITE), good]),
-        ("status in a larger piece", &[head, (DATA, 513, WRITE)]),
+        ("4 GiB", false, &[head, (DATA, u32::MAX, WRITE), good]),
+        (
+            "status in a larger piece",
+            true,
+            &[head, (DATA, 513, WRITE)],
+        ),
     ];
     let mut script = script(DISK);
     let s = &mut script;
@@ -382,15 +388,17 @@ fn hostile_rings() {
             status & 0x40 != 0
         });
     };
-    for (name, pieces) in chains {
+    for (name, is_good, pieces) in chains {
         s.part(*name);
         start(s, VERSION_1, 8);
         header(s, IN, 2);
         s.fill(DATA, 1024, 0x77);
         s.write(DESCRIPTORS, &chain(pieces));
         offer(s, 0, 8);
-        // Those that are good, or bad without a consequence, end at once.
-        s.until(format!("readw {:#x}", USED + 2), |used| used == 1);
+        match is_good {
+            true => s.until(format!("readw {:#x}", USED + 2), |used| used == 1),
+            false => settle(s),
+        }
         outcome(s);
         s.read(DATA, 516);
     }
