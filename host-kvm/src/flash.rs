@@ -1,343 +1,335 @@
-//! The files behind the board's flash chips: read at the start, written to with each change.
+//! The images behind the board's flash chips: read at the start, written to with each change.
 //!
-//! Contents are in [`Rom`], from where processors read them; a file is never mapped, so that a short
-//! one can't stop the process. Changes are small and go to the page cache of the host as they come: the guest
-//! learns from the next read of its chip whether that was possible.
-//!
-//! A file is locked as QEMU locks it, byte by byte on the open file: others may share it as far as they allow that.
+//! Contents are in [`Rom`], from where processors read them; an image is never mapped, so that a short
+//! one can't stop the process. What changes is noted by its sector, under the machine's lock, and written by the main thread, which
+//! owns the block layer: at once, and the newest contents, however often they have changed meanwhile. The guest
+//! learns from the next change of its chip that one could not be written.
 
-use std::fmt;
-use std::os::fd::AsFd as _;
-use std::os::unix::fs::FileExt as _;
-use std::path::Path;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
+use thimble_core::devices::block::DriveId;
 use thimble_core::devices::pflash::{SECTOR, SIZE_MAX, UNITS_MAX};
 use thimble_core::machine::FlashUnit;
 
-use crate::block::locks;
-use crate::block::node::Permissions;
-use crate::files::{self, OFlags, Opened};
+use crate::block::Graph;
+use crate::block::backend::{Backend, Device};
+use crate::block::buffer::Buffer;
+use crate::block::file::errno_text;
+use crate::block::node::{Need, Node, Permissions};
 use crate::memory::Rom;
-use crate::options::{FlashOption, OptionError};
-use crate::{error_text, report};
+use crate::options::{BlockOption, Interface, OptionError, Options};
+use crate::report;
 
 /// Bytes of the firmware's end that are seen below 1 MiB.
 const BELOW: usize = 128 << 10;
 
-/// The file behind a chip.
+/// Sectors of all chips.
+const SECTORS: usize = SIZE_MAX / SECTOR;
+
+/// Sectors of chips that have changed, until they are written.
 #[derive(Debug)]
-struct ChipFile {
-    file: Opened,
-    origin: String,
-    /// Its last change could not be written.
-    failed: bool,
+pub struct FlashChanges {
+    /// A bit each, in all the memory of chips, the first one's first.
+    sectors: [u64; SECTORS / 64],
+    /// Whether there is one.
+    any: bool,
+    /// The first sector of each chip.
+    first: [usize; UNITS_MAX],
+    /// Whether the last change of each chip could not be written.
+    pub failed: [bool; UNITS_MAX],
 }
 
-/// The files behind all chips that keep changes.
-#[derive(Debug, Default)]
-pub struct FlashFiles([Option<ChipFile>; UNITS_MAX]);
+impl Default for FlashChanges {
+    fn default() -> Self {
+        Self {
+            sectors: [0; SECTORS / 64],
+            any: false,
+            first: [0; UNITS_MAX],
+            failed: [false; UNITS_MAX],
+        }
+    }
+}
 
-impl FlashFiles {
-    /// Writes what has changed of a chip, from an offset on. False if that can't be done, which the user is told once.
-    pub fn write(&mut self, unit: u8, offset: u32, cells: &[AtomicU8]) -> bool {
-        let chip = self.0.get_mut(usize::from(unit)).and_then(Option::as_mut);
-        let Some(chip) = chip else {
-            // Changes are for this run only.
+impl FlashChanges {
+    /// Notes that bytes of a chip have changed. False if changes before could not be written.
+    pub fn note(&mut self, unit: u8, offset: u32, length: usize) -> bool {
+        let unit = usize::from(unit);
+        let (Some(first), true) = (self.first.get(unit), length > 0) else {
             return true;
         };
-        let mut bytes = [0; SECTOR];
-        let mut offset = u64::from(offset);
-        for part in cells.chunks(SECTOR) {
-            for (byte, cell) in bytes.iter_mut().zip(part) {
-                *byte = cell.load(Ordering::Relaxed);
+        let offset = offset as usize;
+        let sectors = offset / SECTOR..=(offset + length - 1) / SECTOR;
+        for sector in sectors.map(|sector| first + sector) {
+            if let Some(word) = self.sectors.get_mut(sector / 64) {
+                *word |= 1 << (sector % 64);
+                self.any = true;
             }
-            let bytes = &bytes[..part.len()];
-            if let Err(error) = chip.file.write_all_at(bytes, offset) {
-                if !chip.failed {
-                    let text = error_text(&error);
-                    report(format_args!(
-                        "{}: Could not update PFLASH: {text}",
-                        chip.origin
-                    ));
-                }
-                chip.failed = true;
-                return false;
-            }
-            offset += part.len() as u64;
         }
-        chip.failed = false;
-        true
+        !self.failed[unit]
     }
+
+    /// Whether the main thread has to look.
+    pub fn any(&self) -> bool {
+        self.any
+    }
+
+    /// The sectors that have changed, which are forgotten here.
+    pub fn take(&mut self) -> Vec<usize> {
+        if !std::mem::take(&mut self.any) {
+            return Vec::new();
+        }
+        let sectors = std::mem::replace(&mut self.sectors, [0; SECTORS / 64]);
+        let is_set = |sector: &usize| sectors[sector / 64] >> (sector % 64) & 1 != 0;
+        (0..SECTORS).filter(is_set).collect()
+    }
+}
+
+/// A chip.
+#[derive(Clone)]
+struct Chip {
+    drive: Rc<Backend>,
+    /// Who asked for it, for messages.
+    origin: String,
+    length: usize,
+    read_only: bool,
 }
 
 /// The chips of a board.
-#[derive(Debug)]
+#[derive(Clone, Default)]
 pub struct Flash {
-    /// All contents: the second chip's, the first one's, and a copy of what is seen below 1 MiB.
-    contents: Vec<u8>,
-    lengths: [usize; UNITS_MAX],
-    read_only: [bool; UNITS_MAX],
-    /// Where changes go.
-    pub files: FlashFiles,
+    chips: Vec<Chip>,
+    /// The chips' memory, the second one's first.
+    cells: &'static [AtomicU8],
 }
 
 impl Flash {
-    /// Opens, locks and reads the files of drives; `None` where there are none.
+    /// Takes the drives that `-drive if=pflash` and `-machine pflash0=` name. Gives the chips and all contents: the second
+    /// chip's, the first one's, and a copy of what is seen below 1 MiB; nothing where there are none.
     ///
     /// # Errors
-    /// What can't be had, mostly in QEMU's words.
-    pub fn open(drives: &[FlashOption]) -> Result<Option<Self>, OptionError> {
-        let mut flash = Self {
-            contents: Vec::new(),
-            lengths: [0; UNITS_MAX],
-            read_only: [false; UNITS_MAX],
-            files: FlashFiles::default(),
-        };
-        let find = |unit| drives.iter().find(|drive| drive.unit == unit);
-        let Some(first) = find(0) else {
-            return match find(1) {
-                Some(second) => Err(OptionError::new(&second.origin, "pflash1 requires pflash0")),
-                None => Ok(None),
-            };
-        };
-        let mut total = 0;
+    /// What can't be had, in QEMU's words.
+    pub fn open(options: &Options, blocks: &Graph) -> Result<(Self, Vec<u8>), OptionError> {
         let mut chips = Vec::new();
-        for drive in [Some(first), find(1)].into_iter().flatten() {
-            let refused = |reason: &str| OptionError::new(&drive.origin, reason);
-            let file = open(drive)?;
-            let length = file
-                .metadata()
-                .map_err(|error| refused(&error_text(&error)))?;
-            let length = length.len();
+        let mut contents = Vec::new();
+        let mut total = 0;
+        for unit in 0..UNITS_MAX {
+            let Some((drive, origin)) = drive_of(unit, options, blocks)? else {
+                continue;
+            };
+            let refused = |reason: &str| OptionError::new(&origin, reason);
+            if chips.len() < unit {
+                return Err(refused("pflash1 requires pflash0"));
+            }
+            let device = device(unit);
+            let name = match drive.name() {
+                "" => device.path.clone(),
+                name => name.to_owned(),
+            };
+            let attached = blocks.attach(&drive, device);
+            attached.map_err(|reason| refused(&reason.replace('\n', ". ")))?;
+            // No request of its stops the machine.
+            drive.has_status.set(false);
+            let node = node_of(&drive).ok_or_else(|| {
+                refused(&format!(
+                    "can't get size of block device {name}: No medium found"
+                ))
+            })?;
+            let length = node.length();
             if length == 0 || !length.is_multiple_of(SECTOR as u64) {
-                let id = &drive.id;
-                let reason = format!(
-                    "system firmware block device {id} has invalid size {length}: \
+                return Err(refused(&format!(
+                    "system firmware block device {name} has invalid size {length}: \
                      its size must be a non-zero multiple of {SECTOR:#x}"
-                );
-                return Err(refused(&reason));
+                )));
             }
             total += length;
             if total > SIZE_MAX as u64 {
-                let reason = format!("combined size of system firmware exceeds {SIZE_MAX} bytes");
-                return Err(refused(&reason));
+                return Err(refused(&format!(
+                    "combined size of system firmware exceeds {SIZE_MAX} bytes"
+                )));
             }
-            let mut bytes = vec![0; length as usize];
-            let read = file.read_exact_at(&mut bytes, 0);
-            read.map_err(|error| refused(&error_text(&error)))?;
-            flash.lengths[drive.unit] = bytes.len();
-            flash.read_only[drive.unit] = drive.read_only;
-            if !drive.read_only && !drive.snapshot {
-                flash.files.0[drive.unit] = Some(ChipFile {
-                    file,
-                    origin: drive.origin.clone(),
-                    failed: false,
-                });
-            }
-            chips.push(bytes);
+            let buffer = Buffer::new(length as usize);
+            let read = blocks.wait(node.read(0, buffer.clone()));
+            read.map_err(|error| refused(&errno_text(error)))?;
+            contents.push(buffer.to_vec());
+            chips.push(Chip {
+                drive,
+                origin,
+                length: length as usize,
+                read_only: node.settings().read_only,
+            });
         }
-        let below = chips[0].len().saturating_sub(BELOW);
-        let below = chips[0][below..].to_vec();
-        for bytes in chips.into_iter().rev() {
-            flash.contents.extend(bytes);
-        }
-        flash.contents.extend(below);
-        Ok(Some(flash))
+        let first = contents.first();
+        let below = first.map_or(Vec::new(), |first| {
+            first[first.len().saturating_sub(BELOW)..].to_vec()
+        });
+        contents.reverse();
+        contents.push(below);
+        let flash = Self { chips, cells: &[] };
+        Ok((flash, contents.concat()))
     }
 
-    /// All contents, in the order in which the machine looks for them.
-    pub fn contents(&self) -> &[u8] {
-        &self.contents
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.chips.is_empty()
     }
 
-    /// The chips, over memory made of [`Flash::contents`], and the copy of what is seen below 1 MiB.
-    pub fn units<'m>(&self, rom: &'m Rom) -> ([Option<FlashUnit<'m>>; UNITS_MAX], &'m [u8]) {
-        let [first, second] = self.lengths;
-        let unit = |unit: usize, offset: usize| {
-            let length = self.lengths[unit];
-            (length > 0).then(|| FlashUnit {
-                cells: rom.cells(offset, length),
-                read_only: self.read_only[unit],
+    /// Puts the chips into memory made of their contents: the board's, and the copy of what is seen below 1 MiB.
+    pub fn place(
+        &mut self,
+        rom: &'static Rom,
+    ) -> ([Option<FlashUnit<'static>>; UNITS_MAX], &'static [u8]) {
+        let all = self.chips.iter().map(|chip| chip.length).sum();
+        self.cells = rom.cells(0, all);
+        let unit = |unit: usize| {
+            Some(FlashUnit {
+                cells: self.cells_of(unit)?,
+                read_only: self.chips.get(unit)?.read_only,
             })
         };
-        let units = [unit(0, second), unit(1, 0)];
-        (units, rom.bytes_from(first + second))
+        ([unit(0), unit(1)], rom.bytes_from(all))
+    }
+
+    /// Where what changes is to be noted.
+    pub fn changes(&self) -> FlashChanges {
+        let first = self.chips.first().map_or(0, |chip| chip.length / SECTOR);
+        FlashChanges {
+            first: [0, first],
+            ..FlashChanges::default()
+        }
+    }
+
+    fn cells_of(&self, unit: usize) -> Option<&'static [AtomicU8]> {
+        let after: usize = self.chips.get(unit + 1..)?.iter().map(|c| c.length).sum();
+        self.cells.get(after..after + self.chips.get(unit)?.length)
+    }
+
+    /// Writes sectors that have changed to the images. The user is told once of a chip whose sectors can't be written.
+    pub fn write(&self, blocks: &Graph, sectors: &[usize], failed: &mut [bool; UNITS_MAX]) {
+        let mut first = 0;
+        for (unit, chip) in self.chips.iter().enumerate() {
+            let range = first..first + chip.length / SECTOR;
+            first = range.end;
+            let own = sectors.iter().filter(|sector| range.contains(sector));
+            let mut result = Ok(());
+            let mut any = false;
+            for sector in own.map(|sector| sector - range.start) {
+                let at = sector * SECTOR;
+                let cells = self.cells_of(unit).and_then(|all| all.get(at..at + SECTOR));
+                let (Some(cells), Some(node)) = (cells, node_of(&chip.drive)) else {
+                    continue;
+                };
+                any = true;
+                let bytes: Vec<u8> = cells
+                    .iter()
+                    .map(|cell| cell.load(Ordering::Relaxed))
+                    .collect();
+                result = result.and(blocks.wait(node.write(at as u64, Buffer::of(&bytes))));
+            }
+            if let (Err(error), false) = (result, failed[unit]) {
+                let (origin, text) = (&chip.origin, errno_text(error));
+                report(format_args!("{origin}: Could not update PFLASH: {text}"));
+            }
+            if any {
+                failed[unit] = result.is_err();
+            }
+        }
     }
 }
 
-/// Opens and locks the file of a drive.
-fn open(drive: &FlashOption) -> Result<Opened, OptionError> {
-    let refused = |reason: &dyn fmt::Display| OptionError::new(&drive.origin, &reason.to_string());
-    let path = Path::new(&drive.file);
-    let writes = !drive.read_only && !drive.snapshot;
-    let access = match writes {
-        true => OFlags::RDWR,
-        false => OFlags::RDONLY,
-    };
-    // A FIFO or a device must not hold up the start.
-    let opened = files::open(path, access | OFlags::NONBLOCK);
-    let not_regular = || {
-        let file = &drive.file;
-        refused(&format_args!(
-            "'file' driver requires '{file}' to be a regular file"
-        ))
-    };
-    let opened = opened.map_err(|error| {
-        if path.is_dir() {
-            return not_regular();
-        }
-        let text = error_text(&error);
-        refused(&format_args!("Could not open '{}': {text}", drive.file))
-    })?;
-    let is_file = opened.metadata().is_ok_and(|metadata| metadata.is_file());
-    if !is_file {
-        return Err(not_regular());
+fn node_of(drive: &Backend) -> Option<Rc<Node>> {
+    drive.root.borrow().as_ref().map(|root| root.node().clone())
+}
+
+/// What a chip is to the block layer.
+fn device(unit: usize) -> Device {
+    let path = format!("/machine/system.flash{unit}");
+    Device {
+        // No controller asks by these.
+        drive: DriveId(u8::MAX - unit as u8),
+        shown: path.clone(),
+        path,
+        removable: false,
+        has_tray: false,
+        need: Need {
+            uses: Permissions::CONSISTENT_READ | Permissions::WRITE,
+            shares: Permissions::all(),
+        },
+        read_only: true,
     }
-    for (permission, name) in [
-        (Permissions::CONSISTENT_READ, "consistent read"),
-        (Permissions::WRITE, "write"),
-    ] {
-        if permission == Permissions::WRITE && !writes {
-            continue;
+}
+
+/// The drive of a chip, and who asked for it.
+fn drive_of(
+    unit: usize,
+    options: &Options,
+    blocks: &Graph,
+) -> Result<Option<(Rc<Backend>, String)>, OptionError> {
+    let given = options.blocks.iter().find_map(|option| match option {
+        BlockOption::Drive(drive)
+            if drive.interface == Interface::Pflash && drive.unit == unit as u64 =>
+        {
+            Some(drive)
         }
-        if !locks::take_one(opened.as_fd(), permission) {
-            let file = &drive.file;
-            return Err(refused(&format_args!(
-                "Failed to get \"{name}\" lock: is another process using the image [{file}]?"
-            )));
+        _ => None,
+    });
+    let named = options.machine.pflash[unit].as_deref();
+    match (given, named) {
+        (Some(drive), Some(_)) => Err(OptionError::new(&drive.origin, "clashes with -machine")),
+        (Some(drive), None) => {
+            let backend = blocks.drive(&drive.id);
+            Ok(backend.map(|backend| (backend, drive.origin.clone())))
         }
+        (None, Some(name)) => {
+            let origin = format!("-machine pflash{unit}={name}");
+            let refused = |reason: &str| OptionError::new(&origin, reason);
+            let drive = match (blocks.drive(name), blocks.node(name)) {
+                (Some(drive), _) if drive.device.borrow().is_some() => {
+                    let reason = format!("Drive '{name}' is already in use by another device");
+                    return Err(refused(&reason));
+                }
+                (Some(drive), _) => drive,
+                (None, Some(node)) => {
+                    let drive = Backend::new("");
+                    let inserted = blocks.insert(&drive, &node);
+                    inserted.map_err(|reason| refused(&reason))?;
+                    blocks.add_drive(drive.clone());
+                    drive
+                }
+                (None, None) => {
+                    let reason = format!("Property 'cfi.pflash01.drive' can't find value '{name}'");
+                    return Err(refused(&reason));
+                }
+            };
+            Ok(Some((drive, origin)))
+        }
+        (None, None) => Ok(None),
     }
-    Ok(opened)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs;
-
-    struct Scratch(std::path::PathBuf);
-
-    impl Scratch {
-        fn new(name: &str) -> Self {
-            let process = std::process::id();
-            let path = std::env::temp_dir().join(format!("thimble-flash-{name}-{process}"));
-            fs::create_dir_all(&path).unwrap();
-            Self(path)
-        }
-
-        fn drive(&self, unit: usize, length: usize) -> FlashOption {
-            let path = self.0.join(format!("chip{unit}"));
-            let bytes: Vec<u8> = (0..length).map(|at| (at >> 8) as u8 ^ unit as u8).collect();
-            fs::write(&path, bytes).unwrap();
-            FlashOption {
-                id: format!("pflash{unit}"),
-                unit,
-                file: path.to_str().unwrap().to_owned(),
-                read_only: false,
-                snapshot: false,
-                origin: format!("-drive {unit}"),
-            }
-        }
-    }
-
-    impl Drop for Scratch {
-        fn drop(&mut self) {
-            let _ = fs::remove_dir_all(&self.0);
-        }
-    }
 
     #[test]
-    fn contents_are_laid_out_and_changes_written() {
-        let scratch = Scratch::new("layout");
-        let drives = [scratch.drive(1, 0x2000), scratch.drive(0, 0x3_0000)];
-        let mut flash = Flash::open(&drives).unwrap().unwrap();
-        let rom = Rom::new(flash.contents()).unwrap();
-        let (units, below) = flash.units(&rom);
-        let cells = |unit: usize| units[unit].unwrap().cells;
-        assert_eq!([cells(0).len(), cells(1).len()], [0x3_0000, 0x2000]);
-        assert_eq!(cells(1)[0x100].load(Ordering::Relaxed), 0);
-        assert_eq!(cells(0)[0x100].load(Ordering::Relaxed), 1);
-        assert_eq!(below.len(), BELOW);
-        assert_eq!(below[0x300], 0x03);
-        cells(1)[0x1801].store(0x77, Ordering::Relaxed);
-        assert!(flash.files.write(1, 0x1801, &cells(1)[0x1801..0x1803]));
-        let written = fs::read(&drives[0].file).unwrap();
-        assert_eq!(written[0x1801..0x1803], [0x77, 0x19]);
-        assert_eq!(written.len(), 0x2000);
-    }
-
-    #[test]
-    fn what_is_read_only_or_lost_in_the_end_is_not_written() {
-        let scratch = Scratch::new("lost");
-        let drive = FlashOption {
-            snapshot: true,
-            ..scratch.drive(0, 0x1000)
+    fn changes_are_noted_by_sector_and_taken_once() {
+        let mut changes = FlashChanges {
+            first: [0, 16],
+            ..FlashChanges::default()
         };
-        let mut flash = Flash::open(std::slice::from_ref(&drive)).unwrap().unwrap();
-        assert!(flash.files.write(0, 0, &[AtomicU8::new(0x55)]));
-        assert_eq!(fs::read(&drive.file).unwrap()[0], 0);
-        let unit = flash.units(&Rom::new(flash.contents()).unwrap()).0[0]
-            .unwrap()
-            .read_only;
-        assert!(!unit);
-    }
-
-    #[test]
-    fn sizes_and_gaps_are_refused() {
-        let scratch = Scratch::new("sizes");
-        let refused = |drives: &[FlashOption]| Flash::open(drives).unwrap_err().to_string();
-        let text = refused(&[scratch.drive(1, 0x1000)]);
-        assert!(text.ends_with("pflash1 requires pflash0"), "{text}");
-        for length in [0, 5000] {
-            let text = refused(&[scratch.drive(0, length)]);
-            assert!(
-                text.contains(&format!("pflash0 has invalid size {length}:")),
-                "{text}"
-            );
-        }
-        let text = refused(&[scratch.drive(0, SIZE_MAX), scratch.drive(1, 0x1000)]);
-        assert!(text.ends_with("exceeds 8388608 bytes"), "{text}");
-        let missing = FlashOption {
-            file: "/nowhere/x".into(),
-            ..scratch.drive(0, 0x1000)
-        };
-        let text = refused(&[missing]);
-        assert!(
-            text.contains("Could not open '/nowhere/x': No such file"),
-            "{text}"
-        );
-        assert!(Flash::open(&[]).unwrap().is_none());
-    }
-
-    #[test]
-    fn locks_of_others_are_respected() {
-        let scratch = Scratch::new("locks");
-        let drive = scratch.drive(0, 0x1000);
-        let other = fs::File::open(&drive.file).unwrap();
-        // Somebody who shares reading only.
-        assert!(locks::unshare(other.as_fd(), Permissions::WRITE));
-        let text = Flash::open(std::slice::from_ref(&drive))
-            .unwrap_err()
-            .to_string();
-        assert!(text.contains("Failed to get \"write\" lock"), "{text}");
-        let reader = FlashOption {
-            read_only: true,
-            ..drive
-        };
-        assert!(Flash::open(&[reader]).is_ok());
-    }
-
-    #[test]
-    fn a_full_disk_is_told() {
-        let file = files::open(Path::new("/dev/full"), OFlags::RDWR).unwrap();
-        let chip = ChipFile {
-            file,
-            origin: "-drive x".into(),
-            failed: false,
-        };
-        let mut files = FlashFiles([Some(chip), None]);
-        assert!(!files.write(0, 0, &[AtomicU8::new(0)]));
-        assert!(files.0[0].as_ref().unwrap().failed);
+        assert!(!changes.any());
+        assert!(changes.note(0, 0xfff, 2));
+        assert!(changes.note(1, 0x5000, 1));
+        assert!(changes.note(1, 0x5001, 0xfff));
+        assert!(changes.any());
+        assert_eq!(changes.take(), [0, 1, 21]);
+        assert!(changes.take().is_empty());
+        // The last sector of all, and none behind it.
+        assert!(changes.note(0, SIZE_MAX as u32 - 1, 5));
+        assert_eq!(changes.take(), [SECTORS - 1]);
+        assert!(changes.note(0, 0, 0) && changes.note(7, 0, 1));
+        assert!(!changes.any());
+        changes.failed[1] = true;
+        assert!(changes.note(0, 0, 1) && !changes.note(1, 0, 1));
     }
 }

@@ -50,7 +50,14 @@ pub fn xorriso() -> Option<PathBuf> {
 ///
 /// The package isn't installed, which would make an initial RAM disk for the host, but unpacked below `target/`.
 pub fn linux() -> Option<PathBuf> {
-    linux_files(&[])
+    linux_files(&CLOUD, &[])
+}
+
+/// Debian's Linux for any machine (`linux-image-amd64`), which has a driver for floppy disks, and that module, `floppy.ko`.
+pub fn linux_with_floppy() -> Option<(PathBuf, PathBuf)> {
+    let kernel = linux_files(&GENERIC, GENERIC.modules)?;
+    let module = module_file(&kernel, "floppy");
+    Some((kernel, module))
 }
 
 /// The same with its module for fw_cfg, `qemu_fw_cfg.ko`, which tells a host where the kernel's note for dumps is.
@@ -78,7 +85,7 @@ pub fn linux_with(names: &[&str]) -> Option<(PathBuf, Vec<PathBuf>)> {
             *known.unwrap_or_else(|| panic!("{name} is not among the modules that are unpacked"))
         })
         .collect();
-    let kernel = linux_files(&modules)?;
+    let kernel = linux_files(&CLOUD, &modules)?;
     let paths = names.iter().map(|name| module_file(&kernel, name));
     let paths = paths.collect();
     Some((kernel, paths))
@@ -110,6 +117,25 @@ pub const DISK_MODULES: &[&str] = &[
 /// A module's name, and its folder in the package.
 type Module = (&'static str, &'static str);
 
+/// A package with a kernel, and what is unpacked of it, into a folder below `target/`.
+struct Kernel {
+    package: &'static str,
+    folder: &'static str,
+    modules: &'static [Module],
+}
+
+const CLOUD: Kernel = Kernel {
+    package: "linux-image-cloud-amd64",
+    folder: "target/linux",
+    modules: MODULES,
+};
+
+const GENERIC: Kernel = Kernel {
+    package: "linux-image-amd64",
+    folder: "target/linux-amd64",
+    modules: &[("floppy", "kernel/drivers/block")],
+};
+
 /// The modules that are unpacked.
 const MODULES: &[Module] = &[
     ("ata_piix", "kernel/drivers/ata"),
@@ -131,12 +157,12 @@ const MODULES: &[Module] = &[
     ("virtio_ring", "kernel/drivers/virtio"),
 ];
 
-fn linux_files(modules: &[Module]) -> Option<PathBuf> {
+fn linux_files(wanted: &Kernel, modules: &[Module]) -> Option<PathBuf> {
     static ONCE: Mutex<()> = Mutex::new(());
     let _guard = ONCE
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner);
-    let folder = crate::workspace_dir().join("target/linux");
+    let folder = crate::workspace_dir().join(wanted.folder);
     let kernel = folder.join("vmlinuz");
     let there = || {
         let mut modules = modules.iter();
@@ -146,8 +172,8 @@ fn linux_files(modules: &[Module]) -> Option<PathBuf> {
         // Another process may be at this, too: each has a folder of its own, and files appear whole.
         let own = folder.join(format!("new-{}", std::process::id()));
         std::fs::create_dir_all(&own).ok()?;
-        if let Some(unpacked) = unpack_linux(&own) {
-            for module in MODULES {
+        if let Some(unpacked) = unpack_linux(&own, wanted.package) {
+            for module in wanted.modules {
                 if let Some(unpacked) = find_module(&own, *module) {
                     std::fs::rename(unpacked, module_file(&kernel, module.0)).ok()?;
                 }
@@ -169,16 +195,15 @@ fn find_module(folder: &Path, (name, place): Module) -> Option<PathBuf> {
 }
 
 /// Downloads the kernel's package into a folder and unpacks it there: the kernel's path.
-fn unpack_linux(folder: &Path) -> Option<PathBuf> {
-    const PACKAGE: &str = "linux-image-cloud-amd64";
+fn unpack_linux(folder: &Path, package: &str) -> Option<PathBuf> {
     if !Path::new("/usr/bin/apt-get").exists() {
         return None;
     }
-    eprintln!("downloading the kernel of the Debian package {PACKAGE}");
+    eprintln!("downloading the kernel of the Debian package {package}");
     // The package is an empty one that depends on that of the newest version.
     let newest = || {
         let output = Command::new("apt-cache")
-            .args(["depends", PACKAGE])
+            .args(["depends", package])
             .output();
         let text = String::from_utf8(output.ok()?.stdout).ok()?;
         let mut names = text

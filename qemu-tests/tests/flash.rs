@@ -67,6 +67,7 @@ fn chips_answer_the_same_and_keep_the_same() {
                     panic!("{name}: {request}: {error}\n{}", instance.report())
                 }));
             }
+            settled(&mut client);
             answers.push(changes(&instance.dir().join("vars")));
             answers
         });
@@ -75,6 +76,86 @@ fn chips_answer_the_same_and_keep_the_same() {
         }
     }
     comparison.finish();
+}
+
+/// What was asked for before has come to the files.
+fn settled(client: &mut qemu_tests::QtestClient) {
+    assert_eq!(client.request("endianness").expect("alive"), "OK little");
+}
+
+/// Chips by the names of their nodes: what they hold, what clients see of them, and where changes go.
+#[test]
+fn machines_name_the_nodes_of_chips() {
+    if packages::qemu().is_none() {
+        return skip("qemu-system-x86 is missing");
+    }
+    let file = "driver=file,node-name";
+    for options in [
+        format!("-M pc,pflash0=a,pflash1=b -blockdev {file}=a,filename={{dir}}/code,read-only=on -blockdev {file}=b,filename={{dir}}/vars"),
+        // As libvirt has it.
+        format!(
+            "-M pc,pflash0=a,pflash1=b -blockdev {file}=fa,filename={{dir}}/code,auto-read-only=on -blockdev \
+             driver=raw,node-name=a,file=fa,read-only=on -blockdev {file}=fb,filename={{dir}}/vars -blockdev \
+             driver=raw,node-name=b,file=fb"
+        ),
+        "-M pc,pflash0=a,pflash1=b -drive if=none,id=a,readonly=on,format=raw,file={dir}/code \
+         -drive if=none,id=b,format=raw,file={dir}/vars"
+            .to_owned(),
+        format!("-M pc,pflash0=a -blockdev {file}=a,filename={{dir}}/code -drive if=pflash,unit=1,format=raw,file={{dir}}/vars,id=v"),
+        "-drive if=pflash,format=raw,file={dir}/code,readonly=on -drive if=pflash,format=raw,file={dir}/vars,snapshot=on".to_owned(),
+    ] {
+        let [qemu, thimble] = ask_both(|emulator| {
+            let launcher = emulator.launcher().args(emulator.passive_args());
+            let code: Vec<u8> = (0..=255).cycle().take(64 << 10).collect();
+            fs::write(launcher.dir().join("code"), code).expect("a file");
+            fs::write(launcher.dir().join("vars"), [0x11; 8 << 10]).expect("a file");
+            let instance = launcher
+                .args(options.split_whitespace())
+                .with_qtest()
+                .with_qmp()
+                .start();
+            let mut client = instance.qtest();
+            let mut answers = Vec::new();
+            for request in [
+                "readb 0xfffff012",
+                "readb 0xfffee012",
+                "writeb 0xfffee012 0x40",
+                "writeb 0xfffee012 0x01",
+                "readb 0xfffee012",
+                "writeb 0xffff0012 0x40",
+                "writeb 0xffff0012 0x02",
+                "readb 0xffff0012",
+                "writeb 0xfffee012 0xff",
+                "readb 0xfffee012",
+            ] {
+                answers.push(client.request(request).expect("an answer"));
+            }
+            settled(&mut client);
+            answers.push(changes(&instance.dir().join("vars")));
+            let mut qmp = instance.qmp();
+            qmp.negotiate();
+            let dir = instance.dir().to_str().expect("a plain path").to_owned();
+            let mut ask = |command: &str, arguments| {
+                let answer = qmp.execute(command, arguments);
+                let text = format!("{answer:?}").replace(&dir, "{dir}");
+                // Nodes without a name have numbers at random.
+                let mut parts = text.split("#block");
+                let first = parts.next().unwrap_or_default().to_owned();
+                parts.fold(first, |text, part| text + "#" + &part[3..])
+            };
+            if !options.contains("snapshot") {
+                answers.push(ask("query-block", serde_json::json!({})));
+            }
+            for name in ["a", "b", "v"] {
+                let name = serde_json::json!({ "node-name": name });
+                answers.push(ask("blockdev-del", name));
+            }
+            answers
+        });
+        for (qemu, thimble) in qemu.iter().zip(&thimble) {
+            assert_eq!(qemu, thimble, "{options}");
+        }
+    }
 }
 
 /// A reset takes chips back to their contents, and a stopped machine's state has the mode that they are in.
@@ -175,6 +256,52 @@ fn bad_chips_are_refused_in_the_same_words() {
             "Parameter 'unit' expects a number",
         ),
     ];
+    let node = "-blockdev driver=file,node-name=a,filename={dir}/code";
+    for (options, reason) in [
+        (
+            "-M pc,pflash0=x",
+            "Property 'cfi.pflash01.drive' can't find value 'x'",
+        ),
+        ("-M pc,pflash1=a", "pflash1 requires pflash0"),
+        (
+            "-M microvm,pflash0=a",
+            "Property 'microvm-machine.pflash0' not found",
+        ),
+        (
+            "-M none,pflash1=a",
+            "Property 'none-machine.pflash1' not found",
+        ),
+        (
+            "-M pc,pflash0=a -drive if=pflash,format=raw,file={dir}/odd",
+            "-drive if=pflash,format=raw,file={dir}/odd: clashes with -machine",
+        ),
+        (
+            "-M pc,pflash0=a -device ide-hd,drive=a",
+            "Permission conflict on node 'a'",
+        ),
+        (
+            "-M pc,pflash0=e -drive if=none,id=e",
+            "can't get size of block device e: No medium found",
+        ),
+        (
+            "-M pc,pflash0=o -blockdev driver=file,node-name=o,filename={dir}/odd",
+            "has invalid size 5120",
+        ),
+    ] {
+        for emulator in Emulator::BOTH {
+            let launcher = with_chips_missing(emulator);
+            let dir = launcher.dir().to_str().expect("a plain path").to_owned();
+            let all = format!("{node} {options}");
+            let instance = launcher.args(all.split_whitespace()).start();
+            assert_eq!(
+                instance.wait(Duration::from_secs(20)).code(),
+                Some(1),
+                "{options}"
+            );
+            let text = instance.stderr().replace(&dir, "{dir}");
+            assert!(text.contains(reason), "{options}: {text}");
+        }
+    }
     for emulator in Emulator::BOTH {
         for (drives, reason) in cases {
             let mut launcher = with_chips_missing(emulator);
@@ -188,20 +315,15 @@ fn bad_chips_are_refused_in_the_same_words() {
             assert!(text.contains(reason), "{drives:?}: {text}");
         }
     }
-    let microvm = Emulator::Thimble
-        .launcher()
-        .args([
-            "-M",
-            "microvm",
-            "-display",
-            "none",
-            "-drive",
-            "if=pflash,file=x",
-        ])
-        .start();
-    assert_eq!(microvm.wait(Duration::from_secs(20)).code(), Some(1));
-    let reason = "machine type does not support if=pflash,bus=0,unit=0";
-    assert!(microvm.stderr().contains(reason), "{}", microvm.report());
+    for emulator in Emulator::BOTH {
+        let microvm = with_chips_missing(emulator)
+            .args(["-M", "microvm"])
+            .args(["-drive", "if=pflash,format=raw,file={dir}/code"])
+            .start();
+        assert_eq!(microvm.wait(Duration::from_secs(20)).code(), Some(1));
+        let reason = "machine type does not support if=pflash,bus=0,unit=0";
+        assert!(microvm.stderr().contains(reason), "{}", microvm.report());
+    }
 }
 
 /// Without chips, but with files for some.

@@ -2,6 +2,7 @@
 //! that checks what the machine tells it.
 
 pub mod drives;
+pub mod floppy;
 pub mod json;
 pub mod options;
 pub mod reference;
@@ -12,10 +13,11 @@ pub mod virtqueue;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, Ordering};
 
+use thimble_core::devices::block::{DriveId, Request};
 use thimble_core::devices::class::PropertyValues;
 use thimble_core::devices::input::{InputAxis, InputButton, InputEvent, QKeyCode};
 use thimble_core::devices::{
-    ConsoleId, GuestEvent, PowerRequest, Width, debug_exit, debugcon, hpet, i6300esb, ib700,
+    ConsoleId, GuestEvent, PowerRequest, Width, debug_exit, debugcon, fdc, hpet, i6300esb, ib700,
     parallel, pc_testdev, pci_serial, pci_testdev, pflash, pvpanic, serial,
 };
 use thimble_core::irq::LocalApic;
@@ -53,6 +55,8 @@ pub struct Sink {
     pub stalled: bool,
     /// What the guest asked for last.
     pub power: Option<PowerRequest>,
+    /// Requests of disks.
+    pub disks: drives::Disks,
     levels: u64,
 }
 
@@ -78,6 +82,14 @@ impl Host for Sink {
     }
 
     fn guest_event(&mut self, _event: GuestEvent) {}
+
+    fn block(&mut self, request: Request<'_>) {
+        self.disks.take(request);
+    }
+
+    fn block_cancel(&mut self, drive: DriveId) {
+        self.disks.cancel(drive);
+    }
 
     fn memory_remapped(&mut self) {}
 
@@ -178,6 +190,21 @@ pub fn machine_with(board: Board, irqchip: Irqchip, local_apics: &mut [LocalApic
     machine_around(board, irqchip, memory, local_apics, true)
 }
 
+/// The same without what is much to clear before each run: flash chips, and `pc-testdev`'s memory.
+pub fn machine_without_memories(
+    board: Board,
+    irqchip: Irqchip,
+    local_apics: &mut [LocalApic],
+) -> Machine<'_> {
+    let memory = Memory {
+        ram: ram(),
+        ram_size: RAM,
+        rom: &ROM,
+        flash: [const { None }; pflash::UNITS_MAX],
+    };
+    machine_around(board, irqchip, memory, local_apics, false)
+}
+
 /// What a machine is lent.
 #[derive(Clone, Copy)]
 struct Memory<'m> {
@@ -236,6 +263,9 @@ fn machine_around<'m>(
             .expect("there is room for these");
     }
     if board == Board::Pc {
+        machine
+            .plug(&PropertyValues::new(&fdc::drive::CLASS))
+            .expect("there is room for a floppy drive");
         plug_pci(&mut machine);
     }
     machine
@@ -418,6 +448,7 @@ pub fn storm(bytes: &[u8]) {
     let mut machine = machine_with(Board::Pc, irqchip, &mut apics);
     let mut host = Sink::default();
     let mut now = 0u64;
+    drives::plug(&mut machine, &mut host, now);
     let mut state = vec![0; STATE_MAX];
     while !source.is_empty() {
         let operation = source.byte();
@@ -479,6 +510,9 @@ pub fn storm(bytes: &[u8]) {
                 let taken = machine.console_receive(&mut host, now, console, &text);
                 assert!(taken <= text.len());
             }
+            13 if operation & 0x30 == 0x30 => {
+                drives::act(&mut machine, &mut host, now, &mut source);
+            }
             13 => {
                 host.stalled = source.byte() & 1 != 0;
                 for console in 0..16 {
@@ -495,6 +529,7 @@ pub fn storm(bytes: &[u8]) {
                 if machine.load(&mut host, now, &state[..length]).is_err() {
                     machine.reset(&mut host, now);
                 }
+                machine.resume_drives(&mut host, now);
             }
             _ if operation & 0x30 != 0 => processor(&mut machine, &mut host, now, &mut source),
             _ => machine.reset(&mut host, now),

@@ -7,7 +7,7 @@ use thimble_core::machine::{Board, CLASSES, Irqchip, RamLayout};
 use thimble_host::options::{self, OptionError, Options, Parsed};
 use thimble_host::startup::{smbios as structures, tables as user_tables};
 
-use crate::{Source, local_apics, machine_with, plant};
+use crate::{Source, local_apics, machine_without_memories, plant};
 
 /// Arguments as a shell would give them, parsed; what is refused is refused in words.
 fn parse(arguments: impl IntoIterator<Item = String>) -> Option<Box<Options>> {
@@ -117,7 +117,7 @@ pub fn tables(bytes: &[u8]) {
     let user: Vec<&[u8]> = user.iter().map(Vec::as_slice).collect();
     let mut memory = vec![0; acpi::memory_size(&user)];
     let mut apics = local_apics();
-    let mut machine = machine_with(Board::Pc, Irqchip::Machine, &mut apics);
+    let mut machine = machine_without_memories(Board::Pc, Irqchip::Machine, &mut apics);
     let built = structures::build(&options, &files, &machine, LAYOUT, None);
     let mut rom = vec![0; 0x1_0000];
     if let Ok((table, structures)) = &built {

@@ -6,6 +6,7 @@
 use core::fmt;
 
 use super::vmgenid::{self, GenerationId};
+use crate::virtio::block;
 
 /// Properties that a class has at most, with those that it inherits.
 pub const PROPERTIES_MAX: usize = 48;
@@ -31,6 +32,14 @@ pub struct DeviceClass {
 }
 
 impl DeviceClass {
+    /// What it shares with other classes of the same device.
+    pub fn shared(&self) -> &'static [Property] {
+        match self.name {
+            block::MMIO_NAME | block::PCI_NAME => block::PROPERTIES,
+            _ => &[],
+        }
+    }
+
     /// What devices of this class take because of the bus that they are on.
     pub fn inherited(&self) -> &'static [Property] {
         match self.bus {
@@ -41,7 +50,8 @@ impl DeviceClass {
 
     /// All that can be set, the class's own first.
     pub fn all_properties(&self) -> impl Iterator<Item = &'static Property> + use<> {
-        self.properties.iter().chain(self.inherited())
+        let own = self.properties.iter().chain(self.shared());
+        own.chain(self.inherited())
     }
 }
 

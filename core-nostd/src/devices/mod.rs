@@ -12,6 +12,7 @@ pub mod debug_exit;
 pub mod debugcon;
 pub mod dma;
 pub mod fdc;
+pub mod ged;
 pub mod hpet;
 pub mod i6300esb;
 pub mod i8042;

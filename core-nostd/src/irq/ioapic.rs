@@ -2,10 +2,10 @@
 //!
 //! Follows the 82093AA datasheet (290566) and, for messages and the EOI register, the ICH
 //! datasheets and the Software Developer's Manual, volume 3A, "Advanced Programmable Interrupt
-//! Controller". One instance with 24 inputs. Its output are messages to the local APICs, which
+//! Controller". 24 inputs; a board has one or two of them. Its output are messages to the local APICs, which
 //! [`IoApic::take_message`] hands out one by one.
 //!
-//! Registers: 4 KiB of memory at [`BASE`], of which only the low byte of an address is decoded.
+//! Registers: 4 KiB of memory at [`BASE`] or [`SECOND_BASE`], of which only the low byte of an address is decoded.
 //! IOREGSEL takes accesses of any width; IOWIN and EOI take whole doublewords and nothing else.
 //!
 //! An input of an edge-triggered entry that rises while the entry is masked is forgotten. The end
@@ -41,6 +41,8 @@ pub static CLASS: DeviceClass = DeviceClass {
 
 /// Guest physical address of the registers.
 pub const BASE: u64 = 0xfec0_0000;
+/// The same of a second one.
+pub const SECOND_BASE: u64 = 0xfec1_0000;
 /// Bytes of the registers.
 pub const LENGTH: u64 = 0x1000;
 /// Inputs, and entries of the redirection table.

@@ -5,7 +5,7 @@ use super::{Board, Machine};
 use crate::devices::class::Value;
 use crate::devices::{acpi_pm, hpet, i8042, pvpanic, serial, vmgenid};
 use crate::firmware::acpi::aml::Term;
-use crate::firmware::acpi::{self, Facts, IsaDevice, PciFacts, Tables, script};
+use crate::firmware::acpi::{self, Facts, Hardware, IsaDevice, PciFacts, Tables, script};
 use crate::firmware::{Content, FwCfgError, fw_cfg, keys};
 use crate::irq::{IrqLine, ioapic};
 use crate::pci::{BusId, mechanism, piix3};
@@ -84,14 +84,24 @@ impl<'m> Machine<'m> {
         let taken = |irq: &u8| devices.iter().any(|device| device.irq == Some(*irq));
         let free = LINK_IRQS.into_iter().filter(|irq| !taken(irq));
         let link_irqs: heapless::Vec<u8, { LINK_IRQS.len() }> = free.collect();
+        let virtio: heapless::Vec<_, { super::VIRTIO_BLKS_MAX }> = self.virtio_places().collect();
         let facts = Facts {
             cpus: self.cpus.0,
             max_cpus: self.cpus.1,
             apic_id,
-            sci: line::SCI.number(),
-            hardware: acpi_pm::BASE,
-            gpe0: is_pc.then_some(acpi_pm::GPE0),
-            command: is_pc.then_some(acpi_pm::APMC),
+            hardware: match is_pc {
+                true => Hardware::Full {
+                    sci: line::SCI.number(),
+                    base: acpi_pm::BASE,
+                    gpe0: Some(acpi_pm::GPE0),
+                    command: Some(acpi_pm::APMC),
+                },
+                false => Hardware::Reduced {
+                    irq: line::SCI.number(),
+                },
+            },
+            has_second_ioapic: self.has_second_ioapic(),
+            virtio: &virtio,
             generation: self.generation,
             sleep: is_pc.then_some(self.sleep),
             reset: is_pc.then_some((piix3::RCR, piix3::RCR_RESET)),

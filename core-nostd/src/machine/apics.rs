@@ -327,7 +327,7 @@ impl Machine<'_> {
     /// Tells the I/O APIC of the end of a level-triggered interrupt.
     fn ended(&mut self, vector: Option<u8>) {
         if let Some(vector) = vector {
-            self.ioapic.end_of_interrupt(vector);
+            self.end_in_ioapics(vector);
         }
     }
 

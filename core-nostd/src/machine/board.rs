@@ -16,6 +16,7 @@ use crate::devices::debug_exit::{self, DebugExit};
 use crate::devices::debugcon::{self, Debugcon};
 use crate::devices::dma::{self, Dma};
 use crate::devices::fdc;
+use crate::devices::ged;
 use crate::devices::hpet::{self, Hpet, HpetWiring};
 use crate::devices::i6300esb;
 use crate::devices::i8042::{self, I8042, I8042Wiring};
@@ -60,6 +61,7 @@ pub static CLASSES: &[&DeviceClass] = &[
     &fdc::CLASS,
     &fdc::drive::CLASS,
     &fw_cfg::CLASS,
+    &ged::CLASS,
     &hpet::CLASS,
     &i440fx::CLASS,
     &mechanism::CLASS,
@@ -93,7 +95,9 @@ pub static CLASSES: &[&DeviceClass] = &[
     &pvpanic::PCI_CLASS,
     &rtc::CLASS,
     &serial::CLASS,
+    &crate::virtio::block::MMIO_CLASS,
     &crate::virtio::block::PCI_CLASS,
+    &crate::virtio::transport::mmio::CLASS,
     &vmcoreinfo::CLASS,
     &vmgenid::CLASS,
 ];
@@ -217,6 +221,8 @@ pub enum DeviceError {
     BusNotFound(heapless::String<TEXT_MAX>),
     /// Devices of the class don't fit a bus of this type.
     WrongBus(&'static str, &'static str),
+    /// The bus of this name has its device.
+    BusFull(heapless::String<TEXT_MAX>),
     /// Another function stands at the place.
     SlotTaken {
         /// Device number.
@@ -299,6 +305,7 @@ impl fmt::Display for DeviceError {
         match self {
             Self::NoBus(class, bus) => write!(f, "No '{bus}' bus found for device '{class}'"),
             Self::BusNotFound(name) => write!(f, "Bus '{name}' not found"),
+            Self::BusFull(name) => write!(f, "Bus '{name}' is full"),
             Self::WrongBus(class, bus) => write!(f, "Device '{class}' can't go on {bus} bus"),
             Self::SlotTaken {
                 device,
@@ -414,8 +421,8 @@ impl<'m> Machine<'m> {
         let acpi_pm = AcpiPmWiring {
             sci: line::SCI,
             timer: timer::ACPI,
-            has_command: config.board == Board::Pc,
-            s4_type: (config.board == Board::Pc).then_some(config.sleep.s4_type),
+            has_command: true,
+            s4_type: Some(config.sleep.s4_type),
         };
         // Without firmware that knows PCI the ports are there from the start.
         let is_direct_boot = !config.boot.is_empty();
@@ -440,7 +447,7 @@ impl<'m> Machine<'m> {
             lines: Lines::new(),
             timers: Timers::new(),
             effects: Effects::new(),
-            raised: [0; ioapic::PINS],
+            raised: [0; 2 * ioapic::PINS],
             driven: 0,
             intr: false,
             pic: Pic::new(),
@@ -476,6 +483,7 @@ impl<'m> Machine<'m> {
             ide: Ide::new(),
             fdc: super::floppy::controller(config.floppy_fallback),
             acpi_pm: AcpiPm::new(acpi_pm),
+            microvm: super::microvm::Microvm::new(&config),
             serials: [const { None }; SERIAL_MAX],
             parallels: [const { None }; PARALLEL_MAX],
             debugcons: heapless::Vec::new(),
@@ -841,6 +849,7 @@ impl<'m> Machine<'m> {
             testdev.reset(context!(self, now));
         }
         self.reset_pci(now);
+        self.reset_microvm(now);
         self.remap();
         self.pic.reset(context!(self, now));
         self.ioapic.reset(context!(self, now));
@@ -913,7 +922,7 @@ impl<'m> Machine<'m> {
         match self.board {
             _ if !self.has_acpi => None,
             Board::Pc => self.piix4_pm.base(),
-            _ => Some(acpi_pm::BASE),
+            _ => None,
         }
     }
 

@@ -1,8 +1,8 @@
 //! What firmware boots from: the letters of CMOS, the files that tell of the rest, and option ROMs.
 
 use super::{Board, DeviceError, Machine, PciSlot, Plugged};
-use crate::devices::class::{BOOT_INDEX, PropertyValues, Value};
-use crate::devices::{Context, fdc};
+use crate::devices::Context;
+use crate::devices::class::{BOOT_INDEX, Value};
 use crate::firmware::boot_order::{
     self, BootSettings, Entries, EntryError, FILE_MAX, Letters, LettersError, Path,
 };
@@ -160,29 +160,6 @@ impl<'m> Machine<'m> {
         self.boot.entries.add(boot_index, path)
     }
 
-    /// Gives the board's floppy drives their places among what firmware tries first, by the properties of their controller, whether
-    /// they are there or not. Only before [`Machine::add_boot_order`].
-    ///
-    /// # Errors
-    /// The property whose place is taken, and [`EntryError::Taken`].
-    pub fn add_floppies_to_boot_order(
-        &mut self,
-        controller: &PropertyValues,
-    ) -> Result<(), (&'static str, EntryError)> {
-        if self.floppy_controller().is_none() {
-            return Ok(());
-        }
-        for (name, path) in fdc::BOOT_INDICES.into_iter().zip(FLOPPIES) {
-            if let Value::Int(index) = controller.get(name)
-                && let Ok(index) = i32::try_from(*index)
-            {
-                self.add_boot_entry(index, path)
-                    .map_err(|error| (name, error))?;
-            }
-        }
-        Ok(())
-    }
-
     /// The path of what is below a PCI function, by the function's index: `/pci@i0cf8/ide@1,1`, with `below` behind it
     /// (`/drive@0/disk@0`). `None` where there is no such function, or the path is too long.
     pub fn pci_boot_path(&self, function: usize, below: &str) -> Option<Path> {
@@ -242,6 +219,15 @@ impl<'m> Machine<'m> {
 
     /// The path of a device with a place in the boot order.
     fn boot_path(&self, plugged: &Plugged) -> Option<Path> {
+        if let Some(place) = plugged
+            .drive()
+            .and_then(|drive| self.virtio_place_of(drive))
+        {
+            let mut path = Path::new();
+            let address = self.virtio_place(place).address;
+            let text = format_args!("/virtio-mmio@{address:016x}/disk@0,0");
+            return core::fmt::write(&mut path, text).ok().map(|()| path);
+        }
         let Some(function) = plugged.function() else {
             let number = self.ide_number(plugged.drive()?)?;
             let mut all = self.buses.functions.iter();
@@ -275,12 +261,6 @@ impl<'m> Machine<'m> {
         self.fw_cfg.add_file(boot_order::FILE, Content::Lent(file))
     }
 }
-
-/// The board's floppy drives.
-const FLOPPIES: [&str; fdc::DRIVES] = [
-    "/pci@i0cf8/isa@1/fdc@03f0/floppy@0",
-    "/pci@i0cf8/isa@1/fdc@03f0/floppy@1",
-];
 
 /// IDE drives below their controller, by number.
 const DRIVES: [&str; 4] = [
@@ -318,7 +298,7 @@ fn class_name(class: u16) -> Option<&'static str> {
 mod tests {
     use super::*;
     use crate::devices::Width;
-    use crate::devices::class::DeviceClass;
+    use crate::devices::class::{DeviceClass, PropertyValues};
     use crate::devices::pci_testdev;
     use crate::machine::Config;
     use crate::machine::tests::Recorder;
@@ -415,14 +395,6 @@ mod tests {
         let ram = ArrayRam::new();
         let mut memory = [0; FILE_MAX];
         let mut machine = machine(&ram, BootSettings::DEFAULT);
-        let controller = {
-            let mut values = PropertyValues::new(&fdc::CLASS);
-            values.set("bootindexB", "4").unwrap();
-            values
-        };
-        machine.add_floppies_to_boot_order(&controller).unwrap();
-        let taken = machine.add_floppies_to_boot_order(&controller);
-        assert_eq!(taken, Err(("bootindexB", EntryError::Taken(4))));
         let plug = |machine: &mut Machine<'_>, class, id, index, bus| {
             let mut values = PropertyValues::new(class);
             values.set(BOOT_INDEX, index).unwrap();
@@ -452,8 +424,7 @@ mod tests {
         let expected = "/pci@i0cf8/scsi@2/disk@0,0\n\
             /pci@i0cf8/ide@1,1/drive@1/disk@0\n\
             /pci@i0cf8/scsi@3/disk@0,0\n\
-            /pci@i0cf8/ide@1,1/drive@0/disk@0\n\
-            /pci@i0cf8/isa@1/fdc@03f0/floppy@1\0";
+            /pci@i0cf8/ide@1,1/drive@0/disk@0\0";
         assert_eq!(text, expected);
     }
 

@@ -109,6 +109,10 @@ pub struct Config<'m> {
     pub pit: bool,
     /// Whether there is ACPI: its hardware, and tables once [`super::Machine::add_acpi_tables`] is called.
     pub acpi: bool,
+    /// Whether microvm with ACPI has a second I/O APIC, where the controllers are the machine's (`-machine ioapic2=`).
+    pub ioapic2: bool,
+    /// Whether virtio devices in memory have the registers before 1.0 (`-global virtio-mmio.force-legacy=`).
+    pub virtio_mmio_legacy: bool,
     /// Whether a PC has an HPET (`-machine hpet=`).
     pub hpet: bool,
     /// Whether the HPET's comparators offer to interrupt by message (`-global hpet.msi=`).
@@ -168,6 +172,8 @@ impl<'m> Config<'m> {
             irqchip: Irqchip::Machine,
             pit: true,
             acpi: true,
+            ioapic2: true,
+            virtio_mmio_legacy: true,
             hpet: true,
             hpet_msi: false,
             floppy_fallback: drive::Kind::Inch3Extra,

@@ -12,8 +12,9 @@ use crate::devices::block::{
 use crate::devices::class::PropertyValues;
 use crate::devices::{Context, ide};
 use crate::trace::events as trace;
+use crate::virtio::block::{VirtioBlkMmio, VirtioBlkPci};
 
-/// Virtio disks on PCI that there are at most.
+/// Virtio disks that there are at most.
 pub const VIRTIO_BLKS_MAX: usize = 8;
 
 /// CMOS: the types of the first two disks, a nibble each; Fh for one that is told elsewhere.
@@ -28,12 +29,70 @@ const CMOS_DISK_KIND: u8 = 47;
 /// Whose a drive is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Owner {
-    /// A virtio disk on PCI, by its index.
+    /// A virtio disk, by its index.
     VirtioBlk(u8),
     /// The IDE controller.
     Ide,
     /// The floppy disk controller.
     Floppy,
+}
+
+/// A virtio disk behind its transport.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a pool has room for the largest, and there is no heap"
+)]
+pub(super) enum VirtioDisk {
+    Pci(VirtioBlkPci),
+    Mmio(VirtioBlkMmio),
+}
+
+impl VirtioDisk {
+    fn controller(&mut self) -> &mut dyn BlockController {
+        match self {
+            Self::Pci(disk) => disk,
+            Self::Mmio(disk) => disk,
+        }
+    }
+
+    fn drive(&self) -> DriveId {
+        match self {
+            Self::Pci(disk) => disk.device().drive(),
+            Self::Mmio(disk) => disk.device().drive(),
+        }
+    }
+
+    /// One on PCI.
+    pub(super) fn pci(&self) -> Option<&VirtioBlkPci> {
+        match self {
+            Self::Pci(disk) => Some(disk),
+            Self::Mmio(_) => None,
+        }
+    }
+
+    /// The same, to change it.
+    pub(super) fn pci_mut(&mut self) -> Option<&mut VirtioBlkPci> {
+        match self {
+            Self::Pci(disk) => Some(disk),
+            Self::Mmio(_) => None,
+        }
+    }
+
+    /// One in memory.
+    pub(super) fn mmio(&self) -> Option<&VirtioBlkMmio> {
+        match self {
+            Self::Pci(_) => None,
+            Self::Mmio(disk) => Some(disk),
+        }
+    }
+
+    /// The same, to change it.
+    pub(super) fn mmio_mut(&mut self) -> Option<&mut VirtioBlkMmio> {
+        match self {
+            Self::Pci(_) => None,
+            Self::Mmio(disk) => Some(disk),
+        }
+    }
 }
 
 /// All drives.
@@ -76,7 +135,7 @@ macro_rules! controller {
             Owner::VirtioBlk(index) => {
                 let disks = &mut $machine.buses.disks;
                 let disk = disks.get_mut(usize::from(index)).and_then(Option::as_mut);
-                disk.map(|disk| disk as &mut dyn BlockController)
+                disk.map(VirtioDisk::controller)
             }
             Owner::Ide => Some(&mut $machine.ide as &mut dyn BlockController),
             Owner::Floppy => Some(&mut $machine.fdc as &mut dyn BlockController),
@@ -251,7 +310,7 @@ impl Machine<'_> {
         match self.buses.functions.get(function)?.function {
             PciSlot::VirtioBlk(index) => {
                 let disk = self.buses.disks.get(usize::from(index))?.as_ref()?;
-                Some(disk.device().drive())
+                Some(disk.drive())
             }
             _ => None,
         }
@@ -321,6 +380,9 @@ impl Machine<'_> {
         }
         if name == "isa.0" {
             return DeviceError::WrongBus(class, "ISA");
+        }
+        if self.find_virtio_bus(name).is_some() {
+            return DeviceError::WrongBus(class, super::BUS_TYPE);
         }
         let name = &name[..name.floor_char_boundary(super::ID_MAX)];
         DeviceError::BusNotFound(name.try_into().unwrap_or_default())

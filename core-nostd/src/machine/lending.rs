@@ -12,7 +12,7 @@ use crate::devices::{Context, Width};
 use crate::irq::{MSI_BASE, MSI_END, Msi};
 use crate::memory::{Backing, GuestRam};
 use crate::virtio::QUEUES_MAX;
-use crate::virtio::block::VirtioBlock;
+use crate::virtio::block::{VirtioBlkPci, VirtioBlock};
 use crate::virtio::transport::Doorbell;
 
 /// A disk's queues, with what it takes to serve them and to interrupt the driver.
@@ -70,7 +70,16 @@ impl Lent {
 impl Machine<'_> {
     /// Whether a drive's queues can be lent at all.
     pub fn is_lendable(&self, drive: DriveId) -> bool {
-        matches!(self.drives.owner(drive), Some(Owner::VirtioBlk(_)))
+        match self.drives.owner(drive) {
+            Some(Owner::VirtioBlk(index)) => self.pci_disk(index).is_some(),
+            _ => false,
+        }
+    }
+
+    /// A virtio disk on PCI, by its index.
+    fn pci_disk(&self, index: u8) -> Option<&VirtioBlkPci> {
+        let disk = self.buses.disks.get(usize::from(index));
+        disk.and_then(|disk| disk.as_ref()?.pci())
     }
 
     /// Lends the queues of a disk, if it has any, a driver drives it, and nobody has them.
@@ -80,7 +89,8 @@ impl Machine<'_> {
         };
         // Messages to anywhere else are writes to memory.
         let in_machine = !self.apics.is_empty();
-        let function = self.buses.disks.get_mut(usize::from(index))?.as_mut()?;
+        let disk = self.buses.disks.get_mut(usize::from(index))?;
+        let function = disk.as_mut()?.pci_mut()?;
         let disk = function.lend()?;
         let messages = core::array::from_fn(|queue| {
             let message = function.message(queue as u16)?;
@@ -97,7 +107,7 @@ impl Machine<'_> {
         };
         let ram = self.ram;
         let disk = self.buses.disks.get_mut(usize::from(index));
-        if let Some(function) = disk.and_then(Option::as_mut) {
+        if let Some(function) = disk.and_then(|disk| disk.as_mut()?.pci_mut()) {
             let cx = context!(self, now);
             function.with_device(cx, |disk, _| disk.take_back(ram, &lent.disk));
         }
@@ -143,8 +153,7 @@ impl Machine<'_> {
         let Some(PciSlot::VirtioBlk(index)) = placed.map(|placed| placed.function) else {
             return false;
         };
-        let disk = self.buses.disks.get(usize::from(index));
-        disk.and_then(Option::as_ref).is_some_and(|disk| {
+        self.pci_disk(index).is_some_and(|disk| {
             disk.device().is_lent() && !(is_write && disk.is_doorbell(bar.into(), offset))
         })
     }
@@ -154,8 +163,7 @@ impl Machine<'_> {
         let Some(Owner::VirtioBlk(index)) = self.drives.owner(drive) else {
             return;
         };
-        let disk = self.buses.disks.get(usize::from(index));
-        let Some(disk) = disk.and_then(Option::as_ref) else {
+        let Some(disk) = self.pci_disk(index) else {
             return;
         };
         let is_it = |function: u8| {

@@ -139,6 +139,21 @@ impl Machine<'_> {
         if self.board == Board::None {
             return;
         }
+        self.visit_microvm(&mut |first, last, name| {
+            visit(&Range {
+                first,
+                last,
+                kind: Kind::Device,
+                name,
+                offset: 0,
+            });
+        });
+        let second = (
+            ioapic::SECOND_BASE,
+            ioapic::SECOND_BASE + (ioapic::LENGTH - 1),
+            "ioapic",
+        );
+        let second = self.has_second_ioapic().then_some(second);
         let hpet = (hpet::BASE, hpet::BASE + (hpet::LENGTH - 1), "hpet");
         let hpet = self.has_hpet().then_some(hpet);
         for (first, last, name) in [
@@ -147,6 +162,7 @@ impl Machine<'_> {
         ]
         .into_iter()
         .chain(hpet)
+        .chain(second)
         {
             visit(&Range {
                 first,

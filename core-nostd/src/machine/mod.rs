@@ -17,6 +17,16 @@ macro_rules! context {
     };
 }
 
+/// The I/O APIC at an address, from fields that no context borrows.
+macro_rules! ioapic_chip {
+    ($machine:expr, $base:expr) => {
+        match &mut $machine.microvm.ioapic2 {
+            Some(second) if $base == ioapic::SECOND_BASE => second,
+            _ => &mut $machine.ioapic,
+        }
+    };
+}
+
 mod a20;
 mod acpi;
 pub mod actions;
@@ -33,6 +43,7 @@ mod hpet;
 mod input;
 mod lending;
 pub mod listing;
+mod microvm;
 mod parallel;
 mod pci;
 mod plugged;
@@ -86,6 +97,8 @@ pub use host::Host;
 use input::Typing;
 pub use input::{TYPED_MAX, TypedFull};
 pub use lending::Lent;
+use microvm::Microvm;
+pub use microvm::{BUS_PREFIX, BUS_TYPE, TRANSPORTS_MAX, virtio_without_acpi};
 use pci::Buses;
 pub use pci::{
     Consoles, ExpansionRom, I6300ESB_MAX, PCI_BRIDGES_MAX, PCI_SERIALS_MAX, PCI_TESTDEVS_MAX,
@@ -280,7 +293,7 @@ pub struct Machine<'m> {
     timers: Timers,
     effects: Effects,
     /// How often each line has risen.
-    raised: [u64; ioapic::PINS],
+    raised: [u64; 2 * ioapic::PINS],
     /// Levels that inputs of the interrupt controllers were last driven to, a bit each.
     driven: u32,
     /// Level of the PIC's INTR output, as the host was last told.
@@ -309,6 +322,7 @@ pub struct Machine<'m> {
     ide: Ide,
     fdc: Fdc,
     acpi_pm: AcpiPm,
+    microvm: Microvm,
     serials: [Option<Serial>; SERIAL_MAX],
     parallels: [Option<Parallel>; PARALLEL_MAX],
     debugcons: heapless::Vec<Debugcon, DEBUGCON_MAX>,
@@ -464,8 +478,9 @@ impl<'m> Machine<'m> {
         if self.hpet_read(host, now, gpa, to) {
             return;
         }
-        let Some((offset, mut done)) = self.ioapic_at(gpa, to.len()) else {
-            if self.testdev.is_none() && !self.is_pci_memory(gpa) {
+        let answered = self.microvm_read(host, now, gpa, to);
+        let Some((base, offset, mut done)) = self.ioapic_at(gpa, to.len()) else {
+            if !answered && self.testdev.is_none() && !self.is_pci_memory(gpa) {
                 trace::guest_error_memory_read(gpa, to.len());
             }
             return self.pci_memory_read(host, now, gpa, to);
@@ -474,8 +489,9 @@ impl<'m> Machine<'m> {
         let mut offset = offset;
         while done < end {
             let width = piece(offset, end - done, Width::Dword);
-            let value = self.ioapic.mmio_read(context!(self, now), offset, width);
-            trace::memory_region_ops_read(ioapic::BASE + offset, value, width.bytes(), IOAPIC);
+            let chip = ioapic_chip!(self, base);
+            let value = chip.mmio_read(context!(self, now), offset, width);
+            trace::memory_region_ops_read(base + offset, value, width.bytes(), IOAPIC);
             let next = done + width as usize;
             to[done..next].copy_from_slice(&value.to_le_bytes()[..width as usize]);
             self.drain(host, now, None);
@@ -498,8 +514,9 @@ impl<'m> Machine<'m> {
         if self.hpet_write(host, now, gpa, from) {
             return;
         }
-        let Some((offset, mut done)) = self.ioapic_at(gpa, from.len()) else {
-            if self.testdev.is_none() && !self.is_pci_memory(gpa) {
+        let answered = self.microvm_write(host, now, gpa, from);
+        let Some((base, offset, mut done)) = self.ioapic_at(gpa, from.len()) else {
+            if !answered && self.testdev.is_none() && !self.is_pci_memory(gpa) {
                 trace::guest_error_memory_write(gpa, from.len());
             }
             return self.pci_memory_write(host, now, gpa, from);
@@ -512,28 +529,30 @@ impl<'m> Machine<'m> {
             let mut bytes = [0; 8];
             bytes[..width as usize].copy_from_slice(&from[done..next]);
             let value = u64::from_le_bytes(bytes);
-            trace::memory_region_ops_write(ioapic::BASE + offset, value, width.bytes(), IOAPIC);
-            self.ioapic
-                .mmio_write(context!(self, now), offset, width, value);
+            trace::memory_region_ops_write(base + offset, value, width.bytes(), IOAPIC);
+            let chip = ioapic_chip!(self, base);
+            chip.mmio_write(context!(self, now), offset, width, value);
             self.drain(host, now, None);
             offset += width as u64;
             done = next;
         }
     }
 
-    /// Where an access of `length` bytes first meets the I/O APIC: the offset of the register, and
+    /// Where an access of `length` bytes first meets an I/O APIC: its first address, the offset of the register, and
     /// the bytes before it.
-    fn ioapic_at(&self, gpa: u64, length: usize) -> Option<(u64, usize)> {
+    fn ioapic_at(&self, gpa: u64, length: usize) -> Option<(u64, u64, usize)> {
         if !self.irqchip.in_machine() || self.board == Board::None {
             return None;
         }
-        match gpa.checked_sub(ioapic::BASE) {
-            Some(offset) => (offset < ioapic::LENGTH).then_some((offset, 0)),
+        let second = self.has_second_ioapic().then_some(ioapic::SECOND_BASE);
+        let mut bases = [ioapic::BASE].into_iter().chain(second);
+        bases.find_map(|base| match gpa.checked_sub(base) {
+            Some(offset) => (offset < ioapic::LENGTH).then_some((base, offset, 0)),
             None => {
-                let before = usize::try_from(ioapic::BASE - gpa).ok()?;
-                (before < length).then_some((0, before))
+                let before = usize::try_from(base - gpa).ok()?;
+                (before < length).then_some((base, 0, before))
             }
-        }
+        })
     }
 
     /// Which board it is.
@@ -671,7 +690,7 @@ impl<'m> Machine<'m> {
         }
         while let Some(change) = self.lines.take_change() {
             let number = change.line.number();
-            if number >= pci::FIRST_LINE {
+            if number >= pci::FIRST_LINE && self.board == Board::Pc {
                 self.route_pirqs(host);
             } else if !self.is_driven(number) {
                 self.drive_gsi(host, change.line, change.level);
@@ -707,7 +726,13 @@ impl<'m> Machine<'m> {
             if number < 16 {
                 self.pic.set_irq(number, level);
             }
-            self.ioapic.set_irq(ioapic::pin_of(line), level);
+            match (
+                number.checked_sub(ioapic::PINS as u8),
+                &mut self.microvm.ioapic2,
+            ) {
+                (Some(pin), Some(ioapic)) => ioapic.set_irq(pin, level),
+                _ => self.ioapic.set_irq(ioapic::pin_of(line), level),
+            }
             // Now, not after all changes: a pulse is two changes of one line.
             self.send_messages(host);
         }
@@ -716,18 +741,25 @@ impl<'m> Machine<'m> {
     /// Lets the host know of the I/O APIC's new routes, then of its interrupts, unless the local
     /// APICs are the machine's own.
     fn send_messages<H: Host>(&mut self, host: &mut H) {
-        if !self.apics.is_empty() {
-            while self.ioapic.take_rerouted().is_some() {}
-            while let Some(message) = self.ioapic.take_message() {
-                self.apics.send_msi(message);
+        let second = self
+            .microvm
+            .ioapic2
+            .as_mut()
+            .map(|chip| (ioapic::PINS as u8, chip));
+        for (first, ioapic) in [(0, &mut self.ioapic)].into_iter().chain(second) {
+            if !self.apics.is_empty() {
+                while ioapic.take_rerouted().is_some() {}
+                while let Some(message) = ioapic.take_message() {
+                    self.apics.send_msi(message);
+                }
+                continue;
             }
-            return;
-        }
-        while let Some((pin, message)) = self.ioapic.take_rerouted() {
-            host.route_changed(pin, message);
-        }
-        while let Some(message) = self.ioapic.take_message() {
-            host.msi(message);
+            while let Some((pin, message)) = ioapic.take_rerouted() {
+                host.route_changed(first + pin, message);
+            }
+            while let Some(message) = ioapic.take_message() {
+                host.msi(message);
+            }
         }
     }
 
@@ -739,6 +771,14 @@ impl<'m> Machine<'m> {
         vector
     }
 
+    /// A processor has ended the level-triggered interrupt of this vector.
+    fn end_in_ioapics(&mut self, vector: u8) {
+        self.ioapic.end_of_interrupt(vector);
+        if let Some(second) = &mut self.microvm.ioapic2 {
+            second.end_of_interrupt(vector);
+        }
+    }
+
     /// Level of the machine's own INTR output, as the host was last told.
     pub fn intr(&self) -> bool {
         self.intr
@@ -746,7 +786,7 @@ impl<'m> Machine<'m> {
 
     /// A local APIC outside the machine tells of the end of a level-triggered interrupt.
     pub fn end_of_interrupt<H: Host>(&mut self, host: &mut H, now: u64, vector: u8) {
-        self.ioapic.end_of_interrupt(vector);
+        self.end_in_ioapics(vector);
         self.drain(host, now, None);
     }
 

@@ -9,7 +9,7 @@
 //! controllers answer before any function. A range that finds its table full does not answer.
 
 use super::board::timer;
-use super::drives::{Owner, VIRTIO_BLKS_MAX};
+use super::drives::{Owner, VIRTIO_BLKS_MAX, VirtioDisk};
 use super::ports::{Decoder, piece};
 use super::{DeviceError, Host, Machine, PciSlot, Port};
 use crate::devices::block::DRIVES_MAX;
@@ -27,7 +27,7 @@ use crate::pci::{
 };
 use crate::time::TimerId;
 use crate::trace::events as trace;
-use crate::virtio::{self, block::VirtioBlkPci};
+use crate::virtio;
 
 /// PCI-to-PCI bridges that there are at most.
 pub const PCI_BRIDGES_MAX: usize = 8;
@@ -94,7 +94,7 @@ pub(super) struct Buses<'m> {
     pub(super) testdevs: [Option<PciTestdev>; PCI_TESTDEVS_MAX],
     pub(super) watchdogs: [Option<I6300Esb>; I6300ESB_MAX],
     pub(super) pvpanics: [Option<PvpanicPci>; PVPANICS_MAX],
-    pub(super) disks: [Option<VirtioBlkPci>; VIRTIO_BLKS_MAX],
+    pub(super) disks: [Option<VirtioDisk>; VIRTIO_BLKS_MAX],
     /// The first UART of each serial function, of all.
     first_uart: [u8; PCI_SERIALS_MAX],
     roms: [ExpansionRom<'m>; FUNCTIONS_MAX],
@@ -239,8 +239,20 @@ macro_rules! function {
             PciSlot::Testdev(index) => function!(@ $machine.buses.testdevs, index, $get, $($reference)+),
             PciSlot::Watchdog(index) => function!(@ $machine.buses.watchdogs, index, $get, $($reference)+),
             PciSlot::Pvpanic(index) => function!(@ $machine.buses.pvpanics, index, $get, $($reference)+),
-            PciSlot::VirtioBlk(index) => function!(@ $machine.buses.disks, index, $get, $($reference)+),
+            PciSlot::VirtioBlk(index) => function!(@disk $machine.buses.disks, index, $get, $($reference)+),
         }
+    };
+    (@disk $pool:expr, $index:expr, $get:ident, & mut) => {
+        $pool
+            .$get(usize::from($index))
+            .and_then(|disk| disk.as_mut()?.pci_mut())
+            .map(|device| device as _)
+    };
+    (@disk $pool:expr, $index:expr, $get:ident, &) => {
+        $pool
+            .$get(usize::from($index))
+            .and_then(|disk| disk.as_ref()?.pci())
+            .map(|device| device as _)
     };
     (@ $pool:expr, $index:expr, $get:ident, & mut) => {
         $pool.$get(usize::from($index)).and_then(Option::as_mut).map(|device| device as _)
@@ -1050,7 +1062,7 @@ impl<'m> Machine<'m> {
                 let drive = drive.ok_or(DeviceError::TooMany(DRIVES_MAX))?;
                 let disk = virtio::block::pci(values, self.cpus.1, drive);
                 let disk = disk.map_err(DeviceError::Property)?;
-                let index = place(&mut self.buses.disks, disk)?;
+                let index = place(&mut self.buses.disks, VirtioDisk::Pci(disk))?;
                 self.drives.set_owner(drive, Some(Owner::VirtioBlk(index)));
                 PciSlot::VirtioBlk(index)
             }

@@ -218,6 +218,12 @@ impl<'m> Machine<'m> {
             let _ = self.plugged.push(plugged);
             return self.add_last_to_boot_order().map(|()| Consoles::new());
         }
+        if class.bus == Some(super::microvm::DEVICE_BUS) {
+            plugged.drive = Some(self.plug_virtio_mmio(values, bus)?);
+            // There is room: see above.
+            let _ = self.plugged.push(plugged);
+            return self.add_last_to_boot_order().map(|()| Consoles::new());
+        }
         if class.name == fdc::drive::CLASS.name {
             let drive = self.plug_floppy(values, bus)?;
             plugged.drive = Some(drive);
@@ -285,6 +291,9 @@ impl<'m> Machine<'m> {
                 true => Ok(Some(bus)),
                 false => Err(DeviceError::WrongBus(class.name, "PCI")),
             };
+        }
+        if let Some(error) = self.no_virtio_device(class, name) {
+            return Err(error);
         }
         if name != ISA_BUS || self.board == Board::None {
             let length = name.floor_char_boundary(ID_MAX);

@@ -18,10 +18,12 @@ impl Machine<'_> {
     /// Presses the power button. A board without one does nothing.
     pub fn press_power_button<H: Host>(&mut self, host: &mut H, now: u64) {
         trace::qemu_system_powerdown_request();
-        if self.has_acpi {
+        if let Some(ged) = &mut self.microvm.ged {
+            ged.press_power_button(context!(self, now));
+        } else if self.has_acpi {
             self.acpi_pm.press_power_button(context!(self, now));
-            self.drain(host, now, None);
         }
+        self.drain(host, now, None);
     }
 
     /// Whether the board has a state that guests wake up from.

@@ -3,6 +3,7 @@
 //! Guest RAM, processors with their local APICs and the virtual clock are the host's to save. A
 //! machine loads only what one with the same board and the same devices has saved.
 
+use super::drives::VirtioDisk;
 use super::{Board, Host, Machine};
 use crate::devices::Context;
 use crate::devices::pc_testdev::{self, Page};
@@ -54,9 +55,9 @@ macro_rules! each_controller {
     };
 }
 
-/// Calls `$call!(device)` for each other device that the board has, in the order of sections.
+/// Calls `$call!(device)` for each other device that the board has, in the order of sections; `$reference` says how it is borrowed.
 macro_rules! each_device {
-    ($machine:expr, $call:ident) => {
+    ($machine:expr, $call:ident, $reference:ident) => {
         if $machine.board != Board::None {
             $call!($machine.rtc);
             if $machine.hpet.is_some() {
@@ -87,8 +88,13 @@ macro_rules! each_device {
                     }
                 }
             }
-            if $machine.has_acpi {
+            if $machine.microvm.ged.is_some() {
+                $call!($machine.microvm.ged);
+            } else if $machine.has_acpi {
                 $call!($machine.acpi_pm);
+            }
+            if $machine.microvm.ioapic2.is_some() {
+                $call!($machine.microvm.ioapic2);
             }
             for index in 0..$machine.serials.len() {
                 if $machine.serials[index].is_some() {
@@ -129,8 +135,10 @@ macro_rules! each_device {
                 }
             }
             for index in 0..$machine.buses.disks.len() {
-                if $machine.buses.disks[index].is_some() {
-                    $call!($machine.buses.disks[index]);
+                match $machine.buses.disks[index].$reference() {
+                    Some(VirtioDisk::Pci(disk)) => $call!(*disk),
+                    Some(VirtioDisk::Mmio(disk)) => $call!(*disk),
+                    None => {}
                 }
             }
             for index in 0..$machine.debugcons.len() {
@@ -156,7 +164,7 @@ impl Machine<'_> {
             };
         }
         each_controller!(self, save_one);
-        each_device!(self, save_one);
+        each_device!(self, save_one, as_ref);
         Ok(used)
     }
 
@@ -184,7 +192,7 @@ impl Machine<'_> {
         } else {
             each_controller!(self, load_apart);
         }
-        each_device!(self, load_one);
+        each_device!(self, load_one, as_mut);
         self.load_hpet(host, now);
         self.settle_pci(host);
         self.remap();

@@ -33,7 +33,7 @@ impl Machine<'_> {
             return;
         };
         // An address without memory is the guest's own fault.
-        if self.ram.write(address, &id.in_memory()).is_ok() && self.has_acpi {
+        if self.ram.write(address, &id.in_memory()).is_ok() && self.can_sleep() {
             self.acpi_pm.raise_event(context!(self, now), EVENT);
             self.drain(host, now, None);
         }

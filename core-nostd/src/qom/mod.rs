@@ -218,6 +218,8 @@ pub struct Settings<'a> {
     pub graphics: bool,
     /// `-machine isa-serial`.
     pub isa_serial: bool,
+    /// `-machine auto-kernel-cmdline`.
+    pub auto_kernel_cmdline: bool,
     /// `-machine mem-merge`.
     pub mem_merge: bool,
     /// Whether SMBIOS structures have the 64-bit entry point.

@@ -1,9 +1,9 @@
 //! The tree as a monitor prints it: objects by what they are parts of, and devices by the buses they are on.
 
-use super::tree::{Bus, Node, PATH_MAX, Path};
+use super::tree::{Bus, Node, PATH_MAX, Path, virtio_bus};
 use super::{QomError, QomValue, Tree};
 use crate::devices::{fdc, ide};
-use crate::machine::Place;
+use crate::machine::{BUS_TYPE, Place};
 
 /// Levels of objects below one that are visited at most.
 const DEPTH_MAX: usize = 8;
@@ -99,6 +99,10 @@ impl Tree<'_> {
             });
             match node {
                 Node::PciHost => self.bus(Bus::Pci, "pci.0", "PCI", depth + 2, visit),
+                Node::Transport(place) => {
+                    let name = virtio_bus(place);
+                    self.bus(Bus::Virtio(place), &name, BUS_TYPE, depth + 2, visit);
+                }
                 Node::IsaBridge => self.bus(Bus::Isa, "isa.0", "ISA", depth + 2, visit),
                 Node::Ide => {
                     for (channel, name) in ide::BUSES.into_iter().enumerate().rev() {

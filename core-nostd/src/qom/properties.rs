@@ -7,10 +7,11 @@ use super::types::{self, Type, TypeName};
 use super::{ChardevKind, PropertyInfo, QomError, QomValue, Settings, Tree};
 use crate::devices::block::SECTOR;
 use crate::devices::class::{PCI_ADDR, PCI_MULTIFUNCTION, PCI_ROMFILE, PropertyKind, Value};
-use crate::devices::{fdc, hpet, ide, kernel, pflash, vmgenid};
+use crate::devices::{fdc, ged, hpet, ide, kernel, pflash, vmgenid};
 use crate::machine::{Board, Place};
 use crate::pci::{Address, i440fx, piix3, piix4_pm};
 use crate::time::calendar::date_from_days;
+use crate::virtio::transport::mmio;
 
 /// Ports and edge/level masks of the two 8259A, as on every PC: `iobase`, `elcr_addr`,
 /// `elcr_mask`.
@@ -151,7 +152,11 @@ impl Tree<'_> {
         match node {
             Node::Machine => return self.machine_values(visit),
             Node::SystemBus => visit("realized", "bool", QomValue::Bool(false)),
-            Node::PciBus | Node::BelowBridge(_) | Node::IdeBus(_) | Node::FloppyBus => {
+            Node::PciBus
+            | Node::BelowBridge(_)
+            | Node::IdeBus(_)
+            | Node::FloppyBus
+            | Node::VirtioBus(_) => {
                 visit("realized", "bool", QomValue::Bool(true));
             }
             Node::IsaBus => {
@@ -301,6 +306,11 @@ impl Tree<'_> {
                 return Some(Value::Word(controller.fallback().name()));
             }
             (Node::Pit, "iobase") => PIT_BASE,
+            (Node::Ged, _) => ged::POWER_BUTTON.into(),
+            (Node::Transport(_), mmio::FORCE_LEGACY) => {
+                return Some(Value::Bool(self.machine.has_legacy_virtio()));
+            }
+            (Node::Transport(_), mmio::IOEVENTFD) => return Some(Value::Bool(false)),
             (Node::Hpet, "hpet-intcap") => hpet::INTCAP.into(),
             (Node::Hpet, hpet::MSI) => return Some(Value::Bool(self.machine.has_hpet_msi())),
             // The years of the registers are those of a century that CMOS tells.
@@ -368,6 +378,7 @@ impl Tree<'_> {
                 "smp" => QomValue::Members(&smp),
                 "pit" if self.machine.has_pit() => QomValue::Str("on"),
                 "hpet" => QomValue::Bool(self.machine.has_hpet()),
+                "ioapic2" if self.machine.has_second_ioapic() => QomValue::Str("on"),
                 "acpi" if self.machine.has_acpi() => QomValue::Str("on"),
                 name => machine_value(&settings, name),
             };
@@ -459,6 +470,7 @@ fn machine_value<'s>(settings: &Settings<'s>, name: &str) -> QomValue<'s> {
         "graphics" => QomValue::Bool(settings.graphics),
         "initrd" => QomValue::Str(settings.initrd),
         "isa-serial" => QomValue::Bool(settings.isa_serial),
+        "auto-kernel-cmdline" => QomValue::Bool(settings.auto_kernel_cmdline),
         "kernel" => QomValue::Str(settings.kernel),
         "smbios-entry-point-type" if settings.smbios_64 => QomValue::Str("64"),
         "smbios-entry-point-type" => QomValue::Str("32"),

@@ -10,11 +10,12 @@ use super::types::{self, TypeName};
 use super::{ChardevKind, QomError, Tree};
 use crate::devices::class::DeviceClass;
 use crate::devices::pflash::{self, Pflash};
-use crate::devices::{dma, fdc, hpet, i8042, ide, kernel, pit, port92, rtc};
+use crate::devices::{dma, fdc, ged, hpet, i8042, ide, kernel, pit, port92, rtc};
 use crate::firmware::fw_cfg;
 use crate::irq::{ioapic, lapic, pic};
-use crate::machine::{Board, Irqchip, Place};
+use crate::machine::{self, Board, Irqchip, Place};
 use crate::pci::{i440fx, mechanism, piix3, piix4_pm};
+use crate::virtio::transport::mmio;
 
 /// Bytes of the path of an object at most.
 pub const PATH_MAX: usize = 1024;
@@ -58,6 +59,13 @@ pub(super) enum Node {
     /// The bus below a bridge, by the bridge's position in the machine's list.
     BelowBridge(u8),
     IoApic,
+    SecondIoApic,
+    /// ACPI's event device.
+    Ged,
+    /// A place for a virtio device in memory.
+    Transport(u8),
+    /// The bus of such a place.
+    VirtioBus(u8),
     HostBridge,
     /// The device that the ISA bus hangs on: PIIX3 on a PC.
     IsaBridge,
@@ -115,6 +123,8 @@ pub(super) enum Bus {
     Isa,
     /// By the channel's number.
     Ide(u8),
+    /// Of a place for a virtio device in memory.
+    Virtio(u8),
     Floppy,
     /// Below a bridge, by its position in the machine's list.
     Below(u8),
@@ -129,9 +139,6 @@ struct BoardDevice {
     node: Option<Node>,
     bus: Option<Bus>,
 }
-
-/// Virtio transports that QEMU's microvm has before its other devices.
-const MICROVM_TRANSPORTS: usize = 24;
 
 impl Tree<'_> {
     /// The board as far as it is there: before it is built it has no devices.
@@ -172,7 +179,9 @@ impl Tree<'_> {
             Node::FwCfg => &fw_cfg::CLASS,
             Node::PciHost => &mechanism::CLASS,
             Node::IoApic if in_kernel => &kernel::IOAPIC_CLASS,
-            Node::IoApic => &ioapic::CLASS,
+            Node::IoApic | Node::SecondIoApic => &ioapic::CLASS,
+            Node::Ged => &ged::CLASS,
+            Node::Transport(_) => &mmio::CLASS,
             Node::HostBridge => &i440fx::CLASS,
             Node::IsaBridge if self.board() == Board::Pc => &piix3::CLASS,
             Node::Pic(_) if in_kernel => &kernel::PIC_CLASS,
@@ -215,6 +224,7 @@ impl Tree<'_> {
             Node::PciBus | Node::BelowBridge(_) => "PCI",
             Node::IsaBus => "ISA",
             Node::IdeBus(_) => "IDE",
+            Node::VirtioBus(_) => machine::BUS_TYPE,
             Node::FloppyBus => "floppy-bus",
             Node::Qtest => "qtest",
             Node::IsaBridge if self.board() == Board::Microvm => "isabus-bridge",
@@ -303,10 +313,7 @@ impl Tree<'_> {
             next(*node, *bus);
         }
         if self.board() == Board::Microvm {
-            // A second I/O APIC, the paravirtual clock, virtio transports and ACPI's event device.
-            for _ in 0..1 + usize::from(self.in_kernel()) + MICROVM_TRANSPORTS + 1 {
-                next(None, Some(Bus::System));
-            }
+            self.microvm_devices(&mut |node| next(node, Some(Bus::System)));
             for node in [Node::Pic(0), Node::Pic(1), Node::Pit, Node::Rtc] {
                 next(Some(node), Some(Bus::Isa));
             }
@@ -344,6 +351,24 @@ impl Tree<'_> {
         }
     }
 
+    /// Visits what microvm has on the system's bus behind the first I/O APIC, with gaps where QEMU has what is not modelled.
+    fn microvm_devices(&self, visit: &mut dyn FnMut(Option<Node>)) {
+        let second = self.machine.has_second_ioapic();
+        if second {
+            visit(Some(Node::SecondIoApic));
+        }
+        if self.in_kernel() {
+            // The paravirtual clock.
+            visit(None);
+        }
+        for place in 0..self.machine.virtio_transports() {
+            visit(Some(Node::Transport(place)));
+        }
+        if self.machine.has_event_device() {
+            visit(Some(Node::Ged));
+        }
+    }
+
     /// Visits the devices on a bus, with their positions on it.
     pub(super) fn on_bus(&self, bus: Bus, visit: &mut dyn FnMut(usize, Node)) {
         match (bus, self.board()) {
@@ -361,6 +386,13 @@ impl Tree<'_> {
                     .filter(|index| self.machine.ide_channel((*index).into()) == Some(channel));
                 for (position, index) in drives.enumerate() {
                     visit(position, Node::Plugged(index));
+                }
+            }
+            (Bus::Virtio(place), _) => {
+                let plugged = 0..self.machine.plugged().len() as u8;
+                let is_it = |index: &u8| self.virtio_place(*index) == Some(place);
+                for index in plugged.filter(is_it) {
+                    visit(0, Node::Plugged(index));
                 }
             }
             (Bus::Floppy, _) => {
@@ -399,6 +431,16 @@ impl Tree<'_> {
                 for (position, node) in devices.filter(|(_, n)| has_hpet || *n != Node::Hpet) {
                     visit(first + position, *node);
                 }
+                if board == Board::Microvm {
+                    // Behind the four of the list, one of them not modelled.
+                    let mut position = 4;
+                    self.microvm_devices(&mut |node| {
+                        if let Some(node) = node {
+                            visit(position, node);
+                        }
+                        position += 1;
+                    });
+                }
             }
             (bus, _) => {
                 let mut position = 0;
@@ -429,6 +471,12 @@ impl Tree<'_> {
         }
     }
 
+    /// The place of a virtio device in memory, by its position in the machine's list.
+    fn virtio_place(&self, index: u8) -> Option<u8> {
+        let drive = self.machine.plugged().get(usize::from(index))?.drive()?;
+        self.machine.virtio_place_of(drive)
+    }
+
     /// Whether it could come and go with the machine running: QEMU says so of all PCI devices that the
     /// user adds.
     pub(super) fn is_pluggable(&self, node: Node) -> bool {
@@ -448,9 +496,14 @@ impl Tree<'_> {
     /// The bus that a device is on.
     pub(super) fn parent_bus(&self, node: Node) -> Option<Node> {
         match node {
-            Node::FwCfg | Node::PciHost | Node::IoApic | Node::Hpet | Node::Flash(_) => {
-                Some(Node::SystemBus)
-            }
+            Node::FwCfg
+            | Node::PciHost
+            | Node::IoApic
+            | Node::SecondIoApic
+            | Node::Ged
+            | Node::Transport(_)
+            | Node::Hpet
+            | Node::Flash(_) => Some(Node::SystemBus),
             Node::IsaBridge if self.board() == Board::Microvm => Some(Node::SystemBus),
             Node::HostBridge | Node::IsaBridge | Node::PowerManagement | Node::Ide => {
                 Some(Node::PciBus)
@@ -470,6 +523,12 @@ impl Tree<'_> {
                         return None;
                     };
                     self.machine.ide_channel(index.into()).map(Node::IdeBus)
+                }
+                Some("virtio-bus") => {
+                    let Node::Plugged(index) = node else {
+                        return None;
+                    };
+                    self.virtio_place(index).map(Node::VirtioBus)
                 }
                 Some("floppy-bus") => Some(Node::FloppyBus),
                 Some("PCI") => {
@@ -556,6 +615,7 @@ impl Tree<'_> {
                 visit("pci.0", Node::PciBus);
             }
             Node::IsaBridge => visit("isa.0", Node::IsaBus),
+            Node::Transport(place) => visit(&virtio_bus(place), Node::VirtioBus(place)),
             Node::Ide => {
                 for (channel, name) in ide::BUSES.into_iter().enumerate() {
                     visit(name, Node::IdeBus(channel as u8));
@@ -583,6 +643,7 @@ impl Tree<'_> {
             Node::PciBus => Some(Bus::Pci),
             Node::IsaBus => Some(Bus::Isa),
             Node::IdeBus(channel) => Some(Bus::Ide(channel)),
+            Node::VirtioBus(place) => Some(Bus::Virtio(place)),
             Node::FloppyBus => Some(Bus::Floppy),
             Node::BelowBridge(bridge) => Some(Bus::Below(bridge)),
             _ => None,
@@ -672,6 +733,7 @@ impl Tree<'_> {
             Node::Lapic(index) => Node::Cpu(index),
             Node::IsaBus => Node::IsaBridge,
             Node::IdeBus(_) => Node::Ide,
+            Node::VirtioBus(place) => Node::Transport(place),
             Node::FloppyBus => Node::Fdc,
             Node::BelowBridge(index) => Node::Plugged(index),
             Node::Plugged(index) => {
@@ -695,6 +757,9 @@ impl Tree<'_> {
             | Node::I8042
             | Node::Port92
             | Node::PowerManagement
+            | Node::SecondIoApic
+            | Node::Ged
+            | Node::Transport(_)
             | Node::Ide
             | Node::Fdc => Node::Unattached,
         })
@@ -762,6 +827,14 @@ impl Tree<'_> {
             Err(_) => Err(fmt::Error),
         }
     }
+}
+
+/// The name of the bus of a place for a virtio device in memory.
+pub(super) fn virtio_bus(place: u8) -> Name {
+    let mut name = Name::new();
+    // A word and a number fit.
+    let _ = write!(name, "{}{place}", machine::BUS_PREFIX);
+    name
 }
 
 fn numbered(what: &str, number: usize) -> Name {

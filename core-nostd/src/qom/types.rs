@@ -333,6 +333,8 @@ static TYPES: &[PlainType] = &[
     concrete("ISA", "bus", BUS),
     concrete("PCI", "bus", BUS),
     concrete("System", "bus", BUS),
+    base("virtio-bus", "bus", &[]),
+    concrete("virtio-mmio-bus", "virtio-bus", BUS),
     base("chardev", "object", &[]),
     base("chardev-fd", "chardev", &[]),
     concrete("chardev-file", "chardev-fd", &[]),
@@ -354,7 +356,9 @@ static TYPES: &[PlainType] = &[
     base("ide-device", "device", &[]),
     base("virtio-pci", "pci-device", &[]),
     base("virtio-blk-pci-base", "virtio-pci", &[]),
+    base("virtio-device", "device", &[]),
     base("sys-bus-device", "device", &[]),
+    concrete("acpi-ged", "sys-bus-device", &[]),
     base("fw_cfg", "sys-bus-device", &[]),
     base("ioapic-common", "sys-bus-device", &[]),
     concrete("isabus-bridge", "sys-bus-device", &[]),
@@ -567,7 +571,10 @@ fn own_properties(this: Type, with_defaults: bool, visit: &mut dyn FnMut(Propert
                 });
             }
         }
-        Type::Device(class) => class_properties(class.properties, with_defaults, visit),
+        Type::Device(class) => {
+            class_properties(class.properties, with_defaults, visit);
+            class_properties(class.shared(), with_defaults, visit);
+        }
         Type::Cpu(_) => {}
     }
 }

@@ -390,6 +390,16 @@ events! {
 
     // ---- Virtio -------------------------------------------------------------------------------
 
+    /// A virtio device in memory is read.
+    virtio_mmio_read(offset: u64) "virtio_mmio_read offset 0x{x}"
+    /// A virtio device in memory is written.
+    virtio_mmio_write_offset(offset: u64, value: u32) "virtio_mmio_write offset 0x{x} value 0x{x}"
+    /// A legacy driver of a virtio device in memory says how large pages are.
+    virtio_mmio_guest_page(size: u32, shift: u8) "guest page size 0x{x} shift {}"
+    /// A driver of a virtio device in memory sets up a queue.
+    virtio_mmio_queue_write(value: u32, max_size: u16) "mmio_queue write 0x{x} max {}"
+    /// The interrupt of a virtio device in memory changes.
+    virtio_mmio_setting_irq(level: bool) "virtio_mmio setting IRQ {}"
     /// A driver says that a queue has buffers.
     virtio_queue_notify(n: u16) "n {}"
     /// A driver sets the device status.

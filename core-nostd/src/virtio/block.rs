@@ -21,6 +21,7 @@ use super::queue::{
     Buffer, QueueError, RING_EVENT_IDX, RING_INDIRECT_DESC, RING_PACKED, SIZE_MAX, copy_from,
     copy_to, length, skip,
 };
+use super::transport::mmio::{self, VirtioMmio};
 use super::transport::pci::{Interfaces, Kind, SavedDevice, VirtioPci};
 use super::{CONFIG_MAX, Common, Virtio, feature, status};
 use crate::devices::block::{
@@ -30,6 +31,7 @@ use crate::devices::class::{
     BOOT_INDEX, DeviceClass, Property, PropertyKind, PropertyValues, Value,
 };
 use crate::devices::{Context, Width};
+use crate::irq::IrqLine;
 use crate::memory::GuestRam;
 use crate::pci::msix::VECTORS_MAX;
 use crate::state::StateError;
@@ -156,26 +158,19 @@ pub(crate) const fn word(name: &'static str, kind: PropertyKind, doc: &'static s
     }
 }
 
-/// What `-device virtio-blk-pci` takes.
+/// Type name of a disk on PCI.
+pub(crate) const PCI_NAME: &str = "virtio-blk-pci";
+/// Type name of a disk in memory.
+pub(crate) const MMIO_NAME: &str = "virtio-blk-device";
+
+/// What `-device virtio-blk-pci` takes, beside [`PROPERTIES`].
 pub static PCI_CLASS: DeviceClass = DeviceClass {
-    name: "virtio-blk-pci",
+    name: PCI_NAME,
     parent: "virtio-blk-pci-base",
     bus: Some("PCI"),
     doc: "virtio disk",
     user_creatable: true,
     properties: &[
-        Property {
-            name: BOOT_INDEX,
-            kind: PropertyKind::Int32,
-            default: Value::Unset,
-            doc: "place among what firmware boots from",
-        },
-        flag(
-            "config-wce",
-            true,
-            "whether the driver may switch the write cache",
-        ),
-        number("cyls", PropertyKind::Uint32, 0, "cylinders; 0 for a guess"),
         word(
             "disable-legacy",
             ON_OFF_AUTO,
@@ -186,21 +181,6 @@ pub static PCI_CLASS: DeviceClass = DeviceClass {
             false,
             "whether it does not follow virtio 1.0",
         ),
-        flag("discard", true, "whether it knows discards"),
-        number(
-            "discard_granularity",
-            PropertyKind::Size,
-            u32::MAX as u64,
-            "bytes that a discard is best a multiple of",
-        ),
-        DRIVE,
-        flag("event_idx", true, "whether notifications are by index"),
-        number("heads", PropertyKind::Uint32, 0, "heads; 0 for a guess"),
-        flag(
-            "indirect_desc",
-            true,
-            "whether descriptors may be in tables of their own",
-        ),
         flag("ioeventfd", true, "whether the kernel takes notifications"),
         Property {
             name: "iothread",
@@ -209,83 +189,124 @@ pub static PCI_CLASS: DeviceClass = DeviceClass {
             doc: "id of the thread that serves the queues",
         },
         number(
-            "logical_block_size",
-            PropertyKind::Size,
-            0,
-            "bytes of a logical block; 0 for 512",
-        ),
-        number(
-            "max-discard-sectors",
-            PropertyKind::Uint32,
-            SECTORS_MAX,
-            "sectors of one discard at most",
-        ),
-        number(
-            "max-write-zeroes-sectors",
-            PropertyKind::Uint32,
-            SECTORS_MAX,
-            "sectors of zeros of one request at most",
-        ),
-        number(
-            "min_io_size",
-            PropertyKind::Size,
-            0,
-            "bytes of the least request that is good",
-        ),
-        number(
-            "num-queues",
-            PropertyKind::Uint16,
-            u16::MAX as u64,
-            "queues; one for each processor by default",
-        ),
-        number(
-            "opt_io_size",
-            PropertyKind::Size,
-            0,
-            "bytes of the best request",
-        ),
-        flag("packed", false, "whether queues are packed rings"),
-        number(
-            "physical_block_size",
-            PropertyKind::Size,
-            0,
-            "bytes of a physical block; 0 for 512",
-        ),
-        number(
-            "queue-size",
-            PropertyKind::Uint16,
-            256,
-            "descriptors of a queue",
-        ),
-        word("rerror", ON_ERROR, "what is done about a failed read"),
-        number(
-            "secs",
-            PropertyKind::Uint32,
-            0,
-            "sectors of a track; 0 for a guess",
-        ),
-        Property {
-            name: "serial",
-            kind: PropertyKind::Text,
-            default: Value::Unset,
-            doc: "serial number, of which 20 bytes are shown",
-        },
-        flag("share-rw", false, "whether others may write to the drive"),
-        number(
             "vectors",
             PropertyKind::Uint32,
             u32::MAX as u64,
             "MSI-X vectors; one for each queue and one more by default",
         ),
-        word("werror", ON_ERROR, "what is done about a failed write"),
-        word(
-            "write-cache",
-            ON_OFF_AUTO,
-            "whether writes may wait for a flush",
-        ),
-        flag("write-zeroes", true, "whether it knows how to write zeros"),
     ],
 };
+
+/// What `-device virtio-blk-device` takes: [`PROPERTIES`].
+pub static MMIO_CLASS: DeviceClass = DeviceClass {
+    name: MMIO_NAME,
+    parent: "virtio-device",
+    bus: Some("virtio-bus"),
+    doc: "virtio disk in memory",
+    user_creatable: true,
+    properties: &[],
+};
+
+/// What every virtio disk takes.
+pub static PROPERTIES: &[Property] = &[
+    Property {
+        name: BOOT_INDEX,
+        kind: PropertyKind::Int32,
+        default: Value::Unset,
+        doc: "place among what firmware boots from",
+    },
+    flag(
+        "config-wce",
+        true,
+        "whether the driver may switch the write cache",
+    ),
+    number("cyls", PropertyKind::Uint32, 0, "cylinders; 0 for a guess"),
+    flag("discard", true, "whether it knows discards"),
+    number(
+        "discard_granularity",
+        PropertyKind::Size,
+        u32::MAX as u64,
+        "bytes that a discard is best a multiple of",
+    ),
+    DRIVE,
+    flag("event_idx", true, "whether notifications are by index"),
+    number("heads", PropertyKind::Uint32, 0, "heads; 0 for a guess"),
+    flag(
+        "indirect_desc",
+        true,
+        "whether descriptors may be in tables of their own",
+    ),
+    number(
+        "logical_block_size",
+        PropertyKind::Size,
+        0,
+        "bytes of a logical block; 0 for 512",
+    ),
+    number(
+        "max-discard-sectors",
+        PropertyKind::Uint32,
+        SECTORS_MAX,
+        "sectors of one discard at most",
+    ),
+    number(
+        "max-write-zeroes-sectors",
+        PropertyKind::Uint32,
+        SECTORS_MAX,
+        "sectors of zeros of one request at most",
+    ),
+    number(
+        "min_io_size",
+        PropertyKind::Size,
+        0,
+        "bytes of the least request that is good",
+    ),
+    number(
+        "num-queues",
+        PropertyKind::Uint16,
+        u16::MAX as u64,
+        "queues; one for each processor by default",
+    ),
+    number(
+        "opt_io_size",
+        PropertyKind::Size,
+        0,
+        "bytes of the best request",
+    ),
+    flag("packed", false, "whether queues are packed rings"),
+    number(
+        "physical_block_size",
+        PropertyKind::Size,
+        0,
+        "bytes of a physical block; 0 for 512",
+    ),
+    number(
+        "queue-size",
+        PropertyKind::Uint16,
+        256,
+        "descriptors of a queue",
+    ),
+    word("rerror", ON_ERROR, "what is done about a failed read"),
+    number(
+        "secs",
+        PropertyKind::Uint32,
+        0,
+        "sectors of a track; 0 for a guess",
+    ),
+    Property {
+        name: "serial",
+        kind: PropertyKind::Text,
+        default: Value::Unset,
+        doc: "serial number, of which 20 bytes are shown",
+    },
+    flag("share-rw", false, "whether others may write to the drive"),
+    word("werror", ON_ERROR, "what is done about a failed write"),
+    word(
+        "write-cache",
+        ON_OFF_AUTO,
+        "whether writes may wait for a flush",
+    ),
+    flag("write-zeroes", true, "whether it knows how to write zeros"),
+];
 
 /// Sectors of one discard, or of zeros, at most.
 const SECTORS_MAX: u64 = 0x3f_ffff;
@@ -944,43 +965,76 @@ impl VirtioBlock {
     }
 }
 
-impl BlockController for VirtioPci<VirtioBlock> {
-    fn next_request<'a>(
-        &'a mut self,
-        cx: &mut Context<'_>,
-        segments: &'a mut Segments,
-    ) -> Option<Request<'a>> {
-        self.with_device(cx, |disk, cx| disk.next(cx.ram, segments))
-    }
+/// Makes a disk behind a transport a controller.
+macro_rules! controller {
+    ($carrier:ty) => {
+        impl BlockController for $carrier {
+            fn next_request<'a>(
+                &'a mut self,
+                cx: &mut Context<'_>,
+                segments: &'a mut Segments,
+            ) -> Option<Request<'a>> {
+                self.with_device(cx, |disk, cx| disk.next(cx.ram, segments))
+            }
 
-    fn take_cancelled(&mut self) -> Option<DriveId> {
-        self.device_mut().take_cancelled()
-    }
+            fn take_cancelled(&mut self) -> Option<DriveId> {
+                self.device_mut().take_cancelled()
+            }
 
-    fn take_notified(&mut self) -> Option<DriveId> {
-        self.device_mut().take_notified()
-    }
+            fn take_notified(&mut self) -> Option<DriveId> {
+                self.device_mut().take_notified()
+            }
 
-    fn request_done(
-        &mut self,
-        cx: &mut Context<'_>,
-        _drive: DriveId,
-        tag: u32,
-        outcome: Outcome,
-        _bytes: &[u8],
-    ) {
-        self.with_device(cx, |disk, cx| disk.done(cx.ram, tag, outcome));
-    }
+            fn request_done(
+                &mut self,
+                cx: &mut Context<'_>,
+                _drive: DriveId,
+                tag: u32,
+                outcome: Outcome,
+                _bytes: &[u8],
+            ) {
+                self.with_device(cx, |disk, cx| disk.done(cx.ram, tag, outcome));
+            }
 
-    fn medium_changed(&mut self, cx: &mut Context<'_>, _drive: DriveId, medium: Option<Medium>) {
-        self.with_device(cx, |disk, _| disk.change_medium(medium));
-    }
+            fn medium_changed(
+                &mut self,
+                cx: &mut Context<'_>,
+                _drive: DriveId,
+                medium: Option<Medium>,
+            ) {
+                self.with_device(cx, |disk, _| disk.change_medium(medium));
+            }
+        }
+    };
 }
+
+controller!(VirtioPci<VirtioBlock>);
+controller!(VirtioMmio<VirtioBlock>);
 
 impl VirtioBlock {
     fn take_cancelled(&mut self) -> Option<DriveId> {
         core::mem::take(&mut self.cancelled).then_some(self.drive)
     }
+}
+
+/// A virtio disk in memory.
+pub type VirtioBlkMmio = VirtioMmio<VirtioBlock>;
+
+/// A disk in memory with these properties, for a machine with so many processors, behind legacy registers or modern ones, with the line
+/// that it interrupts by.
+///
+/// # Errors
+/// The property that has a value the device can't have.
+pub fn mmio(
+    values: &PropertyValues,
+    cpus: u16,
+    drive: DriveId,
+    legacy: bool,
+    line: IrqLine,
+) -> Result<VirtioBlkMmio, &'static str> {
+    let settings = Settings::new(values, cpus)?;
+    let disk = VirtioBlock::new(settings, mmio::features(legacy), drive);
+    Ok(VirtioMmio::new(DEVICE_TYPE, legacy, line, disk))
 }
 
 /// A virtio disk on PCI.
@@ -1020,7 +1074,8 @@ pub fn pci(
 }
 
 impl SavedDevice for VirtioBlock {
-    const NAME: &'static str = PCI_CLASS.name;
+    const NAME: &'static str = PCI_NAME;
+    const MMIO_NAME: &'static str = MMIO_NAME;
     const VERSION: u16 = 1;
     type Saved = Saved;
 
@@ -1064,10 +1119,10 @@ impl SavedDevice for VirtioBlock {
         let mut loaded = [None; REQUESTS_MAX];
         let mut again = 0;
         for (slot, request) in requests {
-            let queue = self.common.queue(request.queue);
-            let is_head = queue.is_some_and(|queue| request.buffer.head < queue.ring.size());
+            // Whatever its buffer is, it is looked at again.
+            let is_known = self.common.queue(request.queue).is_some();
             match loaded.get_mut(usize::from(slot)) {
-                Some(place @ None) if is_head => *place = Some(request),
+                Some(place @ None) if is_known => *place = Some(request),
                 _ => return Err(StateError::Invalid("requests")),
             }
             again |= u128::from(!request.has_ended) << slot;

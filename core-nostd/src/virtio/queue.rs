@@ -180,9 +180,13 @@ impl VirtQueue {
         self.state.size
     }
 
-    /// Changes the number of descriptors. Nothing happens where it is 0 or above [`SIZE_MAX`].
+    /// Changes the number of descriptors. Nothing happens where it is 0 or above [`SIZE_MAX`], nor while
+    /// buffers are in use, or places behind the new end: no driver does that.
     pub fn set_size(&mut self, size: u16) {
-        if (1..=SIZE_MAX).contains(&size) {
+        let state = &self.state;
+        let fits = !state.is_packed
+            || packed::place(state.taken) < size && packed::place(state.returned) < size;
+        if (1..=SIZE_MAX).contains(&size) && state.in_use == 0 && fits {
             self.state.size = size;
         }
     }
@@ -752,6 +756,20 @@ mod tests {
         queue.set_size(0);
         queue.set_size(SIZE_MAX + 1);
         assert_eq!(queue.size(), SIZE);
+    }
+
+    #[test]
+    fn a_queue_in_use_keeps_its_size() {
+        let (ram, mut queue) = (Ram::new(), queue());
+        offer(&ram, 0, 3);
+        queue.take(&ram, 0).unwrap();
+        queue.set_size(1);
+        assert_eq!(queue.size(), SIZE);
+        let saved = queue.save();
+        assert_eq!(queue.load(&saved), Ok(()));
+        queue.give_back(&ram, buffer(3), 0).unwrap();
+        queue.set_size(1);
+        assert_eq!(queue.size(), 1);
     }
 
     #[test]

@@ -204,7 +204,7 @@ pub struct Backend {
     pub on_write_error: Cell<OnError>,
     /// How requests fare.
     pub status: Cell<BlockDeviceIoStatus>,
-    /// Whether that is of interest: some errors stop the machine.
+    /// Whether that is of interest to its device.
     pub has_status: Cell<bool>,
     /// Whether writes end before they are on stable storage.
     pub write_cache: Cell<bool>,
@@ -243,6 +243,14 @@ impl Backend {
             changed: Changed::default(),
             failed: RefCell::default(),
         })
+    }
+
+    /// Whether it is told how requests fare: some errors stop the machine.
+    pub fn has_status(&self) -> bool {
+        let stops = |policy: OnError| matches!(policy, OnError::Stop | OnError::Enospc);
+        let write = self.on_write_error.get();
+        let stops = stops(write) || write == OnError::Auto || stops(self.on_read_error.get());
+        self.has_status.get() && stops
     }
 
     /// Its name.

@@ -460,10 +460,32 @@ impl Driver for Blkdebug {
     }
 
     fn describe(&self) -> Description {
+        let mut config = "";
+        for (name, value) in &self.options {
+            match (&**name, value) {
+                ("config", OptionValue::Text(text)) => config = text,
+                // A name can't tell of it.
+                _ => {
+                    return Description {
+                        filename: None,
+                        options: self.options.clone(),
+                    };
+                }
+            }
+        }
+        let below = self.image.node().driver().describe().filename;
         Description {
-            filename: None,
+            filename: below.map(|below| format!("blkdebug:{config}:{below}")),
             options: self.options.clone(),
         }
+    }
+
+    fn has_dirty_flag(&self) -> bool {
+        self.image.node().driver().has_dirty_flag()
+    }
+
+    fn is_filter(&self) -> bool {
+        true
     }
 
     // Rules may fail whatever would be asked for.

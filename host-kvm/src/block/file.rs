@@ -214,6 +214,8 @@ pub struct File {
     /// What is locked.
     locked: Cell<Need>,
     discards: Cell<Discards>,
+    /// What a flush has failed with: see [`Driver::flush`].
+    lost: Cell<Option<Errno>>,
     pool: Pool,
 }
 
@@ -266,11 +268,16 @@ impl File {
     ) -> Result<Self, Refusal> {
         let filename_text = filename.strip_prefix("file:").unwrap_or(filename);
         let failed = |error| format!("Could not open '{filename_text}': {}", errno_text(error));
-        let facts = std::fs::metadata(filename_text);
-        let is_special = facts.as_ref().is_ok_and(|facts| {
-            facts.file_type().is_block_device() || facts.file_type().is_char_device()
-        });
-        if name == "host_device" && facts.is_ok() && !is_special {
+        let kind = std::fs::metadata(filename_text).ok();
+        let kind = kind.map(|facts| facts.file_type());
+        let is_special = kind.is_some_and(|kind| kind.is_block_device() || kind.is_char_device());
+        let is_other = kind.is_some_and(|kind| !kind.is_file()) && !is_special;
+        if name == "file" && is_other {
+            return Err(format!(
+                "'file' driver requires '{filename_text}' to be a regular file"
+            ));
+        }
+        if name == "host_device" && kind.is_some() && !is_special {
             return Err(format!(
                 "'host_device' driver requires '{filename_text}' to be either a character or block device"
             ));
@@ -306,6 +313,7 @@ impl File {
             handle: RefCell::new(Arc::new(handle)),
             locked: Cell::new(Need::NONE),
             discards: Cell::default(),
+            lost: Cell::new(None),
             pool,
         };
         file.measure().map_err(failed)?;
@@ -433,8 +441,21 @@ impl Driver for File {
         })
     }
 
+    // The kernel tells of writes that it could not do once, and what it had of them is gone then: where it kept them for
+    // us, no later flush may count as one that made everything stable.
     fn flush(&self) -> Io<'_> {
-        self.work(|handle| rustix::fs::fdatasync(handle.fd()))
+        if let Some(error) = self.lost.get() {
+            return super::throttle::refuse(error);
+        }
+        let direct = self.handle.borrow().direct;
+        let flushed = self.work(|handle| rustix::fs::fdatasync(handle.fd()));
+        Box::pin(async move {
+            let result = flushed.await;
+            if !direct && let Err(error) = result {
+                self.lost.set(Some(error));
+            }
+            result
+        })
     }
 
     fn resize<'a>(&'a self, length: u64) -> Boxed<'a, Result<(), Refusal>> {

@@ -174,4 +174,8 @@ impl Driver for Verify {
     fn has_dirty_flag(&self) -> bool {
         self.raw.node().driver().has_dirty_flag()
     }
+
+    fn is_filter(&self) -> bool {
+        true
+    }
 }

@@ -10,15 +10,17 @@ use thimble_monitor::schema::results::{
 };
 
 use super::backend::{Backend, Count, FLUSH, READ, Statistics, UNMAP, WRITE};
-use super::node::Node;
+use super::node::{Child, Node};
 use super::throttle::{BPS, BPS_READ, BPS_WRITE, IOPS, IOPS_READ, IOPS_WRITE, Limit, Limits};
 
 /// What is told of a node.
 pub struct NodeInfo {
     node: Rc<Node>,
     filename: String,
-    /// The image below, in what is shown of this one.
+    /// The image below, in what is shown of this one; or what a filter is on.
     backing: Option<Box<NodeInfo>>,
+    /// It is a filter, and has no image below.
+    is_filter: bool,
     limits: Limits,
     group: Option<String>,
     write_back: bool,
@@ -27,12 +29,12 @@ pub struct NodeInfo {
 impl NodeInfo {
     /// Of a node by itself.
     pub fn new(node: &Rc<Node>) -> Self {
-        let below = node.driver().children();
-        let backing = below.iter().find(|child| child.role() == "backing");
+        let backing = node.below();
         Self {
             node: node.clone(),
             filename: node.filename(),
             backing: backing.map(|child| Box::new(Self::new(child.node()))),
+            is_filter: node.driver().is_filter(),
             limits: Limits::default(),
             group: None,
             write_back: true,
@@ -87,6 +89,7 @@ impl NodeInfo {
         let backing_file = self
             .backing
             .as_ref()
+            .filter(|_| !self.is_filter)
             .map(|backing| backing.filename.as_str());
         let mut depth = 0;
         let mut below = self.backing.as_ref();
@@ -170,7 +173,7 @@ impl<'d> DriveInfo<'d> {
                 locked: self.tray.is_some_and(|(_, locked)| locked),
                 inserted,
                 tray_open: self.tray.map(|(open, _)| open),
-                io_status: Some(self.drive.status.get()).filter(|_| self.drive.has_status.get()),
+                io_status: Some(self.drive.status.get()).filter(|_| self.drive.has_status()),
             });
         };
         match &self.medium {
@@ -184,6 +187,8 @@ impl<'d> DriveInfo<'d> {
 pub struct StatsInfo {
     drive: Option<Rc<Backend>>,
     node: Option<Rc<Node>>,
+    /// What is below is told of, too, which lists of nodes don't, who have it anyway.
+    deep: bool,
 }
 
 impl StatsInfo {
@@ -193,6 +198,7 @@ impl StatsInfo {
         Self {
             drive: Some(drive.clone()),
             node: root.as_ref().map(|root| root.node().clone()),
+            deep: true,
         }
     }
 
@@ -201,6 +207,14 @@ impl StatsInfo {
         Self {
             drive: None,
             node: Some(node.clone()),
+            deep: false,
+        }
+    }
+
+    fn of_child(&self, child: &Child) -> Self {
+        Self {
+            deep: self.deep,
+            ..Self::of_node(child.node())
         }
     }
 
@@ -212,10 +226,12 @@ impl StatsInfo {
             .unwrap_or_default();
         let of = |role: &[&str]| {
             let found = children.iter().find(|child| role.contains(&child.role()));
-            found.map(|child| Self::of_node(child.node()))
+            found.map(|child| self.of_child(child))
         };
         // Where its data are, and the image below.
-        let (parent, backing) = (of(&["file", "image", "test"]), of(&["backing"]));
+        let parent = of(&["file", "image", "raw"]);
+        let backing = node.filter(|_| self.deep).and_then(|node| node.below());
+        let backing = backing.map(|child| self.of_child(child));
         let device = self.drive.as_ref().map(|drive| drive.device.borrow());
         let device = device.as_ref().and_then(|device| device.as_ref());
         let statistics = self

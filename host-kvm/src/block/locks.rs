@@ -93,23 +93,6 @@ pub(super) fn give_up(fd: BorrowedFd<'_>, old: Need, new: Need) {
     }
 }
 
-/// Takes one permission and shares all, for a file that is no node: a chip of the system flash. False if somebody does not
-/// let it; true, too, where the file system has no locks.
-pub(crate) fn take_one(fd: BorrowedFd<'_>, permission: Permissions) -> bool {
-    let bit = bit_of(permission);
-    let locked = set(fd, libc::F_RDLCK, USES + bit) || {
-        let error = std::io::Error::last_os_error().raw_os_error();
-        !matches!(error, Some(libc::EAGAIN | libc::EACCES))
-    };
-    locked && !is_taken(fd, UNSHARED + bit)
-}
-
-/// Does not let others have a permission, as another process might.
-#[cfg(test)]
-pub(crate) fn unshare(fd: BorrowedFd<'_>, permission: Permissions) -> bool {
-    set(fd, libc::F_RDLCK, UNSHARED + bit_of(permission))
-}
-
 fn bit_of(permission: Permissions) -> i64 {
     i64::from(permission.bits().trailing_zeros())
 }

@@ -24,7 +24,7 @@ pub mod executor;
 pub mod file;
 pub mod filters;
 mod info;
-pub(crate) mod locks;
+mod locks;
 pub mod node;
 pub mod null;
 mod open;
@@ -361,7 +361,7 @@ impl Graph {
                 false => IoOperationType::Write,
             },
             action,
-            nospace: drive.has_status.get().then_some(error == Errno::NOSPC),
+            nospace: drive.has_status().then_some(error == Errno::NOSPC),
             reason: name(&file::errno_text(error)),
         });
         match action {
@@ -374,7 +374,7 @@ impl Graph {
             }
             BlockErrorAction::Report => self.end(request, Err(error), Vec::new()),
             BlockErrorAction::Stop => {
-                if drive.has_status.get() && drive.status.get() == BlockDeviceIoStatus::Ok {
+                if drive.has_status() && drive.status.get() == BlockDeviceIoStatus::Ok {
                     drive.status.set(match error {
                         Errno::NOSPC => BlockDeviceIoStatus::Nospace,
                         _ => BlockDeviceIoStatus::Failed,

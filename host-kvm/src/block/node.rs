@@ -569,6 +569,18 @@ impl Node {
         self.driver.resize(length).await
     }
 
+    /// The child whose storage this one's is, wherever what was changed since isn't in it: what a filter is on, or the
+    /// image below.
+    pub fn below(&self) -> Option<&Child> {
+        let is_filter = self.driver.is_filter();
+        let is_it = |role: &str| match is_filter {
+            true => matches!(role, "file" | "image" | "raw"),
+            false => role == "backing",
+        };
+        let mut children = self.driver.children().into_iter();
+        children.find(|child| is_it(child.role()))
+    }
+
     /// Its name for users: that of the image, or in JSON what it is made of.
     pub fn filename(&self) -> String {
         let description = self.driver.describe();

@@ -6,7 +6,7 @@ use std::rc::{Rc, Weak};
 use thimble_core::qmp::Parser;
 use thimble_monitor::schema::arguments::{
     BlockdevOptions, BlockdevOptionsFile, BlockdevOptionsNull, BlockdevOptionsRaw,
-    BlockdevOptionsThrottle, BlockdevOptionsVariant, BlockdevRef, BlockdevReopen,
+    BlockdevOptionsThrottle, BlockdevOptionsVariant, BlockdevRef,
 };
 use thimble_monitor::schema::{
     BlockdevAioOptions, BlockdevDetectZeroesOptions, BlockdevDiscardOptions, BlockdevDriver,
@@ -209,8 +209,12 @@ impl Graph {
         Ok(())
     }
 
-    fn register(&self, node: Rc<Node>) -> Rc<Node> {
-        self.nodes.borrow_mut().push(Rc::downgrade(&node));
+    /// Lists a node at a place, or as the newest.
+    fn register(&self, node: Rc<Node>, place: usize) -> Rc<Node> {
+        let mut nodes = self.nodes.borrow_mut();
+        let place = place.min(nodes.len());
+        nodes.insert(place, Rc::downgrade(&node));
+        drop(nodes);
         node
     }
 
@@ -229,6 +233,13 @@ impl Graph {
         }
         let mut settings = settings(options, inherited)?;
         let name = self.name_of(options)?;
+        // As with QEMU those that test others are older than what is made with them.
+        let place = match options.variant {
+            BlockdevOptionsVariant::Blkdebug(_) | BlockdevOptionsVariant::Blkverify(_) => {
+                self.nodes().len()
+            }
+            _ => usize::MAX,
+        };
         let child = |reference: &BlockdevRef<'_>, role: &'static str| {
             self.child(reference, role, &name, settings.into())
         };
@@ -256,16 +267,17 @@ impl Graph {
                 let file = child(&throttle.file, "file")?;
                 Box::new(Throttle::new(file, group))
             }
-            BlockdevOptionsVariant::Blkverify(verify) => Box::new(Verify {
-                test: child(&verify.test, "test")?,
-                raw: child(&verify.raw, "raw")?,
-            }),
+            BlockdevOptionsVariant::Blkverify(verify) => {
+                let raw = child(&verify.raw, "raw")?;
+                let test = child(&verify.test, "test")?;
+                Box::new(Verify { test, raw })
+            }
             BlockdevOptionsVariant::Blkdebug(debug) => {
                 let image = child(&debug.image, "image")?;
                 Box::new(Blkdebug::new(image, debug)?)
             }
         };
-        Ok(self.register(Node::new(name, driver, settings)?))
+        Ok(self.register(Node::new(name, driver, settings)?, place))
     }
 
     fn group_of(&self, throttle: &BlockdevOptionsThrottle<'_>) -> Result<Rc<Group>, Refusal> {
@@ -343,10 +355,13 @@ impl Graph {
     ///
     /// # Errors
     /// In QEMU's words where it has some.
-    pub fn reopen(&self, all: &BlockdevReopen<'_>) -> Result<(), Refusal> {
+    pub fn reopen<'m>(
+        &self,
+        all: &mut dyn Iterator<Item = BlockdevOptions<'m>>,
+    ) -> Result<(), Refusal> {
         let mut changed: Vec<(Rc<Node>, Settings, Option<Change>)> = Vec::new();
         let result = self.drained(|| {
-            all.options.clone().try_for_each(|options| {
+            for options in all {
                 let name = options.node_name.ok_or("node-name not specified")?;
                 let name = text(name)?;
                 let node = self.node(name);
@@ -363,8 +378,8 @@ impl Graph {
                         last.2 = Some(old_driver);
                     }
                 }
-                Ok::<(), Refusal>(())
-            })
+            }
+            Ok::<(), Refusal>(())
         });
         if result.is_err() {
             for (node, old, driver) in changed.into_iter().rev() {
@@ -486,6 +501,20 @@ impl Graph {
         };
         let named = given.format.as_deref().or(option("driver"));
         let filename = given.filename.as_deref().filter(|name| !name.is_empty());
+        // A name may say that it is a file's, or of what is none.
+        let filename = filename.map(|name| name.strip_prefix("file:").unwrap_or(name));
+        if let Some(null) = filename.and_then(|name| name.strip_suffix("://"))
+            && matches!(null, "null-co" | "null-aio")
+        {
+            let mut given = given.clone();
+            given.filename = None;
+            let key = match given.format.as_deref() {
+                Some(format) if format.starts_with("null-") => "driver",
+                _ => "file.driver",
+            };
+            given.options.push((key.to_owned(), null.to_owned()));
+            return self.open_medium(&given);
+        }
         let below = given
             .options
             .iter()
@@ -506,6 +535,9 @@ impl Graph {
                 true => format!("format={driver} is not available"),
                 false => format!("Unknown driver '{driver}'"),
             });
+        }
+        if named == Some("raw") && filename.is_none() && !below {
+            return Err("A block device must be specified for \"file\"".to_owned());
         }
         let (driver, probed) = match named {
             Some(driver) => (driver.to_owned(), false),
@@ -580,7 +612,7 @@ impl Graph {
         let backing = Child::new(&node, format!("node '{name}'"), "backing", Need::NONE)?;
         let overlay = Overlay::new(backing, length, self.pool.clone())?;
         let overlay = Node::new(name, Box::new(overlay), settings)?;
-        Ok(Some(self.register(overlay)))
+        Ok(Some(self.register(overlay, usize::MAX)))
     }
 
     /// The format of an image that nobody has told.

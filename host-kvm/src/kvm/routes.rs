@@ -1,6 +1,6 @@
 //! Which interrupts the machine's own I/O APIC sends, as the kernel must know it with
 //! `kernel-irqchip=split`: a local APIC tells of the end of an interrupt (KVM_EXIT_IOAPIC_EOI) only
-//! if a route of the first 24 numbers has its vector as level-triggered.
+//! if a route of the first 48 numbers has its vector as level-triggered.
 //!
 //! Interrupts are sent as messages, past the routes. So only routes of level-triggered entries are
 //! told: a guest without them, such as most before they have drivers, costs no call.
@@ -16,13 +16,27 @@ use super::error::KvmError;
 use super::vm::Vm;
 use thimble_core::trace::events;
 
-/// What each input of the I/O APIC sends, and what the kernel knows of it.
-#[derive(Debug, Default)]
+/// What each input of both I/O APICs sends.
+type Levels = [Option<Msi>; INPUTS];
+/// Inputs that there may be.
+pub(super) const INPUTS: usize = 2 * PINS;
+
+/// What each input of the I/O APICs sends, and what the kernel knows of it.
+#[derive(Debug)]
 pub struct Routes {
     /// Level-triggered entries that are not masked.
-    levels: [Option<Msi>; PINS],
+    levels: Levels,
     /// The kernel knows of others.
     stale: bool,
+}
+
+impl Default for Routes {
+    fn default() -> Self {
+        Self {
+            levels: [None; INPUTS],
+            stale: false,
+        }
+    }
 }
 
 impl Routes {

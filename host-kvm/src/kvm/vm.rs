@@ -18,7 +18,7 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use thimble_core::irq::Msi;
-use thimble_core::irq::ioapic::{self, IoApicState};
+use thimble_core::irq::ioapic::IoApicState;
 use thimble_core::irq::pic::SavedPic;
 use thimble_core::memory::{Backing, GuestRam, MemoryMap, Region};
 
@@ -247,7 +247,7 @@ impl Vm {
                 cap: KVM_CAP_SPLIT_IRQCHIP,
                 ..Default::default()
             };
-            cap.args[0] = ioapic::PINS as u64;
+            cap.args[0] = routes::INPUTS as u64;
             vm.fd
                 .enable_cap(&cap)
                 .map_err(KvmError::call("creating the local APICs"))?;

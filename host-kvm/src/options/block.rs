@@ -1,5 +1,6 @@
 //! `-drive`, `-blockdev` and their short forms: images, and what they are behind.
 
+use thimble_core::devices::pflash::UNITS_MAX;
 use thimble_core::qmp::Parser;
 use thimble_monitor::schema::arguments::BlockdevOptions;
 use thimble_monitor::schema::{BlockdevDetectZeroesOptions, read_option};
@@ -20,15 +21,18 @@ pub enum Interface {
     Virtio,
     /// A floppy drive.
     Floppy,
+    /// A chip of the system flash.
+    Pflash,
 }
 
 impl Interface {
     /// QEMU's names of all interfaces, those that are not available among them.
-    const NAMES: [(&'static str, Option<Self>); 8] = [
+    const NAMES: [(&'static str, Option<Self>); 9] = [
         ("none", Some(Self::None)),
         ("ide", Some(Self::Ide)),
         ("virtio", Some(Self::Virtio)),
         ("floppy", Some(Self::Floppy)),
+        ("pflash", Some(Self::Pflash)),
         ("scsi", None),
         ("sd", None),
         ("mtd", None),
@@ -47,6 +51,7 @@ impl Interface {
             Self::None => 0,
             Self::Ide => 1,
             Self::Floppy => 3,
+            Self::Pflash => 4,
             Self::Virtio => 7,
         }
     }
@@ -55,7 +60,7 @@ impl Interface {
     fn units(self) -> u64 {
         match self {
             Self::Ide | Self::Floppy => 2,
-            Self::None | Self::Virtio => 0,
+            Self::None | Self::Virtio | Self::Pflash => 0,
         }
     }
 }
@@ -107,7 +112,11 @@ pub(super) static DRIVE: OptsTable = OptsTable {
         number("unit", "unit number"),
         number("index", "place among the drives of the interface"),
         SubOption::new("media", Kind::Text, "disk or cdrom"),
-        SubOption::new("if", Kind::Text, "interface: ide, virtio, floppy, none"),
+        SubOption::new(
+            "if",
+            Kind::Text,
+            "interface: ide, virtio, floppy, pflash, none",
+        ),
         SubOption::new("file", Kind::Text, "the image"),
         SubOption::new("id", Kind::Text, "name of the drive"),
         SubOption::new("snapshot", Kind::Bool, "writes go to a temporary file"),
@@ -274,10 +283,11 @@ fn place(
     }
     let buses = match interface {
         Interface::Ide => 2,
-        Interface::Floppy => 1,
+        Interface::Floppy | Interface::Pflash => 1,
         Interface::None | Interface::Virtio => u64::MAX,
     };
-    if bus >= buses {
+    let is_beyond = interface == Interface::Pflash && unit >= UNITS_MAX as u64;
+    if bus >= buses || is_beyond {
         let name = interface.name();
         return Err(format!(
             "machine type does not support if={name},bus={bus},unit={unit}"
@@ -427,13 +437,16 @@ mod tests {
             "if=virtio",
             "if=virtio",
             "if=none",
+            "if=pflash,readonly=on",
+            "if=pflash",
         ]);
         let drives = drives.unwrap();
         let names: Vec<_> = drives.iter().map(|drive| drive.id.as_str()).collect();
         assert_eq!(
             names,
             [
-                "ide0-hd0", "ide0-hd1", "ide1-cd0", "ide1-hd1", "virtio0", "virtio1", "none0"
+                "ide0-hd0", "ide0-hd1", "ide1-cd0", "ide1-hd1", "virtio0", "virtio1", "none0",
+                "pflash0", "pflash1"
             ]
         );
         assert!(drives[2].image.read_only && !drives[0].image.read_only);
@@ -458,6 +471,10 @@ mod tests {
             ("discard=foo", "Invalid discard option"),
         ] {
             assert_eq!(all(&[text]).unwrap_err(), reason, "{text}");
+        }
+        for text in ["if=pflash,unit=2", "if=pflash,index=2"] {
+            let reason = "machine type does not support if=pflash,bus=0,unit=2";
+            assert_eq!(all(&[text]).unwrap_err(), reason);
         }
         let twice = all(&["if=none,id=a", "if=none,id=a"]);
         assert_eq!(twice.unwrap_err(), "Duplicate ID 'a' for drive");

@@ -12,7 +12,6 @@ use super::boot::{BOOT, OPTION_ROM, OptionRom};
 use super::descriptors;
 use super::device::{self, Classes, DeviceText};
 use super::machine::{self, ACCEL_HELP, MachineOptions};
-use super::pflash;
 use thimble_core::qmp::Parser;
 use thimble_monitor::owner::objects::{write_properties, write_types};
 use thimble_monitor::schema::arguments::Audiodev;
@@ -376,14 +375,6 @@ impl Builder {
     }
 
     pub(super) fn drive(&mut self, value: &str) -> Done {
-        let is_flash = |(key, value): &(String, Option<String>)| {
-            key == "if" && value.as_deref() == Some("pflash")
-        };
-        if super::opts::split(value).iter().any(is_flash) {
-            let flash = &mut self.options.flash;
-            flash.push(pflash::parse(value, flash)?);
-            return Ok(());
-        }
         let drive = block::parse(value, &self.origin, &self.options.blocks)?;
         if let Some(warning) = drive.warning {
             self.options

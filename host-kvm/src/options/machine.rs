@@ -1,5 +1,6 @@
 //! The board, the accelerators, memory and processors: `-machine -accel -m -smp`.
 
+use thimble_core::devices::pflash::UNITS_MAX;
 use thimble_core::firmware::smbios::EntryPoint;
 use thimble_core::qom::cpu_type;
 use thimble_monitor::schema::results::MachineInfo;
@@ -147,6 +148,8 @@ pub struct MachineOptions {
     pub mem_merge: bool,
     /// The id of the memory backend that guest RAM is made of, if one is named.
     pub memory_backend: Option<String>,
+    /// A PC's chips of the system flash: names of their drives or nodes.
+    pub pflash: [Option<String>; UNITS_MAX],
     /// Whether firmware may expect a graphical console.
     pub graphics: bool,
     /// microvm: whether there is a serial port.
@@ -159,6 +162,10 @@ pub struct MachineOptions {
     pub smbios: EntryPoint,
     /// Whether a PC has an HPET.
     pub hpet: bool,
+    /// microvm: whether there is a second I/O APIC; `None`: where the controllers allow it.
+    pub ioapic2: Option<bool>,
+    /// microvm: whether a kernel's command line gets what the kernel can't find by itself.
+    pub auto_kernel_cmdline: bool,
 }
 
 impl Default for MachineOptions {
@@ -171,12 +178,15 @@ impl Default for MachineOptions {
             dump_guest_core: true,
             mem_merge: true,
             memory_backend: None,
+            pflash: [None, None],
             graphics: true,
             isa_serial: true,
             pit: true,
             acpi: true,
             smbios: EntryPoint::Bits32,
             hpet: true,
+            ioapic2: None,
+            auto_kernel_cmdline: true,
         }
     }
 }
@@ -260,18 +270,32 @@ pub(super) static MACHINE: OptsTable = OptsTable {
             Kind::Text,
             "id of the memory backend that guest RAM is made of",
         ),
+        SubOption::new(
+            "pflash0",
+            Kind::Text,
+            "pc: node with the firmware, in flash",
+        ),
+        SubOption::new(
+            "pflash1",
+            Kind::Text,
+            "pc: node with the firmware's settings, in flash",
+        ),
         SubOption::new("suppress-vmdesc", Kind::Absent("there is no migration"), ""),
         SubOption::new("max-ram-below-4g", Kind::Absent("the split is fixed"), ""),
         SubOption::new("max-fw-size", Kind::Absent("the limit is fixed"), ""),
         SubOption::new("dtb", Kind::Absent("there are no device trees"), ""),
         SubOption::new("dumpdtb", Kind::Absent("there are no device trees"), ""),
         SubOption::new("pcie", Kind::Only(&["off", "auto"], NOT_MODELLED), ""),
-        SubOption::new("ioapic2", Kind::Only(&["off", "auto"], NOT_MODELLED), ""),
+        SubOption::new(
+            "ioapic2",
+            Kind::Word(&["on", "off", "auto"]),
+            "microvm: a second I/O APIC",
+        ),
         SubOption::new("x-option-roms", Kind::Only(&["off"], NOT_MODELLED), ""),
         SubOption::new(
             "auto-kernel-cmdline",
-            Kind::Only(&["off"], NOT_MODELLED),
-            "",
+            Kind::Bool,
+            "microvm: what a kernel can't find by itself is added to its command line",
         ),
     ],
 };
@@ -349,8 +373,18 @@ impl MachineOptions {
         if let Some(acpi) = given.text("acpi") {
             self.acpi = acpi != "off";
         }
-        if given.text("isa-serial").is_some() && self.kind != MachineKind::Microvm {
-            return Err(format!("Property '{}.isa-serial' not found", self.name));
+        self.auto_kernel_cmdline = flag("auto-kernel-cmdline", self.auto_kernel_cmdline);
+        match given.text("ioapic2") {
+            Some("auto") => self.ioapic2 = None,
+            Some(word) => self.ioapic2 = Some(word == "on"),
+            None => {}
+        }
+        if self.kind != MachineKind::Microvm {
+            for key in ["isa-serial", "auto-kernel-cmdline", "ioapic2"] {
+                if given.text(key).is_some() {
+                    return Err(format!("Property '{}-machine.{key}' not found", self.name));
+                }
+            }
         }
         if let Some(entry) = given.text("smbios-entry-point-type") {
             if self.kind != MachineKind::Pc {
@@ -363,6 +397,18 @@ impl MachineOptions {
                 "64" => EntryPoint::Bits64,
                 _ => EntryPoint::Bits32,
             };
+        }
+        for (unit, pflash) in self.pflash.iter_mut().enumerate() {
+            let Some(name) = given.owned(&format!("pflash{unit}")) else {
+                continue;
+            };
+            if self.kind != MachineKind::Pc {
+                let machine = self.name;
+                return Err(format!(
+                    "Property '{machine}-machine.pflash{unit}' not found"
+                ));
+            }
+            *pflash = Some(name).filter(|name| !name.is_empty());
         }
         if given.text("hpet").is_some() && self.kind != MachineKind::Pc {
             return Err(format!("Property '{}-machine.hpet' not found", self.name));

@@ -15,7 +15,6 @@ mod introspect;
 mod machine;
 mod numa;
 pub mod opts;
-mod pflash;
 mod smbios;
 mod table;
 mod values;
@@ -46,7 +45,6 @@ pub use machine::{
     MachineKind, MachineOptions, Smp, visit_machines,
 };
 pub use numa::NumaOptions;
-pub use pflash::FlashOption;
 pub use smbios::{SmbiosGiven, SmbiosOption, parse_release};
 pub use values::{Rtc, RtcBase, RtcClock};
 
@@ -152,8 +150,6 @@ pub struct Options {
     pub escape_key: u8,
     /// Block nodes and drives, in order.
     pub blocks: Vec<BlockOption>,
-    /// Files of the system flash.
-    pub flash: Vec<FlashOption>,
     /// Devices to add.
     pub devices: Vec<DeviceOption>,
     /// Defaults of properties, for [`Options::defaults_of`].
@@ -244,7 +240,6 @@ impl Default for Options {
             qtest_log: None,
             escape_key: crate::chardev::DEFAULT_ESCAPE_KEY,
             blocks: Vec::new(),
-            flash: Vec::new(),
             devices: Vec::new(),
             globals: Vec::new(),
             paused: false,
@@ -287,7 +282,9 @@ impl Options {
 
     /// Whether the firmware is not ours, so that it starts kernels in its own way.
     pub fn has_own_firmware(&self) -> bool {
-        self.bios.is_some() || !self.flash.is_empty()
+        let is_flash = |option: &BlockOption| matches!(option, BlockOption::Drive(drive) if drive.interface == Interface::Pflash);
+        let has_flash = self.machine.pflash[0].is_some() || self.blocks.iter().any(is_flash);
+        self.bios.is_some() || has_flash
     }
 
     /// The file that a firmware name means: itself if it exists, else the first one of that name

@@ -1,5 +1,6 @@
 //! What firmware is told about booting, and option ROMs.
 
+use thimble_core::devices::class::Value;
 use thimble_core::devices::fdc;
 use thimble_core::firmware::BootSettings;
 use thimble_core::firmware::FwCfgError;
@@ -69,7 +70,7 @@ fn picture_file(picture: &[u8]) -> Option<&'static str> {
     }
 }
 
-/// Puts the board's floppy drives and the option ROMs, which it reads, into the boot order.
+/// Reads the option ROMs.
 ///
 /// # Errors
 /// A ROM that can't be read or has no place.
@@ -77,12 +78,6 @@ pub(super) fn add_option_roms(
     options: &Options,
     machine: &mut Machine<'static>,
 ) -> Result<(), OptionError> {
-    machine
-        .add_floppies_to_boot_order(&options.defaults_of(&fdc::CLASS))
-        .map_err(|(name, error)| {
-            let origin = format!("-global {}.{name}", fdc::CLASS.name);
-            OptionError::new(&origin, &error.to_string())
-        })?;
     for rom in &options.option_roms {
         let refused = |reason: &str| OptionError::new(&rom.origin, reason);
         let path = options.find_firmware(&rom.file);
@@ -96,6 +91,28 @@ pub(super) fn add_option_roms(
                 }
                 error => refused(&error.to_string()),
             })?;
+    }
+    Ok(())
+}
+
+/// Adds floppy drives to the boot order, which are in it by the controller's properties, whether they are there or not.
+///
+/// # Errors
+/// Another device has the place.
+pub(super) fn add_floppies(
+    options: &Options,
+    machine: &mut Machine<'static>,
+) -> Result<(), OptionError> {
+    let values = options.defaults_of(&fdc::CLASS);
+    for (name, path) in fdc::BOOT_INDICES.into_iter().zip(fdc::BOOT_PATHS) {
+        let index = match values.get(name) {
+            Value::Int(index) => i32::try_from(*index).unwrap_or(-1),
+            _ => -1,
+        };
+        machine.add_boot_entry(index, path).map_err(|error| {
+            let origin = format!("-global {}.{name}={index}", fdc::CLASS.name);
+            OptionError::new(&origin, &error.to_string())
+        })?;
     }
     Ok(())
 }

@@ -46,7 +46,7 @@ pub(super) fn devices(options: &Options) -> Result<Vec<DeviceOption>, OptionErro
             continue;
         };
         let (class, bus) = match (drive.interface, drive.cdrom) {
-            (Interface::None, _) => continue,
+            (Interface::None | Interface::Pflash, _) => continue,
             (Interface::Virtio, _) => ("virtio-blk-pci", None),
             (Interface::Ide, false) => ("ide-hd", Some(format!("ide.{}", drive.bus))),
             (Interface::Ide, true) => ("ide-cd", Some(format!("ide.{}", drive.bus))),
@@ -149,7 +149,8 @@ pub(super) fn attach(
     let Some(number) = plugged.drive() else {
         return Err(format!("'{class}' has no drive"));
     };
-    let virtio = class.starts_with("virtio-blk");
+    // The device with the drive is one below the function.
+    let virtio = class == "virtio-blk-pci";
     let removable = matches!(class, "ide-cd" | "floppy");
     let path = match plugged.place() {
         Place::Id(id) => format!("/machine/peripheral/{id}"),

@@ -6,7 +6,7 @@ use thimble_core::firmware::boot::{self, Module, Request};
 use thimble_core::firmware::loader::{self, Protocol};
 use thimble_core::machine::RamLayout;
 
-use super::{open, read_file};
+use super::{cmdline, open, read_file};
 use crate::memory::PAGE;
 use crate::options::{OptionError, Options};
 use crate::{error_text, report};
@@ -16,17 +16,21 @@ use crate::{error_text, report};
 pub(super) struct Kernel {
     pub(super) file: &'static [u8],
     pub(super) initrd: &'static [u8],
+    /// Its command line.
+    pub(super) append: &'static str,
     /// What the boot ROM does; empty where other firmware is to start the kernel in its own way.
     pub(super) table: &'static [u8],
 }
 
 impl Kernel {
     /// Reads `-kernel` and `-initrd`, and finds out how the kernel is to be started.
-    /// Its memory ends with so many bytes of ACPI tables.
+    /// Its memory ends with so many bytes of ACPI tables. The processor's counter has so many ticks a second, where a guest can't
+    /// find that out for sure.
     pub(super) fn load(
         options: &Options,
         layout: RamLayout,
         acpi: usize,
+        tsc_hz: Option<u64>,
     ) -> Result<Self, OptionError> {
         let Some(path) = options.kernel.as_deref() else {
             return Ok(Self::default());
@@ -37,11 +41,11 @@ impl Kernel {
             // The firmware may know kernels that we do not.
             Err(_) if options.has_own_firmware() => {
                 let initrd = initrd_file(options)?;
-                let table = &[];
                 return Ok(Self {
                     file,
                     initrd,
-                    table,
+                    append: cmdline::of(options, None).leak(),
+                    table: &[],
                 });
             }
             Err(error) => {
@@ -70,9 +74,12 @@ impl Kernel {
                 initrd
             }
         };
+        // Other kernels would not know the word.
+        let tsc_hz = tsc_hz.filter(|_| plan.protocol == Protocol::Linux);
+        let append: &'static str = cmdline::of(options, tsc_hz).leak();
         let request = Request {
             path: path.as_bytes(),
-            append: options.append.as_deref().unwrap_or_default().as_bytes(),
+            append: append.as_bytes(),
             modules: &modules,
             modules_size: initrd.len() as u32,
             low_ram: layout.low,
@@ -93,6 +100,7 @@ impl Kernel {
         Ok(Self {
             file,
             initrd,
+            append,
             table: table.leak(),
         })
     }

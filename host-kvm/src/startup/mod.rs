@@ -2,6 +2,7 @@
 //! here, with one line that names the option.
 
 mod boot;
+mod cmdline;
 mod drives;
 mod kernel;
 mod plug;
@@ -24,6 +25,7 @@ use thimble_core::machine::{Board, CLASSES, Config, HIGH_RAM_BASE, Irqchip, Mach
 use thimble_core::pci::piix4_pm;
 use thimble_core::qom::{Processor, Tree};
 use thimble_core::trace::events;
+use thimble_core::virtio::transport::mmio;
 use thimble_monitor::MONITOR_OUT_MAX;
 use thimble_monitor::schema::EventText;
 use tz::TimeZone;
@@ -48,8 +50,8 @@ use crate::messages;
 use crate::monitors::Monitors;
 use crate::objects::{Defaults, Mapping, MemoryBackend, Objects};
 use crate::options::{
-    self, Accel, DEFAULT_CPU, KernelIrqchip, MEMORY_MAX, MEMORY_UNIT, MachineKind, OptionError,
-    Options, Parsed, RtcBase,
+    self, Accel, BlockOption, DEFAULT_CPU, Interface, KernelIrqchip, MEMORY_MAX, MEMORY_UNIT,
+    MachineKind, OptionError, Options, Parsed, RtcBase,
 };
 use crate::qtest::{self, QtestServer};
 use crate::soft::{self, Determinism, SoftCpus, Wires};
@@ -158,9 +160,14 @@ fn check_globals(options: &Options) -> Result<(), OptionError> {
             let sleep = piix4_pm::CLASS.properties;
             let is_sleep = class.name == piix4_pm::CLASS.name
                 && sleep.iter().any(|own| own.name == property.name);
-            let free = [devices::kernel::LOST_TICK_POLICY, hpet::MSI, fdc::FALLBACK];
-            let is_free = free.contains(&property.name);
-            if is_sleep || is_free || fdc::BOOT_INDICES.contains(&property.name) {
+            let free = [
+                devices::kernel::LOST_TICK_POLICY,
+                hpet::MSI,
+                fdc::FALLBACK,
+                mmio::FORCE_LEGACY,
+            ];
+            let is_order = fdc::BOOT_INDICES.contains(&property.name);
+            if is_sleep || is_order || free.contains(&property.name) {
                 continue;
             }
             if given.get(property.name) != fixed.get(property.name) {
@@ -229,6 +236,12 @@ pub fn build(mut options: Box<Options>) -> Result<EventLoop, OptionError> {
         (None, Accelerator::Kvm(kvm)) => kvm::Irqchip::best(kvm),
         _ => kvm::Irqchip::On,
     };
+    if let (Some(true), Accelerator::Kvm(_), kvm::Irqchip::On) =
+        (options.machine.ioapic2, &accelerator, kernel_irqchip)
+    {
+        let reason = "the kernel's own controllers are one I/O APIC: use kernel-irqchip=split";
+        return Err(OptionError::new("-machine ioapic2=on", reason));
+    }
     let cpuid = cpuid_table(options, &accelerator, kernel_irqchip)?;
     let waker = Arc::new(Waker::new().map_err(&internal)?);
     let call = ExecutorCall::new(waker.clone());
@@ -245,19 +258,21 @@ pub fn build(mut options: Box<Options>) -> Result<EventLoop, OptionError> {
         )
         .map_err(|error| failure("-overcommit mem-lock=on")(error.into()))?;
     }
-    let flash = open_flash(options, board)?;
-    let mut firmware = match flash {
-        Some(_) => Vec::new(),
-        None => firmware(options)?,
+    let guest_ram: &Ram = leak(&ram);
+    blocks.set_ram(guest_ram);
+    drives::open(options, &blocks)?;
+    let (mut flash, contents) = open_flash(options, board, &blocks)?;
+    let (mut firmware, flash_rom) = match flash.is_empty() {
+        true => (firmware(options)?, None),
+        false => {
+            let rom = Rom::new(&contents).map_err(&internal)?;
+            (Vec::new(), Some(Arc::new(rom)))
+        }
     };
-    let flash_rom = match &flash {
-        Some(flash) => Some(Arc::new(Rom::new(flash.contents()).map_err(&internal)?)),
-        None => None,
-    };
-    let (chips, below) = match (&flash, &flash_rom) {
-        (Some(flash), Some(rom)) => flash.units(leak(rom)),
+    let (chips, below) = match &flash_rom {
+        Some(rom) => flash.place(leak(rom)),
         // Its content comes once all that it tells is known; until then these are zeros that cost no memory.
-        _ => ([None; _], &*vec![0; firmware.len()].leak()),
+        None => ([None; _], &*vec![0; firmware.len()].leak()),
     };
 
     let user_tables = tables::of_user(options)?;
@@ -265,7 +280,8 @@ pub fn build(mut options: Box<Options>) -> Result<EventLoop, OptionError> {
         true => acpi::image_size(&user_tables),
         false => 0,
     };
-    let kernel = Kernel::load(options, layout, acpi_size)?;
+    let tsc_hz = matches!(accelerator, Accelerator::Soft).then_some(soft::TSC_HZ);
+    let kernel = Kernel::load(options, layout, acpi_size, tsc_hz)?;
     let has_kernel = !kernel.table.is_empty();
     let numa = tables::numa_of(options, nodes);
     let rtc_start = rtc_base(options.rtc.base);
@@ -283,6 +299,8 @@ pub fn build(mut options: Box<Options>) -> Result<EventLoop, OptionError> {
         acpi: options.machine.acpi,
         hpet: options.machine.hpet,
         hpet_msi: options.defaults_of(&hpet::CLASS).is_on(hpet::MSI),
+        ioapic2: options.machine.ioapic2 != Some(false),
+        virtio_mmio_legacy: options.defaults_of(&mmio::CLASS).is_on(mmio::FORCE_LEGACY),
         floppy_fallback: fdc::fallback(&options.defaults_of(&fdc::CLASS)),
         sleep: piix4_pm::sleep_states(&options.defaults_of(&piix4_pm::CLASS)),
         ram: leak::<Ram>(&ram),
@@ -298,7 +316,7 @@ pub fn build(mut options: Box<Options>) -> Result<EventLoop, OptionError> {
         numa,
         kernel: kernel.file,
         initrd: kernel.initrd,
-        cmdline: options.append.clone().unwrap_or_default().leak().as_bytes(),
+        cmdline: kernel.append.as_bytes(),
         graphics: options.machine.graphics && !options.nographic,
         boot_settings: boot::settings(options)?,
         boot: kernel.table,
@@ -324,14 +342,12 @@ pub fn build(mut options: Box<Options>) -> Result<EventLoop, OptionError> {
         let place = chardev(&mut chardevs, &monitor.chardev)?;
         monitors.add(place, monitor.language);
     }
-    let guest_ram: &Ram = leak(&ram);
-    blocks.set_ram(guest_ram);
-    drives::open(options, &blocks)?;
     let mut bridge_state = BridgeState::default();
-    if let Some(flash) = flash {
-        bridge_state.flash = flash.files;
-    }
+    bridge_state.flash = flash.changes();
     let consoles = &mut bridge_state.consoles;
+    if board == Board::Pc {
+        boot::add_floppies(options, &mut machine)?;
+    }
     boot::add_option_roms(options, &mut machine)?;
     let disks = plug_devices(
         options,
@@ -475,6 +491,7 @@ pub fn build(mut options: Box<Options>) -> Result<EventLoop, OptionError> {
         objects,
         made,
         blocks,
+        flash,
         drive_options: options.blocks.clone(),
     };
     let waits = settings.preconfig || !settings.autostart;
@@ -496,20 +513,30 @@ pub fn build(mut options: Box<Options>) -> Result<EventLoop, OptionError> {
     })
 }
 
-/// The board's flash chips, if it has some.
-fn open_flash(options: &Options, board: Board) -> Result<Option<Flash>, OptionError> {
-    if let (Some(drive), false) = (options.flash.first(), board == Board::Pc) {
-        let unit = drive.unit;
-        let reason = format!("machine type does not support if=pflash,bus=0,unit={unit}");
-        return Err(OptionError::new(&drive.origin, &reason));
+/// The board's flash chips, and all that is in them.
+fn open_flash(
+    options: &Options,
+    board: Board,
+    blocks: &Graph,
+) -> Result<(Flash, Vec<u8>), OptionError> {
+    if board != Board::Pc {
+        for option in &options.blocks {
+            if let BlockOption::Drive(drive) = option
+                && drive.interface == Interface::Pflash
+            {
+                let unit = drive.unit;
+                let reason = format!("machine type does not support if=pflash,bus=0,unit={unit}");
+                return Err(OptionError::new(&drive.origin, &reason));
+            }
+        }
     }
-    let flash = Flash::open(&options.flash)?;
-    if let (Some(_), Some(bios)) = (&flash, &options.bios) {
+    let opened = Flash::open(options, blocks)?;
+    if let (false, Some(bios)) = (opened.0.is_empty(), &options.bios) {
         report(format_args!(
             "warning: -bios {bios}: not used, as firmware is in flash"
         ));
     }
-    Ok(flash)
+    Ok(opened)
 }
 
 /// Makes what `-object` asks for, and guest RAM: of one of these objects, or of a new one.

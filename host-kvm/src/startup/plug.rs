@@ -29,7 +29,7 @@ pub(super) fn plug_devices(
                     plugging: Plugging<'_, 'static>,
                     behind: &dyn Fn(&str) -> Option<String>| {
         let mut lines = Vec::new();
-        for property in properties.class().properties {
+        for property in properties.class().all_properties() {
             if property.kind == PropertyKind::Chardev
                 && let Some(id) = behind(property.name)
             {
@@ -39,8 +39,7 @@ pub(super) fn plug_devices(
         let refused = |reason: &str| drives::refused(origin, reason);
         let has_drive = properties
             .class()
-            .properties
-            .iter()
+            .all_properties()
             .any(|property| property.kind == PropertyKind::Drive);
         let thread = match properties.text("iothread") {
             Some(id) => Some(made.link_iothread(id).map_err(|reason| refused(&reason))?),
@@ -109,10 +108,14 @@ pub(super) fn plug_devices(
         };
         plug(&origin, &properties, board(place), &|_| Some(id.clone()))?;
     }
+    // Disks of the board's own controllers come with the board; others behind the user's devices.
     let drives = drives::devices(options)?;
-    for (index, device) in options.devices.iter().chain(&drives).enumerate() {
-        // Disks of the board's own controllers.
-        let on_board = index >= options.devices.len() && !is_virtio(device.properties.class());
+    let (others, boards): (Vec<_>, Vec<_>) = drives
+        .iter()
+        .partition(|device| is_virtio(device.properties.class()));
+    let boards = boards.into_iter().map(|device| (device, true));
+    let later = options.devices.iter().chain(others);
+    for (device, on_board) in boards.chain(later.map(|device| (device, false))) {
         let what = match device.properties.class().name {
             name if name == debugcon::CLASS.name => "debugcon",
             name if name == parallel::CLASS.name => "parallel",

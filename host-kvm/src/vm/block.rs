@@ -7,7 +7,7 @@ use thimble_core::devices::block::{Data, DriveId, Request};
 use thimble_core::machine::RunState;
 use thimble_monitor::owner::block::{Blocks, DriveName, NewMedium, Unheard};
 use thimble_monitor::schema::arguments::{
-    BlockIOThrottle, BlockLatencyHistogramSet, BlockdevOptions, BlockdevReopen,
+    BlockIOThrottle, BlockLatencyHistogramSet, BlockdevOptions,
 };
 use thimble_monitor::schema::results::{BlockDeviceInfo, BlockInfo, BlockStats};
 use thimble_monitor::schema::{BlockdevChangeReadOnlyMode, EventText};
@@ -128,13 +128,19 @@ impl Vm {
     /// Whether there was anything.
     fn settle_blocks_once(&mut self) -> bool {
         let blocks = self.settings.blocks.clone();
-        let (queued, trays) = {
-            let drives = &mut self.shared.lock().bridge_state.drives;
+        let (queued, trays, sectors) = {
+            let state = &mut self.shared.lock().bridge_state;
             (
-                std::mem::take(&mut drives.queued),
-                std::mem::take(&mut drives.trays),
+                std::mem::take(&mut state.drives.queued),
+                std::mem::take(&mut state.drives.trays),
+                state.flash.take(),
             )
         };
+        if !sectors.is_empty() {
+            let mut failed = self.shared.lock().bridge_state.flash.failed;
+            self.settings.flash.write(&blocks, &sectors, &mut failed);
+            self.shared.lock().bridge_state.flash.failed = failed;
+        }
         let mut any = !queued.is_empty() || !trays.is_empty();
         for (id, open) in trays {
             self.tell_tray(id, open);
@@ -392,7 +398,10 @@ impl Blocks for Vm {
         self.settings.blocks.remove(&text(node)).map_err(refused)
     }
 
-    fn blockdev_reopen(&mut self, options: &BlockdevReopen<'_>) -> Result<(), QmpError> {
+    fn blockdev_reopen<'m>(
+        &mut self,
+        options: &mut dyn Iterator<Item = BlockdevOptions<'m>>,
+    ) -> Result<(), QmpError> {
         self.settings.blocks.reopen(options).map_err(refused)?;
         self.settle_blocks();
         self.tell_media();

@@ -21,7 +21,7 @@ use super::lending::Lending;
 use super::{Accelerator, Guarded, Shared};
 use crate::chardev::{ChardevId, Chardevs};
 use crate::clock::Clock;
-use crate::flash::FlashFiles;
+use crate::flash::FlashChanges;
 use crate::kvm::{self, ExitHandler, SystemEvent, VcpuStop};
 use crate::report;
 use crate::soft::{Surroundings, TSC_HZ};
@@ -97,8 +97,8 @@ impl Pending {
 pub struct BridgeState {
     /// Which device each console of the machine is.
     pub consoles: [Option<ChardevId>; CONSOLES_MAX],
-    /// Where changes of flash go.
-    pub flash: FlashFiles,
+    /// What has changed of flash.
+    pub flash: FlashChanges,
     /// What waits for the main thread.
     pub pending: Pending,
     /// What drives are to do.
@@ -270,7 +270,7 @@ impl Host for Bridge<'_> {
     }
 
     fn flash_changed(&mut self, unit: u8, offset: u32, bytes: &[AtomicU8]) -> bool {
-        self.bridge_state.flash.write(unit, offset, bytes)
+        self.bridge_state.flash.note(unit, offset, bytes.len())
     }
 
     // KVM leaves A20 open: no guest that it runs needs addresses to wrap.
@@ -304,7 +304,7 @@ impl Exits {
                 shared.request_pause();
             }
             shared.wake();
-        } else if !guarded.bridge_state.drives.is_empty() {
+        } else if !guarded.bridge_state.drives.is_empty() || guarded.bridge_state.flash.any() {
             shared.wake();
         }
         if guarded.machine.next_deadline() != before {

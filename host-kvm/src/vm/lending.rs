@@ -32,6 +32,7 @@ use crate::block::executor::Readiness;
 use crate::block::turn::{Caller, Turn};
 use crate::clock::Clock;
 use crate::event_loop::poller::Waker;
+use crate::memory::Ram;
 use crate::objects::{Handler, IoThread};
 use crate::report;
 
@@ -104,7 +105,7 @@ pub(super) struct Disks {
     turn: Arc<Turn>,
     readiness: Readiness,
     call: Arc<ExecutorCall>,
-    ram: &'static dyn GuestRam,
+    ram: &'static Ram,
 }
 
 /// A disk, as the machine's lock guards it.
@@ -185,8 +186,11 @@ impl Lending {
         let Ok(doorbell) = place.slot.doorbell.try_clone() else {
             return false;
         };
-        if let Some(disks) = shared.disks.get() {
-            let _ = disks.call.slot.set(place.slot.clone());
+        if let Some(disks) = shared.disks.get()
+            && disks.call.slot.set(place.slot.clone()).is_ok()
+        {
+            // The guest is past its first steps.
+            disks.ram.use_huge_pages();
         }
         let server = Server {
             slot: place.slot.clone(),
@@ -277,7 +281,7 @@ impl Shared {
         turn: Arc<Turn>,
         readiness: Readiness,
         call: Arc<ExecutorCall>,
-        ram: &'static dyn GuestRam,
+        ram: &'static Ram,
     ) -> std::io::Result<()> {
         let mut slots = Vec::with_capacity(settings.len());
         for DiskSettings {

@@ -52,6 +52,7 @@ use crate::clock::{Clock, monotonic};
 use crate::cpuid::Topology;
 use crate::descriptors::{Passed, sets};
 use crate::event_loop::poller::Waker;
+use crate::flash::Flash;
 use crate::kvm::{Pauser, VcpuStop};
 use crate::log::{Items, Sink};
 use crate::options::{BlockOption, RtcClock};
@@ -302,6 +303,8 @@ pub struct Settings {
     pub made: crate::objects::Objects,
     /// Images and drives.
     pub blocks: Rc<Graph>,
+    /// What is behind the chips of the system flash.
+    pub flash: Flash,
     /// The options that made drives.
     pub drive_options: Vec<BlockOption>,
 }

@@ -80,6 +80,7 @@ fn settings() -> Settings {
         ),
         blocks: Graph::new(crate::block::executor::Executor::new(|| {})),
         drive_options: Vec::new(),
+        flash: crate::flash::Flash::default(),
     }
 }
 

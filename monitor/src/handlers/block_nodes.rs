@@ -33,7 +33,16 @@ pub(crate) fn blockdev_reopen<'m, O: Owner + ?Sized>(
     context: &mut Context<'_, O>,
     arguments: arguments::BlockdevReopen<'m>,
 ) -> Result<(), Fail<'m>> {
-    Ok(context.owner.blockdev_reopen(&arguments)?)
+    let mut options = arguments.options;
+    Ok(context.owner.blockdev_reopen(&mut options)?)
+}
+
+pub(crate) fn x_blockdev_reopen<'m, O: Owner + ?Sized>(
+    context: &mut Context<'_, O>,
+    arguments: arguments::BlockdevOptions<'m>,
+) -> Result<(), Fail<'m>> {
+    let mut options = core::iter::once(arguments);
+    Ok(context.owner.blockdev_reopen(&mut options)?)
 }
 
 pub(crate) fn query_named_block_nodes<'m, O: Owner + ?Sized, S: Sink>(

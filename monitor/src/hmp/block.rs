@@ -51,11 +51,7 @@ pub(super) static COMMANDS: &[Command] = &[
     ),
     command(
         "drive_add",
-        "[-n] [[<domain>:]<bus>:]<slot>\n\
-         [file=file][,if=type][,bus=n]\n\
-         [,unit=m][,media=d][,index=i]\n\
-         [,snapshot=on|off][,cache=on|off]\n\
-         [,readonly=on|off][,copy-on-read=on|off]",
+        "[-n] [[<domain>:]<bus>:]<slot> [file=file][,if=type][,option=value][,...]",
         &[flag(b'n'), required(Kind::Text), required(Kind::Text)],
         "make a drive for a device that is still to come; what is said of a slot is ignored\n\
          -n: a block node instead",

@@ -6,9 +6,7 @@ use thimble_core::machine::Host;
 
 use crate::error::ErrorClass;
 use crate::owner::block::{Blocks, DriveName, NewMedium, Unheard};
-use crate::schema::arguments::{
-    BlockIOThrottle, BlockLatencyHistogramSet, BlockdevOptions, BlockdevReopen,
-};
+use crate::schema::arguments::{BlockIOThrottle, BlockLatencyHistogramSet, BlockdevOptions};
 use crate::schema::results::{BlockDeviceInfo, BlockInfo, BlockStats};
 use crate::{InMemory, QmpError};
 
@@ -47,8 +45,11 @@ impl<H: Host> Blocks for InMemory<'_, H> {
         Err(no_node(node))
     }
 
-    fn blockdev_reopen(&mut self, options: &BlockdevReopen<'_>) -> Result<(), QmpError> {
-        match options.options.clone().next() {
+    fn blockdev_reopen<'m>(
+        &mut self,
+        options: &mut dyn Iterator<Item = BlockdevOptions<'m>>,
+    ) -> Result<(), QmpError> {
+        match options.next() {
             None => Ok(()),
             Some(options) => match options.node_name {
                 Some(node) => Err(no_node(node)),

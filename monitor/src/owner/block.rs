@@ -4,9 +4,7 @@ use core::fmt;
 
 use crate::QmpError;
 use crate::schema::BlockdevChangeReadOnlyMode;
-use crate::schema::arguments::{
-    BlockIOThrottle, BlockLatencyHistogramSet, BlockdevOptions, BlockdevReopen,
-};
+use crate::schema::arguments::{BlockIOThrottle, BlockLatencyHistogramSet, BlockdevOptions};
 use crate::schema::results::{BlockDeviceInfo, BlockInfo, BlockStats};
 
 /// How a command names a drive. Both are as the client wrote them.
@@ -63,7 +61,10 @@ pub trait Blocks {
     fn blockdev_del(&mut self, node: &[u8]) -> Result<(), QmpError>;
 
     /// Changes the options of nodes.
-    fn blockdev_reopen(&mut self, options: &BlockdevReopen<'_>) -> Result<(), QmpError>;
+    fn blockdev_reopen<'m>(
+        &mut self,
+        options: &mut dyn Iterator<Item = BlockdevOptions<'m>>,
+    ) -> Result<(), QmpError>;
 
     /// Tells of all nodes, the newest first; unless `flat`, each with the images below it.
     fn visit_block_nodes(&self, flat: bool, visit: &mut dyn FnMut(&BlockDeviceInfo<'_>));

@@ -213,3 +213,58 @@ fn histograms_are_checked() {
         ],
     );
 }
+
+/// What queries tell of drives and nodes of many kinds, each with the options of a command line.
+#[test]
+fn graphs_of_drives_look_the_same() {
+    let queries = [
+        ("query-block", json!({})),
+        ("query-blockstats", json!({})),
+        ("query-blockstats", json!({"query-nodes": true})),
+        ("query-named-block-nodes", json!({"flat": true})),
+        ("query-named-block-nodes", json!({"flat": false})),
+    ];
+    let mut answers = Vec::new();
+    for emulator in crate::emulators() {
+        let mut said = Vec::new();
+        for options in [
+            "-drive file={dir}/a.img,format=raw,if=ide -drive file={dir}/b.img,format=raw,if=virtio",
+            "-drive file={dir}/a.img,format=raw,media=cdrom",
+            "-drive if=none,id=d,file={dir}/a.img,format=raw,cache=writethrough,discard=unmap,detect-zeroes=unmap,\
+             aio=threads",
+            "-drive if=none,id=d,file={dir}/a.img,format=raw,cache=unsafe,readonly=on",
+            "-drive if=none,id=d,file={dir}/a.img,format=raw,copy-on-read=on",
+            "-drive if=none,id=d,file={dir}/a.img,format=raw,werror=stop,rerror=stop -device virtio-blk-pci,drive=d",
+            "-drive if=none,id=d,file={dir}/a.img,format=raw,werror=ignore,rerror=report -device ide-hd,drive=d",
+            "-drive if=none,id=d,file={dir}/a.img,format=raw,werror=report,rerror=stop -device ide-hd,drive=d",
+            "-drive if=none,id=d,file.driver=blkdebug,file.image.driver=file,file.image.filename={dir}/a.img,format=raw",
+            "-drive if=none,id=d,driver=blkdebug,image.driver=file,image.filename={dir}/a.img",
+            "-blockdev raw,node-name=r,offset=4096,size=8192,file.filename={dir}/a.img,file.driver=file \
+             -device virtio-blk-pci,drive=r,id=v",
+            "-drive if=none,id=d,driver=throttle,throttle-group=g,file.driver=null-co \
+             -object throttle-group,id=g,x-iops-total=5",
+            "-drive if=none,id=d,driver=blkverify,test.driver=file,test.filename={dir}/a.img,raw.driver=file,\
+             raw.filename={dir}/b.img",
+            "-drive if=none,id=d,file={dir}/a.img,format=raw,iops=50,bps_rd=100,bps_rd_max=1000,iops_size=4096,group=x",
+            "-blockdev file,node-name=f,filename={dir}/a.img -blockdev raw,node-name=r,file=f \
+             -blockdev copy-on-read,node-name=c,file=r -device virtio-blk-pci,drive=c,id=v",
+            "-blockdev file,node-name=f,filename={dir}/a.img,read-only=on -device ide-cd,drive=f,id=v",
+            "-blockdev null-aio,node-name=f -device virtio-blk-pci,drive=f,id=v,write-cache=off",
+            "-cdrom {dir}/a.img",
+            "-drive file=null-co://,format=raw,if=none,id=d",
+            "-drive file=file:{dir}/a.img,format=raw,if=none,id=d",
+        ] {
+            let instance = with_images(emulator)
+                .args(options.split_whitespace())
+                .start();
+            let mut client = negotiated(&instance);
+            for (command, arguments) in &queries {
+                let text = crate::answer(&instance, &mut client, command, arguments);
+                let text = crate::block_human::without_numbers(&text);
+                said.push((format!("{options}: {command} {arguments}"), text));
+            }
+        }
+        answers.push(said);
+    }
+    crate::compare("commands-block-drive-graphs", &answers);
+}

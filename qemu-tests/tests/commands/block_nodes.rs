@@ -145,6 +145,180 @@ fn options_change_while_nodes_stand() {
 }
 
 #[test]
+fn drivers_change_while_nodes_stand() {
+    let reopen = |options: Value| ("blockdev-reopen", json!({"options": [options]}));
+    let group = |id: &str| {
+        (
+            "object-add",
+            json!({"qom-type": "throttle-group", "id": id}),
+        )
+    };
+    let part = |more: Value| {
+        let mut options = json!({"driver": "raw", "node-name": "r", "file": "f"});
+        for (name, value) in more.as_object().expect("members") {
+            options[name] = value.clone();
+        }
+        options
+    };
+    let null = |node: &str| json!({"driver": "null-co", "node-name": node, "size": 1 << 20});
+    let limited = |group: &str| json!({"driver": "throttle", "node-name": "t", "file": "n", "throttle-group": group});
+    let debugged = |more: Value| {
+        let mut options = json!({"driver": "blkdebug", "node-name": "b", "image": "n"});
+        for (name, value) in more.as_object().expect("members") {
+            options[name] = value.clone();
+        }
+        options
+    };
+    let filter = json!({"driver": "copy-on-read", "node-name": "c", "file": "n"});
+    let verify = json!({"driver": "blkverify", "node-name": "v", "test": "n", "raw": "f"});
+    let mut locking = file("f");
+    locking["locking"] = "off".into();
+    let mut native = file("f");
+    native["aio"] = "native".into();
+    compare_answers(
+        "commands-block-reopen-drivers",
+        with_images,
+        &[
+            group("g"),
+            group("g2"),
+            add(file("f")),
+            add(part(json!({}))),
+            add(null("n")),
+            add(null("n2")),
+            add(limited("g")),
+            add(filter.clone()),
+            add(debugged(json!({}))),
+            add(verify.clone()),
+            reopen(part(json!({"offset": 4096, "size": 8192}))),
+            nodes(),
+            reopen(part(json!({"offset": 4096, "size": 81_920_000}))),
+            reopen(part(json!({"offset": 409_600_000}))),
+            reopen(part(json!({"offset": -1}))),
+            (
+                "blockdev-reopen",
+                json!({"options": [part(json!({})), {"driver": "null-co", "node-name": "nix"}]}),
+            ),
+            nodes(),
+            reopen(part(json!({}))),
+            nodes(),
+            reopen(limited("g2")),
+            nodes(),
+            reopen(limited("nix")),
+            ("object-del", json!({"id": "g"})),
+            ("object-del", json!({"id": "g2"})),
+            reopen(filter),
+            reopen(verify),
+            reopen(debugged(json!({}))),
+            reopen(debugged(json!({"image": "n2"}))),
+            reopen(debugged(json!({"align": 4096}))),
+            reopen(null("n")),
+            reopen(locking),
+            reopen(native),
+            reopen(json!({"driver": "raw", "node-name": "f", "file": "n"})),
+        ],
+    );
+}
+
+#[test]
+fn the_old_name_of_blockdev_reopen_works() {
+    let instance = with_images(Emulator::Thimble).start();
+    let mut client = negotiated(&instance);
+    let image = instance.dir().join("a.img");
+    let mut options = json!({"driver": "file", "node-name": "f", "filename": image.to_str()});
+    command_with(&mut client, "blockdev-add", options.clone());
+    options["read-only"] = true.into();
+    command_with(&mut client, "x-blockdev-reopen", options);
+    let nodes = command_with(&mut client, "query-named-block-nodes", json!({}));
+    assert_eq!(nodes[0]["ro"], true, "{nodes}");
+}
+
+#[test]
+fn rules_come_from_files() {
+    let files: [(&str, &str); 10] = [
+        (
+            "good",
+            "# rules\n\n[inject-error]\nevent = \"read_aio\"\nerrno = \"28\"\nonce = \"on\"\n\n\
+             [set-state]\nevent = \"write_aio\"\nstate = \"1\"\nnew_state = \"2\"\n\
+             [inject-error]\nstate = \"2\"\nevent = \"read_aio\"\nsector = \"3\"\n",
+        ),
+        ("group", "[nix]\nevent = \"read_aio\"\n"),
+        ("event", "[inject-error]\nevent = \"nix\"\n"),
+        ("member", "[inject-error]\nnix = \"read_aio\"\n"),
+        ("none", "event = \"read_aio\"\n"),
+        ("quotes", "[inject-error]\nevent = read_aio\n"),
+        ("missing", "[inject-error]\nerrno = \"5\"\n"),
+        (
+            "number",
+            "[inject-error]\nevent = \"read_aio\"\nerrno = \"x\"\n",
+        ),
+        (
+            "kind",
+            "[inject-error]\nevent = \"read_aio\"\niotype = \"x\"\n",
+        ),
+        ("state", "[set-state]\nevent = \"read_aio\"\n"),
+    ];
+    let launch = |emulator| {
+        let launcher = with_images(emulator);
+        for (name, text) in files {
+            std::fs::write(launcher.dir().join(name), text).expect("a file");
+        }
+        launcher
+    };
+    let image = json!({"driver": "null-co", "read-zeroes": true, "size": 1 << 20});
+    let limits = |more: Value| {
+        let mut options =
+            json!({"driver": "blkdebug", "node-name": "l", "image": {"driver": "null-co"}});
+        for (name, value) in more.as_object().expect("members") {
+            options[name] = value.clone();
+        }
+        add(options)
+    };
+    let mut commands: Vec<(&str, Value)> = files
+        .iter()
+        .map(|(name, _)| *name)
+        .chain(["nope"])
+        .map(|name| {
+            let config = format!("{{dir}}/{name}");
+            add(json!({"driver": "blkdebug", "node-name": name, "config": config, "image": image}))
+        })
+        .collect();
+    commands.push(add(
+        json!({"driver": "raw", "node-name": "r", "file": "good"}),
+    ));
+    for line in [
+        "qemu-io r \"read -q 0 512\"",
+        "qemu-io r \"read -q 0 512\"",
+        "qemu-io r \"write -q 0 512\"",
+        "qemu-io r \"read -q 0 512\"",
+        "qemu-io r \"read -q 1536 512\"",
+    ] {
+        let line = json!({"command-line": line});
+        commands.push(("human-monitor-command", line));
+    }
+    commands.extend([
+        limits(json!({"align": 3})),
+        limits(json!({"align": 4096, "opt-write-zero": 512})),
+        limits(json!({"align": 4096, "max-write-zero": 512})),
+        limits(json!({"align": 4096, "opt-discard": 512})),
+        limits(json!({"align": 4096, "max-discard": 512})),
+        limits(json!({"align": 4096, "max-transfer": 512})),
+        limits(json!({"opt-write-zero": -1})),
+        limits(json!({"opt-discard": 8192, "max-discard": 4096})),
+        limits(json!({"opt-write-zero": 8192, "max-write-zero": 4096})),
+        limits(
+            json!({"align": 512, "max-transfer": 4096, "opt-write-zero": 8192, "max-write-zero": 65536,
+                   "opt-discard": 8192, "max-discard": 32768, "image": "n"}),
+        ),
+        add(json!({"driver": "null-co", "node-name": "n"})),
+        limits(
+            json!({"align": 512, "max-transfer": 4096, "opt-write-zero": 8192, "max-write-zero": 65536,
+                   "opt-discard": 8192, "max-discard": 32768, "image": "n"}),
+        ),
+    ]);
+    compare_answers("commands-block-rules", launch, &commands);
+}
+
+#[test]
 fn thresholds_are_shown() {
     let set = |node: &str, threshold: u64| {
         (

@@ -7,6 +7,7 @@
 //! Guests are small ROMs: see [`roms`]. Thimble runs them with KVM or, as `THIMBLE_ACCEL` says, with its software CPU, QEMU
 //! with its own.
 
+mod bad_storage;
 mod block;
 mod block_human;
 mod block_nodes;

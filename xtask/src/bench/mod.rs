@@ -14,6 +14,7 @@ mod parser;
 mod phases;
 mod roms;
 mod software;
+mod throttling;
 mod wire;
 
 use std::path::{Path, PathBuf};
@@ -57,7 +58,7 @@ struct Row {
 type Measure = fn(&Bench) -> Result<Vec<Row>, String>;
 
 /// All measures by the name that `--only` takes.
-const MEASURES: [(&str, Measure); 22] = [
+const MEASURES: [(&str, Measure); 24] = [
     ("start", measures::start),
     ("boot", measures::boot),
     ("qmp", measures::round_trip),
@@ -80,6 +81,8 @@ const MEASURES: [(&str, Measure); 22] = [
     ("linux", linux::boot),
     ("dumps", dumps::dumps),
     ("disks", disks::reads),
+    ("disks-linux", disks::linux_reads),
+    ("throttling", throttling::limits),
 ];
 
 /// Runs the measures and prints the table. A target that is missed is shown, and no failure.

@@ -43,8 +43,14 @@ pub const DRIVES: usize = 2;
 /// The name of the bus that drives are on.
 pub const BUS: &str = "floppy-bus.0";
 
-/// The properties with the drives' places among what firmware boots from.
+/// Properties with the drives' places in the boot order.
 pub const BOOT_INDICES: [&str; DRIVES] = ["bootindexA", "bootindexB"];
+/// The drives' paths in the boot order.
+pub const BOOT_PATHS: [&str; DRIVES] = [
+    "/pci@i0cf8/isa@1/fdc@03f0/floppy@0",
+    "/pci@i0cf8/isa@1/fdc@03f0/floppy@1",
+];
+
 /// The property with the kind of drives whose kind nothing tells.
 pub const FALLBACK: &str = "fallback";
 
@@ -64,13 +70,13 @@ pub static CLASS: DeviceClass = DeviceClass {
         Property {
             name: BOOT_INDICES[0],
             kind: PropertyKind::Int32,
-            default: Value::Unset,
+            default: Value::Int(-1),
             doc: "place of drive A among what firmware boots from",
         },
         Property {
             name: BOOT_INDICES[1],
             kind: PropertyKind::Int32,
-            default: Value::Unset,
+            default: Value::Int(-1),
             doc: "place of drive B among what firmware boots from",
         },
         Property {

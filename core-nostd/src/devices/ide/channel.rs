@@ -1308,7 +1308,8 @@ impl Channel {
             .1
             .as_ref();
         let is_idle = job.is_none() && matches!(port, Port::Idle | Port::Page);
-        let inside = at <= end && usize::from(end) <= saved.buffer.len();
+        // Where the last transfer was in a buffer that has other contents since is nobody's business.
+        let inside = port == Port::Idle || at <= end && usize::from(end) <= saved.buffer.len();
         if saved.state.selected > 1 || !inside || drive.is_none() && !is_idle {
             return Err(StateError::Invalid("state"));
         }

@@ -481,3 +481,79 @@ fn impossible_state_is_refused() {
     let result = ide.load(saved, &mut bench.context());
     assert_eq!(result, Err(StateError::Invalid("drives")));
 }
+
+/// Tables of regions that no driver makes: each transfer ends in some way, and the drive takes the next command.
+#[test]
+fn hostile_tables_end_transfers() {
+    const LAST: u32 = 1 << 31;
+    let (mut ide, mut bench) = (controller(), Bench::new());
+    // Regions of a few bytes without an end, so that a table of 4 KiB has less than is wanted.
+    let endless: Vec<(u32, u32)> = (0..512).map(|_| (0x2000, 2)).collect();
+    let odd: Vec<(u32, u32)> = (0..512).map(|_| (0xffff_ffff, 3)).collect();
+    for pieces in [
+        &endless[..],
+        &odd,
+        &[(u32::MAX, LAST)],
+        &[(0, LAST | 0xffff)],
+        &[(0xffff_fffe, 4), (0xfee0_0000, LAST | 0xfffe)],
+    ] {
+        for code in [0xc8, 0xca, 0x06] {
+            table(&mut ide, &mut bench, pieces);
+            out(&mut ide, &mut bench, 0, 1, 1);
+            command(&mut ide, &mut bench, code, 8, 16);
+            start(&mut ide, &mut bench);
+            for _ in 0..2000 {
+                let Some((drive, tag, _, _, length, pieces, _)) = request(&mut ide, &mut bench)
+                else {
+                    break;
+                };
+                let described: u64 = pieces.iter().map(|piece| u64::from(piece.1)).sum();
+                assert!(pieces.is_empty() || described == length);
+                let outcome = Err(Failure::Memory);
+                ide.request_done(&mut bench.context(), drive, tag, outcome, &[]);
+            }
+            assert_eq!(request(&mut ide, &mut bench), None);
+            let status = inb(&mut ide, &mut bench, 0, 7);
+            assert_eq!(status & 0x88, 0, "{code:#x}, {pieces:?}: {status:#x}");
+        }
+    }
+    // A table that is nowhere is one of zeros: regions of 64 KiB at 0.
+    ide.bar_write(&mut bench.context(), 4, 4, Width::Dword, 0xffff_fffc);
+    command(&mut ide, &mut bench, 0xc8, 8, 1);
+    start(&mut ide, &mut bench);
+    assert_eq!(serve(&mut ide, &mut bench), [(Operation::Read, 4096, 512)]);
+    assert_eq!(inb(&mut ide, &mut bench, 0, 7), 0x50);
+}
+
+/// The medium is gone when what was asked of it ends; also where the machine has moved meanwhile.
+#[test]
+fn media_leave_while_they_are_read() {
+    for is_moved in [false, true] {
+        for dma in [0, 1] {
+            let (mut ide, mut bench) = (controller(), Bench::new());
+            table(&mut ide, &mut bench, &[(0x2000, 1 << 31)]);
+            packet(&mut ide, &mut bench, dma, &[0x28, 0, 0, 0, 0, 5, 0, 0, 2]);
+            ide.bar_write(&mut bench.context(), 4, 12, Width::Dword, 0x1000);
+            ide.bar_write(&mut bench.context(), 4, 8, Width::Byte, 9);
+            let (drive, mut tag, ..) = request(&mut ide, &mut bench).unwrap();
+            ide.move_tray(&mut bench.context(), CDROM, true);
+            ide.medium_changed(&mut bench.context(), CDROM, None);
+            if is_moved {
+                let mut bytes = [0; 32768];
+                let length = save(&ide, &mut bytes).unwrap();
+                load(&mut ide, &bytes[..length], &mut bench.context()).unwrap();
+                // There is nothing to hand out again.
+                assert_eq!(request(&mut ide, &mut bench), None);
+                tag += 1;
+            }
+            let outcome = Err(Failure::NoMedium);
+            ide.request_done(&mut bench.context(), drive, tag, outcome, &[]);
+            assert_eq!(inb(&mut ide, &mut bench, 1, 7), 0x41);
+            let code = if is_moved { (5, 0x21) } else { (2, 0x3a) };
+            assert_eq!(sense(&mut ide, &mut bench), code);
+            packet(&mut ide, &mut bench, 0, &[0x28, 0, 0, 0, 0, 5, 0, 0, 2]);
+            assert_eq!(request(&mut ide, &mut bench), None);
+            assert_eq!(sense(&mut ide, &mut bench), (2, 0x3a));
+        }
+    }
+}

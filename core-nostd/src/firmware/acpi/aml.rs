@@ -31,6 +31,7 @@ mod op {
     pub(super) const REGION: u8 = 0x80;
     pub(super) const FIELD: u8 = 0x81;
     pub(super) const DEVICE: u8 = 0x82;
+    pub(super) const LOCAL0: u8 = 0x60;
     pub(super) const ARG0: u8 = 0x68;
     pub(super) const STORE: u8 = 0x70;
     pub(super) const AND: u8 = 0x7b;
@@ -44,6 +45,8 @@ mod op {
 /// Space of an operation region (ACPI 6.4, section 5.5.2.4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Space {
+    /// Memory.
+    Memory = 0,
     /// I/O ports.
     Io = 1,
     /// Configuration space of the function that the scope's `_ADR` names.
@@ -65,6 +68,8 @@ pub enum Term<'a> {
     Name(&'a str),
     /// An argument of the method, 0 to 6.
     Arg(u8),
+    /// The method's first variable.
+    Local0,
     /// A call of a method with one argument.
     Call(&'a str, &'a Term<'a>),
     /// Bitwise and, its result kept nowhere.
@@ -168,6 +173,7 @@ impl<'b> Writer<'b> {
             }
             Term::Name(path) => self.path(path),
             Term::Arg(number) => self.raw(&[op::ARG0 + number % 7]),
+            Term::Local0 => self.raw(&[op::LOCAL0]),
             Term::Call(method, argument) => {
                 self.path(method);
                 self.term(*argument);
@@ -268,6 +274,17 @@ impl<'b> Writer<'b> {
         });
     }
 
+    /// `Method (name, arguments, Serialized) { body }`: for one caller at a time, with up to seven arguments.
+    pub fn serialized_method(&mut self, name: &str, arguments: u8, body: impl FnOnce(&mut Self)) {
+        const SERIALIZED: u8 = 1 << 3;
+        self.raw(&[op::METHOD]);
+        self.enclosed(|w| {
+            w.path(name);
+            w.raw(&[arguments & 7 | SERIALIZED]);
+            body(w);
+        });
+    }
+
     /// `If (condition) { body }`
     pub fn when(&mut self, condition: Term<'_>, body: impl FnOnce(&mut Self)) {
         self.raw(&[op::IF]);
@@ -360,6 +377,19 @@ impl<'b> Writer<'b> {
         });
     }
 
+    /// `Field (region, DWordAcc, NoLock, WriteAsZeros) { field, 32 }`: the first doubleword of the region.
+    pub fn dword_register(&mut self, region: &str, field: &str) {
+        const DWORD_ACCESS: u8 = 3;
+        const WRITE_AS_ZEROS: u8 = 2 << 5;
+        self.raw(&[op::EXTENDED, op::FIELD]);
+        self.enclosed(|w| {
+            w.path(region);
+            w.raw(&[DWORD_ACCESS | WRITE_AS_ZEROS]);
+            w.segment(field);
+            w.raw(&[32]);
+        });
+    }
+
     /// `Name (name, ResourceTemplate () { … })`
     pub fn resources(&mut self, name: &str, body: impl FnOnce(&mut Resources)) {
         let mut resources = Resources {
@@ -437,6 +467,14 @@ impl Resources {
         }
     }
 
+    /// `Interrupt (ResourceConsumer, Edge or Level, ActiveHigh, Exclusive) {irq}`.
+    pub fn own_irq(&mut self, irq: u8, level: bool) {
+        const CONSUMER_HIGH_EXCLUSIVE: u8 = 1;
+        const EDGE: u8 = 1 << 1;
+        let flags = CONSUMER_HIGH_EXCLUSIVE | if level { 0 } else { EDGE };
+        self.raw(&[0x89, 6, 0, flags, 1, irq, 0, 0, 0]);
+    }
+
     /// See [`Resources::level_irqs`].
     pub const LEVEL_IRQ_AT: u8 = 5;
 
@@ -463,6 +501,13 @@ impl Resources {
     /// `Memory32Fixed`: addresses of a device, read-only to those who go by the descriptor.
     pub fn memory(&mut self, base: u32, length: u32) {
         self.raw(&[0x86, 9, 0, 0]);
+        self.raw(&base.to_le_bytes());
+        self.raw(&length.to_le_bytes());
+    }
+
+    /// `Memory32Fixed`: addresses of a device, for reading and writing.
+    pub fn registers(&mut self, base: u32, length: u32) {
+        self.raw(&[0x86, 9, 0, 1]);
         self.raw(&base.to_le_bytes());
         self.raw(&length.to_le_bytes());
     }

@@ -1,14 +1,15 @@
-//! The DSDT: processors, the PCI bus with its interrupt links, and ISA devices.
+//! The DSDT: processors, the PCI bus with its interrupt links, ISA and virtio devices, and the event device.
 //!
 //! Follows ACPI 6.4, sections 6.1 (identification), 6.2 (`_CRS`, `_PRT`, `_PXM`, `_SRS` …), 7.4 (`_S3`, `_S4`, `_S5`) and 8.4
 //! (processor devices), and the PCI Firmware Specification for the root bridge. It is declarative as
-//! far as it can be: the interrupt links alone have methods, because the guest chooses their
-//! interrupts.
+//! far as it can be: the interrupt links have methods, because the guest chooses their interrupts, and the event device has
+//! one, which says what an interrupt was about.
 
 use super::aml::{Resources, Space, Term, Writer};
-use super::{Facts, FloppyFacts, IsaDevice, Link, Links, PciFacts, tables};
-use crate::devices::{acpi_pm, fdc, hpet};
+use super::{Facts, FloppyFacts, Hardware, IsaDevice, Link, Links, PciFacts, tables};
+use crate::devices::{acpi_pm, fdc, ged, hpet};
 use crate::pci::{Address, piix3};
+use crate::virtio::transport::mmio;
 
 /// The DSDT's version: integers have 64 bits.
 const REVISION: u8 = 2;
@@ -49,6 +50,10 @@ pub(super) fn dsdt(w: &mut Writer<'_>, links: &mut Links, facts: &Facts<'_>) -> 
                     w.resources("_CRS", |r| r.memory(base as u32, hpet::LENGTH as u32));
                 });
             }
+            if let Hardware::Reduced { irq } = facts.hardware {
+                event_device(w, irq);
+            }
+            virtio_devices(w, facts);
         });
         let sleep = facts.sleep;
         if sleep.is_some_and(|states| states.s3) {
@@ -57,7 +62,14 @@ pub(super) fn dsdt(w: &mut Writer<'_>, links: &mut Links, facts: &Facts<'_>) -> 
         if let Some(states) = sleep.filter(|states| states.s4) {
             sleeping_state(w, "\\_S4", states.s4_type);
         }
-        sleeping_state(w, "\\_S5", acpi_pm::SOFT_OFF);
+        sleeping_state(
+            w,
+            "\\_S5",
+            match facts.hardware {
+                Hardware::Full { .. } => acpi_pm::SOFT_OFF,
+                Hardware::Reduced { .. } => ged::SOFT_OFF,
+            },
+        );
     })
 }
 
@@ -80,7 +92,7 @@ pub(super) fn generation(w: &mut Writer<'_>, links: &mut Links, facts: &Facts<'_
                 });
             });
         });
-        if facts.gpe0.is_some() {
+        if facts.hardware.gpe0().is_some() {
             w.scope("\\_GPE", |w| {
                 w.method("_E05", 0, |w| w.notify("\\_SB.VGEN", CHANGED));
             });
@@ -120,6 +132,47 @@ fn processors(w: &mut Writer<'_>, facts: &Facts<'_>) {
     }
 }
 
+/// The event device and the button that it tells of.
+fn event_device(w: &mut Writer<'_>, irq: u8) {
+    const PRESSED: u64 = 0x80;
+    w.device("GED", |w| {
+        w.name("_HID", Term::Text("ACPI0013"));
+        w.name("_UID", Term::Int(0));
+        w.resources("_CRS", |r| r.own_irq(irq, false));
+        w.region("EREG", Space::Memory, ged::EVENTS, ged::EVENTS_LENGTH);
+        w.dword_register("EREG", "ESEL");
+        w.serialized_method("_EVT", 1, |w| {
+            // It is cleared by being read.
+            w.store(Term::Name("ESEL"), Term::Local0);
+            let button = Term::Int(ged::POWER_BUTTON.into());
+            w.when(Term::And(&Term::Local0, &button), |w| {
+                w.notify("PWRB", PRESSED);
+            });
+        });
+    });
+    w.device("PWRB", |w| {
+        w.name("_HID", Term::Eisa("PNP0C0C"));
+        w.name("_UID", Term::Int(0));
+    });
+}
+
+/// Virtio devices that the guest can't find by itself.
+fn virtio_devices(w: &mut Writer<'_>, facts: &Facts<'_>) {
+    for place in facts.virtio {
+        let digits = [place.number / 10 % 10, place.number % 10].map(|digit| b'0' + digit);
+        let name = [b'V', b'R', digits[0], digits[1]];
+        w.device(core::str::from_utf8(&name).unwrap_or("VR00"), |w| {
+            w.name("_HID", Term::Text("LNRO0005"));
+            w.name("_UID", Term::Int(place.number.into()));
+            w.name("_CCA", Term::Int(1));
+            w.resources("_CRS", |r| {
+                r.registers(place.address, mmio::LENGTH as u32);
+                r.own_irq(place.irq, true);
+            });
+        });
+    }
+}
+
 fn pci_bus(w: &mut Writer<'_>, facts: &Facts<'_>, pci: &PciFacts<'_>) {
     w.device("PCI0", |w| {
         w.name("_HID", Term::Eisa("PNP0A03"));
@@ -152,11 +205,20 @@ fn pci_bus(w: &mut Writer<'_>, facts: &Facts<'_>, pci: &PciFacts<'_>) {
         w.device("MBRD", |w| {
             w.name("_HID", Term::Eisa("PNP0C02"));
             w.resources("_CRS", |r| {
-                r.ports(facts.hardware, acpi_pm::PORTS as u8);
-                if let Some(port) = facts.gpe0 {
+                let Hardware::Full {
+                    base,
+                    gpe0,
+                    command,
+                    ..
+                } = facts.hardware
+                else {
+                    return;
+                };
+                r.ports(base, acpi_pm::PORTS as u8);
+                if let Some(port) = gpe0 {
                     r.ports(port, acpi_pm::GPE0_PORTS as u8);
                 }
-                if let Some(port) = facts.command {
+                if let Some(port) = command {
                     r.ports(port, acpi_pm::APMC_PORTS as u8);
                 }
             });
@@ -175,9 +237,12 @@ fn route(w: &mut Writer<'_>, facts: &Facts<'_>, pci: &PciFacts<'_>, slot: u8, pi
     w.package(4, |w| {
         w.term(Term::Int(u64::from(slot) << 16 | 0xffff));
         w.term(Term::Int(pin.into()));
-        if slot == pci.isa_bridge.device() && pin == 0 {
+        if let Some(sci) = facts.hardware.sci()
+            && slot == pci.isa_bridge.device()
+            && pin == 0
+        {
             w.term(Term::Int(0));
-            w.term(Term::Int(facts.sci.into()));
+            w.term(Term::Int(sci.into()));
             return;
         }
         let pirq = piix3::pirq_of(Address::new(0, slot, 0), pin);

@@ -7,9 +7,8 @@
 //! ([`script`]); where the boot ROM starts a kernel, [`Tables::link`] makes the image one for a fixed
 //! address in guest memory ([`place`]).
 //!
-//! Both boards have the full ACPI hardware, not the reduced one: the timers and interrupt controllers
-//! of a PC, which the reduced one rules out, are there. QEMU's microvm has the reduced one, for
-//! which a guest needs another clock to learn the speed of its processor from.
+//! A PC has ACPI's full hardware. The other board has the reduced one ([`Hardware::Reduced`]): an event device instead of
+//! fixed registers and a timer.
 //!
 //! Not described: hotplug of processors and PCI functions, thermal zones.
 
@@ -99,20 +98,18 @@ pub struct Facts<'a> {
     pub max_cpus: u16,
     /// The APIC ID of a processor.
     pub apic_id: &'a dyn Fn(u16) -> u32,
-    /// The system control interrupt.
-    pub sci: u8,
-    /// First port of ACPI's fixed hardware, [`crate::devices::acpi_pm`].
-    pub hardware: u16,
-    /// First port of the general-purpose events.
-    pub gpe0: Option<u16>,
-    /// The port that switches to ACPI mode; `None` where that is on always.
-    pub command: Option<u16>,
+    /// What the guest hears of events by.
+    pub hardware: Hardware,
     /// The guest's generation.
     pub generation: Option<GenerationId>,
     /// The sleeping states; `None` where soft-off is all.
     pub sleep: Option<SleepStates>,
-    /// A port, and what is written to it to reset the machine.
+    /// A port, and what is written to it to reset the machine. The reduced hardware has its own.
     pub reset: Option<(u16, u8)>,
+    /// Whether there is a second I/O APIC behind the first.
+    pub has_second_ioapic: bool,
+    /// Virtio devices at fixed addresses.
+    pub virtio: &'a [VirtioPlace],
     /// Whether there is a keyboard controller.
     pub has_keyboard_controller: bool,
     /// Low half of the HPET's capabilities, and where it is.
@@ -129,6 +126,56 @@ pub struct Facts<'a> {
     pub numa: Numa<'a>,
     /// Tables that the user made, complete, of [`USER_MIN`] bytes at least; at most [`USER_MAX`].
     pub user: &'a [&'a [u8]],
+}
+
+/// What the guest hears of events by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hardware {
+    /// ACPI's fixed hardware, [`crate::devices::acpi_pm`].
+    Full {
+        /// The system control interrupt.
+        sci: u8,
+        /// First port of the block.
+        base: u16,
+        /// First port of the general-purpose events.
+        gpe0: Option<u16>,
+        /// The port that switches to ACPI mode; `None` where that is on always.
+        command: Option<u16>,
+    },
+    /// An event device, [`crate::devices::ged`].
+    Reduced {
+        /// Its interrupt.
+        irq: u8,
+    },
+}
+
+impl Hardware {
+    /// First port of the general-purpose events.
+    pub const fn gpe0(self) -> Option<u16> {
+        match self {
+            Self::Full { gpe0, .. } => gpe0,
+            Self::Reduced { .. } => None,
+        }
+    }
+
+    /// The system control interrupt.
+    pub const fn sci(self) -> Option<u8> {
+        match self {
+            Self::Full { sci, .. } => Some(sci),
+            Self::Reduced { .. } => None,
+        }
+    }
+}
+
+/// Where a virtio device is, and the input of the I/O APICs that it interrupts by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VirtioPlace {
+    /// The number of its transport, up to 99.
+    pub number: u8,
+    /// First address of its registers.
+    pub address: u32,
+    /// Its interrupt.
+    pub irq: u8,
 }
 
 impl Facts<'_> {
@@ -324,7 +371,9 @@ impl<'m> Tables<'m> {
         if !facts.numa.distances.is_empty() {
             list(add(&mut w, &|w, links| numa::slit(w, links, facts)))?;
         }
-        list(add(&mut w, &tables::waet))?;
+        if let Hardware::Full { .. } = facts.hardware {
+            list(add(&mut w, &tables::waet))?;
+        }
         if facts.generation.is_some() {
             list(add(&mut w, &|w, links| dsdt::generation(w, links, facts)))?;
         }

@@ -4,8 +4,8 @@
 //! Table". Fields of the FADT are named as in table 5.9.
 
 use super::aml::Writer;
-use super::{Facts, Link, Links};
-use crate::devices::{acpi_pm, rtc};
+use super::{Facts, Hardware, Link, Links};
+use crate::devices::{acpi_pm, ged, rtc};
 use crate::irq::{IrqLine, ioapic, lapic};
 
 /// Bytes of the header that tables share.
@@ -61,6 +61,8 @@ mod fadt {
     pub(super) const X_PM1A_CNT_BLK: usize = 172;
     pub(super) const X_PM_TMR_BLK: usize = 208;
     pub(super) const X_GPE0_BLK: usize = 220;
+    pub(super) const SLEEP_CONTROL_REG: usize = 244;
+    pub(super) const SLEEP_STATUS_REG: usize = 256;
 
     /// Version 6.4.
     pub(super) const REVISION: (u8, u8) = (6, 4);
@@ -73,12 +75,15 @@ mod fadt {
 
     pub(super) const WBINVD: u32 = 1 << 0;
     pub(super) const PROC_C1: u32 = 1 << 2;
+    /// There is no fixed power button.
+    pub(super) const PWR_BUTTON: u32 = 1 << 4;
     /// There is no fixed sleep button.
     pub(super) const SLP_BUTTON: u32 = 1 << 5;
     /// The real-time clock wakes nobody by a fixed register.
     pub(super) const FIX_RTC: u32 = 1 << 6;
     pub(super) const RESET_REG_SUP: u32 = 1 << 10;
     pub(super) const USE_PLATFORM_CLOCK: u32 = 1 << 15;
+    pub(super) const HW_REDUCED_ACPI: u32 = 1 << 20;
 }
 
 /// Entries of the MADT (ACPI 6.4, section 5.2.12).
@@ -155,55 +160,45 @@ pub(super) fn fadt(
                 field.copy_from_slice(value);
             }
         };
-        let sci: u16 = facts.sci.into();
-        put(fadt::SCI_INT, &sci.to_le_bytes());
-        if let Some(port) = facts.command {
-            put(fadt::SMI_CMD, &u32::from(port).to_le_bytes());
-            put(fadt::ACPI_ENABLE, &[acpi_pm::ACPI_ENABLE]);
-            put(fadt::ACPI_DISABLE, &[acpi_pm::ACPI_DISABLE]);
-        }
-        // Each block twice: as a 32-bit port, and as an address with its access size.
-        let (byte, word, dword) = (1, 2, 3);
-        let mut block = |at, length_at, x_at, port: u16, ports: u16, access| {
-            put(at, &u32::from(port).to_le_bytes());
-            put(length_at, &[ports as u8]);
-            put(x_at, &port_address(port, ports, access));
-        };
-        let base = facts.hardware;
-        block(
-            fadt::PM1A_EVT_BLK,
-            fadt::PM1_EVT_LEN,
-            fadt::X_PM1A_EVT_BLK,
-            base + acpi_pm::EVENT,
-            acpi_pm::EVENT_PORTS,
-            word,
-        );
-        block(
-            fadt::PM1A_CNT_BLK,
-            fadt::PM1_CNT_LEN,
-            fadt::X_PM1A_CNT_BLK,
-            base + acpi_pm::CONTROL,
-            acpi_pm::CONTROL_PORTS,
-            word,
-        );
-        block(
-            fadt::PM_TMR_BLK,
-            fadt::PM_TMR_LEN,
-            fadt::X_PM_TMR_BLK,
-            base + acpi_pm::TIMER,
-            acpi_pm::TIMER_PORTS,
-            dword,
-        );
-        if let Some(port) = facts.gpe0 {
-            let (at, length_at) = (fadt::GPE0_BLK, fadt::GPE0_BLK_LEN);
-            block(
-                at,
-                length_at,
-                fadt::X_GPE0_BLK,
-                port,
-                acpi_pm::GPE0_PORTS,
-                byte,
-            );
+        let mut flags = fadt::WBINVD | fadt::PROC_C1 | fadt::SLP_BUTTON;
+        match facts.hardware {
+            Hardware::Full {
+                sci,
+                base,
+                gpe0,
+                command,
+            } => {
+                flags |= fadt::USE_PLATFORM_CLOCK;
+                put(fadt::SCI_INT, &u16::from(sci).to_le_bytes());
+                if let Some(port) = command {
+                    put(fadt::SMI_CMD, &u32::from(port).to_le_bytes());
+                    put(fadt::ACPI_ENABLE, &[acpi_pm::ACPI_ENABLE]);
+                    put(fadt::ACPI_DISABLE, &[acpi_pm::ACPI_DISABLE]);
+                }
+                for (block, first) in BLOCKS
+                    .iter()
+                    .zip([Some(base), Some(base), Some(base), gpe0])
+                {
+                    let Some(first) = first else { continue };
+                    // Twice: as a 32-bit port, and as an address with its access size.
+                    let port = first + block.offset;
+                    put(block.at, &u32::from(port).to_le_bytes());
+                    put(block.length_at, &[block.ports as u8]);
+                    let address = Gas::port(port, block.ports, block.access);
+                    put(block.x_at, &address.bytes());
+                }
+            }
+            Hardware::Reduced { .. } => {
+                flags |= fadt::PWR_BUTTON | fadt::HW_REDUCED_ACPI | fadt::RESET_REG_SUP;
+                for (at, offset) in [
+                    (fadt::SLEEP_CONTROL_REG, ged::SLEEP_CONTROL),
+                    (fadt::SLEEP_STATUS_REG, ged::SLEEP_STATUS),
+                    (fadt::RESET_REG, ged::RESET),
+                ] {
+                    put(at, &Gas::byte(ged::REGISTERS + offset).bytes());
+                }
+                put(fadt::RESET_VALUE, &[ged::RESET_VALUE]);
+            }
         }
         put(fadt::P_LVL2_LAT, &fadt::NO_STATE.to_le_bytes());
         put(fadt::P_LVL3_LAT, &fadt::NO_STATE.to_le_bytes());
@@ -213,13 +208,12 @@ pub(super) fn fadt(
             boot |= fadt::BOOT_8042;
         }
         put(fadt::IAPC_BOOT_ARCH, &boot.to_le_bytes());
-        let mut flags = fadt::WBINVD | fadt::PROC_C1 | fadt::SLP_BUTTON | fadt::USE_PLATFORM_CLOCK;
         if !facts.sleep.is_some_and(|states| states.s3) {
             flags |= fadt::FIX_RTC;
         }
         if let Some((port, value)) = facts.reset {
             flags |= fadt::RESET_REG_SUP;
-            put(fadt::RESET_REG, &port_address(port, 1, byte));
+            put(fadt::RESET_REG, &Gas::port(port, 1, BYTE).bytes());
             put(fadt::RESET_VALUE, &[value]);
         }
         put(fadt::FLAGS, &flags.to_le_bytes());
@@ -237,13 +231,92 @@ pub(super) fn fadt(
     start
 }
 
-/// A generic address structure for ports (ACPI 6.4, section 5.2.3.2).
-fn port_address(port: u16, ports: u16, access: u8) -> [u8; 12] {
-    const SYSTEM_IO: u8 = 1;
-    let mut bytes = [0; 12];
-    bytes[..4].copy_from_slice(&[SYSTEM_IO, 8 * ports as u8, 0, access]);
-    bytes[4..6].copy_from_slice(&port.to_le_bytes());
-    bytes
+/// A block of ports in the FADT.
+struct Block {
+    at: usize,
+    length_at: usize,
+    x_at: usize,
+    /// From the first port of its hardware on.
+    offset: u16,
+    ports: u16,
+    access: u8,
+}
+
+/// Access sizes of a generic address structure.
+const BYTE: u8 = 1;
+const WORD: u8 = 2;
+const DWORD: u8 = 3;
+
+/// Blocks of the fixed hardware, and the general-purpose events.
+const BLOCKS: [Block; 4] = [
+    Block {
+        at: fadt::PM1A_EVT_BLK,
+        length_at: fadt::PM1_EVT_LEN,
+        x_at: fadt::X_PM1A_EVT_BLK,
+        offset: acpi_pm::EVENT,
+        ports: acpi_pm::EVENT_PORTS,
+        access: WORD,
+    },
+    Block {
+        at: fadt::PM1A_CNT_BLK,
+        length_at: fadt::PM1_CNT_LEN,
+        x_at: fadt::X_PM1A_CNT_BLK,
+        offset: acpi_pm::CONTROL,
+        ports: acpi_pm::CONTROL_PORTS,
+        access: WORD,
+    },
+    Block {
+        at: fadt::PM_TMR_BLK,
+        length_at: fadt::PM_TMR_LEN,
+        x_at: fadt::X_PM_TMR_BLK,
+        offset: acpi_pm::TIMER,
+        ports: acpi_pm::TIMER_PORTS,
+        access: DWORD,
+    },
+    Block {
+        at: fadt::GPE0_BLK,
+        length_at: fadt::GPE0_BLK_LEN,
+        x_at: fadt::X_GPE0_BLK,
+        offset: 0,
+        ports: acpi_pm::GPE0_PORTS,
+        access: BYTE,
+    },
+];
+
+/// A generic address structure (ACPI 6.4, section 5.2.3.2).
+struct Gas {
+    space: u8,
+    bits: u8,
+    access: u8,
+    address: u64,
+}
+
+impl Gas {
+    const fn port(port: u16, ports: u16, access: u8) -> Self {
+        Self {
+            space: 1,
+            bits: 8 * ports as u8,
+            access,
+            address: port as u64,
+        }
+    }
+
+    /// A byte of memory.
+    const fn byte(address: u64) -> Self {
+        Self {
+            space: 0,
+            bits: 8,
+            access: BYTE,
+            address,
+        }
+    }
+
+    fn bytes(&self) -> [u8; 12] {
+        let mut bytes = [0; 12];
+        bytes[..4].copy_from_slice(&[self.space, self.bits, 0, self.access]);
+        bytes[4..].copy_from_slice(&self.address.to_le_bytes());
+        bytes
+    }
 }
 
 /// Adds the MADT: who takes interrupts, and how they come.
@@ -270,12 +343,15 @@ pub(super) fn madt(w: &mut Writer<'_>, links: &mut Links, facts: &Facts<'_>) -> 
                 w.raw(&u32::from(number).to_le_bytes());
             }
         }
-        w.raw(&[madt::IO_APIC, 12, 0, 0]);
-        w.raw(&(ioapic::BASE as u32).to_le_bytes());
-        w.raw(&0u32.to_le_bytes());
+        let chips = 1 + u32::from(facts.has_second_ioapic);
+        for (id, base) in (0..chips).zip([ioapic::BASE, ioapic::SECOND_BASE]) {
+            w.raw(&[madt::IO_APIC, 12, id as u8, 0]);
+            w.raw(&(base as u32).to_le_bytes());
+            w.raw(&(id * ioapic::PINS as u32).to_le_bytes());
+        }
         for irq in 0..16 {
             let pin = ioapic::pin_of(IrqLine::new(irq));
-            let level = irq == facts.sci || facts.level_irqs().contains(&irq);
+            let level = Some(irq) == facts.hardware.sci() || facts.level_irqs().contains(&irq);
             if pin == irq && !level {
                 continue;
             }

@@ -22,6 +22,7 @@ struct Sample {
     cpus: u16,
     max_cpus: u16,
     id_shift: u32,
+    reduced: bool,
     gpe0: bool,
     command: bool,
     reset: bool,
@@ -36,6 +37,7 @@ const PC: Sample = Sample {
     cpus: 2,
     max_cpus: 4,
     id_shift: 0,
+    reduced: false,
     gpe0: true,
     command: true,
     reset: true,
@@ -50,6 +52,20 @@ const PC: Sample = Sample {
     },
     user: &[],
 };
+
+/// Places of virtio devices.
+const VIRTIO: [VirtioPlace; 2] = [
+    VirtioPlace {
+        number: 3,
+        address: 0xfeb0_0600,
+        irq: 27,
+    },
+    VirtioPlace {
+        number: 23,
+        address: 0xfeb0_2e00,
+        irq: 47,
+    },
+];
 
 /// A table of a user's, complete.
 const USER: [u8; 40] = {
@@ -77,10 +93,17 @@ impl Sample {
             cpus: self.cpus,
             max_cpus: self.max_cpus,
             apic_id: &|index| u32::from(index) << shift,
-            sci: 9,
-            hardware: acpi_pm::BASE,
-            gpe0: self.gpe0.then_some(acpi_pm::GPE0),
-            command: self.command.then_some(acpi_pm::APMC),
+            hardware: match self.reduced {
+                true => Hardware::Reduced { irq: 9 },
+                false => Hardware::Full {
+                    sci: 9,
+                    base: acpi_pm::BASE,
+                    gpe0: self.gpe0.then_some(acpi_pm::GPE0),
+                    command: self.command.then_some(acpi_pm::APMC),
+                },
+            },
+            has_second_ioapic: self.reduced,
+            virtio: if self.reduced { &VIRTIO } else { &[] },
             reset: self.reset.then_some((0xcf9, 6)),
             has_keyboard_controller: self.command,
             generation: self.generation,
@@ -298,19 +321,48 @@ fn interrupts_are_those_of_a_pc() {
 #[test]
 fn a_board_without_pci_is_told_of() {
     let board = Sample {
-        gpe0: false,
-        command: false,
+        reduced: true,
         reset: false,
         slots: None,
         serials: 1,
+        command: false,
         ..PC
     };
     let image = board.linked();
     let tables = tables_of(&image, BASE);
+    let names: Vec<_> = tables.keys().map(String::as_str).collect();
+    assert_eq!(names, ["APIC", "DSDT", "FACP", "FACS"]);
     let fadt = tables["FACP"];
-    assert_eq!((word(fadt, 48), word(fadt, 80), fadt[92]), (0, 0, 0));
-    assert_eq!(word(fadt, 112), 0x8065);
-    assert_eq!(devices_of(&tables), ["C000", "C001", "COM1"]);
+    assert_eq!(
+        fadt[46..108],
+        [&[0; 50][..], &[0xff, 0xf, 0xff, 0xf], &[0; 8]].concat()
+    );
+    assert_eq!(word(fadt, 112), 0x10_0475);
+    // The reset register and its value; sleep control and status: bytes of memory.
+    for (at, address) in [(116, 0xfea0_0202), (244, 0xfea0_0200), (256, 0xfea0_0201)] {
+        assert_eq!(fadt[at..at + 4], [0, 8, 0, 1]);
+        assert_eq!(long(fadt, at + 4), address);
+    }
+    assert_eq!(fadt[128], 0x42);
+    let devices = devices_of(&tables);
+    assert_eq!(
+        devices,
+        ["C000", "C001", "COM1", "GED_", "PWRB", "VR03", "VR23"]
+    );
+    let madt = tables["APIC"];
+    let chips = [
+        1, 12, 0, 0, 0, 0, 0xc0, 0xfe, 0, 0, 0, 0, 1, 12, 1, 0, 0, 0, 0xc1, 0xfe, 24, 0, 0, 0,
+    ];
+    assert!(madt.windows(chips.len()).any(|bytes| bytes == chips));
+    // As QEMU 7.2's, with the same device.
+    let resources = [
+        0x86, 9, 0, 1, 0, 6, 0xb0, 0xfe, 0, 2, 0, 0, 0x89, 6, 0, 1, 1, 27, 0, 0, 0,
+    ];
+    let dsdt = tables["DSDT"];
+    assert!(
+        dsdt.windows(resources.len())
+            .any(|bytes| bytes == resources)
+    );
 }
 
 #[test]
@@ -567,6 +619,7 @@ proptest! {
             cpus,
             max_cpus: cpus + more,
             id_shift,
+            reduced: false,
             gpe0: flags[0],
             command: flags[1],
             reset: flags[2],

@@ -11,6 +11,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Layout;
 use crate::devices::{Context, Width};
 use crate::irq::Msi;
 use crate::pci::config::SavedConfig;
@@ -164,14 +165,6 @@ struct State {
     driver_features: [u32; 2],
     queue_select: u16,
     queues: [Layout; QUEUES_MAX],
-}
-
-/// Where the driver is about to put a queue.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Layout {
-    /// Halves of addresses: descriptors, available and used ring, low ones first.
-    halves: [u32; 6],
-    enabled: bool,
 }
 
 /// Saved form of [`VirtioPci`], version 1.
@@ -400,16 +393,8 @@ impl Transport {
         }
         let queue = device.common_mut().queue_mut(index);
         if let (Some(queue), Some(layout)) = (queue, self.layout()) {
-            let [descriptors, available, used] = core::array::from_fn(|ring| {
-                let [low, high] = [0, 1].map(|half| u64::from(layout.halves[2 * ring + half]));
-                high << 32 | low
-            });
             layout.enabled = true;
-            queue.ring.set_rings(Rings {
-                descriptors,
-                available,
-                used,
-            });
+            queue.ring.set_rings(layout.rings());
         }
     }
 
@@ -731,8 +716,10 @@ impl<D: Virtio> PciFunction for VirtioPci<D> {
 
 /// A device behind a transport: what of it is saved beside [`Common`].
 pub trait SavedDevice: Virtio {
-    /// The section's name.
+    /// The section's name on PCI.
     const NAME: &'static str;
+    /// The section's name in memory.
+    const MMIO_NAME: &'static str;
     /// The section's version.
     const VERSION: u16;
     /// The saved form.
