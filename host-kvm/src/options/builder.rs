@@ -889,6 +889,8 @@ impl Builder {
                 && matches!(self.options.serials.first(), Some(Some(_)));
             let has_cd = self.default_cdrom();
             self.default_drive("if=floppy,index=0", &["floppy", "isa-fdc"]);
+            // A slot for memory cards, which no device is behind.
+            self.default_drive("if=none,id=sd0", &[]);
             for what in ["VGA", "network card", "CD-ROM"] {
                 if what == "CD-ROM" && has_cd {
                     continue;

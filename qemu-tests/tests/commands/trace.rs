@@ -15,11 +15,13 @@ use crate::{
 };
 
 /// Events whose lines are QEMU's, one by one, for the same requests of a test.
-const SAME: [&str; 32] = [
+const SAME: [&str; 34] = [
     "apm_io_read",
     "apm_io_write",
     "cpu_in",
     "cpu_out",
+    "fdc_ioport_read",
+    "fdc_ioport_write",
     "fw_cfg_read",
     "fw_cfg_select",
     "ioapic_clear_remote_irr",

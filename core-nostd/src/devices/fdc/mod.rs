@@ -818,15 +818,27 @@ impl Fdc {
             }
             _ => {
                 self.state.msr |= MSR_DIO;
-                self.fetch();
+                self.fetch(cx);
             }
         }
     }
 
-    /// Another sector is wanted.
-    fn fetch(&mut self) {
+    /// Another sector is wanted. One that is nowhere, as the one before a medium's first, is of zeros.
+    fn fetch(&mut self, cx: &mut Context<'_>) {
         self.state.stage = Stage::Fetch;
         self.state.msr &= !MSR_RQM;
+        if self.drive().offset().is_none() {
+            self.failed(cx, Failure::Range);
+        }
+    }
+
+    /// A sector is to be written.
+    fn store(&mut self, cx: &mut Context<'_>) {
+        self.state.stage = Stage::Store;
+        self.state.msr &= !MSR_RQM;
+        if self.drive().offset().is_none() {
+            self.failed(cx, Failure::Range);
+        }
     }
 
     /// Lets the DMA controller move what it may. The machine calls it after whatever may have let either of them go on.
@@ -866,7 +878,7 @@ impl Fdc {
             }
             Task::Format => self.state.stage = Stage::Move,
             Task::Write if is_whole => self.state.stage = Stage::Move,
-            _ => self.state.stage = Stage::Fetch,
+            _ => self.fetch(cx),
         }
     }
 
@@ -908,7 +920,7 @@ impl Fdc {
         let is_done = self.fifo_at() == 0 || transfer_is_done(&self.state.transfer);
         match task {
             _ if !is_done => {}
-            Task::Write => self.state.stage = Stage::Store,
+            Task::Write => self.store(cx),
             _ => self.sector_moved(cx),
         }
     }
@@ -942,8 +954,7 @@ impl Fdc {
             return self.finish(cx, [ST0_ABNORMAL, ST1_NO_DATA, 0]);
         }
         self.fifo.fill(filler);
-        self.state.stage = Stage::Store;
-        self.state.msr &= !MSR_RQM;
+        self.store(cx);
     }
 
     /// All bytes of a sector, or all that there were, have been moved, by DMA or to nobody.
@@ -1033,7 +1044,7 @@ impl Fdc {
             return value;
         }
         if self.state.transfer.is_over {
-            self.go_on_reading();
+            self.go_on_reading(cx);
             return 0;
         }
         let value = self.fifo[self.fifo_at()];
@@ -1042,17 +1053,17 @@ impl Fdc {
         if transfer.position == transfer.length {
             self.finish(cx, [0; 3]);
         } else if self.fifo_at() == 0 {
-            self.go_on_reading();
+            self.go_on_reading(cx);
         }
         value
     }
 
     /// The processor has read a sector, or has to go without.
-    fn go_on_reading(&mut self) {
+    fn go_on_reading(&mut self, cx: &mut Context<'_>) {
         let is_there = self.next_sector();
         self.state.transfer.is_over = !is_there;
         if is_there {
-            self.fetch();
+            self.fetch(cx);
         }
     }
 
@@ -1094,8 +1105,7 @@ impl Fdc {
         }
         self.fifo[at] = value;
         if transfer.position == transfer.length || at == FIFO - 1 {
-            self.state.msr &= !MSR_RQM;
-            self.state.stage = Stage::Store;
+            self.store(cx);
         }
     }
 
@@ -1389,34 +1399,32 @@ impl PortDevice for Fdc {
 impl BlockController for Fdc {
     fn next_request<'a>(
         &'a mut self,
-        cx: &mut Context<'_>,
+        _cx: &mut Context<'_>,
         _segments: &'a mut Segments,
     ) -> Option<Request<'a>> {
-        while matches!(self.state.stage, Stage::Fetch | Stage::Store) && !self.state.is_issued {
-            let id = self.drive().id();
-            let Some((drive, offset)) = id.zip(self.drive().offset()) else {
-                self.failed(cx, Failure::Range);
-                continue;
-            };
-            self.state.is_issued = true;
-            let (operation, data) = match self.state.stage {
-                Stage::Fetch => (Operation::Read, Data::Read),
-                _ => {
-                    let force_unit_access = false;
-                    let operation = Operation::Write { force_unit_access };
-                    (operation, Data::Write(self.fifo.as_slice()))
-                }
-            };
-            return Some(Request {
-                drive,
-                tag: self.tag,
-                operation,
-                offset,
-                length: SECTOR,
-                data,
-            });
+        if self.state.is_issued {
+            return None;
         }
-        None
+        let (operation, data) = match self.state.stage {
+            Stage::Fetch => (Operation::Read, Data::Read),
+            Stage::Store => {
+                let force_unit_access = false;
+                let operation = Operation::Write { force_unit_access };
+                (operation, Data::Write(self.fifo.as_slice()))
+            }
+            _ => return None,
+        };
+        let place = &self.drives[self.index(self.chosen())];
+        let (drive, offset) = place.id().zip(place.offset())?;
+        self.state.is_issued = true;
+        Some(Request {
+            drive,
+            tag: self.tag,
+            operation,
+            offset,
+            length: SECTOR,
+            data,
+        })
     }
 
     fn take_cancelled(&mut self) -> Option<DriveId> {

@@ -186,7 +186,7 @@ fn sectors_are_read_by_dma() {
     let mut rig = Rig::new(FLOPPY);
     rig.channel(0x44, 1024);
     assert_eq!(rig.inb(register::DIR), 0x80);
-    assert_eq!(rig.command(&READ), [0, 0, 0, 5, 0, 5, 2]);
+    assert_eq!(rig.command(&READ), [0x20, 0, 0, 5, 0, 5, 2]);
     assert_eq!(rig.memory(1024), rig.disk[THIRD..THIRD + 1024]);
     assert_eq!(rig.inb(register::DIR), 0);
     // The other side follows, and what the channel would still take stays.
@@ -217,7 +217,7 @@ fn sectors_are_written_by_dma() {
     let mut rig = Rig::new(FLOPPY);
     rig.bench.ram.write(BUFFER, &[0x77; 600]).unwrap();
     rig.channel(0x48, 600);
-    assert_eq!(rig.command(&WRITE), [0, 0, 0, 5, 0, 4, 2]);
+    assert_eq!(rig.command(&WRITE), [0x20, 0, 0, 5, 0, 4, 2]);
     assert_eq!(rig.disk[THIRD..THIRD + 600], [0x77; 600]);
     let next = rig.disk[THIRD + 1024];
     assert_eq!(rig.disk[THIRD + 600..THIRD + 1024], [next - 1; 424]);
@@ -248,7 +248,7 @@ fn bytes_go_through_the_fifo_without_dma() {
     assert_eq!((rig.inb(register::MSR), rig.irq()), (0xf0, true));
     let bytes: Vec<u8> = (0..1024).map(|_| rig.inb(register::FIFO)).collect();
     assert_eq!(bytes, rig.disk[THIRD..THIRD + 1024]);
-    assert_eq!(rig.command(&[]), [0, 0, 0, 5, 0, 4, 2]);
+    assert_eq!(rig.command(&[]), [0x20, 0, 0, 5, 0, 4, 2]);
     let mut write = WRITE;
     (write[0], write[6]) = (0x45, 4);
     rig.send(&write);
@@ -265,7 +265,7 @@ fn a_short_read_ends_with_its_count_and_none_never() {
     rig.out(register::DOR, 0x14);
     rig.send(&[0x46, 0, 5, 0, 3, 0, 18, 0x1b, 16]);
     (0..16).for_each(|_| assert_eq!(rig.inb(register::FIFO), rig.disk[THIRD]));
-    assert_eq!(rig.command(&[]), [0, 0, 0, 5, 0, 3, 2]);
+    assert_eq!(rig.command(&[]), [0x20, 0, 0, 5, 0, 3, 2]);
     // A count of none runs off the track: a byte that is none, and the next track.
     rig.send(&[0x46, 0, 5, 0, 18, 2, 17, 0x1b, 0]);
     let bytes: Vec<u8> = (0..514).map(|_| rig.inb(register::FIFO)).collect();
@@ -289,13 +289,27 @@ fn what_is_not_there_is_not_found() {
     };
     assert_eq!(end(|c| c[4] = 19), [0x40, 0x80, 0, 5, 0, 19, 2]);
     assert_eq!(end(|c| c[2] = 81), [0x40, 0, 0, 81, 0, 3, 2]);
-    assert_eq!(end(|c| c[6] = 1), [0x40, 1, 0, 5, 0, 3, 2]);
+    assert_eq!(end(|c| c[6] = 1), [0x60, 1, 0, 5, 0, 3, 2]);
     assert_eq!(end(|c| c[0] = 0x0c), [0x60, 0, 0, 5, 0, 3, 2]);
     // There is no drive B.
     assert_eq!(end(|c| c[1] = 1), [0x41, 0, 0, 5, 0, 3, 2]);
     // At another data rate there is no mark.
     rig.out(register::DIR, 1);
     assert_eq!(rig.command(&READ), [0x40, 1, 0, 5, 0, 3, 2]);
+}
+
+#[test]
+fn the_sector_before_the_first_is_of_zeros() {
+    let mut rig = Rig::new(FLOPPY);
+    rig.bench.ram.write(BUFFER, &[1; 1024]).unwrap();
+    rig.channel(0x44, 1024);
+    let first = [0xe6, 0, 0, 0, 0, 2, 18, 0x1b, 0xff];
+    assert_eq!(rig.command(&first), [0, 0, 0, 0, 0, 2, 2]);
+    assert_eq!(rig.memory(512), [0; 512]);
+    assert_eq!(rig.memory(1024)[512..], rig.disk[..512]);
+    rig.channel(0x48, 1024);
+    let first = [0xc5, 0, 0, 0, 0, 2, 18, 0x1b, 0xff];
+    assert_eq!(rig.command(&first), [0x60, 0, 0, 0, 0, 0, 2]);
 }
 
 #[test]
@@ -318,7 +332,7 @@ fn storage_that_fails_is_told_of() {
     let mut rig = Rig::new(FLOPPY);
     rig.failure = Some(Failure::Io);
     rig.channel(0x44, 512);
-    assert_eq!(rig.command(&READ), [0x40, 0x20, 0x20, 5, 0, 3, 2]);
+    assert_eq!(rig.command(&READ), [0x60, 0x20, 0x20, 5, 0, 3, 2]);
     rig.channel(0x48, 512);
     assert_eq!(rig.command(&WRITE), [0x60, 0, 0, 5, 0, 3, 2]);
     // Behind the end of an image that is too short there are zeros.
@@ -326,7 +340,7 @@ fn storage_that_fails_is_told_of() {
     assert_eq!(rig.fdc.kind(0), Kind::Inch3Extra);
     rig.bench.ram.write(BUFFER, &[1; 512]).unwrap();
     rig.channel(0x44, 512);
-    assert_eq!(rig.command(&READ), [0, 0, 0, 5, 0, 4, 2]);
+    assert_eq!(rig.command(&READ), [0x20, 0, 0, 5, 0, 4, 2]);
     assert_eq!(rig.memory(512), [0; 512]);
 }
 
@@ -411,7 +425,7 @@ fn what_is_under_way_is_handed_out_again_after_loading() {
         let mut other = rig.fdc.clone();
         assert_eq!(request(&mut other, &mut rig.bench, &mut segments), before);
         rig.serve();
-        assert_eq!(rig.command(&[]), [0, 0, 0, 5, 0, 5, 2]);
+        assert_eq!(rig.command(&[]), [0x20, 0, 0, 5, 0, 5, 2]);
         assert_eq!(rig.memory(1024), rig.disk[THIRD..THIRD + 1024]);
     }
 }
