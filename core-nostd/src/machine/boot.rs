@@ -394,6 +394,45 @@ mod tests {
         }
     }
 
+    /// Observed with QEMU 7.2.
+    #[test]
+    fn drives_have_their_places() {
+        let ram = ArrayRam::new();
+        let mut memory = [0; FILE_MAX];
+        let mut machine = machine(&ram, BootSettings::DEFAULT);
+        let plug = |machine: &mut Machine<'_>, class, id, index, bus| {
+            let mut values = PropertyValues::new(class);
+            values.set(BOOT_INDEX, index).unwrap();
+            let plugging = Plugging {
+                place: Place::Id(id),
+                bus,
+                rom: ExpansionRom::default(),
+            };
+            machine.plug_on(&values, plugging).map(drop)
+        };
+        use crate::devices::ide::drive::{CD_CLASS, HD_CLASS};
+        use crate::virtio::block::PCI_CLASS;
+        plug(&mut machine, &HD_CLASS, "a", "3", Some("ide.0")).unwrap();
+        plug(&mut machine, &CD_CLASS, "b", "1", Some("ide.1")).unwrap();
+        plug(&mut machine, &HD_CLASS, "c", "-1", Some("ide.0")).unwrap();
+        plug(&mut machine, &PCI_CLASS, "d", "2", None).unwrap();
+        let refused = plug(&mut machine, &PCI_CLASS, "e", "1", None);
+        assert_eq!(refused, Err(DeviceError::Boot(EntryError::Taken(1))));
+        let refused = plug(&mut machine, &CD_CLASS, "e", "2", None);
+        assert_eq!(refused, Err(DeviceError::Boot(EntryError::Taken(2))));
+        // A device that is taken out leaves its place.
+        machine.unplug(&mut Recorder::default(), 0, "d").unwrap();
+        plug(&mut machine, &PCI_CLASS, "e", "0", None).unwrap();
+        plug(&mut machine, &PCI_CLASS, "d", "2", None).unwrap();
+        let length = machine.boot.entries.write(false, &mut memory);
+        let text = core::str::from_utf8(&memory[..length]).unwrap();
+        let expected = "/pci@i0cf8/scsi@2/disk@0,0\n\
+            /pci@i0cf8/ide@1,1/drive@1/disk@0\n\
+            /pci@i0cf8/scsi@3/disk@0,0\n\
+            /pci@i0cf8/ide@1,1/drive@0/disk@0\0";
+        assert_eq!(text, expected);
+    }
+
     /// Observed with QEMU 7.2, with other devices of the same classes.
     #[test]
     fn paths_lead_through_bridges() {
