@@ -151,6 +151,7 @@ const MODULES: &[Module] = &[
     ("sr_mod", "kernel/drivers/scsi"),
     ("virtio", "kernel/drivers/virtio"),
     ("virtio_blk", "kernel/drivers/block"),
+    ("virtio_mmio", "kernel/drivers/virtio"),
     ("virtio_pci", "kernel/drivers/virtio"),
     ("virtio_pci_legacy_dev", "kernel/drivers/virtio"),
     ("virtio_pci_modern_dev", "kernel/drivers/virtio"),

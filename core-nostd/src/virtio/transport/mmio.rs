@@ -191,9 +191,12 @@ impl Transport {
         cx.lines.set(self.line, level);
     }
 
-    /// What a reset of the device by its driver leaves.
+    /// A driver has reset the device. What it has said of pages and selected before stays: Linux says it before.
     fn forget(&mut self) {
-        self.state = RESET;
+        self.state.queue_select = 0;
+        for layout in &mut self.state.queues {
+            layout.enabled = false;
+        }
     }
 
     /// The address that a page number stands for.
@@ -402,7 +405,7 @@ impl<D: Virtio> VirtioMmio<D> {
         let Self { transport, device } = self;
         reset(device);
         device.common_mut().state.generation = 0;
-        transport.forget();
+        transport.state = RESET;
         transport.deliver(cx, device.common_mut());
     }
 
@@ -471,5 +474,58 @@ impl<D: SavedDevice + Clone> SavedState for VirtioMmio<D> {
         *self = new;
         self.transport.deliver(cx, self.device.common_mut());
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::devices::block::DriveId;
+    use crate::devices::class::PropertyValues;
+    use crate::devices::testing::Bench;
+    use crate::state::lifecycle_tests;
+    use crate::virtio::block::{self, MMIO_CLASS, VirtioBlkMmio};
+
+    fn disk(legacy: bool) -> VirtioBlkMmio {
+        let values = PropertyValues::new(&MMIO_CLASS);
+        block::mmio(&values, 1, DriveId(3), legacy, IrqLine::new(30)).unwrap()
+    }
+
+    fn write(disk: &mut VirtioBlkMmio, bench: &mut Bench, offset: u64, value: u32) {
+        disk.mmio_write(&mut bench.context(), offset, Width::Dword, value);
+    }
+
+    lifecycle_tests!(VirtioBlkMmio, disk(true), |disk, bench| {
+        write(disk, bench, register::GUEST_PAGE_SIZE, 4096);
+        write(disk, bench, register::QUEUE_PFN, 0x10);
+    });
+
+    #[test]
+    fn a_page_is_as_large_as_the_driver_says_before_it_resets() {
+        let mut bench = Bench::new();
+        let mut disk = disk(true);
+        write(&mut disk, &mut bench, register::GUEST_PAGE_SIZE, 4096);
+        write(&mut disk, &mut bench, register::STATUS, 0);
+        write(&mut disk, &mut bench, register::QUEUE_PFN, 0x10);
+        let ring = &disk.device().common().queue(0).unwrap().ring;
+        assert_eq!(ring.rings().descriptors, 0x1_0000);
+        assert_eq!(disk.mmio_read(register::QUEUE_PFN, Width::Dword), 0x10);
+        // Only whole doublewords are registers.
+        assert_eq!(disk.mmio_read(register::QUEUE_PFN, Width::Word), 0);
+    }
+
+    #[test]
+    fn impossible_states_are_refused() {
+        let mut bench = Bench::new();
+        for broken in 0..3 {
+            let mut disk = disk(false);
+            let mut saved = disk.save();
+            match broken {
+                0 => saved.state.queue_select = QUEUE_NUMBERS,
+                1 => saved.state.page_shift = 32,
+                _ => saved.state.aligns[3] = 3,
+            }
+            assert!(disk.load(saved, &mut bench.context()).is_err());
+        }
     }
 }
