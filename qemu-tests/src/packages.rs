@@ -72,7 +72,7 @@ pub fn linux_with_buttons() -> Option<(PathBuf, [PathBuf; 2])> {
     Some((kernel, modules.try_into().ok()?))
 }
 
-/// The same with modules by name, of those in [`MODULES`]: the kernel's path and theirs, in this order.
+/// The same with modules by name, of those that are known here: the kernel's path and theirs, in this order.
 ///
 /// # Panics
 ///

@@ -66,7 +66,7 @@ impl Out for Queue {
 }
 
 /// A machine in memory, which lasts as long as the test process.
-fn vm() -> Vm {
+fn vm() -> Box<Vm> {
     let ram: &'static ArrayRam<4096> = Box::leak(Box::new(ArrayRam::new()));
     let config = Config {
         rom: &[0; 4096],
@@ -74,7 +74,8 @@ fn vm() -> Vm {
         max_cpus: 2,
         ..Config::new(ram, 4096)
     };
-    let mut vm = InMemory::new(Machine::new(config).unwrap(), Deaf);
+    // It is large for a stack.
+    let mut vm = Box::new(InMemory::new(Machine::new(config).unwrap(), Deaf));
     vm.cpus = 2;
     vm.kvm.present = true;
     vm
@@ -101,7 +102,7 @@ const HELLO: &[u8] = b"{\"execute\":\"qmp_capabilities\"}";
 
 struct Client {
     session: Box<Session>,
-    vm: Vm,
+    vm: Box<Vm>,
     out: Queue,
 }
 
@@ -124,7 +125,7 @@ impl Client {
     }
 
     fn lines(&mut self, input: &[u8]) -> Vec<String> {
-        let used = self.session.feed(input, &mut self.vm, &mut self.out);
+        let used = self.session.feed(input, &mut *self.vm, &mut self.out);
         assert_eq!(used, input.len());
         self.take()
     }
@@ -134,9 +135,9 @@ impl Client {
         let mut used = 0;
         while used < input.len() {
             let rest = &input[used..];
-            used += self.session.feed(rest, &mut self.vm, &mut self.out);
+            used += self.session.feed(rest, &mut *self.vm, &mut self.out);
             if self.vm.saving.take().is_some() {
-                self.session.complete(Ok(()), &mut self.vm, &mut self.out);
+                self.session.complete(Ok(()), &mut *self.vm, &mut self.out);
             }
         }
         self.take()
@@ -325,7 +326,7 @@ fn end(client: &mut Client, result: Result<(), QmpError>) -> Vec<String> {
     assert_eq!(client.session.pending(), Some(job));
     client
         .session
-        .complete(result, &mut client.vm, &mut client.out);
+        .complete(result, &mut *client.vm, &mut client.out);
     client.take()
 }
 
@@ -341,7 +342,7 @@ fn memory_is_saved_in_the_background() {
     assert_eq!((saved.size, &*saved.filename), (2, "\u{e4}".as_bytes()));
     // Nothing else is looked at meanwhile; events are told.
     let query = b"{'execute':'query-name','id':8}";
-    let used = client.session.feed(query, &mut client.vm, &mut client.out);
+    let used = client.session.feed(query, &mut *client.vm, &mut client.out);
     assert_eq!(used, 0);
     let time = Timestamp::default();
     let told = client.session.event(&Event::Stop, time, &mut client.out);
@@ -438,7 +439,7 @@ fn out_of_band_commands_overtake() {
     assert_eq!(client.lines(PMEMSAVE), [""; 0]);
     // The queue is full now.
     assert_eq!(
-        client.session.feed(yank, &mut client.vm, &mut client.out),
+        client.session.feed(yank, &mut *client.vm, &mut client.out),
         0
     );
     let lines = end(&mut client, Ok(()));
@@ -481,11 +482,11 @@ fn messages_that_wait_may_be_long() {
             let end = taken
                 + client
                     .session
-                    .feed(&input[taken..part], &mut client.vm, &mut client.out);
+                    .feed(&input[taken..part], &mut *client.vm, &mut client.out);
             assert_eq!(
                 client
                     .session
-                    .feed(&input[end..part], &mut client.vm, &mut client.out),
+                    .feed(&input[end..part], &mut *client.vm, &mut client.out),
                 0
             );
             taken = end;
@@ -506,7 +507,9 @@ fn messages_that_wait_may_be_long() {
         };
         assert_eq!(client.lines(&list(3000)), [""; 0]);
         let input = list(3000);
-        let taken = client.session.feed(&input, &mut client.vm, &mut client.out);
+        let taken = client
+            .session
+            .feed(&input, &mut *client.vm, &mut client.out);
         assert!(taken < input.len());
         assert_eq!(end(&mut client, Ok(())).len(), 2);
         assert_eq!(client.lines(&input[taken..]).len(), 1);
@@ -581,19 +584,19 @@ fn output_is_bounded() {
     let mut client = Client::new();
     client.out.stuck = true;
     let two = b"{'execute':'query-name'}{'execute':'query-name'}";
-    let used = client.session.feed(two, &mut client.vm, &mut client.out);
+    let used = client.session.feed(two, &mut *client.vm, &mut client.out);
     assert_eq!(used, two.len() / 2);
     assert_eq!(
         client
             .session
-            .feed(&two[used..], &mut client.vm, &mut client.out),
+            .feed(&two[used..], &mut *client.vm, &mut client.out),
         0
     );
     client.take();
     assert_eq!(
         client
             .session
-            .feed(&two[used..], &mut client.vm, &mut client.out),
+            .feed(&two[used..], &mut *client.vm, &mut client.out),
         used
     );
     assert_eq!(client.take(), ["{\"return\": {}}"]);
