@@ -55,7 +55,7 @@ impl DeviceClass {
     }
 }
 
-/// A device's place among what firmware boots from, lowest first; negative: none.
+/// A device's place among what firmware boots from, lowest first; negative: none. Names of several begin so, too.
 pub const BOOT_INDEX: &str = "bootindex";
 /// Device and function number of a PCI device in one number; -1: the first free device number.
 pub const PCI_ADDR: &str = "addr";

@@ -2,6 +2,7 @@
 
 use super::tree::{Bus, Node, PATH_MAX, Path, virtio_bus};
 use super::{QomError, QomValue, Tree};
+use crate::devices::class::BOOT_INDEX;
 use crate::devices::{fdc, ide};
 use crate::machine::{BUS_TYPE, Place};
 
@@ -95,7 +96,10 @@ impl Tree<'_> {
             };
             visit(depth + 1, BusLine::Device(&self.type_name(node), id));
             self.class_values(node, &mut |name, _, value| {
-                visit(depth + 2, BusLine::Property(name, value));
+                // Places in the boot order are the object's, not the device's.
+                if !name.starts_with(BOOT_INDEX) {
+                    visit(depth + 2, BusLine::Property(name, value));
+                }
             });
             match node {
                 Node::PciHost => self.bus(Bus::Pci, "pci.0", "PCI", depth + 2, visit),
