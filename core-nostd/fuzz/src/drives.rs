@@ -371,7 +371,10 @@ pub fn ata(bytes: &[u8]) {
 }
 
 /// Plugs disks and a drive for media into a machine of all devices.
-pub fn plug(machine: &mut Machine<'_>, host: &mut Sink, now: u64) {
+pub fn plug(machine: &mut Machine<'_>, board: Board, host: &mut Sink, now: u64) {
+    if board == Board::Microvm {
+        return build(machine, host, now, &[(&block::MMIO_CLASS, &[])]);
+    }
     let classes: [(_, &[_]); 3] = [
         (&block::PCI_CLASS, &[("addr", "9"), ("packed", "on")]),
         (&ide::drive::HD_CLASS, &[("unit", "0")]),

@@ -17,17 +17,19 @@ use thimble_core::devices::block::{DriveId, Request};
 use thimble_core::devices::class::PropertyValues;
 use thimble_core::devices::input::{InputAxis, InputButton, InputEvent, QKeyCode};
 use thimble_core::devices::{
-    ConsoleId, GuestEvent, PowerRequest, Width, debug_exit, debugcon, fdc, hpet, i6300esb, ib700,
-    parallel, pc_testdev, pci_serial, pci_testdev, pflash, pvpanic, serial,
+    ConsoleId, GuestEvent, PowerRequest, Width, debug_exit, debugcon, fdc, ged, hpet, i6300esb,
+    ib700, parallel, pc_testdev, pci_serial, pci_testdev, pflash, pvpanic, serial,
 };
 use thimble_core::irq::LocalApic;
 use thimble_core::irq::lapic::{LocalApicWiring, Tsc};
 use thimble_core::machine::{
     Board, Config, ExpansionRom, FlashUnit, Host, Irqchip, Machine, Place, Plugging, STATE_MAX,
+    VIRTIO_BASE,
 };
 use thimble_core::memory::{ArrayRam, GuestRam};
 use thimble_core::pci::bridge;
 use thimble_core::qmp;
+use thimble_core::virtio::transport::mmio;
 use thimble_monitor::Out;
 
 /// Panics where `reached` tells that input got deep into the module, if the feature `planted` is
@@ -435,20 +437,26 @@ fn processor(machine: &mut Machine<'_>, host: &mut Sink, now: u64, source: &mut 
     }
 }
 
-/// Drives a machine through whatever the bytes say: accesses of all widths to all ports and
+/// Drives a machine of either board through whatever the bytes say: accesses of all widths to all ports and
 /// memory, time, console input, resets, and saved state of its own and of nobody's.
 pub fn storm(bytes: &[u8]) {
     let mut source = Source(bytes);
-    let irqchip = if source.byte() & 1 == 0 {
+    let kind = source.byte();
+    let irqchip = if kind & 1 == 0 {
         Irqchip::Machine
     } else {
         Irqchip::Host
     };
+    let board = if kind & 2 == 0 {
+        Board::Pc
+    } else {
+        Board::Microvm
+    };
     let mut apics = local_apics();
-    let mut machine = machine_with(Board::Pc, irqchip, &mut apics);
+    let mut machine = machine_with(board, irqchip, &mut apics);
     let mut host = Sink::default();
     let mut now = 0u64;
-    drives::plug(&mut machine, &mut host, now);
+    drives::plug(&mut machine, board, &mut host, now);
     let mut state = vec![0; STATE_MAX];
     while !source.is_empty() {
         let operation = source.byte();
@@ -472,6 +480,10 @@ pub fn storm(bytes: &[u8]) {
             8 | 9 if operation & 0x30 == 0x30 => {
                 let offset = source.number(3);
                 let gpa = match offset >> 21 {
+                    _ if board == Board::Microvm && offset >> 23 == 0 => {
+                        ged::EVENTS + offset % 0x400
+                    }
+                    _ if board == Board::Microvm => VIRTIO_BASE + offset % (26 * mmio::LENGTH),
                     5 => FLASH + offset % (FLASH_SIZE as u64),
                     6 | 7 => hpet::BASE + offset % hpet::LENGTH,
                     _ => PCI_MEMORY + offset % 0x4_0000,

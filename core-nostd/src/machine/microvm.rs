@@ -18,7 +18,7 @@ use crate::virtio::transport::mmio;
 pub const TRANSPORTS_MAX: usize = 24;
 
 /// Address of the first place; the others follow.
-const VIRTIO_BASE: u64 = 0xfeb0_0000;
+pub const VIRTIO_BASE: u64 = 0xfeb0_0000;
 /// Places, and the interrupt of the first: on a second I/O APIC, on the inputs of the first that a PC gives to PCI, or among those of
 /// ISA for guests that know of one controller alone.
 const ON_SECOND: (u8, u8) = (TRANSPORTS_MAX as u8, ioapic::PINS as u8);

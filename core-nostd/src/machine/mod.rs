@@ -98,7 +98,7 @@ use input::Typing;
 pub use input::{TYPED_MAX, TypedFull};
 pub use lending::Lent;
 use microvm::Microvm;
-pub use microvm::{BUS_PREFIX, BUS_TYPE, TRANSPORTS_MAX, virtio_without_acpi};
+pub use microvm::{BUS_PREFIX, BUS_TYPE, TRANSPORTS_MAX, VIRTIO_BASE, virtio_without_acpi};
 use pci::Buses;
 pub use pci::{
     Consoles, ExpansionRom, I6300ESB_MAX, PCI_BRIDGES_MAX, PCI_SERIALS_MAX, PCI_TESTDEVS_MAX,
