@@ -1,7 +1,7 @@
 //! Virtqueues: rings of descriptors in guest memory.
 //!
 //! Follows Virtual I/O Device (VIRTIO) 1.2, sections 2.7 (split virtqueues), 2.8 (packed ones, see
-//! [`packed`]) and, for where the parts of a legacy queue lie, 2.7.2. Indirect descriptors are taken whether or not they were
+//! module `packed`) and, for where the parts of a legacy queue lie, 2.7.2. Indirect descriptors are taken whether or not they were
 //! negotiated, as QEMU's devices take them. The guest may be hostile: a chain is read once, each
 //! of its descriptors is copied before it is looked at, loops end where a chain would have more
 //! descriptors than its table, and what breaks a rule is a [`QueueError`], upon which the device
