@@ -250,8 +250,14 @@ fn storage_commands_write_the_same() {
                 command_with(&mut client, "human-monitor-command", arguments)
             };
             let text = tell(command);
-            tell("read nix 1");
-            let shown = written(&instance, &mut seen);
+            // What goes on in the background is written by the time that it has been waited for.
+            let goes_on = command.starts_with("aio_") && command != "aio_flush";
+            let shown = if goes_on {
+                String::new()
+            } else {
+                tell("read nix 1");
+                written(&instance, &mut seen)
+            };
             said.push((command.to_owned(), format!("{text} {shown}")));
         }
         answers.push(said);
