@@ -29,6 +29,14 @@ const GRUB_MODULES: &[&str] = &[
     "terminal",
 ];
 
+/// A disk's first sector that firmware runs: code, and the mark that says so in the last two bytes.
+pub fn boot_sector(code: &[u8]) -> Vec<u8> {
+    let mut sector = code.to_vec();
+    sector.resize(510, 0);
+    sector.extend([0x55, 0xaa]);
+    sector
+}
+
 /// Runs a program that must succeed.
 fn run(command: &mut Command) {
     let output = command.output();

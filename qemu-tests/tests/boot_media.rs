@@ -175,10 +175,7 @@ fn memtest_is_chosen_from_grubs_menu_on_seabios_console() {
 /// The first sector of a medium that prints its letter on port E9h, and gives the turn to the next one.
 fn letter(letter: u8) -> Vec<u8> {
     // mov al, LETTER; out e9h, al; int 18h
-    let mut sector = vec![0xb0, letter, 0xe6, 0xe9, 0xcd, 0x18];
-    sector.resize(510, 0);
-    sector.extend([0x55, 0xaa]);
-    sector
+    media::boot_sector(&[0xb0, letter, 0xe6, 0xe9, 0xcd, 0x18])
 }
 
 /// Media with letters: `a` to `d` are disks, `x` is a CD.

@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use qemu_tests::linux_guest::{self, LinuxGuest};
-use qemu_tests::{Emulator, Instance, QmpClient, QtestClient, packages, skip};
+use qemu_tests::{Emulator, Instance, QmpClient, QtestClient, media, packages, skip};
 use serde_json::{Value, json};
 
 /// Guests may take so long; other tests and emulators have the same processors.
@@ -560,10 +560,7 @@ fn boot_sector() -> Vec<u8> {
         0xf4, // hlt
         0xeb, 0xfd, // jmp to hlt
     ];
-    let mut sector = code.to_vec();
-    sector.resize(510, 0);
-    sector.extend([0x55, 0xaa]);
-    sector
+    media::boot_sector(&code)
 }
 
 /// Boots SeaBIOS from a disk of drive A, and gives what was written.

@@ -1,6 +1,6 @@
 //! Disks that guests use: SeaBIOS boots from one, what it loads writes a sector; errors stop the machine, and images are locked.
 
-use qemu_tests::{Emulator, Launcher};
+use qemu_tests::{Emulator, Launcher, media};
 use serde_json::{Value, json};
 
 use crate::{
@@ -25,10 +25,7 @@ fn boot_sector() -> Vec<u8> {
         0xf4, // hlt
         0xeb, 0xfd, // jmp to hlt
     ];
-    let mut sector = code.to_vec();
-    sector.resize(510, 0);
-    sector.extend([0x55, 0xaa]);
-    sector
+    media::boot_sector(&code)
 }
 
 /// An emulator whose SeaBIOS boots from the image `{dir}/boot.img` of 1 MiB, which the options put behind a disk.
