@@ -505,6 +505,198 @@ fn option_roms_are_loaded_or_not() {
     }
 }
 
+/// Devices on the express bus: one with memory, one with all kinds of ranges, and one below a bridge.
+const EXPRESS: [&str; 12] = [
+    "-M",
+    "microvm,pcie=on",
+    "-device",
+    "pci-testdev,membar=64K,addr=2",
+    "-device",
+    "virtio-blk-pci,drive=d,addr=3",
+    "-device",
+    "pci-bridge,chassis_nr=1,id=b,addr=4,shpc=off",
+    "-device",
+    "pci-testdev,bus=b,addr=1f.0",
+    "-drive",
+    "if=none,id=d,driver=null-co,size=64K,read-zeroes=on",
+];
+
+/// Configuration space in memory, and ranges in and outside of the windows.
+#[test]
+fn the_express_bus_is_that_of_qemu() {
+    if packages::qemu().is_none() {
+        return skip("qemu-system-x86 is missing");
+    }
+    let function = |bus: u64, slot: u64, register: u64| {
+        format!("{:#x}", 0xe000_0000 | bus << 20 | slot << 15 | register)
+    };
+    let mut requests: Vec<String> = Vec::new();
+    for slot in 0..6 {
+        for register in (0..0x40).step_by(4).chain([0x40, 0xfc, 0x100, 0xffc]) {
+            requests.push(format!("readl {}", function(0, slot, register)));
+        }
+    }
+    for (letter, register) in [
+        ("b", 0),
+        ("b", 3),
+        ("w", 1),
+        ("l", 1),
+        ("l", 2),
+        ("q", 0),
+        ("q", 4),
+        ("l", 0xfd),
+        ("l", 0xfff),
+        ("q", 0xffa),
+    ] {
+        requests.push(format!("read{letter} {}", function(0, 0, register)));
+        requests.push(format!("read{letter} {}", function(0, 3, register)));
+    }
+    requests.push(format!("readl {}", function(1, 0, 0)));
+    requests.push(format!("readl {}", function(255, 31, 0)));
+    let write = |letter: &str, slot: u64, register: u64, value: u64| {
+        format!("write{letter} {} {value:#x}", function(0, slot, register))
+    };
+    for register in (4..0x40).step_by(4) {
+        for slot in [0, 2, 3] {
+            requests.push(write("l", slot, register, 0xffff_ffff));
+            requests.push(format!("readl {}", function(0, slot, register)));
+        }
+    }
+    // The bridge's secondary bus is 5, whose window is the first MiB of the bus's.
+    for (letter, register, value) in [
+        ("l", 0x18, 0x0005_0500),
+        ("l", 0x20, 0xc000_c000),
+        ("w", 4, 7),
+    ] {
+        requests.push(write(letter, 4, register, value));
+    }
+    requests.push(format!("readl {}", function(5, 31, 0)));
+    requests.push(format!("writel {} 0xc0010000", function(5, 31, 0x10)));
+    requests.push(format!("writew {} 2", function(5, 31, 4)));
+    // In the window, above it, in RAM, and the wide range in the wide window; then outside of that.
+    for base in [
+        0xc010_0000,
+        0xdfff_f000,
+        0xe000_0000,
+        0xb000_0000,
+        0xf000_0000,
+    ] {
+        requests.push(write("w", 2, 4, 0));
+        requests.push(write("l", 2, 0x10, base));
+        requests.push(write("w", 2, 4, 2));
+        for offset in [0, 4, 0xffc] {
+            requests.push(format!("readl {:#x}", base + offset));
+        }
+    }
+    for base in [
+        0xc0_0000_0000_u64,
+        0xff_ffff_0000,
+        0xbf_ffff_0000,
+        0xc020_0000,
+    ] {
+        requests.push(write("w", 3, 4, 0));
+        requests.push(write("l", 3, 0x20, base & 0xffff_ffff));
+        requests.push(write("l", 3, 0x24, base >> 32));
+        requests.push(write("w", 3, 4, 2));
+        // The number of queues, the status, and the disk's size.
+        for offset in [0x12, 0x14, 0x2000, 0x2004] {
+            requests.push(format!("readw {:#x}", base + offset));
+        }
+    }
+    for address in [
+        0xc001_0000_u64,
+        0xc001_0004,
+        0xc000_0000,
+        0xbfff_fffc,
+        0xdfff_fff8,
+        0xc0_1234_5678,
+        0xff_ffff_fffc,
+        0x100_0000_0000,
+    ] {
+        requests.push(format!("readl {address:#x}"));
+        requests.push(format!("writel {address:#x} 0x12345678"));
+    }
+    // Ports of functions are nowhere.
+    requests.push(write("l", 3, 0x10, 0xc001));
+    requests.push(write("w", 3, 4, 7));
+    for port in [0xcf8, 0xcfc, 0xc000, 0xc012] {
+        requests.push(format!("inl {port:#x}"));
+    }
+    let [qemu, thimble] = ask_both(|emulator| {
+        let launcher = emulator.launcher().args(emulator.passive_args());
+        let instance = launcher.args(EXPRESS).with_qtest().with_qmp().start();
+        let mut qmp = instance.qmp();
+        qmp.negotiate();
+        let mut qtest = instance.qtest();
+        let mut answers = vec![
+            qmp.execute("query-pci", json!({}))
+                .expect("buses")
+                .to_string(),
+        ];
+        for request in &requests {
+            let answer = qtest.request(request).expect("an answer");
+            answers.push(format!("{request}: {answer}"));
+        }
+        answers.push(
+            qmp.execute("query-pci", json!({}))
+                .expect("buses")
+                .to_string(),
+        );
+        for line in ["info pci", "info qtree"] {
+            let arguments = json!({"command-line": line});
+            let text = qmp.execute("human-monitor-command", arguments);
+            let text = text.expect("text");
+            let text = text.as_str().expect("text");
+            // The tree has properties and devices that are not modelled.
+            let lines = text.lines().filter(|text| {
+                line == "info pci" || text.contains("bus: pcie.0") || text.contains("dev: gpex")
+            });
+            answers.extend(lines.map(str::to_owned));
+        }
+        answers
+    });
+    for (theirs, ours) in qemu.iter().zip(&thimble) {
+        assert_eq!(ours, theirs);
+    }
+    assert_eq!(qemu.len(), thimble.len());
+}
+
+/// Linux finds the bus by ACPI, and disks on it that interrupt by messages and by a pin.
+#[test]
+fn linux_uses_disks_on_the_express_bus() {
+    let launcher = Emulator::Thimble.launcher();
+    let path = launcher.dir().join("other");
+    image(&path);
+    let launcher = with_disk(launcher, "virtio-blk-pci,drive=d,addr=3,serial=messages")
+        .args(["-M", "microvm,pcie=on,pic=off"])
+        .args(["-drive", "if=none,id=e,file={dir}/other,format=raw"])
+        .args([
+            "-device",
+            "virtio-blk-pci,drive=e,addr=5,vectors=0,serial=pin",
+        ]);
+    let Some(mut guest) = LinuxGuest::start(launcher, packages::DISK_MODULES) else {
+        return skip(MISSING);
+    };
+    let before = std::fs::read(&path).expect("the image");
+    assert_eq!(
+        guest.run("cat /sys/block/vda/serial /sys/block/vdb/serial"),
+        "messagespin"
+    );
+    assert_eq!(
+        guest.run("ls -1 /sys/bus/pci/devices"),
+        "0000:00:00.0\n0000:00:03.0\n0000:00:05.0\n"
+    );
+    guest.run("dd if=/dev/vda of=/dev/vdb bs=1024 count=20 seek=40 conv=fsync 2>/dev/null");
+    let interrupts = guest.run("grep virtio /proc/interrupts");
+    assert!(interrupts.contains("PCI-MSI"), "{interrupts}");
+    assert!(interrupts.contains("IO-APIC  17-fasteoi"), "{interrupts}");
+    guest.console.send("poweroff -f\n");
+    guest.qmp.wait_event("SHUTDOWN", PATIENCE);
+    assert!(guest.instance.wait(PATIENCE).success());
+    let after = std::fs::read(&path).expect("the image");
+    assert_eq!(after[40 << 10..60 << 10], before[..20 << 10]);
+}
+
 /// A disk of which Linux is told by the DSDT: it reads what the host has written, the host what Linux has; then the guest starts again by
 /// the reset register, and powers off by the button.
 #[test]

@@ -58,6 +58,17 @@ const MICROVM: Setup = (
         "isa-debug-exit",
     ],
 );
+const EXPRESS: Setup = (
+    "microvm",
+    &[
+        "-M",
+        "microvm,pcie=on",
+        "-device",
+        "pci-testdev,id=test",
+        "-device",
+        "pci-bridge,chassis_nr=1,shpc=off",
+    ],
+);
 const NONE: Setup = ("none", &["-M", "none"]);
 
 /// QEMU ends when it is asked for the properties of this type; those of the object are compared in the tree.
@@ -65,7 +76,7 @@ const CRASHES: &str = "microvm-machine";
 
 const SOON: Duration = Duration::from_secs(20);
 
-const SETUPS: [Setup; 3] = [PC, MICROVM, NONE];
+const SETUPS: [Setup; 4] = [PC, MICROVM, EXPRESS, NONE];
 
 fn start(emulator: Emulator, (_, options): Setup) -> (Instance, QmpClient) {
     let instance = emulator

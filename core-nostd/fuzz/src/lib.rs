@@ -27,7 +27,7 @@ use thimble_core::machine::{
     VIRTIO_BASE,
 };
 use thimble_core::memory::{ArrayRam, GuestRam};
-use thimble_core::pci::bridge;
+use thimble_core::pci::{bridge, gpex};
 use thimble_core::qmp;
 use thimble_core::virtio::transport::mmio;
 use thimble_monitor::Out;
@@ -235,6 +235,7 @@ fn machine_around<'m>(
     let config = Config {
         board,
         irqchip,
+        pcie: true,
         rom: memory.rom,
         flash: memory.flash,
         max_cpus: 2,
@@ -268,21 +269,22 @@ fn machine_around<'m>(
         machine
             .plug(&PropertyValues::new(&fdc::drive::CLASS))
             .expect("there is room for a floppy drive");
-        plug_pci(&mut machine);
     }
+    plug_pci(&mut machine);
     machine
 }
 
 /// Plugs in PCI devices of all kinds: some on bus 0, and some below two bridges.
 fn plug_pci(machine: &mut Machine<'_>) {
+    let root = machine.root_bus();
     for (class, id, bus, addr) in [
-        (&bridge::CLASS, "one", "pci.0", "2"),
+        (&bridge::CLASS, "one", root, "2"),
         (&bridge::CLASS, "two", "one", "1"),
-        (&pci_serial::CLASS, "serial", "pci.0", "3.0"),
-        (&pci_serial::CLASS_4X, "serials", "pci.0", "3.1"),
+        (&pci_serial::CLASS, "serial", root, "3.0"),
+        (&pci_serial::CLASS_4X, "serials", root, "3.1"),
         (&pci_serial::CLASS_2X, "below", "two", "5"),
         (&pci_testdev::CLASS, "test", "one", "4"),
-        (&pci_testdev::CLASS, "same", "pci.0", "4"),
+        (&pci_testdev::CLASS, "same", root, "4"),
         (&i6300esb::CLASS, "watchdog", "two", "6"),
         (&pvpanic::PCI_CLASS, "alarm", "two", "7"),
     ] {
@@ -482,6 +484,13 @@ pub fn storm(bytes: &[u8]) {
                 let gpa = match offset >> 21 {
                     _ if board == Board::Microvm && offset >> 23 == 0 => {
                         ged::EVENTS + offset % 0x400
+                    }
+                    // Slots 0 to 7 of four buses, and what stands in the windows.
+                    4 if board == Board::Microvm => {
+                        gpex::ECAM + (offset & 3) * (1 << 20) + (offset >> 2) % (8 << 15)
+                    }
+                    5 if board == Board::Microvm => {
+                        gpex::WINDOWS[(offset & 1) as usize].0 + offset % 0x4_0000
                     }
                     _ if board == Board::Microvm => VIRTIO_BASE + offset % (26 * mmio::LENGTH),
                     5 => FLASH + offset % (FLASH_SIZE as u64),

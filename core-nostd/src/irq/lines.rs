@@ -5,7 +5,7 @@
 //! edges fall into one register access.
 
 /// Lines that a board has at most.
-pub const LINES_MAX: usize = 64;
+pub const LINES_MAX: usize = 128;
 
 /// Changes that are kept between two drains.
 const CHANGES_MAX: usize = 32;
@@ -38,7 +38,7 @@ pub struct LineChange {
 /// Levels of all lines.
 #[derive(Clone, Debug, Default)]
 pub struct Lines {
-    levels: u64,
+    levels: u128,
     changes: heapless::Deque<LineChange, CHANGES_MAX>,
 }
 

@@ -116,6 +116,7 @@ impl<'m> Machine<'m> {
                 isa_bridge: piix3::ADDRESS,
                 link_irqs: &link_irqs,
             }),
+            express: self.express_irq(),
             devices: &devices,
             floppies: self.floppy_facts(),
             ram: (self.layout.low, self.layout.high),

@@ -43,8 +43,8 @@ use crate::firmware::{FwCfgError, MachineFacts, fw_cfg, keys, vmcoreinfo};
 use crate::irq::{IoApic, IrqLine, Lines, LocalApics, Pic, ioapic, lapic, pic};
 use crate::memory::{Backing, MapFull, MemoryMap, Region};
 use crate::pci::{
-    ConfigMechanism1, I440fx, PciFunction, Piix3, Piix4Pm, SlotError, bridge, i440fx, mechanism,
-    piix3, piix4_pm,
+    ConfigMechanism1, I440fx, PciFunction, Piix3, Piix4Pm, SlotError, bridge, gpex, i440fx,
+    mechanism, piix3, piix4_pm,
 };
 use crate::time::{TimerId, Timers};
 
@@ -62,6 +62,8 @@ pub static CLASSES: &[&DeviceClass] = &[
     &fdc::drive::CLASS,
     &fw_cfg::CLASS,
     &ged::CLASS,
+    &gpex::CLASS,
+    &gpex::HOST_CLASS,
     &hpet::CLASS,
     &i440fx::CLASS,
     &mechanism::CLASS,
@@ -509,6 +511,9 @@ impl<'m> Machine<'m> {
                 let function = PciSlot::PowerManagement;
                 machine.add_board_function(piix4_pm::ADDRESS, function)?;
             }
+        }
+        if machine.has_express() {
+            machine.add_board_function(gpex::ADDRESS, PciSlot::Express)?;
         }
         machine.describe(&config)?;
         machine.map = machine.build_map()?;

@@ -182,7 +182,12 @@ impl<'m> Machine<'m> {
             };
         }
         let mut path = Path::new();
-        path.push_str("/pci@i0cf8").ok()?;
+        // Configuration space in memory has no address of its own for QEMU, whose paths these are.
+        path.push_str(match self.has_express() {
+            true => "/pci@ffffffffffffffff",
+            false => "/pci@i0cf8",
+        })
+        .ok()?;
         for index in line.into_iter().rev() {
             let placed = self.buses.functions.get(index)?;
             let config = self.pci_function(placed.function)?.config();

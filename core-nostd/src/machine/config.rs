@@ -115,6 +115,8 @@ pub struct Config<'m> {
     pub acpi: bool,
     /// Whether microvm with ACPI has a second I/O APIC, where the controllers are the machine's (`-machine ioapic2=`).
     pub ioapic2: bool,
+    /// Whether microvm with ACPI has a PCI Express host bridge (`-machine pcie=`).
+    pub pcie: bool,
     /// Whether virtio devices in memory have the registers before 1.0 (`-global virtio-mmio.force-legacy=`).
     pub virtio_mmio_legacy: bool,
     /// Whether a PC has an HPET (`-machine hpet=`).
@@ -179,6 +181,7 @@ impl<'m> Config<'m> {
             rtc: true,
             acpi: true,
             ioapic2: true,
+            pcie: false,
             virtio_mmio_legacy: true,
             hpet: true,
             hpet_msi: false,

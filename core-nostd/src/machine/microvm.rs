@@ -1,5 +1,5 @@
-//! What microvm has where a PC has PCI: ACPI's event device, a second I/O APIC, and places for virtio devices in memory, each with
-//! an interrupt of its own. Addresses and interrupts are those of QEMU's board.
+//! What microvm has where a PC has its chipset: ACPI's event device, a second I/O APIC, places for virtio devices in memory, each with
+//! an interrupt of its own, and where it is asked for a PCI Express host bridge. Addresses and interrupts are those of QEMU's board.
 
 use super::drives::{Owner, VIRTIO_BLKS_MAX, VirtioDisk};
 use super::ports::piece;
@@ -10,6 +10,7 @@ use crate::devices::class::{DeviceClass, PropertyValues};
 use crate::devices::ged::{self, Ged};
 use crate::firmware::acpi::VirtioPlace;
 use crate::irq::{IoApic, IrqLine, ioapic};
+use crate::pci::{Gpex, gpex};
 use crate::trace::events as trace;
 use crate::virtio::block;
 use crate::virtio::transport::mmio;
@@ -39,6 +40,7 @@ pub(super) const DEVICE_BUS: &str = "virtio-bus";
 pub(super) struct Microvm {
     pub(super) ged: Option<Ged>,
     pub(super) ioapic2: Option<IoApic>,
+    pub(super) gpex: Option<Gpex>,
     /// Places, and the interrupt of the first.
     transports: (u8, u8),
     legacy: bool,
@@ -49,6 +51,7 @@ pub(super) struct Microvm {
 /// What answers at an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Target {
+    Configuration,
     GedEvents,
     GedRegisters,
     Virtio(u8),
@@ -58,6 +61,7 @@ impl Target {
     /// What QEMU calls it.
     const fn name(self) -> &'static str {
         match self {
+            Self::Configuration => "pcie-mmcfg-mmio",
             Self::GedEvents => "acpi-ged",
             Self::GedRegisters => "acpi-ged-regs",
             Self::Virtio(_) => "virtio-mmio",
@@ -68,7 +72,7 @@ impl Target {
     const fn widest(self) -> Width {
         match self {
             Self::GedRegisters => Width::Byte,
-            Self::GedEvents | Self::Virtio(_) => Width::Dword,
+            Self::Configuration | Self::GedEvents | Self::Virtio(_) => Width::Dword,
         }
     }
 }
@@ -82,6 +86,7 @@ impl Microvm {
         Self {
             ged: acpi.then(|| Ged::new(GED_LINE)),
             ioapic2: second.then(IoApic::new),
+            gpex: (acpi && config.pcie).then(Gpex::new),
             transports: match (is_it, acpi, second) {
                 (false, ..) => (0, 0),
                 (_, false, _) => WITHOUT_ACPI,
@@ -95,6 +100,8 @@ impl Microvm {
 
     /// Ranges that answer, ascending: the first address and the length.
     fn ranges(&self) -> impl Iterator<Item = (Target, u64, u64)> + use<> {
+        let configuration = (Target::Configuration, gpex::ECAM, gpex::ECAM_LENGTH);
+        let configuration = self.gpex.is_some().then_some(configuration);
         let ged = [
             (Target::GedEvents, ged::EVENTS, ged::EVENTS_LENGTH),
             (Target::GedRegisters, ged::REGISTERS, ged::REGISTERS_LENGTH),
@@ -102,7 +109,8 @@ impl Microvm {
         let ged = self.ged.is_some().then_some(ged);
         let virtio = (0..self.transports.0)
             .map(|place| (Target::Virtio(place), address_of(place), mmio::LENGTH));
-        ged.into_iter().flatten().chain(virtio)
+        let ged = ged.into_iter().flatten();
+        configuration.into_iter().chain(ged).chain(virtio)
     }
 
     /// The part of an access of `length` bytes to `gpa` that comes next from `done` on: who takes it, the offset there, and where in
@@ -142,6 +150,36 @@ impl Machine<'_> {
     /// Whether there is a second I/O APIC.
     pub fn has_second_ioapic(&self) -> bool {
         self.microvm.ioapic2.is_some()
+    }
+
+    /// Whether there is a PCI Express host bridge.
+    pub fn has_express(&self) -> bool {
+        self.microvm.gpex.is_some()
+    }
+
+    /// The first of that bridge's interrupts, if there is one: inputs of the first I/O APIC that virtio devices leave.
+    pub(super) fn express_irq(&self) -> Option<u8> {
+        let irq = match self.has_second_ioapic() {
+            true => 16,
+            false => 12,
+        };
+        self.has_express().then_some(irq)
+    }
+
+    /// What nobody answers in the windows of the bus reads as ones.
+    fn fill_windows(&self, gpa: u64, to: &mut [u8]) {
+        if !self.has_express() {
+            return;
+        }
+        for (at, byte) in (0..).zip(to) {
+            let address = gpa.wrapping_add(at);
+            if gpex::WINDOWS
+                .iter()
+                .any(|(first, last)| (*first..=*last).contains(&address))
+            {
+                *byte = 0xff;
+            }
+        }
     }
 
     /// Whether ACPI is the reduced one, with an event device.
@@ -249,9 +287,11 @@ impl Machine<'_> {
         to: &mut [u8],
     ) -> bool {
         let mut done = 0;
+        self.fill_windows(gpa, to);
         while let Some((target, offset, at, width)) = self.microvm.next(gpa, to.len(), done) {
             let microvm = &mut self.microvm;
             let value = match target {
+                Target::Configuration => self.ecam_read(offset, width),
                 Target::GedEvents => match &mut microvm.ged {
                     Some(ged) => ged.events_read(width),
                     None => 0,
@@ -291,6 +331,7 @@ impl Machine<'_> {
             trace::memory_region_ops_write(address, value.into(), width.bytes(), name);
             let mut owner = None;
             match target {
+                Target::Configuration => self.ecam_write(host, now, offset, width, value),
                 // It takes no writes.
                 Target::GedEvents => {}
                 Target::GedRegisters => {

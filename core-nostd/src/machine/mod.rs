@@ -232,6 +232,8 @@ const fn letter(width: Width) -> u8 {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum PciSlot {
     HostBridge,
+    /// The function of the express host bridge.
+    Express,
     IsaBridge,
     PowerManagement,
     Ide,
@@ -249,6 +251,7 @@ impl PciSlot {
     fn name(self) -> &'static str {
         match self {
             Self::HostBridge => "i440FX",
+            Self::Express => "gpex-root",
             Self::IsaBridge => "PIIX3",
             Self::PowerManagement => "PIIX4_PM",
             Self::Ide => "piix3-ide",
@@ -694,7 +697,7 @@ impl<'m> Machine<'m> {
         }
         while let Some(change) = self.lines.take_change() {
             let number = change.line.number();
-            if number >= pci::FIRST_LINE && self.board == Board::Pc {
+            if number >= pci::FIRST_LINE {
                 self.route_pirqs(host);
             } else if !self.is_driven(number) {
                 self.drive_gsi(host, change.line, change.level);

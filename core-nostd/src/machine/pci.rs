@@ -19,11 +19,12 @@ use crate::devices::pci_serial::{self, PciSerial};
 use crate::devices::pci_testdev::{self, PciTestdev};
 use crate::devices::pvpanic::{self, PvpanicPci};
 use crate::devices::{ConsoleId, Context, Width, serial};
+use crate::irq::ioapic;
 use crate::irq::{IrqLine, LINES_MAX, MSI_BASE, MSI_END, Msi};
 use crate::pci::bridge::{self, Window, swizzle};
 use crate::pci::{
     Address, BarKind, BusId, ConfigSpace, FUNCTIONS_MAX, Functions, PciBridge, PciFunction, Placed,
-    ROM_BAR, SlotError, Target, config, mechanism, piix3, reg,
+    ROM_BAR, SlotError, Target, config, gpex, mechanism, piix3, reg,
 };
 use crate::time::TimerId;
 use crate::trace::events as trace;
@@ -45,8 +46,8 @@ pub(super) const PVPANICS_MAX: usize = 1;
 /// The first console of PCI serial functions.
 pub(super) const FIRST_CONSOLE: u8 = (super::SERIAL_MAX + super::DEBUGCON_MAX) as u8;
 
-/// The interrupt line of the first function; the others' follow.
-pub(super) const FIRST_LINE: u8 = 32;
+/// The interrupt line of the first function; the others' follow. Those before are inputs of I/O APICs.
+pub(super) const FIRST_LINE: u8 = 2 * ioapic::PINS as u8;
 const _: () = assert!(FIRST_LINE as usize + FUNCTIONS_MAX <= LINES_MAX);
 
 /// Pieces that the windows of bridges cut one range into at most; further ones do not answer.
@@ -57,6 +58,8 @@ pub(super) const TEXT_MAX: usize = super::ID_MAX;
 
 /// The name of the bus of the host bridge.
 const ROOT_BUS: &str = "pci.0";
+/// Interrupts that PCI functions can be routed to at most: those of ISA, or inputs of the first I/O APIC.
+const ROUTES_MAX: u8 = ioapic::PINS as u8;
 
 /// An expansion ROM's image, which the host lends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -100,8 +103,8 @@ pub(super) struct Buses<'m> {
     roms: [ExpansionRom<'m>; FUNCTIONS_MAX],
     pub(super) memory: Decoder<u64, Claim>,
     pub(super) ports: heapless::Vec<PortClaim, { super::ports::RANGES_MAX }>,
-    /// ISA interrupts that PCI functions drive high, a bit each.
-    pub(super) driven: u16,
+    /// Interrupts that PCI functions drive high, a bit each.
+    pub(super) driven: u32,
 }
 
 impl Buses<'_> {
@@ -175,14 +178,14 @@ impl Buses<'_> {
         }
     }
 
-    /// Which input of the ISA bridge, 0 to 3, a function's interrupt pin, 0 to 3, ends in.
-    fn pirq_of(&self, placed: &Placed<PciSlot>, pin: u8) -> u8 {
+    /// In which pin, 0 to 3, of which slot of the root bus a function's interrupt pin, 0 to 3, ends.
+    fn root_pin_of(&self, placed: &Placed<PciSlot>, pin: u8) -> (Address, u8) {
         let (mut placed, mut pin) = (placed, pin);
         while let Some(bridge) = self.above(placed.bus) {
             pin = swizzle(placed.device(), pin);
             placed = bridge;
         }
-        piix3::pirq_of(Address::at(0, placed.devfn), pin)
+        (Address::at(0, placed.devfn), pin)
     }
 
     /// What of a range passes all bridges between its bus and the host bridge.
@@ -231,6 +234,7 @@ macro_rules! function {
     ($machine:expr, $slot:expr, $get:ident, $($reference:tt)+) => {
         match $slot {
             PciSlot::HostBridge => Some($($reference)+ $machine.i440fx as _),
+            PciSlot::Express => function!(@one $machine.microvm.gpex, $($reference)+),
             PciSlot::IsaBridge => Some($($reference)+ $machine.piix3 as _),
             PciSlot::PowerManagement => Some($($reference)+ $machine.piix4_pm as _),
             PciSlot::Ide => Some($($reference)+ $machine.ide as _),
@@ -241,6 +245,12 @@ macro_rules! function {
             PciSlot::Pvpanic(index) => function!(@ $machine.buses.pvpanics, index, $get, $($reference)+),
             PciSlot::VirtioBlk(index) => function!(@disk $machine.buses.disks, index, $get, $($reference)+),
         }
+    };
+    (@one $device:expr, & mut) => {
+        $device.as_mut().map(|device| device as _)
+    };
+    (@one $device:expr, &) => {
+        $device.as_ref().map(|device| device as _)
     };
     (@disk $pool:expr, $index:expr, $get:ident, & mut) => {
         $pool
@@ -301,9 +311,22 @@ impl<'m> Machine<'m> {
 
     /// CONFDATA.
     pub(super) fn pci_read(&self, offset: u16, width: Width) -> u32 {
-        let Some(target) = self.pci.target(offset) else {
-            return u32::MAX;
-        };
+        match self.pci.target(offset) {
+            Some(target) => self.config_read(target, width),
+            None => u32::MAX,
+        }
+    }
+
+    /// Reads configuration space in memory.
+    pub(super) fn ecam_read(&self, offset: u64, width: Width) -> u32 {
+        let (address, register) = gpex::decode(offset);
+        match register {
+            Some(register) => self.config_read(Target { address, register }, width),
+            None => u32::MAX,
+        }
+    }
+
+    fn config_read(&self, target: Target, width: Width) -> u32 {
         let (at, register) = (target.address, target.register);
         let found = self.pci_target(target).map(|(_, placed)| placed.function);
         let Some(function) = found.and_then(|slot| self.pci_function(slot)) else {
@@ -332,9 +355,35 @@ impl<'m> Machine<'m> {
         width: Width,
         value: u32,
     ) {
-        let Some(target) = self.pci.target(offset) else {
-            return;
-        };
+        if let Some(target) = self.pci.target(offset) {
+            self.config_write(host, now, target, width, value);
+        }
+    }
+
+    /// Writes configuration space in memory.
+    pub(super) fn ecam_write<H: Host>(
+        &mut self,
+        host: &mut H,
+        now: u64,
+        offset: u64,
+        width: Width,
+        value: u32,
+    ) {
+        let (address, register) = gpex::decode(offset);
+        if let Some(register) = register {
+            let target = Target { address, register };
+            self.config_write(host, now, target, width, value);
+        }
+    }
+
+    fn config_write<H: Host>(
+        &mut self,
+        host: &mut H,
+        now: u64,
+        target: Target,
+        width: Width,
+        value: u32,
+    ) {
         let at = target.address;
         let Some((index, placed)) = self.pci_target(target) else {
             trace::guest_error_pci_cfg(at.bus, at.device(), at.function());
@@ -447,8 +496,8 @@ impl<'m> Machine<'m> {
         }
     }
 
-    /// ISA interrupts that PCI functions ask for by their pins, as the ISA bridge routes them.
-    fn wanted_irqs(&self) -> u16 {
+    /// Interrupts that PCI functions ask for by their pins, as the ISA bridge routes them, or as they are wired without one.
+    fn wanted_irqs(&self) -> u32 {
         let mut wanted = 0;
         for (index, placed) in self.buses.functions.iter() {
             if !self.lines.level(IrqLine::new(FIRST_LINE + index as u8)) {
@@ -458,29 +507,33 @@ impl<'m> Machine<'m> {
                 .pci_function(placed.function)
                 .and_then(|function| function.config().byte(reg::INTERRUPT_PIN).checked_sub(1));
             let Some(pin) = pin else { continue };
-            let pirq = self.buses.pirq_of(placed, pin);
-            if let Some(irq) = self.piix3.pirq_route(pirq) {
-                wanted |= 1 << (irq & 15);
+            let (slot, pin) = self.buses.root_pin_of(placed, pin);
+            let irq = match self.express_irq() {
+                Some(first) => Some(first + gpex::interrupt_of(slot.device(), pin)),
+                None => self.piix3.pirq_route(piix3::pirq_of(slot, pin)),
+            };
+            if let Some(irq) = irq.filter(|irq| *irq < ROUTES_MAX) {
+                wanted |= 1 << irq;
             }
         }
         wanted
     }
 
-    /// Lets ISA interrupts follow the functions' lines and the ISA bridge's routes. An interrupt that
+    /// Lets interrupts follow the functions' lines and the ISA bridge's routes. An interrupt that
     /// an ISA device holds high stays so.
     pub(super) fn route_pirqs<H: Host>(&mut self, host: &mut H) {
         let wanted = self.wanted_irqs();
         let changed = wanted ^ core::mem::replace(&mut self.buses.driven, wanted);
-        for irq in 0..16 {
+        for irq in 0..ROUTES_MAX {
             if changed >> irq & 1 != 0 && !self.lines.level(IrqLine::new(irq)) {
                 self.drive_gsi(host, IrqLine::new(irq), wanted >> irq & 1 != 0);
             }
         }
     }
 
-    /// Whether PCI functions hold an ISA interrupt high.
+    /// Whether PCI functions hold an interrupt high.
     pub(super) fn is_driven(&self, number: u8) -> bool {
-        number < 16 && self.buses.driven >> number & 1 != 0
+        number < ROUTES_MAX && self.buses.driven >> number & 1 != 0
     }
 
     /// A function sends a message: an interrupt, or a write to RAM where its address is no local
@@ -532,10 +585,9 @@ impl<'m> Machine<'m> {
             let kind = function.config().bar_kind(bar);
             let is_io = matches!(kind, Some((BarKind::Io, _)));
             let widest = function.widest(bar);
-            for (first, last) in self
-                .buses
-                .pieces(placed.bus, is_io, (base, base + (size - 1)))
-            {
+            let range = self.in_windows(is_io, (base, base + (size - 1)));
+            let pieces = range.map(|range| self.buses.pieces(placed.bus, is_io, range));
+            for (first, last) in pieces.into_iter().flatten() {
                 let offset = first - base;
                 // What finds no room does not answer.
                 if is_io {
@@ -563,6 +615,19 @@ impl<'m> Machine<'m> {
                 }
             }
         }
+    }
+
+    /// What of a range the host bridge passes on.
+    fn in_windows(&self, is_io: bool, (first, last): Window) -> Option<Window> {
+        if self.microvm.gpex.is_none() {
+            return Some((first, last));
+        }
+        // Both are larger than any range, and ranges are aligned to their sizes: none lies in both.
+        let mut windows = gpex::WINDOWS.iter().filter(|_| !is_io);
+        windows.find_map(|window| {
+            let cut = (first.max(window.0), last.min(window.1));
+            (cut.0 <= cut.1).then_some(cut)
+        })
     }
 
     /// Reads a port in a function's range.
@@ -895,10 +960,10 @@ impl<'m> Machine<'m> {
     /// The bus of this name: that of the host bridge, or of a bridge, which has its id or, without
     /// one, a number behind all others.
     pub(super) fn find_pci_bus(&self, name: &str) -> Option<BusId> {
-        if self.board != super::Board::Pc {
+        if !self.has_pci() {
             return None;
         }
-        if name == ROOT_BUS {
+        if name == self.root_bus() {
             return Some(BusId::Root);
         }
         let mut found = None;
@@ -911,6 +976,19 @@ impl<'m> Machine<'m> {
             }
         }
         found
+    }
+
+    /// Whether there is a PCI bus.
+    pub fn has_pci(&self) -> bool {
+        self.board == super::Board::Pc || self.has_express()
+    }
+
+    /// The name of the bus of the host bridge, if there is one.
+    pub fn root_bus(&self) -> &'static str {
+        match self.has_express() {
+            true => gpex::BUS,
+            false => ROOT_BUS,
+        }
     }
 
     /// The bus below a function, if it is a bridge.
@@ -947,8 +1025,10 @@ impl<'m> Machine<'m> {
             _ => {
                 let before = self.plugged.iter().take(position).filter(is_bridge);
                 let nameless = before.filter(|other| !matches!(other.place(), super::Place::Id(_)));
+                // Numbers count buses of one type, of which the root bus may be.
+                let number = nameless.count() + usize::from(!self.has_express());
                 // It fits.
-                let _ = core::fmt::write(&mut name, format_args!("pci.{}", nameless.count() + 1));
+                let _ = core::fmt::write(&mut name, format_args!("pci.{number}"));
             }
         }
         name
@@ -1010,6 +1090,7 @@ impl<'m> Machine<'m> {
         let function = self.buses.functions.get(index);
         let name = match function.map(|placed| placed.function) {
             Some(PciSlot::HostBridge) => crate::pci::i440fx::CLASS.name,
+            Some(PciSlot::Express) => gpex::CLASS.name,
             Some(PciSlot::IsaBridge) => piix3::CLASS.name,
             Some(PciSlot::Ide) => crate::devices::ide::CLASS.name,
             _ => crate::pci::piix4_pm::CLASS.name,
@@ -1179,7 +1260,11 @@ impl<'m> Machine<'m> {
             PciSlot::Watchdog(slot) => self.buses.watchdogs[usize::from(slot)] = None,
             PciSlot::Pvpanic(slot) => self.buses.pvpanics[usize::from(slot)] = None,
             PciSlot::VirtioBlk(slot) => self.buses.disks[usize::from(slot)] = None,
-            PciSlot::HostBridge | PciSlot::IsaBridge | PciSlot::PowerManagement | PciSlot::Ide => {}
+            PciSlot::HostBridge
+            | PciSlot::Express
+            | PciSlot::IsaBridge
+            | PciSlot::PowerManagement
+            | PciSlot::Ide => {}
         }
         self.plugged.remove(position);
         self.decode_pci();

@@ -280,9 +280,9 @@ impl<'m> Machine<'m> {
     ) -> Result<Option<BusId>, DeviceError> {
         let is_pci = class.bus == Some("PCI");
         let Some(name) = name else {
-            return match (is_pci, self.board) {
-                (true, Board::Pc) if class.user_creatable => Ok(Some(BusId::Root)),
-                (true, Board::Microvm | Board::None) => Err(DeviceError::NoBus(class.name, "PCI")),
+            return match (is_pci, self.has_pci()) {
+                (true, true) if class.user_creatable => Ok(Some(BusId::Root)),
+                (true, false) => Err(DeviceError::NoBus(class.name, "PCI")),
                 _ => Ok(None),
             };
         };

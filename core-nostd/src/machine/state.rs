@@ -99,6 +99,9 @@ macro_rules! each_device {
             } else if $machine.has_acpi {
                 $call!($machine.acpi_pm);
             }
+            if $machine.microvm.gpex.is_some() {
+                $call!($machine.microvm.gpex);
+            }
             if $machine.microvm.ioapic2.is_some() {
                 $call!($machine.microvm.ioapic2);
             }

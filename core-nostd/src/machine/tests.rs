@@ -526,6 +526,59 @@ fn a_board_without_8259s_and_clock() {
 }
 
 #[test]
+fn an_express_bus() {
+    use crate::devices::i6300esb;
+    use crate::pci::gpex;
+    /// What the watchdog's first register has from the start.
+    const PRELOAD: u32 = 0xf_ffff;
+    let mut host = Recorder::default();
+    let board = |acpi, ioapic2| {
+        let mut machine = machine_without(Board::Microvm, Irqchip::Machine, |config| {
+            (config.pcie, config.acpi, config.ioapic2) = (true, acpi, ioapic2);
+        });
+        if machine.has_pci() {
+            let mut watchdog = PropertyValues::new(&i6300esb::CLASS);
+            watchdog.set("addr", "3").unwrap();
+            machine.plug(&watchdog).unwrap();
+        }
+        machine
+    };
+    assert!(!board(false, true).has_pci(), "only ACPI tells of it");
+    let read = |machine: &mut Machine<'_>, host: &mut Recorder, gpa: u64| {
+        let mut bytes = [0; 4];
+        machine.physical_read(host, 0, gpa, &mut bytes);
+        u32::from_le_bytes(bytes)
+    };
+    // Slot 3's pin A is the last interrupt; virtio devices have the others.
+    for (ioapic2, irq) in [(true, 19), (false, 15)] {
+        let mut machine = board(true, ioapic2);
+        let function = gpex::ECAM + (3 << 15);
+        assert_eq!(read(&mut machine, &mut host, gpex::ECAM), 0x0008_1b36);
+        assert_eq!(read(&mut machine, &mut host, function), 0x25ab_8086);
+        assert_eq!(read(&mut machine, &mut host, function + 0x100), u32::MAX);
+        assert_eq!(read(&mut machine, &mut host, gpex::ECAM - 4), u32::MAX);
+        assert_eq!(read(&mut machine, &mut host, gpex::ECAM + (1 << 28)), 0);
+        let base = gpex::WINDOWS[0].0 as u32 + 0x1000;
+        for (register, value) in [(0x10, base), (4, 2)] {
+            machine.physical_write(&mut host, 0, function + register, &value.to_le_bytes());
+        }
+        assert_eq!(read(&mut machine, &mut host, base.into()), PRELOAD);
+        assert_eq!(
+            read(&mut machine, &mut host, u64::from(base) + 0x10),
+            u32::MAX
+        );
+        assert_eq!(machine.express_irq().map(|first| first + 3), Some(irq));
+        let mut saved = std::vec![0; STATE_MAX];
+        let length = machine.save(&mut saved).unwrap();
+        let mut other = board(true, ioapic2);
+        other.load(&mut host, 0, &saved[..length]).unwrap();
+        assert_eq!(read(&mut other, &mut host, base.into()), PRELOAD);
+        machine.reset(&mut host, 0);
+        assert_eq!(read(&mut machine, &mut host, base.into()), u32::MAX);
+    }
+}
+
+#[test]
 fn a_command_line_that_comes_late() {
     let mut host = Recorder::default();
     let mut machine = machine(Board::Microvm, Irqchip::Machine);

@@ -6,6 +6,7 @@
 
 pub mod bridge;
 pub mod config;
+pub mod gpex;
 pub mod i440fx;
 pub mod mechanism;
 pub mod msi;
@@ -16,6 +17,7 @@ pub mod topology;
 
 pub use bridge::PciBridge;
 pub use config::{BARS, BarKind, CONFIG_BYTES, ConfigSpace, Identity, PciFunction, ROM_BAR, reg};
+pub use gpex::Gpex;
 pub use i440fx::I440fx;
 pub use mechanism::{Address, ConfigMechanism1, Target};
 pub use msi::MsiCapability;

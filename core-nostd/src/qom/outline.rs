@@ -102,7 +102,10 @@ impl Tree<'_> {
                 }
             });
             match node {
-                Node::PciHost => self.bus(Bus::Pci, "pci.0", "PCI", depth + 2, visit),
+                Node::PciHost => {
+                    let kind = self.type_name(Node::PciBus);
+                    self.bus(Bus::Pci, self.machine.root_bus(), &kind, depth + 2, visit);
+                }
                 Node::Transport(place) => {
                     let name = virtio_bus(place);
                     self.bus(Bus::Virtio(place), &name, BUS_TYPE, depth + 2, visit);

@@ -386,6 +386,7 @@ impl Tree<'_> {
                 "pic" if self.machine.has_pic() => QomValue::Str("on"),
                 "rtc" if self.machine.has_rtc() => QomValue::Str("on"),
                 "hpet" => QomValue::Bool(self.machine.has_hpet()),
+                "pcie" if self.machine.has_express() => QomValue::Str("on"),
                 "ioapic2" if self.machine.has_second_ioapic() => QomValue::Str("on"),
                 "acpi" if self.machine.has_acpi() => QomValue::Str("on"),
                 name => machine_value(&settings, name),

@@ -14,7 +14,7 @@ use crate::devices::{dma, fdc, ged, hpet, i8042, ide, kernel, pit, port92, rtc};
 use crate::firmware::fw_cfg;
 use crate::irq::{ioapic, lapic, pic};
 use crate::machine::{self, Board, Irqchip, Place};
-use crate::pci::{i440fx, mechanism, piix3, piix4_pm};
+use crate::pci::{gpex, i440fx, mechanism, piix3, piix4_pm};
 use crate::virtio::transport::mmio;
 
 /// Bytes of the path of an object at most.
@@ -177,11 +177,13 @@ impl Tree<'_> {
             Node::Lapic(_) if self.own_apics() => &lapic::CLASS,
             Node::Lapic(_) => &kernel::APIC_CLASS,
             Node::FwCfg => &fw_cfg::CLASS,
+            Node::PciHost if self.machine.has_express() => &gpex::HOST_CLASS,
             Node::PciHost => &mechanism::CLASS,
             Node::IoApic if in_kernel => &kernel::IOAPIC_CLASS,
             Node::IoApic | Node::SecondIoApic => &ioapic::CLASS,
             Node::Ged => &ged::CLASS,
             Node::Transport(_) => &mmio::CLASS,
+            Node::HostBridge if self.machine.has_express() => &gpex::CLASS,
             Node::HostBridge => &i440fx::CLASS,
             Node::IsaBridge if self.board() == Board::Pc => &piix3::CLASS,
             Node::Pic(_) if in_kernel => &kernel::PIC_CLASS,
@@ -221,6 +223,7 @@ impl Tree<'_> {
                 Board::None => "none-machine",
             },
             Node::SystemBus => "System",
+            Node::PciBus if self.machine.has_express() => "PCIE",
             Node::PciBus | Node::BelowBridge(_) => "PCI",
             Node::IsaBus => "ISA",
             Node::IdeBus(_) => "IDE",
@@ -372,6 +375,9 @@ impl Tree<'_> {
         if self.machine.has_event_device() {
             visit(Some(Node::Ged));
         }
+        if self.machine.has_express() {
+            visit(Some(Node::PciHost));
+        }
     }
 
     /// Visits the devices on a bus, with their positions on it.
@@ -449,6 +455,11 @@ impl Tree<'_> {
             }
             (bus, _) => {
                 let mut position = 0;
+                if bus == Bus::Pci && self.machine.has_express() && self.board() != Board::None {
+                    // It is the host bridge's own.
+                    visit(position, Node::HostBridge);
+                    position += 1;
+                }
                 self.board_devices(&mut |device| {
                     if device.bus == Some(bus) {
                         if let Some(node) = device.node {
@@ -483,9 +494,10 @@ impl Tree<'_> {
     }
 
     /// Whether it could come and go with the machine running: QEMU says so of all PCI devices that the
-    /// user adds.
+    /// user adds, save on an express bus.
     pub(super) fn is_pluggable(&self, node: Node) -> bool {
-        matches!(node, Node::Plugged(_)) && self.class(node).is_some_and(|c| c.bus == Some("PCI"))
+        let has_plug = matches!(node, Node::Plugged(_)) && !self.machine.has_express();
+        has_plug && self.class(node).is_some_and(|c| c.bus == Some("PCI"))
     }
 
     /// The bridge, by its position in the machine's list, that a PCI device is below.
@@ -616,8 +628,11 @@ impl Tree<'_> {
                 }
             }
             Node::PciHost => {
-                visit("ioapic", Node::IoApic);
-                visit("pci.0", Node::PciBus);
+                match board {
+                    Board::Pc => visit("ioapic", Node::IoApic),
+                    _ => visit("gpex_root", Node::HostBridge),
+                }
+                visit(self.machine.root_bus(), Node::PciBus);
             }
             Node::IsaBridge => visit("isa.0", Node::IsaBus),
             Node::Transport(place) => visit(&virtio_bus(place), Node::VirtioBus(place)),
@@ -720,6 +735,7 @@ impl Tree<'_> {
     }
 
     fn parent(&self, node: Node) -> Option<Node> {
+        let board = self.board();
         Some(match node {
             Node::Root => return None,
             Node::Objects | Node::Chardevs | Node::Machine => Node::Root,
@@ -730,10 +746,12 @@ impl Tree<'_> {
             | Node::PeripheralAnon
             | Node::Qtest
             | Node::FwCfg
-            | Node::Flash(_)
-            | Node::PciHost => Node::Machine,
+            | Node::Flash(_) => Node::Machine,
+            Node::PciHost if board == Board::Pc => Node::Machine,
+            Node::PciHost => Node::Unattached,
+            Node::HostBridge if board != Board::Pc => Node::PciHost,
             Node::PciBus => Node::PciHost,
-            Node::IoApic if self.board() == Board::Pc => Node::PciHost,
+            Node::IoApic if board == Board::Pc => Node::PciHost,
             Node::IoApic => Node::Machine,
             Node::Lapic(index) => Node::Cpu(index),
             Node::IsaBus => Node::IsaBridge,

@@ -170,6 +170,8 @@ pub struct MachineOptions {
     pub hpet: bool,
     /// microvm: whether there is a second I/O APIC; `None`: where the controllers allow it.
     pub ioapic2: Option<bool>,
+    /// microvm: whether there is a PCI Express bus, if there is ACPI.
+    pub pcie: bool,
     /// microvm: whether a kernel's command line gets what the kernel can't find by itself.
     pub auto_kernel_cmdline: bool,
 }
@@ -195,6 +197,7 @@ impl Default for MachineOptions {
             smbios: EntryPoint::Bits32,
             hpet: true,
             ioapic2: None,
+            pcie: false,
             auto_kernel_cmdline: true,
         }
     }
@@ -287,7 +290,11 @@ pub(super) static MACHINE: OptsTable = OptsTable {
         SubOption::new("max-fw-size", Kind::Absent("the limit is fixed"), ""),
         SubOption::new("dtb", Kind::Absent("there are no device trees"), ""),
         SubOption::new("dumpdtb", Kind::Absent("there are no device trees"), ""),
-        SubOption::new("pcie", Kind::Only(&["off", "auto"], NOT_MODELLED), ""),
+        SubOption::new(
+            "pcie",
+            ON_OFF_AUTO,
+            "microvm: a PCI Express bus, with ACPI; off by default",
+        ),
         SubOption::new("ioapic2", ON_OFF_AUTO, "microvm: a second I/O APIC"),
         SubOption::new(
             "x-option-roms",
@@ -374,6 +381,9 @@ impl MachineOptions {
         }
         if let Some(pic) = given.text("pic") {
             self.pic = pic != "off";
+        }
+        if let Some(pcie) = given.text("pcie") {
+            self.pcie = pcie == "on";
         }
         self.option_roms = flag("x-option-roms", self.option_roms);
         if let Some(acpi) = given.text("acpi") {

@@ -309,6 +309,7 @@ pub fn build(mut options: Box<Options>) -> Result<EventLoop, OptionError> {
         hpet: options.machine.hpet,
         hpet_msi: options.defaults_of(&hpet::CLASS).is_on(hpet::MSI),
         ioapic2: options.machine.ioapic2 != Some(false),
+        pcie: options.machine.pcie,
         virtio_mmio_legacy: options.defaults_of(&mmio::CLASS).is_on(mmio::FORCE_LEGACY),
         floppy_fallback: fdc::fallback(&options.defaults_of(&fdc::CLASS)),
         sleep: piix4_pm::sleep_states(&options.defaults_of(&piix4_pm::CLASS)),

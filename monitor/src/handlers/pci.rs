@@ -1,7 +1,7 @@
 //! PCI buses and what is on them.
 
 use thimble_core::devices::Width;
-use thimble_core::machine::{Board, Machine, PciDevice};
+use thimble_core::machine::{Machine, PciDevice};
 use thimble_core::pci::{BarKind, BusId, ROM_BAR, bridge::Window, reg};
 use thimble_core::qmp::{Sink, SinkFull, Writer};
 
@@ -109,7 +109,7 @@ pub(crate) fn query_pci<O: Owner, S: Sink>(
     list: &mut ListReply<'_, S>,
 ) -> Result<(), Fail<'static>> {
     context.owner.visit_objects(&mut |tree| {
-        if tree.machine.board() != Board::Pc {
+        if !tree.machine.has_pci() {
             return;
         }
         list.stream(|writer| {

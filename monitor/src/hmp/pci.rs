@@ -2,7 +2,7 @@
 
 use core::fmt::{self, Write as _};
 
-use thimble_core::machine::{Board, Machine, PciDevice};
+use thimble_core::machine::{Machine, PciDevice};
 use thimble_core::pci::{BarKind, BusId};
 
 use super::table::{Command, command};
@@ -21,7 +21,7 @@ fn info_pci<'l>(call: &mut Call<'_, 'l>) -> Done<'l> {
     let (mut written, text) = (Ok(()), &mut call.text);
     call.context.owner.visit_objects(&mut |tree| {
         // Other boards have no buses to show.
-        if tree.machine.board() == Board::Pc {
+        if tree.machine.has_pci() {
             written = devices(text, tree.machine, BusId::Root);
         }
     });

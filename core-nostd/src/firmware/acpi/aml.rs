@@ -521,6 +521,14 @@ impl Resources {
             self.raw(&word.to_le_bytes());
         }
     }
+
+    /// `QWordMemory`: the same with 64-bit addresses, not for caches.
+    pub fn wide_memory_window(&mut self, first: u64, last: u64) {
+        self.raw(&[0x8a, 43, 0, 0, PRODUCER_FIXED, 1]);
+        for word in [0, first, last, 0, (last - first).wrapping_add(1)] {
+            self.raw(&word.to_le_bytes());
+        }
+    }
 }
 
 /// General flags of an address space: produced, both ends fixed, positive decode.

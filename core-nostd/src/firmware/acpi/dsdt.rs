@@ -8,7 +8,7 @@
 use super::aml::{Resources, Space, Term, Writer};
 use super::{Facts, FloppyFacts, Hardware, IsaDevice, Link, Links, PciFacts, tables};
 use crate::devices::{acpi_pm, fdc, ged, hpet};
-use crate::pci::{Address, piix3};
+use crate::pci::{Address, gpex, piix3};
 use crate::virtio::transport::mmio;
 
 /// The DSDT's version: integers have 64 bits.
@@ -42,6 +42,9 @@ pub(super) fn dsdt(w: &mut Writer<'_>, links: &mut Links, facts: &Facts<'_>) -> 
                     interrupt_links(w, pci);
                 }
                 None => isa_devices(w, facts),
+            }
+            if let Some(irq) = facts.express {
+                express_bus(w, irq);
             }
             if let Some((_, base)) = facts.hpet {
                 w.device("HPET", |w| {
@@ -222,6 +225,59 @@ fn pci_bus(w: &mut Writer<'_>, facts: &Facts<'_>, pci: &PciFacts<'_>) {
                     r.ports(port, acpi_pm::APMC_PORTS as u8);
                 }
             });
+        });
+    });
+}
+
+/// A PCI Express bus, whose interrupts are wired. What an operating system may take over of such a bus (`_OSC`) is left open: there are
+/// no ports that it could do anything with.
+fn express_bus(w: &mut Writer<'_>, irq: u8) {
+    const LINKS: [&str; gpex::PINS as usize] = ["GSI0", "GSI1", "GSI2", "GSI3"];
+    w.device("PCI0", |w| {
+        w.name("_HID", Term::Eisa("PNP0A08"));
+        w.name("_CID", Term::Eisa("PNP0A03"));
+        w.name("_SEG", Term::Int(0));
+        w.name("_BBN", Term::Int(0));
+        w.name("_UID", Term::Int(0));
+        w.name("_CCA", Term::Int(1));
+        w.method("_CBA", 0, |w| w.give(Term::Int(gpex::ECAM)));
+        w.resources("_CRS", |r| {
+            r.buses(0, 0xff);
+            let [(first, last), (high, highest)] = gpex::WINDOWS;
+            r.memory_window(first as u32, last as u32, false);
+            r.wide_memory_window(high, highest);
+        });
+        w.named_package("_PRT", SLOTS * PINS, |w| {
+            for slot in 0..SLOTS {
+                for pin in 0..PINS {
+                    let link = LINKS[usize::from(gpex::interrupt_of(slot, pin))];
+                    w.package(4, |w| {
+                        w.term(Term::Int(u64::from(slot) << 16 | 0xffff));
+                        w.term(Term::Int(pin.into()));
+                        w.term(Term::Name(link));
+                        w.term(Term::Int(0));
+                    });
+                }
+            }
+        });
+        for (number, link) in (0..).zip(LINKS) {
+            w.device(link, |w| {
+                w.name("_HID", Term::Eisa("PNP0C0F"));
+                w.name("_UID", Term::Int(number.into()));
+                for name in ["_PRS", "_CRS"] {
+                    w.resources(name, |r| r.own_irq(irq + number, true));
+                }
+                // It is where it is.
+                w.method("_SRS", 1, |_| {});
+                w.method("_DIS", 0, |_| {});
+            });
+        }
+    });
+    // Guests make sure that nobody else is to have the addresses of configuration space.
+    w.device("MRES", |w| {
+        w.name("_HID", Term::Eisa("PNP0C02"));
+        w.resources("_CRS", |r| {
+            r.registers(gpex::ECAM as u32, gpex::ECAM_LENGTH as u32);
         });
     });
 }

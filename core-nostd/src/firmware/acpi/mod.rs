@@ -120,6 +120,8 @@ pub struct Facts<'a> {
     pub hpet: Option<(u32, u64)>,
     /// The PCI bus.
     pub pci: Option<PciFacts<'a>>,
+    /// The first of four interrupts of a PCI Express bus, [`crate::pci::gpex`], if there is one.
+    pub express: Option<u8>,
     /// Devices at fixed ports.
     pub devices: &'a [IsaDevice<'a>],
     /// The floppy disk controller: what media each of its drives takes at most.
@@ -368,6 +370,9 @@ impl<'m> Tables<'m> {
         list(add(&mut w, &|w, links| tables::madt(w, links, facts)))?;
         if let Some((id, base)) = facts.hpet {
             list(add(&mut w, &|w, links| tables::hpet(w, links, id, base)))?;
+        }
+        if facts.express.is_some() {
+            list(add(&mut w, &tables::mcfg))?;
         }
         if !facts.numa.memory.is_empty() {
             list(add(&mut w, &|w, links| numa::srat(w, links, facts)))?;

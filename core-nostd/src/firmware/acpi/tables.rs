@@ -7,6 +7,7 @@ use super::aml::Writer;
 use super::{Facts, Hardware, Link, Links};
 use crate::devices::{acpi_pm, ged, rtc};
 use crate::irq::{IrqLine, ioapic, lapic};
+use crate::pci::gpex;
 
 /// Bytes of the header that tables share.
 pub(super) const HEADER: usize = 36;
@@ -321,6 +322,16 @@ impl Gas {
         bytes[4..].copy_from_slice(&self.address.to_le_bytes());
         bytes
     }
+}
+
+/// Adds the MCFG: where the configuration space of which buses is (PCI Firmware Specification 3.0, section 4.1.2).
+pub(super) fn mcfg(w: &mut Writer<'_>, links: &mut Links) -> usize {
+    table(w, links, b"MCFG", 1, |w| {
+        w.raw(&[0; 8]);
+        w.raw(&gpex::ECAM.to_le_bytes());
+        // Segment 0, buses 0 to 255.
+        w.raw(&[0, 0, 0, 0xff, 0, 0, 0, 0]);
+    })
 }
 
 /// Adds the MADT: who takes interrupts, and how they come.

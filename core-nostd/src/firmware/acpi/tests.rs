@@ -23,7 +23,7 @@ struct Sample {
     max_cpus: u16,
     id_shift: u32,
     reduced: bool,
-    /// Without 8259s and real-time clock.
+    /// Without 8259s and real-time clock; with an express bus where the hardware is reduced.
     bare: bool,
     gpe0: bool,
     command: bool,
@@ -121,6 +121,7 @@ impl Sample {
                 isa_bridge: Address::new(0, 1, 0),
                 link_irqs: &[5, 10, 11],
             }),
+            express: (self.reduced && self.bare).then_some(16),
             devices: &devices,
             floppies: self.slots.map(|_| {
                 let drive = FloppyFacts {
@@ -378,6 +379,11 @@ fn a_board_without_pci_is_told_of() {
     let tables = tables_of(&image, BASE);
     let (fadt, madt) = (tables["FACP"], tables["APIC"]);
     assert_eq!((fadt[108], fadt[109], madt[40]), (0, 0b10_0101, 0));
+    let space = [0, 0, 0, 0xe0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0, 0, 0, 0];
+    assert_eq!(tables["MCFG"][44..], space);
+    for name in ["PCI0", "GSI0", "GSI3", "MRES"] {
+        assert!(devices_of(&tables).iter().any(|device| device == name));
+    }
 }
 
 #[test]
