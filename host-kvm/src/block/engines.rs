@@ -26,13 +26,13 @@ impl Engines {
     /// Does a request as `aio=` says.
     pub fn start(&self, aio: Option<BlockdevAioOptions>, transfer: Box<Transfer>) {
         match (aio, transfer.kind()) {
-            (Some(BlockdevAioOptions::IoUring) | None, _) => {
+            (Some(BlockdevAioOptions::IoUring), _) => {
                 self.uring.start(transfer, &self.pool);
             }
             (Some(BlockdevAioOptions::Native), Kind::Read | Kind::Write) => {
                 self.native.start(transfer, &self.pool);
             }
-            (Some(BlockdevAioOptions::Native | BlockdevAioOptions::Threads), _) => {
+            (Some(BlockdevAioOptions::Native | BlockdevAioOptions::Threads) | None, _) => {
                 wait_for(transfer, &self.pool);
             }
         }

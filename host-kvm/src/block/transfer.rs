@@ -241,7 +241,7 @@ impl Transfer {
     }
 
     /// Does all that is still to be done.
-    pub fn perform(mut self: Box<Self>) {
+    pub fn perform(mut self) {
         let result = self.calls.perform(self.handle.fd());
         self.ended(result);
     }
