@@ -4,8 +4,8 @@ use std::fs;
 
 use super::emulator::RAM_MIB;
 use super::measures::{CONSOLE, Stopped, private_dirty};
-use super::phases::kvm_usable;
 use super::{Bench, Row, bytes, row, time};
+use qemu_tests::packages::kvm_usable;
 
 type Rows = Result<Vec<Row>, String>;
 
