@@ -251,7 +251,9 @@ impl<H: Host, W: Write> Executor<'_, '_, '_, H, W> {
             }
             Request::Endianness => return self.reporter.out.write_str("OK little\n"),
             Request::InterceptIn(IO_APIC) => return self.intercept(Intercept::IoApicInputs),
-            Request::InterceptOut(PIC) => return self.intercept(Intercept::PicOutput),
+            Request::InterceptOut(PIC) if self.machine.has_pic() => {
+                return self.intercept(Intercept::PicOutput);
+            }
             Request::InterceptIn(_) | Request::InterceptOut(_) => {
                 return self.reporter.out.write_str("FAIL Unknown device\n");
             }

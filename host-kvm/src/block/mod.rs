@@ -160,7 +160,8 @@ impl Graph {
         self.drives.borrow().iter().find(is_it).cloned()
     }
 
-    fn drive_by_id(&self, id: DriveId) -> Option<Rc<Backend>> {
+    /// The drive that a controller knows by this number.
+    pub fn drive_by_id(&self, id: DriveId) -> Option<Rc<Backend>> {
         let is_it = |drive: &&Rc<Backend>| {
             let of = drive.device.borrow();
             of.as_ref().is_some_and(|of| of.drive == id)

@@ -148,6 +148,7 @@ fn drive(graph: &Graph, node: &Rc<Node>) -> Rc<Backend> {
         has_tray: false,
         need: WRITER,
         read_only: false,
+        thread: None,
     };
     graph.attach(&drive, device).unwrap();
     graph.add_drive(drive.clone());

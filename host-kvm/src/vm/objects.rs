@@ -2,10 +2,11 @@
 
 use thimble_core::cpu::{features, models};
 use thimble_core::devices::ConsoleId;
+use thimble_core::devices::block::DriveId;
 use thimble_core::firmware::smbios::EntryPoint;
 use thimble_core::qmp::Parser;
 use thimble_core::qom::{
-    Chardev, ChardevKind, Outside, Processor, QomValue, Settings, Tree, UserObject,
+    BehindDrive, Chardev, ChardevKind, Outside, Processor, QomValue, Settings, Tree, UserObject,
 };
 use thimble_monitor::QmpError;
 use thimble_monitor::owner::objects::NewValue;
@@ -14,6 +15,7 @@ use thimble_monitor::schema::read_json;
 use thimble_monitor::schema::results::{IOThreadInfo, Memdev};
 
 use super::{BridgeState, Guarded, Vm};
+use crate::block::Graph;
 use crate::chardev::Chardevs;
 use crate::chardev::spec::Backend;
 use crate::objects;
@@ -29,6 +31,7 @@ pub struct ObjectFacts {
     dump_guest_core: bool,
     graphics: bool,
     isa_serial: bool,
+    option_roms: bool,
     auto_kernel_cmdline: bool,
     mem_merge: bool,
     smbios_64: bool,
@@ -67,6 +70,7 @@ impl ObjectFacts {
             dump_guest_core: machine.dump_guest_core,
             graphics: machine.graphics && !options.nographic,
             isa_serial: machine.isa_serial,
+            option_roms: machine.option_roms,
             auto_kernel_cmdline: machine.auto_kernel_cmdline,
             mem_merge: machine.mem_merge,
             smbios_64: machine.smbios == EntryPoint::Bits64,
@@ -90,6 +94,7 @@ struct Objects<'g> {
     chardevs: &'g Chardevs,
     bridge: &'g BridgeState,
     made: &'g objects::Objects,
+    blocks: &'g Graph,
 }
 
 impl Outside for Objects<'_> {
@@ -111,6 +116,7 @@ impl Outside for Objects<'_> {
             dump_guest_core: facts.dump_guest_core,
             graphics: facts.graphics,
             isa_serial: facts.isa_serial,
+            option_roms: facts.option_roms,
             auto_kernel_cmdline: facts.auto_kernel_cmdline,
             mem_merge: facts.mem_merge,
             smbios_64: facts.smbios_64,
@@ -171,6 +177,22 @@ impl Outside for Objects<'_> {
         self.made.value(position, property, take);
     }
 
+    fn drive(&self, drive: DriveId, take: &mut dyn FnMut(BehindDrive<'_>)) {
+        let Some(drive) = self.blocks.drive_by_id(drive) else {
+            return;
+        };
+        let (device, root) = (drive.device.borrow(), drive.root.borrow());
+        let thread = device.as_ref().and_then(|device| device.thread.as_deref());
+        let node = root.as_ref().map_or("", |root| root.node().name());
+        take(BehindDrive {
+            name: match drive.name() {
+                "" => node,
+                name => name,
+            },
+            thread: thread.and_then(|id| self.made.position(id)),
+        });
+    }
+
     fn memory_backend(&self) -> Option<usize> {
         self.made.ram_position()
     }
@@ -182,6 +204,7 @@ impl Guarded {
         &self,
         facts: &ObjectFacts,
         made: &objects::Objects,
+        blocks: &Graph,
         built: bool,
         look: impl FnOnce(Tree<'_>) -> R,
     ) -> R {
@@ -194,6 +217,7 @@ impl Guarded {
                 chardevs: &self.chardevs,
                 bridge: &self.bridge_state,
                 made,
+                blocks,
             },
         })
     }

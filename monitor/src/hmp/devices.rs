@@ -2,10 +2,12 @@
 
 use core::fmt::{self, Write as _};
 
+use thimble_core::irq::ioapic;
 use thimble_core::machine::listing::Range;
 use thimble_core::machine::{Board, Irqchip, Machine};
 use thimble_core::qom::{BusLine, QomValue};
 
+use super::block::write_size;
 use super::table::{Command, Kind, command, flag, optional};
 use super::{Call, Done, Text, apic};
 use crate::handlers::Outcome;
@@ -69,7 +71,7 @@ fn pic<'l>(call: &mut Call<'_, 'l>) -> Done<'l> {
     Ok(Outcome::Done)
 }
 
-/// Both controllers see all lines, but the PICs only those of the ISA bus.
+/// Each controller counts what it sees: an I/O APIC its inputs, the PICs the lines of the ISA bus.
 fn irq<'l>(call: &mut Call<'_, 'l>) -> Done<'l> {
     let text = &mut call.text;
     let mut shown = Ok(());
@@ -77,15 +79,23 @@ fn irq<'l>(call: &mut Call<'_, 'l>) -> Done<'l> {
         if machine.board() == Board::None {
             return;
         }
-        let raised = machine.raised_lines();
-        for (name, lines) in [("ioapic", raised.len()), ("isa-i8259", ISA_LINES)] {
+        let raised = machine.raised_lines().split_at_checked(ioapic::PINS);
+        let (first, second) = raised.unwrap_or_default();
+        let isa = first.get(..ISA_LINES).filter(|_| machine.has_pic());
+        let second = machine.has_second_ioapic().then_some(second);
+        for (name, raised) in [
+            ("ioapic", Some(first)),
+            ("isa-i8259", isa),
+            ("ioapic", second),
+        ] {
+            let Some(raised) = raised else { continue };
             if machine.irqchip() == Irqchip::Host {
                 shown = shown
                     .and_then(|()| writeln!(text, "IRQ statistics not available for kvm-{name}."));
                 continue;
             }
             shown = shown.and_then(|()| writeln!(text, "IRQ statistics for {name}:"));
-            for (line, count) in raised.iter().enumerate().take(lines) {
+            for (line, count) in raised.iter().enumerate() {
                 if *count > 0 {
                     shown = shown.and_then(|()| writeln!(text, "{line:2}: {count}"));
                 }
@@ -174,6 +184,11 @@ fn bus_line(depth: usize, line: &BusLine<'_>, text: &mut Text<'_>) -> fmt::Resul
     match line {
         BusLine::Bus(name, kind) => writeln!(text, "bus: {name}\n{:indent$}  type {kind}", ""),
         BusLine::Device(kind, id) => writeln!(text, "dev: {kind}, id \"{id}\""),
+        BusLine::Size(name, bytes) => {
+            write!(text, "{name} = {bytes} (")?;
+            write_size(*bytes, text)?;
+            writeln!(text, ")")
+        }
         BusLine::Property(name, value) => {
             write!(text, "{name} = ")?;
             match value {
