@@ -79,6 +79,8 @@ fn run(target: &str, seconds: u32, options: &[&str]) -> Result<Command, String> 
     command
         .arg("--")
         .arg(format!("-max_total_time={seconds}"))
+        // To weigh inputs by how rare their features are takes most of the time of a short run.
+        .arg("-entropic=0")
         .arg("-print_final_stats=1");
     if let Some(dictionary) = dictionary(target)? {
         command.arg(format!("-dict={}", dictionary.display()));
