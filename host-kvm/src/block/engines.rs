@@ -3,9 +3,10 @@
 //! There are three ways, by the values of `aio=`, and all come into being with the first request that needs them and go when there was
 //! none for a while. What one of the kernel's ways does not do at a time, threads do.
 //!
-//! Where nothing is said, threads do it all. They are about as fast, since io_uring changes threads as often, and they die last: a
-//! process that was killed has ended when its threads have, while what the kernel has got by io_uring goes on for some milliseconds,
-//! with the image's locks, in which the next process can't have the image.
+//! Where nothing is said, threads do it all. Small direct requests one at a time are faster by the kernel's ways, large ones by
+//! threads, and what comes by the page cache makes no difference. But threads die last: a process that was killed has ended when its
+//! threads have, while what the kernel has got by io_uring goes on for some milliseconds, with the image's locks, in which the next
+//! process can't have the image.
 
 use rustix::io::Errno;
 use thimble_monitor::schema::BlockdevAioOptions;
