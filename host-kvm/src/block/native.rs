@@ -206,6 +206,12 @@ impl Native {
         queue.submit(pool);
     }
 
+    /// Whether there is no thread.
+    #[cfg(test)]
+    pub fn is_gone(&self) -> bool {
+        self.0.lock().context.is_none()
+    }
+
     /// Starts the thread.
     fn begin(&self, pool: &Pool) -> Result<Arc<Context>, Errno> {
         let context = Arc::new(Context::new()?);

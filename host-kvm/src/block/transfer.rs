@@ -175,7 +175,7 @@ pub struct Transfer {
     handle: Arc<Handle>,
     calls: Calls,
     /// Nobody writes parts of blocks meanwhile.
-    _blocks: Option<Entered>,
+    blocks: Option<Entered>,
     end: Promise<Result<(), Errno>>,
 }
 
@@ -193,7 +193,7 @@ impl Transfer {
         let transfer = Self {
             handle,
             calls,
-            _blocks: blocks,
+            blocks,
             end: promise,
         };
         (Box::new(transfer), end)
@@ -234,10 +234,18 @@ impl Transfer {
     }
 
     fn ended(self, result: Result<usize, Errno>) {
-        if self.calls.kind == Kind::Read && result.is_ok() {
-            self.calls.fill();
+        let Self {
+            handle,
+            calls,
+            blocks,
+            end,
+        } = self;
+        if calls.kind == Kind::Read && result.is_ok() {
+            calls.fill();
         }
-        self.end.keep(result.map(drop));
+        // Who waits may close the file at once.
+        drop((handle, calls, blocks));
+        end.keep(result.map(drop));
     }
 
     /// Does all that is still to be done.

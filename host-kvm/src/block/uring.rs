@@ -109,6 +109,12 @@ impl Uring {
         }
     }
 
+    /// Whether there is no thread.
+    #[cfg(test)]
+    pub fn is_gone(&self) -> bool {
+        self.0.lock().bell.is_none()
+    }
+
     /// Starts the thread.
     fn begin(&self, pool: &Pool) -> Result<Arc<OwnedFd>, Errno> {
         let ring = ring()?;

@@ -1,7 +1,6 @@
 //! Images of `firmware/` that measure themselves in phases: each prints a line with a name and a count, a mark when it begins
 //! and one when it is through. The time between the marks is taken where they arrive.
 
-
 use super::emulator::{Emulator, Running};
 use super::median;
 
