@@ -8,8 +8,7 @@
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use thimble_core::devices::block::DriveId;
-use thimble_core::devices::pflash::{SECTOR, SIZE_MAX, UNITS_MAX};
+use thimble_core::devices::pflash::{Pflash, SECTOR, SIZE_MAX, UNITS_MAX};
 use thimble_core::machine::FlashUnit;
 
 use crate::block::Graph;
@@ -246,7 +245,7 @@ fn device(unit: usize) -> Device {
     let path = format!("/machine/system.flash{unit}");
     Device {
         // No controller asks by these.
-        drive: DriveId(u8::MAX - unit as u8),
+        drive: Pflash::drive(unit as u8),
         shown: path.clone(),
         path,
         removable: false,
@@ -256,6 +255,7 @@ fn device(unit: usize) -> Device {
             shares: Permissions::all(),
         },
         read_only: true,
+        thread: None,
     }
 }
 

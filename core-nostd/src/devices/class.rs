@@ -55,6 +55,9 @@ impl DeviceClass {
     }
 }
 
+/// The thread that serves a device; also the type of what the property links to.
+pub(crate) const IO_THREAD: &str = "iothread";
+
 /// A device's place among what firmware boots from, lowest first; negative: none. Names of several begin so, too.
 pub const BOOT_INDEX: &str = "bootindex";
 /// Device and function number of a PCI device in one number; -1: the first free device number.
@@ -154,6 +157,14 @@ pub enum PropertyKind {
 }
 
 impl PropertyKind {
+    /// The words of one of a few; none for other kinds.
+    pub const fn words(self) -> &'static [&'static str] {
+        match self {
+            Self::Word { words, .. } => words,
+            _ => &[],
+        }
+    }
+
     /// The type's name in `-device X,help` and in error messages.
     pub const fn name(self) -> &'static str {
         match self {

@@ -18,10 +18,12 @@ use core::sync::atomic::{AtomicU8, Ordering};
 
 use serde::{Deserialize, Serialize};
 
+use super::block::DriveId;
 use super::class::{DeviceClass, Property, PropertyKind, Value};
 use super::{Context, Effect, Width};
 use crate::state::{SavedState, StateError};
 use crate::trace::events as trace;
+use crate::virtio::block::DRIVE;
 
 /// Chips that a board has at most.
 pub const UNITS_MAX: usize = 2;
@@ -43,6 +45,7 @@ pub static CLASS: DeviceClass = DeviceClass {
     doc: "system flash",
     user_creatable: false,
     properties: &[
+        DRIVE,
         Property {
             name: "name",
             kind: PropertyKind::Text,
@@ -204,6 +207,13 @@ pub struct Saved {
     block: u32,
     /// Nothing unless a write to the buffer is going on.
     buffer: Option<Buffer>,
+}
+
+impl Pflash<'_> {
+    /// What the drive of a chip is known by, by the chip's number. No requests go by it.
+    pub const fn drive(unit: u8) -> DriveId {
+        DriveId(u8::MAX - unit)
+    }
 }
 
 impl<'m> Pflash<'m> {

@@ -9,10 +9,10 @@ use super::{Board, DeviceError, Host, Machine, PciSlot};
 use crate::devices::block::{
     BlockController, DRIVES_MAX, DriveId, Medium, Outcome, Segments, Tray,
 };
-use crate::devices::class::PropertyValues;
+use crate::devices::class::{PropertyValues, Value};
 use crate::devices::{Context, ide};
 use crate::trace::events as trace;
-use crate::virtio::block::{VirtioBlkMmio, VirtioBlkPci};
+use crate::virtio::block::{VirtioBlkMmio, VirtioBlkPci, VirtioBlock};
 
 /// Virtio disks that there are at most.
 pub const VIRTIO_BLKS_MAX: usize = 8;
@@ -55,11 +55,15 @@ impl VirtioDisk {
         }
     }
 
-    fn drive(&self) -> DriveId {
+    fn device(&self) -> &VirtioBlock {
         match self {
-            Self::Pci(disk) => disk.device().drive(),
-            Self::Mmio(disk) => disk.device().drive(),
+            Self::Pci(disk) => disk.device(),
+            Self::Mmio(disk) => disk.device(),
         }
+    }
+
+    fn drive(&self) -> DriveId {
+        self.device().drive()
     }
 
     /// One on PCI.
@@ -360,6 +364,21 @@ impl Machine<'_> {
         self.ide.add(number, ide::drive::Drive::new(id, settings));
         self.drives.set_owner(id, Some(Owner::Ide));
         Ok(id)
+    }
+
+    /// What a property of a disk or a drive came to, where its device has settled that.
+    pub(crate) fn disk_value(&self, drive: DriveId, name: &str) -> Option<Value> {
+        match self.drives.owner(drive)? {
+            Owner::VirtioBlk(index) => {
+                let disk = self.buses.disks.get(usize::from(index))?.as_ref()?;
+                disk.device().settled(name)
+            }
+            Owner::Ide => {
+                let mut drives = (0..4).filter_map(|number| self.ide.drive(number));
+                drives.find(|ide| ide.id() == drive)?.settled(name)
+            }
+            Owner::Floppy => None,
+        }
     }
 
     /// The IDE channel that a device, by its position in [`Machine::plugged`], is on.

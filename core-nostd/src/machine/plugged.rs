@@ -45,7 +45,7 @@ pub struct Plugged {
     consoles: Consoles,
     /// The index of its PCI function.
     function: Option<u8>,
-    /// Numbers and flags, parallel to the properties of the class.
+    /// Numbers, flags and places of words, parallel to the properties of the class.
     numbers: [i64; PROPERTIES_MAX],
     /// A bit for each of [`Plugged::numbers`] that has a value.
     set: u64,
@@ -79,7 +79,11 @@ impl Plugged {
                 // 64 bits keep their pattern.
                 Value::Uint(number) => *number as i64,
                 Value::Int(number) => *number,
-                Value::Unset | Value::Text(_) | Value::Word(_) => continue,
+                Value::Word(word) => match property.kind.words().iter().position(|w| w == word) {
+                    Some(place) => place as i64,
+                    None => continue,
+                },
+                Value::Unset | Value::Text(_) => continue,
             };
             plugged.set |= 1 << index;
         }
@@ -120,7 +124,7 @@ impl Plugged {
         self.drive
     }
 
-    /// The value of a number or a flag; texts belong to the host.
+    /// The value of a number, a flag or a word; texts belong to the host.
     pub fn value(&self, name: &str) -> Value {
         let mut all = self.class.all_properties().enumerate();
         let Some((index, property)) = all.find(|(_, property)| property.name == name) else {
@@ -131,6 +135,10 @@ impl Plugged {
             (_, None) => Value::Unset,
             (PropertyKind::Bool, Some(number)) => Value::Bool(number != 0),
             (PropertyKind::Int32 | PropertyKind::PciAddress, Some(number)) => Value::Int(number),
+            (PropertyKind::Word { words, .. }, Some(place)) => {
+                let word = words.get(place as usize);
+                word.map_or(Value::Unset, |word| Value::Word(word))
+            }
             (_, Some(number)) => Value::Uint(number as u64),
         }
     }

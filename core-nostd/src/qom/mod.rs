@@ -19,6 +19,7 @@ mod types;
 use core::fmt;
 
 use crate::devices::ConsoleId;
+use crate::devices::block::DriveId;
 use crate::machine::Machine;
 
 pub use outline::BusLine;
@@ -186,10 +187,22 @@ pub trait Outside {
     fn object_value(&self, _position: usize, _property: &str, _take: &mut dyn FnMut(QomValue<'_>)) {
     }
 
+    /// Hands what there is behind the device of a drive to `take`.
+    fn drive(&self, _drive: DriveId, _take: &mut dyn FnMut(BehindDrive<'_>)) {}
+
     /// The position of the object that guest RAM is made of.
     fn memory_backend(&self) -> Option<usize> {
         None
     }
+}
+
+/// What is behind a device with a drive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BehindDrive<'a> {
+    /// The drive's name, or that of the node in one without; empty for neither.
+    pub name: &'a str,
+    /// The position, among the objects that users have made, of the thread that serves it.
+    pub thread: Option<usize>,
 }
 
 /// An object that a user has made.

@@ -2,7 +2,7 @@
 
 use super::tree::{Bus, Node, PATH_MAX, Path, virtio_bus};
 use super::{QomError, QomValue, Tree};
-use crate::devices::class::BOOT_INDEX;
+use crate::devices::class::{BOOT_INDEX, IO_THREAD, PropertyKind};
 use crate::devices::{fdc, ide};
 use crate::machine::{BUS_TYPE, Place};
 
@@ -21,6 +21,8 @@ pub enum BusLine<'a> {
     Device(&'a str, &'a str),
     /// A property of the device: its name and its value.
     Property(&'a str, QomValue<'a>),
+    /// A property that is a number of bytes: its name and its value.
+    Size(&'a str, u64),
 }
 
 impl Tree<'_> {
@@ -95,10 +97,16 @@ impl Tree<'_> {
                 _ => "",
             };
             visit(depth + 1, BusLine::Device(&self.type_name(node), id));
-            self.class_values(node, &mut |name, _, value| {
-                // Places in the boot order are the object's, not the device's.
-                if !name.starts_with(BOOT_INDEX) {
-                    visit(depth + 2, BusLine::Property(name, value));
+            self.class_values(node, &mut |name, kind, value| {
+                // Places in the boot order, and links, are the object's, not the device's.
+                if !name.starts_with(BOOT_INDEX) && name != IO_THREAD {
+                    let line = match value {
+                        QomValue::Uint(bytes) if kind == PropertyKind::Size.name() => {
+                            BusLine::Size(name, bytes)
+                        }
+                        value => BusLine::Property(name, value),
+                    };
+                    visit(depth + 2, line);
                 }
             });
             match node {

@@ -8,7 +8,7 @@ use super::{ChardevKind, PropertyInfo, QomError, QomValue, Settings, Tree};
 use crate::devices::block::SECTOR;
 use crate::devices::class::{PCI_ADDR, PCI_MULTIFUNCTION, PCI_ROMFILE, PropertyKind, Value};
 use crate::devices::{fdc, ged, hpet, ide, kernel, pflash, vmgenid};
-use crate::machine::{Board, Place};
+use crate::machine::{Board, Place, Plugged};
 use crate::pci::{Address, i440fx, piix3, piix4_pm};
 use crate::time::calendar::date_from_days;
 use crate::virtio::transport::mmio;
@@ -219,6 +219,12 @@ impl Tree<'_> {
         };
         for property in class.all_properties() {
             let (name, kind) = (property.name, property.kind);
+            if kind == PropertyKind::Drive {
+                self.drive_name(node, &mut |drive| {
+                    visit(name, kind.name(), QomValue::Str(drive))
+                });
+                continue;
+            }
             let value = match node {
                 Node::Plugged(index) => {
                     let plugged = self.machine.plugged().get(usize::from(index));
@@ -244,9 +250,13 @@ impl Tree<'_> {
                         visit(name, kind.name(), QomValue::Str(&text));
                         continue;
                     }
+                    // What it links to is no value.
+                    if kind == PropertyKind::IoThread && self.thread(node).is_some() {
+                        continue;
+                    }
                     match self.machine.floppy_unit(index.into()) {
                         Some(unit) => self.floppy_value(index, unit, name),
-                        None => plugged.map_or(Value::Unset, |plugged| plugged.value(name)),
+                        None => plugged.map_or(Value::Unset, |plugged| self.settled(plugged, name)),
                     }
                 }
                 _ => self
@@ -265,6 +275,23 @@ impl Tree<'_> {
                 Value::Word(word) => QomValue::Str(word),
             };
             visit(name, kind.name(), value);
+        }
+    }
+
+    /// A property of what was plugged in: as it was given, or what the device has made of it.
+    fn settled(&self, plugged: &Plugged, name: &str) -> Value {
+        let own = |name: &str| self.machine.disk_value(plugged.drive()?, name);
+        let given = plugged.value(name);
+        match (name, &given) {
+            ("vectors", Value::Uint(vectors)) if *vectors == u64::from(u32::MAX) => {
+                match own("num-queues") {
+                    Some(Value::Uint(queues)) => Value::Uint(queues + 1),
+                    _ => given,
+                }
+            }
+            // On this bus old drivers are served.
+            ("disable-legacy", Value::Word("auto")) => Value::Word("off"),
+            _ => own(name).unwrap_or(given),
         }
     }
 
@@ -392,6 +419,17 @@ impl Tree<'_> {
                 name => machine_value(&settings, name),
             };
             visit(property.name, property.kind, value);
+        }
+        // Where a chip's drive can also be asked for.
+        for chip in self.flash_chips() {
+            let name = if chip.unit() == 0 {
+                "pflash0"
+            } else {
+                "pflash1"
+            };
+            self.drive_name(Node::Flash(chip.unit()), &mut |drive| {
+                visit(name, PropertyKind::Drive.name(), QomValue::Str(drive));
+            });
         }
         self.date(RTC_TIME, visit);
     }

@@ -7,8 +7,8 @@
 use core::fmt::{self, Write};
 
 use super::types::{self, TypeName};
-use super::{ChardevKind, QomError, Tree};
-use crate::devices::class::DeviceClass;
+use super::{BehindDrive, ChardevKind, QomError, Tree};
+use crate::devices::class::{DeviceClass, IO_THREAD};
 use crate::devices::pflash::{self, Pflash};
 use crate::devices::{dma, fdc, ged, hpet, i8042, ide, kernel, pit, port92, rtc};
 use crate::firmware::fw_cfg;
@@ -150,7 +150,7 @@ impl Tree<'_> {
     }
 
     /// The chips of the system flash.
-    fn flash_chips(&self) -> impl Iterator<Item = &Pflash<'_>> {
+    pub(super) fn flash_chips(&self) -> impl Iterator<Item = &Pflash<'_>> {
         let built = self.board() != Board::None;
         self.machine.flash().filter(move |_| built)
     }
@@ -493,6 +493,40 @@ impl Tree<'_> {
         self.machine.virtio_place_of(drive)
     }
 
+    /// What is behind a device with a drive.
+    fn behind(&self, node: Node, take: &mut dyn FnMut(BehindDrive<'_>)) {
+        let drive = match node {
+            Node::Plugged(index) => {
+                let plugged = self.machine.plugged().get(usize::from(index));
+                plugged.and_then(|plugged| plugged.drive())
+            }
+            Node::Flash(unit) => Some(Pflash::drive(unit)),
+            _ => None,
+        };
+        if let Some(drive) = drive {
+            self.outside.drive(drive, take);
+        }
+    }
+
+    /// The name of a device's drive, or of the node in it; empty for neither.
+    pub(super) fn drive_name(&self, node: Node, take: &mut dyn FnMut(&str)) {
+        let mut is_there = false;
+        self.behind(node, &mut |behind| {
+            is_there = true;
+            take(behind.name);
+        });
+        if !is_there {
+            take("");
+        }
+    }
+
+    /// The thread that serves a device.
+    pub(super) fn thread(&self, node: Node) -> Option<Node> {
+        let mut thread = None;
+        self.behind(node, &mut |behind| thread = behind.thread);
+        u16::try_from(thread?).ok().map(Node::Object)
+    }
+
     /// Whether it could come and go with the machine running: QEMU says so of all PCI devices that the
     /// user adds, save on an express bus.
     pub(super) fn is_pluggable(&self, node: Node) -> bool {
@@ -675,6 +709,10 @@ impl Tree<'_> {
         }
         if let Some(bus) = self.parent_bus(node) {
             visit("parent_bus", Edge::Link(Some("bus")), bus);
+        }
+        if let Some(thread) = self.thread(node) {
+            let wanted = Edge::Link(Some(IO_THREAD));
+            visit(IO_THREAD, wanted, thread);
         }
         if let Some(backend) = self.memory_backend().filter(|_| node == Node::Machine) {
             let wanted = Edge::Link(Some("memory-backend"));

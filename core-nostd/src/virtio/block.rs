@@ -21,14 +21,15 @@ use super::queue::{
     Buffer, QueueError, RING_EVENT_IDX, RING_INDIRECT_DESC, RING_PACKED, SIZE_MAX, copy_from,
     copy_to, length, skip,
 };
+use super::transport::SavedDevice;
 use super::transport::mmio::{self, VirtioMmio};
-use super::transport::pci::{Interfaces, Kind, SavedDevice, VirtioPci};
+use super::transport::pci::{Interfaces, Kind, VirtioPci};
 use super::{CONFIG_MAX, Common, Virtio, feature, status};
 use crate::devices::block::{
     BlockController, Data, DriveId, Medium, Operation, Outcome, Request, SECTOR, Segment, Segments,
 };
 use crate::devices::class::{
-    BOOT_INDEX, DeviceClass, Property, PropertyKind, PropertyValues, Value,
+    BOOT_INDEX, DeviceClass, IO_THREAD, Property, PropertyKind, PropertyValues, Value,
 };
 use crate::devices::{Context, Width};
 use crate::irq::IrqLine;
@@ -183,7 +184,7 @@ pub static PCI_CLASS: DeviceClass = DeviceClass {
         ),
         flag("ioeventfd", true, "whether the kernel takes notifications"),
         Property {
-            name: "iothread",
+            name: IO_THREAD,
             kind: PropertyKind::IoThread,
             default: Value::Unset,
             doc: "id of the thread that serves the queues",
@@ -552,6 +553,22 @@ impl VirtioBlock {
         }
         let cylinders = self.medium.bytes / SECTOR / (16 * 63);
         (cylinders.clamp(2, 16383) as u16, 16, 63)
+    }
+
+    /// What a property came to, where the device has settled that.
+    pub(crate) fn settled(&self, name: &str) -> Option<Value> {
+        let settings = &self.settings;
+        let (cylinders, heads, sectors) = self.geometry();
+        Some(Value::Uint(match name {
+            "cyls" => cylinders.into(),
+            "heads" => heads.into(),
+            "secs" => sectors.into(),
+            "logical_block_size" => settings.logical.into(),
+            "physical_block_size" => settings.physical.into(),
+            "num-queues" => settings.queues.into(),
+            "serial" => return settings.serial.as_str().try_into().map(Value::Text).ok(),
+            _ => return None,
+        }))
     }
 
     /// Whether the medium has so many bytes from a sector on, in whole blocks.

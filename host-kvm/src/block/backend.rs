@@ -109,6 +109,8 @@ pub struct Device {
     pub need: Need,
     /// Whether it may be used without a medium that takes writes.
     pub read_only: bool,
+    /// The id of the thread that serves it.
+    pub thread: Option<String>,
 }
 
 impl Device {

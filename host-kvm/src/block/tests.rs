@@ -13,7 +13,7 @@ use thimble_monitor::schema::{BlockErrorAction, read_option};
 
 use super::backend::{Backend, Device, OnError, Place, Queued};
 use super::buffer::{Buffer, Gate};
-use super::executor::{Boxed, Changed, Executor};
+use super::executor::{Boxed, Changed, Executor, Pool};
 use super::node::{Child, Description, Driver, Io, Need, Node, Permissions, Refusal, Settings};
 use super::overlay::Overlay;
 use super::throttle::refuse;
@@ -148,6 +148,7 @@ fn drive(graph: &Graph, node: &Rc<Node>) -> Rc<Backend> {
         has_tray: false,
         need: WRITER,
         read_only: false,
+        thread: None,
     };
     graph.attach(&drive, device).unwrap();
     graph.add_drive(drive.clone());

@@ -266,7 +266,11 @@ impl Objects {
 
     /// The position of the object that guest RAM is made of.
     pub fn ram_position(&self) -> Option<usize> {
-        let id = self.ram.as_deref()?;
+        self.position(self.ram.as_deref()?)
+    }
+
+    /// The position of an object among those that there are.
+    pub fn position(&self, id: &str) -> Option<usize> {
         self.list.iter().position(|object| object.id == id)
     }
 

@@ -200,6 +200,7 @@ pub(super) fn attach(
         has_tray: class == "ide-cd",
         need: Need { uses, shares },
         read_only: class == "ide-cd",
+        thread: properties.text("iothread").map(str::to_owned),
     };
     if class == "ide-hd" && drive.medium().is_some_and(|medium| medium.read_only) {
         return Err("Block node is read-only".to_owned());

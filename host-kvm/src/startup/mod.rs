@@ -500,7 +500,7 @@ pub fn build(mut options: Box<Options>) -> Result<EventLoop, OptionError> {
         rtc_clock: options.rtc.clock,
         rtc_path: shared
             .lock()
-            .objects(&objects, &made, true, |tree| rtc_path(&tree)),
+            .objects(&objects, &made, &blocks, true, |tree| rtc_path(&tree)),
         objects,
         made,
         blocks,

@@ -192,16 +192,8 @@ impl Vm {
         self.settings.blocks.executor.next_deadline()
     }
 
-    fn drive_by_number(&self, id: DriveId) -> Option<std::rc::Rc<Backend>> {
-        let is_it = |drive: &std::rc::Rc<Backend>| {
-            let device = drive.device.borrow();
-            device.as_ref().is_some_and(|device| device.drive == id)
-        };
-        self.settings.blocks.drives().into_iter().find(is_it)
-    }
-
     fn tell_tray(&mut self, id: DriveId, open: bool) {
-        let Some(drive) = self.drive_by_number(id) else {
+        let Some(drive) = self.settings.blocks.drive_by_id(id) else {
             return;
         };
         let name = |text: &str| EventText::try_from(text).unwrap_or_default();
@@ -249,9 +241,12 @@ impl Vm {
     pub fn name_drives(&self) {
         let guarded = self.shared.lock();
         let settings = &self.settings;
-        guarded.objects(&settings.objects, &settings.made, true, |tree| {
+        let (objects, made, blocks) = (&settings.objects, &settings.made, &settings.blocks);
+        guarded.objects(objects, made, blocks, true, |tree| {
             for (index, plugged) in guarded.machine.plugged().iter().enumerate() {
-                let drive = plugged.drive().and_then(|id| self.drive_by_number(id));
+                let drive = plugged
+                    .drive()
+                    .and_then(|id| self.settings.blocks.drive_by_id(id));
                 let Some(drive) = drive else { continue };
                 let mut path = String::new();
                 if tree.plugged_path(index, &mut path).is_ok() {

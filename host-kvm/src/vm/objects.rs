@@ -2,10 +2,11 @@
 
 use thimble_core::cpu::{features, models};
 use thimble_core::devices::ConsoleId;
+use thimble_core::devices::block::DriveId;
 use thimble_core::firmware::smbios::EntryPoint;
 use thimble_core::qmp::Parser;
 use thimble_core::qom::{
-    Chardev, ChardevKind, Outside, Processor, QomValue, Settings, Tree, UserObject,
+    BehindDrive, Chardev, ChardevKind, Outside, Processor, QomValue, Settings, Tree, UserObject,
 };
 use thimble_monitor::QmpError;
 use thimble_monitor::owner::objects::NewValue;
@@ -14,6 +15,7 @@ use thimble_monitor::schema::read_json;
 use thimble_monitor::schema::results::{IOThreadInfo, Memdev};
 
 use super::{BridgeState, Guarded, Vm};
+use crate::block::Graph;
 use crate::chardev::Chardevs;
 use crate::chardev::spec::Backend;
 use crate::objects;
@@ -92,6 +94,7 @@ struct Objects<'g> {
     chardevs: &'g Chardevs,
     bridge: &'g BridgeState,
     made: &'g objects::Objects,
+    blocks: &'g Graph,
 }
 
 impl Outside for Objects<'_> {
@@ -174,6 +177,22 @@ impl Outside for Objects<'_> {
         self.made.value(position, property, take);
     }
 
+    fn drive(&self, drive: DriveId, take: &mut dyn FnMut(BehindDrive<'_>)) {
+        let Some(drive) = self.blocks.drive_by_id(drive) else {
+            return;
+        };
+        let (device, root) = (drive.device.borrow(), drive.root.borrow());
+        let thread = device.as_ref().and_then(|device| device.thread.as_deref());
+        let node = root.as_ref().map_or("", |root| root.node().name());
+        take(BehindDrive {
+            name: match drive.name() {
+                "" => node,
+                name => name,
+            },
+            thread: thread.and_then(|id| self.made.position(id)),
+        });
+    }
+
     fn memory_backend(&self) -> Option<usize> {
         self.made.ram_position()
     }
@@ -185,6 +204,7 @@ impl Guarded {
         &self,
         facts: &ObjectFacts,
         made: &objects::Objects,
+        blocks: &Graph,
         built: bool,
         look: impl FnOnce(Tree<'_>) -> R,
     ) -> R {
@@ -197,6 +217,7 @@ impl Guarded {
                 chardevs: &self.chardevs,
                 bridge: &self.bridge_state,
                 made,
+                blocks,
             },
         })
     }

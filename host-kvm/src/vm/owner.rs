@@ -193,7 +193,14 @@ impl Owner for Vm {
     fn visit_objects(&self, look: &mut dyn FnMut(Tree<'_>)) {
         let built = !self.settings.preconfig;
         let guarded = self.shared.lock();
-        guarded.objects(&self.settings.objects, &self.settings.made, built, look);
+        let settings = &self.settings;
+        guarded.objects(
+            &settings.objects,
+            &settings.made,
+            &settings.blocks,
+            built,
+            look,
+        );
     }
 
     fn visit_machines(&self, visit: &mut dyn FnMut(&MachineInfo<'_>)) {

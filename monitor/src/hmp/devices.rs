@@ -7,6 +7,7 @@ use thimble_core::machine::listing::Range;
 use thimble_core::machine::{Board, Irqchip, Machine};
 use thimble_core::qom::{BusLine, QomValue};
 
+use super::block::write_size;
 use super::table::{Command, Kind, command, flag, optional};
 use super::{Call, Done, Text, apic};
 use crate::handlers::Outcome;
@@ -183,6 +184,11 @@ fn bus_line(depth: usize, line: &BusLine<'_>, text: &mut Text<'_>) -> fmt::Resul
     match line {
         BusLine::Bus(name, kind) => writeln!(text, "bus: {name}\n{:indent$}  type {kind}", ""),
         BusLine::Device(kind, id) => writeln!(text, "dev: {kind}, id \"{id}\""),
+        BusLine::Size(name, bytes) => {
+            write!(text, "{name} = {bytes} (")?;
+            write_size(*bytes, text)?;
+            writeln!(text, ")")
+        }
         BusLine::Property(name, value) => {
             write!(text, "{name} = ")?;
             match value {

@@ -25,6 +25,11 @@ const VERSION: &str = "2.5+";
 /// The models that drives show by default.
 const MODELS: [&str; 2] = ["QEMU HARDDISK", "QEMU DVD-ROM"];
 
+/// How firmware is to translate a disk's geometry, and the ways: what comes first stands for one of the others, which are in
+/// the order of their codes.
+const TRANSLATION: &str = "bios-chs-trans";
+const TRANSLATIONS: [&str; 5] = ["auto", "none", "lba", "large", "rechs"];
+
 const fn text(name: &'static str, doc: &'static str) -> Property {
     Property {
         name,
@@ -108,10 +113,10 @@ pub static HD_CLASS: DeviceClass = DeviceClass {
     user_creatable: true,
     properties: &[
         Property {
-            name: "bios-chs-trans",
+            name: TRANSLATION,
             kind: PropertyKind::Word {
                 name: "BiosAtaTranslation",
-                words: &["auto", "none", "lba", "large", "rechs"],
+                words: &TRANSLATIONS,
             },
             default: Value::Word("auto"),
             doc: "how firmware is to translate cylinders, heads and sectors",
@@ -261,7 +266,7 @@ impl Settings {
             rotation_rate: uint("rotation_rate") as u16,
             physical,
             geometry: (geometry.0 as u16, geometry.1 as u8, geometry.2 as u8),
-            translation: match values.text("bios-chs-trans") {
+            translation: match values.text(TRANSLATION) {
                 Some("none") => Some(0),
                 Some("lba") => Some(1),
                 Some("large") => Some(2),
@@ -396,6 +401,30 @@ impl Drive {
         let (cylinders, heads, sectors) = self.default_geometry();
         let fits = cylinders <= 1024 && heads <= 16 && sectors <= 63;
         self.settings.translation.unwrap_or(u8::from(!fits))
+    }
+
+    /// What a property came to, where the drive has settled that.
+    pub(crate) fn settled(&self, name: &str) -> Option<Value> {
+        let settings = &self.settings;
+        let (cylinders, heads, sectors) = self.default_geometry();
+        let text = match name {
+            "cyls" => return Some(Value::Uint(cylinders.into())),
+            "heads" => return Some(Value::Uint(heads.into())),
+            "secs" => return Some(Value::Uint(sectors.into())),
+            "logical_block_size" | "discard_granularity" => return Some(Value::Uint(SECTOR)),
+            "physical_block_size" => return Some(Value::Uint(settings.physical.into())),
+            TRANSLATION => {
+                let word = TRANSLATIONS.get(usize::from(self.translation_code()) + 1)?;
+                return Some(Value::Word(word));
+            }
+            "serial" => settings.serial.as_str(),
+            // The drive's own has not been set.
+            "model" if MODELS.contains(&settings.model.as_str()) => "",
+            "model" => settings.model.as_str(),
+            "ver" => settings.version.as_str(),
+            _ => return None,
+        };
+        text.try_into().map(Value::Text).ok()
     }
 
     /// Heads and sectors by which the guest counts, both at least 1.

@@ -1,0 +1,184 @@
+//! Properties of disks and drives: what is behind them, who serves them, and what they have settled by themselves.
+
+use qemu_tests::{Emulator, Launcher};
+use serde_json::{Value, json};
+
+use crate::block_nodes::with_images;
+use crate::{ask, command_with, compare, compare_answers, emulators, negotiated};
+
+/// Disks of all kinds with drives of all kinds.
+fn with_disks(emulator: Emulator) -> Launcher {
+    with_images(emulator)
+        .args(["-object", "iothread,id=first", "-object", "iothread,id=io"])
+        .args(["-drive", "if=none,id=d,file={dir}/a.img,format=raw"])
+        .args(["-device", "virtio-blk-pci,id=v,drive=d,iothread=io"])
+        .args(["-blockdev", "null-co,node-name=n,size=1048576"])
+        .args([
+            "-device",
+            "virtio-blk-pci,id=w,drive=n,serial=S,werror=stop",
+        ])
+        .args(["-drive", "if=ide,file={dir}/b.img,format=raw"])
+        .args(["-drive", "if=none,id=e,driver=null-co,size=9G"])
+        .args([
+            "-device",
+            "ide-hd,id=hd,drive=e,bus=ide.1,ver=V,write-cache=off",
+        ])
+        .args(["-device", "ide-cd,id=cd,bus=ide.1,unit=1"])
+        .args(["-drive", "if=none,id=f,file={dir}/odd.img,format=raw"])
+        .args(["-device", "floppy,id=fl,drive=f"])
+}
+
+fn get(path: &str, property: &str) -> (&'static str, Value) {
+    ("qom-get", json!({"path": path, "property": property}))
+}
+
+#[test]
+fn disks_tell_what_is_behind_them() {
+    let mut asked = Vec::new();
+    for (device, properties) in [
+        (
+            "v",
+            &[
+                "drive",
+                "iothread",
+                "logical_block_size",
+                "num-queues",
+                "vectors",
+            ][..],
+        ),
+        (
+            "w",
+            &[
+                "drive", "iothread", "serial", "rerror", "werror", "cyls", "heads", "secs",
+            ],
+        ),
+        (
+            "hd",
+            &[
+                "drive",
+                "serial",
+                "model",
+                "ver",
+                "bios-chs-trans",
+                "cyls",
+                "write-cache",
+            ],
+        ),
+        (
+            "hd",
+            &["physical_block_size", "discard_granularity", "iothread"],
+        ),
+        ("cd", &["drive", "serial", "logical_block_size", "werror"]),
+        ("fl", &["drive", "write-cache", "logical_block_size"]),
+    ] {
+        let path = format!("/machine/peripheral/{device}");
+        asked.extend(properties.iter().map(|property| get(&path, property)));
+    }
+    // A thread stays as long as it is used; what a device has is told as long as it has it.
+    asked.push(("object-del", json!({"id": "first"})));
+    asked.push(get("/machine/peripheral/v", "iothread"));
+    asked.push((
+        "human-monitor-command",
+        json!({"command-line": "drive_del d"}),
+    ));
+    asked.push(("eject", json!({"id": "fl"})));
+    for device in ["v", "fl"] {
+        asked.push(get(&format!("/machine/peripheral/{device}"), "drive"));
+    }
+    compare_answers("commands-disk-properties", with_disks, &asked);
+}
+
+/// What a monitor shows of disks here, QEMU shows as often.
+#[test]
+fn disks_are_shown_with_what_is_behind_them() {
+    const NAMES: [&str; 17] = [
+        "drive",
+        "iothread",
+        "serial",
+        "model",
+        "ver",
+        "write-cache",
+        "rerror",
+        "werror",
+        "bios-chs-trans",
+        "logical_block_size",
+        "physical_block_size",
+        "discard_granularity",
+        "min_io_size",
+        "cyls",
+        "num-queues",
+        "vectors",
+        "disable-legacy",
+    ];
+    let mut answers = Vec::new();
+    for emulator in emulators() {
+        let instance = with_disks(emulator).start();
+        let mut client = negotiated(&instance);
+        let arguments = json!({"command-line": "info qtree"});
+        let shown = command_with(&mut client, "human-monitor-command", arguments);
+        let lines = shown.as_str().expect("text").lines().map(str::trim);
+        let mut lines: Vec<&str> = lines
+            .filter(|line| {
+                let name = line.split(" = ").next().unwrap_or_default();
+                // A floppy drive's errors, for which QEMU has a property that does nothing.
+                NAMES.contains(&name)
+            })
+            .collect();
+        lines.sort_unstable();
+        answers.push(vec![("info qtree".to_owned(), lines.join("\n"))]);
+    }
+    compare("commands-disk-properties-shown", &answers);
+}
+
+/// Chips of flash with their drives, as properties of theirs and of the machine.
+#[test]
+fn flash_tells_what_is_behind_it() {
+    let one = [
+        "-drive",
+        "if=pflash,id=code,format=raw,readonly=on,file={dir}/flash.img",
+    ];
+    let two = ["-drive", "if=pflash,format=raw,unit=1,file={dir}/more.img"];
+    let node = ["-blockdev", "file,node-name=n,filename={dir}/flash.img"];
+    let named = ["-machine", "pc,pflash0=n"];
+    for (test, options) in [
+        ("none", &[][..]),
+        ("one", &[one]),
+        ("two", &[one, two]),
+        ("node", &[node, named]),
+    ] {
+        let launch = |emulator| {
+            let launcher = with_images(emulator);
+            for name in ["flash.img", "more.img"] {
+                let file = std::fs::File::create(launcher.dir().join(name)).expect("a file");
+                file.set_len(128 << 10).expect("room");
+            }
+            launcher.args(options.iter().flatten().copied())
+        };
+        let asked = [
+            get("/machine", "pflash0"),
+            get("/machine", "pflash1"),
+            get("/machine/system.flash0", "drive"),
+            get("/machine/system.flash1", "drive"),
+        ];
+        compare_answers(
+            &format!("commands-disk-properties-flash-{test}"),
+            launch,
+            &asked,
+        );
+        let mut answers = Vec::new();
+        for emulator in emulators() {
+            let instance = launch(emulator).start();
+            let mut client = negotiated(&instance);
+            let listed = command_with(&mut client, "qom-list", json!({"path": "/machine"}));
+            let listed = listed.as_array().expect("a list").iter();
+            let flash = |item: &&Value| item["name"].to_string().contains("flash");
+            let mut flash: Vec<String> = listed.filter(flash).map(Value::to_string).collect();
+            flash.sort_unstable();
+            let drives = ask(&mut client, "query-block")
+                .as_array()
+                .map_or(0, Vec::len);
+            answers.push(vec![(test.to_owned(), format!("{flash:?} {drives}"))]);
+        }
+        compare("commands-disk-properties-flash", &answers);
+    }
+}
