@@ -101,8 +101,8 @@ fn is_pattern(text: &str) -> bool {
 /// The text of `-trace help`: the name of each event.
 pub fn help() -> String {
     let mut text = String::new();
-    trace::visit(b"*", |point| {
-        text.push_str(&point.name());
+    trace::visit(b"*", |_, name| {
+        text.push_str(name);
         text.push('\n');
     });
     text

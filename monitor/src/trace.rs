@@ -52,12 +52,6 @@ pub enum Point {
 }
 
 impl Point {
-    fn all() -> impl Iterator<Item = Self> {
-        let sides = |index| SIDES.map(|(_, side)| Self::Command(index, side));
-        let commands = (0..COMMANDS.len()).flat_map(sides);
-        Event::all().map(Self::Table).chain(commands)
-    }
-
     /// Its name.
     pub fn name(self) -> heapless::String<NAME_MAX> {
         let mut name = heapless::String::new();
@@ -137,11 +131,20 @@ fn put_command_name<const N: usize>(
     Ok(())
 }
 
-/// Shows each event whose name a pattern means.
-pub fn visit(pattern: &[u8], mut visit: impl FnMut(Point)) {
-    for point in Point::all() {
-        if matches(pattern, point.name().as_bytes()) {
-            visit(point);
+/// Shows each event whose name a pattern means, with its name.
+pub fn visit(pattern: &[u8], mut visit: impl FnMut(Point, &str)) {
+    let mut show = |point, name: &str| {
+        if matches(pattern, name.as_bytes()) {
+            visit(point, name);
+        }
+    };
+    for (event, name) in Event::names() {
+        show(Point::Table(event), name);
+    }
+    for index in 0..COMMANDS.len() {
+        for (_, side) in SIDES {
+            let point = Point::Command(index, side);
+            show(point, &point.name());
         }
     }
 }
@@ -149,7 +152,7 @@ pub fn visit(pattern: &[u8], mut visit: impl FnMut(Point)) {
 /// Switches all events whose names a pattern means, and tells how many they are.
 pub fn set(pattern: &[u8], on: bool) -> usize {
     let mut count = 0;
-    visit(pattern, |point| {
+    visit(pattern, |point, _| {
         point.set(on, None);
         count += 1;
     });

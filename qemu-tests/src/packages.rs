@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, OnceLock};
 
+use kvm_ioctls::Kvm;
+
 /// QEMU, the other emulator: its binary's path, or `None` where it can't be had.
 pub fn qemu() -> Option<PathBuf> {
     program("qemu-system-x86_64", "qemu-system-x86")
@@ -276,13 +278,10 @@ pub fn accelerator() -> &'static str {
     }
 }
 
-/// Whether `/dev/kvm` can be opened for reading and writing.
+/// Whether `/dev/kvm` is there for us and makes virtual machines; asked once.
 pub fn kvm_usable() -> bool {
-    std::fs::OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open("/dev/kvm")
-        .is_ok()
+    static USABLE: OnceLock<bool> = OnceLock::new();
+    *USABLE.get_or_init(|| Kvm::new().and_then(|kvm| kvm.create_vm()).is_ok())
 }
 
 /// What guests can be run with that any accelerator runs: the software CPU, and KVM with each way to model interrupt

@@ -165,6 +165,7 @@ const CASES: &[Case] = &[
     case(&["-kernel", "{dir}/multiboot-flags"], "flags"),
     case(&["-nosuchoption"], "invalid option"),
     case(&["-drive", "if=scsi,file=x"], "not available"),
+    case(&["-drive", "file=x,aio=nix"], "invalid aio option"),
     case(&["disk.img"], "disk images"),
     case(&["-device", "nosuch"], "not a valid device model"),
     case(&["-device", "isa-serial,nosuch=1"], "not found"),

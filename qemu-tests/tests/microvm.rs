@@ -314,6 +314,197 @@ fn kernels_without_acpi_are_told_on_their_command_line() {
     }
 }
 
+/// What there can be of old devices, and must not be. The last is what QEMU's manual calls the smallest.
+const OLD_DEVICES: [&str; 7] = [
+    "microvm",
+    "microvm,pic=on,rtc=on,pit=on,isa-serial=on",
+    "microvm,pic=auto,rtc=auto,pit=auto",
+    "microvm,pic=off",
+    "microvm,rtc=off",
+    "microvm,pit=off,acpi=off",
+    "microvm,pic=off,rtc=off,pit=off,isa-serial=off",
+];
+
+/// Ports, objects and what the monitor tells of them: what is absent is so everywhere.
+#[test]
+fn old_devices_are_there_or_not() {
+    if packages::qemu().is_none() {
+        return skip("qemu-system-x86 is missing");
+    }
+    for machine in OLD_DEVICES {
+        let [qemu, thimble] = ask_both(|emulator| {
+            let instance = emulator
+                .launcher()
+                .args(emulator.passive_args())
+                .args(["-M", machine, "-m", "16", "-serial", "null"])
+                .args(["-rtc", "base=2020-02-29T11:00:00,clock=vm"])
+                .with_qtest()
+                .with_qmp()
+                .start();
+            let mut qmp = instance.qmp();
+            qmp.negotiate();
+            let mut qtest = instance.qtest();
+            let mut answers = Vec::new();
+            let mut ask = |request: &str| {
+                let answer = qtest.request(request).expect("an answer");
+                answers.push(format!("{request}: {answer}"));
+            };
+            // Interrupt masks, the timer's counter 2, the alarm's second.
+            for (port, value) in [
+                (0x21, 0x5a),
+                (0xa1, 0xa5),
+                (0x4d0, 0x20),
+                (0x43, 0xb0),
+                (0x42, 0x12),
+                (0x42, 0x34),
+                (0x70, 1),
+                (0x71, 0x33),
+                (0x3ff, 0x77),
+            ] {
+                ask(&format!("outb {port:#x} {value:#x}"));
+            }
+            // Port 61h, by which Linux measures clocks with the timer, QEMU's board has only where the kernel models both.
+            for port in [
+                0x20, 0x21, 0xa0, 0xa1, 0x4d0, 0x4d1, 0x42, 0x70, 0x71, 0x3fd, 0x3ff,
+            ] {
+                ask(&format!("inb {port:#x}"));
+            }
+            ask("inw 0x4cf");
+            ask("inl 0x6e");
+            for line in ["info pic", "info irq"] {
+                // QEMU shows controllers in an order that their numbers in the tree lead to.
+                let arguments = json!({"command-line": line});
+                let text = qmp.execute("human-monitor-command", arguments);
+                let text = text.expect("text");
+                let mut lines: Vec<_> = text.as_str().expect("text").lines().collect();
+                lines.sort_unstable();
+                answers.push(lines.join("\n"));
+            }
+            let mut ask = |command: &str, arguments| {
+                let answer = qmp.execute(command, arguments);
+                answers.push(format!("{command}: {answer:?}"));
+            };
+            ask("rtc-reset-reinjection", json!({}));
+            for property in ["rtc-time", "isa-serial", "x-option-roms"] {
+                let get = json!({"path": "/machine", "property": property});
+                ask("qom-get", get);
+            }
+            let list = json!({"path": "/machine/unattached"});
+            let objects = qmp.execute("qom-list", list).expect("a list");
+            let mut objects: Vec<_> = objects
+                .as_array()
+                .expect("a list")
+                .iter()
+                .map(|object| format!("{} {}", object["name"], object["type"]))
+                .filter(|object| object.contains("<isa-") || object.contains("rtc>"))
+                .collect();
+            objects.sort();
+            answers.extend(objects);
+            answers
+        });
+        assert_eq!(thimble, qemu, "{machine}");
+    }
+}
+
+/// Under KVM guests have its clock, and need no other: there is none unless it is asked for.
+#[test]
+fn under_kvm_there_is_no_clock_by_default() {
+    if !packages::qemu_and_kvm() {
+        return;
+    }
+    for machine in [
+        "microvm",
+        "microvm,rtc=on",
+        "microvm,rtc=auto,pic=off",
+        "pc",
+    ] {
+        let [qemu, thimble] = ask_both(|emulator| {
+            let instance = emulator
+                .launcher()
+                .args(["-accel", "kvm", "-S", "-nodefaults", "-display", "none"])
+                .args(["-M", machine, "-rtc", "base=2020-02-29,clock=vm"])
+                .with_qmp()
+                .start();
+            let mut qmp = instance.qmp();
+            qmp.negotiate();
+            let get = json!({"path": "/machine", "property": "rtc-time"});
+            let port = json!({"command-line": "i /b 0x71"});
+            let pic = json!({"command-line": "info pic"});
+            let pic = qmp.execute("human-monitor-command", pic).expect("text");
+            [
+                qmp.execute("qom-get", get)
+                    .map_err(|error| error.to_string()),
+                Ok(qmp.execute("human-monitor-command", port).expect("text")),
+                Ok(json!(pic.as_str().expect("text").contains("pic0: "))),
+            ]
+        });
+        assert_eq!(thimble, qemu, "{machine}");
+    }
+}
+
+/// What boards don't have, and words that mean nothing.
+#[test]
+fn old_devices_are_asked_for_in_the_same_words() {
+    if packages::qemu().is_none() {
+        return skip("qemu-system-x86 is missing");
+    }
+    for machine in [
+        "microvm,isa-serial=auto",
+        "microvm,x-option-roms=auto",
+        "pc,rtc=off",
+        "pc,x-option-roms=on",
+    ] {
+        let [qemu, thimble] = ask_both(|emulator| {
+            let launcher = emulator.launcher().args(emulator.passive_args());
+            let instance = launcher.args(["-M", machine]).start();
+            let status = instance.wait(SOON);
+            let said = instance.stderr();
+            // Whose line it is, and which option it is about, each says in its own way.
+            let reason = ["Property '", "Parameter '"]
+                .iter()
+                .find_map(|word| Some(said[said.find(word)?..].trim().to_owned()));
+            (status.code(), reason)
+        });
+        assert!(qemu.1.is_some(), "{machine}");
+        assert_eq!(thimble, qemu, "{machine}");
+    }
+    // The kernel has all of its controllers or none.
+    if packages::qemu_and_kvm() {
+        let launcher = Emulator::Thimble.launcher();
+        let instance = launcher
+            .args(["-accel", "kvm", "-nodefaults", "-display", "none", "-S"])
+            .args(["-M", "microvm,pic=off,kernel-irqchip=on"])
+            .start();
+        assert_eq!(instance.wait(SOON).code(), Some(1));
+        let said = instance.stderr();
+        assert!(
+            said.contains("-machine pic=off: the kernel's own"),
+            "{said}"
+        );
+    }
+}
+
+/// Option ROMs are for firmware that looks for them.
+#[test]
+fn option_roms_are_loaded_or_not() {
+    if packages::qemu().is_none() {
+        return skip("qemu-system-x86 is missing");
+    }
+    for machine in ["microvm", "microvm,x-option-roms=off"] {
+        let [qemu, thimble] = ask_both(|emulator| {
+            let launcher = emulator.launcher().args(emulator.passive_args());
+            std::fs::write(launcher.dir().join("rom"), [0x55; 512]).expect("a file");
+            let instance = launcher
+                .args(["-M", machine, "-option-rom", "{dir}/rom"])
+                .with_qtest()
+                .start();
+            file(&mut instance.qtest(), "genroms/rom")
+        });
+        assert_eq!(thimble, qemu, "{machine}");
+        assert_eq!(thimble.is_some(), machine == "microvm");
+    }
+}
+
 /// A disk of which Linux is told by the DSDT: it reads what the host has written, the host what Linux has; then the guest starts again by
 /// the reset register, and powers off by the button.
 #[test]
@@ -326,7 +517,9 @@ fn linux_uses_a_virtio_disk_in_memory() {
         "button",
         "evdev",
     ];
-    let launcher = Emulator::Thimble.launcher().args(["-M", "microvm"]);
+    // Without what hardware-reduced ACPI can do without.
+    let bare = "microvm,pic=off,pit=off,rtc=off";
+    let launcher = Emulator::Thimble.launcher().args(["-M", bare]);
     let path = launcher.dir().join("disk");
     let launcher = with_disk(launcher, "virtio-blk-device,drive=d,serial=memory");
     let Some(mut guest) = LinuxGuest::start(launcher, &MODULES) else {
@@ -349,6 +542,8 @@ fn linux_uses_a_virtio_disk_in_memory() {
     guest.run("dd if=/dev/vda of=/tmp/x bs=1024 count=20 2>/dev/null && dd if=/tmp/x of=/dev/vda bs=1024 seek=40 conv=fsync 2>/dev/null");
     let interrupts = guest.run("grep virtio0 /proc/interrupts");
     assert!(interrupts.contains("IO-APIC  23-fasteoi"), "{interrupts}");
+    assert_eq!(guest.run("grep -c XT-PIC /proc/interrupts || true"), "0\n");
+    assert_eq!(guest.run("ls /sys/class/rtc"), "");
     guest.run("cat /dev/input/event0 > /tmp/button & sleep 1");
     assert_eq!(
         guest.qmp.execute("system_powerdown", json!({})),

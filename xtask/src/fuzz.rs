@@ -69,6 +69,8 @@ fn run(target: &str, seconds: u32, options: &[&str]) -> Result<Command, String> 
     let corpus = folder().join("corpus").join(target);
     fs::create_dir_all(&corpus).map_err(|error| format!("{}: {error}", corpus.display()))?;
     let mut command = cargo_fuzz("run");
+    // To watch each comparison takes most of the time: what inputs are made of is in dictionaries and seeds.
+    command.arg("--no-trace-compares");
     command.args(options).arg(target).arg(&corpus);
     let seeds = folder().join("seeds").join(target);
     if seeds.is_dir() {
@@ -77,6 +79,8 @@ fn run(target: &str, seconds: u32, options: &[&str]) -> Result<Command, String> 
     command
         .arg("--")
         .arg(format!("-max_total_time={seconds}"))
+        // To weigh inputs by how rare their features are takes most of the time of a short run.
+        .arg("-entropic=0")
         .arg("-print_final_stats=1");
     if let Some(dictionary) = dictionary(target)? {
         command.arg(format!("-dict={}", dictionary.display()));

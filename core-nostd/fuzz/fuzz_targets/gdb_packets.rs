@@ -10,7 +10,7 @@ use thimble_core::cpu::debugger::{Breakpoint, Hit, WatchKind};
 use thimble_core::formats::gdb::{Decoder, Direction, Item, PACKET_MAX, encode};
 use thimble_core::machine::{Board, Irqchip, RunState};
 use thimble_core::qmp;
-use thimble_fuzz::{Output, Sink, Source, clear_ram, machine, plant};
+use thimble_fuzz::{Output, Sink, Source, machine, plant};
 use thimble_monitor::gdb::Session;
 use thimble_monitor::{DebugStop, Debugger, InMemory};
 
@@ -51,7 +51,6 @@ fn event(line: &[u8]) -> Event {
 
 /// What a run has sent.
 fn run(events: &[Event], cut: usize) -> Vec<u8> {
-    clear_ram();
     let mut vm = InMemory::new(machine(Board::Pc, Irqchip::Machine), Sink::default());
     vm.cpus = 3;
     let mut session = Box::<Session>::default();

@@ -4,4 +4,4 @@
 
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|bytes: &[u8]| thimble_fuzz::storm(bytes));
+fuzz_target!(|bytes: &[u8]| thimble_fuzz::storm::run(bytes));

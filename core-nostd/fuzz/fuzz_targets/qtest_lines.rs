@@ -10,11 +10,15 @@ use thimble_fuzz::{Sink, machine, plant};
 /// Bytes of one answer that a test can ask for are many; requests for more are passed over here.
 const OUT_MAX: usize = 1 << 16;
 
+/// Timers that fire one by one within one step of the clock: a test may ask for as many steps as it likes.
+const FIRINGS: u32 = 100;
+
 fuzz_target!(|bytes: &[u8]| {
     let mut machine = machine(Board::Pc, Irqchip::Machine);
     let mut host = Sink::default();
     let mut buffer = [0; 512];
     let mut qtest = Qtest::new(&mut buffer);
+    qtest.firings = FIRINGS;
     let (mut clock, mut rest) = (0, bytes);
     while !rest.is_empty() {
         let mut out = String::new();

@@ -3,10 +3,11 @@
 use thimble_core::devices::block::{Data, DriveId, Failure, Medium, Outcome, Request, SECTOR};
 use thimble_core::devices::class::{DeviceClass, PropertyValues};
 use thimble_core::devices::{Width, ide};
-use thimble_core::machine::{Board, Irqchip, Machine, STATE_MAX};
+use thimble_core::machine::{Board, Irqchip};
 use thimble_core::virtio::block;
 
-use crate::{Sink, Source, local_apics, machine_without_memories, plant};
+use crate::rig::Rig;
+use crate::{Source, local_apics, machine_without_memories, plant};
 
 /// Where the registers of the virtio disk and of the bus masters are.
 const VIRTIO: u64 = 0xfe00_0000;
@@ -27,9 +28,12 @@ const MEDIUM: Medium = Medium {
 /// A block layer that keeps requests until it is told how they end.
 #[derive(Default)]
 pub struct Disks {
-    /// Bytes of every medium; 0 while there are no drives.
-    size: u64,
-    waiting: Vec<(DriveId, u32, usize)>,
+    /// Bytes that no request goes beyond; 0 while there are no drives.
+    pub size: u64,
+    /// What must hold of a request besides, and of how many wait.
+    pub check: Option<fn(&Request<'_>, usize)>,
+    /// Requests that wait: whose, which, and bytes that are wanted with its end.
+    pub waiting: Vec<(DriveId, u32, usize)>,
 }
 
 impl Disks {
@@ -46,6 +50,9 @@ impl Disks {
         assert_eq!(length, request.length, "{request:?}");
         let end = request.offset.checked_add(request.length);
         assert!(end.is_some_and(|end| end <= self.size), "{request:?}");
+        if let Some(check) = self.check {
+            check(&request, self.waiting.len());
+        }
         let read = match request.data {
             Data::Read => request.length as usize,
             _ => 0,
@@ -62,35 +69,25 @@ impl Disks {
     }
 }
 
-fn configure(
-    machine: &mut Machine<'_>,
-    host: &mut Sink,
-    now: u64,
-    devfn: u32,
-    register: u32,
-    value: u32,
-) {
+fn configure(rig: &mut Rig<'_>, devfn: u32, register: u32, value: u32) {
     let address = 1 << 31 | devfn << 8 | register;
-    machine.pio_write(host, now, 0xcf8, Width::Dword, address);
-    machine.pio_write(host, now, 0xcfc, Width::Dword, value);
+    rig.output(0xcf8, Width::Dword, address);
+    rig.output(0xcfc, Width::Dword, value);
 }
 
 /// Plugs devices in, each with a medium behind it, and lets their functions answer where the guest expects them.
-fn build(
-    machine: &mut Machine<'_>,
-    host: &mut Sink,
-    now: u64,
-    classes: &[(&'static DeviceClass, &[(&str, &str)])],
-) {
-    host.disks.size = SIZE;
+fn build(rig: &mut Rig<'_>, classes: &[(&'static DeviceClass, &[(&str, &str)])]) {
+    rig.host.disks.size = SIZE;
     for (class, properties) in classes {
         let mut values = PropertyValues::new(class);
         for (name, text) in *properties {
             values.set(name, text).expect("a property");
         }
-        machine.plug(&values).expect("there is room");
-        let drive = machine.plugged().last().and_then(|plugged| plugged.drive());
-        machine.medium_changed(host, now, drive.expect("a drive"), Some(MEDIUM));
+        rig.call(|machine, host, now| {
+            machine.plug(&values).expect("there is room");
+            let drive = machine.plugged().last().and_then(|plugged| plugged.drive());
+            machine.medium_changed(host, now, drive.expect("a drive"), Some(MEDIUM));
+        });
     }
     for (devfn, register, value) in [
         (9 << 3, 0x10, u32::from(LEGACY)),
@@ -100,12 +97,12 @@ fn build(
         (1 << 3 | 1, 0x20, u32::from(MASTER)),
         (1 << 3 | 1, 0x04, 5),
     ] {
-        configure(machine, host, now, devfn, register, value);
+        configure(rig, devfn, register, value);
     }
 }
 
 /// Brings the virtio disk up with its rings where they like to be.
-fn start(machine: &mut Machine<'_>, host: &mut Sink, now: u64, features: u32) {
+fn start(rig: &mut Rig<'_>, features: u32) {
     let rings = [RINGS, RINGS + 0x1000, RINGS + 0x2000];
     let writes = [
         (0x14, 0_u32),
@@ -129,7 +126,7 @@ fn start(machine: &mut Machine<'_>, host: &mut Sink, now: u64, features: u32) {
             0x18 | 0x1c => 2,
             _ => 4,
         };
-        machine.physical_write(host, now, VIRTIO + register, &bytes[..length]);
+        rig.write(VIRTIO + register, &bytes[..length]);
     }
 }
 
@@ -137,7 +134,7 @@ fn start(machine: &mut Machine<'_>, host: &mut Sink, now: u64, features: u32) {
 const TURNS: [u16; 2] = [1 << 7, 1 << 15];
 
 /// Lays out a request that a driver could make, nearly: header, pieces of data, status; and makes it available.
-fn request(machine: &mut Machine<'_>, host: &mut Sink, now: u64, source: &mut Source<'_>) {
+fn request(rig: &mut Rig<'_>, source: &mut Source<'_>) {
     let control = source.byte();
     let is_packed = control & 1 != 0;
     let first = u16::from(source.byte() & 15);
@@ -147,7 +144,7 @@ fn request(machine: &mut Machine<'_>, host: &mut Sink, now: u64, source: &mut So
     header.extend([0; 4]);
     header.extend((source.number(2) & 0xfff).to_le_bytes());
     let at = RINGS + 0x3000 + 16 * u64::from(first);
-    machine.physical_write(host, now, at, &header);
+    rig.write(at, &header);
     let data = u16::from(source.byte() & 7);
     let writes = u16::from(kind & 1 == 0) << 1;
     for index in 0..data + 2 {
@@ -170,129 +167,153 @@ fn request(machine: &mut Machine<'_>, host: &mut Sink, now: u64, source: &mut So
         bytes.extend(length.to_le_bytes());
         bytes.extend(third.to_le_bytes());
         bytes.extend(fourth.to_le_bytes());
-        machine.physical_write(host, now, RINGS + 16 * u64::from(number), &bytes);
+        rig.write(RINGS + 16 * u64::from(number), &bytes);
     }
     let mut index = [0; 2];
-    machine.physical_read(host, now, RINGS + 0x1002, &mut index);
+    rig.read(RINGS + 0x1002, &mut index);
     let index = u16::from_le_bytes(index);
     let entry = RINGS + 0x1004 + 2 * u64::from(index % 16);
-    machine.physical_write(host, now, entry, &first.to_le_bytes());
+    rig.write(entry, &first.to_le_bytes());
     if !is_packed {
         let next = index.wrapping_add(1).to_le_bytes();
-        machine.physical_write(host, now, RINGS + 0x1002, &next);
+        rig.write(RINGS + 0x1002, &next);
     }
-    machine.physical_write(host, now, VIRTIO + 0x3000, &[0, 0]);
+    rig.write(VIRTIO + 0x3000, &[0, 0]);
 }
 
 /// A request ends, well or not.
-fn end(
-    machine: &mut Machine<'_>,
-    host: &mut Sink,
-    now: u64,
-    source: &mut Source<'_>,
-    operation: u8,
-) {
-    let which = usize::from(source.byte());
-    if let Some(index) = which.checked_rem(host.disks.waiting.len()) {
-        let (drive, tag, read) = host.disks.waiting.swap_remove(index);
-        let failures = [
-            Failure::Io,
-            Failure::NoSpace,
-            Failure::NoMedium,
-            Failure::Memory,
-        ];
-        let outcome: Outcome = match operation >> 4 & 7 {
-            failed @ 0..4 => Err(failures[usize::from(failed)]),
-            _ => Ok(()),
-        };
-        let data = vec![0x5a; if outcome.is_ok() { read } else { 0 }];
-        machine.block_done(host, now, drive, tag, outcome, &data);
-    }
+fn end(rig: &mut Rig<'_>, source: &mut Source<'_>, operation: u8) {
+    let failures = [
+        Failure::Io,
+        Failure::NoSpace,
+        Failure::NoMedium,
+        Failure::Memory,
+    ];
+    let outcome: Outcome = match operation >> 4 & 7 {
+        failed @ 0..4 => Err(failures[usize::from(failed)]),
+        _ => Ok(()),
+    };
+    rig.end(source.byte().into(), outcome);
 }
 
 /// Media come, go, grow and shrink, and trays move, whatever is under way.
-fn medium(machine: &mut Machine<'_>, host: &mut Sink, now: u64, source: &mut Source<'_>) {
+fn medium(rig: &mut Rig<'_>, source: &mut Source<'_>) {
     let operation = source.byte();
     let drive = DriveId(operation & 3);
-    match operation >> 2 & 7 {
-        0 => machine.eject_requested(host, now, drive),
-        1..=3 => machine.move_tray(host, now, drive, operation & 0x40 != 0),
-        4 => machine.medium_changed(host, now, drive, None),
-        5 => {
-            let bytes = source.number(2) * SECTOR % (SIZE + 1);
-            let medium = Medium { bytes, ..MEDIUM };
-            machine.medium_changed(host, now, drive, Some(medium));
+    let medium = match operation >> 2 & 7 {
+        0 => return rig.call(|machine, host, now| machine.eject_requested(host, now, drive)),
+        1..=3 => {
+            let open = operation & 0x40 != 0;
+            return rig.call(|machine, host, now| machine.move_tray(host, now, drive, open));
         }
-        _ => machine.medium_changed(host, now, drive, Some(MEDIUM)),
-    }
-}
-
-/// The machine's state is saved, spoilt and loaded.
-fn move_away(machine: &mut Machine<'_>, host: &mut Sink, now: u64, source: &mut Source<'_>) {
-    let mut state = vec![0; STATE_MAX];
-    let length = machine.save(&mut state).expect("the state fits");
-    let at = source.number(2) as usize;
-    if let Some(byte) = state[..length].get_mut(at) {
-        *byte ^= source.byte();
-    }
-    if machine.load(host, now, &state[..length]).is_err() {
-        machine.reset(host, now);
-    }
-    machine.resume_drives(host, now);
+        4 => None,
+        5 => Some(Medium {
+            bytes: source.number(2) * SECTOR % (SIZE + 1),
+            ..MEDIUM
+        }),
+        _ => Some(MEDIUM),
+    };
+    rig.call(|machine, host, now| machine.medium_changed(host, now, drive, medium));
 }
 
 fn width(operation: u8) -> Width {
     [Width::Byte, Width::Word, Width::Dword][usize::from(operation >> 6) % 3]
 }
 
+/// The capability ID of MSI-X.
+const MSIX: u32 = 0x11;
+
+/// Each queue of the virtio disk gets a message of its own, as drivers arrange it.
+fn use_messages(rig: &mut Rig<'_>) {
+    let read = |rig: &mut Rig<'_>, register: u32| {
+        let address = 1 << 31 | 9 << 11 | register & 0xfc;
+        rig.output(0xcf8, Width::Dword, address);
+        rig.input(0xcfc, Width::Dword)
+    };
+    let mut at = read(rig, 0x34) & 0xff;
+    // More there are not.
+    for _ in 0..16 {
+        let capability = read(rig, at);
+        if capability & 0xff == MSIX {
+            configure(rig, 9 << 3, at & 0xfc, capability | 1 << 31);
+            break;
+        }
+        at = capability >> 8 & 0xff;
+    }
+    for vector in 0..3_u16 {
+        let entry = VIRTIO + 0x1_0000 + 16 * u64::from(vector);
+        for (at, value) in [
+            (0, 0xfee0_0000),
+            (4, 0),
+            (8, 0x40 + u32::from(vector)),
+            (12, 0),
+        ] {
+            rig.write(entry + at, &u32::to_le_bytes(value));
+        }
+        rig.write(VIRTIO + 0x16, &vector.to_le_bytes());
+        rig.write(VIRTIO + 0x1a, &vector.to_le_bytes());
+    }
+}
+
+/// Queues are lent, served, and taken back.
+fn lend(rig: &mut Rig<'_>, what: u8) {
+    match what & 3 {
+        0 => rig.set_lending(what & 4 == 0),
+        1 => use_messages(rig),
+        _ => rig.serve(what & 1 != 0),
+    }
+}
+
 /// Memory near the rings and tables is written.
-fn write_memory(machine: &mut Machine<'_>, host: &mut Sink, now: u64, source: &mut Source<'_>) {
+fn write_memory(rig: &mut Rig<'_>, source: &mut Source<'_>) {
     let gpa = RINGS + source.number(2) % RING_BYTES;
     let value = source.number(8).to_le_bytes();
-    machine.physical_write(host, now, gpa, &value);
+    rig.write(gpa, &value);
 }
 
 /// A hostile driver of a virtio disk: does what the bytes say.
 pub fn virtio(bytes: &[u8]) {
+    let mut source = Source(bytes);
     let mut apics = local_apics();
-    let mut machine = machine_without_memories(Board::Pc, Irqchip::Machine, &mut apics);
-    let mut host = Sink::default();
-    let now = 0;
+    // Interrupts of lent queues are messages where the machine has no local APICs.
+    let kept = if source.byte() & 1 == 0 { 2 } else { 0 };
+    let apics = &mut apics[..kept];
+    let mut rig = Rig::new(machine_without_memories(Board::Pc, Irqchip::Machine, apics));
     let properties: &[_] = &[("addr", "9"), ("packed", "on"), ("num-queues", "2")];
     let classes = [(&block::PCI_CLASS, properties)];
-    build(&mut machine, &mut host, now, &classes);
-    let mut source = Source(bytes);
+    build(&mut rig, &classes);
     while !source.is_empty() {
         let operation = source.byte();
         let width = width(operation);
         match operation & 0x0f {
-            0 => start(&mut machine, &mut host, now, u32::from(operation >> 4)),
-            1 | 2 => write_memory(&mut machine, &mut host, now, &mut source),
+            0 => start(&mut rig, u32::from(operation >> 4)),
+            1 | 2 => write_memory(&mut rig, &mut source),
             3 => {
                 let gpa = VIRTIO + source.number(2) % 0x4000;
                 let value = source.number(4).to_le_bytes();
-                machine.physical_write(&mut host, now, gpa, &value[..width as usize]);
-                machine.physical_read(&mut host, now, gpa, &mut [0; 4][..width as usize]);
+                rig.write(gpa, &value[..width as usize]);
+                rig.read(gpa, &mut [0; 4][..width as usize]);
             }
-            4 => machine.physical_write(&mut host, now, VIRTIO + 0x3000, &[0, 0]),
+            4 => rig.write(VIRTIO + 0x3000, &[0, 0]),
             5 => {
                 let port = LEGACY + u16::from(source.byte() & 0x7f);
                 let value = source.number(4) as u32;
-                machine.pio_write(&mut host, now, port, width, value);
-                machine.pio_read(&mut host, now, port, width);
+                rig.output(port, width, value);
+                rig.input(port, width);
             }
             6 => {
                 let register = u32::from(source.byte() & !3);
                 let value = source.number(4) as u32;
-                configure(&mut machine, &mut host, now, 9 << 3, register, value);
+                configure(&mut rig, 9 << 3, register, value);
             }
             7..=10 => {
-                request(&mut machine, &mut host, now, &mut source);
-                plant(host.disks.waiting.len() > 2);
+                request(&mut rig, &mut source);
+                plant(rig.host.disks.waiting.len() > 2);
             }
-            11..=13 => end(&mut machine, &mut host, now, &mut source, operation),
-            14 => medium(&mut machine, &mut host, now, &mut source),
-            _ => move_away(&mut machine, &mut host, now, &mut source),
+            11 | 12 => end(&mut rig, &mut source, operation),
+            13 => lend(&mut rig, operation >> 4),
+            14 => medium(&mut rig, &mut source),
+            _ => rig.move_away(&mut source),
         }
     }
 }
@@ -300,55 +321,48 @@ pub fn virtio(bytes: &[u8]) {
 /// A hostile driver of an IDE disk and a drive for CDs: does what the bytes say.
 pub fn ata(bytes: &[u8]) {
     let mut apics = local_apics();
-    let mut machine = machine_without_memories(Board::Pc, Irqchip::Machine, &mut apics);
-    let mut host = Sink::default();
-    let now = 0;
+    let machine = machine_without_memories(Board::Pc, Irqchip::Machine, &mut apics);
+    let mut rig = Rig::new(machine);
     let classes: [(_, &[_]); 3] = [
         (&ide::drive::HD_CLASS, &[("unit", "0")]),
         (&ide::drive::CD_CLASS, &[("unit", "1")]),
         (&ide::drive::CD_CLASS, &[]),
     ];
-    build(&mut machine, &mut host, now, &classes);
+    build(&mut rig, &classes);
     let mut source = Source(bytes);
     while !source.is_empty() {
         let operation = source.byte();
         let width = width(operation);
         let base = 0x170 | u16::from(operation & 0x10) << 3;
         match operation & 0x0f {
-            0 | 1 => write_memory(&mut machine, &mut host, now, &mut source),
+            0 | 1 => write_memory(&mut rig, &mut source),
             2..=4 => {
                 let port = base | u16::from(source.byte() & 7);
                 let value = source.number(width as usize) as u32;
-                machine.pio_write(&mut host, now, port, width, value);
+                rig.output(port, width, value);
             }
             5 | 6 => {
                 for _ in 0..source.byte() {
-                    machine.pio_read(&mut host, now, base, width);
+                    rig.input(base, width);
                 }
-                let status = machine.pio_read(&mut host, now, base + 7, Width::Byte);
+                let status = rig.input(base + 7, Width::Byte);
                 plant(status & 0x89 == 8);
             }
             7 => {
                 for _ in 0..source.byte() {
-                    machine.pio_write(&mut host, now, base, width, 0x5a5a_5a5a);
+                    rig.output(base, width, 0x5a5a_5a5a);
                 }
             }
             8 | 9 => {
                 // A whole packet.
-                machine.pio_write(
-                    &mut host,
-                    0,
-                    base + 1,
-                    Width::Byte,
-                    u32::from(operation >> 5),
-                );
+                rig.output(base + 1, Width::Byte, u32::from(operation >> 5));
                 let limit = source.number(2) as u32;
-                machine.pio_write(&mut host, now, base + 4, Width::Byte, limit & 0xff);
-                machine.pio_write(&mut host, now, base + 5, Width::Byte, limit >> 8);
-                machine.pio_write(&mut host, now, base + 7, Width::Byte, 0xa0);
+                rig.output(base + 4, Width::Byte, limit & 0xff);
+                rig.output(base + 5, Width::Byte, limit >> 8);
+                rig.output(base + 7, Width::Byte, 0xa0);
                 for _ in 0..6 {
                     let word = source.number(2) as u32;
-                    machine.pio_write(&mut host, now, base, Width::Word, word);
+                    rig.output(base, Width::Word, word);
                 }
             }
             10 | 11 => {
@@ -357,39 +371,39 @@ pub fn ata(bytes: &[u8]) {
                     0 => source.number(1) as u32,
                     _ => RINGS as u32,
                 };
-                machine.pio_write(&mut host, now, port, width, value);
+                rig.output(port, width, value);
             }
             12 => {
                 let value = source.byte().into();
-                machine.pio_write(&mut host, now, base + 0x206, Width::Byte, value);
+                rig.output(base + 0x206, Width::Byte, value);
             }
-            13 => end(&mut machine, &mut host, now, &mut source, operation),
-            14 => medium(&mut machine, &mut host, now, &mut source),
-            _ => move_away(&mut machine, &mut host, now, &mut source),
+            13 => end(&mut rig, &mut source, operation),
+            14 => medium(&mut rig, &mut source),
+            _ => rig.move_away(&mut source),
         }
     }
 }
 
 /// Plugs disks and a drive for media into a machine of all devices.
-pub fn plug(machine: &mut Machine<'_>, board: Board, host: &mut Sink, now: u64) {
+pub fn plug(rig: &mut Rig<'_>, board: Board) {
     if board == Board::Microvm {
-        return build(machine, host, now, &[(&block::MMIO_CLASS, &[])]);
+        return build(rig, &[(&block::MMIO_CLASS, &[])]);
     }
     let classes: [(_, &[_]); 3] = [
         (&block::PCI_CLASS, &[("addr", "9"), ("packed", "on")]),
         (&ide::drive::HD_CLASS, &[("unit", "0")]),
         (&ide::drive::CD_CLASS, &[("unit", "1")]),
     ];
-    build(machine, host, now, &classes);
+    build(rig, &classes);
 }
 
 /// What drivers of those disks do, and what becomes of it.
-pub fn act(machine: &mut Machine<'_>, host: &mut Sink, now: u64, source: &mut Source<'_>) {
+pub fn act(rig: &mut Rig<'_>, source: &mut Source<'_>) {
     let operation = source.byte();
     match operation & 7 {
-        0 => start(machine, host, now, u32::from(operation >> 4)),
-        1..=3 => request(machine, host, now, source),
-        4 => medium(machine, host, now, source),
+        0 => start(rig, u32::from(operation >> 4)),
+        1..=3 => request(rig, source),
+        4 => medium(rig, source),
         5 => {
             // The bus master has a table, and a transfer begins.
             let channel = u16::from(operation >> 3 & 1);
@@ -407,9 +421,10 @@ pub fn act(machine: &mut Machine<'_>, host: &mut Sink, now: u64, source: &mut So
                 ),
                 (MASTER + 8 * channel, Width::Byte, 9),
             ] {
-                machine.pio_write(host, now, port, width, value);
+                rig.output(port, width, value);
             }
         }
-        _ => end(machine, host, now, source, operation),
+        6 => end(rig, source, operation),
+        _ => lend(rig, operation >> 3),
     }
 }

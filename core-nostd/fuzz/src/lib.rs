@@ -6,30 +6,29 @@ pub mod floppy;
 pub mod json;
 pub mod options;
 pub mod reference;
+pub mod rig;
 pub mod schema;
 pub mod soft_cpu;
+pub mod storm;
 pub mod virtqueue;
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use thimble_core::devices::block::{DriveId, Request};
 use thimble_core::devices::class::PropertyValues;
-use thimble_core::devices::input::{InputAxis, InputButton, InputEvent, QKeyCode};
 use thimble_core::devices::{
-    ConsoleId, GuestEvent, PowerRequest, Width, debug_exit, debugcon, fdc, ged, hpet, i6300esb,
-    ib700, parallel, pc_testdev, pci_serial, pci_testdev, pflash, pvpanic, serial,
+    ConsoleId, GuestEvent, PowerRequest, debug_exit, debugcon, fdc, i6300esb, ib700, parallel,
+    pc_testdev, pci_serial, pci_testdev, pflash, pvpanic, serial,
 };
 use thimble_core::irq::LocalApic;
-use thimble_core::irq::lapic::{LocalApicWiring, Tsc};
+use thimble_core::irq::lapic::LocalApicWiring;
 use thimble_core::machine::{
-    Board, Config, ExpansionRom, FlashUnit, Host, Irqchip, Machine, Place, Plugging, STATE_MAX,
-    VIRTIO_BASE,
+    Board, Config, ExpansionRom, FlashUnit, Host, Irqchip, Machine, Place, Plugging,
 };
-use thimble_core::memory::{ArrayRam, GuestRam};
+use thimble_core::memory::{ArrayRam, Block, GuestRam};
 use thimble_core::pci::bridge;
 use thimble_core::qmp;
-use thimble_core::virtio::transport::mmio;
 use thimble_monitor::Out;
 
 /// Panics where `reached` tells that input got deep into the module, if the feature `planted` is
@@ -42,14 +41,6 @@ pub fn plant(reached: bool) {
 const RAM: usize = 2 << 20;
 /// The firmware image.
 static ROM: [u8; 0x2_0000] = [0xf4; 0x2_0000];
-/// Nanoseconds that one step of time takes at most: ten seconds.
-const STEP_MAX: u64 = 10_000_000_000;
-
-/// The first serial port's line status register, and its bit that a byte was received.
-const LINE_STATUS: u16 = 0x3fd;
-/// See [`LINE_STATUS`].
-const DATA_READY: u32 = 1;
-
 /// A host that keeps nothing, and takes console bytes as it is told.
 #[derive(Default)]
 pub struct Sink {
@@ -151,9 +142,49 @@ impl Source<'_> {
     }
 }
 
-fn ram() -> &'static ArrayRam<RAM> {
-    static ARRAY: ArrayRam<RAM> = ArrayRam::new();
-    &ARRAY
+/// Bytes of a page of [`Ram`].
+const PAGE: usize = 1 << 12;
+
+/// Guest RAM that knows which of its pages were written to.
+struct Ram {
+    bytes: ArrayRam<RAM>,
+    written: [AtomicBool; RAM / PAGE],
+}
+
+// SAFETY: that of `ArrayRam`.
+unsafe impl GuestRam for Ram {
+    fn block(&self, gpa: u64) -> Option<Block> {
+        self.bytes.block(gpa)
+    }
+
+    fn written(&self, gpa: u64, length: usize) {
+        let pages = gpa as usize / PAGE..(gpa as usize + length).div_ceil(PAGE);
+        for page in &self.written[pages] {
+            page.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Ram {
+    /// Fills what was written with zeros.
+    fn clear(&self) {
+        for (gpa, written) in (0..).step_by(PAGE).zip(&self.written) {
+            if written.swap(false, Ordering::Relaxed) {
+                let block = self.block(gpa).expect("it is RAM");
+                // SAFETY: a page of a valid block, and a fuzzer has one thread.
+                unsafe { block.pointer.write_bytes(0, PAGE) };
+            }
+        }
+    }
+}
+
+/// Guest RAM, which all machines share.
+fn ram() -> &'static Ram {
+    static RAM_BYTES: Ram = Ram {
+        bytes: ArrayRam::new(),
+        written: [const { AtomicBool::new(false) }; RAM / PAGE],
+    };
+    &RAM_BYTES
 }
 
 /// Local APICs for a machine, one for each processor.
@@ -169,20 +200,15 @@ pub fn local_apics() -> [LocalApic; 2] {
     })
 }
 
-/// Empties guest RAM, which all machines share: for who runs the same twice.
-pub fn clear_ram() {
-    let block = ram().block(0).expect("it is RAM");
-    // SAFETY: the block's bytes are the array's, and a fuzzer has one thread.
-    unsafe { block.pointer.write_bytes(0, block.length.min(RAM)) };
-}
-
 /// A machine with every device.
 pub fn machine(board: Board, irqchip: Irqchip) -> Machine<'static> {
     machine_with(board, irqchip, &mut [])
 }
 
-/// A machine with every device, and with these local APICs.
+/// A machine with every device, and with these local APICs. Its memory is empty: there is one such machine at a time.
 pub fn machine_with(board: Board, irqchip: Irqchip, local_apics: &mut [LocalApic]) -> Machine<'_> {
+    ram().clear();
+    clear(testdev_memory());
     let memory = Memory {
         ram: ram(),
         ram_size: RAM,
@@ -198,6 +224,7 @@ pub fn machine_without_memories(
     irqchip: Irqchip,
     local_apics: &mut [LocalApic],
 ) -> Machine<'_> {
+    ram().clear();
     let memory = Memory {
         ram: ram(),
         ram_size: RAM,
@@ -221,6 +248,18 @@ struct Memory<'m> {
 fn testdev_memory() -> &'static [AtomicU8] {
     static TESTDEV: OnceLock<Vec<AtomicU8>> = OnceLock::new();
     TESTDEV.get_or_init(|| (0..pc_testdev::MEMORY).map(|_| AtomicU8::new(0)).collect())
+}
+
+/// Fills cells with zeros, of which there are too many to do so one by one.
+fn clear(cells: &[AtomicU8]) {
+    // SAFETY: they may change behind references, and a fuzzer has one thread.
+    unsafe {
+        cells
+            .as_ptr()
+            .cast_mut()
+            .cast::<u8>()
+            .write_bytes(0, cells.len())
+    };
 }
 
 /// A machine around memory of its own, with every device; `pc-testdev`, whose memory is much to clear, only if asked for.
@@ -308,243 +347,17 @@ fn plug_pci(machine: &mut Machine<'_>) {
 /// Bytes of a flash chip.
 const FLASH_SIZE: usize = 2 * pflash::SECTOR;
 
-/// Where the second flash chip is, below the first one.
-const FLASH: u64 = (1 << 32) - 2 * FLASH_SIZE as u64;
-
 /// Chips for a machine, fresh ones: what a run does to them must not be seen by the next one.
 fn flash(board: Board) -> [Option<FlashUnit<'static>>; pflash::UNITS_MAX] {
     static CELLS: [AtomicU8; 2 * FLASH_SIZE] = [const { AtomicU8::new(0) }; 2 * FLASH_SIZE];
-    for (at, cell) in CELLS.iter().enumerate() {
-        cell.store((at >> 4) as u8, Ordering::Relaxed);
+    static CONTENTS: OnceLock<Vec<u8>> = OnceLock::new();
+    let contents = CONTENTS.get_or_init(|| (0..CELLS.len()).map(|at| (at >> 4) as u8).collect());
+    // SAFETY: as many bytes as there are cells, which may change behind references, and a fuzzer has one thread.
+    unsafe {
+        let cells = CELLS.as_ptr().cast_mut().cast::<u8>();
+        cells.copy_from_nonoverlapping(contents.as_ptr(), CELLS.len());
     }
     let (second, first) = CELLS.split_at(FLASH_SIZE);
     let unit = |cells, read_only| (board == Board::Pc).then_some(FlashUnit { cells, read_only });
     [unit(first, true), unit(second, false)]
-}
-
-/// Where guests of [`storm`] like to have PCI devices.
-const PCI_MEMORY: u64 = 0xfe00_0000;
-
-/// An access to the configuration space of a function near those that there are.
-fn configuration(
-    machine: &mut Machine<'_>,
-    host: &mut Sink,
-    now: u64,
-    width: Width,
-    source: &mut Source<'_>,
-) {
-    let place = source.number(2) as u32;
-    let (bus, device, function) = (place & 3, place >> 2 & 7, place >> 5 & 1);
-    let register = u32::from(source.byte());
-    // Mostly registers of the header.
-    let register = if place >> 8 & 3 == 0 {
-        register
-    } else {
-        register & 0x3f
-    };
-    let address = 1 << 31 | bus << 16 | device << 11 | function << 8 | register & !3;
-    machine.pio_write(host, now, 0xcf8, Width::Dword, address);
-    let port = 0xcfc + (register & 3) as u16;
-    if place >> 10 & 7 == 0 {
-        machine.pio_read(host, now, port, width);
-        return;
-    }
-    let value = source.number(width as usize) as u32;
-    let value = match place >> 13 {
-        0 => u32::MAX,
-        1 => PCI_MEMORY as u32 | value & 0x3_ffff,
-        2 => 0xc000 | value & 0xfff,
-        3 => value & 0x0707,
-        _ => value,
-    };
-    machine.pio_write(host, now, port, width, value);
-}
-
-/// What someone does at the machine.
-fn user(machine: &mut Machine<'_>, host: &mut Sink, now: u64, source: &mut Source<'_>) {
-    let operation = source.byte();
-    let key = QKeyCode::from_number(source.byte().into());
-    if operation & 7 == 0 {
-        let pause = (operation & 8 == 0).then_some(source.number(2) as u32);
-        let keys = vec![key; usize::from(source.byte())];
-        // There may be no room.
-        let _ = machine.type_keys(host, now, &keys, pause);
-        return;
-    }
-    let down = operation & 8 != 0;
-    let by = source.number(4) as i32;
-    let button = by as u8 as usize % InputButton::ALL.len();
-    let event = match operation & 3 {
-        0 | 1 => InputEvent::Key { key, down },
-        2 => InputEvent::Button {
-            button: InputButton::ALL[button],
-            down,
-        },
-        _ => InputEvent::Move {
-            axis: InputAxis::ALL[usize::from(down)],
-            by,
-        },
-    };
-    machine.input(
-        host,
-        now,
-        &mut std::iter::repeat_n(event, (operation >> 4).into()),
-    );
-}
-
-/// What a processor does with its local APIC.
-fn processor(machine: &mut Machine<'_>, host: &mut Sink, now: u64, source: &mut Source<'_>) {
-    let operation = source.byte();
-    let cpu = u16::from(operation & 3);
-    let index = 0x800 + u32::from(source.byte());
-    let value = source.number(4);
-    match operation >> 2 & 7 {
-        0 | 1 => {
-            let gpa = 0xfee0_0000 + (u64::from(index & 0xff) << 4);
-            machine.processor_write(host, now, cpu, gpa, &(value as u32).to_le_bytes());
-        }
-        2 => {
-            let gpa = machine.apic_base(cpu) & !0xfff | value & 0xfff;
-            machine.processor_read(host, now, cpu, gpa, &mut [0; 8]);
-        }
-        3 => drop(machine.apic_msr_write(host, now, cpu, index, value << 16 | value)),
-        4 => drop(machine.apic_msr_read(host, now, cpu, index)),
-        5 => {
-            machine.take_event(host, now, cpu);
-            let waits = machine.interrupt_waits(cpu);
-            let taken = machine.take_interrupt(host, now, cpu);
-            assert_eq!(waits, taken.is_some());
-        }
-        6 => {
-            let _ = machine.set_apic_base(host, now, cpu, value ^ 0xfee0_0800);
-            machine.set_task_priority(host, now, cpu, index as u8);
-            machine.pulse_nmi(host, now);
-        }
-        _ => {
-            let tsc = Tsc {
-                value: now,
-                hz: value,
-            };
-            machine.set_tsc_deadline(host, now, cpu, value << 8, tsc);
-            if let Some(state) = machine.local_apic_state(now, cpu) {
-                let base = machine.apic_base(cpu);
-                machine
-                    .set_local_apic_state(host, now, cpu, &state, base)
-                    .expect("its own state");
-                assert_eq!(machine.local_apic_state(now, cpu), Some(state));
-            }
-        }
-    }
-}
-
-/// Drives a machine of either board through whatever the bytes say: accesses of all widths to all ports and
-/// memory, time, console input, resets, and saved state of its own and of nobody's.
-pub fn storm(bytes: &[u8]) {
-    let mut source = Source(bytes);
-    let kind = source.byte();
-    let irqchip = if kind & 1 == 0 {
-        Irqchip::Machine
-    } else {
-        Irqchip::Host
-    };
-    let board = if kind & 2 == 0 {
-        Board::Pc
-    } else {
-        Board::Microvm
-    };
-    let mut apics = local_apics();
-    let mut machine = machine_with(board, irqchip, &mut apics);
-    let mut host = Sink::default();
-    let mut now = 0u64;
-    drives::plug(&mut machine, board, &mut host, now);
-    let mut state = vec![0; STATE_MAX];
-    while !source.is_empty() {
-        let operation = source.byte();
-        let width =
-            [Width::Byte, Width::Word, Width::Dword, Width::Byte][usize::from(operation >> 6)];
-        match operation & 0x0f {
-            0..=4 if operation & 0x30 == 0x30 => {
-                configuration(&mut machine, &mut host, now, width, &mut source);
-            }
-            0..=4 => {
-                let port = source.number(2) as u16 & 0x0fff;
-                let value = source.number(width as usize) as u32;
-                machine.pio_write(&mut host, now, port, width, value);
-            }
-            5..=7 => {
-                let port = source.number(2) as u16;
-                let value = machine.pio_read(&mut host, now, port, width);
-                // A serial port in loopback has received what it sent.
-                plant(port == LINE_STATUS && width == Width::Byte && value & DATA_READY != 0);
-            }
-            8 | 9 if operation & 0x30 == 0x30 => {
-                let offset = source.number(3);
-                let gpa = match offset >> 21 {
-                    _ if board == Board::Microvm && offset >> 23 == 0 => {
-                        ged::EVENTS + offset % 0x400
-                    }
-                    _ if board == Board::Microvm => VIRTIO_BASE + offset % (26 * mmio::LENGTH),
-                    5 => FLASH + offset % (FLASH_SIZE as u64),
-                    6 | 7 => hpet::BASE + offset % hpet::LENGTH,
-                    _ => PCI_MEMORY + offset % 0x4_0000,
-                };
-                let bytes = &mut source.number(8).to_le_bytes()[..width as usize];
-                match operation & 1 {
-                    0 => machine.physical_write(&mut host, now, gpa, bytes),
-                    _ => machine.physical_read(&mut host, now, gpa, bytes),
-                }
-            }
-            8 => {
-                let gpa = source.number(4) ^ (source.number(1) << 32);
-                let value = source.number(8).to_le_bytes();
-                machine.physical_write(&mut host, now, gpa, &value[..width as usize]);
-            }
-            9 => {
-                let gpa = source.number(4) ^ (source.number(1) << 32);
-                machine.physical_read(&mut host, now, gpa, &mut [0; 8][..width as usize]);
-            }
-            10 => {
-                now = now.saturating_add(source.number(5) % STEP_MAX);
-                machine.advance(&mut host, now);
-            }
-            11 => {
-                if let Some(deadline) = machine.next_deadline() {
-                    now = now.max(deadline);
-                    machine.advance(&mut host, now);
-                }
-            }
-            12 if operation & 0x30 == 0x30 => {
-                user(&mut machine, &mut host, now, &mut source);
-            }
-            12 => {
-                let text = source.number(8).to_le_bytes();
-                let console = ConsoleId(source.byte());
-                let taken = machine.console_receive(&mut host, now, console, &text);
-                assert!(taken <= text.len());
-            }
-            13 if operation & 0x30 == 0x30 => {
-                drives::act(&mut machine, &mut host, now, &mut source);
-            }
-            13 => {
-                host.stalled = source.byte() & 1 != 0;
-                for console in 0..16 {
-                    machine.console_writable(&mut host, now, ConsoleId(console));
-                }
-            }
-            14 => {
-                let length = machine.save(&mut state).expect("the state fits");
-                let at = source.number(2) as usize;
-                // Mostly its own state, sometimes with one wrong byte.
-                if let Some(byte) = state[..length].get_mut(at) {
-                    *byte ^= source.byte();
-                }
-                if machine.load(&mut host, now, &state[..length]).is_err() {
-                    machine.reset(&mut host, now);
-                }
-                machine.resume_drives(&mut host, now);
-            }
-            _ if operation & 0x30 != 0 => processor(&mut machine, &mut host, now, &mut source),
-            _ => machine.reset(&mut host, now),
-        }
-    }
 }

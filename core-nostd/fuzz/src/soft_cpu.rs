@@ -29,7 +29,7 @@ use thimble_core::machine::{Board, Host, Irqchip, Machine, STATE_MAX};
 use thimble_core::memory::{Backing, Exchange, GuestRam, MemoryMap, Region};
 use thimble_core::time::SECOND;
 
-use crate::{Memory, Sink, Source, local_apics, machine_around, plant, testdev_memory};
+use crate::{Memory, Sink, Source, clear, local_apics, machine_around, plant, testdev_memory};
 use guest::Guest;
 use memory::{RAM_BYTES, Ram, Rom, zeroed};
 
@@ -663,9 +663,7 @@ fn run_with(bytes: &[u8], shared: &mut Shared) {
     ram.clear();
     let guest = Guest::new(&mut source, ram);
     if guest.testdev {
-        for byte in testdev_memory() {
-            byte.store(0, Ordering::Relaxed);
-        }
+        clear(testdev_memory());
     }
     let rom = Rom::with(&guest.rom);
     let state = &guest.state;
@@ -744,12 +742,13 @@ fn run_with(bytes: &[u8], shared: &mut Shared) {
         assert_eq!(one, other, "processor {index} after a load");
     }
     assert_eq!(went_on, resumed, "a machine after a load");
-    let different = ram
-        .copy()
-        .iter()
-        .zip(&memory_then)
-        .position(|(a, b)| a != b);
-    assert_eq!(different, None, "RAM after a load");
+    let memory = ram.copy();
+    // Byte by byte only if there is one to be found: coverage is counted for each.
+    if memory != memory_then {
+        let mut pairs = memory.iter().zip(&memory_then);
+        let different = pairs.position(|(a, b)| a != b);
+        assert_eq!(different, None, "RAM after a load");
+    }
 }
 
 /// Sets one of [`MSRS`].

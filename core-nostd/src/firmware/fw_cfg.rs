@@ -255,6 +255,18 @@ impl<'m> FwCfg<'m> {
         self.items.push(item).map_err(|_| FwCfgError::ItemsFull)
     }
 
+    /// Gives a numbered item another content, or adds it. Only before the guest runs.
+    pub fn set(&mut self, key: u16, content: Content<'m>) -> Result<(), FwCfgError> {
+        match self.items.iter_mut().find(|item| item.key == key) {
+            Some(item) => {
+                check_size(&content)?;
+                item.content = content;
+                Ok(())
+            }
+            None => self.add(key, content),
+        }
+    }
+
     /// Adds a numbered item of 16 bits.
     pub fn add_u16(&mut self, key: u16, value: u16) -> Result<(), FwCfgError> {
         self.add(key, Content::inline(&value.to_le_bytes()))

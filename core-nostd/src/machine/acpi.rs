@@ -100,6 +100,8 @@ impl<'m> Machine<'m> {
                     irq: line::SCI.number(),
                 },
             },
+            has_pic: self.has_pic(),
+            has_rtc: self.has_rtc(),
             has_second_ioapic: self.has_second_ioapic(),
             virtio: &virtio,
             generation: self.generation,
@@ -173,14 +175,10 @@ impl<'m> Machine<'m> {
         let fw_cfg = [(fw_cfg::BASE, fw_cfg::PORTS as u8), none];
         add("FWCF", Term::Text("QEMU0002"), None, fw_cfg, None, true);
         let rtc = [(crate::devices::rtc::PORT, 2), none];
-        add(
-            "RTC",
-            Term::Eisa("PNP0B00"),
-            None,
-            rtc,
-            Some(line::RTC),
-            false,
-        );
+        if self.has_rtc() {
+            let id = Term::Eisa("PNP0B00");
+            add("RTC", id, None, rtc, Some(line::RTC), false);
+        }
         if self.board == Board::Pc {
             let keyboard = [(i8042::DATA_PORT, 1), (i8042::COMMAND_PORT, 1)];
             let (key, mouse) = (Some(line::KEYBOARD), Some(line::MOUSE));

@@ -431,6 +431,8 @@ impl<'m> Machine<'m> {
             board: config.board,
             irqchip: config.irqchip,
             has_pit: config.pit,
+            has_pic: config.pic || !config.irqchip.in_machine(),
+            has_rtc: config.board != Board::None && config.rtc,
             has_acpi: config.acpi && config.board != Board::None,
             sleep: config.sleep,
             is_direct_boot,
@@ -523,15 +525,19 @@ impl<'m> Machine<'m> {
         }
         let ports = &mut self.ports;
         if self.irqchip.in_machine() {
-            ports.add(0x20, 2, Port::MasterPic)?;
-            ports.add(0xa0, 2, Port::SlavePic)?;
-            ports.add(0x4d0, 2, Port::Elcr)?;
+            if self.has_pic {
+                ports.add(0x20, 2, Port::MasterPic)?;
+                ports.add(0xa0, 2, Port::SlavePic)?;
+                ports.add(0x4d0, 2, Port::Elcr)?;
+            }
             if self.has_pit {
                 ports.add(0x40, 4, Port::Pit)?;
                 ports.add(0x61, 1, Port::PortB)?;
             }
         }
-        ports.add(rtc::PORT, 2, Port::Rtc)?;
+        if self.has_rtc {
+            ports.add(rtc::PORT, 2, Port::Rtc)?;
+        }
         ports.add(post::PORT, 1, Port::Post)?;
         ports.add(fw_cfg::BASE, fw_cfg::PORTS, Port::FwCfg)?;
         if self.board == Board::Pc {

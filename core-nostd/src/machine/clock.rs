@@ -1,6 +1,6 @@
 //! What the host asks of the real-time clock.
 
-use super::{Board, Context, Host, Machine};
+use super::{Context, Host, Machine};
 use crate::devices::rtc::RtcBase;
 
 impl Machine<'_> {
@@ -12,7 +12,7 @@ impl Machine<'_> {
 
     /// What the real-time clock shows at `now`, in seconds since 1970-01-01 00:00; `None` on a board without one.
     pub fn rtc_seconds(&self, now: u64) -> Option<i64> {
-        (self.board != Board::None).then(|| self.rtc.shown(now))
+        self.has_rtc.then(|| self.rtc.shown(now))
     }
 
     /// Whether the real-time clock repeats periodic interrupts that the guest has lost.

@@ -107,6 +107,10 @@ pub struct Config<'m> {
     /// Whether there is an interval timer, an 8254 (`-machine pit=`). Without it there is no port 61h
     /// either.
     pub pit: bool,
+    /// Whether there are both 8259 interrupt controllers (`-machine pic=`), where controllers are the machine's.
+    pub pic: bool,
+    /// Whether there is a real-time clock with its CMOS memory (`-machine rtc=`). A PC needs one.
+    pub rtc: bool,
     /// Whether there is ACPI: its hardware, and tables once [`super::Machine::add_acpi_tables`] is called.
     pub acpi: bool,
     /// Whether microvm with ACPI has a second I/O APIC, where the controllers are the machine's (`-machine ioapic2=`).
@@ -171,6 +175,8 @@ impl<'m> Config<'m> {
             board: Board::Pc,
             irqchip: Irqchip::Machine,
             pit: true,
+            pic: true,
+            rtc: true,
             acpi: true,
             ioapic2: true,
             virtio_mmio_legacy: true,

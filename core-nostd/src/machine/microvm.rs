@@ -133,20 +133,6 @@ macro_rules! disk_at {
     }};
 }
 
-/// The places for virtio devices of a board without ACPI, ascending.
-pub fn virtio_without_acpi() -> impl Iterator<Item = VirtioPlace> {
-    let (places, first) = WITHOUT_ACPI;
-    (0..places).map(move |number| place(number, first))
-}
-
-const fn place(number: u8, first_irq: u8) -> VirtioPlace {
-    VirtioPlace {
-        number,
-        address: address_of(number) as u32,
-        irq: first_irq + number,
-    }
-}
-
 /// Where the registers of a place are.
 const fn address_of(place: u8) -> u64 {
     VIRTIO_BASE + place as u64 * mmio::LENGTH
@@ -175,7 +161,11 @@ impl Machine<'_> {
 
     /// Address and interrupt of a place for a virtio device.
     pub fn virtio_place(&self, number: u8) -> VirtioPlace {
-        place(number, self.microvm.transports.1)
+        VirtioPlace {
+            number,
+            address: address_of(number) as u32,
+            irq: self.microvm.transports.1.saturating_add(number),
+        }
     }
 
     /// The places that have devices, ascending.

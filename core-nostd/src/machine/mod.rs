@@ -98,7 +98,7 @@ use input::Typing;
 pub use input::{TYPED_MAX, TypedFull};
 pub use lending::Lent;
 use microvm::Microvm;
-pub use microvm::{BUS_PREFIX, BUS_TYPE, TRANSPORTS_MAX, VIRTIO_BASE, virtio_without_acpi};
+pub use microvm::{BUS_PREFIX, BUS_TYPE, TRANSPORTS_MAX, VIRTIO_BASE};
 use pci::Buses;
 pub use pci::{
     Consoles, ExpansionRom, I6300ESB_MAX, PCI_BRIDGES_MAX, PCI_SERIALS_MAX, PCI_TESTDEVS_MAX,
@@ -268,6 +268,10 @@ pub struct Machine<'m> {
     irqchip: Irqchip,
     /// Whether there is an interval timer.
     has_pit: bool,
+    /// Whether there are 8259s.
+    has_pic: bool,
+    /// Whether there is a real-time clock.
+    has_rtc: bool,
     /// Whether there is ACPI's hardware.
     has_acpi: bool,
     /// The sleeping states that guests are told of.
@@ -723,7 +727,7 @@ impl<'m> Machine<'m> {
         trace::x86_gsi_interrupt(number, level);
         host.set_gsi(number, level);
         if self.irqchip.in_machine() {
-            if number < 16 {
+            if number < 16 && self.has_pic {
                 self.pic.set_irq(number, level);
             }
             match (

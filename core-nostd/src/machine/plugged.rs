@@ -326,6 +326,16 @@ impl<'m> Machine<'m> {
         self.has_pit
     }
 
+    /// Whether the board has both 8259 interrupt controllers, whoever models them.
+    pub fn has_pic(&self) -> bool {
+        self.has_pic && self.board != Board::None
+    }
+
+    /// Whether the board has a real-time clock.
+    pub fn has_rtc(&self) -> bool {
+        self.has_rtc
+    }
+
     /// Whether the board has ACPI's hardware.
     pub fn has_acpi(&self) -> bool {
         self.has_acpi

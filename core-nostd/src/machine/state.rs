@@ -20,10 +20,12 @@ pub const STATE_MAX: usize = (96 << 10) + pc_testdev::PAGES * (4096 + 64);
 /// The state of the interrupt controllers and the interval timer, whoever models them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Controllers {
-    /// Both PICs.
-    pub pic: SavedPic,
+    /// Both PICs; `None` where the board has none.
+    pub pic: Option<SavedPic>,
     /// The I/O APIC.
     pub ioapic: IoApicState,
+    /// The second one, on a board that has it.
+    pub ioapic2: Option<IoApicState>,
     /// The interval timer, with times on the virtual clock; `None` where the board has none.
     pub pit: Option<SavedPit>,
 }
@@ -46,7 +48,9 @@ macro_rules! apart {
 macro_rules! each_controller {
     ($machine:expr, $call:ident) => {
         if $machine.board != Board::None {
-            $call!($machine.pic);
+            if $machine.has_pic {
+                $call!($machine.pic);
+            }
             $call!($machine.ioapic);
             if $machine.has_pit {
                 $call!($machine.pit);
@@ -59,7 +63,9 @@ macro_rules! each_controller {
 macro_rules! each_device {
     ($machine:expr, $call:ident, $reference:ident) => {
         if $machine.board != Board::None {
-            $call!($machine.rtc);
+            if $machine.has_rtc {
+                $call!($machine.rtc);
+            }
             if $machine.hpet.is_some() {
                 // Behind both devices that it silences.
                 $call!($machine.hpet);
@@ -210,8 +216,9 @@ impl Machine<'_> {
     /// or else what was set or loaded last, for the host to hand to its own.
     pub fn controllers(&self) -> Controllers {
         Controllers {
-            pic: self.pic.save(),
+            pic: self.has_pic.then(|| self.pic.save()),
             ioapic: *self.ioapic.state(),
+            ioapic2: self.microvm.ioapic2.as_ref().map(|chip| *chip.state()),
             pit: self.has_pit.then(|| self.pit.save()),
         }
     }
@@ -226,18 +233,35 @@ impl Machine<'_> {
         now: u64,
         controllers: Controllers,
     ) -> Result<(), StateError> {
-        let Controllers { pic, ioapic, pit } = controllers;
+        let Controllers {
+            pic,
+            ioapic,
+            ioapic2,
+            pit,
+        } = controllers;
         if pit.is_some() != self.has_pit {
             return Err(StateError::Invalid("pit"));
         }
+        if pic.is_some() != self.has_pic {
+            return Err(StateError::Invalid("pic"));
+        }
+        match (&mut self.microvm.ioapic2, &ioapic2) {
+            (Some(chip), Some(state)) => chip.set_state(state)?,
+            (None, None) => {}
+            _ => return Err(StateError::Invalid("ioapic2")),
+        }
         self.ioapic.set_state(&ioapic)?;
         if self.irqchip.in_machine() {
-            self.pic.load(pic, context!(self, now))?;
+            if let Some(pic) = pic {
+                self.pic.load(pic, context!(self, now))?;
+            }
             if let Some(pit) = pit {
                 self.pit.load(pit, context!(self, now))?;
             }
         } else {
-            self.pic.load(pic, apart!(self, now))?;
+            if let Some(pic) = pic {
+                self.pic.load(pic, apart!(self, now))?;
+            }
             if let Some(pit) = pit {
                 self.pit.load(pit, apart!(self, now))?;
             }

@@ -102,17 +102,25 @@ fn machine(board: Board, irqchip: Irqchip) -> Machine<'static> {
 }
 
 fn machine_with(board: Board, irqchip: Irqchip, pit: bool) -> Machine<'static> {
+    machine_without(board, irqchip, |config| config.pit = pit)
+}
+
+fn machine_without(
+    board: Board,
+    irqchip: Irqchip,
+    change: impl FnOnce(&mut Config<'_>),
+) -> Machine<'static> {
     let ram = &RAMS[NEXT_RAM.fetch_add(1, Ordering::Relaxed)];
-    let config = Config {
+    let mut config = Config {
         board,
         irqchip,
-        pit,
         rom: &ROM,
         kernel: b"kernel",
         cmdline: b"quiet",
         testdev_memory: testdev_memory(),
         ..Config::new(ram, RAM as u64)
     };
+    change(&mut config);
     let mut machine = Machine::new(config).unwrap();
     machine.plug(&PropertyValues::new(&serial::CLASS)).unwrap();
     machine
@@ -456,7 +464,8 @@ fn boards_without_a_timer() {
     }
     let controllers = machine.controllers();
     assert_eq!(controllers.pit, None);
-    assert_eq!(controllers.pic.master.pins & 1, 0);
+    let pics = controllers.pic.as_ref().unwrap();
+    assert_eq!(pics.master.pins & 1, 0);
     machine.set_controllers(&mut host, 0, controllers).unwrap();
     let mut saved = std::vec![0; STATE_MAX];
     let length = machine.save(&mut saved).unwrap();
@@ -471,6 +480,65 @@ fn boards_without_a_timer() {
     );
     wrong.pit = None;
     assert!(other.set_controllers(&mut host, 0, wrong).is_err());
+}
+
+#[test]
+fn a_board_without_8259s_and_clock() {
+    let mut host = Recorder::default();
+    let bare = || {
+        machine_without(Board::Microvm, Irqchip::Machine, |config| {
+            (config.pic, config.rtc) = (false, false);
+        })
+    };
+    let mut machine = bare();
+    assert!(!machine.has_pic() && !machine.has_rtc());
+    for port in [0x20, 0x21, 0xa0, 0xa1, 0x4d0, 0x4d1, 0x70, 0x71] {
+        machine.pio_write(&mut host, 0, port, Width::Byte, 0x0a);
+        assert_eq!(machine.pio_read(&mut host, 0, port, Width::Byte), 0xff);
+    }
+    assert_eq!(machine.rtc_seconds(0), None);
+    // Lines go to the I/O APIC alone: nobody asks a processor by its own pin.
+    for line in 0..16 {
+        machine.set_line(&mut host, 0, IrqLine::new(line), true);
+    }
+    assert!(!machine.intr());
+    let controllers = machine.controllers();
+    assert_eq!(controllers.pic, None);
+    assert_eq!(
+        controllers.ioapic.pins & 0xffff,
+        0xfffe,
+        "the PIT's is pin 2"
+    );
+    machine.reset(&mut host, 0);
+    machine.set_controllers(&mut host, 0, controllers).unwrap();
+    let mut saved = std::vec![0; STATE_MAX];
+    let length = machine.save(&mut saved).unwrap();
+    bare().load(&mut host, 0, &saved[..length]).unwrap();
+    let mut other = super::tests::machine(Board::Microvm, Irqchip::Machine);
+    assert!(other.load(&mut host, 0, &saved[..length]).is_err());
+    let full = other.controllers();
+    assert!(machine.set_controllers(&mut host, 0, full.clone()).is_err());
+    let none = Controllers { pic: None, ..full };
+    assert!(other.set_controllers(&mut host, 0, none).is_err());
+    // The kernel's come all together.
+    let all = machine_without(Board::Microvm, Irqchip::Host, |config| config.pic = false);
+    assert!(all.has_pic());
+}
+
+#[test]
+fn a_command_line_that_comes_late() {
+    let mut host = Recorder::default();
+    let mut machine = machine(Board::Microvm, Irqchip::Machine);
+    let mut item = |machine: &mut Machine<'_>, key: u16| {
+        machine.pio_write(&mut host, 0, 0x510, Width::Word, key.into());
+        let byte = |_| machine.pio_read(&mut host, 0, 0x511, Width::Byte) as u8;
+        core::array::from_fn::<u8, 8, _>(byte)
+    };
+    assert_eq!(&item(&mut machine, 0x15)[..6], b"quiet\0");
+    machine.set_command_line(b"a=b c", &[]).unwrap();
+    assert_eq!(&item(&mut machine, 0x15), b"a=b c\0\0\0");
+    assert_eq!(item(&mut machine, 0x14)[0], 6);
+    assert_eq!(item(&mut machine, crate::firmware::keys::BOOT), [0; 8]);
 }
 
 #[test]

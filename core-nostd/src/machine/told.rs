@@ -42,6 +42,28 @@ impl<'m> Machine<'m> {
         &self.numa
     }
 
+    /// Gives the kernel of [`super::Config::kernel`] another command line, without a final NUL, and the boot ROM what to do about it:
+    /// what [`crate::firmware::boot::Request::prepare`] has written, of no other length than 0 where [`super::Config::boot`] has none.
+    /// Before the guest runs: for what only the machine knows once its devices are there.
+    ///
+    /// # Errors
+    /// If there is no room for the items.
+    pub fn set_command_line(
+        &mut self,
+        cmdline: &'m [u8],
+        boot: &'m [u8],
+    ) -> Result<(), FwCfgError> {
+        // With the final NUL, as at the start.
+        let size = Content::inline(&(cmdline.len() as u32 + 1).to_le_bytes());
+        self.fw_cfg.set(keys::CMDLINE_SIZE, size)?;
+        let line = Content::Lent(cmdline);
+        self.fw_cfg.set(keys::CMDLINE_DATA, line)?;
+        if boot.is_empty() {
+            return Ok(());
+        }
+        self.fw_cfg.set(keys::BOOT, Content::Lent(boot))
+    }
+
     /// Lends another firmware image, before the guest runs. One of another length than
     /// [`super::Config::rom`] is not taken.
     pub fn set_rom(&mut self, rom: &'m [u8]) {

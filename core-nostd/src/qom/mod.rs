@@ -231,6 +231,8 @@ pub struct Settings<'a> {
     pub graphics: bool,
     /// `-machine isa-serial`.
     pub isa_serial: bool,
+    /// Whether microvm loads option ROMs.
+    pub option_roms: bool,
     /// `-machine auto-kernel-cmdline`.
     pub auto_kernel_cmdline: bool,
     /// `-machine mem-merge`.

@@ -410,6 +410,8 @@ impl Tree<'_> {
                 "memory" => QomValue::Members(&memory),
                 "smp" => QomValue::Members(&smp),
                 "pit" if self.machine.has_pit() => QomValue::Str("on"),
+                "pic" if self.machine.has_pic() => QomValue::Str("on"),
+                "rtc" if self.machine.has_rtc() => QomValue::Str("on"),
                 "hpet" => QomValue::Bool(self.machine.has_hpet()),
                 "ioapic2" if self.machine.has_second_ioapic() => QomValue::Str("on"),
                 "acpi" if self.machine.has_acpi() => QomValue::Str("on"),
@@ -514,6 +516,7 @@ fn machine_value<'s>(settings: &Settings<'s>, name: &str) -> QomValue<'s> {
         "graphics" => QomValue::Bool(settings.graphics),
         "initrd" => QomValue::Str(settings.initrd),
         "isa-serial" => QomValue::Bool(settings.isa_serial),
+        "x-option-roms" => QomValue::Bool(settings.option_roms),
         "auto-kernel-cmdline" => QomValue::Bool(settings.auto_kernel_cmdline),
         "kernel" => QomValue::Str(settings.kernel),
         "smbios-entry-point-type" if settings.smbios_64 => QomValue::Str("64"),
@@ -521,9 +524,10 @@ fn machine_value<'s>(settings: &Settings<'s>, name: &str) -> QomValue<'s> {
         "mem-merge" => QomValue::Bool(settings.mem_merge),
         // Parts of the board, always there.
         "i8042" => QomValue::Bool(true),
-        "pic" | "rtc" => QomValue::Str("on"),
         // What is not modelled.
-        "acpi" | "ioapic2" | "pcie" | "pit" | "smm" | "vmport" => QomValue::Str("off"),
+        "acpi" | "ioapic2" | "pcie" | "pic" | "pit" | "rtc" | "smm" | "vmport" => {
+            QomValue::Str("off")
+        }
         _ => QomValue::Bool(false),
     }
 }

@@ -270,11 +270,16 @@ impl Tree<'_> {
             return;
         }
         let mut number = 0;
-        let (has_pit, has_hpet) = (self.machine.has_pit(), self.machine.has_hpet());
+        let machine = self.machine;
         let mut next = |node: Option<Node>, bus: Option<Bus>| {
-            if !has_pit && matches!(node, Some(Node::Pit | Node::Speaker))
-                || !has_hpet && node == Some(Node::Hpet)
-            {
+            let is_there = match node {
+                Some(Node::Pit | Node::Speaker) => machine.has_pit(),
+                Some(Node::Hpet) => machine.has_hpet(),
+                Some(Node::Pic(_)) => machine.has_pic(),
+                Some(Node::Rtc) => machine.has_rtc(),
+                _ => true,
+            };
+            if !is_there {
                 return;
             }
             visit(BoardDevice { number, node, bus });
@@ -849,9 +854,9 @@ impl Tree<'_> {
     /// # Errors
     /// The writer's.
     pub fn rtc_path(&self, out: &mut dyn Write) -> fmt::Result {
-        match self.board() {
-            Board::None => Ok(()),
-            Board::Pc | Board::Microvm => self.write_path(Node::Rtc, out),
+        match self.machine.has_rtc() {
+            true => self.write_path(Node::Rtc, out),
+            false => Ok(()),
         }
     }
 

@@ -54,21 +54,33 @@ fn send(line: &[u8]) {
     }
 }
 
+/// Name and format of a row.
+fn parts(row: &str) -> (&str, &str) {
+    row.split_once(' ').unwrap_or((row, ""))
+}
+
 impl Event {
     /// All events, in the order of their table.
     pub fn all() -> impl Iterator<Item = Self> {
         (0..COUNT).filter_map(Self::from_index)
     }
 
+    /// All events with their names, in the same order: [`Event::name`] has to look for its row.
+    pub fn names() -> impl Iterator<Item = (Self, &'static str)> {
+        let rows = TABLE.lines().map(|row| parts(row).0);
+        Self::all().zip(rows)
+    }
+
     /// The event of this name.
     pub fn from_name(name: &[u8]) -> Option<Self> {
-        Self::all().find(|event| event.name().as_bytes() == name)
+        let mut names = Self::names();
+        let found = names.find(|(_, known)| known.as_bytes() == name);
+        found.map(|(event, _)| event)
     }
 
     /// Name and format, with a space between them.
     fn row(self) -> (&'static str, &'static str) {
-        let row = TABLE.lines().nth(self as usize).unwrap_or_default();
-        row.split_once(' ').unwrap_or((row, ""))
+        parts(TABLE.lines().nth(self as usize).unwrap_or_default())
     }
 
     /// Its name.

@@ -21,8 +21,9 @@ use super::queue::{
     Buffer, QueueError, RING_EVENT_IDX, RING_INDIRECT_DESC, RING_PACKED, SIZE_MAX, copy_from,
     copy_to, length, skip,
 };
+use super::transport::SavedDevice;
 use super::transport::mmio::{self, VirtioMmio};
-use super::transport::pci::{Interfaces, Kind, SavedDevice, VirtioPci};
+use super::transport::pci::{Interfaces, Kind, VirtioPci};
 use super::{CONFIG_MAX, Common, Virtio, feature, status};
 use crate::devices::block::{
     BlockController, Data, DriveId, Medium, Operation, Outcome, Request, SECTOR, Segment, Segments,

@@ -7,7 +7,7 @@
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use thimble_core::devices::block::Segment;
 use thimble_core::memory::GuestRam;
@@ -46,20 +46,73 @@ unsafe impl Send for Owned {}
 // SAFETY: the same.
 unsafe impl Sync for Owned {}
 
-/// Whether guest memory is still lent to the requests of a drive. A reset of its controller takes it back: from then on
-/// they read nothing and write nothing there, wherever they are.
+/// Who is inside of a gate.
 #[derive(Debug, Default)]
-pub struct Gate(RwLock<bool>);
+struct Inside {
+    count: usize,
+    closed: bool,
+}
+
+/// What some use together until somebody takes it back: the guest memory that is lent to the requests of a drive. A reset of
+/// its controller takes it back: from then on they read nothing and write nothing there, wherever they are.
+///
+/// Who is inside may leave by another thread.
+#[derive(Debug, Default)]
+pub struct Gate {
+    inside: Mutex<Inside>,
+    empty: Condvar,
+}
 
 impl Gate {
-    /// Takes the memory back: waits for the kernel where it is just moving bytes.
-    pub fn close(&self) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = true;
+    fn lock(&self) -> MutexGuard<'_, Inside> {
+        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether that has been done.
+    /// Lets nobody in any more, and waits for those who are inside: the kernel may be just moving bytes.
+    pub fn close(&self) {
+        let mut inside = self.lock();
+        inside.closed = true;
+        while inside.count > 0 {
+            inside = self
+                .empty
+                .wait(inside)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Lets in again.
+    pub fn open(&self) {
+        self.lock().closed = false;
+    }
+
+    /// Whether it has been closed.
     pub fn is_closed(&self) -> bool {
-        *self.0.read().unwrap_or_else(PoisonError::into_inner)
+        self.lock().closed
+    }
+
+    /// Goes inside; nothing if it has been closed. Never waits.
+    pub fn enter(self: &Arc<Self>) -> Option<Entered> {
+        let mut inside = self.lock();
+        if inside.closed {
+            return None;
+        }
+        inside.count += 1;
+        Some(Entered(Some(self.clone())))
+    }
+}
+
+/// As long as it lives, its owner is inside of a gate, if there is one.
+pub struct Entered(Option<Arc<Gate>>);
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        if let Some(gate) = &self.0 {
+            let mut inside = gate.lock();
+            inside.count -= 1;
+            if inside.count == 0 && inside.closed {
+                gate.empty.notify_all();
+            }
+        }
     }
 }
 
@@ -77,9 +130,6 @@ pub struct Buffer {
     _owned: Option<Arc<Owned>>,
     gate: Option<Arc<Gate>>,
 }
-
-/// As long as it lives, the memory stays lent.
-pub struct Entered<'a>(#[allow(dead_code)] Option<RwLockReadGuard<'a, bool>>);
 
 // SAFETY: guest RAM is `Sync` and stays; own memory is held by `_owned`.
 unsafe impl Send for Buffer {}
@@ -178,14 +228,11 @@ impl Buffer {
         }
     }
 
-    /// Begins to use the memory; nothing if it was taken back.
-    pub fn enter(&self) -> Option<Entered<'_>> {
+    /// Begins to use the memory; nothing if it was taken back. As long as the result lives, the memory stays lent.
+    pub fn enter(&self) -> Option<Entered> {
         match &self.gate {
             None => Some(Entered(None)),
-            Some(gate) => {
-                let lent = gate.0.read().unwrap_or_else(PoisonError::into_inner);
-                (!*lent).then_some(Entered(Some(lent)))
-            }
+            Some(gate) => gate.enter(),
         }
     }
 
@@ -303,6 +350,26 @@ impl Buffer {
 }
 
 #[cfg(test)]
+impl Buffer {
+    /// The same memory, lent by a gate.
+    pub fn gated(mut self, gate: &Arc<Gate>) -> Self {
+        self.gate = Some(gate.clone());
+        self
+    }
+
+    /// Pieces of one memory, one behind the other.
+    pub fn joined(parts: impl IntoIterator<Item = Self>) -> Self {
+        let mut joined = Self::new(0);
+        for part in parts {
+            joined.pieces.extend(part.pieces);
+            joined.length += part.length;
+            joined._owned = part._owned;
+        }
+        joined
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -334,6 +401,27 @@ mod tests {
         cut.copy_from(&to);
         assert!(from.slice(50, 20).is_zero() && from.slice(0, 10).is_zero());
         assert_eq!(from.slice(10, 1).to_vec(), [10]);
+    }
+
+    #[test]
+    fn who_takes_memory_back_waits_for_those_who_use_it() {
+        let gate = Arc::new(Gate::default());
+        let (first, second) = (gate.enter(), gate.enter());
+        let closer = gate.clone();
+        let closing = std::thread::spawn(move || closer.close());
+        while !gate.is_closed() {
+            std::thread::yield_now();
+        }
+        assert!(gate.enter().is_none());
+        drop(first);
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        assert!(!closing.is_finished());
+        // It is another thread that leaves.
+        std::thread::spawn(move || drop(second)).join().unwrap();
+        closing.join().unwrap();
+        gate.close();
+        gate.open();
+        assert!(gate.enter().is_some());
     }
 
     #[test]

@@ -274,13 +274,66 @@ impl Changed {
     }
 }
 
-/// The end of work that another thread does.
-struct Promise<T> {
-    state: Mutex<(Option<T>, Option<Waker>)>,
+/// A result that another thread will have, and who waits for it.
+pub struct Promise<T>(Arc<Mutex<Promised<T>>>);
+
+struct Promised<T> {
+    result: Option<T>,
+    waker: Option<Waker>,
+}
+
+impl<T> Promise<T> {
+    /// A promise, and what ends when it is kept.
+    pub fn new() -> (Self, impl Future<Output = T> + use<T>) {
+        let promised = Arc::new(Mutex::new(Promised {
+            result: None,
+            waker: None,
+        }));
+        let waited_for = Self(promised.clone());
+        let end = std::future::poll_fn(move |context| {
+            let mut promised = waited_for.lock();
+            match promised.result.take() {
+                Some(result) => Poll::Ready(result),
+                None => {
+                    promised.waker = Some(context.waker().clone());
+                    Poll::Pending
+                }
+            }
+        });
+        (Self(promised), end)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Promised<T>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Here is the result.
+    pub fn keep(self, result: T) {
+        let mut promised = self.lock();
+        promised.result = Some(result);
+        let waker = promised.waker.take();
+        drop(promised);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+/// Starts a thread that takes no signals.
+///
+/// # Errors
+/// Whatever clone(2) says.
+pub fn start_thread(name: &str, work: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+    let _blocked = crate::signals::Blocked::all();
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .stack_size(STACK)
+        .spawn(work)
+        .map(drop)
 }
 
 /// Work that a thread of the pool does.
-type Work = Box<dyn FnOnce() + Send>;
+pub type Work = Box<dyn FnOnce() + Send>;
 
 /// Threads of the pool at most.
 const THREADS_MAX: usize = 16;
@@ -289,7 +342,7 @@ const THREADS_MAX: usize = 16;
 const STACK: usize = 128 << 10;
 
 /// For how long a thread without work stays.
-const IDLE: Duration = Duration::from_secs(10);
+pub const IDLE: Duration = Duration::from_millis(if cfg!(test) { 30 } else { 10_000 });
 
 #[derive(Default)]
 struct Queue {
@@ -320,33 +373,13 @@ impl Pool {
         &self,
         work: W,
     ) -> impl Future<Output = T> + use<T, W> {
-        let promise = Arc::new(Promise {
-            state: Mutex::new((None, None)),
-        });
-        let kept = promise.clone();
-        self.start(Box::new(move || {
-            let result = work();
-            let mut state = kept.state.lock().unwrap_or_else(PoisonError::into_inner);
-            state.0 = Some(result);
-            let waker = state.1.take();
-            drop(state);
-            if let Some(waker) = waker {
-                waker.wake();
-            }
-        }));
-        std::future::poll_fn(move |context| {
-            let mut state = promise.state.lock().unwrap_or_else(PoisonError::into_inner);
-            match state.0.take() {
-                Some(result) => Poll::Ready(result),
-                None => {
-                    state.1 = Some(context.waker().clone());
-                    Poll::Pending
-                }
-            }
-        })
+        let (promise, end) = Promise::new();
+        self.start(Box::new(move || promise.keep(work())));
+        end
     }
 
-    fn start(&self, work: Work) {
+    /// Lets a thread do something.
+    pub fn start(&self, work: Work) {
         let mut queue = self.0.lock();
         queue.work.push_back(work);
         if queue.idle >= queue.work.len() || queue.threads == THREADS_MAX {
@@ -357,12 +390,7 @@ impl Pool {
         queue.threads += 1;
         drop(queue);
         let state = self.0.clone();
-        let _blocked = crate::signals::Blocked::all();
-        let thread = std::thread::Builder::new()
-            .name("block worker".to_owned())
-            .stack_size(STACK)
-            .spawn(move || serve(&state));
-        if thread.is_err() {
+        if start_thread("block worker", move || serve(&state)).is_err() {
             let mut queue = self.0.lock();
             queue.threads -= 1;
             if queue.threads == 0 {

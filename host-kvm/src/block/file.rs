@@ -1,206 +1,35 @@
 //! `file` and `host_device`: images that are files or block devices of the host.
 //!
-//! Reads of what the host has in its page cache are done at once, everything else by the threads of the pool; both move
-//! bytes between the file and the request's memory without a copy. With `cache.direct=on` the host's page cache is left
-//! out, and what is not aligned as the file wants it goes through memory of our own.
+//! Reads of what the host has in its page cache are done at once, everything else by the kernel on its own or by the threads of the
+//! pool, as `aio=` says (see [`super::engines`]); all move bytes between the file and the request's memory without a copy. With
+//! `cache.direct=on` the host's page cache is left out, and what is not aligned as the file wants it goes through memory of our
+//! own.
 
+use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
-use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
-use thimble_monitor::schema::OnOffAuto;
+use thimble_monitor::schema::arguments::BlockdevOptionsFile;
+use thimble_monitor::schema::{BlockdevAioOptions, OnOffAuto};
 
-use super::buffer::{ALIGNMENT, Buffer};
-use super::executor::{Boxed, Pool};
+use super::buffer::Buffer;
+use super::engines::{self, Engines};
+use super::executor::Boxed;
+use super::handle::Handle;
 use super::locks;
 use super::node::{
     Description, Discards, Driver, Io, Need, OptionValue, Permissions, Refusal, Settings,
 };
+use super::transfer::{Kind, Transfer};
 use crate::error_text;
 use crate::files::{self, OFlags, Opened};
 
-/// Pieces that the kernel takes at once.
-const VECTORS_MAX: usize = 1024;
-
-/// Reads of more bytes are for the pool, wherever they come from.
+/// Reads of more bytes are not done at once, wherever they come from.
 const AT_ONCE_MAX: usize = 256 << 10;
-
-/// BLKDISCARD and BLKZEROOUT of linux/fs.h.
-const BLKDISCARD: libc::c_ulong = 0x1277;
-const BLKZEROOUT: libc::c_ulong = 0x127f;
-
-/// An open file, with what its requests share.
-struct Handle {
-    file: Opened,
-    writable: bool,
-    direct: bool,
-    is_device: bool,
-    /// What direct requests are multiples of; 1 for others.
-    alignment: usize,
-    /// Who writes parts of blocks has it alone.
-    blocks: RwLock<()>,
-}
-
-impl Handle {
-    fn fd(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
-    }
-
-    /// Moves bytes until all are there, or the file ends.
-    fn transfer(&self, mut at: u64, buffer: &Buffer, write: bool) -> Result<usize, Errno> {
-        let mut done = 0;
-        while done < buffer.len() {
-            let rest = match done {
-                0 => buffer.clone(),
-                done => buffer.slice(done, buffer.len()),
-            };
-            let entered = rest.enter().ok_or(Errno::CANCELED)?;
-            let (vectors, _) = rest.vectors(VECTORS_MAX);
-            let (fd, count) = (self.fd().as_raw_fd(), vectors.len() as libc::c_int);
-            let offset = libc::off_t::try_from(at).map_err(|_| Errno::FBIG)?;
-            // SAFETY: the vectors name memory that the buffer keeps.
-            let moved = unsafe {
-                match write {
-                    true => libc::pwritev(fd, vectors.as_ptr(), count, offset),
-                    false => libc::preadv(fd, vectors.as_ptr(), count, offset),
-                }
-            };
-            drop(entered);
-            match moved {
-                0 if write => return Err(Errno::NOSPC),
-                0 => break,
-                moved if moved > 0 => {
-                    done += moved as usize;
-                    at += moved as u64;
-                }
-                _ => match last_error() {
-                    Errno::INTR => {}
-                    error => return Err(error),
-                },
-            }
-        }
-        Ok(done)
-    }
-
-    /// Reads what the page cache has; fewer bytes than asked for where it hasn't all.
-    fn read_cached(&self, at: u64, to: &Buffer) -> usize {
-        let Some(_entered) = to.enter() else {
-            return 0;
-        };
-        let (vectors, _) = to.vectors(VECTORS_MAX);
-        let Ok(offset) = libc::off_t::try_from(at) else {
-            return 0;
-        };
-        let (fd, count) = (self.fd().as_raw_fd(), vectors.len() as libc::c_int);
-        // SAFETY: the vectors name memory that the buffer keeps.
-        let moved = unsafe { libc::preadv2(fd, vectors.as_ptr(), count, offset, libc::RWF_NOWAIT) };
-        usize::try_from(moved).unwrap_or(0)
-    }
-
-    fn is_aligned(&self, at: u64, buffer: &Buffer) -> bool {
-        let alignment = self.alignment as u64;
-        at.is_multiple_of(alignment) && buffer.is_aligned(self.alignment)
-    }
-
-    /// The blocks around a request.
-    fn around(&self, at: u64, length: usize) -> (u64, usize) {
-        let alignment = self.alignment as u64;
-        let start = at - at % alignment;
-        let end = (at + length as u64).next_multiple_of(alignment);
-        (start, (end - start) as usize)
-    }
-
-    fn read(&self, at: u64, to: &Buffer) -> Result<(), Errno> {
-        let done = match self.is_aligned(at, to) {
-            true => self.transfer(at, to, false)?,
-            false => {
-                let (start, length) = self.around(at, to.len());
-                let whole = Buffer::new(length);
-                let done = self.transfer(start, &whole, false)?;
-                let before = (at - start) as usize;
-                to.copy_from(&whole.slice(before, to.len()));
-                done.saturating_sub(before).min(to.len())
-            }
-        };
-        to.slice(done, to.len()).fill(0);
-        Ok(())
-    }
-
-    fn write(&self, at: u64, from: &Buffer) -> Result<(), Errno> {
-        if self.is_aligned(at, from) {
-            let _shared = self.blocks.read().unwrap_or_else(PoisonError::into_inner);
-            return self.transfer(at, from, true).map(drop);
-        }
-        let (start, length) = self.around(at, from.len());
-        let _alone = self.blocks.write().unwrap_or_else(PoisonError::into_inner);
-        let whole = Buffer::new(length);
-        let before = (at - start) as usize;
-        if before != 0 || length != from.len() {
-            self.transfer(start, &whole, false)?;
-        }
-        whole.slice(before, from.len()).copy_from(from);
-        self.transfer(start, &whole, true).map(drop)
-    }
-
-    fn device_range(&self, call: libc::c_ulong, at: u64, length: u64) -> Result<(), Errno> {
-        let range = [at, length];
-        // SAFETY: the call reads two numbers of 64 bits.
-        match unsafe { libc::ioctl(self.fd().as_raw_fd(), call as _, range.as_ptr()) } {
-            0 => Ok(()),
-            _ => Err(last_error()),
-        }
-    }
-
-    fn allocate(&self, flags: FallocateFlags, at: u64, length: u64) -> Result<(), Errno> {
-        loop {
-            match rustix::fs::fallocate(self.fd(), flags, at, length) {
-                Err(Errno::INTR) => {}
-                // An old file system says so.
-                Err(Errno::NOSYS) => return Err(Errno::OPNOTSUPP),
-                result => return result,
-            }
-        }
-    }
-
-    fn discard(&self, at: u64, length: u64) -> Result<(), Errno> {
-        match self.is_device {
-            true => self.device_range(BLKDISCARD, at, length),
-            false => {
-                let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-                self.allocate(flags, at, length)
-            }
-        }
-    }
-
-    fn write_zeroes(&self, at: u64, length: u64, may_unmap: bool) -> Result<(), Errno> {
-        let end = at.saturating_add(length);
-        if self.is_device {
-            let result = self.device_range(BLKZEROOUT, at, length);
-            return match result {
-                Err(Errno::NOTTY | Errno::INVAL) => Err(Errno::OPNOTSUPP),
-                result => result,
-            };
-        }
-        let size = rustix::fs::fstat(self.fd())?.st_size as u64;
-        if end > size {
-            // A hole behind the end is what growing leaves.
-            rustix::fs::ftruncate(self.fd(), end)?;
-        }
-        if may_unmap && self.discard(at, length).is_ok() {
-            return Ok(());
-        }
-        self.allocate(FallocateFlags::ZERO_RANGE, at, length)
-    }
-}
-
-fn last_error() -> Errno {
-    let error = std::io::Error::last_os_error();
-    Errno::from_io_error(&error).unwrap_or(Errno::IO)
-}
 
 /// See the module.
 pub struct File {
@@ -216,7 +45,10 @@ pub struct File {
     discards: Cell<Discards>,
     /// What a flush has failed with: see [`Driver::flush`].
     lost: Cell<Option<Errno>>,
-    pool: Pool,
+    /// How it is read and written.
+    aio: Option<BlockdevAioOptions>,
+    asked_aio: Option<BlockdevAioOptions>,
+    engines: Engines,
 }
 
 fn open(filename: &str, writable: bool, direct: bool) -> Result<Opened, Errno> {
@@ -235,36 +67,23 @@ fn open(filename: &str, writable: bool, direct: bool) -> Result<Opened, Errno> {
     Ok(opened)
 }
 
-/// The alignment of direct requests: the smallest that a read succeeds with.
-fn alignment(file: &Opened) -> usize {
-    for alignment in [512, 1024, 2048, ALIGNMENT] {
-        let buffer = Buffer::new(ALIGNMENT).slice(0, alignment);
-        let (vectors, _) = buffer.vectors(1);
-        // SAFETY: the vector names memory that the buffer keeps.
-        let read = unsafe { libc::preadv(file.as_raw_fd(), vectors.as_ptr(), 1, 0) };
-        if read >= 0 {
-            return alignment;
-        }
-    }
-    ALIGNMENT
-}
-
 /// The text of an error, as QEMU gives it.
 pub fn errno_text(error: Errno) -> String {
     error_text(&error.into())
 }
 
 impl File {
-    /// Opens an image.
+    /// Opens an image. `aio` is for one whose options say nothing of it.
     ///
     /// # Errors
     /// In QEMU's words.
     pub fn open(
         name: &'static str,
         filename: &str,
-        locking: Option<OnOffAuto>,
+        options: &BlockdevOptionsFile<'_>,
+        aio: Option<BlockdevAioOptions>,
         settings: &mut Settings,
-        pool: Pool,
+        engines: Engines,
     ) -> Result<Self, Refusal> {
         let filename_text = filename.strip_prefix("file:").unwrap_or(filename);
         let failed = |error| format!("Could not open '{filename_text}': {}", errno_text(error));
@@ -293,12 +112,14 @@ impl File {
             opened => opened,
         };
         let opened = opened.map_err(failed)?;
+        let aio = options.aio.or(aio);
+        engines::check(aio, settings.direct)?;
         let works = locks::work(opened.as_fd());
-        let asked_locking = locking.unwrap_or(OnOffAuto::Auto);
+        let asked_locking = options.locking.unwrap_or(OnOffAuto::Auto);
         if asked_locking == OnOffAuto::On && !works {
             return Err("The host does not support file locks of open descriptions".to_owned());
         }
-        let handle = Self::handle(opened, writable, settings.direct);
+        let handle = Handle::new(opened, writable, settings.direct);
         let file = Self {
             name,
             filename: filename_text.to_owned(),
@@ -309,27 +130,12 @@ impl File {
             locked: Cell::new(Need::NONE),
             discards: Cell::default(),
             lost: Cell::new(None),
-            pool,
+            aio,
+            asked_aio: options.aio,
+            engines,
         };
         file.measure().map_err(failed)?;
         Ok(file)
-    }
-
-    fn handle(file: Opened, writable: bool, direct: bool) -> Handle {
-        let facts = file.metadata();
-        let is_device = facts.is_ok_and(|facts| facts.file_type().is_block_device());
-        let alignment = match direct {
-            true => alignment(&file),
-            false => 1,
-        };
-        Handle {
-            file,
-            writable,
-            direct,
-            is_device,
-            alignment,
-            blocks: RwLock::new(()),
-        }
     }
 
     /// Finds the length anew.
@@ -343,16 +149,44 @@ impl File {
         Ok(())
     }
 
+    /// Lets a thread do something.
     fn work(&self, work: impl FnOnce(&Handle) -> Result<(), Errno> + Send + 'static) -> Io<'_> {
         let handle = self.handle.borrow().clone();
-        Box::pin(self.pool.run(move || work(&handle)))
+        Box::pin(self.engines.pool.run(move || work(&handle)))
+    }
+
+    /// Lets bytes be moved that are not in the page cache.
+    fn transfer(&self, kind: Kind, at: u64, buffer: Buffer) -> Io<'_> {
+        let handle = self.handle.borrow().clone();
+        let mut blocks = None;
+        if handle.alignment > 1 && kind != Kind::Flush {
+            let write = kind == Kind::Write;
+            let aligned = handle.is_aligned(at, &buffer);
+            if aligned && write {
+                blocks = handle.enter_blocks();
+            }
+            if !aligned || (write && blocks.is_none()) {
+                return self.work(move |handle| match write {
+                    true => handle.write(at, &buffer),
+                    false => handle.read_parts(at, &buffer),
+                });
+            }
+        }
+        let aio = match self.aio {
+            // Without direct requests the kernel would let us wait.
+            Some(BlockdevAioOptions::Native) if !handle.direct => Some(BlockdevAioOptions::Threads),
+            aio => aio,
+        };
+        let (transfer, end) = Transfer::new(handle, kind, at, buffer, blocks);
+        self.engines.start(aio, transfer);
+        Box::pin(end)
     }
 
     /// Another open file in place of this, with the same locks.
     fn reopen(&self, need: Need, settings: Settings, writable: bool) -> Result<(), Refusal> {
         let opened = open(&self.filename, writable, settings.direct)
             .map_err(|error| format!("Could not reopen file: {}", errno_text(error)))?;
-        let handle = Self::handle(opened, writable, settings.direct);
+        let handle = Handle::new(opened, writable, settings.direct);
         // The locks of the old one are our own, and in the way; they are given up only for the blink of an eye.
         let (old, locked) = (self.handle.borrow().clone(), self.locked.get());
         if self.locking {
@@ -366,6 +200,22 @@ impl File {
         self.handle.replace(Arc::new(handle));
         Ok(())
     }
+}
+
+/// What a file is told by.
+pub fn described(
+    filename: &str,
+    locking: OnOffAuto,
+    aio: Option<BlockdevAioOptions>,
+) -> Vec<(Cow<'static, str>, OptionValue)> {
+    let mut options = vec![("filename".into(), OptionValue::Text(filename.to_owned()))];
+    if locking != OnOffAuto::Auto {
+        options.push(("locking".into(), OptionValue::Unnamed(locking.name())));
+    }
+    if let Some(aio) = aio {
+        options.push(("aio".into(), OptionValue::Unnamed(aio.name())));
+    }
+    options
 }
 
 impl Driver for File {
@@ -386,18 +236,18 @@ impl Driver for File {
                 return Box::pin(std::future::ready(Ok(())));
             }
         }
-        let work = move || match done {
-            0 => handle.read(at, &to),
-            done => handle.read(at + done as u64, &to.slice(done, to.len())),
+        let rest = match done {
+            0 => to,
+            done => to.slice(done, to.len()),
         };
-        Box::pin(self.pool.run(work))
+        self.transfer(Kind::Read, at + done as u64, rest)
     }
 
     fn write<'a>(&'a self, at: u64, from: Buffer) -> Io<'a> {
         let Some(end) = at.checked_add(from.len() as u64) else {
             return Box::pin(std::future::ready(Err(Errno::FBIG)));
         };
-        let written = self.work(move |handle| handle.write(at, &from));
+        let written = self.transfer(Kind::Write, at, from);
         Box::pin(async move {
             written.await?;
             self.length.set(self.length.get().max(end));
@@ -443,7 +293,7 @@ impl Driver for File {
             return super::throttle::refuse(error);
         }
         let direct = self.handle.borrow().direct;
-        let flushed = self.work(|handle| rustix::fs::fdatasync(handle.fd()));
+        let flushed = self.transfer(Kind::Flush, 0, Buffer::new(0));
         Box::pin(async move {
             let result = flushed.await;
             if !direct && let Err(error) = result {
@@ -495,11 +345,7 @@ impl Driver for File {
     }
 
     fn describe(&self) -> Description {
-        let mut options = vec![("filename".into(), OptionValue::Text(self.filename.clone()))];
-        if self.asked_locking != OnOffAuto::Auto {
-            let name = self.asked_locking.name().to_owned();
-            options.push(("locking".into(), OptionValue::Text(name)));
-        }
+        let options = described(&self.filename, self.asked_locking, self.asked_aio);
         Description {
             filename: Some(self.filename.clone()),
             options,

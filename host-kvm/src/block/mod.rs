@@ -6,7 +6,7 @@
 //! later, with the permissions that go with it.
 //!
 //! Requests are futures, driven by one [`Executor`]: on the main thread, or, while that sleeps, on a thread that serves a
-//! disk ([`turn`]). Files are read and written by the threads of a [`Pool`], straight from and to guest memory. So nothing waits
+//! disk ([`turn`]). Files are read and written by the kernel on its own or by threads ([`engines`]), straight from and to guest memory. So nothing waits
 //! for a disk: neither processors nor the main loop, but for commands that have to (a resize, a drain). All state is of one
 //! thread at a time and needs no locks. In tests time and storage are handed in, and a run is the same each time.
 //!
@@ -19,11 +19,14 @@
 pub mod backend;
 pub mod blkdebug;
 pub mod buffer;
+pub mod engines;
 pub mod executor;
 pub mod file;
 pub mod filters;
+pub mod handle;
 mod info;
 mod locks;
+pub mod native;
 pub mod node;
 pub mod null;
 mod open;
@@ -32,7 +35,9 @@ pub mod raw;
 mod rules;
 pub mod storage_commands;
 pub mod throttle;
+pub mod transfer;
 pub mod turn;
+pub mod uring;
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -47,7 +52,8 @@ use thimble_monitor::schema::{BlockDeviceIoStatus, BlockErrorAction, EventText, 
 use crate::clock::monotonic;
 use backend::{Backend, Device, Place, Queued};
 use buffer::Buffer;
-use executor::{Executor, Pool};
+use engines::Engines;
+use executor::Executor;
 use node::{Child, Node, Refusal};
 use storage_commands::Target;
 use throttle::Group;
@@ -78,7 +84,7 @@ pub struct Ended {
 pub struct Graph {
     /// What drives requests.
     pub executor: Rc<Executor>,
-    pool: Pool,
+    engines: Engines,
     ram: Cell<Option<&'static dyn GuestRam>>,
     /// All nodes, the oldest first, as long as they live.
     nodes: RefCell<Vec<Weak<Node>>>,
@@ -101,7 +107,7 @@ impl Graph {
     pub fn new(executor: Rc<Executor>) -> Rc<Self> {
         Rc::new(Self {
             executor,
-            pool: Pool::default(),
+            engines: Engines::default(),
             ram: Cell::new(None),
             nodes: RefCell::default(),
             owned: RefCell::default(),
@@ -554,5 +560,7 @@ fn fits(drive: &Backend, request: &Queued, memory: Option<&Buffer>) -> Result<()
     Ok(())
 }
 
+#[cfg(test)]
+mod file_tests;
 #[cfg(test)]
 mod tests;

@@ -106,6 +106,8 @@ pub struct Description {
 pub enum OptionValue {
     /// A text.
     Text(String),
+    /// A text that is the image's user's affair, and no part of its name.
+    Unnamed(&'static str),
     /// A number.
     Number(u64),
     /// A truth value.
@@ -117,6 +119,7 @@ impl OptionValue {
     pub fn text(&self) -> String {
         match self {
             Self::Text(text) => text.clone(),
+            Self::Unnamed(text) => (*text).to_owned(),
             Self::Number(number) => number.to_string(),
             Self::Bool(on) => on.to_string(),
         }
@@ -686,6 +689,7 @@ impl Node {
         let mut members = vec![(Cow::from("driver"), quoted(self.driver.name()))];
         for (key, value) in self.driver.describe().options {
             let value = match value {
+                OptionValue::Unnamed(_) => continue,
                 OptionValue::Text(value) => quoted(&value),
                 OptionValue::Number(value) => value.to_string(),
                 OptionValue::Bool(value) => value.to_string(),

@@ -15,7 +15,7 @@ use thimble_monitor::schema::{
 
 use super::backend::{Backend, OnError};
 use super::blkdebug::{self, Blkdebug};
-use super::file::File;
+use super::file::{self, File};
 use super::filters::{CopyOnRead, Verify};
 use super::node::{Change, Child, Driver, Need, Node, OptionValue, Permissions, Refusal, Settings};
 use super::null::{self, Null};
@@ -34,6 +34,8 @@ pub struct Inherited {
     no_flush: bool,
     /// Formats respect what is said about discards, so that files may do them.
     discard: bool,
+    /// How files are read and written.
+    aio: Option<BlockdevAioOptions>,
 }
 
 impl From<Settings> for Inherited {
@@ -45,6 +47,7 @@ impl From<Settings> for Inherited {
             direct: settings.direct,
             no_flush: settings.no_flush,
             discard: true,
+            aio: None,
         }
     }
 }
@@ -75,7 +78,7 @@ pub struct DriveOptions {
     /// What is read from below that is written there, too.
     pub copy_on_read: bool,
     /// How files are read and written.
-    pub aio: Option<String>,
+    pub aio: Option<BlockdevAioOptions>,
     /// What happens about failed writes.
     pub on_write_error: OnError,
     /// What happens about failed reads.
@@ -148,19 +151,8 @@ fn settings(options: &BlockdevOptions<'_>, inherited: Inherited) -> Result<Setti
 fn described_file(
     file: &BlockdevOptionsFile<'_>,
 ) -> Result<Vec<(Cow<'static, str>, OptionValue)>, Refusal> {
-    if file
-        .aio
-        .is_some_and(|aio| aio != BlockdevAioOptions::Threads)
-    {
-        return Err("Cannot change the option 'aio'".to_owned());
-    }
-    let filename = text(file.filename)?.to_owned();
-    let mut options = vec![("filename".into(), OptionValue::Text(filename))];
-    if let Some(locking) = file.locking.filter(|locking| *locking != OnOffAuto::Auto) {
-        let locking = locking.name().to_owned();
-        options.push(("locking".into(), OptionValue::Text(locking)));
-    }
-    Ok(options)
+    let locking = file.locking.unwrap_or(OnOffAuto::Auto);
+    Ok(file::described(text(file.filename)?, locking, file.aio))
 }
 
 /// The part of a file that an image is.
@@ -243,13 +235,19 @@ impl Graph {
             }
             _ => usize::MAX,
         };
+        let for_children = Inherited {
+            aio: inherited.aio,
+            ..settings.into()
+        };
         let child = |reference: &BlockdevRef<'_>, role: &'static str| {
-            self.child(reference, role, &name, settings.into())
+            self.child(reference, role, &name, for_children)
         };
         let driver: Box<dyn Driver> = match &options.variant {
-            BlockdevOptionsVariant::File(file) => self.file("file", file, &mut settings)?,
+            BlockdevOptionsVariant::File(file) => {
+                self.file("file", file, inherited.aio, &mut settings)?
+            }
             BlockdevOptionsVariant::HostDevice(file) => {
-                self.file("host_device", file, &mut settings)?
+                self.file("host_device", file, inherited.aio, &mut settings)?
             }
             BlockdevOptionsVariant::NullCo(null) => self.null("null-co", null)?,
             BlockdevOptionsVariant::NullAio(null) => self.null("null-aio", null)?,
@@ -311,29 +309,15 @@ impl Graph {
         &self,
         name: &'static str,
         options: &BlockdevOptionsFile<'_>,
+        aio: Option<BlockdevAioOptions>,
         settings: &mut Settings,
     ) -> Result<Box<dyn Driver>, Refusal> {
-        match options.aio {
-            Some(BlockdevAioOptions::Native) if !settings.direct => {
-                return Err(
-                    "aio=native was specified, but it requires cache.direct=on, which was not specified."
-                        .to_owned(),
-                );
-            }
-            Some(BlockdevAioOptions::Native) => {
-                return Err("aio=native is not available".to_owned());
-            }
-            Some(BlockdevAioOptions::IoUring) => {
-                return Err("aio=io_uring is not available".to_owned());
-            }
-            Some(BlockdevAioOptions::Threads) | None => {}
-        }
         if options.x_check_cache_dropped == Some(true) {
             return Err("x-check-cache-dropped=on is not available".to_owned());
         }
         let filename = text(options.filename)?;
-        let pool = self.pool.clone();
-        let file = File::open(name, filename, options.locking, settings, pool)?;
+        let engines = self.engines.clone();
+        let file = File::open(name, filename, options, aio, settings, engines)?;
         Ok(Box::new(file))
     }
 
@@ -615,12 +599,6 @@ impl Graph {
                 put("file.filename", filename);
             }
         }
-        if let Some(aio) = &given.aio {
-            match is_file {
-                true => put("aio", aio),
-                false => put("file.aio", aio),
-            }
-        }
         for (key, value) in &given.options {
             // Options of drives have sizes where those of nodes have numbers.
             let size = match key.as_str() {
@@ -636,7 +614,11 @@ impl Graph {
         let mut parser = Box::new(Parser::new());
         let options = read_option::<BlockdevOptions<'_>>(&mut parser, &keys);
         let options = options.map_err(|error| unexpected(&driver, &error.to_string()))?;
-        let node = self.open(&options, Inherited::default(), probed)?;
+        let inherited = Inherited {
+            aio: given.aio,
+            ..Inherited::default()
+        };
+        let node = self.open(&options, inherited, probed)?;
         if probed && driver == "raw" && !given.read_only && !snapshot {
             let name = filename.unwrap_or_default();
             crate::report(format_args!(
@@ -655,7 +637,12 @@ impl Graph {
         let name = format!("#block{}", self.last_name.get());
         self.last_name.set(self.last_name.get() + 1);
         let backing = Child::new(&node, format!("node '{name}'"), "backing", Need::NONE)?;
-        let overlay = Overlay::new(backing, length, given.copy_on_read, self.pool.clone())?;
+        let overlay = Overlay::new(
+            backing,
+            length,
+            given.copy_on_read,
+            self.engines.pool.clone(),
+        )?;
         let overlay = Node::new(name, Box::new(overlay), settings)?;
         Ok(Some(self.register(overlay, usize::MAX)))
     }

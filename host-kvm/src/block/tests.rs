@@ -13,7 +13,7 @@ use thimble_monitor::schema::{BlockErrorAction, read_option};
 
 use super::backend::{Backend, Device, OnError, Place, Queued};
 use super::buffer::{Buffer, Gate};
-use super::executor::{Boxed, Changed, Executor};
+use super::executor::{Boxed, Changed, Executor, Pool};
 use super::node::{Child, Description, Driver, Io, Need, Node, Permissions, Refusal, Settings};
 use super::overlay::Overlay;
 use super::throttle::refuse;

@@ -71,11 +71,12 @@ impl Vm {
             )
         };
         Ok(Controllers {
-            pic: SavedPic {
+            pic: Some(SavedPic {
                 master: get_pic(&master),
                 slave: get_pic(&slave),
-            },
+            }),
             ioapic: get_ioapic(&ioapic),
+            ioapic2: None,
             pit: pit.map(|pit| get_pit(&pit, at)),
         })
     }
@@ -86,7 +87,10 @@ impl Vm {
     /// # Errors
     /// If the kernel has none, or refuses.
     pub fn set_controllers(&self, state: &Controllers, at: Instant) -> Result<(), KvmError> {
-        self.set_pics(&state.pic)?;
+        // The kernel's controllers are there all together.
+        if let Some(pics) = &state.pic {
+            self.set_pics(pics)?;
+        }
         self.set_ioapic(&state.ioapic)?;
         match &state.pit {
             Some(state) => {

@@ -3,7 +3,7 @@
 use thimble_core::devices::pflash::UNITS_MAX;
 use thimble_core::qmp::Parser;
 use thimble_monitor::schema::arguments::BlockdevOptions;
-use thimble_monitor::schema::{BlockdevDetectZeroesOptions, read_option};
+use thimble_monitor::schema::{BlockdevAioOptions, BlockdevDetectZeroesOptions, read_option};
 
 use super::opts::{self, Kind, OptsTable, Reason, SubOption};
 use crate::block::DriveOptions;
@@ -120,7 +120,11 @@ pub(super) static DRIVE: OptsTable = OptsTable {
         SubOption::new("file", Kind::Text, "the image"),
         SubOption::new("id", Kind::Text, "name of the drive"),
         SubOption::new("snapshot", Kind::Bool, "writes go to a temporary file"),
-        SubOption::new("aio", Kind::Text, "how files are read: threads"),
+        SubOption::new(
+            "aio",
+            Kind::Text,
+            "how files are read: threads, native, io_uring",
+        ),
         SubOption::new(
             "cache",
             Kind::Text,
@@ -343,6 +347,14 @@ pub fn parse(text: &str, origin: &str, others: &[BlockOption]) -> Result<DiskOpt
         Some("unsafe") => (true, false, true),
         Some(_) => return Err("invalid cache option".to_owned()),
     };
+    let aio = match given.text("aio") {
+        None => None,
+        Some(name) => {
+            let mut known = BlockdevAioOptions::ALL.iter().copied();
+            let found = known.find(|known| known.name() == name);
+            Some(found.ok_or("invalid aio option")?)
+        }
+    };
     let detect_zeroes = match given.text("detect-zeroes") {
         None => BlockdevDetectZeroesOptions::Off,
         Some(name) => {
@@ -400,7 +412,7 @@ pub fn parse(text: &str, origin: &str, others: &[BlockOption]) -> Result<DiskOpt
             detect_zeroes,
             snapshot: given.bool("snapshot"),
             copy_on_read: copies && !read_only,
-            aio: given.owned("aio"),
+            aio,
             on_write_error: on_error(given.text("werror"), false)?,
             on_read_error: on_error(given.text("rerror"), true)?,
             limits,

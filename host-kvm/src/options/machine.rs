@@ -156,6 +156,12 @@ pub struct MachineOptions {
     pub isa_serial: bool,
     /// Whether there is an interval timer.
     pub pit: bool,
+    /// Whether there are both 8259 interrupt controllers.
+    pub pic: bool,
+    /// microvm: whether there is a real-time clock; `None`: where the accelerator has no clock of its own for guests.
+    pub rtc: Option<bool>,
+    /// microvm: whether option ROMs are loaded.
+    pub option_roms: bool,
     /// Whether there is ACPI.
     pub acpi: bool,
     /// Which SMBIOS structures there are.
@@ -182,6 +188,9 @@ impl Default for MachineOptions {
             graphics: true,
             isa_serial: true,
             pit: true,
+            pic: true,
+            rtc: None,
+            option_roms: true,
             acpi: true,
             smbios: EntryPoint::Bits32,
             hpet: true,
@@ -192,6 +201,7 @@ impl Default for MachineOptions {
 }
 
 const IRQCHIP: Kind = Kind::Word(&["on", "off", "split"]);
+const ON_OFF_AUTO: Kind = Kind::Word(&["on", "off", "auto"]);
 const NOT_MODELLED: &str = "it is not modelled";
 
 pub(super) static MACHINE: OptsTable = OptsTable {
@@ -228,11 +238,7 @@ pub(super) static MACHINE: OptsTable = OptsTable {
             "VMware's port",
         ),
         SubOption::new("hpet", Kind::Bool, "pc: high precision event timers"),
-        SubOption::new(
-            "acpi",
-            Kind::Word(&["on", "off", "auto"]),
-            "ACPI: its hardware and tables",
-        ),
+        SubOption::new("acpi", ON_OFF_AUTO, "ACPI: its hardware and tables"),
         SubOption::new(
             "smm",
             Kind::Only(&["off", "auto"], NOT_MODELLED),
@@ -247,21 +253,17 @@ pub(super) static MACHINE: OptsTable = OptsTable {
             Kind::Only(&["on"], "it is part of the board"),
             "keyboard controller",
         ),
-        SubOption::new(
-            "pic",
-            Kind::Only(&["on", "auto"], "it is part of the board"),
-            "8259 PICs",
-        ),
+        SubOption::new("pic", ON_OFF_AUTO, "8259 PICs"),
         SubOption::new(
             "smbios-entry-point-type",
             Kind::Word(&["32", "64"]),
             "pc: SMBIOS 2.8 or 3.0",
         ),
-        SubOption::new("pit", Kind::Word(&["on", "off", "auto"]), "8254 PIT"),
+        SubOption::new("pit", ON_OFF_AUTO, "8254 PIT"),
         SubOption::new(
             "rtc",
-            Kind::Only(&["on", "auto"], "it is part of the board"),
-            "microvm: RTC",
+            ON_OFF_AUTO,
+            "microvm: RTC; without KVM there is one by default",
         ),
         SubOption::new("memory-encryption", Kind::Absent(NOT_MODELLED), ""),
         SubOption::new("confidential-guest-support", Kind::Absent(NOT_MODELLED), ""),
@@ -286,12 +288,12 @@ pub(super) static MACHINE: OptsTable = OptsTable {
         SubOption::new("dtb", Kind::Absent("there are no device trees"), ""),
         SubOption::new("dumpdtb", Kind::Absent("there are no device trees"), ""),
         SubOption::new("pcie", Kind::Only(&["off", "auto"], NOT_MODELLED), ""),
+        SubOption::new("ioapic2", ON_OFF_AUTO, "microvm: a second I/O APIC"),
         SubOption::new(
-            "ioapic2",
-            Kind::Word(&["on", "off", "auto"]),
-            "microvm: a second I/O APIC",
+            "x-option-roms",
+            Kind::Bool,
+            "microvm: option ROMs are loaded",
         ),
-        SubOption::new("x-option-roms", Kind::Only(&["off"], NOT_MODELLED), ""),
         SubOption::new(
             "auto-kernel-cmdline",
             Kind::Bool,
@@ -370,17 +372,30 @@ impl MachineOptions {
         if let Some(pit) = given.text("pit") {
             self.pit = pit != "off";
         }
+        if let Some(pic) = given.text("pic") {
+            self.pic = pic != "off";
+        }
+        self.option_roms = flag("x-option-roms", self.option_roms);
         if let Some(acpi) = given.text("acpi") {
             self.acpi = acpi != "off";
         }
         self.auto_kernel_cmdline = flag("auto-kernel-cmdline", self.auto_kernel_cmdline);
-        match given.text("ioapic2") {
-            Some("auto") => self.ioapic2 = None,
-            Some(word) => self.ioapic2 = Some(word == "on"),
-            None => {}
+        for (key, choice) in [("ioapic2", &mut self.ioapic2), ("rtc", &mut self.rtc)] {
+            match given.text(key) {
+                Some("auto") => *choice = None,
+                Some(word) => *choice = Some(word == "on"),
+                None => {}
+            }
         }
         if self.kind != MachineKind::Microvm {
-            for key in ["isa-serial", "auto-kernel-cmdline", "ioapic2"] {
+            for key in [
+                "isa-serial",
+                "auto-kernel-cmdline",
+                "ioapic2",
+                "pcie",
+                "rtc",
+                "x-option-roms",
+            ] {
                 if given.text(key).is_some() {
                     return Err(format!("Property '{}-machine.{key}' not found", self.name));
                 }

@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
+use thimble_core::firmware::acpi::VirtioPlace;
 use thimble_core::firmware::boot::{self, Module, Request};
-use thimble_core::firmware::loader::{self, Protocol};
-use thimble_core::machine::RamLayout;
+use thimble_core::firmware::loader::{self, Plan, Protocol};
+use thimble_core::machine::{Machine, RamLayout};
 
 use super::{cmdline, open, read_file};
 use crate::memory::PAGE;
@@ -20,6 +21,18 @@ pub(super) struct Kernel {
     pub(super) append: &'static str,
     /// What the boot ROM does; empty where other firmware is to start the kernel in its own way.
     pub(super) table: &'static [u8],
+    start: Option<Start>,
+}
+
+/// How the boot ROM starts a kernel.
+struct Start {
+    plan: Plan,
+    modules: Vec<Module<'static>>,
+    layout: RamLayout,
+    /// Bytes of ACPI tables.
+    acpi: usize,
+    /// Ticks a second of the processor's counter, for a kernel that is to be told.
+    tsc_hz: Option<u64>,
 }
 
 impl Kernel {
@@ -40,13 +53,13 @@ impl Kernel {
             Ok(plan) => plan,
             // The firmware may know kernels that we do not.
             Err(_) if options.has_own_firmware() => {
-                let initrd = initrd_file(options)?;
-                return Ok(Self {
+                let mut kernel = Self {
                     file,
-                    initrd,
-                    append: cmdline::of(options, None).leak(),
-                    table: &[],
-                });
+                    initrd: initrd_file(options)?,
+                    ..Self::default()
+                };
+                kernel.prepare(options, &[])?;
+                return Ok(kernel);
             }
             Err(error) => {
                 return Err(OptionError::new(
@@ -74,20 +87,42 @@ impl Kernel {
                 initrd
             }
         };
-        // Other kernels would not know the word.
-        let tsc_hz = tsc_hz.filter(|_| plan.protocol == Protocol::Linux);
-        let append: &'static str = cmdline::of(options, tsc_hz).leak();
+        let start = Start {
+            plan,
+            modules,
+            layout,
+            acpi,
+            // Other kernels would not know the word.
+            tsc_hz: tsc_hz.filter(|_| plan.protocol == Protocol::Linux),
+        };
+        let mut kernel = Self {
+            file,
+            initrd,
+            start: Some(start),
+            ..Self::default()
+        };
+        kernel.prepare(options, &[])?;
+        Ok(kernel)
+    }
+
+    /// Writes the command line for a kernel that is told of devices at these places, and what the boot ROM does about it.
+    fn prepare(&mut self, options: &Options, devices: &[VirtioPlace]) -> Result<(), OptionError> {
+        let tsc_hz = self.start.as_ref().and_then(|start| start.tsc_hz);
+        self.append = cmdline::of(options, devices, tsc_hz).leak();
+        let (Some(start), Some(path)) = (&self.start, &options.kernel) else {
+            return Ok(());
+        };
         let request = Request {
             path: path.as_bytes(),
-            append: append.as_bytes(),
-            modules: &modules,
-            modules_size: initrd.len() as u32,
-            low_ram: layout.low,
-            high_ram: layout.high,
-            acpi,
+            append: self.append.as_bytes(),
+            modules: &start.modules,
+            modules_size: self.initrd.len() as u32,
+            low_ram: start.layout.low,
+            high_ram: start.layout.high,
+            acpi: start.acpi,
         };
         let mut table = vec![0; boot::TABLE_MAX];
-        let length = request.prepare(&plan, &mut table).map_err(|error| {
+        let length = request.prepare(&start.plan, &mut table).map_err(|error| {
             use loader::Error::{InitrdTooLarge, LinuxCommandLine, LinuxVideo};
             let origin = match (&error, &options.initrd) {
                 (InitrdTooLarge, Some(initrd)) => format!("-initrd {initrd}"),
@@ -97,12 +132,30 @@ impl Kernel {
             OptionError::new(&origin, &error.to_string())
         })?;
         table.truncate(length);
-        Ok(Self {
-            file,
-            initrd,
-            append,
-            table: table.leak(),
-        })
+        self.table = table.leak();
+        Ok(())
+    }
+
+    /// Tells the kernel of the devices that a machine has and nothing else tells it of.
+    ///
+    /// # Errors
+    /// If the command line gets too long.
+    pub(super) fn tell_of_devices(
+        mut self,
+        options: &Options,
+        machine: &mut Machine<'static>,
+    ) -> Result<(), OptionError> {
+        let devices: Vec<_> = machine.virtio_places().collect();
+        let before = self.append;
+        if self.file.is_empty() || devices.is_empty() {
+            return Ok(());
+        }
+        self.prepare(options, &devices)?;
+        if self.append == before {
+            return Ok(());
+        }
+        let told = machine.set_command_line(self.append.as_bytes(), self.table);
+        told.map_err(|error| OptionError::new("-append", &error.to_string()))
     }
 }
 

@@ -242,6 +242,12 @@ pub fn build(mut options: Box<Options>) -> Result<EventLoop, OptionError> {
         let reason = "the kernel's own controllers are one I/O APIC: use kernel-irqchip=split";
         return Err(OptionError::new("-machine ioapic2=on", reason));
     }
+    if let (false, Accelerator::Kvm(_), kvm::Irqchip::On) =
+        (options.machine.pic, &accelerator, kernel_irqchip)
+    {
+        let reason = "the kernel's own controllers include 8259s: use kernel-irqchip=split";
+        return Err(OptionError::new("-machine pic=off", reason));
+    }
     let cpuid = cpuid_table(options, &accelerator, kernel_irqchip)?;
     let waker = Arc::new(Waker::new().map_err(&internal)?);
     let call = ExecutorCall::new(waker.clone());
@@ -296,6 +302,9 @@ pub fn build(mut options: Box<Options>) -> Result<EventLoop, OptionError> {
             _ => Irqchip::Machine,
         },
         pit: options.machine.pit,
+        pic: options.machine.pic,
+        // Guests have KVM's clock, as with QEMU's board.
+        rtc: board == Board::Pc || options.machine.rtc.unwrap_or(!kvm_enabled),
         acpi: options.machine.acpi,
         hpet: options.machine.hpet,
         hpet_msi: options.defaults_of(&hpet::CLASS).is_on(hpet::MSI),
@@ -348,7 +357,9 @@ pub fn build(mut options: Box<Options>) -> Result<EventLoop, OptionError> {
     if board == Board::Pc {
         boot::add_floppies(options, &mut machine)?;
     }
-    boot::add_option_roms(options, &mut machine)?;
+    if options.machine.option_roms {
+        boot::add_option_roms(options, &mut machine)?;
+    }
     let disks = plug_devices(
         options,
         &mut machine,
@@ -357,6 +368,7 @@ pub fn build(mut options: Box<Options>) -> Result<EventLoop, OptionError> {
         &blocks,
         &made,
     )?;
+    kernel.tell_of_devices(options, &mut machine)?;
     boot::add_order(&mut machine)?;
     if board == Board::Pc {
         let processor = cpuid.as_ref().map(|cpuid| cpuid.registers(1, 0));

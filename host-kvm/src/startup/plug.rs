@@ -11,7 +11,8 @@ use super::{chardev, drives, open, read_file};
 use crate::block::Graph;
 use crate::chardev::{ChardevId, Chardevs};
 use crate::objects::Objects;
-use crate::options::{DeviceOption, OptionError, Options};
+use crate::options::{DeviceOption, MachineKind, OptionError, Options};
+use crate::report;
 use crate::vm::{CONSOLES_MAX, DiskSettings};
 
 /// Plugs in the devices of the command line, the default ones first. Gives the disks whose queues can be lent.
@@ -80,8 +81,16 @@ pub(super) fn plug_devices(
         bus: None,
         rom: ExpansionRom::default(),
     };
+    let has_ports = options.machine.isa_serial || options.machine.kind != MachineKind::Microvm;
     for (index, id) in options.serials.iter().enumerate().take(SERIAL_MAX) {
         let Some(id) = id else { continue };
+        if !has_ports {
+            // QEMU's board leaves the character device without a word.
+            report(format_args!(
+                "warning: -serial chardev:{id}: not used, as there is no port with isa-serial=off"
+            ));
+            continue;
+        }
         let mut properties = options.defaults_of(&serial::CLASS);
         // The class has this property, and a port's number is in its range.
         let _ = properties.set("index", &index.to_string());

@@ -7,7 +7,7 @@ use crate::Owner;
 use crate::error::{Fail, QmpError};
 use crate::reply::ListReply;
 use crate::schema::{TraceEventState, arguments, results};
-use crate::trace::{self, Point};
+use crate::trace;
 
 /// Checks which processor and which events are meant, as QEMU does: a name that is no pattern must be that of an event, and of one
 /// that belongs to processors if a processor is meant.
@@ -29,8 +29,8 @@ pub(crate) fn meant_processor<'m, O: Owner + ?Sized>(
         return Ok(cpu);
     }
     let mut found = None;
-    trace::visit(b"*", |point| {
-        if point.name().as_bytes() == name {
+    trace::visit(b"*", |point, known| {
+        if known.as_bytes() == name {
             found = Some(point);
         }
     });
@@ -51,12 +51,12 @@ pub(crate) fn trace_event_get_state<'m, O: Owner, S: Sink>(
     list: &mut ListReply<'_, S>,
 ) -> Result<(), Fail<'m>> {
     let cpu = meant_processor(context.owner, arguments.name, arguments.vcpu)?;
-    trace::visit(arguments.name, |point: Point| {
+    trace::visit(arguments.name, |point, name| {
         let Some(on) = point.state(cpu) else {
             return;
         };
         list.push(&results::TraceEventInfo {
-            name: &point.name(),
+            name,
             state: match on {
                 true => TraceEventState::Enabled,
                 false => TraceEventState::Disabled,
@@ -74,6 +74,6 @@ pub(crate) fn trace_event_set_state<'m, O: Owner>(
     let cpu = meant_processor(context.owner, arguments.name, arguments.vcpu)?;
     // No event is unavailable.
     let _ = arguments.ignore_unavailable;
-    trace::visit(arguments.name, |point| point.set(arguments.enable, cpu));
+    trace::visit(arguments.name, |point, _| point.set(arguments.enable, cpu));
     Ok(())
 }

@@ -151,11 +151,17 @@ fn vectors(name: &str, bits: &[u32; 8], levels: &[u32; 8], text: &mut Text<'_>) 
     writeln!(text, "{}", choose(none, "(none)", ""))
 }
 
-/// Writes the I/O APIC and both PICs.
+/// Writes the I/O APIC, both PICs where there are some, and the second I/O APIC, which QEMU calls by the first one's name.
 pub(super) fn board(controllers: &Controllers, text: &mut Text<'_>) -> fmt::Result {
     ioapic(&controllers.ioapic, text)?;
-    pic(1, &controllers.pic.slave, text)?;
-    pic(0, &controllers.pic.master, text)
+    if let Some(pics) = &controllers.pic {
+        pic(1, &pics.slave, text)?;
+        pic(0, &pics.master, text)?;
+    }
+    match &controllers.ioapic2 {
+        Some(second) => ioapic(second, text),
+        None => Ok(()),
+    }
 }
 
 fn ioapic(state: &IoApicState, text: &mut Text<'_>) -> fmt::Result {

@@ -15,6 +15,9 @@ const COLUMNS: usize = 80;
 /// Names that a list shows at most.
 pub(super) const SHOWN_MAX: usize = 256;
 
+/// Names that are put in order at a time.
+const BATCH: usize = 16;
+
 /// A name that is not the user's: longer ones are not completed.
 type Name = heapless::Vec<u8, 64>;
 
@@ -126,7 +129,7 @@ impl Completion<'_> {
                 ),
                 Names::Keys => self.sorted(&|visit| self.keys(visit), visit),
                 Names::TraceEvents => self.sorted(
-                    &|visit| trace::visit(b"*", |point| visit(point.name().as_bytes())),
+                    &|visit| trace::visit(b"*", |_, name| visit(name.as_bytes())),
                     visit,
                 ),
             },
@@ -155,24 +158,31 @@ impl Completion<'_> {
         self.sorted(each, visit);
     }
 
-    /// Visits those that fit, in order and once. It looks at all of them for each that it visits.
+    /// Visits those that fit, in order and once. It looks at all of them for each [`BATCH`] that it visits.
     fn sorted(&self, each: Each<'_>, visit: &mut dyn FnMut(&[u8])) {
         let mut last: Option<Name> = None;
         loop {
-            let mut next: Option<Name> = None;
+            // The least ones behind the last one.
+            let mut batch = heapless::Vec::<Name, BATCH>::new();
             each(&mut |name| {
-                if name.starts_with(self.word)
-                    && last.as_ref().is_none_or(|last| name > last)
-                    && next.as_ref().is_none_or(|next| name < next)
-                {
-                    next = Name::from_slice(name).ok().or(next.take());
+                if !name.starts_with(self.word) || last.as_ref().is_some_and(|last| name <= last) {
+                    return;
                 }
+                let place = batch.binary_search_by(|known| known.as_slice().cmp(name));
+                let (Err(at), Ok(name)) = (place, Name::from_slice(name)) else {
+                    return;
+                };
+                if batch.is_full() && at < BATCH {
+                    batch.pop();
+                }
+                // Where there is no room its turn comes later.
+                let _ = batch.insert(at, name);
             });
-            let Some(name) = next else {
-                break;
-            };
-            visit(&name);
-            last = Some(name);
+            batch.iter().for_each(|name| visit(name));
+            if !batch.is_full() {
+                return;
+            }
+            last = batch.pop();
         }
     }
 }
@@ -205,5 +215,33 @@ impl List {
         self.shown += 1;
         let before: &[u8] = if first { b"\r\n" } else { b"" };
         Some((before, self.width.saturating_sub(name.len())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::vec::Vec;
+
+    use super::*;
+    use crate::hmp::tests::machine;
+
+    #[test]
+    fn many_names_are_visited_in_order_and_once() {
+        let machine = machine(&[]);
+        for (line, fewest) in [("trace-event ", 300), ("sendkey ctrl-", 100), ("", 40)] {
+            let completion = at(line.as_bytes()).unwrap();
+            let mut visited: Vec<Vec<u8>> = Vec::new();
+            completion.names(&machine, &mut |name| visited.push(name.to_vec()));
+            assert!(visited.len() >= fewest, "{line}: {}", visited.len());
+            assert!(visited.is_sorted_by(|a, b| a < b), "{line}");
+            if line.starts_with("trace") {
+                let mut all = BTreeSet::new();
+                trace::visit(b"*", |_, name| {
+                    assert!(all.insert(name.as_bytes().to_vec()))
+                });
+                assert_eq!(visited, Vec::from_iter(all));
+            }
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use core::fmt::{self, Write as _};
 
+use thimble_core::irq::ioapic;
 use thimble_core::machine::listing::Range;
 use thimble_core::machine::{Board, Irqchip, Machine};
 use thimble_core::qom::{BusLine, QomValue};
@@ -70,7 +71,7 @@ fn pic<'l>(call: &mut Call<'_, 'l>) -> Done<'l> {
     Ok(Outcome::Done)
 }
 
-/// Both controllers see all lines, but the PICs only those of the ISA bus.
+/// Each controller counts what it sees: an I/O APIC its inputs, the PICs the lines of the ISA bus.
 fn irq<'l>(call: &mut Call<'_, 'l>) -> Done<'l> {
     let text = &mut call.text;
     let mut shown = Ok(());
@@ -78,15 +79,23 @@ fn irq<'l>(call: &mut Call<'_, 'l>) -> Done<'l> {
         if machine.board() == Board::None {
             return;
         }
-        let raised = machine.raised_lines();
-        for (name, lines) in [("ioapic", raised.len()), ("isa-i8259", ISA_LINES)] {
+        let raised = machine.raised_lines().split_at_checked(ioapic::PINS);
+        let (first, second) = raised.unwrap_or_default();
+        let isa = first.get(..ISA_LINES).filter(|_| machine.has_pic());
+        let second = machine.has_second_ioapic().then_some(second);
+        for (name, raised) in [
+            ("ioapic", Some(first)),
+            ("isa-i8259", isa),
+            ("ioapic", second),
+        ] {
+            let Some(raised) = raised else { continue };
             if machine.irqchip() == Irqchip::Host {
                 shown = shown
                     .and_then(|()| writeln!(text, "IRQ statistics not available for kvm-{name}."));
                 continue;
             }
             shown = shown.and_then(|()| writeln!(text, "IRQ statistics for {name}:"));
-            for (line, count) in raised.iter().enumerate().take(lines) {
+            for (line, count) in raised.iter().enumerate() {
                 if *count > 0 {
                     shown = shown.and_then(|()| writeln!(text, "{line:2}: {count}"));
                 }

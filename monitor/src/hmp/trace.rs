@@ -58,7 +58,7 @@ fn trace_event<'l>(call: &mut Call<'_, 'l>) -> Done<'l> {
     let (name, on) = (call.arguments.text(0), call.arguments.switch(1));
     let vcpu = call.arguments.optional_int(2);
     match handlers::meant_processor(call.context.owner, name, vcpu) {
-        Ok(cpu) => trace::visit(name, |point| point.set(on.unwrap_or(false), cpu)),
+        Ok(cpu) => trace::visit(name, |point, _| point.set(on.unwrap_or(false), cpu)),
         Err(fail) => return tell(call, &fail),
     }
     Ok(Outcome::Done)
@@ -72,12 +72,12 @@ fn trace_events<'l>(call: &mut Call<'_, 'l>) -> Done<'l> {
             Err(fail) => return tell(call, &fail),
         };
     let mut written = Ok(());
-    trace::visit(name, |point| {
+    trace::visit(name, |point, name| {
         let Some(on) = point.state(cpu) else {
             return;
         };
         if written.is_ok() {
-            written = writeln!(call.text, "{} : state {}", point.name(), u8::from(on));
+            written = writeln!(call.text, "{name} : state {}", u8::from(on));
         }
     });
     written?;

@@ -294,6 +294,46 @@ fn children_change_while_nodes_stand() {
     );
 }
 
+/// How files are read and written is the image's user's affair: it stays as it is, and is no part of a name.
+#[test]
+fn ways_to_read_files_look_the_same() {
+    let reopen = |options: Value| ("blockdev-reopen", json!({"options": [options]}));
+    let with = |node: &str, aio: &str, direct: bool| {
+        json!({"driver": "file", "filename": "{dir}/a.img", "node-name": node, "aio": aio,
+               "cache": {"direct": direct}})
+    };
+    let part = |node: &str, file: &str| json!({"driver": "raw", "node-name": node, "file": file, "offset": 4096});
+    let mut missing = with("f", "native", false);
+    missing["filename"] = "{dir}/nope".into();
+    let mut nowhere = with("fn", "native", true);
+    nowhere["locking"] = "off".into();
+    compare_answers(
+        "commands-block-aio",
+        with_images,
+        &[
+            add(with("f", "nix", false)),
+            add(with("f", "native", false)),
+            add(missing),
+            add(with("ft", "threads", true)),
+            add(with("fn", "native", true)),
+            add(with("fu", "io_uring", true)),
+            add(part("pt", "ft")),
+            add(part("pn", "fn")),
+            add(part("pu", "fu")),
+            nodes(),
+            reopen(file("fu")),
+            reopen(with("fu", "native", true)),
+            reopen(with("fn", "io_uring", true)),
+            reopen(with("ft", "native", true)),
+            reopen(nowhere),
+            reopen(with("fn", "native", false)),
+            reopen(with("ft", "threads", false)),
+            reopen(with("fu", "io_uring", false)),
+            nodes(),
+        ],
+    );
+}
+
 #[test]
 fn the_old_name_of_blockdev_reopen_works() {
     let instance = with_images(Emulator::Thimble).start();

@@ -183,7 +183,10 @@ fn controllers_look_the_same() {
 fn boards_show_what_they_have() {
     let setups = [
         ("none", "info pci\ninfo pic\ninfo irq\ninfo mice\ninfo numa"),
-        ("microvm", "info pci\ninfo mice\ninfo numa"),
+        (
+            "microvm",
+            "info pci\ninfo pic\ninfo irq\ninfo mice\ninfo numa",
+        ),
         ("pc", "info pci\ninfo pic\ninfo mice\ninfo numa"),
     ];
     for (board, lines) in setups {

@@ -5,7 +5,7 @@ use std::io::Write as _;
 
 use super::emulator::Emulator;
 use super::measures::CONSOLE;
-use super::phases::{Phase, kvm_usable, middle, phase, phases};
+use super::phases::{Phase, middle, phase, phases};
 use super::{Bench, Pair, Row, row};
 use crate::images;
 use qemu_tests::initramfs::Initramfs;
@@ -25,7 +25,7 @@ const TARGETS: [(&str, &str, f64); 3] = [
 
 /// Requests a second.
 pub(super) fn reads(bench: &Bench) -> Result<Vec<Row>, String> {
-    if !kvm_usable() {
+    if !packages::kvm_usable() {
         println!("reads through virtio-blk: skipped, there is no /dev/kvm");
         return Ok(Vec::new());
     }

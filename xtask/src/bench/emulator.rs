@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use super::measures;
+
 /// Nothing that is measured here takes longer.
 const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -65,6 +67,27 @@ impl Emulator {
     /// Starts it. The clock of [`Running::spawned`] starts before the fork.
     pub(super) fn spawn(&self, options: &[&str]) -> Result<Running> {
         self.spawn_under(&[], options)
+    }
+
+    /// Nanoseconds from the start of the process to a text at the end of what has come of a line.
+    pub(super) fn time_to(&self, text: &[u8], options: &[&str]) -> Result<f64> {
+        let mut running = self.spawn(options)?;
+        let mut line = Vec::new();
+        loop {
+            match running.next_byte_if_any()? {
+                None => {
+                    let text = String::from_utf8_lossy(text);
+                    return Err(format!("it ended before \"{text}\""));
+                }
+                Some((b'\n', _)) => line.clear(),
+                Some((byte, at)) => {
+                    line.push(byte);
+                    if line.ends_with(text) {
+                        return Ok(measures::ns(at - running.spawned));
+                    }
+                }
+            }
+        }
     }
 
     /// As [`Emulator::spawn`], by a program like strace, given with its arguments.

@@ -200,34 +200,6 @@ impl Bench {
         Ok(all)
     }
 
-    /// How long it takes from the start of the process to a text at the end of what has come of a line.
-    fn time_to(
-        &self,
-        text: &[u8],
-        runs: usize,
-        options: &[&str],
-    ) -> Result<Pair<Vec<f64>>, String> {
-        self.alternate(runs, |emulator| {
-            let mut running = emulator.spawn(options)?;
-            let mut line = Vec::new();
-            loop {
-                match running.next_byte_if_any()? {
-                    None => {
-                        let text = String::from_utf8_lossy(text);
-                        return Err(format!("it ended before \"{text}\""));
-                    }
-                    Some((b'\n', _)) => line.clear(),
-                    Some((byte, at)) => {
-                        line.push(byte);
-                        if line.ends_with(text) {
-                            return Ok(measures::ns(at - running.spawned));
-                        }
-                    }
-                }
-            }
-        })
-    }
-
     /// Writes a ROM into the folder and returns its path.
     fn rom(&self, name: &str, bytes: &[u8]) -> Result<String, String> {
         let path = self.folder.join(name);

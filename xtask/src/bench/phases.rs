@@ -1,8 +1,6 @@
 //! Images of `firmware/` that measure themselves in phases: each prints a line with a name and a count, a mark when it begins
 //! and one when it is through. The time between the marks is taken where they arrive.
 
-use std::fs;
-
 use super::emulator::{Emulator, Running};
 use super::median;
 
@@ -57,15 +55,6 @@ pub(super) fn phases(emulator: &Emulator, options: &[&str]) -> Result<Vec<Phase>
 pub(super) fn middle(runs: &[Vec<Phase>], index: usize) -> f64 {
     let of = |phases: &Vec<Phase>| phases.get(index).map(|phase| phase.speed);
     median(&mut runs.iter().filter_map(of).collect::<Vec<_>>())
-}
-
-/// Whether this host lets us use KVM.
-pub(super) fn kvm_usable() -> bool {
-    fs::File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/kvm")
-        .is_ok()
 }
 
 #[cfg(test)]

@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use super::emulator::{Emulator, RAM_MIB, Running};
 use super::measures::{CONSOLE, Stopped, ns, private_dirty};
-use super::phases::{Phase, kvm_usable, middle, phase, phases};
+use super::phases::{Phase, middle, phase, phases};
 use super::{Bench, Pair, QUERY_STATUS, Row, bytes, median, row, time};
 use crate::images;
+use qemu_tests::packages::kvm_usable;
 
 type Rows = Result<Vec<Row>, String>;
 

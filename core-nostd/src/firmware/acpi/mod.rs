@@ -106,6 +106,10 @@ pub struct Facts<'a> {
     pub sleep: Option<SleepStates>,
     /// A port, and what is written to it to reset the machine. The reduced hardware has its own.
     pub reset: Option<(u16, u8)>,
+    /// Whether there are two 8259.
+    pub has_pic: bool,
+    /// Whether there is a real-time clock with its CMOS memory.
+    pub has_rtc: bool,
     /// Whether there is a second I/O APIC behind the first.
     pub has_second_ioapic: bool,
     /// Virtio devices at fixed addresses.

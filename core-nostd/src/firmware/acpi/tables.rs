@@ -72,6 +72,7 @@ mod fadt {
     pub(super) const BOOT_LEGACY_DEVICES: u16 = 1 << 0;
     pub(super) const BOOT_8042: u16 = 1 << 1;
     pub(super) const BOOT_NO_VGA: u16 = 1 << 2;
+    pub(super) const BOOT_NO_CMOS_RTC: u16 = 1 << 5;
 
     pub(super) const WBINVD: u32 = 1 << 0;
     pub(super) const PROC_C1: u32 = 1 << 2;
@@ -202,8 +203,11 @@ pub(super) fn fadt(
         }
         put(fadt::P_LVL2_LAT, &fadt::NO_STATE.to_le_bytes());
         put(fadt::P_LVL3_LAT, &fadt::NO_STATE.to_le_bytes());
-        put(fadt::CENTURY, &[rtc::CENTURY as u8]);
         let mut boot = fadt::BOOT_LEGACY_DEVICES | fadt::BOOT_NO_VGA;
+        match facts.has_rtc {
+            true => put(fadt::CENTURY, &[rtc::CENTURY as u8]),
+            false => boot |= fadt::BOOT_NO_CMOS_RTC,
+        }
         if facts.has_keyboard_controller {
             boot |= fadt::BOOT_8042;
         }
@@ -323,7 +327,8 @@ impl Gas {
 pub(super) fn madt(w: &mut Writer<'_>, links: &mut Links, facts: &Facts<'_>) -> usize {
     table(w, links, b"APIC", madt::REVISION, |w| {
         w.raw(&(lapic::BASE as u32).to_le_bytes());
-        w.raw(&madt::PCAT_COMPAT.to_le_bytes());
+        let flags = if facts.has_pic { madt::PCAT_COMPAT } else { 0 };
+        w.raw(&flags.to_le_bytes());
         let mut wide = false;
         for number in 0..facts.max_cpus.max(facts.cpus) {
             let id = (facts.apic_id)(number);

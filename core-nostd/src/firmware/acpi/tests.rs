@@ -23,6 +23,8 @@ struct Sample {
     max_cpus: u16,
     id_shift: u32,
     reduced: bool,
+    /// Without 8259s and real-time clock.
+    bare: bool,
     gpe0: bool,
     command: bool,
     reset: bool,
@@ -38,6 +40,7 @@ const PC: Sample = Sample {
     max_cpus: 4,
     id_shift: 0,
     reduced: false,
+    bare: false,
     gpe0: true,
     command: true,
     reset: true,
@@ -102,6 +105,8 @@ impl Sample {
                     command: self.command.then_some(acpi_pm::APMC),
                 },
             },
+            has_pic: !self.bare,
+            has_rtc: !self.bare,
             has_second_ioapic: self.reduced,
             virtio: if self.reduced { &VIRTIO } else { &[] },
             reset: self.reset.then_some((0xcf9, 6)),
@@ -363,6 +368,16 @@ fn a_board_without_pci_is_told_of() {
         dsdt.windows(resources.len())
             .any(|bytes| bytes == resources)
     );
+    // The century's place in CMOS, what there is, and in the MADT that there are two 8259.
+    assert_eq!((fadt[108], fadt[109], madt[40]), (0x32, 0b101, 1));
+    let bare = Sample {
+        bare: true,
+        ..board
+    };
+    let image = bare.linked();
+    let tables = tables_of(&image, BASE);
+    let (fadt, madt) = (tables["FACP"], tables["APIC"]);
+    assert_eq!((fadt[108], fadt[109], madt[40]), (0, 0b10_0101, 0));
 }
 
 #[test]
@@ -620,6 +635,7 @@ proptest! {
             max_cpus: cpus + more,
             id_shift,
             reduced: false,
+            bare: flags[1],
             gpe0: flags[0],
             command: flags[1],
             reset: flags[2],

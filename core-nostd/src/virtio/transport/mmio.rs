@@ -10,17 +10,15 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Layout, QUEUE_NUMBERS};
+use super::{Layout, QUEUE_NUMBERS, SavedBehind, SavedDevice};
 use crate::devices::class::{DeviceClass, Property, PropertyKind, Value};
 use crate::devices::{Context, Width};
 use crate::irq::IrqLine;
 use crate::state::{SavedState, StateError};
 use crate::trace::events as trace;
 use crate::virtio::queue::{LEGACY_ALIGN, NOTIFY_ON_EMPTY, Rings, SIZE_MAX};
-use crate::virtio::transport::pci::SavedDevice;
 use crate::virtio::{
-    Common, QUEUES_MAX, SavedCommon, Virtio, feature, notify, read_configuration, reset,
-    set_status, status,
+    Common, QUEUES_MAX, Virtio, feature, notify, read_configuration, reset, set_status, status,
 };
 
 /// Class of the place for one device.
@@ -175,8 +173,7 @@ const RESET: State = State {
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Saved<S> {
     state: State,
-    common: SavedCommon,
-    device: S,
+    behind: SavedBehind<S>,
 }
 
 impl Transport {
@@ -440,17 +437,12 @@ impl<D: SavedDevice + Clone> SavedState for VirtioMmio<D> {
         } = self;
         Saved {
             state: *state,
-            common: device.common().save(),
-            device: device.save_device(),
+            behind: SavedBehind::of(device),
         }
     }
 
     fn load(&mut self, saved: Self::Saved, cx: &mut Context<'_>) -> Result<(), StateError> {
-        let Saved {
-            state,
-            common,
-            device,
-        } = saved;
+        let Saved { state, behind } = saved;
         let State {
             queue_select,
             page_shift,
@@ -468,8 +460,7 @@ impl<D: SavedDevice + Clone> SavedState for VirtioMmio<D> {
         }
         // Nothing of this changes before all of it is known to be right.
         let mut new = self.clone();
-        new.device.common_mut().load(&common)?;
-        new.device.load_device(device)?;
+        behind.load(&mut new.device)?;
         new.transport.state = state;
         *self = new;
         self.transport.deliver(cx, self.device.common_mut());

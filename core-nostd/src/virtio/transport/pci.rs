@@ -11,7 +11,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Layout;
+use super::{Doorbell, Layout, SavedBehind, SavedDevice};
 use crate::devices::{Context, Width};
 use crate::irq::Msi;
 use crate::pci::config::SavedConfig;
@@ -19,11 +19,10 @@ use crate::pci::msix::{Location, SavedMsiX};
 use crate::pci::{BarKind, ConfigSpace, Identity, MsiX, PciFunction, reg};
 use crate::state::{SavedState, StateError};
 use crate::virtio::block::VirtioBlock;
-use crate::virtio::queue::{LEGACY_ALIGN, NOTIFY_ON_EMPTY, Rings};
-use crate::virtio::transport::Doorbell;
+use crate::virtio::queue::{LEGACY_ALIGN, NOTIFY_ON_EMPTY, QueueError, Rings};
 use crate::virtio::{
-    Common, NO_VECTOR, QUEUES_MAX, QueueSlot, SavedCommon, Virtio, feature, notify,
-    read_configuration, reset, set_status, status,
+    Common, NO_VECTOR, QUEUES_MAX, QueueSlot, Virtio, feature, notify, read_configuration, reset,
+    set_status, status,
 };
 
 /// The virtual PCI vendor.
@@ -177,8 +176,7 @@ pub struct Saved<S> {
     driver_features: [u32; 2],
     queue_select: u16,
     queues: [Layout; QUEUES_MAX],
-    common: SavedCommon,
-    device: S,
+    behind: SavedBehind<S>,
 }
 
 impl Transport {
@@ -389,7 +387,7 @@ impl Transport {
         let index = self.state.queue_select;
         if value != 1 {
             // No driver does that.
-            return device.common_mut().fail(super::QueueError::Index);
+            return device.common_mut().fail(QueueError::Index);
         }
         let queue = device.common_mut().queue_mut(index);
         if let (Some(queue), Some(layout)) = (queue, self.layout()) {
@@ -714,27 +712,6 @@ impl<D: Virtio> PciFunction for VirtioPci<D> {
     }
 }
 
-/// A device behind a transport: what of it is saved beside [`Common`].
-pub trait SavedDevice: Virtio {
-    /// The section's name on PCI.
-    const NAME: &'static str;
-    /// The section's name in memory.
-    const MMIO_NAME: &'static str;
-    /// The section's version.
-    const VERSION: u16;
-    /// The saved form.
-    type Saved: Serialize + serde::de::DeserializeOwned;
-
-    /// The saved form.
-    fn save_device(&self) -> Self::Saved;
-
-    /// Takes over a saved form. On error the device is unchanged.
-    ///
-    /// # Errors
-    /// If it is none of this device.
-    fn load_device(&mut self, saved: Self::Saved) -> Result<(), StateError>;
-}
-
 impl<D: SavedDevice + Clone> SavedState for VirtioPci<D> {
     const NAME: &'static str = D::NAME;
     const VERSION: u16 = D::VERSION;
@@ -766,8 +743,7 @@ impl<D: SavedDevice + Clone> SavedState for VirtioPci<D> {
             driver_features: *driver_features,
             queue_select: *queue_select,
             queues: *queues,
-            common: device.common().save(),
-            device: device.save_device(),
+            behind: SavedBehind::of(device),
         }
     }
 
@@ -780,8 +756,7 @@ impl<D: SavedDevice + Clone> SavedState for VirtioPci<D> {
             driver_features,
             queue_select,
             queues,
-            common,
-            device,
+            behind,
         } = saved;
         if queue_select >= super::QUEUE_NUMBERS {
             return Err(StateError::Invalid("queue_select"));
@@ -794,8 +769,7 @@ impl<D: SavedDevice + Clone> SavedState for VirtioPci<D> {
             (None, None) => {}
             _ => return Err(StateError::Invalid("msix")),
         }
-        new.device.common_mut().load(&common)?;
-        new.device.load_device(device)?;
+        behind.load(&mut new.device)?;
         new.transport.state = State {
             device_select,
             driver_select,
