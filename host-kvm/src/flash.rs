@@ -237,7 +237,7 @@ impl Flash {
 }
 
 fn node_of(drive: &Backend) -> Option<Rc<Node>> {
-    drive.root.borrow().as_ref().map(|root| root.node().clone())
+    drive.root.borrow().as_ref().map(|root| root.node())
 }
 
 /// What a chip is to the block layer.

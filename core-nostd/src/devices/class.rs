@@ -212,25 +212,39 @@ pub enum PropertyError {
     Long,
 }
 
-impl fmt::Display for PropertyError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl PropertyError {
+    /// Writes what is wrong with a class's property that was to have this value, in QEMU's words where it has some.
+    ///
+    /// # Errors
+    /// The writer's.
+    pub fn describe(
+        self,
+        class: &str,
+        name: &str,
+        value: &str,
+        out: &mut dyn fmt::Write,
+    ) -> fmt::Result {
         match self {
-            Self::Unknown => f.write_str("no such property"),
-            Self::Type(PropertyKind::Bool) => f.write_str("expects 'on' or 'off'"),
-            Self::Type(PropertyKind::Word { words, .. }) => {
-                f.write_str("expects one of")?;
-                for (index, word) in words.iter().enumerate() {
-                    let separator = if index == 0 { "" } else { "," };
-                    write!(f, "{separator} '{word}'")?;
-                }
-                Ok(())
-            }
+            Self::Unknown => return write!(out, "Property '{class}.{name}' not found"),
             Self::Type(PropertyKind::PciAddress | PropertyKind::Uuid) => {
-                f.write_str("doesn't take the value")
+                return write!(
+                    out,
+                    "Property '{class}.{name}' doesn't take value '{value}'"
+                );
             }
-            Self::Type(kind) => write!(f, "expects a number of type {}", kind.name()),
-            Self::Range(kind) => write!(f, "does not fit type {}", kind.name()),
-            Self::Long => write!(f, "is longer than {TEXT_MAX} bytes"),
+            _ => write!(out, "Parameter '{name}' ")?,
+        }
+        match self {
+            Self::Type(PropertyKind::Bool) => out.write_str("expects 'on' or 'off'"),
+            Self::Type(PropertyKind::Word { .. }) => {
+                write!(out, "does not accept value '{value}'")
+            }
+            Self::Type(PropertyKind::Size) | Self::Range(PropertyKind::Size) => {
+                out.write_str("expects size")
+            }
+            Self::Range(kind) => write!(out, "expects {}_t", kind.name()),
+            Self::Long => write!(out, "is longer than {TEXT_MAX} bytes"),
+            Self::Type(_) | Self::Unknown => out.write_str("expects integer"),
         }
     }
 }
@@ -387,9 +401,7 @@ fn parse_uint(kind: PropertyKind, text: &str, most: u64) -> Result<u64, Property
     match u64::from_str_radix(digits, radix) {
         Ok(value) if value <= most => Ok(value),
         Ok(_) => Err(PropertyError::Range(kind)),
-        Err(error) if *error.kind() == core::num::IntErrorKind::PosOverflow => {
-            Err(PropertyError::Range(kind))
-        }
+        // What doesn't fit any integer is none, as with QEMU.
         Err(_) => Err(PropertyError::Type(kind)),
     }
 }
@@ -397,7 +409,7 @@ fn parse_uint(kind: PropertyKind, text: &str, most: u64) -> Result<u64, Property
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::string::ToString;
+    use std::string::String;
 
     static CLASS: DeviceClass = DeviceClass {
         name: "probe",
@@ -466,7 +478,10 @@ mod tests {
         values.set("size", "large").unwrap();
         assert_eq!(values.get("size"), &Value::Word("large"));
         let error = values.set("size", "huge").unwrap_err();
-        assert_eq!(error.to_string(), "expects one of 'small', 'large'");
+        assert!(matches!(error, PropertyError::Type(_)));
+        let mut text = String::new();
+        error.describe("c", "size", "huge", &mut text).unwrap();
+        assert_eq!(text, "Parameter 'size' does not accept value 'huge'");
         assert_eq!(values.text("size"), Some("large"));
     }
 

@@ -273,6 +273,16 @@ impl Backend {
         }
     }
 
+    /// Tells those who hold requests back that somebody waits for all of them, or no more.
+    pub fn hurry(&self, on: bool) {
+        if let Some(group) = self.group.borrow().as_ref() {
+            group.stir();
+        }
+        if let Some(root) = self.root.borrow().as_ref() {
+            root.node().hurry(on);
+        }
+    }
+
     /// What it needs of a medium.
     pub fn need(&self, read_only: bool) -> Need {
         match self.device.borrow().as_ref() {
@@ -334,7 +344,7 @@ impl Backend {
             group.admit(write, length, &|| self.held.get() > 0).await;
         }
         let node = match self.root.borrow().as_ref() {
-            Some(root) => root.node().clone(),
+            Some(root) => root.node(),
             None => return Err(Errno::NOMEDIUM),
         };
         let memory = memory.unwrap_or_else(|| Buffer::new(0));

@@ -6,14 +6,18 @@
 
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 
 use rustix::io::Errno;
 use thimble_monitor::schema::arguments::BlockdevOptionsBlkdebug;
 use thimble_monitor::schema::{BlkdebugEvent, BlkdebugIOType, BlockPermission};
 
 use super::buffer::Buffer;
-use super::executor::Boxed;
-use super::node::{Child, Description, Driver, Io, Need, OptionValue, Permissions, Refusal};
+use super::executor::{Boxed, Changed};
+use super::node::{
+    Breakpoint, Child, Description, Driver, Io, Need, OptionValue, Permissions, Refusal,
+};
+use super::storage_commands::show;
 
 /// A rule that fails requests.
 pub(super) struct Inject {
@@ -99,6 +103,63 @@ impl Pieces {
 /// Bytes of zeros that are written at once.
 const FILL: u64 = 1 << 20;
 
+/// Where requests are to stop, and those that have.
+#[derive(Default)]
+struct Stops {
+    /// By their tags.
+    wanted: RefCell<Vec<(BlkdebugEvent, String)>>,
+    /// By tags and numbers.
+    stopped: RefCell<Vec<(String, u64)>>,
+    last: Cell<u64>,
+    /// How many wait for all requests, so that none stops.
+    hurried: Cell<usize>,
+    changed: Changed,
+}
+
+impl Stops {
+    /// A request comes to a step: what it has to wait for, if anything.
+    fn comes(self: &Rc<Self>, event: BlkdebugEvent) -> Option<Boxed<'static, ()>> {
+        let mut wanted = self.wanted.borrow_mut();
+        if self.hurried.get() > 0 || wanted.iter().all(|(other, _)| *other != event) {
+            return None;
+        }
+        let mut numbers = Vec::new();
+        // The latest comes first.
+        for (_, tag) in wanted.iter().rev().filter(|(other, _)| *other == event) {
+            show(&format!("blkdebug: Suspended request '{tag}'\n"));
+            self.last.set(self.last.get() + 1);
+            numbers.push(self.last.get());
+            let stopped = (tag.clone(), self.last.get());
+            self.stopped.borrow_mut().push(stopped);
+        }
+        // Each stops one request.
+        wanted.retain(|(other, _)| *other != event);
+        let stops = self.clone();
+        Some(Box::pin(async move {
+            let goes = || {
+                let stopped = stops.stopped.borrow();
+                stopped.iter().all(|(_, number)| !numbers.contains(number))
+            };
+            stops.changed.until(goes).await;
+        }))
+    }
+
+    /// Lets requests that have stopped go on, those of a tag or all, one or as many as there are. Whether there was any.
+    fn resume(&self, tag: Option<&str>, all: bool) -> bool {
+        let mut any = false;
+        self.stopped.borrow_mut().retain(|(other, _)| {
+            let meant = tag.is_none_or(|tag| tag == other) && (all || !any);
+            if meant {
+                show(&format!("blkdebug: Resuming request '{other}'\n"));
+                any = true;
+            }
+            !meant
+        });
+        self.changed.tell();
+        any
+    }
+}
+
 /// See the module.
 pub struct Blkdebug {
     image: Child,
@@ -109,6 +170,7 @@ pub struct Blkdebug {
     injects: RefCell<Vec<Inject>>,
     set_states: Vec<SetState>,
     state: Cell<i64>,
+    stops: Rc<Stops>,
     takes: Permissions,
     unshares: Permissions,
     /// What was given, for users.
@@ -253,14 +315,22 @@ impl Blkdebug {
             injects: RefCell::new(rules.injects),
             set_states: rules.set_states,
             state: Cell::new(1),
+            stops: Rc::default(),
             takes: permissions(options.take_child_perms.clone().into_iter().flatten()),
             unshares: permissions(options.unshare_child_perms.clone().into_iter().flatten()),
             options: described(options),
         })
     }
 
-    /// An event comes: rules that wait for it in this state become active, and the state may change.
-    fn comes(&self, event: BlkdebugEvent) {
+    /// An event comes: rules that wait for it in this state become active, the state may change, and the request may have to
+    /// wait.
+    async fn comes(&self, event: BlkdebugEvent) {
+        if let Some(stop) = self.event(event) {
+            stop.await;
+        }
+    }
+
+    fn follow(&self, event: BlkdebugEvent) {
         let state = self.state.get();
         let here = |wanted: i64| wanted == 0 || wanted == state;
         let mut rules = self.injects.borrow_mut();
@@ -377,21 +447,21 @@ impl Driver for Blkdebug {
         Box::pin(async move {
             let length = from.len() as u64;
             if self.is_aligned(at, length) {
-                self.comes(BlkdebugEvent::Pwritev);
+                self.comes(BlkdebugEvent::Pwritev).await;
                 self.moves(at, &from, true).await?;
             } else {
                 let (start, whole) = self.around(at, length);
                 let whole = Buffer::new(whole);
-                self.comes(BlkdebugEvent::PwritevRmwHead);
+                self.comes(BlkdebugEvent::PwritevRmwHead).await;
                 self.moves(start, &whole, false).await?;
-                self.comes(BlkdebugEvent::PwritevRmwAfterHead);
+                self.comes(BlkdebugEvent::PwritevRmwAfterHead).await;
                 whole
                     .slice((at - start) as usize, from.len())
                     .copy_from(&from);
-                self.comes(BlkdebugEvent::Pwritev);
+                self.comes(BlkdebugEvent::Pwritev).await;
                 self.moves(start, &whole, true).await?;
             }
-            self.comes(BlkdebugEvent::PwritevDone);
+            self.comes(BlkdebugEvent::PwritevDone).await;
             Ok(())
         })
     }
@@ -401,7 +471,7 @@ impl Driver for Blkdebug {
             if !self.is_aligned(at, length) {
                 return Err(Errno::OPNOTSUPP);
             }
-            self.comes(BlkdebugEvent::PwritevZero);
+            self.comes(BlkdebugEvent::PwritevZero).await;
             let mut done = at;
             for (start, part) in self.zeroes.of(at, length) {
                 self.fill(done, start).await?;
@@ -411,7 +481,7 @@ impl Driver for Blkdebug {
                 done = start + part;
             }
             self.fill(done, at + length).await?;
-            self.comes(BlkdebugEvent::PwritevDone);
+            self.comes(BlkdebugEvent::PwritevDone).await;
             Ok(())
         })
     }
@@ -455,8 +525,48 @@ impl Driver for Blkdebug {
         }
     }
 
-    fn event(&self, event: BlkdebugEvent) {
-        self.comes(event);
+    fn event(&self, event: BlkdebugEvent) -> Option<Boxed<'static, ()>> {
+        self.follow(event);
+        self.stops.comes(event)
+    }
+
+    fn breakpoint(&self, what: Breakpoint<'_>) -> Result<(), Errno> {
+        let stops = &self.stops;
+        let is_there = match what {
+            Breakpoint::Set(event, tag) => {
+                stops.wanted.borrow_mut().push((event, tag.to_owned()));
+                true
+            }
+            Breakpoint::Remove(tag) => {
+                let mut wanted = stops.wanted.borrow_mut();
+                let before = wanted.len();
+                wanted.retain(|(_, other)| other != tag);
+                stops.resume(Some(tag), true);
+                wanted.len() < before
+            }
+            Breakpoint::Resume(tag) => stops.resume(Some(tag), false),
+            Breakpoint::HasStopped(tag) => {
+                let stopped = stops.stopped.borrow();
+                stopped.iter().any(|(other, _)| other == tag)
+            }
+        };
+        match is_there {
+            true => Ok(()),
+            false => Err(Errno::NOENT),
+        }
+    }
+
+    fn hurry(&self, on: bool) {
+        let hurried = self.stops.hurried.get();
+        self.stops.hurried.set(match on {
+            true => hurried + 1,
+            false => hurried.saturating_sub(1),
+        });
+        self.stops.resume(None, true);
+    }
+
+    fn status(&self, at: u64, length: u64) -> (bool, u64) {
+        self.image.node().driver().status(at, length)
     }
 
     fn describe(&self) -> Description {

@@ -238,7 +238,8 @@ fn native_requests_are_direct() {
     for direct in [false, true] {
         let mut settings = node.settings();
         settings.direct = direct;
-        node.set_settings(settings).unwrap();
+        node.replace_settings(settings);
+        node.refresh().unwrap();
         let back = Buffer::new(4096);
         graph.wait(node.read(4096, back.clone())).unwrap();
         assert_eq!(back.to_vec(), [5; 4096]);

@@ -4,7 +4,7 @@ use rustix::io::Errno;
 
 use super::buffer::Buffer;
 use super::executor::Boxed;
-use super::node::{Child, Description, Driver, Io, Need, Permissions, Refusal};
+use super::node::{Child, Description, Driver, Io, Need, Permissions, Refusal, of_node};
 
 /// Writes what it reads from a lower image, so that it is in the upper one. No driver has images below it yet, so what is
 /// read is always where it is to be; what is left is what it needs of its child.
@@ -23,29 +23,33 @@ impl Driver for CopyOnRead {
     }
 
     fn read<'a>(&'a self, at: u64, to: Buffer) -> Io<'a> {
-        self.file.node().read(at, to)
+        of_node!(self.file, read(at, to))
     }
 
     fn write<'a>(&'a self, at: u64, from: Buffer) -> Io<'a> {
-        self.file.node().write(at, from)
+        of_node!(self.file, write(at, from))
     }
 
     fn write_zeroes<'a>(&'a self, at: u64, length: u64, may_unmap: bool) -> Io<'a> {
-        self.file.node().write_zeroes(at, length, may_unmap)
+        of_node!(self.file, write_zeroes(at, length, may_unmap))
     }
 
     fn discard<'a>(&'a self, at: u64, length: u64) -> Io<'a> {
-        self.file.node().discard(at, length)
+        of_node!(self.file, discard(at, length))
     }
 
     fn flush(&self) -> Io<'_> {
-        self.file.node().flush()
+        of_node!(self.file, flush())
     }
 
     fn resize<'a>(&'a self, _length: u64) -> Boxed<'a, Result<(), Refusal>> {
         Box::pin(std::future::ready(Err(
             "Image format driver does not support resize".to_owned(),
         )))
+    }
+
+    fn status(&self, at: u64, length: u64) -> (bool, u64) {
+        self.file.node().driver().status(at, length)
     }
 
     fn children(&self) -> Vec<&Child> {
@@ -85,7 +89,7 @@ pub struct Verify {
 }
 
 impl Verify {
-    async fn both<'a>(&'a self, what: &str, test: Io<'a>, raw: Io<'a>) -> Result<(), Errno> {
+    async fn both(&self, what: &str, test: Io<'_>, raw: Io<'_>) -> Result<(), Errno> {
         let (test, raw) = (test.await, raw.await);
         if test.is_ok() != raw.is_ok() {
             crate::report(format_args!(
@@ -109,8 +113,9 @@ impl Driver for Verify {
     fn read<'a>(&'a self, at: u64, to: Buffer) -> Io<'a> {
         Box::pin(async move {
             let right = Buffer::new(to.len());
-            let test = self.test.node().read(at, to.clone());
-            let raw = self.raw.node().read(at, right.clone());
+            let (test, raw) = (self.test.node(), self.raw.node());
+            let test = test.read(at, to.clone());
+            let raw = raw.read(at, right.clone());
             self.both("read", test, raw).await?;
             let (found, right) = (to.to_vec(), right.to_vec());
             let differs = found.iter().zip(&right).position(|(a, b)| a != b);
@@ -126,15 +131,21 @@ impl Driver for Verify {
     }
 
     fn write<'a>(&'a self, at: u64, from: Buffer) -> Io<'a> {
-        let test = self.test.node().write(at, from.clone());
-        let raw = self.raw.node().write(at, from);
-        Box::pin(self.both("write", test, raw))
+        Box::pin(async move {
+            let (test, raw) = (self.test.node(), self.raw.node());
+            let test = test.write(at, from.clone());
+            let raw = raw.write(at, from);
+            self.both("write", test, raw).await
+        })
     }
 
     fn write_zeroes<'a>(&'a self, at: u64, length: u64, may_unmap: bool) -> Io<'a> {
-        let test = self.test.node().write_zeroes(at, length, may_unmap);
-        let raw = self.raw.node().write_zeroes(at, length, may_unmap);
-        Box::pin(self.both("write of zeros", test, raw))
+        Box::pin(async move {
+            let (test, raw) = (self.test.node(), self.raw.node());
+            let test = test.write_zeroes(at, length, may_unmap);
+            let raw = raw.write_zeroes(at, length, may_unmap);
+            self.both("write of zeros", test, raw).await
+        })
     }
 
     // What is given up may read as anything, so that nothing could be compared.
@@ -143,7 +154,7 @@ impl Driver for Verify {
     }
 
     fn flush(&self) -> Io<'_> {
-        self.test.node().flush()
+        of_node!(self.test, flush())
     }
 
     fn resize<'a>(&'a self, _length: u64) -> Boxed<'a, Result<(), Refusal>> {

@@ -33,7 +33,7 @@ impl NodeInfo {
         Self {
             node: node.clone(),
             filename: node.filename(),
-            backing: backing.map(|child| Box::new(Self::new(child.node()))),
+            backing: backing.map(|child| Box::new(Self::new(&child.node()))),
             is_filter: node.driver().is_filter(),
             limits: Limits::default(),
             group: None,
@@ -64,7 +64,7 @@ impl NodeInfo {
                 dirty_flag: driver.has_dirty_flag().then_some(false),
                 actual_size: driver.allocated().map(|size| size as i64),
                 virtual_size: self.node.length() as i64,
-                cluster_size: None,
+                cluster_size: driver.cluster_size().map(|size| size as i64),
                 encrypted: None,
                 compressed: None,
                 backing_filename: None,
@@ -154,7 +154,7 @@ impl<'d> DriveInfo<'d> {
         let medium = root.as_ref();
         Self {
             drive,
-            medium: medium.map(|root| NodeInfo::of_drive(drive, root.node())),
+            medium: medium.map(|root| NodeInfo::of_drive(drive, &root.node())),
             tray,
         }
     }
@@ -197,7 +197,7 @@ impl StatsInfo {
         let root = drive.root.borrow();
         Self {
             drive: Some(drive.clone()),
-            node: root.as_ref().map(|root| root.node().clone()),
+            node: root.as_ref().map(|root| root.node()),
             deep: true,
         }
     }
@@ -214,7 +214,7 @@ impl StatsInfo {
     fn of_child(&self, child: &Child) -> Self {
         Self {
             deep: self.deep,
-            ..Self::of_node(child.node())
+            ..Self::of_node(&child.node())
         }
     }
 

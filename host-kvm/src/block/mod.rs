@@ -55,6 +55,7 @@ use buffer::Buffer;
 use engines::Engines;
 use executor::Executor;
 use node::{Child, Node, Refusal};
+use storage_commands::Target;
 use throttle::Group;
 
 pub use info::{DriveInfo, NodeInfo, StatsInfo};
@@ -334,7 +335,19 @@ impl Graph {
             }
         }
         let status = result.as_ref().map(drop).map_err(|error| *error);
-        drive.count(&request, began, monotonic(), status);
+        let read = request.kind() == backend::READ;
+        let counted = match status {
+            Ok(()) | Err(Errno::INVAL | Errno::NOMEDIUM) => Some(status),
+            Err(error) => match drive.action(read, error) {
+                BlockErrorAction::Report => Some(status),
+                BlockErrorAction::Ignore => Some(Ok(())),
+                // It is tried again, and counted then.
+                BlockErrorAction::Stop => None,
+            },
+        };
+        if let Some(status) = counted {
+            drive.count(&request, began, monotonic(), status);
+        }
         self.tell_threshold(&drive);
         match result {
             Ok(memory) => {
@@ -394,7 +407,7 @@ impl Graph {
 
     fn tell_threshold(&self, drive: &Backend) {
         let root = drive.root.borrow();
-        let mut below: Vec<Rc<Node>> = root.iter().map(|root| root.node().clone()).collect();
+        let mut below: Vec<Rc<Node>> = root.iter().map(|root| root.node()).collect();
         while let Some(node) = below.pop() {
             if let Some((threshold, exceeded)) = node.take_crossed() {
                 let name = EventText::try_from(node.name()).unwrap_or_default();
@@ -406,12 +419,7 @@ impl Graph {
                         write_threshold: threshold,
                     });
             }
-            below.extend(
-                node.driver()
-                    .children()
-                    .iter()
-                    .map(|child| child.node().clone()),
-            );
+            below.extend(node.driver().children().iter().map(|child| child.node()));
         }
     }
 
@@ -460,7 +468,9 @@ impl Graph {
     /// Lets no request of a drive begin until [`Graph::release`], and waits for those under way.
     pub fn hold(&self, drive: &Backend) {
         drive.held.set(drive.held.get() + 1);
+        drive.hurry(true);
         self.wait(drive.changed.until(|| drive.busy.get() == 0));
+        drive.hurry(false);
     }
 
     /// Lets requests begin again.
@@ -479,14 +489,27 @@ impl Graph {
     }
 
     /// A request of a command begins.
-    fn outside_begins(&self) {
+    fn outside_begins(&self, target: &Target) {
         self.outside.set(self.outside.get() + 1);
+        if let Target::Drive(drive) = target {
+            drive.busy.set(drive.busy.get() + 1);
+        }
     }
 
     /// A request of a command has ended.
-    fn outside_ends(&self) {
+    fn outside_ends(&self, target: Target) {
         self.outside.set(self.outside.get().saturating_sub(1));
+        if let Target::Drive(drive) = &target {
+            drive.busy.set(drive.busy.get().saturating_sub(1));
+            drive.changed.tell();
+        }
+        drop(target);
         self.outside_changed.tell();
+    }
+
+    /// Whether a request of a command is under way.
+    fn is_busy(&self) -> bool {
+        self.outside.get() > 0
     }
 
     /// Waits until no request of a command is under way.
@@ -500,8 +523,13 @@ impl Graph {
         for drive in self.drives() {
             self.hold(&drive);
         }
+        let nodes = self.nodes();
+        for node in &nodes {
+            node.driver().hurry(true);
+        }
         self.wait(self.outside_end());
-        for node in self.nodes() {
+        for node in nodes {
+            node.driver().hurry(false);
             // Whose flush fails has told the guest of it, or will.
             self.wait(node.flush()).ok();
         }

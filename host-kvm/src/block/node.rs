@@ -139,6 +139,19 @@ pub enum Change {
     Limits(Rc<Group>),
 }
 
+/// What is to be done about requests that stop at a step of their work. Each is known by a tag.
+#[derive(Clone, Copy, Debug)]
+pub enum Breakpoint<'b> {
+    /// The next that comes to this step stops.
+    Set(BlkdebugEvent, &'b str),
+    /// None is to stop any more, and those that have stopped go on.
+    Remove(&'b str),
+    /// One that has stopped goes on.
+    Resume(&'b str),
+    /// Whether one has stopped.
+    HasStopped(&'b str),
+}
+
 /// How many discards a file has seen.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Discards {
@@ -209,9 +222,32 @@ pub trait Driver {
         Err(format!("{} can't be changed", self.name()))
     }
 
-    /// A parent has come to a step of its work: for those who wait for it.
-    fn event(&self, event: BlkdebugEvent) {
+    /// A parent has come to a step of its work: for those who wait for it. Where there is something to wait for before the next
+    /// one, that is returned.
+    fn event(&self, event: BlkdebugEvent) -> Option<Boxed<'static, ()>> {
         let _ = event;
+        None
+    }
+
+    /// Lets requests stop at a step of their work, and go on.
+    ///
+    /// # Errors
+    /// `EOPNOTSUPP` where that is not for this driver, `ENOENT` for what isn't there.
+    fn breakpoint(&self, what: Breakpoint<'_>) -> Result<(), Errno> {
+        let _ = what;
+        Err(Errno::OPNOTSUPP)
+    }
+
+    /// Somebody waits for all requests, so that none is to be held back; or that is over.
+    fn hurry(&self, on: bool) {
+        let _ = on;
+    }
+
+    /// Whether what is at an offset is in this image, and not only in one below; and for how many bytes, of so many, that
+    /// is so.
+    fn status(&self, at: u64, length: u64) -> (bool, u64) {
+        let _ = at;
+        (true, length)
     }
 
     /// What the node is called by users.
@@ -225,6 +261,11 @@ pub trait Driver {
         false
     }
 
+    /// Bytes that are in the image or not together.
+    fn cluster_size(&self) -> Option<u64> {
+        None
+    }
+
     /// What it has discarded, for files.
     fn discards(&self) -> Option<Discards> {
         None
@@ -235,6 +276,14 @@ pub trait Driver {
         false
     }
 }
+
+/// The future of what a node is asked for, which keeps the node.
+macro_rules! of_node {
+    ($child:expr, $method:ident($($argument:expr),*)) => {
+        Box::pin(async move { $child.node().$method($($argument),*).await })
+    };
+}
+pub(super) use of_node;
 
 /// A use of a node.
 struct Edge {
@@ -248,7 +297,7 @@ struct Edge {
 /// A node that somebody uses. The use ends with it.
 pub struct Child {
     edge: Rc<Edge>,
-    node: Rc<Node>,
+    node: RefCell<Rc<Node>>,
 }
 
 impl Child {
@@ -270,16 +319,27 @@ impl Child {
         node.parents.borrow_mut().push(edge.clone());
         let child = Self {
             edge,
-            node: node.clone(),
+            node: RefCell::new(node.clone()),
         };
         // If it is refused, dropping the use sets everything back.
         node.refresh()?;
         Ok(child)
     }
 
-    /// The node.
-    pub fn node(&self) -> &Rc<Node> {
-        &self.node
+    /// The node. A request keeps the one that it has begun with.
+    pub fn node(&self) -> Rc<Node> {
+        self.node.borrow().clone()
+    }
+
+    /// Uses another node from now on, while no request is under way. Returns the one before. Nobody is asked:
+    /// that is for [`Node::refresh`], of both and of whose child it is.
+    pub fn replace(&self, node: &Rc<Node>) -> Rc<Node> {
+        let old = self.node.replace(node.clone());
+        let mut parents = old.parents.borrow_mut();
+        parents.retain(|edge| !Rc::ptr_eq(edge, &self.edge));
+        drop(parents);
+        node.parents.borrow_mut().push(self.edge.clone());
+        old
     }
 
     /// What it is used for.
@@ -293,11 +353,12 @@ impl Child {
     /// As [`Child::new`]; nothing has changed then.
     pub fn set_need(&self, need: Need) -> Result<(), Refusal> {
         let old = self.edge.need.replace(need);
-        let result = self.node.refresh();
+        let node = self.node();
+        let result = node.refresh();
         if result.is_err() {
             self.edge.need.set(old);
             // What was allowed is allowed.
-            let _ = self.node.refresh();
+            let _ = node.refresh();
         }
         result
     }
@@ -315,11 +376,12 @@ impl Child {
 
 impl Drop for Child {
     fn drop(&mut self) {
-        let mut parents = self.node.parents.borrow_mut();
+        let node = self.node.get_mut();
+        let mut parents = node.parents.borrow_mut();
         parents.retain(|edge| !Rc::ptr_eq(edge, &self.edge));
         drop(parents);
         // To need less is never refused.
-        let _ = self.node.refresh();
+        let _ = node.refresh();
     }
 }
 
@@ -375,18 +437,17 @@ impl Node {
         self.settings.get()
     }
 
-    /// Changes that.
-    ///
-    /// # Errors
-    /// If somebody uses it in a way that is not possible then.
-    pub fn set_settings(&self, settings: Settings) -> Result<(), Refusal> {
-        let old = self.settings.replace(settings);
-        let result = self.refresh();
-        if result.is_err() {
-            self.settings.set(old);
-            let _ = self.refresh();
+    /// Changes that. Returns what it was. Nobody is asked: that is for [`Node::refresh`].
+    pub fn replace_settings(&self, settings: Settings) -> Settings {
+        self.settings.replace(settings)
+    }
+
+    /// Whether another node is this one or below it.
+    pub fn contains(self: &Rc<Self>, other: &Rc<Self>) -> bool {
+        Rc::ptr_eq(self, other) || {
+            let children = self.driver.children();
+            children.iter().any(|child| child.node().contains(other))
         }
-        result
     }
 
     /// Whether somebody uses it.
@@ -415,7 +476,10 @@ impl Node {
     }
 
     /// Looks whether all parents agree, and lets driver and children follow.
-    fn refresh(&self) -> Result<(), Refusal> {
+    ///
+    /// # Errors
+    /// If they don't, or the node can't be used as they need it; in QEMU's words.
+    pub fn refresh(&self) -> Result<(), Refusal> {
         self.check_conflicts()?;
         let (need, settings) = (self.need(), self.settings.get());
         let writes = Permissions::WRITE | Permissions::WRITE_UNCHANGED;
@@ -554,11 +618,19 @@ impl Node {
         if settings.no_flush || settings.read_only {
             return Box::pin(std::future::ready(Ok(())));
         }
-        if let Some(child) = self.driver.children().first() {
-            child.node.driver.event(BlkdebugEvent::FlushToOs);
-            child.node.driver.event(BlkdebugEvent::FlushToDisk);
+        let child = self.driver.children().first().map(|child| child.node());
+        let events = child.map(|child| {
+            let events = [BlkdebugEvent::FlushToOs, BlkdebugEvent::FlushToDisk];
+            events.map(|event| child.driver.event(event))
+        });
+        let stops = events.into_iter().flatten().flatten().next();
+        match stops {
+            None => self.driver.flush(),
+            Some(stop) => Box::pin(async move {
+                stop.await;
+                self.driver.flush().await
+            }),
         }
-        self.driver.flush()
     }
 
     /// Changes the length.
@@ -584,6 +656,25 @@ impl Node {
         children.find(|child| is_it(child.role()))
     }
 
+    /// Lets requests stop, here or in the first node below that can do so.
+    ///
+    /// # Errors
+    /// As [`Driver::breakpoint`].
+    pub fn breakpoint(&self, what: Breakpoint<'_>) -> Result<(), Errno> {
+        match (self.driver.breakpoint(what), self.driver.children().first()) {
+            (Err(Errno::OPNOTSUPP), Some(child)) => child.node().breakpoint(what),
+            (result, _) => result,
+        }
+    }
+
+    /// Tells this node and all below it that somebody waits for all requests, or no more.
+    pub fn hurry(&self, on: bool) {
+        self.driver.hurry(on);
+        for child in self.driver.children() {
+            child.node().hurry(on);
+        }
+    }
+
     /// Its name for users: that of the image, or in JSON what it is made of.
     pub fn filename(&self) -> String {
         let description = self.driver.describe();
@@ -606,7 +697,7 @@ impl Node {
             members.push((key, value));
         }
         for child in self.driver.children() {
-            members.push((child.role().into(), child.node.json()));
+            members.push((child.role().into(), child.node().json()));
         }
         members.sort_by_key(|(key, _)| place(key));
         let members = members

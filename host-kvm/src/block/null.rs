@@ -60,7 +60,7 @@ impl Driver for Null {
     }
 
     fn write_zeroes<'a>(&'a self, _at: u64, _length: u64, _may_unmap: bool) -> Io<'a> {
-        self.wait()
+        super::throttle::refuse(Errno::OPNOTSUPP)
     }
 
     fn discard<'a>(&'a self, _at: u64, _length: u64) -> Io<'a> {
@@ -75,6 +75,11 @@ impl Driver for Null {
         Box::pin(std::future::ready(Err(
             "Image format driver does not support resize".to_owned(),
         )))
+    }
+
+    // Nothing is kept, but what is known counts as there.
+    fn status(&self, _at: u64, length: u64) -> (bool, u64) {
+        (self.read_zeroes, length)
     }
 
     fn describe(&self) -> Description {

@@ -17,7 +17,7 @@ use super::backend::{Backend, OnError};
 use super::blkdebug::{self, Blkdebug};
 use super::file::{self, File};
 use super::filters::{CopyOnRead, Verify};
-use super::node::{Change, Child, Driver, Need, Node, OptionValue, Refusal, Settings};
+use super::node::{Change, Child, Driver, Need, Node, OptionValue, Permissions, Refusal, Settings};
 use super::null::{self, Null};
 use super::overlay::Overlay;
 use super::raw::{self, Raw};
@@ -74,7 +74,9 @@ pub struct DriveOptions {
     /// What is done about zeros that are written.
     pub detect_zeroes: BlockdevDetectZeroesOptions,
     /// Writes go to a temporary file.
-    pub snapshot: bool,
+    pub snapshot: Option<bool>,
+    /// What is read from below that is written there, too.
+    pub copy_on_read: bool,
     /// How files are read and written.
     pub aio: Option<BlockdevAioOptions>,
     /// What happens about failed writes.
@@ -99,7 +101,8 @@ impl Default for DriveOptions {
             write_back: true,
             discard: false,
             detect_zeroes: BlockdevDetectZeroesOptions::Off,
-            snapshot: false,
+            snapshot: None,
+            copy_on_read: false,
             aio: None,
             on_write_error: OnError::Auto,
             on_read_error: OnError::Auto,
@@ -343,43 +346,65 @@ impl Graph {
         &self,
         all: &mut dyn Iterator<Item = BlockdevOptions<'m>>,
     ) -> Result<(), Refusal> {
-        let mut changed: Vec<(Rc<Node>, Settings, Option<Change>)> = Vec::new();
-        let result = self.drained(|| {
-            for options in all {
-                let name = options.node_name.ok_or("node-name not specified")?;
-                let name = text(name)?;
-                let node = self.node(name);
-                let node =
-                    node.ok_or_else(|| format!("Failed to find node with node-name='{name}'"))?;
-                let change = self.same_image(&node, &options)?;
-                let settings = settings(&options, Inherited::default())?;
-                let old = node.settings();
-                node.set_settings(settings)?;
-                changed.push((node.clone(), old, None));
-                if let Some(change) = change {
-                    let old_driver = node.driver().change(change)?;
-                    if let Some(last) = changed.last_mut() {
-                        last.2 = Some(old_driver);
-                    }
+        let mut done = Vec::new();
+        self.drained(|| {
+            let result = self.reopen_all(all, &mut done);
+            if result.is_err() {
+                for undo in done.iter_mut().rev() {
+                    undo.undo();
+                }
+                for undo in &done {
+                    // So it was with what everybody needs.
+                    let _ = undo.refresh();
                 }
             }
-            Ok::<(), Refusal>(())
-        });
-        if result.is_err() {
-            for (node, old, driver) in changed.into_iter().rev() {
-                // It was so before.
-                let _ = node.set_settings(old);
-                let _ = driver.map(|driver| node.driver().change(driver));
+            result
+        })
+    }
+
+    /// Changes nodes; what was done so far is in `done`, also if the rest can't be done.
+    fn reopen_all<'m>(
+        &self,
+        all: &mut dyn Iterator<Item = BlockdevOptions<'m>>,
+        done: &mut Vec<Undo>,
+    ) -> Result<(), Refusal> {
+        for options in all {
+            let name = options.node_name.ok_or("node-name not specified")?;
+            let name = text(name)?;
+            let node = self.node(name);
+            let node =
+                node.ok_or_else(|| format!("Failed to find node with node-name='{name}'"))?;
+            let mut other = None;
+            let change = self.same_image(&node, &options, &mut other)?;
+            let settings = settings(&options, Inherited::default())?;
+            let mut undo = Undo {
+                node: node.clone(),
+                settings: node.replace_settings(settings),
+                child: None,
+                driver: None,
+            };
+            if let Some((role, other)) = other {
+                let child = role_of(&node, role);
+                undo.child = child.map(|child| (role, child.replace(&other)));
+            }
+            done.push(undo);
+            if let (Some(change), Some(last)) = (change, done.last_mut()) {
+                last.driver = Some(node.driver().change(change)?);
             }
         }
-        result
+        // Who is asked only now may have given something up in favour of another one.
+        for undo in done.iter() {
+            undo.refresh()?;
+        }
+        Ok(())
     }
 
     /// What a reopen changes of a node's driver, if anything. Most options have to stay as they are.
     fn same_image(
         &self,
-        node: &Node,
+        node: &Rc<Node>,
         options: &BlockdevOptions<'_>,
+        other: &mut Option<(&'static str, Rc<Node>)>,
     ) -> Result<Option<Change>, Refusal> {
         let driver = node.driver();
         let described = driver.describe().options;
@@ -394,20 +419,31 @@ impl Graph {
             )),
             _ => Err(format!("Cannot change the option '{name}'")),
         };
-        let child = |role: &str, reference: &BlockdevRef<'_>| {
-            let below = driver
-                .children()
-                .into_iter()
-                .find(|child| child.role() == role);
-            let name = below.map(|child| child.node().name().to_owned());
-            match reference {
-                BlockdevRef::Reference(other)
-                    if name.as_deref().map(str::as_bytes) == Some(*other) =>
-                {
-                    Ok(())
-                }
-                _ => Err(format!("Cannot change the option '{role}'")),
+        // Another child is possible by its name; `movable` says whether the driver can have another one.
+        let mut child = |role: &'static str, reference: &BlockdevRef<'_>, movable: bool| {
+            let below = role_of(node, role).map(Child::node);
+            let fixed = |what: &str| Err(format!("Cannot change the option '{what}'"));
+            let name = match reference {
+                BlockdevRef::Reference(name) => text(name)?,
+                BlockdevRef::Definition(_) => return fixed(&format!("{role}.driver")),
+            };
+            if below.is_some_and(|below| below.name() == name) {
+                return Ok(());
             }
+            if !movable {
+                return fixed(role);
+            }
+            let found = self.node(name);
+            let found =
+                found.ok_or_else(|| format!("Cannot find device='' nor node-name='{name}'"))?;
+            if found.contains(node) {
+                let own = node.name();
+                return Err(format!(
+                    "Making '{name}' a {role} child of '{own}' would create a cycle"
+                ));
+            }
+            *other = Some((role, found));
+            Ok(())
         };
         let is = |name: &str| driver.name() == name;
         let same = |options: &[(Cow<'static, str>, OptionValue)]| {
@@ -434,18 +470,18 @@ impl Graph {
             }
             BlockdevOptionsVariant::Raw(raw) if is("raw") => {
                 let (offset, size) = part(raw)?;
-                child("file", &raw.file)?;
+                child("file", &raw.file, true)?;
                 return Ok(Some(Change::Part { offset, size }));
             }
             BlockdevOptionsVariant::Throttle(throttle) if is("throttle") => {
                 let group = self.group_of(throttle)?;
-                child("file", &throttle.file)?;
+                child("file", &throttle.file, true)?;
                 return Ok(Some(Change::Limits(group)));
             }
             BlockdevOptionsVariant::CopyOnRead(_) if is("copy-on-read") => return unchangeable(),
             BlockdevOptionsVariant::Blkverify(_) if is("blkverify") => return unchangeable(),
             BlockdevOptionsVariant::Blkdebug(debug) if is("blkdebug") => {
-                child("image", &debug.image)?;
+                child("image", &debug.image, false)?;
                 same(&blkdebug::described(debug))?;
             }
             BlockdevOptionsVariant::NullCo(null) if is("null-co") => {
@@ -479,6 +515,7 @@ impl Graph {
     /// # Errors
     /// In QEMU's words where it has some.
     pub fn open_medium(&self, given: &DriveOptions) -> Result<Option<Rc<Node>>, Refusal> {
+        let snapshot = given.snapshot.unwrap_or(false);
         let option = |name: &str| {
             let found = given.options.iter().find(|(key, _)| key == name);
             found.map(|(_, value)| value.as_str())
@@ -539,7 +576,7 @@ impl Graph {
             keys.push_str(&format!(",{key}={}", value.replace(',', ",,")));
         };
         let on = |on: bool| if on { "on" } else { "off" };
-        put("read-only", on(given.read_only || given.snapshot));
+        put("read-only", on(given.read_only || snapshot));
         put("cache.direct", on(given.direct));
         put("cache.no-flush", on(given.no_flush));
         // Who wants zeros given up wants that, too, as with QEMU's option.
@@ -582,7 +619,7 @@ impl Graph {
             ..Inherited::default()
         };
         let node = self.open(&options, inherited, probed)?;
-        if probed && driver == "raw" && !given.read_only && !given.snapshot {
+        if probed && driver == "raw" && !given.read_only && !snapshot {
             let name = filename.unwrap_or_default();
             crate::report(format_args!(
                 "WARNING: Image format was not specified for '{name}' and probing guessed raw.\n         \
@@ -590,16 +627,22 @@ impl Graph {
                  restricted.\n         Specify the 'raw' format explicitly to remove the restrictions."
             ));
         }
-        if !given.snapshot {
+        if !snapshot {
             return Ok(Some(node));
         }
         let length = node.length();
         let mut settings = node.settings();
         (settings.read_only, settings.no_flush) = (given.read_only, true);
+        settings.direct = false;
         let name = format!("#block{}", self.last_name.get());
         self.last_name.set(self.last_name.get() + 1);
         let backing = Child::new(&node, format!("node '{name}'"), "backing", Need::NONE)?;
-        let overlay = Overlay::new(backing, length, self.engines.pool.clone())?;
+        let overlay = Overlay::new(
+            backing,
+            length,
+            given.copy_on_read,
+            self.engines.pool.clone(),
+        )?;
         let overlay = Node::new(name, Box::new(overlay), settings)?;
         Ok(Some(self.register(overlay, usize::MAX)))
     }
@@ -662,6 +705,53 @@ impl Graph {
         self.nodes
             .borrow_mut()
             .retain(|node: &Weak<Node>| node.strong_count() > 0);
+    }
+}
+
+/// The child of a node in a role.
+fn role_of<'n>(node: &'n Node, role: &str) -> Option<&'n Child> {
+    let mut children = node.driver().children().into_iter();
+    children.find(|child| child.role() == role)
+}
+
+/// How a node was before it changed.
+struct Undo {
+    node: Rc<Node>,
+    settings: Settings,
+    /// A child in a role.
+    child: Option<(&'static str, Rc<Node>)>,
+    driver: Option<Change>,
+}
+
+impl Undo {
+    /// Asks all whom the change concerns.
+    fn refresh(&self) -> Result<(), Refusal> {
+        let Some((role, old)) = &self.child else {
+            return self.node.refresh();
+        };
+        if let Some(child) = role_of(&self.node, role) {
+            let writes = child.need().uses.contains(Permissions::WRITE);
+            if writes && child.node().settings().read_only {
+                return Err("Block node is read-only".to_owned());
+            }
+        }
+        // This one's child follows it.
+        self.node.refresh()?;
+        old.refresh()
+    }
+
+    /// Makes it as it was.
+    fn undo(&mut self) {
+        self.node.replace_settings(self.settings);
+        if let Some((role, old)) = &mut self.child
+            && let Some(child) = role_of(&self.node, role)
+        {
+            *old = child.replace(old);
+        }
+        if let Some(driver) = self.driver.take() {
+            // It was so before.
+            let _ = self.node.driver().change(driver);
+        }
     }
 }
 

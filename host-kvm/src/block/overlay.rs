@@ -1,7 +1,11 @@
 //! What a `snapshot=on` drive writes: an overlay in a temporary file without a name, which is gone with the process.
 //!
 //! A bit for each cluster says whether it is in the file, at the offset that it has in the image. What the file does
-//! not have is read from the image below, and a write of a part of a cluster brings the rest of it along first.
+//! not have is read from the image below, and a write of a part of a cluster brings the rest of it along first; with
+//! copy-on-read, so does a read.
+//!
+//! QEMU makes such an overlay of qcow2, in a file that has a node of its own. This one's format is nobody else's business: it
+//! is called `overlay` where clients are told of a node's driver, and its file, which has no name, is not shown.
 
 use std::cell::{Cell, RefCell};
 use std::fs::File;
@@ -22,6 +26,8 @@ pub struct Overlay {
     backing: Child,
     file: Arc<File>,
     length: Cell<u64>,
+    /// What is read is brought along, too.
+    copy_on_read: bool,
     /// A bit for each cluster.
     present: RefCell<Vec<u64>>,
     /// The clusters that a write is at, who has them alone.
@@ -49,7 +55,12 @@ impl Overlay {
     ///
     /// # Errors
     /// If there is no place for a temporary file.
-    pub fn new(backing: Child, length: u64, pool: Pool) -> Result<Self, Refusal> {
+    pub fn new(
+        backing: Child,
+        length: u64,
+        copy_on_read: bool,
+        pool: Pool,
+    ) -> Result<Self, Refusal> {
         let directory = std::env::var_os("TMPDIR").unwrap_or_else(|| "/var/tmp".into());
         let flags =
             rustix::fs::OFlags::RDWR | rustix::fs::OFlags::TMPFILE | rustix::fs::OFlags::CLOEXEC;
@@ -65,6 +76,7 @@ impl Overlay {
             backing,
             file: Arc::new(File::from(file)),
             length: Cell::new(length),
+            copy_on_read,
             present: RefCell::new(vec![0; words as usize]),
             busy: RefCell::default(),
             changed: Changed::default(),
@@ -133,14 +145,23 @@ impl Overlay {
         for cluster in [first, last] {
             let start = cluster * CLUSTER;
             let covered = at <= start && start + CLUSTER <= end;
-            if covered || self.has(cluster) {
-                continue;
+            if !covered {
+                self.fetch(cluster).await?;
             }
-            let buffer = Buffer::new(CLUSTER as usize);
-            self.below(start, &buffer).await?;
-            self.store(start, buffer).await?;
-            self.mark(cluster, cluster + 1);
         }
+        Ok(())
+    }
+
+    /// Brings a cluster along if it is not there.
+    async fn fetch(&self, cluster: u64) -> Result<(), Errno> {
+        if self.has(cluster) {
+            return Ok(());
+        }
+        let start = cluster * CLUSTER;
+        let buffer = Buffer::new(CLUSTER as usize);
+        self.below(start, &buffer).await?;
+        self.store(start, buffer).await?;
+        self.mark(cluster, cluster + 1);
         Ok(())
     }
 
@@ -167,6 +188,13 @@ impl Driver for Overlay {
 
     fn read<'a>(&'a self, at: u64, to: Buffer) -> Io<'a> {
         Box::pin(async move {
+            if self.copy_on_read && !to.is_empty() {
+                let length = to.len() as u64;
+                let _alone = self.alone(at, length).await;
+                for cluster in at / CLUSTER..(at + length).div_ceil(CLUSTER) {
+                    self.fetch(cluster).await?;
+                }
+            }
             let mut done = 0;
             while done < to.len() {
                 let here = at + done as u64;
@@ -243,11 +271,20 @@ impl Driver for Overlay {
         }
     }
 
+    fn status(&self, at: u64, length: u64) -> (bool, u64) {
+        (self.has(at / CLUSTER), length.min(CLUSTER - at % CLUSTER))
+    }
+
     fn describe(&self) -> Description {
-        Description {
-            filename: self.backing.node().driver().describe().filename,
-            options: Vec::new(),
-        }
+        Description::default()
+    }
+
+    fn cluster_size(&self) -> Option<u64> {
+        Some(CLUSTER)
+    }
+
+    fn has_dirty_flag(&self) -> bool {
+        true
     }
 
     fn allocated(&self) -> Option<u64> {

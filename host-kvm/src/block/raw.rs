@@ -7,7 +7,7 @@ use thimble_monitor::schema::BlkdebugEvent;
 
 use super::buffer::Buffer;
 use super::executor::Boxed;
-use super::node::{Change, Child, Description, Driver, Io, OptionValue, Refusal};
+use super::node::{Change, Child, Description, Driver, Io, OptionValue, Refusal, of_node};
 
 /// See the module.
 pub struct Raw {
@@ -99,44 +99,50 @@ impl Driver for Raw {
     }
 
     fn read<'a>(&'a self, at: u64, to: Buffer) -> Io<'a> {
-        self.file.node().driver().event(BlkdebugEvent::ReadAio);
-        match self.place(at, to.len() as u64, false) {
-            Ok(at) => self.file.node().read(at, to),
-            Err(error) => Box::pin(std::future::ready(Err(error))),
-        }
+        Box::pin(async move {
+            let file = self.file.node();
+            if let Some(stop) = file.driver().event(BlkdebugEvent::ReadAio) {
+                stop.await;
+            }
+            let at = self.place(at, to.len() as u64, false)?;
+            file.read(at, to).await
+        })
     }
 
     fn write<'a>(&'a self, at: u64, from: Buffer) -> Io<'a> {
-        if self.probed && at < 512 {
-            let mut beginning = [0; 512];
-            from.read(&mut beginning);
-            if at > 0 || probe(&beginning) != "raw" {
-                return Box::pin(std::future::ready(Err(Errno::PERM)));
+        Box::pin(async move {
+            if self.probed && at < 512 {
+                let mut beginning = [0; 512];
+                from.read(&mut beginning);
+                if at > 0 || probe(&beginning) != "raw" {
+                    return Err(Errno::PERM);
+                }
             }
-        }
-        self.file.node().driver().event(BlkdebugEvent::WriteAio);
-        match self.place(at, from.len() as u64, true) {
-            Ok(at) => self.file.node().write(at, from),
-            Err(error) => Box::pin(std::future::ready(Err(error))),
-        }
+            let file = self.file.node();
+            if let Some(stop) = file.driver().event(BlkdebugEvent::WriteAio) {
+                stop.await;
+            }
+            let at = self.place(at, from.len() as u64, true)?;
+            file.write(at, from).await
+        })
     }
 
     fn write_zeroes<'a>(&'a self, at: u64, length: u64, may_unmap: bool) -> Io<'a> {
         match self.place(at, length, true) {
-            Ok(at) => self.file.node().write_zeroes(at, length, may_unmap),
+            Ok(at) => of_node!(self.file, write_zeroes(at, length, may_unmap)),
             Err(error) => Box::pin(std::future::ready(Err(error))),
         }
     }
 
     fn discard<'a>(&'a self, at: u64, length: u64) -> Io<'a> {
         match self.place(at, length, true) {
-            Ok(at) => self.file.node().discard(at, length),
+            Ok(at) => of_node!(self.file, discard(at, length)),
             Err(error) => Box::pin(std::future::ready(Err(error))),
         }
     }
 
     fn flush(&self) -> Io<'_> {
-        self.file.node().flush()
+        of_node!(self.file, flush())
     }
 
     fn resize<'a>(&'a self, length: u64) -> Boxed<'a, Result<(), Refusal>> {
@@ -151,7 +157,7 @@ impl Driver for Raw {
                 "Disk size too large for the chosen offset".to_owned(),
             )));
         };
-        Box::pin(self.file.node().resize(length))
+        of_node!(self.file, resize(length))
     }
 
     fn change(&self, change: Change) -> Result<Change, Refusal> {
@@ -160,6 +166,12 @@ impl Driver for Raw {
             self.choose(offset, size)?;
         }
         Ok(Change::Part { offset, size })
+    }
+
+    fn status(&self, at: u64, length: u64) -> (bool, u64) {
+        let (offset, _) = self.part.get();
+        let file = self.file.node();
+        file.driver().status(at.saturating_add(offset), length)
     }
 
     fn children(&self) -> Vec<&Child> {

@@ -1,8 +1,9 @@
 //! Commands of QEMU's program `qemu-io` on drives and nodes of a machine: what the human monitor's `qemu-io` does.
 //!
 //! What commands show goes to the process' standard output and error, in the formats that scripts expect there. Those of
-//! a request of their own (`aio_*`) end while others go on, and show what came of it then. There are neither
-//! breakpoints, nor `abort` and `sigraise`, nor what needs a format (`map`, `alloc`, compression).
+//! a request of their own (`aio_*`) end while others go on, and show what came of it then. Left out are `abort` and
+//! `sigraise`, which end the process, and `reopen`, for which there is blockdev-reopen. What needs a format that is not
+//! there (compression, a machine's state within the image, preallocation) fails as it does with `raw`.
 
 use std::fmt::Write;
 use std::io::Write as _;
@@ -10,18 +11,25 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use rustix::io::Errno;
-use thimble_core::devices::block::{DriveId, Operation};
+use thimble_core::devices::block::{DriveId, Operation, SECTOR};
+use thimble_monitor::schema::BlkdebugEvent;
 
 use super::backend::{Backend, Place, Queued};
 use super::buffer::Buffer;
 use super::file::errno_text;
-use super::node::{Child, Need, Node, Permissions};
+use super::node::{Breakpoint, Child, Need, Node, Permissions};
 use super::{Graph, REQUEST_MAX};
 use crate::clock::monotonic;
 use crate::options::opts::{NumberError, parse_number, parse_size};
 
 /// The byte that writes are made of, unless they have a pattern.
 const WRITTEN: u8 = 0xcd;
+
+/// Nanoseconds between two looks at something that is waited for.
+const STEP: u64 = 1_000_000;
+
+/// Milliseconds that a command sleeps at most: nothing else is served meanwhile.
+const SLEEP_MAX: u64 = 60_000;
 
 /// What commands are done with.
 #[derive(Clone)]
@@ -47,11 +55,9 @@ impl Target {
         match self {
             Self::Drive(drive) => {
                 let root = drive.root.borrow();
-                root.as_ref()
-                    .map(|root| root.node().clone())
-                    .ok_or(Errno::NOMEDIUM)
+                root.as_ref().map(|root| root.node()).ok_or(Errno::NOMEDIUM)
             }
-            Self::Node(child) => Ok(child.node().clone()),
+            Self::Node(child) => Ok(child.node()),
         }
     }
 
@@ -96,6 +102,8 @@ enum Wrong {
     Usage,
     /// For this reason.
     Reason(String),
+    /// For this reason, which the monitor hears.
+    Said(String),
 }
 
 impl From<String> for Wrong {
@@ -106,7 +114,7 @@ impl From<String> for Wrong {
 
 const READ: Permissions = Permissions::CONSISTENT_READ;
 
-static COMMANDS: [Command; 13] = [
+static COMMANDS: [Command; 20] = [
     Command {
         name: "aio_flush",
         arguments: "",
@@ -141,6 +149,24 @@ static COMMANDS: [Command; 13] = [
         needs: Permissions::WRITE,
         help: "begins to write",
         run: |call| call.move_bytes(true, true),
+    },
+    Command {
+        name: "alloc",
+        arguments: "offset [count]",
+        words: (1, 2),
+        options: "",
+        needs: Permissions::empty(),
+        help: "tells how much of a range is in the image, and not only in one below",
+        run: alloc,
+    },
+    Command {
+        name: "break",
+        arguments: "event tag",
+        words: (2, 2),
+        options: "",
+        needs: Permissions::empty(),
+        help: "lets the next request that comes to this step of blkdebug's stop there",
+        run: set_break,
     },
     Command {
         name: "discard",
@@ -178,9 +204,10 @@ static COMMANDS: [Command; 13] = [
         help: "shows the image's format",
         run: |call| {
             let node = call.node("get info")?;
+            let name = node.driver().name();
+            let cluster = bytes(node.driver().cluster_size().unwrap_or(0) as f64);
             show(&format!(
-                "format name: {}\ncluster size: 0 bytes\nvm state offset: 0 bytes\n",
-                node.driver().name()
+                "format name: {name}\ncluster size: {cluster}\nvm state offset: 0 bytes\n"
             ));
             Ok(())
         },
@@ -200,10 +227,19 @@ static COMMANDS: [Command; 13] = [
         },
     },
     Command {
+        name: "map",
+        arguments: "",
+        words: (0, 0),
+        options: "",
+        needs: Permissions::empty(),
+        help: "shows which parts are in the image",
+        run: map,
+    },
+    Command {
         name: "read",
-        arguments: "[-Cqv] [-P pattern [-s off] [-l len]] off len",
+        arguments: "[-bCqv] [-P pattern [-s off] [-l len]] off len",
         words: (2, 2),
-        options: "CpqvP:s:l:",
+        options: "bCpqvP:s:l:",
         needs: READ,
         help: "reads",
         run: |call| call.move_bytes(false, false),
@@ -218,24 +254,82 @@ static COMMANDS: [Command; 13] = [
         run: |call| call.move_bytes(false, false),
     },
     Command {
-        name: "truncate",
-        arguments: "off",
+        name: "remove_break",
+        arguments: "tag",
         words: (1, 1),
         options: "",
-        needs: Permissions::WRITE.union(Permissions::RESIZE),
-        help: "changes the image's length",
+        needs: Permissions::empty(),
+        help: "takes a break away; what has stopped there goes on",
         run: |call| {
-            let length = call.size(0)?;
-            let node = call.node("truncate")?;
-            let resized = call.graph.wait(node.resize(length));
-            resized.map_err(Wrong::Reason)
+            let tag = call.word(0);
+            let gone = call.breakpoint(Breakpoint::Remove(tag));
+            gone.map_err(|error| {
+                format!("Could not remove breakpoint {tag}: {}", errno_text(error)).into()
+            })
         },
     },
     Command {
+        name: "resume",
+        arguments: "tag",
+        words: (1, 1),
+        options: "",
+        needs: Permissions::empty(),
+        help: "lets a request go on that has stopped",
+        run: |call| {
+            let resumed = call.breakpoint(Breakpoint::Resume(call.word(0)));
+            // What it comes to is shown first.
+            call.graph.run();
+            resumed
+                .map_err(|error| format!("Could not resume request: {}", errno_text(error)).into())
+        },
+    },
+    Command {
+        name: "sleep",
+        arguments: "milliseconds",
+        words: (1, 1),
+        options: "",
+        needs: Permissions::empty(),
+        help: "waits, for a minute at most",
+        run: sleep,
+    },
+    Command {
+        name: "truncate",
+        arguments: "[-m off] off",
+        words: (1, 1),
+        options: "m:",
+        needs: Permissions::WRITE.union(Permissions::RESIZE),
+        help: "changes the image's length",
+        run: |call| {
+            match call.option('m') {
+                None | Some("off") => {}
+                Some(mode @ ("metadata" | "falloc" | "full")) => {
+                    let text = format!("Unsupported preallocation mode: {mode}");
+                    return Err(Wrong::Said(text));
+                }
+                Some(mode) => {
+                    return Err(Wrong::Said(format!("Invalid preallocation mode '{mode}'")));
+                }
+            }
+            let length = call.size(0)?;
+            let node = call.node("truncate")?;
+            let resized = call.graph.wait(node.resize(length));
+            resized.map_err(Wrong::Said)
+        },
+    },
+    Command {
+        name: "wait_break",
+        arguments: "tag",
+        words: (1, 1),
+        options: "",
+        needs: Permissions::empty(),
+        help: "waits until a request under way has stopped",
+        run: wait_break,
+    },
+    Command {
         name: "write",
-        arguments: "[-Cfquz] [-P pattern] off len",
+        arguments: "[-bcCfnquz] [-P pattern | -s source_file] off len",
         words: (2, 2),
-        options: "CfpquzP:",
+        options: "bcCfnpquzP:s:",
         needs: Permissions::WRITE,
         help: "writes, bytes of 0xcd unless there is a pattern, with -z zeros",
         run: |call| call.move_bytes(true, false),
@@ -280,17 +374,114 @@ fn help(call: &Call<'_>) -> Result<(), Wrong> {
     Ok(())
 }
 
+// Whether it failed is not shown.
 fn flush(call: &Call<'_>) -> Result<(), Wrong> {
-    let flushed = match call.target.node() {
-        Ok(node) => call.graph.wait(node.flush()),
-        Err(error) => Err(error),
+    if let Ok(node) = call.target.node() {
+        call.graph.wait(node.flush()).ok();
+    }
+    Ok(())
+}
+
+/// Visits the parts of a range, each as long as all of it is in the image or not.
+fn parts(node: &Node, from: u64, to: u64, mut visit: impl FnMut(bool, u64, u64)) {
+    let mut at = from;
+    while at < to {
+        let (is_there, mut length) = node.driver().status(at, to - at);
+        loop {
+            let next = at + length;
+            match node.driver().status(next, to.saturating_sub(next)) {
+                (same, more) if next < to && same == is_there && more > 0 => length += more,
+                _ => break,
+            }
+        }
+        // Whatever a driver says, there is an end.
+        let length = length.clamp(1, to - at);
+        visit(is_there, at, length);
+        at += length;
+    }
+}
+
+fn alloc(call: &Call<'_>) -> Result<(), Wrong> {
+    let at = call.size(0)?;
+    let count = match call.words.get(1) {
+        Some(count) => size(count)?,
+        None => SECTOR,
     };
-    let failed = |error| Wrong::Reason(format!("flush failed: {}", errno_text(error)));
-    flushed.map_err(failed)
+    let node = call.node("alloc")?;
+    let end = at.saturating_add(count).min(node.length());
+    let mut there = 0;
+    parts(&node, at, end, |is_there, _, length| {
+        there += if is_there { length } else { 0 };
+    });
+    let (all, at) = (end.saturating_sub(at), bytes(at as f64));
+    show(&format!("{there}/{all} bytes allocated at offset {at}\n"));
+    Ok(())
+}
+
+fn map(call: &Call<'_>) -> Result<(), Wrong> {
+    let failed = |error| {
+        let reason = errno_text(error);
+        Wrong::Said(format!("Failed to query image length: {reason}"))
+    };
+    let node = call.target.node().map_err(failed)?;
+    parts(&node, 0, node.length(), |is_there, at, length| {
+        let not = if is_there { "   " } else { "not" };
+        let (long, place) = (bytes(length as f64), bytes(at as f64));
+        show(&format!(
+            "{long} ({length:#x}) bytes {not} allocated at offset {place} ({at:#x})\n"
+        ));
+    });
+    Ok(())
+}
+
+fn set_break(call: &Call<'_>) -> Result<(), Wrong> {
+    let failed = |error| format!("Could not set breakpoint: {}", errno_text(error));
+    let events = BlkdebugEvent::ALL.iter().copied();
+    let mut events = events.filter(|event| event.name() == call.word(0));
+    // Only who can stop requests knows where.
+    let event = events.next().unwrap_or(BlkdebugEvent::None);
+    let is_there = call.breakpoint(Breakpoint::HasStopped(""));
+    if is_there == Err(Errno::OPNOTSUPP) {
+        return Err(failed(Errno::OPNOTSUPP).into());
+    }
+    if event == BlkdebugEvent::None {
+        return Err(failed(Errno::NOENT).into());
+    }
+    let set = call.breakpoint(Breakpoint::Set(event, call.word(1)));
+    set.map_err(|error| failed(error).into())
+}
+
+fn wait_break(call: &Call<'_>) -> Result<(), Wrong> {
+    let tag = call.word(0);
+    let has_stopped = || call.breakpoint(Breakpoint::HasStopped(tag));
+    // Others of its kind go on.
+    let drives = call.graph.drives();
+    let is_busy = || call.graph.is_busy() || drives.iter().any(|drive| drive.busy.get() > 0);
+    call.graph.run();
+    while has_stopped() == Err(Errno::NOENT) && is_busy() {
+        let executor = &call.graph.executor;
+        let soon = monotonic() + STEP;
+        call.graph.wait(executor.sleep_until(soon));
+    }
+    match has_stopped() {
+        // With others nobody can wait for it.
+        Ok(()) | Err(Errno::OPNOTSUPP) => Ok(()),
+        Err(_) => Err(format!("No request is under way that could stop at {tag}").into()),
+    }
+}
+
+fn sleep(call: &Call<'_>) -> Result<(), Wrong> {
+    let word = call.word(0);
+    let time = parse_number(word).map_err(|_| format!("{word} is not a valid number"))?;
+    let time = time.min(SLEEP_MAX).saturating_mul(1_000_000);
+    let executor = &call.graph.executor;
+    let end = monotonic().saturating_add(time);
+    call.graph.wait(executor.sleep_until(end));
+    Ok(())
 }
 
 /// Writes to standard output. If that is gone nobody reads it.
-fn show(text: &str) {
+pub(super) fn show(text: &str) {
     let mut out = std::io::stdout().lock();
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
@@ -364,6 +555,7 @@ pub fn run(graph: &Rc<Graph>, target: Target, line: &str, say: &mut dyn Write) -
         Ok(()) => {}
         Err(Wrong::Usage) => show(&usage(command)),
         Err(Wrong::Reason(reason)) => show(&format!("{reason}\n")),
+        Err(Wrong::Said(reason)) => writeln!(say, "{reason}")?,
     }
     Ok(())
 }
@@ -379,6 +571,9 @@ type Given<'g> = (Vec<(char, &'g str)>, Vec<&'g str>);
 /// Takes options out of the words; the letter of one that is wrong.
 fn options<'g>(command: &Command, given: &[&'g str]) -> Result<Given<'g>, char> {
     let (mut options, mut words) = (Vec::new(), Vec::new());
+    if command.options.is_empty() {
+        return Ok((options, given.to_vec()));
+    }
     let mut rest = given.iter().copied();
     while let Some(word) = rest.next() {
         let Some(letters) = word.strip_prefix('-').filter(|letters| !letters.is_empty()) else {
@@ -431,6 +626,14 @@ impl Call<'_> {
         found.next().map(|(_, value)| *value)
     }
 
+    fn word(&self, place: usize) -> &str {
+        self.words.get(place).copied().unwrap_or_default()
+    }
+
+    fn breakpoint(&self, what: Breakpoint<'_>) -> Result<(), Errno> {
+        self.target.node()?.breakpoint(what)
+    }
+
     fn node(&self, what: &str) -> Result<Rc<Node>, Wrong> {
         let failed = |error| Wrong::Reason(format!("{what} failed: {}", errno_text(error)));
         self.target.node().map_err(failed)
@@ -473,10 +676,19 @@ impl Call<'_> {
         });
         let pattern = pattern.transpose()?;
         let zeros = self.has('z');
-        if self.has('u') && !zeros {
-            return Err("-u requires -z to be specified".to_owned().into());
+        for (letter, what) in [('n', "-n"), ('u', "-u")] {
+            if self.has(letter) && !zeros {
+                return Err(format!("{what} requires -z to be specified").into());
+            }
         }
-        if zeros && pattern.is_some() {
+        let in_state = self.has('b');
+        if in_state && zeros {
+            let text = "-b and -z cannot be specified at the same time";
+            return Err(text.to_owned().into());
+        }
+        let source = self.option('s').filter(|_| write);
+        let kinds = [zeros, pattern.is_some(), source.is_some()];
+        if kinds.iter().filter(|given| **given).count() > 1 {
             let text = "Only one of -z, -P, and -s can be specified at the same time";
             return Err(text.to_owned().into());
         }
@@ -502,7 +714,12 @@ impl Call<'_> {
             (false, true) => ("read", "readv"),
         };
         let mut report = self.report(verb, what, offset, length);
-        let part = |letter: char| self.option(letter).map(size).transpose();
+        if in_state || self.has('c') {
+            // Nor is there a format with either.
+            report.show(Err(Errno::OPNOTSUPP), 0);
+            return Ok(());
+        }
+        let part = |letter: char| self.option(letter).filter(|_| !write).map(size).transpose();
         let (skip, many) = (part('s')?, part('l')?);
         if (skip.is_some() || many.is_some()) && pattern.is_none() {
             return Err(Wrong::Usage);
@@ -528,7 +745,24 @@ impl Call<'_> {
         };
         let memory = Buffer::new(if zeros { 0 } else { length as usize });
         if write && !zeros {
-            memory.fill(pattern.unwrap_or(WRITTEN));
+            match source {
+                None => memory.fill(pattern.unwrap_or(WRITTEN)),
+                Some(path) => match read_source(path) {
+                    Ok(content) => repeat(&content, &memory),
+                    Err(reason) => {
+                        complain(&format!("{path}: {reason}\n"));
+                        return Ok(());
+                    }
+                },
+            }
+        }
+        if self.has('n') {
+            // Never by writing zeros.
+            let node = self.node("write")?;
+            let zeroed = node.driver().write_zeroes(offset, length, self.has('u'));
+            let (result, taken) = timed(self.graph, zeroed);
+            report.show(result.map(|()| memory), taken);
+            return Ok(());
         }
         let flush = zeros && self.has('f');
         let target = self.target.clone();
@@ -539,7 +773,7 @@ impl Call<'_> {
             return Ok(());
         }
         let graph = self.graph.clone();
-        graph.outside_begins();
+        graph.outside_begins(&target);
         self.graph.executor.spawn(async move {
             let began = monotonic();
             let result = perform(&target, operation, offset, length, memory, flush).await;
@@ -549,8 +783,7 @@ impl Call<'_> {
                 drive.count(&queued(operation, offset, length), began, now, status);
             }
             report.show(result, now.saturating_sub(began));
-            drop(target);
-            graph.outside_ends();
+            graph.outside_ends(target);
         });
         Ok(())
     }
@@ -563,6 +796,30 @@ impl Call<'_> {
         let (result, taken) = timed(self.graph, future);
         report.show(result, taken);
         Ok(())
+    }
+}
+
+/// The beginning of a file, of which writes can be made.
+fn read_source(path: &str) -> Result<Vec<u8>, String> {
+    use std::io::Read as _;
+    let said = |error: std::io::Error| crate::error_text(&error);
+    let file = crate::files::open(std::path::Path::new(path), crate::files::OFlags::RDONLY);
+    let mut content = Vec::new();
+    let file = file.map_err(said)?;
+    let read = (&*file).take(REQUEST_MAX).read_to_end(&mut content);
+    match read.map_err(said)? {
+        0 => Err("file is empty".to_owned()),
+        _ => Ok(content),
+    }
+}
+
+/// Fills memory with a content, over and over.
+fn repeat(content: &[u8], memory: &Buffer) {
+    let mut done = 0;
+    while done < memory.len() {
+        let part = content.len().min(memory.len() - done);
+        memory.slice(done, part).write(&content[..part]);
+        done += part;
     }
 }
 

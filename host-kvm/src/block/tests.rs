@@ -339,14 +339,17 @@ fn parents_that_do_not_agree_are_refused() {
     second.set_need(WRITER).unwrap();
     let mut settings = node.settings();
     settings.read_only = true;
-    let refused = node.set_settings(settings).unwrap_err();
+    let old = node.replace_settings(settings);
+    let refused = node.refresh().unwrap_err();
+    node.replace_settings(old);
     assert_eq!(
         refused,
         "Read-only block node 'm' cannot support read-write users"
     );
     assert!(!node.settings().read_only);
     drop(second);
-    node.set_settings(settings).unwrap();
+    node.replace_settings(settings);
+    node.refresh().unwrap();
 }
 
 #[test]
@@ -468,7 +471,7 @@ fn an_overlay_keeps_what_is_written_away_from_the_image() {
     }
     let before = base.bytes.borrow().clone();
     let backing = Child::new(&node, "node 'o'".to_owned(), "backing", Need::NONE).unwrap();
-    let overlay = Overlay::new(backing, length as u64, Pool::default()).unwrap();
+    let overlay = Overlay::new(backing, length as u64, false, Pool::default()).unwrap();
     let overlay = Node::new("o".to_owned(), Box::new(overlay), SETTINGS).unwrap();
     let mut model = before.clone();
     for (at, length, byte) in [

@@ -5,13 +5,17 @@
 //! which leaks at the burst's rate, keeps the burst from being faster than that.
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::pin::pin;
 use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
 
 use rustix::io::Errno;
 
 use super::buffer::Buffer;
-use super::executor::{Boxed, Changed, Executor};
-use super::node::{Change, Child, Description, Driver, Io, OptionValue, Refusal};
+use super::executor::{Boxed, Executor};
+use super::node::{Change, Child, Description, Driver, Io, OptionValue, Refusal, of_node};
 
 /// Nanoseconds of a second.
 const SECOND: f64 = 1e9;
@@ -169,9 +173,10 @@ pub struct Group {
     limits: Cell<Limits>,
     buckets: RefCell<Buckets>,
     executor: Rc<Executor>,
-    /// Readers and writers that wait, each by the numbers of the next to come and the next to go.
-    queues: [(Cell<u64>, Cell<u64>); 2],
-    changed: Changed,
+    /// Readers and writers that wait.
+    queues: [Queue; 2],
+    /// How often those who wait had reason to look again.
+    changes: Cell<u64>,
 }
 
 impl Group {
@@ -183,7 +188,7 @@ impl Group {
             buckets: RefCell::default(),
             executor,
             queues: Default::default(),
-            changed: Changed::default(),
+            changes: Cell::new(0),
         })
     }
 
@@ -204,7 +209,7 @@ impl Group {
             last: self.executor.now(),
             ..Buckets::default()
         };
-        self.changed.tell();
+        self.stir();
     }
 
     /// When a request may go, if not now.
@@ -238,26 +243,101 @@ impl Group {
         }
     }
 
-    /// Waits until a request of so many bytes may go. `free` says that nobody waits any more: the drive is drained.
+    /// Lets all who wait look again whether they still have to.
+    pub fn stir(&self) {
+        self.changes.set(self.changes.get() + 1);
+        for queue in &self.queues {
+            queue.wake(usize::MAX);
+        }
+    }
+
+    /// Waits until a request of so many bytes may go. `free` says that it may at once, as somebody waits for it; who changes that
+    /// calls [`Group::stir`].
     pub async fn admit(&self, write: bool, bytes: u64, free: &dyn Fn() -> bool) {
         if !self.limits.get().any() {
             return;
         }
-        let (next, serving) = &self.queues[usize::from(write)];
-        let turn = next.get();
-        next.set(turn + 1);
-        self.changed.until(|| serving.get() == turn).await;
-        while let Some(at) = self.deadline(write) {
-            if free() {
-                break;
-            }
-            // In steps, so that a change of the limits or a drain is seen soon.
-            let step = self.executor.now().saturating_add(20_000_000);
-            self.executor.sleep_until(at.min(step)).await;
+        let queue = &self.queues[usize::from(write)];
+        let turn = Turn::new(queue);
+        poll_fn(|context| match free() || turn.has_come() {
+            true => Poll::Ready(()),
+            false => turn.waits(context),
+        })
+        .await;
+        while !free()
+            && let Some(at) = self.deadline(write)
+        {
+            // Limits may change meanwhile.
+            let changes = self.changes.get();
+            let mut sleep = pin!(self.executor.sleep_until(at));
+            poll_fn(|context| match self.changes.get() == changes {
+                true if sleep.as_mut().poll(context).is_pending() => turn.waits(context),
+                _ => Poll::Ready(()),
+            })
+            .await;
         }
         self.account(write, bytes);
-        serving.set(turn + 1);
-        self.changed.tell();
+    }
+}
+
+/// Requests that wait, the oldest first: each by its number, with what wakes it.
+#[derive(Default)]
+struct Queue {
+    next: Cell<u64>,
+    waiting: RefCell<VecDeque<(u64, Option<Waker>)>>,
+}
+
+impl Queue {
+    /// Wakes so many of the oldest.
+    fn wake(&self, count: usize) {
+        let mut waiting = self.waiting.borrow_mut();
+        for (_, waker) in waiting.iter_mut().take(count) {
+            if let Some(waker) = waker.take() {
+                waker.wake();
+            }
+        }
+    }
+}
+
+/// A place in a queue, which is given up in the end.
+struct Turn<'q> {
+    queue: &'q Queue,
+    number: u64,
+}
+
+impl<'q> Turn<'q> {
+    fn new(queue: &'q Queue) -> Self {
+        let number = queue.next.get();
+        queue.next.set(number + 1);
+        queue.waiting.borrow_mut().push_back((number, None));
+        Self { queue, number }
+    }
+
+    fn has_come(&self) -> bool {
+        let waiting = self.queue.waiting.borrow();
+        waiting
+            .front()
+            .is_none_or(|(first, _)| *first == self.number)
+    }
+
+    fn waits(&self, context: &Context<'_>) -> Poll<()> {
+        let mut waiting = self.queue.waiting.borrow_mut();
+        // Numbers rise.
+        if let Ok(place) = waiting.binary_search_by_key(&self.number, |(number, _)| *number) {
+            waiting[place].1 = Some(context.waker().clone());
+        }
+        Poll::Pending
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let mut waiting = self.queue.waiting.borrow_mut();
+        if let Ok(place) = waiting.binary_search_by_key(&self.number, |(number, _)| *number) {
+            waiting.remove(place);
+        }
+        drop(waiting);
+        self.queue.wake(1);
     }
 }
 
@@ -275,6 +355,8 @@ pub struct Throttle {
     /// What is below.
     pub file: Child,
     group: RefCell<Rc<Group>>,
+    /// How many wait for all requests.
+    hurried: Cell<usize>,
 }
 
 impl Throttle {
@@ -283,12 +365,14 @@ impl Throttle {
         Self {
             file,
             group: RefCell::new(group),
+            hurried: Cell::new(0),
         }
     }
 
     async fn admit(&self, write: bool, bytes: u64) {
         let group = self.group.borrow().clone();
-        group.admit(write, bytes, &|| false).await;
+        let free = || self.hurried.get() > 0;
+        group.admit(write, bytes, &free).await;
     }
 
     fn paced<'a>(&'a self, write: bool, bytes: u64, then: Io<'a>) -> Io<'a> {
@@ -335,7 +419,7 @@ impl Driver for Throttle {
     }
 
     fn flush(&self) -> Io<'_> {
-        self.file.node().flush()
+        of_node!(self.file, flush())
     }
 
     fn resize<'a>(&'a self, _length: u64) -> Boxed<'a, Result<(), Refusal>> {
@@ -350,6 +434,19 @@ impl Driver for Throttle {
             old = self.group.replace(group);
         }
         Ok(Change::Limits(old))
+    }
+
+    fn status(&self, at: u64, length: u64) -> (bool, u64) {
+        self.file.node().driver().status(at, length)
+    }
+
+    fn hurry(&self, on: bool) {
+        let held = match on {
+            true => self.hurried.get() + 1,
+            false => self.hurried.get().saturating_sub(1),
+        };
+        self.hurried.set(held);
+        self.group.borrow().stir();
     }
 
     fn children(&self) -> Vec<&Child> {

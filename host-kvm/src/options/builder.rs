@@ -758,6 +758,13 @@ impl Builder {
             return Err(OptionError::sentence(text[0], text[1]));
         }
         self.defaults()?;
+        if self.options.snapshot {
+            for option in &mut self.options.blocks {
+                if let BlockOption::Drive(drive) = option {
+                    drive.image.snapshot.get_or_insert(true);
+                }
+            }
+        }
         for (device, origin) in std::mem::take(&mut self.devices) {
             let built = device::build(device, &self.classes, &self.options.globals, origin.clone())
                 .map_err(|reason| OptionError::new(&origin, &reason))?;

@@ -2,9 +2,7 @@
 
 use std::fmt::Write as _;
 
-use thimble_core::devices::class::{
-    DeviceClass, PCI_ROMFILE, PropertyError, PropertyKind, PropertyValues, Value,
-};
+use thimble_core::devices::class::{DeviceClass, PCI_ROMFILE, PropertyValues, Value};
 
 use super::opts::{self, Reason};
 
@@ -153,14 +151,17 @@ pub(super) fn build(
     })
 }
 
-fn set(properties: &mut PropertyValues, key: &str, value: &str) -> Result<(), Reason> {
+/// Sets a property from its text.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn set(properties: &mut PropertyValues, key: &str, value: &str) -> Result<(), Reason> {
     let class = properties.class().name;
-    properties.set(key, value).map_err(|error| match error {
-        PropertyError::Unknown => format!("Property '{class}.{key}' not found"),
-        PropertyError::Type(PropertyKind::PciAddress | PropertyKind::Uuid) => {
-            format!("Property '{class}.{key}' doesn't take value '{value}'")
-        }
-        error => format!("Property '{class}.{key}' {error}: '{value}'"),
+    properties.set(key, value).map_err(|error| {
+        let mut reason = Reason::new();
+        // Writing to a string does not fail.
+        let _ = error.describe(class, key, value, &mut reason);
+        reason
     })
 }
 

@@ -38,7 +38,7 @@ pub use block::{BlockOption, DiskOption, Interface, parse as parse_drive};
 pub use boot::{BootOptions, OptionRom};
 pub use builder::parse_gdb;
 pub use descriptors::AddFd;
-pub use device::{DeviceOption, Global};
+pub use device::{DeviceOption, Global, set as set_property};
 pub use introspect::visit_options;
 pub use machine::{
     Accel, CPUS_MAX, DEFAULT_CPU, KernelIrqchip, MEMORY_DEFAULT, MEMORY_MAX, MEMORY_UNIT,
@@ -156,6 +156,8 @@ pub struct Options {
     pub globals: Vec<Global>,
     /// Do not start the guest.
     pub paused: bool,
+    /// Drives write to temporary files, unless they say otherwise.
+    pub snapshot: bool,
     /// Wait for a client's word before anything else.
     pub preconfig: bool,
     /// What is done about resets, power-offs, panics and expired watchdogs.
@@ -243,6 +245,7 @@ impl Default for Options {
             devices: Vec::new(),
             globals: Vec::new(),
             paused: false,
+            snapshot: false,
             preconfig: false,
             actions: Actions::default(),
             nographic: false,

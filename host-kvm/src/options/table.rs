@@ -358,6 +358,11 @@ pub(super) static OPTIONS: &[OptionRow] = &[
         "do not start the guest",
     ),
     flag(
+        &["snapshot"],
+        |b| b.set(|o| o.snapshot = true),
+        "let what drives write go to temporary files, unless they say otherwise",
+    ),
+    flag(
         &["preconfig"],
         |b| b.set(|o| o.preconfig = true),
         "wait for the QMP command x-exit-preconfig before anything else",
@@ -515,7 +520,6 @@ pub(super) static ABSENT: &[&str] = &[
     "semihosting",
     "set",
     "singlestep",
-    "snapshot",
     "spice",
     "tb-size",
     "tpmdev",

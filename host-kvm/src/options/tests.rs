@@ -257,7 +257,10 @@ fn errors_name_the_option() {
             "-device isa-serial,foo=1",
             "Property 'isa-serial.foo' not found",
         ),
-        ("-device isa-serial,iobase=x", "expects a number"),
+        (
+            "-device isa-serial,iobase=x",
+            "Parameter 'iobase' expects integer",
+        ),
         ("-device isa-serial,iobase=65536", "uint16"),
         ("-device isa-serial,id=1", "identifier"),
         ("-device isa-serial,chardev=c", "\"c\" not found"),
@@ -267,7 +270,10 @@ fn errors_name_the_option() {
             "-global isa-serial.foo=1",
             "Property 'isa-serial.foo' not found",
         ),
-        ("-global isa-serial.iobase=x", "expects a number"),
+        (
+            "-global isa-serial.iobase=x",
+            "Parameter 'iobase' expects integer",
+        ),
         ("-global foo", "Invalid parameter 'foo'"),
     ] {
         let error = run(line).unwrap_err();

@@ -11,7 +11,7 @@ use thimble_monitor::schema::read_option;
 use crate::block::Graph;
 use crate::block::backend::{Backend, Device, OnError, VIRTIO};
 use crate::block::node::{Need, Permissions};
-use crate::options::{BlockOption, DeviceOption, Interface, OptionError, Options};
+use crate::options::{BlockOption, DeviceOption, Interface, OptionError, Options, set_property};
 
 /// What is refused, with the hint that may stand on a line of its own.
 pub(super) fn refused(origin: &str, reason: &str) -> OptionError {
@@ -64,8 +64,7 @@ pub(super) fn devices(options: &Options) -> Result<Vec<DeviceOption>, OptionErro
             values.push(("unit", drive.unit.to_string()));
         }
         for (name, value) in values {
-            let set = properties.set(name, &value);
-            set.map_err(|error| refused(format!("Property '{class}.{name}' {error}: '{value}'")))?;
+            set_property(&mut properties, name, &value).map_err(&refused)?;
         }
         devices.push(DeviceOption {
             id: None,

@@ -525,7 +525,7 @@ impl Blocks for Vm {
         let of_drive = match blocks.drive(&drive) {
             Some(found) => {
                 let root = found.root.borrow();
-                let node = root.as_ref().map(|root| root.node().clone());
+                let node = root.as_ref().map(|root| root.node());
                 Some(node.ok_or_else(|| refused(format!("Device '{drive}' has no medium")))?)
             }
             None => None,

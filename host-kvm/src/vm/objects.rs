@@ -183,11 +183,11 @@ impl Outside for Objects<'_> {
         };
         let (device, root) = (drive.device.borrow(), drive.root.borrow());
         let thread = device.as_ref().and_then(|device| device.thread.as_deref());
-        let node = root.as_ref().map_or("", |root| root.node().name());
+        let node = root.as_ref().map(|root| root.node());
         take(BehindDrive {
-            name: match drive.name() {
-                "" => node,
-                name => name,
+            name: match (drive.name(), &node) {
+                ("", Some(node)) => node.name(),
+                (name, _) => name,
             },
             thread: thread.and_then(|id| self.made.position(id)),
         });

@@ -210,7 +210,24 @@ aio_flush
 aio_read 2M 4k
 aio_flush
 aio_read -q 0 512
-aio_flush";
+aio_flush
+write -s {dir}/source 0 30
+read -v 0 32
+write -s {dir}/nope 0 512
+write -s {dir}/empty 0 512
+write -s {dir}/source -P 5 0 512
+write -n 0 512
+write -zn 0 512
+write -b -z 0 512
+write -b 0 512
+write -c 0 512
+write -b -c 0 512
+read -b 0 512
+read -b -P 5 0 512
+truncate -m metadata 2M
+truncate -m nix 2M
+truncate -m off 2M
+length";
 
 /// What a command writes last, so that one knows that all is there.
 const MARK: &str = "extraneous/unrecognized suffix -- nix\n";
@@ -235,34 +252,146 @@ fn written(instance: &Instance, seen: &mut usize) -> String {
     lines.collect::<Vec<_>>().join("|")
 }
 
-#[test]
-fn storage_commands_write_the_same() {
+/// Gives commands to both emulators, each line the drive or node and the command.
+fn compare_commands(test: &str, launch: impl Fn(Emulator) -> Launcher, lines: &[(&str, &str)]) {
     let mut answers = Vec::new();
     for emulator in emulators() {
-        let drive = "if=none,id=d,file={dir}/a.img,format=raw,discard=unmap";
-        let instance = with_images(emulator).args(["-drive", drive]).start();
+        let instance = launch(emulator).start();
         let mut client = negotiated(&instance);
+        let directory = instance.dir().to_str().expect("a plain path").to_owned();
         let (mut seen, mut said) = (0, Vec::new());
-        for command in COMMANDS.lines() {
-            let mut tell = |command: &str| {
-                let line = format!("qemu-io d \"{command}\"");
+        for (target, command) in lines {
+            let mut tell = |target: &str, command: &str| {
+                let line = format!("qemu-io {target} \"{command}\"");
                 let arguments = json!({"command-line": line});
                 command_with(&mut client, "human-monitor-command", arguments)
             };
-            let text = tell(command);
+            let text = tell(target, &command.replace("{dir}", &directory));
             // What goes on in the background is written by the time that it has been waited for.
-            let goes_on = command.starts_with("aio_") && command != "aio_flush";
-            let shown = if goes_on {
-                String::new()
-            } else {
-                tell("read nix 1");
-                written(&instance, &mut seen)
+            let starts = ["aio_read", "aio_write", "resume", "remove_break"];
+            let shown = match starts.iter().any(|start| command.starts_with(start)) {
+                true => String::new(),
+                false => {
+                    tell("d", "read nix 1");
+                    written(&instance, &mut seen)
+                }
             };
-            said.push((command.to_owned(), format!("{text} {shown}")));
+            let input = match *target {
+                "d" => (*command).to_owned(),
+                target => format!("{target}: {command}"),
+            };
+            said.push((input, format!("{text} {shown}")));
         }
         answers.push(said);
     }
-    compare("commands-storage", &answers);
+    compare(test, &answers);
+}
+
+#[test]
+fn storage_commands_write_the_same() {
+    let drive = "if=none,id=d,file={dir}/a.img,format=raw,discard=unmap";
+    let launch = |emulator| {
+        let launcher = with_images(emulator).args(["-drive", drive]);
+        std::fs::write(launcher.dir().join("source"), "0123456789\n").expect("a file");
+        std::fs::write(launcher.dir().join("empty"), "").expect("a file");
+        launcher
+    };
+    let lines: Vec<(&str, &str)> = COMMANDS.lines().map(|line| ("d", line)).collect();
+    compare_commands("commands-storage", launch, &lines);
+}
+
+/// What is where, in images of several kinds.
+#[test]
+fn storage_commands_tell_what_is_where() {
+    let launch = |emulator| {
+        let overlay = "if=none,id=s,file={dir}/b.img,format=raw,snapshot=on";
+        let filter = "throttle,node-name=t,throttle-group=g,file=n";
+        with_images(emulator)
+            .args(["-object", "throttle-group,id=g"])
+            .args(["-drive", "if=none,id=d,file={dir}/a.img,format=raw"])
+            .args(["-drive", overlay, "-drive", "if=none,id=e"])
+            .args(["-blockdev", "null-co,node-name=n,size=1048576"])
+            .args(["-blockdev", "null-co,node-name=z,size=4096,read-zeroes=on"])
+            .args(["-blockdev", filter])
+            .args(["-blockdev", "raw,node-name=o,file=n,offset=4096"])
+    };
+    let lines = [
+        ("d", "map"),
+        ("d", "map 5"),
+        ("d", "alloc"),
+        ("d", "alloc 0"),
+        ("d", "alloc 0 1M"),
+        ("d", "alloc 0 2M"),
+        ("d", "alloc 511 512"),
+        ("d", "alloc 2M"),
+        ("d", "alloc 0 x"),
+        ("d", "alloc -x"),
+        ("s", "map"),
+        ("s", "write 0 512"),
+        ("s", "write 128k 64k"),
+        ("s", "map"),
+        ("s", "alloc 0 1M"),
+        ("s", "alloc 64k"),
+        ("s", "alloc 64k 512"),
+        ("s", "read -P 0 512 1k"),
+        ("s", "write -P 3 190k 10k"),
+        ("s", "map"),
+        ("n", "map"),
+        ("n", "alloc 0 4k"),
+        ("n", "write -zn 0 512"),
+        ("z", "map"),
+        ("t", "map"),
+        ("o", "map"),
+        ("e", "map"),
+        ("d", "sleep"),
+        ("d", "sleep x"),
+        ("d", "sleep -5"),
+        ("d", "sleep 0x1"),
+    ];
+    compare_commands("commands-storage-map", launch, &lines);
+}
+
+/// Requests that stop at a step of their work.
+#[test]
+fn storage_commands_stop_requests() {
+    let launch = |emulator| {
+        let drive = "if=none,id=d,driver=raw,file.driver=blkdebug,file.image.driver=file,\
+                     file.image.filename={dir}/a.img,file.node-name=b,file.image.node-name=f";
+        with_images(emulator).args(["-drive", drive])
+    };
+    let lines = [
+        ("d", "break read_aio A"),
+        ("d", "aio_read 0 512"),
+        ("d", "wait_break A"),
+        // One stops, and others go on.
+        ("d", "read 512 512"),
+        ("d", "resume A"),
+        ("d", "aio_flush"),
+        ("d", "resume A"),
+        ("d", "remove_break A"),
+        ("d", "break nix A"),
+        ("d", "break read_aio"),
+        ("d", "break write_aio W"),
+        ("d", "remove_break W"),
+        ("d", "write 0 512"),
+        ("d", "break write_aio W"),
+        ("d", "break write_aio V"),
+        ("d", "aio_write -P 5 0 512"),
+        ("d", "wait_break W"),
+        ("d", "wait_break V"),
+        ("d", "read -P 0xcd 0 512"),
+        ("d", "remove_break W"),
+        ("d", "read -P 0xcd 0 512"),
+        ("d", "resume V"),
+        ("d", "aio_flush"),
+        ("d", "read -P 5 0 512"),
+        ("d", "break flush_to_disk F"),
+        ("d", "remove_break F"),
+        ("f", "break read_aio P"),
+        ("f", "remove_break P"),
+        ("f", "resume P"),
+    ];
+    compare_commands("commands-storage-breaks", launch, &lines);
 }
 
 #[test]

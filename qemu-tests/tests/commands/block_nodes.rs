@@ -219,6 +219,81 @@ fn drivers_change_while_nodes_stand() {
     );
 }
 
+/// What a node is on can be another one: `raw` and filters.
+#[test]
+fn children_change_while_nodes_stand() {
+    let reopen = |options: Value| ("blockdev-reopen", json!({"options": options}));
+    let raw = |node: &str, file: Value| json!({"driver": "raw", "node-name": node, "file": file});
+    let limited = |file: &str| json!({"driver": "throttle", "node-name": "t", "file": file, "throttle-group": "g"});
+    let null = json!({"driver": "null-co", "node-name": "n", "size": 4096});
+    let file = |node: &str, name: &str| json!({"driver": "file", "node-name": node, "filename": format!("{{dir}}/{name}")});
+    let mut read_only = file("o", "odd.img");
+    read_only["read-only"] = true.into();
+    let own = json!({"driver": "file", "node-name": "own", "filename": "{dir}/odd.img", "locking": "off"});
+    let filter = |file: &str| json!({"driver": "copy-on-read", "node-name": "c", "file": file});
+    let launch = |emulator| {
+        with_images(emulator)
+            .args(["-object", "throttle-group,id=g"])
+            .args(["-blockdev", "file,node-name=f,filename={dir}/a.img"])
+            .args(["-blockdev", "raw,node-name=r,file=f"])
+            .args(["-device", "virtio-blk-pci,drive=r,id=v"])
+    };
+    let show = || ("query-block", json!({}));
+    compare_answers(
+        "commands-block-reopen-children",
+        launch,
+        &[
+            add(file("g", "b.img")),
+            add(null),
+            add(limited("n")),
+            add(read_only),
+            add(raw("r2", own.clone())),
+            add(raw("up", "t".into())),
+            add(filter("n")),
+            nodes(),
+            reopen(json!([raw("r", "g".into())])),
+            nodes(),
+            show(),
+            reopen(json!([raw("r", "nix".into())])),
+            reopen(json!([raw("r", json!({"driver": "null-co"}))])),
+            reopen(json!([raw("r", "r".into())])),
+            reopen(json!([raw("r", Value::Null)])),
+            reopen(json!([raw("r", "o".into())])),
+            show(),
+            reopen(json!([raw("r", "n".into())])),
+            show(),
+            // What is above shows the old length in QEMU.
+            reopen(json!([limited("g")])),
+            reopen(json!([limited("n")])),
+            reopen(json!([limited("up")])),
+            reopen(json!([limited("t")])),
+            reopen(json!([limited("nix")])),
+            reopen(json!([filter("g")])),
+            // One that nobody else has goes when it is left.
+            reopen(json!([raw("r2", "g".into())])),
+            nodes(),
+            reopen(json!([raw("r2", "own".into())])),
+            reopen(json!([raw("r2", own)])),
+            // All of them or none, and what one gives up another one can have.
+            reopen(json!([raw("r", "g".into()), raw("r2", "nix".into())])),
+            nodes(),
+            reopen(json!([raw("r", "g".into()), raw("r2", "f".into())])),
+            nodes(),
+            reopen(json!([raw("r", "f".into()), raw("r2", "g".into())])),
+            nodes(),
+            del("f"),
+            del("g"),
+            reopen(json!([raw("up", "n".into())])),
+            reopen(json!([raw("up", "t".into())])),
+            reopen(json!([raw("r", "up".into())])),
+            reopen(json!([limited("r")])),
+            nodes(),
+            del("f"),
+            show(),
+        ],
+    );
+}
+
 /// How files are read and written is the image's user's affair: it stays as it is, and is no part of a name.
 #[test]
 fn ways_to_read_files_look_the_same() {

@@ -182,3 +182,36 @@ fn flash_tells_what_is_behind_it() {
         compare("commands-disk-properties-flash", &answers);
     }
 }
+
+/// What properties can't be is refused in the same words.
+#[test]
+fn wrong_values_are_refused_alike() {
+    for device in [
+        "virtio-blk-pci,drive=d,bootindex=x",
+        "virtio-blk-pci,drive=d,bootindex=",
+        "virtio-blk-pci,drive=d,bootindex=1x",
+        "virtio-blk-pci,drive=d,bootindex=5000000000",
+        "virtio-blk-pci,drive=d,num-queues=70000",
+        "virtio-blk-pci,drive=d,write-cache=x",
+        "virtio-blk-pci,drive=d,share-rw=x",
+        "virtio-blk-pci,drive=d,logical_block_size=x",
+        "ide-hd,drive=d,bootindex=99999999999999999999",
+        "ide-hd,drive=d,cyls=x",
+        "ide-hd,drive=d,wwn=x",
+        "ide-cd,bootindex=x",
+        "ide-cd,unit=4294967296",
+    ] {
+        let mut answers = Vec::new();
+        for emulator in emulators() {
+            let instance = with_images(emulator)
+                .args(["-drive", "if=none,id=d,driver=null-co,size=1M"])
+                .args(["-device", device])
+                .start();
+            let ended = instance.wait(crate::SOON).code();
+            let said = instance.stderr();
+            let said = said.split_once(": ").map_or("", |(_, said)| said);
+            answers.push(vec![(device.to_owned(), format!("{ended:?} {said}"))]);
+        }
+        compare("commands-disk-properties-wrong", &answers);
+    }
+}

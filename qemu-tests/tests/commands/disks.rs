@@ -30,8 +30,13 @@ fn boot_sector() -> Vec<u8> {
 
 /// An emulator whose SeaBIOS boots from the image `{dir}/boot.img` of 1 MiB, which the options put behind a disk.
 fn booting(emulator: Emulator, options: &[&str]) -> Launcher {
+    booting_sector(emulator, &boot_sector(), options)
+}
+
+/// The same with another boot sector.
+pub(crate) fn booting_sector(emulator: Emulator, sector: &[u8], options: &[&str]) -> Launcher {
     let launcher = emulator.launcher();
-    let mut image = boot_sector();
+    let mut image = sector.to_vec();
     image.resize(1 << 20, 0);
     std::fs::write(launcher.dir().join("boot.img"), image).expect("a file");
     launcher
@@ -112,6 +117,81 @@ fn snapshots_leave_the_image_alone() {
         let instance = booting(emulator, &["-drive", drive]).start();
         wait_console(&instance, "O");
         assert_eq!(second_sector(&instance), [0; 512], "{emulator:?}");
+    }
+}
+
+/// What is told of drives that write to temporary files, but for names and formats, which are each emulator's own.
+#[test]
+fn snapshots_look_the_same() {
+    let drive = "if=none,id=d,file={dir}/a.img,format=raw,node-name=n";
+    for (options, drive) in [
+        (&["-snapshot"][..], drive.to_owned()),
+        (&[], format!("{drive},snapshot=on")),
+        (&["-snapshot"], format!("{drive},snapshot=off")),
+        (&["-snapshot"], format!("{drive},readonly=on")),
+        (&["-snapshot"], format!("{drive},cache=directsync")),
+        (&[], format!("{drive},snapshot=on,copy-on-read=on")),
+        (&["-snapshot"], "if=none,id=d".to_owned()),
+    ] {
+        let mut answers = Vec::new();
+        for emulator in emulators() {
+            let launcher = crate::block_nodes::with_images(emulator).args(options);
+            let instance = launcher.args(["-drive", &drive]).start();
+            let mut client = negotiated(&instance);
+            for line in ["write 200k 512", "read 0 512"] {
+                let line = format!("qemu-io d \"{line}\"");
+                let arguments = json!({"command-line": line});
+                command_with(&mut client, "human-monitor-command", arguments);
+            }
+            let shown = ask(&mut client, "query-block");
+            let mut told = Vec::new();
+            let inserted = &shown[0]["inserted"];
+            for name in [
+                "ro",
+                "backing_file_depth",
+                "cache",
+                "encrypted",
+                "detect_zeroes",
+            ] {
+                told.push(inserted[name].clone());
+            }
+            let image = &inserted["image"];
+            for name in ["virtual-size", "cluster-size", "dirty-flag"] {
+                told.push(image[name].clone());
+            }
+            for (below, name) in [("filename", "file"), ("filename", "backing_file")] {
+                // It is that of the image itself where there is nothing above it.
+                let path = inserted[name].as_str().unwrap_or_default();
+                told.push(json!([
+                    below,
+                    path.starts_with("json:{\"backing\":"),
+                    path.is_empty()
+                ]));
+            }
+            told.push(image["backing-image"]["format"].clone());
+            told.push(image["backing-image"]["virtual-size"].clone());
+            let nodes = ask(&mut client, "query-named-block-nodes");
+            let named = nodes.as_array().expect("a list").iter();
+            let named = named.filter(|node| node["node-name"] == "n");
+            told.extend(named.map(|node| json!([node["drv"], node["ro"]])));
+            // What has been read is there, too, where that is asked for.
+            if !inserted.is_null() {
+                let line = json!({"command-line": "qemu-io d \"alloc 0 1M\""});
+                command_with(&mut client, "human-monitor-command", line);
+                assert!(instance.wait_stdout("bytes allocated at", crate::SOON));
+                let out = String::from_utf8_lossy(&instance.stdout()).into_owned();
+                told.push(json!(out.lines().last()));
+            }
+            answers.push(vec![(
+                format!("{options:?} {drive}"),
+                json!(told).to_string(),
+            )]);
+            let image = std::fs::read(instance.dir().join("a.img")).expect("the image");
+            if !drive.contains("snapshot=off") {
+                assert!(image.iter().all(|byte| *byte == 0), "{emulator:?} {drive}");
+            }
+        }
+        compare("disks-snapshots", &answers);
     }
 }
 

@@ -14,6 +14,7 @@ mod block_nodes;
 mod clock;
 mod crate_types;
 mod descriptors;
+mod disk_failures;
 mod disk_properties;
 mod disk_threads;
 mod disks;
