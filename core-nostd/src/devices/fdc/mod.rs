@@ -346,6 +346,8 @@ pub struct Fdc {
     drives: [Drive; DRIVES],
     state: State,
     fifo: heapless::Vec<u8, FIFO>,
+    /// Whose request is under way: the guest may choose another drive meanwhile.
+    asked: Option<DriveId>,
     /// A drive whose request was given up.
     cancelled: Option<DriveId>,
     tag: u32,
@@ -384,6 +386,7 @@ impl Fdc {
             drives: [const { Drive::none() }; DRIVES],
             state: RESET,
             fifo,
+            asked: None,
             cancelled: None,
             tag: 0,
         }
@@ -462,7 +465,7 @@ impl Fdc {
     /// What is under way is given up.
     fn give_up(&mut self, cx: &mut Context<'_>) {
         if self.state.is_issued {
-            self.cancelled = self.drive().id();
+            self.cancelled = self.asked;
         }
         self.state.is_issued = false;
         self.state.stage = Stage::Idle;
@@ -1120,6 +1123,7 @@ impl BlockController for Fdc {
         let place = &self.drives[self.index(self.chosen())];
         let (drive, offset) = place.id().zip(place.offset())?;
         self.state.is_issued = true;
+        self.asked = Some(drive);
         Some(Request {
             drive,
             tag: self.tag,
@@ -1142,7 +1146,7 @@ impl BlockController for Fdc {
         outcome: Outcome,
         bytes: &[u8],
     ) {
-        if !self.state.is_issued || tag != self.tag || self.drive().id() != Some(drive) {
+        if !self.state.is_issued || tag != self.tag || self.asked != Some(drive) {
             return;
         }
         self.state.is_issued = false;
@@ -1178,6 +1182,7 @@ impl SavedState for Fdc {
             drives,
             state,
             fifo,
+            asked: _,
             cancelled: _,
             tag: _,
         } = self;

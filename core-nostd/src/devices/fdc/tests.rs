@@ -431,6 +431,21 @@ fn what_is_under_way_is_handed_out_again_after_loading() {
 }
 
 #[test]
+fn a_reset_gives_up_what_another_drive_was_asked_for() {
+    let mut rig = Rig::new(FLOPPY);
+    rig.out(register::DOR, 0x14);
+    let (last, first) = READ.split_last().unwrap();
+    rig.send(first);
+    rig.bench.out(&mut rig.fdc, register::FIFO, *last);
+    let mut segments = Segments::new();
+    let cx = &mut rig.bench.context();
+    assert!(rig.fdc.next_request(cx, &mut segments).is_some());
+    rig.bench.out(&mut rig.fdc, register::DOR, 0x15);
+    rig.bench.out(&mut rig.fdc, register::MSR, 0x80);
+    assert_eq!(rig.fdc.take_cancelled(), Some(A));
+}
+
+#[test]
 fn a_reset_gives_requests_up() {
     let mut rig = Rig::new(FLOPPY);
     rig.out(register::DOR, 0x14);
