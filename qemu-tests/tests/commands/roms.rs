@@ -629,7 +629,7 @@ program!(
 );
 
 program!(
-    /// Sets the hour of the real-time clock to 0 to 23 in turn, with a pause after the first, and prints `C`.
+    /// Sets the hour of the real-time clock to 0 to 23 in turn, with a pause of 55 ms by the timer after the first, and prints `C`.
     clock_setter, clock_setter_start, clock_setter_end,
     "   movb $0x0b, %al
         outb %al, $0x70
@@ -642,9 +642,16 @@ program!(
         outb %al, $0x71
         testb %bl, %bl
         jnz 3f
-        movw $5000, %cx
-    2:  inb $0x80, %al
-        loop 2b
+        movb $0x01, %al
+        outb %al, $0x61
+        movb $0xb0, %al
+        outb %al, $0x43
+        movb $0xff, %al
+        outb %al, $0x42
+        outb %al, $0x42
+    2:  inb $0x61, %al
+        testb $0x20, %al
+        jz 2b
     3:  incb %bl
         cmpb $24, %bl
         jb 1b
