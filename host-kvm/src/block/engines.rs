@@ -44,6 +44,43 @@ impl Engines {
     }
 }
 
+/// The requests that the kernel has got by one of its ways, by the numbers it knows them by.
+#[derive(Default)]
+pub(super) struct UnderWay {
+    transfers: Vec<Option<Box<Transfer>>>,
+    free: Vec<usize>,
+}
+
+impl UnderWay {
+    /// How many there are; numbers that are reserved count, too.
+    pub(super) fn len(&self) -> usize {
+        self.transfers.len() - self.free.len()
+    }
+
+    /// A number for a request that is about to be handed on: it is to be put there, or the number given back.
+    pub(super) fn reserve(&mut self) -> usize {
+        self.free.pop().unwrap_or_else(|| {
+            self.transfers.push(None);
+            self.transfers.len() - 1
+        })
+    }
+
+    /// Keeps the request of a reserved number until its end.
+    pub(super) fn put(&mut self, number: usize, transfer: Box<Transfer>) {
+        self.transfers[number] = Some(transfer);
+    }
+
+    /// Takes the request of a number that the kernel tells the end of; the number stays reserved.
+    pub(super) fn take(&mut self, number: usize) -> Option<Box<Transfer>> {
+        self.transfers.get_mut(number)?.take()
+    }
+
+    /// Gives a reserved number back.
+    pub(super) fn release(&mut self, number: usize) {
+        self.free.push(number);
+    }
+}
+
 /// Lets a thread do a request.
 pub(super) fn wait_for(transfer: Box<Transfer>, pool: &Pool) {
     pool.start(Box::new(move || transfer.perform()));

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 
-use super::engines::{is_refused, wait_for};
+use super::engines::{UnderWay, is_refused, wait_for};
 use super::executor::{IDLE, Pool, start_thread};
 use super::handle::last_error;
 use super::transfer::{Kind, Transfer};
@@ -129,37 +129,28 @@ struct Queue {
     /// As long as there is a thread.
     context: Option<Arc<Context>>,
     waiting: VecDeque<Box<Transfer>>,
-    /// What the kernel has, by slots.
-    transfers: Vec<Option<Box<Transfer>>>,
-    free: Vec<usize>,
+    under_way: UnderWay,
 }
 
 impl Queue {
-    fn under_way(&self) -> usize {
-        self.transfers.len() - self.free.len()
-    }
-
     /// Hands the kernel what waits, as far as it has room.
     fn submit(&mut self, pool: &Pool) {
         let Some(context) = self.context.clone() else {
             return;
         };
-        while self.under_way() < UNDER_WAY_MAX {
+        while self.under_way.len() < UNDER_WAY_MAX {
             let Some(transfer) = self.waiting.pop_front() else {
                 return;
             };
             let Some(transfer) = transfer.begin() else {
                 continue;
             };
-            let slot = self.free.pop().unwrap_or_else(|| {
-                self.transfers.push(None);
-                self.transfers.len() - 1
-            });
-            match context.submit(&transfer, slot as u64) {
-                Ok(()) => self.transfers[slot] = Some(transfer),
+            let number = self.under_way.reserve();
+            match context.submit(&transfer, number as u64) {
+                Ok(()) => self.under_way.put(number, transfer),
                 Err(error) => {
-                    self.free.push(slot);
-                    if error == Errno::AGAIN && self.under_way() > 0 {
+                    self.under_way.release(number);
+                    if error == Errno::AGAIN && self.under_way.len() > 0 {
                         self.waiting.push_front(transfer);
                         return;
                     }
@@ -171,9 +162,9 @@ impl Queue {
 
     /// Takes an end.
     fn ended(&mut self, end: &IoEvent) -> Option<Box<Transfer>> {
-        let slot = end.data as usize;
-        let transfer = self.transfers.get_mut(slot)?.take()?;
-        self.free.push(slot);
+        let number = end.data as usize;
+        let transfer = self.under_way.take(number)?;
+        self.under_way.release(number);
         Some(transfer)
     }
 }
@@ -229,7 +220,7 @@ fn serve(state: &State, pool: &Pool, context: &Context) {
         let count = match context.wait(&mut ends) {
             Ok(0) => {
                 let mut queue = state.lock();
-                if queue.under_way() == 0 && queue.waiting.is_empty() {
+                if queue.under_way.len() == 0 && queue.waiting.is_empty() {
                     queue.context = None;
                     return;
                 }

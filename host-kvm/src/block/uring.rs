@@ -18,7 +18,7 @@ use io_uring::{IoUring, cqueue, opcode, squeue};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 
-use super::engines::{is_refused, wait_for};
+use super::engines::{UnderWay, is_refused, wait_for};
 use super::executor::{IDLE, Pool, start_thread};
 use super::transfer::{Kind, Transfer};
 
@@ -28,7 +28,7 @@ const ENTRIES: u32 = 128;
 /// Requests that the kernel has at a time; the doorbell needs an entry, too.
 const UNDER_WAY_MAX: usize = ENTRIES as usize - 1;
 
-/// The number of the doorbell; requests have those of their slots.
+/// The number of the doorbell; requests have those of [`UnderWay`].
 const BELL: u64 = u64::MAX;
 
 /// How long to wait where the kernel has no memory for a request.
@@ -123,8 +123,7 @@ impl Uring {
             state: self.0.clone(),
             pool: pool.clone(),
             bell: bell.clone(),
-            transfers: Vec::new(),
-            free: Vec::new(),
+            under_way: UnderWay::default(),
             armed: false,
             given_up: false,
         };
@@ -140,9 +139,7 @@ struct Server {
     state: Arc<State>,
     pool: Pool,
     bell: Arc<OwnedFd>,
-    /// What the kernel has, by slots.
-    transfers: Vec<Option<Box<Transfer>>>,
-    free: Vec<usize>,
+    under_way: UnderWay,
     /// The kernel looks at the doorbell.
     armed: bool,
     /// The kernel has let us make a ring, but not use it.
@@ -166,10 +163,6 @@ fn entry(transfer: &Transfer) -> squeue::Entry {
 }
 
 impl Server {
-    fn under_way(&self) -> usize {
-        self.transfers.len() - self.free.len()
-    }
-
     fn serve(mut self, mut ring: IoUring) {
         if ring.params().is_setup_single_issuer()
             && ring.submitter().register_enable_rings().is_err()
@@ -181,7 +174,7 @@ impl Server {
             if !self.take(&mut ring) {
                 return;
             }
-            let arguments = match self.under_way() {
+            let arguments = match self.under_way.len() {
                 0 => SubmitArgs::new().timespec(&idle),
                 _ => SubmitArgs::new(),
             };
@@ -190,7 +183,7 @@ impl Server {
             match entered.as_ref().map_err(|error| error.raw_os_error()) {
                 Err(Some(libc::ETIME)) if ended.is_empty() => {
                     let mut queue = self.state.lock();
-                    if queue.waiting.is_empty() && self.under_way() == 0 {
+                    if queue.waiting.is_empty() && self.under_way.len() == 0 {
                         queue.bell = None;
                         return;
                     }
@@ -201,7 +194,7 @@ impl Server {
                         std::thread::sleep(BREATH);
                     }
                 }
-                Err(_) if self.under_way() == 0 => return self.give_up(),
+                Err(_) if self.under_way.len() == 0 => return self.give_up(),
                 Err(_) => std::thread::sleep(BREATH),
             }
             for end in ended {
@@ -217,14 +210,14 @@ impl Server {
             self.armed = true;
             self.push(ring, &bell.multi(true).build().user_data(BELL));
             // What the kernel says to the first entry decides about all others.
-            if self.under_way() == 0 && ring.submit().is_err() {
+            if self.under_way.len() == 0 && ring.submit().is_err() {
                 self.give_up();
             }
         }
         if self.given_up {
-            return self.under_way() > 0;
+            return self.under_way.len() > 0;
         }
-        while self.under_way() < UNDER_WAY_MAX {
+        while self.under_way.len() < UNDER_WAY_MAX {
             let mut queue = self.state.lock();
             let Some(transfer) = queue.waiting.pop_front() else {
                 queue.asleep = true;
@@ -233,23 +226,20 @@ impl Server {
             queue.asleep = false;
             drop(queue);
             if let Some(transfer) = transfer.begin() {
-                let slot = self.free.pop().unwrap_or_else(|| {
-                    self.transfers.push(None);
-                    self.transfers.len() - 1
-                });
-                self.submit(transfer, slot, ring);
+                let number = self.under_way.reserve();
+                self.submit(transfer, number, ring);
             }
         }
         true
     }
 
-    fn submit(&mut self, transfer: Box<Transfer>, slot: usize, ring: &mut IoUring) {
-        self.push(ring, &entry(&transfer).user_data(slot as u64));
-        self.transfers[slot] = Some(transfer);
+    fn submit(&mut self, transfer: Box<Transfer>, number: usize, ring: &mut IoUring) {
+        self.push(ring, &entry(&transfer).user_data(number as u64));
+        self.under_way.put(number, transfer);
     }
 
     fn push(&self, ring: &mut IoUring, entry: &squeue::Entry) {
-        // SAFETY: what the entry names is kept in `transfers` until its end has come. There is room: each request has one entry at
+        // SAFETY: what the entry names is kept in `under_way` until its end has come. There is room: each request has one entry at
         // most, and so has the doorbell.
         let pushed = unsafe { ring.submission().push(entry) };
         debug_assert!(pushed.is_ok());
@@ -263,16 +253,17 @@ impl Server {
             }
             return;
         }
-        let slot = end.user_data() as usize;
-        let transfer = self.transfers.get_mut(slot).and_then(Option::take);
-        let Some(transfer) = transfer else { return };
+        let number = end.user_data() as usize;
+        let Some(transfer) = self.under_way.take(number) else {
+            return;
+        };
         let result = i64::from(end.result());
         if is_refused(result) {
             wait_for(transfer, &self.pool);
         } else if let Some(transfer) = transfer.moved(result) {
-            return self.submit(transfer, slot, ring);
+            return self.submit(transfer, number, ring);
         }
-        self.free.push(slot);
+        self.under_way.release(number);
     }
 
     /// The pool is to do all that the kernel has not got, from now on.

@@ -58,7 +58,8 @@ impl Kernel {
                     initrd: initrd_file(options)?,
                     ..Self::default()
                 };
-                kernel.prepare(options, &[])?;
+                let append = kernel.command_line(options, &[]);
+                kernel.prepare(options, append)?;
                 return Ok(kernel);
             }
             Err(error) => {
@@ -101,14 +102,20 @@ impl Kernel {
             start: Some(start),
             ..Self::default()
         };
-        kernel.prepare(options, &[])?;
+        let append = kernel.command_line(options, &[]);
+        kernel.prepare(options, append)?;
         Ok(kernel)
     }
 
-    /// Writes the command line for a kernel that is told of devices at these places, and what the boot ROM does about it.
-    fn prepare(&mut self, options: &Options, devices: &[VirtioPlace]) -> Result<(), OptionError> {
+    /// The command line for a kernel that is told of devices at these places.
+    fn command_line(&self, options: &Options, devices: &[VirtioPlace]) -> String {
         let tsc_hz = self.start.as_ref().and_then(|start| start.tsc_hz);
-        self.append = cmdline::of(options, devices, tsc_hz).leak();
+        cmdline::of(options, devices, tsc_hz)
+    }
+
+    /// Takes a command line, and writes what the boot ROM does about it.
+    fn prepare(&mut self, options: &Options, append: String) -> Result<(), OptionError> {
+        self.append = append.leak();
         let (Some(start), Some(path)) = (&self.start, &options.kernel) else {
             return Ok(());
         };
@@ -146,14 +153,14 @@ impl Kernel {
         machine: &mut Machine<'static>,
     ) -> Result<(), OptionError> {
         let devices: Vec<_> = machine.virtio_places().collect();
-        let before = self.append;
         if self.file.is_empty() || devices.is_empty() {
             return Ok(());
         }
-        self.prepare(options, &devices)?;
-        if self.append == before {
+        let append = self.command_line(options, &devices);
+        if append == self.append {
             return Ok(());
         }
+        self.prepare(options, append)?;
         let told = machine.set_command_line(self.append.as_bytes(), self.table);
         told.map_err(|error| OptionError::new("-append", &error.to_string()))
     }
