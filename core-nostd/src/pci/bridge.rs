@@ -11,8 +11,6 @@
 //! controller that QEMU's bridge has unless it is told `shpc=off`; with it goes the message-signalled
 //! interrupt, which serves that controller alone.
 
-use serde::{Deserialize, Serialize};
-
 use super::config::{ConfigSpace, Identity, PciFunction, SavedConfig, reg};
 use crate::devices::class::{DeviceClass, Property, PropertyKind, Value};
 use crate::devices::{Context, Width};
@@ -66,12 +64,6 @@ pub type Window = (u64, u64);
 #[derive(Clone, Debug)]
 pub struct PciBridge {
     config: ConfigSpace,
-}
-
-/// Saved form of [`PciBridge`], version 1.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct SavedBridge {
-    config: SavedConfig,
 }
 
 impl PciBridge {
@@ -190,18 +182,15 @@ impl PciFunction for PciBridge {
 impl SavedState for PciBridge {
     const NAME: &'static str = CLASS.name;
     const VERSION: u16 = 1;
-    type Saved = SavedBridge;
+    type Saved = SavedConfig;
 
-    fn save(&self) -> SavedBridge {
+    fn save(&self) -> SavedConfig {
         let Self { config } = self;
-        SavedBridge {
-            config: config.save(),
-        }
+        config.save()
     }
 
-    fn load(&mut self, saved: SavedBridge, _cx: &mut Context<'_>) -> Result<(), StateError> {
-        let SavedBridge { config } = saved;
-        self.config.load(config)
+    fn load(&mut self, saved: SavedConfig, _cx: &mut Context<'_>) -> Result<(), StateError> {
+        self.config.load(saved)
     }
 }
 

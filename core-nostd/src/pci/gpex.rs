@@ -6,8 +6,6 @@
 //! configuration space of conventional PCI; what is behind them reads as ones. There are no root ports, and nothing is plugged in
 //! while the machine runs. Function 00:00.0 says what the bus hangs on, and does nothing.
 
-use serde::{Deserialize, Serialize};
-
 use super::config::{CONFIG_BYTES, ConfigSpace, Identity, PciFunction, SavedConfig};
 use super::mechanism::Address;
 use crate::devices::Context;
@@ -75,12 +73,6 @@ pub struct Gpex {
     config: ConfigSpace,
 }
 
-/// Saved form of [`Gpex`].
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct SavedGpex {
-    config: SavedConfig,
-}
-
 impl Gpex {
     /// The function after power-on.
     pub fn new() -> Self {
@@ -122,18 +114,15 @@ impl PciFunction for Gpex {
 impl SavedState for Gpex {
     const NAME: &'static str = "gpex-root";
     const VERSION: u16 = 1;
-    type Saved = SavedGpex;
+    type Saved = SavedConfig;
 
-    fn save(&self) -> SavedGpex {
+    fn save(&self) -> SavedConfig {
         let Self { config } = self;
-        SavedGpex {
-            config: config.save(),
-        }
+        config.save()
     }
 
-    fn load(&mut self, saved: SavedGpex, _cx: &mut Context<'_>) -> Result<(), StateError> {
-        let SavedGpex { config } = saved;
-        self.config.load(config)
+    fn load(&mut self, saved: SavedConfig, _cx: &mut Context<'_>) -> Result<(), StateError> {
+        self.config.load(saved)
     }
 }
 

@@ -251,12 +251,7 @@ fn express_bus(w: &mut Writer<'_>, irq: u8) {
             for slot in 0..SLOTS {
                 for pin in 0..PINS {
                     let link = LINKS[usize::from(gpex::interrupt_of(slot, pin))];
-                    w.package(4, |w| {
-                        w.term(Term::Int(u64::from(slot) << 16 | 0xffff));
-                        w.term(Term::Int(pin.into()));
-                        w.term(Term::Name(link));
-                        w.term(Term::Int(0));
-                    });
+                    wire(w, slot, pin, Term::Name(link), 0);
                 }
             }
         });
@@ -290,20 +285,29 @@ fn address_of(function: Address) -> u64 {
 /// An element of `_PRT`: where an interrupt pin of a slot goes. That of the power-management
 /// function is the system control interrupt.
 fn route(w: &mut Writer<'_>, facts: &Facts<'_>, pci: &PciFacts<'_>, slot: u8, pin: u8) {
+    if let Some(sci) = facts.hardware.sci()
+        && slot == pci.isa_bridge.device()
+        && pin == 0
+    {
+        return wire(w, slot, pin, Term::Int(0), sci.into());
+    }
+    let pirq = piix3::pirq_of(Address::new(0, slot, 0), pin);
+    wire(
+        w,
+        slot,
+        pin,
+        Term::Name(LINKS[usize::from(pirq % piix3::PIRQS)]),
+        0,
+    );
+}
+
+/// Writes an element of `_PRT`: a pin of all functions of a slot ends in an interrupt of this source.
+fn wire(w: &mut Writer<'_>, slot: u8, pin: u8, source: Term<'_>, interrupt: u64) {
     w.package(4, |w| {
         w.term(Term::Int(u64::from(slot) << 16 | 0xffff));
         w.term(Term::Int(pin.into()));
-        if let Some(sci) = facts.hardware.sci()
-            && slot == pci.isa_bridge.device()
-            && pin == 0
-        {
-            w.term(Term::Int(0));
-            w.term(Term::Int(sci.into()));
-            return;
-        }
-        let pirq = piix3::pirq_of(Address::new(0, slot, 0), pin);
-        w.term(Term::Name(LINKS[usize::from(pirq % piix3::PIRQS)]));
-        w.term(Term::Int(0));
+        w.term(source);
+        w.term(Term::Int(interrupt));
     });
 }
 
