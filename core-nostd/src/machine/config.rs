@@ -119,6 +119,8 @@ pub struct Config<'m> {
     pub pcie: bool,
     /// Whether virtio devices in memory have the registers before 1.0 (`-global virtio-mmio.force-legacy=`).
     pub virtio_mmio_legacy: bool,
+    /// Whether the host's kernel takes notifications of these devices (`-global virtio-mmio.ioeventfd=`).
+    pub virtio_mmio_ioeventfd: bool,
     /// Whether a PC has an HPET (`-machine hpet=`).
     pub hpet: bool,
     /// Whether the HPET's comparators offer to interrupt by message (`-global hpet.msi=`).
@@ -183,6 +185,7 @@ impl<'m> Config<'m> {
             ioapic2: true,
             pcie: false,
             virtio_mmio_legacy: true,
+            virtio_mmio_ioeventfd: false,
             hpet: true,
             hpet_msi: false,
             floppy_fallback: drive::Kind::Inch3Extra,

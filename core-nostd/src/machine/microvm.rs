@@ -44,13 +44,14 @@ pub(super) struct Microvm {
     /// Places, and the interrupt of the first.
     transports: (u8, u8),
     legacy: bool,
+    ioeventfd: bool,
     /// The disk at each place, by its index.
     places: [Option<u8>; TRANSPORTS_MAX],
 }
 
 /// What answers at an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Target {
+pub(super) enum Target {
     Configuration,
     GedEvents,
     GedRegisters,
@@ -94,6 +95,7 @@ impl Microvm {
                 _ => ON_SECOND,
             },
             legacy: config.virtio_mmio_legacy,
+            ioeventfd: config.virtio_mmio_ioeventfd,
             places: [None; TRANSPORTS_MAX],
         }
     }
@@ -111,6 +113,19 @@ impl Microvm {
             .map(|place| (Target::Virtio(place), address_of(place), mmio::LENGTH));
         let ged = ged.into_iter().flatten();
         configuration.into_iter().chain(ged).chain(virtio)
+    }
+
+    /// What answers at an address, with the offset there.
+    pub(super) fn target(&self, gpa: u64) -> Option<(Target, u64)> {
+        let mut ranges = self.ranges();
+        let (target, start, _) =
+            ranges.find(|(_, start, size)| gpa.wrapping_sub(*start) < *size)?;
+        Some((target, gpa - start))
+    }
+
+    /// The index of the disk at a place.
+    pub(super) fn disk(&self, place: u8) -> Option<u8> {
+        self.places.get(usize::from(place)).copied().flatten()
     }
 
     /// The part of an access of `length` bytes to `gpa` that comes next from `done` on: who takes it, the offset there, and where in
@@ -132,13 +147,12 @@ impl Microvm {
 
 /// The disk at a place and its index, from fields of the machine that no context borrows.
 macro_rules! disk_at {
-    ($machine:expr, $place:expr) => {{
-        let place = $machine.microvm.places.get(usize::from($place));
-        place.copied().flatten().and_then(|index| {
+    ($machine:expr, $place:expr) => {
+        $machine.microvm.disk($place).and_then(|index| {
             let disk = $machine.buses.disks.get_mut(usize::from(index))?;
             Some((index, disk.as_mut()?.mmio_mut()?))
         })
-    }};
+    };
 }
 
 /// Where the registers of a place are.
@@ -195,6 +209,11 @@ impl Machine<'_> {
     /// Whether their registers are those before virtio 1.0.
     pub fn has_legacy_virtio(&self) -> bool {
         self.microvm.legacy
+    }
+
+    /// Whether the host's kernel takes notifications of them.
+    pub fn has_virtio_ioeventfd(&self) -> bool {
+        self.microvm.ioeventfd
     }
 
     /// Address and interrupt of a place for a virtio device.

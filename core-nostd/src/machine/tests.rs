@@ -105,7 +105,7 @@ fn machine_with(board: Board, irqchip: Irqchip, pit: bool) -> Machine<'static> {
     machine_without(board, irqchip, |config| config.pit = pit)
 }
 
-fn machine_without(
+pub(super) fn machine_without(
     board: Board,
     irqchip: Irqchip,
     change: impl FnOnce(&mut Config<'_>),

@@ -11,7 +11,7 @@ use crate::devices::{fdc, ged, hpet, ide, kernel, pflash, vmgenid};
 use crate::machine::{Board, Place, Plugged};
 use crate::pci::{Address, i440fx, piix3, piix4_pm};
 use crate::time::calendar::date_from_days;
-use crate::virtio::transport::mmio;
+use crate::virtio::transport::{IOEVENTFD, mmio};
 
 /// Ports and edge/level masks of the two 8259A, as on every PC: `iobase`, `elcr_addr`,
 /// `elcr_mask`.
@@ -343,7 +343,9 @@ impl Tree<'_> {
             (Node::Transport(_), mmio::FORCE_LEGACY) => {
                 return Some(Value::Bool(self.machine.has_legacy_virtio()));
             }
-            (Node::Transport(_), mmio::IOEVENTFD) => return Some(Value::Bool(false)),
+            (Node::Transport(_), IOEVENTFD) => {
+                return Some(Value::Bool(self.machine.has_virtio_ioeventfd()));
+            }
             (Node::Hpet, "hpet-intcap") => hpet::INTCAP.into(),
             (Node::Hpet, hpet::MSI) => return Some(Value::Bool(self.machine.has_hpet_msi())),
             // The years of the registers are those of a century that CMOS tells.

@@ -21,9 +21,9 @@ use super::queue::{
     Buffer, QueueError, RING_EVENT_IDX, RING_INDIRECT_DESC, RING_PACKED, SIZE_MAX, copy_from,
     copy_to, length, skip,
 };
-use super::transport::SavedDevice;
 use super::transport::mmio::{self, VirtioMmio};
 use super::transport::pci::{Interfaces, Kind, VirtioPci};
+use super::transport::{IOEVENTFD, SavedDevice};
 use super::{CONFIG_MAX, Common, Virtio, feature, status};
 use crate::devices::block::{
     BlockController, Data, DriveId, Medium, Operation, Outcome, Request, SECTOR, Segment, Segments,
@@ -182,13 +182,7 @@ pub static PCI_CLASS: DeviceClass = DeviceClass {
             false,
             "whether it does not follow virtio 1.0",
         ),
-        flag("ioeventfd", true, "whether the kernel takes notifications"),
-        Property {
-            name: IO_THREAD,
-            kind: PropertyKind::IoThread,
-            default: Value::Unset,
-            doc: "id of the thread that serves the queues",
-        },
+        flag(IOEVENTFD, true, "whether the kernel takes notifications"),
         number(
             "vectors",
             PropertyKind::Uint32,
@@ -237,6 +231,12 @@ pub static PROPERTIES: &[Property] = &[
         true,
         "whether descriptors may be in tables of their own",
     ),
+    Property {
+        name: IO_THREAD,
+        kind: PropertyKind::IoThread,
+        default: Value::Unset,
+        doc: "id of the thread that serves the queues",
+    },
     number(
         "logical_block_size",
         PropertyKind::Size,

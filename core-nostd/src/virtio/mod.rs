@@ -182,6 +182,12 @@ impl Common {
         &self.queues
     }
 
+    /// The numbers of queues that a driver has set up.
+    pub fn ready_queues(&self) -> impl Iterator<Item = u16> {
+        let queues = (0..).zip(&self.queues);
+        queues.filter_map(|(index, queue)| queue.ring.is_ready().then_some(index))
+    }
+
     /// A queue, if there is one of this number.
     pub fn queue(&self, index: u16) -> Option<&QueueSlot> {
         self.queues.get(usize::from(index))

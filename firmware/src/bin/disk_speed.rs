@@ -1,4 +1,4 @@
-//! For measurement: phases of reads through virtio-blk on PCI, in ring 3, so that a hypervisor runs them natively even where
+//! For measurement: phases of reads through virtio-blk, in ring 3, so that a hypervisor runs them natively even where
 //! it is a guest that can't run ring 0 so. Each phase says how many requests it makes, between marks, as `speed_ring3` does.
 #![no_std]
 #![no_main]

@@ -17,6 +17,7 @@ use kvm_bindings::{
     kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Cap, Kvm, VmFd};
+use thimble_core::devices::Width;
 use thimble_core::irq::Msi;
 use thimble_core::irq::ioapic::IoApicState;
 use thimble_core::irq::pic::SavedPic;
@@ -441,7 +442,7 @@ impl Vm {
         on: bool,
     ) -> Result<(), KvmError> {
         let mut wanted = kvm_ioeventfd {
-            len: 2,
+            len: Width::Word as u32,
             fd: eventfd.as_raw_fd(),
             ..Default::default()
         };
@@ -452,6 +453,12 @@ impl Vm {
                 wanted.flags = IOEVENTFD_DATAMATCH | IOEVENTFD_PIO;
             }
             Doorbell::Memory(gpa) => wanted.addr = gpa,
+            Doorbell::Register { gpa, queue } => {
+                wanted.addr = gpa;
+                wanted.len = Width::Dword as u32;
+                wanted.datamatch = queue.into();
+                wanted.flags = IOEVENTFD_DATAMATCH;
+            }
         }
         if !on {
             wanted.flags |= IOEVENTFD_DEASSIGN;

@@ -25,7 +25,7 @@ use thimble_core::machine::{Board, CLASSES, Config, HIGH_RAM_BASE, Irqchip, Mach
 use thimble_core::pci::piix4_pm;
 use thimble_core::qom::{Processor, Tree};
 use thimble_core::trace::events;
-use thimble_core::virtio::transport::mmio;
+use thimble_core::virtio::transport::{IOEVENTFD, mmio};
 use thimble_monitor::MONITOR_OUT_MAX;
 use thimble_monitor::schema::EventText;
 use tz::TimeZone;
@@ -165,6 +165,7 @@ fn check_globals(options: &Options) -> Result<(), OptionError> {
                 hpet::MSI,
                 fdc::FALLBACK,
                 mmio::FORCE_LEGACY,
+                IOEVENTFD,
             ];
             let is_order = fdc::BOOT_INDICES.contains(&property.name);
             if is_sleep || is_order || free.contains(&property.name) {
@@ -291,6 +292,7 @@ pub fn build(mut options: Box<Options>) -> Result<EventLoop, OptionError> {
     let has_kernel = !kernel.table.is_empty();
     let numa = tables::numa_of(options, nodes);
     let rtc_start = rtc_base(options.rtc.base);
+    let virtio_mmio = options.defaults_of(&mmio::CLASS);
     let config = Config {
         board,
         irqchip: match accelerator {
@@ -310,7 +312,8 @@ pub fn build(mut options: Box<Options>) -> Result<EventLoop, OptionError> {
         hpet_msi: options.defaults_of(&hpet::CLASS).is_on(hpet::MSI),
         ioapic2: options.machine.ioapic2 != Some(false),
         pcie: options.machine.pcie,
-        virtio_mmio_legacy: options.defaults_of(&mmio::CLASS).is_on(mmio::FORCE_LEGACY),
+        virtio_mmio_legacy: virtio_mmio.is_on(mmio::FORCE_LEGACY),
+        virtio_mmio_ioeventfd: kvm_enabled && virtio_mmio.is_on(IOEVENTFD),
         floppy_fallback: fdc::fallback(&options.defaults_of(&fdc::CLASS)),
         sleep: piix4_pm::sleep_states(&options.defaults_of(&piix4_pm::CLASS)),
         ram: leak::<Ram>(&ram),

@@ -1,11 +1,12 @@
 //! The devices of the command line.
 
 use thimble_core::devices::block::DriveId;
-use thimble_core::devices::class::{DeviceClass, PCI_ROMSIZE, PropertyKind, PropertyValues};
+use thimble_core::devices::class::{DeviceClass, PCI_ROMSIZE, PropertyKind, PropertyValues, Value};
 use thimble_core::devices::vmgenid::{self, GenerationId};
 use thimble_core::devices::{debugcon, parallel, serial};
 use thimble_core::machine::{ExpansionRom, Machine, Place, Plugged, Plugging, SERIAL_MAX};
 use thimble_core::pci::config;
+use thimble_core::virtio::transport::IOEVENTFD;
 
 use super::{chardev, drives, open, read_file};
 use crate::block::Graph;
@@ -63,7 +64,11 @@ pub(super) fn plug_devices(
                 disks.push(DiskSettings {
                     drive,
                     thread: thread.clone(),
-                    ioeventfd: properties.is_on("ioeventfd"),
+                    // In memory it is the place that says so.
+                    ioeventfd: match properties.get(IOEVENTFD) {
+                        Value::Bool(on) => *on,
+                        _ => machine.has_virtio_ioeventfd(),
+                    },
                 });
             }
             if let Some(number) = last_drive(machine) {

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// What a disk is plugged in with, each way after the other.
-const WAYS: [&[&str]; 3] = [
+const WAYS: [&[&str]; 4] = [
     &["-device", "virtio-blk-pci,drive=disk,id=vd"],
     &[
         "-object",
@@ -25,10 +25,16 @@ const WAYS: [&[&str]; 3] = [
         "-device",
         "virtio-blk-pci,drive=disk,id=vd,ioeventfd=off,event_idx=off",
     ],
+    &[
+        "-M",
+        "microvm",
+        "-device",
+        "virtio-blk-device,drive=disk,id=vd",
+    ],
 ];
 
 /// The drives of each of these, whose images are read and written in ways of their own.
-const DRIVES: [[&str; 2]; 3] = [
+const DRIVES: [[&str; 2]; 4] = [
     [
         "-drive",
         "file={dir}/disk.img,format=raw,if=none,id=disk,aio=threads",
@@ -41,6 +47,7 @@ const DRIVES: [[&str; 2]; 3] = [
         "-drive",
         "file={dir}/disk.img,format=raw,if=none,id=disk,cache=none,aio=native",
     ],
+    ["-drive", "file={dir}/disk.img,format=raw,if=none,id=disk"],
 ];
 
 /// Whether files in a folder can be read and written past the page cache.

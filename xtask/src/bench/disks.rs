@@ -23,6 +23,18 @@ const TARGETS: [(&str, &str, f64); 3] = [
     ("sequential", "at least QEMU's", 1.0),
 ];
 
+/// What the disk is on, and what that takes.
+const PLACES: [(&str, [&str; 4]); 2] = [
+    (
+        "virtio-blk",
+        ["-M", "pc", "-device", "virtio-blk-pci,drive=disk"],
+    ),
+    (
+        "virtio-blk in memory",
+        ["-M", "microvm", "-device", "virtio-blk-device,drive=disk"],
+    ),
+];
+
 /// Requests a second.
 pub(super) fn reads(bench: &Bench) -> Result<Vec<Row>, String> {
     if !packages::kvm_usable() {
@@ -33,16 +45,22 @@ pub(super) fn reads(bench: &Bench) -> Result<Vec<Row>, String> {
     let file = bench.folder.join("disk.img");
     fill(&file).map_err(|error| format!("{}: {error}", file.display()))?;
     let drive = format!("file={},format=raw,if=none,id=disk", file.display());
-    let mut options = vec!["-bios", &rom];
-    options.extend(CONSOLE);
-    options.extend(["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]);
-    options.extend(["-drive", &drive, "-device", "virtio-blk-pci,drive=disk"]);
-    bench.announce("reads through virtio-blk", &options);
-    let runs = bench.alternate(bench.runs.min(RUNS), |emulator| phases(emulator, &options));
-    let removed = std::fs::remove_file(&file);
-    let runs = runs?;
-    removed.map_err(|error| format!("{}: {error}", file.display()))?;
-    Ok(rows("virtio-blk reads under KVM", &runs))
+    let mut all = Vec::new();
+    for (name, place) in PLACES {
+        let mut options = vec!["-bios", &rom, "-drive", &drive];
+        options.extend(CONSOLE);
+        options.extend(["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]);
+        options.extend(place);
+        bench.announce(&format!("reads through {name}"), &options);
+        let runs = bench.alternate(bench.runs.min(RUNS), |emulator| phases(emulator, &options));
+        all.push((name, runs));
+    }
+    std::fs::remove_file(&file).map_err(|error| format!("{}: {error}", file.display()))?;
+    let mut shown = Vec::new();
+    for (name, runs) in all {
+        shown.extend(rows(&format!("{name} reads under KVM"), &runs?));
+    }
+    Ok(shown)
 }
 
 /// A row for each phase.

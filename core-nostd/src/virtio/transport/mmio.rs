@@ -10,12 +10,13 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Layout, QUEUE_NUMBERS, SavedBehind, SavedDevice};
+use super::{Doorbell, IOEVENTFD, Layout, QUEUE_NUMBERS, SavedBehind, SavedDevice};
 use crate::devices::class::{DeviceClass, Property, PropertyKind, Value};
 use crate::devices::{Context, Width};
 use crate::irq::IrqLine;
 use crate::state::{SavedState, StateError};
 use crate::trace::events as trace;
+use crate::virtio::block::VirtioBlock;
 use crate::virtio::queue::{LEGACY_ALIGN, NOTIFY_ON_EMPTY, Rings, SIZE_MAX};
 use crate::virtio::{
     Common, QUEUES_MAX, Virtio, feature, notify, read_configuration, reset, set_status, status,
@@ -52,8 +53,6 @@ pub static CLASS: DeviceClass = DeviceClass {
 
 /// The property of [`CLASS`] that chooses the registers.
 pub const FORCE_LEGACY: &str = "force-legacy";
-/// The property of [`CLASS`] that lets the kernel take notifications, off on the board.
-pub const IOEVENTFD: &str = "ioeventfd";
 
 /// Bytes of a device's registers.
 pub const LENGTH: u64 = 0x200;
@@ -386,6 +385,19 @@ impl<D: Virtio> VirtioMmio<D> {
         &mut self.device
     }
 
+    /// Whether this offset is where the driver notifies.
+    pub fn is_doorbell(&self, offset: u64) -> bool {
+        offset & !3 == register::QUEUE_NOTIFY
+    }
+
+    /// Shows where the driver notifies the device whose first address is `base`.
+    pub fn visit_doorbells(&self, base: u64, visit: &mut dyn FnMut(Doorbell)) {
+        let gpa = base + register::QUEUE_NOTIFY;
+        for queue in self.device.common().ready_queues() {
+            visit(Doorbell::Register { gpa, queue });
+        }
+    }
+
     /// Does something with the device; the interrupt follows.
     pub fn with_device<R>(
         &mut self,
@@ -416,6 +428,13 @@ impl<D: Virtio> VirtioMmio<D> {
         let Self { transport, device } = self;
         transport.write(device, offset, width, value);
         transport.deliver(cx, device.common_mut());
+    }
+}
+
+impl VirtioMmio<VirtioBlock> {
+    /// Hands the queues out: see [`VirtioBlock::lend`].
+    pub fn lend(&mut self) -> Option<VirtioBlock> {
+        self.device.lend()
     }
 }
 

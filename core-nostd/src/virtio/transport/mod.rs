@@ -10,6 +10,9 @@ use super::queue::Rings;
 use super::{SavedCommon, Virtio};
 use crate::state::StateError;
 
+/// The property that lets the kernel take notifications, where the accelerator is the kernel's.
+pub const IOEVENTFD: &str = "ioeventfd";
+
 /// Queues that there are numbers for.
 const QUEUE_NUMBERS: u16 = 1024;
 
@@ -94,4 +97,11 @@ pub enum Doorbell {
     },
     /// A word goes to this address.
     Memory(u64),
+    /// A doubleword with the queue's number goes to this address.
+    Register {
+        /// The address.
+        gpa: u64,
+        /// The queue.
+        queue: u16,
+    },
 }

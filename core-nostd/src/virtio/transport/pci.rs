@@ -21,8 +21,8 @@ use crate::state::{SavedState, StateError};
 use crate::virtio::block::VirtioBlock;
 use crate::virtio::queue::{LEGACY_ALIGN, NOTIFY_ON_EMPTY, QueueError, Rings};
 use crate::virtio::{
-    Common, NO_VECTOR, QUEUES_MAX, QueueSlot, Virtio, feature, notify, read_configuration, reset,
-    set_status, status,
+    Common, NO_VECTOR, QUEUES_MAX, Virtio, feature, notify, read_configuration, reset, set_status,
+    status,
 };
 
 /// The virtual PCI vendor.
@@ -601,9 +601,7 @@ impl<D: Virtio> VirtioPci<D> {
     /// Shows where the driver notifies the device, as its base address registers are now.
     pub fn visit_doorbells(&self, visit: &mut dyn FnMut(Doorbell)) {
         let config = &self.transport.config;
-        let queues = self.device.common().queues();
-        let ready = |(queue, slot): (u16, &QueueSlot)| slot.ring.is_ready().then_some(queue);
-        for queue in (0..).zip(queues).filter_map(ready) {
+        for queue in self.device.common().ready_queues() {
             if let Some((base, _)) = config.bar(LEGACY_BAR) {
                 visit(Doorbell::Port {
                     port: (base + legacy::QUEUE_NOTIFY) as u16,
