@@ -1,6 +1,7 @@
 //! What each board consists of: devices, their ports, lines and timers, and what firmware is told.
 
 use core::fmt;
+use core::mem::MaybeUninit;
 
 use super::a20::A20Gate;
 use super::boot::{self, Boot};
@@ -398,12 +399,32 @@ impl Port {
 
 impl<'m> Machine<'m> {
     /// Builds a board and puts it into its state after power-on.
+    ///
+    /// # Errors
+    /// What of the configuration no board can have, or what there is no room for.
     pub fn new(mut config: Config<'m>) -> Result<Self, BuildError> {
+        let mut machine = Self::bare(&mut config);
+        machine.connect(&config)?;
+        Ok(machine)
+    }
+
+    /// The same where the machine is to stay: it is large, and each move through the stack costs pages that have to be made.
+    ///
+    /// # Errors
+    /// As of [`Machine::new`].
+    pub fn new_in<'p>(
+        place: &'p mut MaybeUninit<Self>,
+        mut config: Config<'m>,
+    ) -> Result<&'p mut Self, BuildError> {
+        let machine = place.write(Self::bare(&mut config));
+        machine.connect(&config)?;
+        Ok(machine)
+    }
+
+    /// The parts of a board, not yet connected.
+    #[inline(always)]
+    fn bare(config: &mut Config<'m>) -> Self {
         let local_apics = core::mem::take(&mut config.local_apics);
-        let rom = config.rom.len() as u64;
-        if !rom.is_multiple_of(0x1000) || rom > 16 << 20 {
-            return Err(BuildError::Invalid("length of the firmware image"));
-        }
         let pit = PitWiring {
             irq: line::PIT,
             timer: timer::PIT,
@@ -429,7 +450,7 @@ impl<'m> Machine<'m> {
         // Without firmware that knows PCI the ports are there from the start.
         let is_direct_boot = !config.boot.is_empty();
         let pm_base = is_direct_boot.then_some(acpi_pm::BASE);
-        let mut machine = Self {
+        Self {
             board: config.board,
             irqchip: config.irqchip,
             has_pit: config.pit,
@@ -444,7 +465,7 @@ impl<'m> Machine<'m> {
             layout: RamLayout::new(config.board, config.ram_size),
             ram: config.ram,
             rom: config.rom,
-            flash: flash::chips(&config)?,
+            flash: [const { None }; _],
             ports: PortMap::new(),
             decoded: PortMap::new(),
             map: MemoryMap::new(),
@@ -487,7 +508,7 @@ impl<'m> Machine<'m> {
             ide: Ide::new(),
             fdc: super::floppy::controller(config.floppy_fallback),
             acpi_pm: AcpiPm::new(acpi_pm),
-            microvm: super::microvm::Microvm::new(&config),
+            microvm: super::microvm::Microvm::new(config),
             serials: [const { None }; SERIAL_MAX],
             parallels: [const { None }; PARALLEL_MAX],
             debugcons: heapless::Vec::new(),
@@ -498,30 +519,39 @@ impl<'m> Machine<'m> {
             testdev: None,
             testdev_memory: config.testdev_memory,
             plugged: heapless::Vec::new(),
-        };
-        if is_direct_boot {
-            machine.ide.enable_channels();
         }
-        machine.map_ports()?;
-        if machine.board == Board::Pc {
-            machine.add_board_function(i440fx::ADDRESS, PciSlot::HostBridge)?;
-            machine.add_board_function(piix3::ADDRESS, PciSlot::IsaBridge)?;
-            machine.add_board_function(ide::ADDRESS, PciSlot::Ide)?;
-            if machine.has_acpi {
+    }
+
+    /// Connects the parts of a board, and puts it into its state after power-on.
+    fn connect(&mut self, config: &Config<'m>) -> Result<(), BuildError> {
+        let rom = config.rom.len() as u64;
+        if !rom.is_multiple_of(0x1000) || rom > 16 << 20 {
+            return Err(BuildError::Invalid("length of the firmware image"));
+        }
+        self.flash = flash::chips(config)?;
+        if self.is_direct_boot {
+            self.ide.enable_channels();
+        }
+        self.map_ports()?;
+        if self.board == Board::Pc {
+            self.add_board_function(i440fx::ADDRESS, PciSlot::HostBridge)?;
+            self.add_board_function(piix3::ADDRESS, PciSlot::IsaBridge)?;
+            self.add_board_function(ide::ADDRESS, PciSlot::Ide)?;
+            if self.has_acpi {
                 let function = PciSlot::PowerManagement;
-                machine.add_board_function(piix4_pm::ADDRESS, function)?;
+                self.add_board_function(piix4_pm::ADDRESS, function)?;
             }
         }
-        if machine.has_express() {
-            machine.add_board_function(gpex::ADDRESS, PciSlot::Express)?;
+        if self.has_express() {
+            self.add_board_function(gpex::ADDRESS, PciSlot::Express)?;
         }
-        machine.describe(&config)?;
-        machine.map = machine.build_map()?;
-        machine.power_on(0);
+        self.describe(config)?;
+        self.map = self.build_map()?;
+        self.power_on(0);
         // The levels that lines have from the start are no changes: nobody is to hear of them with the first access.
-        while machine.lines.take_change().is_some() {}
-        machine.hand_in_lines();
-        Ok(machine)
+        while self.lines.take_change().is_some() {}
+        self.hand_in_lines();
+        Ok(())
     }
 
     fn map_ports(&mut self) -> Result<(), PortsFull> {

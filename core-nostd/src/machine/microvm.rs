@@ -1,7 +1,8 @@
 //! What microvm has where a PC has its chipset: ACPI's event device, a second I/O APIC, places for virtio devices in memory, each with
 //! an interrupt of its own, and where it is asked for a PCI Express host bridge. Addresses and interrupts are those of QEMU's board.
 
-use super::drives::{Owner, VIRTIO_BLKS_MAX, VirtioDisk};
+use super::drives::{Owner, VirtioDisk};
+use super::pci::place;
 use super::ports::piece;
 use super::{Board, Config, Context, DeviceError, Host, ID_MAX, Machine};
 use crate::devices::Width;
@@ -266,7 +267,7 @@ impl Machine<'_> {
     ) -> Result<DriveId, DeviceError> {
         let class = values.class();
         let is_free = |place: &u8| self.microvm.places[usize::from(*place)].is_none();
-        let place = match bus {
+        let number = match bus {
             Some(name) => match self.find_virtio_bus(name) {
                 Some(place) if is_free(&place) => place,
                 Some(_) => return Err(DeviceError::BusFull(text(name))),
@@ -277,17 +278,14 @@ impl Machine<'_> {
                 last.ok_or(DeviceError::NoBus(class.name, DEVICE_BUS))?
             }
         };
-        let index = self.buses.disks.iter().position(Option::is_none);
-        let index = index.ok_or(DeviceError::TooMany(VIRTIO_BLKS_MAX))?;
         let drive = self.drives.vacant();
         let drive = drive.ok_or(DeviceError::TooMany(DRIVES_MAX))?;
-        let line = IrqLine::new(self.virtio_place(place).irq);
+        let line = IrqLine::new(self.virtio_place(number).irq);
         let disk = block::mmio(values, self.cpus.1, drive, self.microvm.legacy, line);
         let disk = disk.map_err(DeviceError::Property)?;
-        self.buses.disks[index] = Some(VirtioDisk::Mmio(disk));
-        self.microvm.places[usize::from(place)] = Some(index as u8);
-        self.drives
-            .set_owner(drive, Some(Owner::VirtioBlk(index as u8)));
+        let index = place(&mut self.buses.disks, VirtioDisk::Mmio(disk))?;
+        self.microvm.places[usize::from(number)] = Some(index);
+        self.drives.set_owner(drive, Some(Owner::VirtioBlk(index)));
         Ok(drive)
     }
 

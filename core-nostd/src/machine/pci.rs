@@ -89,15 +89,18 @@ pub(super) struct PortClaim {
     pub(super) offset: u16,
 }
 
+/// Devices of one kind by number. They have room that nobody touches before there are any, and keep their numbers when others go.
+pub(super) type Pool<T, const N: usize> = heapless::Vec<Option<T>, N>;
+
 /// The buses and the functions that can be plugged in.
 pub(super) struct Buses<'m> {
     pub(super) functions: Functions<PciSlot>,
-    pub(super) bridges: [Option<PciBridge>; PCI_BRIDGES_MAX],
-    pub(super) serials: [Option<PciSerial>; PCI_SERIALS_MAX],
-    pub(super) testdevs: [Option<PciTestdev>; PCI_TESTDEVS_MAX],
-    pub(super) watchdogs: [Option<I6300Esb>; I6300ESB_MAX],
-    pub(super) pvpanics: [Option<PvpanicPci>; PVPANICS_MAX],
-    pub(super) disks: [Option<VirtioDisk>; VIRTIO_BLKS_MAX],
+    pub(super) bridges: Pool<PciBridge, PCI_BRIDGES_MAX>,
+    pub(super) serials: Pool<PciSerial, PCI_SERIALS_MAX>,
+    pub(super) testdevs: Pool<PciTestdev, PCI_TESTDEVS_MAX>,
+    pub(super) watchdogs: Pool<I6300Esb, I6300ESB_MAX>,
+    pub(super) pvpanics: Pool<PvpanicPci, PVPANICS_MAX>,
+    pub(super) disks: Pool<VirtioDisk, VIRTIO_BLKS_MAX>,
     /// The first UART of each serial function, of all.
     first_uart: [u8; PCI_SERIALS_MAX],
     roms: [ExpansionRom<'m>; FUNCTIONS_MAX],
@@ -111,12 +114,12 @@ impl Buses<'_> {
     pub(super) const fn new() -> Self {
         Self {
             functions: Functions::new(),
-            bridges: [const { None }; PCI_BRIDGES_MAX],
-            serials: [const { None }; PCI_SERIALS_MAX],
-            testdevs: [const { None }; PCI_TESTDEVS_MAX],
-            watchdogs: [const { None }; I6300ESB_MAX],
-            pvpanics: [const { None }; PVPANICS_MAX],
-            disks: [const { None }; VIRTIO_BLKS_MAX],
+            bridges: Pool::new(),
+            serials: Pool::new(),
+            testdevs: Pool::new(),
+            watchdogs: Pool::new(),
+            pvpanics: Pool::new(),
+            disks: Pool::new(),
             first_uart: [0; PCI_SERIALS_MAX],
             roms: [ExpansionRom {
                 name: "",
@@ -1130,8 +1133,8 @@ impl<'m> Machine<'m> {
                 PciSlot::Testdev(place(&mut self.buses.testdevs, device)?)
             }
             name if name == i6300esb::CLASS.name => {
-                let free = self.buses.watchdogs.iter().position(Option::is_none);
-                let timer = TimerId::new(timer::I6300ESB + free.unwrap_or(0) as u8);
+                let number = vacant(&self.buses.watchdogs).unwrap_or(0);
+                let timer = TimerId::new(timer::I6300ESB + number as u8);
                 PciSlot::Watchdog(place(&mut self.buses.watchdogs, I6300Esb::new(timer))?)
             }
             name if name == pvpanic::PCI_CLASS.name => {
@@ -1191,16 +1194,15 @@ impl<'m> Machine<'m> {
         let wanted = (1_u32 << ports) - 1;
         let first = first.find(|first| taken & wanted << first == 0);
         let first = first.ok_or(too_many.clone())?;
-        let index = self.buses.serials.iter().position(Option::is_none);
-        let index = index.ok_or(too_many)?;
         let timers: heapless::Vec<TimerId, { pci_serial::PORTS_MAX }> = (0..ports as u8)
             .map(|port| TimerId::new(timer::PCI_UART + first + port))
             .collect();
         let baud_base = values.uint("baudbase");
         let baud_base = baud_base.unwrap_or(serial::BAUD_BASE.into()) as u32;
         let prog_if = values.uint("prog_if").unwrap_or(0) as u8;
-        self.buses.serials[index] = Some(PciSerial::new(&timers, baud_base, prog_if));
-        self.buses.first_uart[index] = first;
+        let device = PciSerial::new(&timers, baud_base, prog_if);
+        let index = place(&mut self.buses.serials, device).map_err(|_| too_many)?;
+        self.buses.first_uart[usize::from(index)] = first;
         let lines = class
             .properties
             .iter()
@@ -1209,7 +1211,7 @@ impl<'m> Machine<'m> {
             // There is room for all of them.
             let _ = consoles.push((property.name, ConsoleId(FIRST_CONSOLE + port)));
         }
-        Ok(PciSlot::Serial(index as u8))
+        Ok(PciSlot::Serial(index))
     }
 
     /// A bit for each UART that belongs to a function.
@@ -1306,11 +1308,23 @@ impl<'m> Machine<'m> {
     }
 }
 
+/// The number that the next device of a pool gets, if there is room.
+fn vacant<T, const N: usize>(pool: &Pool<T, N>) -> Option<usize> {
+    let gone = pool.iter().position(Option::is_none);
+    gone.or((!pool.is_full()).then_some(pool.len()))
+}
+
 /// Puts a device into its pool.
-fn place<T, const N: usize>(pool: &mut [Option<T>; N], device: T) -> Result<u8, DeviceError> {
-    let free = pool.iter().position(Option::is_none);
-    let index = free.ok_or(DeviceError::TooMany(N))?;
-    pool[index] = Some(device);
+pub(super) fn place<T, const N: usize>(
+    pool: &mut Pool<T, N>,
+    device: T,
+) -> Result<u8, DeviceError> {
+    let index = vacant(pool).ok_or(DeviceError::TooMany(N))?;
+    match pool.get_mut(index) {
+        Some(entry) => *entry = Some(device),
+        // There is room.
+        None => drop(pool.push(Some(device))),
+    }
     Ok(index as u8)
 }
 

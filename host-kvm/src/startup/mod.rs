@@ -335,12 +335,11 @@ pub fn build(mut options: Box<Options>) -> Result<EventLoop, OptionError> {
         boot: kernel.table,
         testdev_memory: testdev_memory(options),
     };
-    // It is large: each move through the stack costs pages that have to be made.
-    let place = Box::new_uninit();
-    let mut machine = match Machine::new(config) {
-        Ok(machine) => Box::write(place, machine),
-        Err(error) => return Err(OptionError::new("start-up", &error.to_string())),
-    };
+    let mut place = Box::new_uninit();
+    Machine::new_in(&mut place, config)
+        .map_err(|error| OptionError::new("start-up", &error.to_string()))?;
+    // SAFETY: the machine is in its place now.
+    let mut machine = unsafe { place.assume_init() };
 
     let poller = Arc::new(Poller::new().map_err(&internal)?);
     let mut chardevs = Chardevs::new(poller.clone(), event_loop::CHARDEVS).map_err(&internal)?;
