@@ -12,7 +12,7 @@ use super::{open, read_file};
 use crate::options::{OptionError, Options, SmbiosGiven, SmbiosOption, parse_release};
 
 /// Bytes that structures are first given.
-const ROOM: usize = 64 << 10;
+const ROOM: usize = 4 << 10;
 /// Bytes of structures at most; also of a file.
 const ROOM_MAX: usize = 64 << 20;
 /// MHz of processors that nothing is said of.
