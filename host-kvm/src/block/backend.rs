@@ -12,7 +12,7 @@ use thimble_monitor::schema::{BlockDeviceIoStatus, BlockErrorAction};
 
 use super::buffer::{Buffer, Gate};
 use super::executor::Changed;
-use super::node::{Child, Need, Permissions};
+use super::node::{Child, Need, Permissions, Settings};
 use super::throttle::Group;
 
 /// Kinds of requests, by which they are counted.
@@ -198,8 +198,8 @@ pub struct Backend {
     pub device: RefCell<Option<Device>>,
     /// The medium.
     pub root: RefCell<Option<Child>>,
-    /// Whether the medium that was in it last took no writes.
-    pub was_read_only: Cell<bool>,
+    /// What the medium that was in it last had to do.
+    pub last: Cell<Settings>,
     /// What happens about failed reads.
     pub on_read_error: Cell<OnError>,
     /// What happens about failed writes.
@@ -232,7 +232,7 @@ impl Backend {
             gone: Cell::new(false),
             device: RefCell::default(),
             root: RefCell::default(),
-            was_read_only: Cell::new(false),
+            last: Cell::new(Settings::PLAIN),
             on_read_error: Cell::new(OnError::Auto),
             on_write_error: Cell::new(OnError::Auto),
             status: Cell::new(BlockDeviceIoStatus::Ok),
@@ -307,6 +307,13 @@ impl Backend {
             read_only: node.settings().read_only,
             write_cache: self.write_cache.get(),
         })
+    }
+
+    /// What the medium has to do, or what the last one had where there is none.
+    pub fn settings(&self) -> Settings {
+        let root = self.root.borrow();
+        root.as_ref()
+            .map_or(self.last.get(), |root| root.node().settings())
     }
 
     /// What happens about a failed request.

@@ -170,6 +170,18 @@ impl Graph {
         self.drives.borrow().iter().find(is_it).cloned()
     }
 
+    /// The drive with a name that has this node in it.
+    fn drive_with(&self, node: &Rc<Node>) -> Option<Rc<Backend>> {
+        let is_it = |drive: &&Rc<Backend>| {
+            let root = drive.root.borrow();
+            let is_in = root
+                .as_ref()
+                .is_some_and(|root| Rc::ptr_eq(&root.node(), node));
+            is_in && !drive.name().is_empty()
+        };
+        self.drives.borrow().iter().find(is_it).cloned()
+    }
+
     /// The group of a name.
     pub fn group(&self, name: &str) -> Option<Rc<Group>> {
         let groups = self.groups.borrow();
@@ -241,7 +253,6 @@ impl Graph {
     pub fn insert(&self, drive: &Backend, node: &Rc<Node>) -> Result<(), Refusal> {
         let read_only = node.settings().read_only;
         let child = Child::new(node, drive.described(), "root", drive.need(read_only))?;
-        drive.was_read_only.set(read_only);
         drive.root.replace(Some(child));
         Ok(())
     }
@@ -251,6 +262,7 @@ impl Graph {
         self.hold(drive);
         let root = drive.root.take();
         if let Some(root) = root {
+            drive.last.set(root.node().settings());
             self.wait(root.node().flush()).ok();
         }
         self.release(drive);

@@ -10,7 +10,7 @@ use std::rc::Rc;
 
 use bitflags::bitflags;
 use rustix::io::Errno;
-use thimble_monitor::schema::{BlkdebugEvent, BlockdevDetectZeroesOptions};
+use thimble_monitor::schema::{BlkdebugEvent, BlockdevAioOptions, BlockdevDetectZeroesOptions};
 
 use super::buffer::Buffer;
 use super::executor::Boxed;
@@ -90,6 +90,25 @@ pub struct Settings {
     pub direct: bool,
     /// Nothing is flushed to stable storage.
     pub no_flush: bool,
+    /// What is read from an image below is written to this one: so it has to take writes.
+    pub copy_on_read: bool,
+    /// How files are read and written whose options do not say.
+    pub aio: Option<BlockdevAioOptions>,
+}
+
+impl Settings {
+    /// Those of a node of which nothing is said.
+    pub const PLAIN: Self = Self {
+        read_only: false,
+        auto_read_only: false,
+        force_share: false,
+        discard: false,
+        detect_zeroes: BlockdevDetectZeroesOptions::Off,
+        direct: false,
+        no_flush: false,
+        copy_on_read: false,
+        aio: None,
+    };
 }
 
 /// What a node can do about the option of a driver: see [`Driver::describe`].

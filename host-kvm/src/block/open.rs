@@ -34,7 +34,7 @@ pub struct Inherited {
     no_flush: bool,
     /// Formats respect what is said about discards, so that files may do them.
     discard: bool,
-    /// How files are read and written.
+    copy_on_read: bool,
     aio: Option<BlockdevAioOptions>,
 }
 
@@ -47,7 +47,8 @@ impl From<Settings> for Inherited {
             direct: settings.direct,
             no_flush: settings.no_flush,
             discard: true,
-            aio: None,
+            copy_on_read: false,
+            aio: settings.aio,
         }
     }
 }
@@ -64,13 +65,13 @@ pub struct DriveOptions {
     /// It takes no writes.
     pub read_only: bool,
     /// The host's page cache is not used.
-    pub direct: bool,
+    pub direct: Option<bool>,
     /// Flushes are ignored.
-    pub no_flush: bool,
+    pub no_flush: Option<bool>,
     /// Writes end before they are on stable storage.
     pub write_back: bool,
     /// What is no longer needed is told to the storage.
-    pub discard: bool,
+    pub discard: Option<bool>,
     /// What is done about zeros that are written.
     pub detect_zeroes: BlockdevDetectZeroesOptions,
     /// Writes go to a temporary file.
@@ -96,10 +97,10 @@ impl Default for DriveOptions {
             format: None,
             options: Vec::new(),
             read_only: false,
-            direct: false,
-            no_flush: false,
+            direct: None,
+            no_flush: None,
             write_back: true,
-            discard: false,
+            discard: None,
             detect_zeroes: BlockdevDetectZeroesOptions::Off,
             snapshot: None,
             copy_on_read: false,
@@ -134,6 +135,8 @@ fn settings(options: &BlockdevOptions<'_>, inherited: Inherited) -> Result<Setti
         no_flush: cache
             .and_then(|cache| cache.no_flush)
             .unwrap_or(inherited.no_flush),
+        copy_on_read: inherited.copy_on_read,
+        aio: inherited.aio,
     };
     if settings.detect_zeroes == BlockdevDetectZeroesOptions::Unmap && !settings.discard {
         return Err(
@@ -235,19 +238,14 @@ impl Graph {
             }
             _ => usize::MAX,
         };
-        let for_children = Inherited {
-            aio: inherited.aio,
-            ..settings.into()
-        };
+        let for_children = settings.into();
         let child = |reference: &BlockdevRef<'_>, role: &'static str| {
             self.child(reference, role, &name, for_children)
         };
         let driver: Box<dyn Driver> = match &options.variant {
-            BlockdevOptionsVariant::File(file) => {
-                self.file("file", file, inherited.aio, &mut settings)?
-            }
+            BlockdevOptionsVariant::File(file) => self.file("file", file, &mut settings)?,
             BlockdevOptionsVariant::HostDevice(file) => {
-                self.file("host_device", file, inherited.aio, &mut settings)?
+                self.file("host_device", file, &mut settings)?
             }
             BlockdevOptionsVariant::NullCo(null) => self.null("null-co", null)?,
             BlockdevOptionsVariant::NullAio(null) => self.null("null-aio", null)?,
@@ -278,6 +276,9 @@ impl Graph {
                 Box::new(Blkdebug::new(image, debug)?)
             }
         };
+        if settings.copy_on_read && settings.read_only {
+            return Err("Can't use copy-on-read on read-only device".to_owned());
+        }
         Ok(self.register(Node::new(name, driver, settings)?, place))
     }
 
@@ -309,7 +310,6 @@ impl Graph {
         &self,
         name: &'static str,
         options: &BlockdevOptionsFile<'_>,
-        aio: Option<BlockdevAioOptions>,
         settings: &mut Settings,
     ) -> Result<Box<dyn Driver>, Refusal> {
         if options.x_check_cache_dropped == Some(true) {
@@ -317,7 +317,7 @@ impl Graph {
         }
         let filename = text(options.filename)?;
         let engines = self.engines.clone();
-        let file = File::open(name, filename, options, aio, settings, engines)?;
+        let file = File::open(name, filename, options, settings, engines)?;
         Ok(Box::new(file))
     }
 
@@ -376,7 +376,23 @@ impl Graph {
                 node.ok_or_else(|| format!("Failed to find node with node-name='{name}'"))?;
             let mut other = None;
             let change = self.same_image(&node, &options, &mut other)?;
-            let settings = settings(&options, Inherited::default())?;
+            // What was never an option of the node stays.
+            let Settings {
+                copy_on_read, aio, ..
+            } = node.settings();
+            let inherited = Inherited {
+                copy_on_read,
+                aio,
+                ..Inherited::default()
+            };
+            let settings = settings(&options, inherited)?;
+            if settings.copy_on_read && settings.read_only {
+                let drive = self.drive_with(&node);
+                let shown = drive.as_ref().map_or(name, |drive| drive.name());
+                return Err(format!(
+                    "Can't set node '{shown}' to r/o with copy-on-read enabled"
+                ));
+            }
             let mut undo = Undo {
                 node: node.clone(),
                 settings: node.replace_settings(settings),
@@ -541,7 +557,8 @@ impl Graph {
             .iter()
             .any(|(key, _)| key == "file" || key.starts_with("file."));
         if filename.is_none() && named.is_none() && !below {
-            return match given.options.is_empty() {
+            let said = given.direct.or(given.no_flush).or(given.discard);
+            return match given.options.is_empty() && said.is_none() {
                 true => Ok(None),
                 false => Err("Must specify either driver or file".to_owned()),
             };
@@ -577,10 +594,11 @@ impl Graph {
         };
         let on = |on: bool| if on { "on" } else { "off" };
         put("read-only", on(given.read_only || snapshot));
-        put("cache.direct", on(given.direct));
-        put("cache.no-flush", on(given.no_flush));
+        put("cache.direct", on(given.direct == Some(true)));
+        put("cache.no-flush", on(given.no_flush == Some(true)));
         // Who wants zeros given up wants that, too, as with QEMU's option.
-        let discard = given.discard || given.detect_zeroes == BlockdevDetectZeroesOptions::Unmap;
+        let discard = given.discard == Some(true)
+            || given.detect_zeroes == BlockdevDetectZeroesOptions::Unmap;
         put("discard", if discard { "unmap" } else { "ignore" });
         put("detect-zeroes", given.detect_zeroes.name());
         let is_file = matches!(driver.as_str(), "file" | "host_device");
@@ -615,6 +633,7 @@ impl Graph {
         let options = read_option::<BlockdevOptions<'_>>(&mut parser, &keys);
         let options = options.map_err(|error| unexpected(&driver, &error.to_string()))?;
         let inherited = Inherited {
+            copy_on_read: given.copy_on_read && !snapshot,
             aio: given.aio,
             ..Inherited::default()
         };
@@ -634,6 +653,11 @@ impl Graph {
         let mut settings = node.settings();
         (settings.read_only, settings.no_flush) = (given.read_only, true);
         settings.direct = false;
+        settings.copy_on_read = given.copy_on_read;
+        // Not without direct requests.
+        settings.aio = settings
+            .aio
+            .filter(|aio| *aio != BlockdevAioOptions::Native);
         let name = format!("#block{}", self.last_name.get());
         self.last_name.set(self.last_name.get() + 1);
         let backing = Child::new(&node, format!("node '{name}'"), "backing", Need::NONE)?;
@@ -687,7 +711,13 @@ impl Graph {
         drive.on_read_error.set(given.on_read_error);
         drive.on_write_error.set(given.on_write_error);
         drive.write_cache.set(given.write_back);
-        drive.was_read_only.set(given.read_only);
+        drive.last.set(Settings {
+            read_only: given.read_only,
+            detect_zeroes: given.detect_zeroes,
+            copy_on_read: given.copy_on_read,
+            aio: given.aio,
+            ..Settings::PLAIN
+        });
         if let Some(node) = self.open_medium(given)? {
             self.insert(&drive, &node)?;
         }

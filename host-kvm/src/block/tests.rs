@@ -108,13 +108,8 @@ impl Driver for InMemory {
 }
 
 const SETTINGS: Settings = Settings {
-    read_only: false,
-    auto_read_only: false,
-    force_share: false,
     discard: true,
-    detect_zeroes: thimble_monitor::schema::BlockdevDetectZeroesOptions::Off,
-    direct: false,
-    no_flush: false,
+    ..Settings::PLAIN
 };
 
 fn graph() -> Rc<Graph> {

@@ -339,12 +339,14 @@ pub fn parse(text: &str, origin: &str, others: &[BlockOption]) -> Result<DiskOpt
         Some("cdrom") => true,
         Some(other) => return Err(format!("'{other}' invalid media")),
     };
-    let (write_back, direct, no_flush) = match given.text("cache") {
-        None | Some("writeback") => (true, false, false),
-        Some("none" | "off") => (true, true, false),
-        Some("writethrough") => (false, false, false),
-        Some("directsync") => (false, true, false),
-        Some("unsafe") => (true, false, true),
+    let cache = |direct, no_flush| (Some(direct), Some(no_flush));
+    let (write_back, (direct, no_flush)) = match given.text("cache") {
+        None => (true, (None, None)),
+        Some("writeback") => (true, cache(false, false)),
+        Some("none" | "off") => (true, cache(true, false)),
+        Some("writethrough") => (false, cache(false, false)),
+        Some("directsync") => (false, cache(true, false)),
+        Some("unsafe") => (true, cache(false, true)),
         Some(_) => return Err("invalid cache option".to_owned()),
     };
     let aio = match given.text("aio") {
@@ -366,8 +368,9 @@ pub fn parse(text: &str, origin: &str, others: &[BlockOption]) -> Result<DiskOpt
         }
     };
     let discard = match given.text("discard") {
-        None | Some("ignore" | "off") => false,
-        Some("unmap" | "on") => true,
+        None => None,
+        Some("ignore" | "off") => Some(false),
+        Some("unmap" | "on") => Some(true),
         Some(_) => return Err("Invalid discard option".to_owned()),
     };
     let read_only = given.bool("read-only").unwrap_or(cdrom);
@@ -405,8 +408,8 @@ pub fn parse(text: &str, origin: &str, others: &[BlockOption]) -> Result<DiskOpt
             format: given.owned("format"),
             options: rest,
             read_only,
-            direct: given.bool("cache.direct").unwrap_or(direct),
-            no_flush: given.bool("cache.no-flush").unwrap_or(no_flush),
+            direct: given.bool("cache.direct").or(direct),
+            no_flush: given.bool("cache.no-flush").or(no_flush),
             write_back: given.bool("cache.writeback").unwrap_or(write_back),
             discard,
             detect_zeroes,
@@ -505,7 +508,8 @@ mod tests {
         let image = &drives[0].image;
         let rest: Vec<_> = image.options.iter().map(|(key, _)| key.as_str()).collect();
         assert_eq!(rest, ["driver", "size", "file.locking"]);
-        assert!(image.direct && image.write_back && !image.no_flush);
+        assert_eq!((image.direct, image.no_flush), (Some(true), Some(false)));
+        assert!(image.write_back);
         assert_eq!(image.limits.each[BPS].average, 7);
     }
 }

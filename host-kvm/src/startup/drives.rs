@@ -10,7 +10,7 @@ use thimble_monitor::schema::read_option;
 
 use crate::block::Graph;
 use crate::block::backend::{Backend, Device, OnError, VIRTIO};
-use crate::block::node::{Need, Permissions};
+use crate::block::node::{Need, Permissions, Settings};
 use crate::options::{BlockOption, DeviceOption, Interface, OptionError, Options, set_property};
 
 /// What is refused, with the hint that may stand on a line of its own.
@@ -96,7 +96,10 @@ pub(super) fn find(
         };
         return Ok(without?.map(|_: Option<()>| {
             let drive = Backend::new("");
-            drive.was_read_only.set(true);
+            drive.last.set(Settings {
+                read_only: true,
+                ..Settings::PLAIN
+            });
             blocks.add_drive(drive.clone());
             drive
         }));

@@ -10,7 +10,7 @@ use thimble_monitor::schema::arguments::{
     BlockIOThrottle, BlockLatencyHistogramSet, BlockdevOptions,
 };
 use thimble_monitor::schema::results::{BlockDeviceInfo, BlockInfo, BlockStats};
-use thimble_monitor::schema::{BlockdevChangeReadOnlyMode, EventText};
+use thimble_monitor::schema::{BlockdevChangeReadOnlyMode, BlockdevDetectZeroesOptions, EventText};
 use thimble_monitor::{ErrorClass, Event, QmpError};
 
 use super::{Vm, lending};
@@ -476,21 +476,25 @@ impl Blocks for Vm {
         medium: NewMedium<'_>,
     ) -> Result<(), QmpError> {
         let named = self.find(drive)?;
-        let old = {
-            let root = named.drive.root.borrow();
-            root.as_ref().map(|root| root.node().settings())
-        };
+        let old = named.drive.settings();
         let options = DriveOptions {
             filename: Some(text(medium.filename)),
             format: medium.format.map(text),
             read_only: match medium.read_only {
-                BlockdevChangeReadOnlyMode::Retain => named.drive.was_read_only.get(),
+                BlockdevChangeReadOnlyMode::Retain => old.read_only,
                 BlockdevChangeReadOnlyMode::ReadOnly => true,
                 BlockdevChangeReadOnlyMode::ReadWrite => false,
             },
-            direct: old.is_some_and(|old| old.direct),
-            no_flush: old.is_some_and(|old| old.no_flush),
-            discard: old.is_some_and(|old| old.discard),
+            direct: Some(old.direct),
+            no_flush: Some(old.no_flush),
+            discard: Some(old.discard),
+            // As with QEMU, which kept only whether it was on.
+            detect_zeroes: match old.detect_zeroes {
+                BlockdevDetectZeroesOptions::Off => BlockdevDetectZeroesOptions::Off,
+                _ => BlockdevDetectZeroesOptions::On,
+            },
+            copy_on_read: old.copy_on_read,
+            aio: old.aio,
             ..DriveOptions::default()
         };
         if options.filename.as_deref() == Some("") {
