@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use thimble_monitor::schema::{BlkdebugEvent, BlockdevAioOptions, BlockdevDetectZeroesOptions};
 
 use super::buffer::Buffer;
-use super::executor::Boxed;
+use super::executor::{Boxed, Changed};
 use super::throttle::Group;
 
 /// What a request comes to.
@@ -203,8 +203,10 @@ pub trait Driver {
     /// Gives a range up.
     fn discard<'a>(&'a self, at: u64, length: u64) -> Io<'a>;
 
-    /// Ends when all that was written before is on stable storage.
-    fn flush(&self) -> Io<'_>;
+    /// Ends when all that was written before is on stable storage, as far as it is not for children to do that.
+    fn flush(&self) -> Io<'_> {
+        Box::pin(std::future::ready(Ok(())))
+    }
 
     /// Changes the length.
     ///
@@ -215,6 +217,11 @@ pub trait Driver {
     /// The children, by their roles.
     fn children(&self) -> Vec<&Child> {
         Vec::new()
+    }
+
+    /// The children that a flush is for, too.
+    fn flushed(&self) -> Vec<&Child> {
+        self.children()
     }
 
     /// What a child is needed for when this node is needed so.
@@ -416,6 +423,22 @@ pub struct Node {
     threshold: Cell<u64>,
     /// A write that was to be told of, and by how many bytes it went too far.
     crossed: Cell<Option<(u64, u64)>>,
+    /// Requests that have ended and may have changed something.
+    changes: Cell<u64>,
+    /// As many of them as the flushes that succeeded were for.
+    flushed: Cell<u64>,
+    flushing: Cell<bool>,
+    flush_ended: Changed,
+}
+
+/// The flush that a node is at; there is one at a time.
+struct Flushing<'a>(&'a Node);
+
+impl Drop for Flushing<'_> {
+    fn drop(&mut self) {
+        self.0.flushing.set(false);
+        self.0.flush_ended.tell();
+    }
 }
 
 impl Node {
@@ -436,6 +459,10 @@ impl Node {
             highest: Cell::new(0),
             threshold: Cell::new(0),
             crossed: Cell::new(None),
+            changes: Cell::new(0),
+            flushed: Cell::new(0),
+            flushing: Cell::new(false),
+            flush_ended: Changed::default(),
         });
         node.refresh()?;
         Ok(node)
@@ -587,19 +614,40 @@ impl Node {
         self.note_write(at, from.len() as u64);
         if settings.detect_zeroes != BlockdevDetectZeroesOptions::Off && from.is_zero() {
             let unmap = settings.detect_zeroes == BlockdevDetectZeroesOptions::Unmap;
-            return Box::pin(self.zero(at, from.len() as u64, unmap && settings.discard));
+            let zeroed = self.zero(at, from.len() as u64, unmap && settings.discard);
+            return Box::pin(self.changes(zeroed));
         }
-        self.driver.write(at, from)
+        Box::pin(self.changes(self.driver.write(at, from)))
+    }
+
+    /// Counts a request that changes something. As far as a flush is concerned that is so from its end on, whatever that is.
+    async fn changes<T>(&self, request: impl Future<Output = T>) -> T {
+        let result = request.await;
+        self.changes.set(self.changes.get() + 1);
+        result
     }
 
     /// Lets a range read as zeros.
     pub fn write_zeroes(&self, at: u64, length: u64, may_unmap: bool) -> Io<'_> {
+        self.zeroes(at, length, may_unmap, true)
+    }
+
+    /// The same where the driver has a way of its own; `EOPNOTSUPP` where only writing them does it.
+    pub fn write_zeroes_at_once(&self, at: u64, length: u64, may_unmap: bool) -> Io<'_> {
+        self.zeroes(at, length, may_unmap, false)
+    }
+
+    fn zeroes(&self, at: u64, length: u64, may_unmap: bool, by_writing: bool) -> Io<'_> {
         let settings = self.settings.get();
         if settings.read_only {
             return Box::pin(std::future::ready(Err(Errno::PERM)));
         }
         self.note_write(at, length);
-        Box::pin(self.zero(at, length, may_unmap && settings.discard))
+        let may_unmap = may_unmap && settings.discard;
+        match by_writing {
+            true => Box::pin(self.changes(self.zero(at, length, may_unmap))),
+            false => Box::pin(self.changes(self.driver.write_zeroes(at, length, may_unmap))),
+        }
     }
 
     async fn zero(&self, at: u64, length: u64, may_unmap: bool) -> Result<(), Errno> {
@@ -628,27 +676,53 @@ impl Node {
         if !settings.discard {
             return Box::pin(std::future::ready(Ok(())));
         }
-        self.driver.discard(at, length)
+        Box::pin(self.changes(self.driver.discard(at, length)))
     }
 
-    /// Ends when what was written before is on stable storage, unless that is not wanted.
+    /// Ends when what was written before is on stable storage, unless that is not wanted. What nobody has changed since it was
+    /// flushed is not flushed again.
     pub fn flush(&self) -> Io<'_> {
-        let settings = self.settings.get();
-        if settings.no_flush || settings.read_only {
+        if self.settings.get().read_only {
             return Box::pin(std::future::ready(Ok(())));
         }
+        Box::pin(async move {
+            // What ends from here on is for the next one, even if this one has to wait.
+            let changes = self.changes.get();
+            self.flush_ended.until(|| !self.flushing.get()).await;
+            self.flushing.set(true);
+            let _alone = Flushing(self);
+            // Whoever wants flushes later wants them of this, too.
+            let is_wanted = !self.settings.get().no_flush;
+            let has_changed = self.flushed.get() < changes;
+            self.flush_all(is_wanted && has_changed).await?;
+            if is_wanted && has_changed {
+                self.flushed.set(changes);
+            }
+            Ok(())
+        })
+    }
+
+    async fn flush_all(&self, own: bool) -> Result<(), Errno> {
+        self.step(BlkdebugEvent::FlushToOs).await;
+        if own {
+            self.step(BlkdebugEvent::FlushToDisk).await;
+            self.driver.flush().await?;
+        }
+        let mut result = Ok(());
+        for child in self.driver.flushed() {
+            // Somebody else may have changed it.
+            let flushed = child.node().flush().await;
+            result = result.and(flushed);
+        }
+        result
+    }
+
+    /// Tells the first child of a step of a flush, and waits if that is wanted.
+    async fn step(&self, event: BlkdebugEvent) {
         let child = self.driver.children().first().map(|child| child.node());
-        let events = child.map(|child| {
-            let events = [BlkdebugEvent::FlushToOs, BlkdebugEvent::FlushToDisk];
-            events.map(|event| child.driver.event(event))
-        });
-        let stops = events.into_iter().flatten().flatten().next();
-        match stops {
-            None => self.driver.flush(),
-            Some(stop) => Box::pin(async move {
-                stop.await;
-                self.driver.flush().await
-            }),
+        let stop = child.and_then(|child| child.driver.event(event));
+        if let Some(stop) = stop {
+            stop.await;
         }
     }
 
@@ -660,7 +734,7 @@ impl Node {
         if self.settings.get().read_only {
             return Err("Image is read-only".to_owned());
         }
-        self.driver.resize(length).await
+        self.changes(self.driver.resize(length)).await
     }
 
     /// The child whose storage this one's is, wherever what was changed since isn't in it: what a filter is on, or the

@@ -15,7 +15,7 @@ use thimble_monitor::schema::{
 
 use super::backend::{Backend, OnError};
 use super::blkdebug::{self, Blkdebug};
-use super::file::{self, File};
+use super::file::{self, File, errno_text};
 use super::filters::{CopyOnRead, Verify};
 use super::node::{Change, Child, Driver, Need, Node, OptionValue, Permissions, Refusal, Settings};
 use super::null::{self, Null};
@@ -393,6 +393,9 @@ impl Graph {
                     "Can't set node '{shown}' to r/o with copy-on-read enabled"
                 ));
             }
+            // Who can't be written any more could not be flushed either.
+            let flushed = self.wait(node.flush());
+            flushed.map_err(|error| format!("Error flushing drive: {}", errno_text(error)))?;
             let mut undo = Undo {
                 node: node.clone(),
                 settings: node.replace_settings(settings),

@@ -759,7 +759,7 @@ impl Call<'_> {
         if self.has('n') {
             // Never by writing zeros.
             let node = self.node("write")?;
-            let zeroed = node.driver().write_zeroes(offset, length, self.has('u'));
+            let zeroed = node.write_zeroes_at_once(offset, length, self.has('u'));
             let (result, taken) = timed(self.graph, zeroed);
             report.show(result.map(|()| memory), taken);
             return Ok(());

@@ -294,6 +294,30 @@ fn children_change_while_nodes_stand() {
     );
 }
 
+/// What was written is on stable storage before a node is made one that can't be flushed.
+#[test]
+fn nodes_are_flushed_before_they_are_reopened() {
+    let drive = "if=none,id=d,format=raw,node-name=r,file.driver=blkdebug,file.node-name=b,file.image.driver=file,\
+                 file.image.filename={dir}/a.img,file.inject-error.0.event=flush_to_disk,\
+                 file.inject-error.0.iotype=flush,file.inject-error.0.errno=28";
+    let reopen = |read_only: bool| {
+        let options =
+            json!({"driver": "raw", "node-name": "r", "file": "b", "read-only": read_only});
+        ("blockdev-reopen", json!({"options": [options]}))
+    };
+    let line = |line: &str| ("human-monitor-command", json!({"command-line": line}));
+    compare_answers(
+        "commands-block-reopen-flush",
+        |emulator| with_images(emulator).args(["-drive", drive]),
+        &[
+            reopen(false),
+            line("qemu-io d \"write 0 4k\""),
+            reopen(false),
+            reopen(true),
+        ],
+    );
+}
+
 /// How files are read and written is the image's user's affair: it stays as it is, and is no part of a name.
 #[test]
 fn ways_to_read_files_look_the_same() {
