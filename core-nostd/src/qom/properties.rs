@@ -114,6 +114,9 @@ impl Tree<'_> {
         if linked || state || property == "parent_bus" {
             return Err(QomError::ReadOnly(kind, property));
         }
+        if let Some(drive) = self.drive_of_property(node, property) {
+            return Ok(Settable::Drive(drive));
+        }
         match node {
             Node::Object(position) => Ok(Settable::Object(position.into())),
             Node::Machine => Ok(Settable::Machine(kind)),

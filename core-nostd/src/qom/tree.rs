@@ -8,7 +8,8 @@ use core::fmt::{self, Write};
 
 use super::types::{self, TypeName};
 use super::{BehindDrive, ChardevKind, QomError, Tree};
-use crate::devices::class::{DeviceClass, IO_THREAD};
+use crate::devices::block::DriveId;
+use crate::devices::class::{DeviceClass, IO_THREAD, PropertyKind};
 use crate::devices::pflash::{self, Pflash};
 use crate::devices::{dma, fdc, ged, hpet, i8042, ide, kernel, pit, port92, rtc};
 use crate::firmware::fw_cfg;
@@ -100,6 +101,8 @@ pub(super) enum Node {
 pub enum Settable {
     /// The object at this position among those that users have made, which decides.
     Object(usize),
+    /// The device of this drive, whose medium can be another one.
+    Drive(DriveId),
     /// A device of this type, with its id, if it has one. Devices are as they are once they are in use.
     Device(TypeName, Option<Name>),
     /// The machine, of this type, which is built.
@@ -493,17 +496,27 @@ impl Tree<'_> {
         self.machine.virtio_place_of(drive)
     }
 
-    /// What is behind a device with a drive.
-    fn behind(&self, node: Node, take: &mut dyn FnMut(BehindDrive<'_>)) {
-        let drive = match node {
-            Node::Plugged(index) => {
-                let plugged = self.machine.plugged().get(usize::from(index));
-                plugged.and_then(|plugged| plugged.drive())
-            }
+    /// A device's drive.
+    fn drive(&self, node: Node) -> Option<DriveId> {
+        match node {
+            Node::Plugged(index) => self.machine.plugged().get(usize::from(index))?.drive(),
             Node::Flash(unit) => Some(Pflash::drive(unit)),
             _ => None,
-        };
-        if let Some(drive) = drive {
+        }
+    }
+
+    /// The drive that a property names, of a device that could have another medium in it.
+    pub(super) fn drive_of_property(&self, node: Node, property: &str) -> Option<DriveId> {
+        let mut properties = self.class(node)?.all_properties();
+        let is_it = properties.any(|own| own.name == property && own.kind == PropertyKind::Drive);
+        // What is in a flash chip is in memory.
+        self.drive(node)
+            .filter(|_| is_it && !matches!(node, Node::Flash(_)))
+    }
+
+    /// What is behind a device with a drive.
+    fn behind(&self, node: Node, take: &mut dyn FnMut(BehindDrive<'_>)) {
+        if let Some(drive) = self.drive(node) {
             self.outside.drive(drive, take);
         }
     }

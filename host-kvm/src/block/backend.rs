@@ -268,7 +268,7 @@ impl Backend {
         let device = self.device.borrow();
         match device.as_ref() {
             _ if !self.name.is_empty() => format!("block device '{}'", self.name),
-            Some(device) => format!("block device '{}'", device.path),
+            Some(device) => format!("block device '{}'", device.shown),
             None => "an unnamed block device".to_owned(),
         }
     }
@@ -301,10 +301,13 @@ impl Backend {
     /// The medium, as its controller sees it.
     pub fn medium(&self) -> Option<Medium> {
         let root = self.root.borrow();
-        let node = root.as_ref()?.node();
+        let root = root.as_ref()?;
+        let node = root.node();
+        let (wanted, allowed) = (self.need(false).uses, root.need().uses);
         Some(Medium {
             bytes: node.length(),
-            read_only: node.settings().read_only,
+            // It may have taken the place of one that took no writes.
+            read_only: node.settings().read_only || (wanted - allowed).contains(Permissions::WRITE),
             write_cache: self.write_cache.get(),
         })
     }

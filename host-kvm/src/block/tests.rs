@@ -552,6 +552,61 @@ fn flushes_come_one_after_the_other() {
 }
 
 #[test]
+fn another_node_takes_the_place_of_a_medium() {
+    let graph = graph();
+    let (first, base) = memory(&graph, "base", 8192);
+    let (second, other) = memory(&graph, "other", 4096);
+    let disk = drive(&graph, &base);
+    let write = |disk: &Rc<Backend>| {
+        let request = request(
+            1,
+            Operation::Write {
+                force_unit_access: false,
+            },
+            0,
+            Place::None,
+        );
+        let bytes = Buffer::of(&[7; 512]);
+        graph.wait(disk.perform(&request, Some(bytes))).map(drop)
+    };
+    write(&disk).unwrap();
+    graph.replace(&disk, &other).unwrap();
+    // What the first one had to flush is flushed.
+    assert_eq!((first.flushes.get(), second.flushes.get()), (1, 0));
+    write(&disk).unwrap();
+    assert_eq!(second.bytes.borrow()[0], 7);
+    assert_eq!(disk.medium().map(|medium| medium.bytes), Some(4096));
+    assert!(!base.is_used() && other.is_used());
+    // Both may be on the same file.
+    add(&graph, "raw,node-name=part,file=other,offset=512").unwrap();
+    let part = graph.node("part").unwrap();
+    graph.replace(&disk, &part).unwrap();
+    graph.replace(&disk, &other).unwrap();
+    // What is refused changes nothing.
+    let user = Child::new(&base, "another".to_owned(), "root", WRITER).unwrap();
+    let refused = graph.replace(&disk, &base).unwrap_err();
+    assert!(refused.starts_with("Permission conflict"), "{refused}");
+    assert!(Rc::ptr_eq(
+        &other,
+        &disk.root.borrow().as_ref().unwrap().node()
+    ));
+    let second_writer = Child::new(&other, "third".to_owned(), "root", WRITER);
+    assert!(second_writer.is_err());
+    drop(user);
+    graph.replace(&disk, &base).unwrap();
+    // A drive whose medium took no writes does not write to the next one either.
+    graph.remove_drive(&disk);
+    let settings = base.settings();
+    base.replace_settings(Settings {
+        read_only: true,
+        ..settings
+    });
+    let reader = drive(&graph, &base);
+    graph.replace(&reader, &other).unwrap();
+    assert!(reader.medium().is_some_and(|medium| medium.read_only));
+}
+
+#[test]
 fn images_are_compared() {
     let graph = graph();
     let (a, _a) = memory(&graph, "a", 4096);

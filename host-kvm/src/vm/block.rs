@@ -379,6 +379,30 @@ impl Vm {
         Ok(())
     }
 
+    /// Puts a node in place of the medium that a device has.
+    pub(super) fn replace_medium(&mut self, id: DriveId, node: &[u8]) -> Result<(), QmpError> {
+        let name = text(node);
+        let found = self.node(&name);
+        let missing = || refused(format!("Cannot find device='' nor node-name='{name}'"));
+        let node = found.ok_or_else(missing)?;
+        let blocks = self.settings.blocks.clone();
+        let drive = blocks.drive_by_id(id);
+        let drive = drive.ok_or_else(|| refused("Device has no medium".to_owned()))?;
+        blocks.replace(&drive, &node).map_err(refused)?;
+        self.settle_blocks();
+        // As with QEMU no other disk tells its guest of another length.
+        let looks = {
+            let guarded = self.shared.lock();
+            let mut plugged = guarded.machine.plugged().iter();
+            let found = plugged.find(|plugged| plugged.drive() == Some(id));
+            found.is_some_and(|plugged| plugged.class().name.starts_with("virtio-blk"))
+        };
+        if looks {
+            self.tell_medium(&drive);
+        }
+        Ok(())
+    }
+
     fn node(&self, name: &str) -> Option<std::rc::Rc<Node>> {
         self.settings.blocks.node(name)
     }

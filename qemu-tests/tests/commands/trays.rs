@@ -309,6 +309,34 @@ fn a_new_medium_is_used_as_the_one_before() {
     compare_steps("commands-trays-reopened", launch, &steps);
 }
 
+/// Who puts another node in place of a medium does not mean that the guest is to notice.
+#[test]
+fn a_medium_is_replaced_unnoticed() {
+    let node = json!({"driver": "file", "node-name": "n", "filename": "{dir}/b.img"});
+    let replace = |path: &str| {
+        let arguments = json!({"path": path, "property": "drive", "value": "n"});
+        ("qom-set", arguments)
+    };
+    let steps = [
+        ready(),
+        ready(),
+        ("blockdev-add", node),
+        replace("/machine/peripheral/cd"),
+        ready(),
+        medium_event(),
+        drives(),
+        by_id("blockdev-open-tray"),
+        by_id("blockdev-close-tray"),
+        ready(),
+        ready(),
+        replace("/machine/peripheral/hd"),
+        by_id("eject"),
+        replace("/machine/peripheral/hd"),
+        drives(),
+    ];
+    compare_steps("commands-trays-replaced", with_devices, &steps);
+}
+
 /// The names of QEMU 2.5 to 2.7, and `change`, which QEMU 6 still had.
 #[test]
 fn old_names_do_the_same() {
