@@ -116,20 +116,12 @@ pub struct Device {
 impl Device {
     /// Another path. It is told to clients where they are told a path.
     pub fn set_path(&mut self, path: &str) {
-        // A virtio disk is told by what is within it.
-        let path = match self.path.strip_suffix(VIRTIO) {
-            Some(_) => format!("{path}{VIRTIO}"),
-            None => path.to_owned(),
-        };
         if self.shown == self.path {
-            self.shown.clone_from(&path);
+            path.clone_into(&mut self.shown);
         }
-        self.path = path;
+        path.clone_into(&mut self.path);
     }
 }
-
-/// What follows the path of a virtio disk's function.
-pub const VIRTIO: &str = "/virtio-backend";
 
 /// Where the bytes of a request are.
 #[derive(Clone, Debug)]

@@ -125,7 +125,18 @@ fn disks_are_shown_with_what_is_behind_them() {
             })
             .collect();
         lines.sort_unstable();
-        answers.push(vec![("info qtree".to_owned(), lines.join("\n"))]);
+        // How deep they are shown tells what they are on.
+        let places = shown.as_str().expect("text").lines().filter(|line| {
+            let shown = ["dev: virtio-", "bus: virtio-", "type virtio-", "drive = "];
+            shown
+                .iter()
+                .any(|start| line.trim_start().starts_with(start))
+        });
+        let places: Vec<&str> = places.collect();
+        answers.push(vec![
+            ("info qtree".to_owned(), lines.join("\n")),
+            ("places".to_owned(), places.join("\n")),
+        ]);
     }
     compare("commands-disk-properties-shown", &answers);
 }
@@ -270,6 +281,56 @@ fn other_nodes_take_the_place_of_media() {
         let name = format!("commands-disk-replaced-{device}");
         compare_answers(&name, launch, &steps);
     }
+}
+
+/// The disk behind a function has a bus to itself, and its properties are the function's, too.
+#[test]
+fn a_virtio_function_has_a_device_behind_it() {
+    let mut steps = Vec::new();
+    for (path, value) in [
+        ("w", "first"),
+        ("w/virtio-backend", "second"),
+        ("w/virtio-bus", "third"),
+    ] {
+        for property in [
+            "addr",
+            "child[0]",
+            "drive",
+            "nix",
+            "num-queues",
+            "parent_bus",
+            "serial",
+            "type",
+            "virtio-backend",
+            "virtio-bus",
+        ] {
+            let path = format!("/machine/peripheral/{path}");
+            let arguments = json!({"path": path, "property": property, "value": value});
+            steps.push(("qom-set", arguments));
+        }
+        steps.push(("query-block", json!({})));
+    }
+    for path in [
+        "virtio-backend",
+        "virtio-bus",
+        "w/virtio-bus/child[0]/parent_bus",
+        "v/virtio-backend/iothread",
+        "w/virtio-backend/iothread",
+        "w/virtio-backend/virtio-bus",
+    ] {
+        steps.push(get(path, "type"));
+    }
+    let launch = |emulator| {
+        let nodes = ["first", "second", "third", "own", "other"];
+        let nodes = nodes.map(|node| format!("null-co,node-name={node}"));
+        let nodes = nodes.iter().flat_map(|node| ["-blockdev", node]);
+        with_images(emulator)
+            .args(["-object", "iothread,id=io"])
+            .args(nodes)
+            .args(["-device", "virtio-blk-pci,id=w,drive=own"])
+            .args(["-device", "virtio-blk-pci,id=v,drive=other,iothread=io"])
+    };
+    compare_answers("commands-disk-behind", launch, &steps);
 }
 
 /// QEMU fails an assertion, or reads where there is nothing.
