@@ -111,6 +111,54 @@ impl Settings {
     };
 }
 
+/// What options say of [`Settings`]; about the rest a node does as the one that it was made with, or as is usual.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct GivenSettings {
+    /// See [`Settings::read_only`].
+    pub read_only: Option<bool>,
+    /// See [`Settings::auto_read_only`].
+    pub auto_read_only: Option<bool>,
+    /// See [`Settings::force_share`].
+    pub force_share: Option<bool>,
+    /// See [`Settings::discard`].
+    pub discard: Option<bool>,
+    /// See [`Settings::detect_zeroes`].
+    pub detect_zeroes: Option<BlockdevDetectZeroesOptions>,
+    /// See [`Settings::direct`].
+    pub direct: Option<bool>,
+    /// See [`Settings::no_flush`].
+    pub no_flush: Option<bool>,
+}
+
+impl GivenSettings {
+    /// These, and what they do not say as others do.
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            read_only: self.read_only.or(other.read_only),
+            auto_read_only: self.auto_read_only.or(other.auto_read_only),
+            force_share: self.force_share.or(other.force_share),
+            discard: self.discard.or(other.discard),
+            detect_zeroes: self.detect_zeroes.or(other.detect_zeroes),
+            direct: self.direct.or(other.direct),
+            no_flush: self.no_flush.or(other.no_flush),
+        }
+    }
+}
+
+impl From<Settings> for GivenSettings {
+    fn from(settings: Settings) -> Self {
+        Self {
+            read_only: Some(settings.read_only),
+            auto_read_only: Some(settings.auto_read_only),
+            force_share: Some(settings.force_share),
+            discard: Some(settings.discard),
+            detect_zeroes: Some(settings.detect_zeroes),
+            direct: Some(settings.direct),
+            no_flush: Some(settings.no_flush),
+        }
+    }
+}
+
 /// What a node can do about the option of a driver: see [`Driver::describe`].
 #[derive(Clone, Debug, Default)]
 pub struct Description {
@@ -416,6 +464,8 @@ pub struct Node {
     name: String,
     driver: Box<dyn Driver>,
     settings: Cell<Settings>,
+    /// What its options say, if it was made with a parent whose settings it follows.
+    follows: Cell<Option<GivenSettings>>,
     parents: RefCell<Vec<Rc<Edge>>>,
     /// The end of what was written highest.
     highest: Cell<u64>,
@@ -455,6 +505,7 @@ impl Node {
             name,
             driver,
             settings: Cell::new(settings),
+            follows: Cell::new(None),
             parents: RefCell::default(),
             highest: Cell::new(0),
             threshold: Cell::new(0),
@@ -486,6 +537,16 @@ impl Node {
     /// Changes that. Returns what it was. Nobody is asked: that is for [`Node::refresh`].
     pub fn replace_settings(&self, settings: Settings) -> Settings {
         self.settings.replace(settings)
+    }
+
+    /// What its own options say, if its other settings are those of the node that it was made with.
+    pub fn follows(&self) -> Option<GivenSettings> {
+        self.follows.get()
+    }
+
+    /// Lets it follow the node that it was made with in all that its own options do not say.
+    pub fn follow(&self, given: GivenSettings) {
+        self.follows.set(Some(given));
     }
 
     /// Whether another node is this one or below it.

@@ -228,6 +228,34 @@ fn limits(given: &opts::Opts) -> Limits {
     limits
 }
 
+/// What `cache=` stands for.
+#[derive(Clone, Copy, Debug)]
+pub struct CacheMode {
+    /// Writes end before they are on stable storage.
+    pub write_back: bool,
+    /// The host's page cache is not used.
+    pub direct: bool,
+    /// Nothing is flushed to stable storage.
+    pub no_flush: bool,
+}
+
+/// The mode of a name.
+pub fn cache_mode(name: &str) -> Option<CacheMode> {
+    let (write_back, direct, no_flush) = match name {
+        "writeback" => (true, false, false),
+        "none" | "off" => (true, true, false),
+        "writethrough" => (false, false, false),
+        "directsync" => (false, true, false),
+        "unsafe" => (true, false, true),
+        _ => return None,
+    };
+    Some(CacheMode {
+        write_back,
+        direct,
+        no_flush,
+    })
+}
+
 fn on_error(text: Option<&str>, read: bool) -> Result<OnError, Reason> {
     let Some(text) = text else {
         return Ok(OnError::Auto);
@@ -339,16 +367,10 @@ pub fn parse(text: &str, origin: &str, others: &[BlockOption]) -> Result<DiskOpt
         Some("cdrom") => true,
         Some(other) => return Err(format!("'{other}' invalid media")),
     };
-    let cache = |direct, no_flush| (Some(direct), Some(no_flush));
-    let (write_back, (direct, no_flush)) = match given.text("cache") {
-        None => (true, (None, None)),
-        Some("writeback") => (true, cache(false, false)),
-        Some("none" | "off") => (true, cache(true, false)),
-        Some("writethrough") => (false, cache(false, false)),
-        Some("directsync") => (false, cache(true, false)),
-        Some("unsafe") => (true, cache(false, true)),
-        Some(_) => return Err("invalid cache option".to_owned()),
-    };
+    let cache = given
+        .text("cache")
+        .map(|name| cache_mode(name).ok_or("invalid cache option"));
+    let cache = cache.transpose()?;
     let aio = match given.text("aio") {
         None => None,
         Some(name) => {
@@ -408,9 +430,15 @@ pub fn parse(text: &str, origin: &str, others: &[BlockOption]) -> Result<DiskOpt
             format: given.owned("format"),
             options: rest,
             read_only,
-            direct: given.bool("cache.direct").or(direct),
-            no_flush: given.bool("cache.no-flush").or(no_flush),
-            write_back: given.bool("cache.writeback").unwrap_or(write_back),
+            direct: given
+                .bool("cache.direct")
+                .or(cache.map(|cache| cache.direct)),
+            no_flush: given
+                .bool("cache.no-flush")
+                .or(cache.map(|cache| cache.no_flush)),
+            write_back: given
+                .bool("cache.writeback")
+                .unwrap_or(cache.is_none_or(|cache| cache.write_back)),
             discard,
             detect_zeroes,
             snapshot: given.bool("snapshot"),
