@@ -43,6 +43,28 @@ const PC: Setup = (
         "pvpanic,ioport=0x506,events=1",
     ],
 );
+/// What a PCI function stands for is an object of its own.
+const DISKS: Setup = (
+    "pc",
+    &[
+        "-M",
+        "pc",
+        "-blockdev",
+        "null-co,node-name=n",
+        "-object",
+        "iothread,id=thread",
+        "-device",
+        "virtio-blk-pci,drive=n,id=disk,serial=S,iothread=thread",
+        "-device",
+        "pci-bridge,id=bridge,chassis_nr=1,shpc=off",
+        "-drive",
+        "if=none,id=d,driver=null-co,size=1M",
+        "-device",
+        "virtio-blk-pci,drive=d,bus=bridge,bootindex=5,werror=stop",
+        "-drive",
+        "if=virtio,driver=null-co,size=1M",
+    ],
+);
 const MICROVM: Setup = (
     "microvm",
     &[
@@ -76,7 +98,7 @@ const CRASHES: &str = "microvm-machine";
 
 const SOON: Duration = Duration::from_secs(20);
 
-const SETUPS: [Setup; 4] = [PC, MICROVM, EXPRESS, NONE];
+const SETUPS: [Setup; 5] = [PC, DISKS, MICROVM, EXPRESS, NONE];
 
 fn start(emulator: Emulator, (_, options): Setup) -> (Instance, QmpClient) {
     let instance = emulator

@@ -24,7 +24,7 @@ use crate::machine::Machine;
 
 pub use outline::BusLine;
 pub use processor::{MODEL_NAME_MAX, Processor};
-pub use tree::{Name, PATH_MAX, Path, Settable};
+pub use tree::{Name, PATH_MAX, Path, Settable, VIRTIO_BACKEND};
 pub use types::{
     TYPE_NAME_MAX, TypeName, cpu_type, device_properties, implements, type_properties, types,
 };

@@ -1,6 +1,6 @@
 //! The tree as a monitor prints it: objects by what they are parts of, and devices by the buses they are on.
 
-use super::tree::{Bus, Node, PATH_MAX, Path, virtio_bus};
+use super::tree::{BEHIND_BUS, Bus, Node, PATH_MAX, Path, virtio_bus};
 use super::{QomError, QomValue, Tree};
 use crate::devices::class::{BOOT_INDEX, IO_THREAD, PropertyKind};
 use crate::devices::{fdc, ide};
@@ -99,7 +99,8 @@ impl Tree<'_> {
             visit(depth + 1, BusLine::Device(&self.type_name(node), id));
             self.class_values(node, &mut |name, kind, value| {
                 // Places in the boot order, and links, are the object's, not the device's.
-                if !name.starts_with(BOOT_INDEX) && name != IO_THREAD {
+                let is_own = !name.starts_with(BOOT_INDEX) && name != IO_THREAD;
+                if is_own && self.owner(node, name) == node {
                     let line = match value {
                         QomValue::Uint(bytes) if kind == PropertyKind::Size.name() => {
                             BusLine::Size(name, bytes)
@@ -117,6 +118,10 @@ impl Tree<'_> {
                 Node::Transport(place) => {
                     let name = virtio_bus(place);
                     self.bus(Bus::Virtio(place), &name, BUS_TYPE, depth + 2, visit);
+                }
+                Node::Plugged(index) if self.is_virtio_function(index) => {
+                    let (name, kind) = BEHIND_BUS;
+                    self.bus(Bus::Behind(index), name, kind, depth + 2, visit);
                 }
                 Node::IsaBridge => self.bus(Bus::Isa, "isa.0", "ISA", depth + 2, visit),
                 Node::Ide => {

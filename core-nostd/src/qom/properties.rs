@@ -6,7 +6,9 @@ use super::tree::{Edge, Name, Node, Settable};
 use super::types::{self, Type, TypeName};
 use super::{ChardevKind, PropertyInfo, QomError, QomValue, Settings, Tree};
 use crate::devices::block::SECTOR;
-use crate::devices::class::{PCI_ADDR, PCI_MULTIFUNCTION, PCI_ROMFILE, PropertyKind, Value};
+use crate::devices::class::{
+    BOOT_INDEX, IO_THREAD, PCI_ADDR, PCI_MULTIFUNCTION, PCI_ROMFILE, PropertyKind, Value,
+};
 use crate::devices::{fdc, ged, hpet, ide, kernel, pflash, vmgenid};
 use crate::machine::{Board, Place, Plugged};
 use crate::pci::{Address, i440fx, piix3, piix4_pm};
@@ -100,6 +102,7 @@ impl Tree<'_> {
             known |= name == property;
         });
         self.values(node, &mut |name, _, _| known |= name == property);
+        let node = self.owner(node, property);
         let kind = self.type_name(node);
         if !known {
             return Err(QomError::NoProperty(kind, property));
@@ -113,6 +116,9 @@ impl Tree<'_> {
         }
         if linked || state || property == "parent_bus" {
             return Err(QomError::ReadOnly(kind, property));
+        }
+        if let Some(drive) = self.drive_of_property(node, property) {
+            return Ok(Settable::Drive(drive));
         }
         match node {
             Node::Object(position) => Ok(Settable::Object(position.into())),
@@ -156,7 +162,8 @@ impl Tree<'_> {
             | Node::BelowBridge(_)
             | Node::IdeBus(_)
             | Node::FloppyBus
-            | Node::VirtioBus(_) => {
+            | Node::VirtioBus(_)
+            | Node::BehindBus(_) => {
                 visit("realized", "bool", QomValue::Bool(true));
             }
             Node::IsaBus => {
@@ -192,6 +199,9 @@ impl Tree<'_> {
                 visit("parent_bus", "link<bus>", QomValue::Str(""));
             }
         }
+        if matches!(node, Node::Behind(_)) && self.thread(node).is_none() {
+            visit(IO_THREAD, PropertyKind::IoThread.name(), QomValue::Str(""));
+        }
         if let Node::Cpu(index) = node {
             self.processor_values(index.into(), visit);
         }
@@ -226,7 +236,7 @@ impl Tree<'_> {
                 continue;
             }
             let value = match node {
-                Node::Plugged(index) => {
+                Node::Plugged(index) | Node::Behind(index) => {
                     let plugged = self.machine.plugged().get(usize::from(index));
                     if kind == PropertyKind::Chardev {
                         let consoles = plugged.map_or(&[][..], |plugged| plugged.consoles());
@@ -267,6 +277,7 @@ impl Tree<'_> {
                 _ if node == Node::Pit && name == kernel::LOST_TICK_POLICY => {
                     QomValue::Str(self.outside.settings().lost_tick_policy)
                 }
+                Value::Unset if name == BOOT_INDEX => QomValue::Int(-1),
                 Value::Unset => QomValue::Str(""),
                 Value::Bool(on) => QomValue::Bool(*on),
                 Value::Uint(number) => QomValue::Uint(*number),

@@ -8,13 +8,15 @@ use core::fmt::{self, Write};
 
 use super::types::{self, TypeName};
 use super::{BehindDrive, ChardevKind, QomError, Tree};
-use crate::devices::class::{DeviceClass, IO_THREAD};
+use crate::devices::block::DriveId;
+use crate::devices::class::{DeviceClass, IO_THREAD, PropertyKind};
 use crate::devices::pflash::{self, Pflash};
 use crate::devices::{dma, fdc, ged, hpet, i8042, ide, kernel, pit, port92, rtc};
 use crate::firmware::fw_cfg;
 use crate::irq::{ioapic, lapic, pic};
 use crate::machine::{self, Board, Irqchip, Place};
 use crate::pci::{gpex, i440fx, mechanism, piix3, piix4_pm};
+use crate::virtio::block;
 use crate::virtio::transport::mmio;
 
 /// Bytes of the path of an object at most.
@@ -93,13 +95,25 @@ pub(super) enum Node {
     PowerManagement,
     /// By position in the machine's list.
     Plugged(u8),
+    /// The virtio device behind a PCI function, by the function's position in the machine's list.
+    Behind(u8),
+    /// The bus between both.
+    BehindBus(u8),
 }
+
+/// The name of the virtio device behind a PCI function.
+pub const VIRTIO_BACKEND: &str = "virtio-backend";
+
+/// The name of the bus between both, and its type.
+pub(super) const BEHIND_BUS: (&str, &str) = ("virtio-bus", "virtio-pci-bus");
 
 /// Whose property it is that might be changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Settable {
     /// The object at this position among those that users have made, which decides.
     Object(usize),
+    /// The device of this drive, whose medium can be another one.
+    Drive(DriveId),
     /// A device of this type, with its id, if it has one. Devices are as they are once they are in use.
     Device(TypeName, Option<Name>),
     /// The machine, of this type, which is built.
@@ -125,6 +139,8 @@ pub(super) enum Bus {
     Ide(u8),
     /// Of a place for a virtio device in memory.
     Virtio(u8),
+    /// Behind a PCI function of virtio's, by its position in the machine's list.
+    Behind(u8),
     Floppy,
     /// Below a bridge, by its position in the machine's list.
     Below(u8),
@@ -203,6 +219,7 @@ impl Tree<'_> {
             Node::Plugged(index) => {
                 return Some(self.machine.plugged().get(usize::from(index))?.class());
             }
+            Node::Behind(_) => &block::MMIO_CLASS,
             _ => return None,
         })
     }
@@ -228,6 +245,7 @@ impl Tree<'_> {
             Node::IsaBus => "ISA",
             Node::IdeBus(_) => "IDE",
             Node::VirtioBus(_) => machine::BUS_TYPE,
+            Node::BehindBus(_) => BEHIND_BUS.1,
             Node::FloppyBus => "floppy-bus",
             Node::Qtest => "qtest",
             Node::IsaBridge if self.board() == Board::Microvm => "isabus-bridge",
@@ -406,6 +424,7 @@ impl Tree<'_> {
                     visit(0, Node::Plugged(index));
                 }
             }
+            (Bus::Behind(index), _) => visit(0, Node::Behind(index)),
             (Bus::Floppy, _) => {
                 let plugged = 0..self.machine.plugged().len() as u8;
                 let drives =
@@ -493,17 +512,49 @@ impl Tree<'_> {
         self.machine.virtio_place_of(drive)
     }
 
-    /// What is behind a device with a drive.
-    fn behind(&self, node: Node, take: &mut dyn FnMut(BehindDrive<'_>)) {
-        let drive = match node {
-            Node::Plugged(index) => {
-                let plugged = self.machine.plugged().get(usize::from(index));
-                plugged.and_then(|plugged| plugged.drive())
+    /// Whether a device is a PCI function with a virtio device behind it.
+    pub(super) fn is_virtio_function(&self, index: u8) -> bool {
+        let plugged = self.machine.plugged().get(usize::from(index));
+        plugged.is_some_and(|plugged| plugged.class().name == block::PCI_NAME)
+    }
+
+    /// Whose property this one of a device is: some of a virtio function's are those of what is behind it.
+    pub(super) fn owner(&self, node: Node, property: &str) -> Node {
+        match node {
+            Node::Plugged(index) if self.is_virtio_function(index) => {
+                let mut shared = block::PROPERTIES.iter();
+                match shared.any(|shared| shared.name == property) {
+                    true => Node::Behind(index),
+                    false => node,
+                }
+            }
+            _ => node,
+        }
+    }
+
+    /// A device's drive.
+    fn drive(&self, node: Node) -> Option<DriveId> {
+        match node {
+            Node::Plugged(index) | Node::Behind(index) => {
+                self.machine.plugged().get(usize::from(index))?.drive()
             }
             Node::Flash(unit) => Some(Pflash::drive(unit)),
             _ => None,
-        };
-        if let Some(drive) = drive {
+        }
+    }
+
+    /// The drive that a property names, of a device that could have another medium in it.
+    pub(super) fn drive_of_property(&self, node: Node, property: &str) -> Option<DriveId> {
+        let mut properties = self.class(node)?.all_properties();
+        let is_it = properties.any(|own| own.name == property && own.kind == PropertyKind::Drive);
+        // What is in a flash chip is in memory.
+        self.drive(node)
+            .filter(|_| is_it && !matches!(node, Node::Flash(_)))
+    }
+
+    /// What is behind a device with a drive.
+    fn behind(&self, node: Node, take: &mut dyn FnMut(BehindDrive<'_>)) {
+        if let Some(drive) = self.drive(node) {
             self.outside.drive(drive, take);
         }
     }
@@ -588,6 +639,7 @@ impl Tree<'_> {
                 }
                 _ => None,
             },
+            Node::Behind(index) => Some(Node::BehindBus(index)),
             _ => None,
         }
     }
@@ -682,6 +734,10 @@ impl Tree<'_> {
                     Node::BelowBridge(index),
                 );
             }
+            Node::Plugged(index) if self.is_virtio_function(index) => {
+                visit(VIRTIO_BACKEND, Node::Behind(index));
+                visit(BEHIND_BUS.0, Node::BehindBus(index));
+            }
             Node::Cpu(index) if self.kernel_apics() || self.own_apics() => {
                 visit("lapic", Node::Lapic(index));
             }
@@ -700,6 +756,7 @@ impl Tree<'_> {
             Node::VirtioBus(place) => Some(Bus::Virtio(place)),
             Node::FloppyBus => Some(Bus::Floppy),
             Node::BelowBridge(bridge) => Some(Bus::Below(bridge)),
+            Node::BehindBus(index) => Some(Bus::Behind(index)),
             _ => None,
         };
         if let Some(bus) = bus {
@@ -796,7 +853,9 @@ impl Tree<'_> {
             Node::IdeBus(_) => Node::Ide,
             Node::VirtioBus(place) => Node::Transport(place),
             Node::FloppyBus => Node::Fdc,
-            Node::BelowBridge(index) => Node::Plugged(index),
+            Node::BelowBridge(index) | Node::Behind(index) | Node::BehindBus(index) => {
+                Node::Plugged(index)
+            }
             Node::Plugged(index) => {
                 let plugged = self.machine.plugged().get(usize::from(index))?;
                 match plugged.place() {
@@ -878,12 +937,16 @@ impl Tree<'_> {
         }
     }
 
-    /// Writes the path of a device that was plugged in, `qdev` of `query-block`; `index` is below the number of such devices.
+    /// Writes the path of a device that was plugged in, `qdev` of `query-block`; `index` is below the number of such devices. That
+    /// of a virtio function is the path of what is behind it.
     ///
     /// # Errors
     /// The writer's.
     pub fn plugged_path(&self, index: usize, out: &mut dyn Write) -> fmt::Result {
         match u8::try_from(index) {
+            Ok(index) if self.is_virtio_function(index) => {
+                self.write_path(Node::Behind(index), out)
+            }
             Ok(index) => self.write_path(Node::Plugged(index), out),
             Err(_) => Err(fmt::Error),
         }

@@ -4,10 +4,12 @@
 //! neither is listed here. Names and parents are those of QEMU 7.2, as `qom-list-types` shows
 //! them. A type is here only if objects of it exist, or something that exists descends from it.
 
+use super::tree::VIRTIO_BACKEND;
 use super::{PropertyInfo, QomError, QomValue, TypeInfo};
 use crate::cpu::{features, models};
 use crate::devices::class::{DeviceClass, PCI_PROPERTIES, Property, Value};
 use crate::machine::CLASSES;
+use crate::virtio::block;
 
 /// Bytes of a type's name at most.
 pub const TYPE_NAME_MAX: usize = 64;
@@ -336,6 +338,7 @@ static TYPES: &[PlainType] = &[
     concrete("System", "bus", BUS),
     base("virtio-bus", "bus", &[]),
     concrete("virtio-mmio-bus", "virtio-bus", BUS),
+    concrete("virtio-pci-bus", "virtio-bus", BUS),
     base("chardev", "object", &[]),
     base("chardev-fd", "chardev", &[]),
     concrete("chardev-file", "chardev-fd", &[]),
@@ -576,6 +579,14 @@ fn own_properties(this: Type, with_defaults: bool, visit: &mut dyn FnMut(Propert
         Type::Device(class) => {
             class_properties(class.properties, with_defaults, visit);
             class_properties(class.shared(), with_defaults, visit);
+            if class.name == block::PCI_NAME {
+                visit(PropertyInfo {
+                    name: VIRTIO_BACKEND,
+                    kind: "child<virtio-blk-device>",
+                    description: None,
+                    default: None,
+                });
+            }
         }
         Type::Cpu(_) => {}
     }

@@ -12,7 +12,7 @@ use thimble_monitor::schema::{BlockDeviceIoStatus, BlockErrorAction};
 
 use super::buffer::{Buffer, Gate};
 use super::executor::Changed;
-use super::node::{Child, Need, Permissions};
+use super::node::{Child, Need, Permissions, Settings};
 use super::throttle::Group;
 
 /// Kinds of requests, by which they are counted.
@@ -116,20 +116,12 @@ pub struct Device {
 impl Device {
     /// Another path. It is told to clients where they are told a path.
     pub fn set_path(&mut self, path: &str) {
-        // A virtio disk is told by what is within it.
-        let path = match self.path.strip_suffix(VIRTIO) {
-            Some(_) => format!("{path}{VIRTIO}"),
-            None => path.to_owned(),
-        };
         if self.shown == self.path {
-            self.shown.clone_from(&path);
+            path.clone_into(&mut self.shown);
         }
-        self.path = path;
+        path.clone_into(&mut self.path);
     }
 }
-
-/// What follows the path of a virtio disk's function.
-pub const VIRTIO: &str = "/virtio-backend";
 
 /// Where the bytes of a request are.
 #[derive(Clone, Debug)]
@@ -198,8 +190,8 @@ pub struct Backend {
     pub device: RefCell<Option<Device>>,
     /// The medium.
     pub root: RefCell<Option<Child>>,
-    /// Whether the medium that was in it last took no writes.
-    pub was_read_only: Cell<bool>,
+    /// What the medium that was in it last had to do.
+    pub last: Cell<Settings>,
     /// What happens about failed reads.
     pub on_read_error: Cell<OnError>,
     /// What happens about failed writes.
@@ -232,7 +224,7 @@ impl Backend {
             gone: Cell::new(false),
             device: RefCell::default(),
             root: RefCell::default(),
-            was_read_only: Cell::new(false),
+            last: Cell::new(Settings::PLAIN),
             on_read_error: Cell::new(OnError::Auto),
             on_write_error: Cell::new(OnError::Auto),
             status: Cell::new(BlockDeviceIoStatus::Ok),
@@ -268,7 +260,7 @@ impl Backend {
         let device = self.device.borrow();
         match device.as_ref() {
             _ if !self.name.is_empty() => format!("block device '{}'", self.name),
-            Some(device) => format!("block device '{}'", device.path),
+            Some(device) => format!("block device '{}'", device.shown),
             None => "an unnamed block device".to_owned(),
         }
     }
@@ -301,12 +293,22 @@ impl Backend {
     /// The medium, as its controller sees it.
     pub fn medium(&self) -> Option<Medium> {
         let root = self.root.borrow();
-        let node = root.as_ref()?.node();
+        let root = root.as_ref()?;
+        let node = root.node();
+        let (wanted, allowed) = (self.need(false).uses, root.need().uses);
         Some(Medium {
             bytes: node.length(),
-            read_only: node.settings().read_only,
+            // It may have taken the place of one that took no writes.
+            read_only: node.settings().read_only || (wanted - allowed).contains(Permissions::WRITE),
             write_cache: self.write_cache.get(),
         })
+    }
+
+    /// What the medium has to do, or what the last one had where there is none.
+    pub fn settings(&self) -> Settings {
+        let root = self.root.borrow();
+        root.as_ref()
+            .map_or(self.last.get(), |root| root.node().settings())
     }
 
     /// What happens about a failed request.

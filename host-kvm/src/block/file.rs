@@ -73,7 +73,7 @@ pub fn errno_text(error: Errno) -> String {
 }
 
 impl File {
-    /// Opens an image. `aio` is for one whose options say nothing of it.
+    /// Opens an image.
     ///
     /// # Errors
     /// In QEMU's words.
@@ -81,7 +81,6 @@ impl File {
         name: &'static str,
         filename: &str,
         options: &BlockdevOptionsFile<'_>,
-        aio: Option<BlockdevAioOptions>,
         settings: &mut Settings,
         engines: Engines,
     ) -> Result<Self, Refusal> {
@@ -112,7 +111,7 @@ impl File {
             opened => opened,
         };
         let opened = opened.map_err(failed)?;
-        let aio = options.aio.or(aio);
+        let aio = options.aio.or(settings.aio);
         engines::check(aio, settings.direct)?;
         let works = locks::work(opened.as_fd());
         let asked_locking = options.locking.unwrap_or(OnOffAuto::Auto);

@@ -38,10 +38,6 @@ impl Driver for CopyOnRead {
         of_node!(self.file, discard(at, length))
     }
 
-    fn flush(&self) -> Io<'_> {
-        of_node!(self.file, flush())
-    }
-
     fn resize<'a>(&'a self, _length: u64) -> Boxed<'a, Result<(), Refusal>> {
         Box::pin(std::future::ready(Err(
             "Image format driver does not support resize".to_owned(),
@@ -153,10 +149,6 @@ impl Driver for Verify {
         Box::pin(std::future::ready(Ok(())))
     }
 
-    fn flush(&self) -> Io<'_> {
-        of_node!(self.test, flush())
-    }
-
     fn resize<'a>(&'a self, _length: u64) -> Boxed<'a, Result<(), Refusal>> {
         Box::pin(std::future::ready(Err(
             "Image format driver does not support resize".to_owned(),
@@ -165,6 +157,11 @@ impl Driver for Verify {
 
     fn children(&self) -> Vec<&Child> {
         vec![&self.test, &self.raw]
+    }
+
+    // What the other one has is not looked at when all is over.
+    fn flushed(&self) -> Vec<&Child> {
+        vec![&self.test]
     }
 
     fn describe(&self) -> Description {

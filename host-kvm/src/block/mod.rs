@@ -54,7 +54,7 @@ use backend::{Backend, Device, Place, Queued};
 use buffer::Buffer;
 use engines::Engines;
 use executor::Executor;
-use node::{Child, Node, Refusal};
+use node::{Child, Node, Permissions, Refusal};
 use storage_commands::Target;
 use throttle::Group;
 
@@ -170,6 +170,18 @@ impl Graph {
         self.drives.borrow().iter().find(is_it).cloned()
     }
 
+    /// The drive with a name that has this node in it.
+    fn drive_with(&self, node: &Rc<Node>) -> Option<Rc<Backend>> {
+        let is_it = |drive: &&Rc<Backend>| {
+            let root = drive.root.borrow();
+            let is_in = root
+                .as_ref()
+                .is_some_and(|root| Rc::ptr_eq(&root.node(), node));
+            is_in && !drive.name().is_empty()
+        };
+        self.drives.borrow().iter().find(is_it).cloned()
+    }
+
     /// The group of a name.
     pub fn group(&self, name: &str) -> Option<Rc<Group>> {
         let groups = self.groups.borrow();
@@ -241,7 +253,6 @@ impl Graph {
     pub fn insert(&self, drive: &Backend, node: &Rc<Node>) -> Result<(), Refusal> {
         let read_only = node.settings().read_only;
         let child = Child::new(node, drive.described(), "root", drive.need(read_only))?;
-        drive.was_read_only.set(read_only);
         drive.root.replace(Some(child));
         Ok(())
     }
@@ -251,9 +262,39 @@ impl Graph {
         self.hold(drive);
         let root = drive.root.take();
         if let Some(root) = root {
+            drive.last.set(root.node().settings());
             self.wait(root.node().flush()).ok();
         }
         self.release(drive);
+    }
+
+    /// Puts a node in place of the one that is in a drive, which is used as that one was.
+    ///
+    /// # Errors
+    /// If there is none, or the node can't be used so.
+    pub fn replace(&self, drive: &Backend, node: &Rc<Node>) -> Result<(), Refusal> {
+        let root = drive.root.borrow();
+        let root = root.as_ref().ok_or("Device has no medium")?;
+        if Rc::ptr_eq(&root.node(), node) {
+            return Ok(());
+        }
+        if root.need().uses.contains(Permissions::WRITE) && node.settings().read_only {
+            return Err("Block node is read-only".to_owned());
+        }
+        self.hold(drive);
+        // The next flush is for the new one.
+        self.wait(root.node().flush()).ok();
+        let old = root.replace(node);
+        // To need less is never refused, and both may be on the same file.
+        let _ = old.refresh();
+        let replaced = node.refresh();
+        if replaced.is_err() {
+            root.replace(&old);
+            // So it was before.
+            let _ = node.refresh().and(old.refresh());
+        }
+        self.release(drive);
+        replaced
     }
 
     /// Gives a drive to a device. The medium, if there is one, is used as the device needs it from now on.

@@ -10,10 +10,10 @@ use std::rc::Rc;
 
 use bitflags::bitflags;
 use rustix::io::Errno;
-use thimble_monitor::schema::{BlkdebugEvent, BlockdevDetectZeroesOptions};
+use thimble_monitor::schema::{BlkdebugEvent, BlockdevAioOptions, BlockdevDetectZeroesOptions};
 
 use super::buffer::Buffer;
-use super::executor::Boxed;
+use super::executor::{Boxed, Changed};
 use super::throttle::Group;
 
 /// What a request comes to.
@@ -90,6 +90,73 @@ pub struct Settings {
     pub direct: bool,
     /// Nothing is flushed to stable storage.
     pub no_flush: bool,
+    /// What is read from an image below is written to this one: so it has to take writes.
+    pub copy_on_read: bool,
+    /// How files are read and written whose options do not say.
+    pub aio: Option<BlockdevAioOptions>,
+}
+
+impl Settings {
+    /// Those of a node of which nothing is said.
+    pub const PLAIN: Self = Self {
+        read_only: false,
+        auto_read_only: false,
+        force_share: false,
+        discard: false,
+        detect_zeroes: BlockdevDetectZeroesOptions::Off,
+        direct: false,
+        no_flush: false,
+        copy_on_read: false,
+        aio: None,
+    };
+}
+
+/// What options say of [`Settings`]; about the rest a node does as the one that it was made with, or as is usual.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct GivenSettings {
+    /// See [`Settings::read_only`].
+    pub read_only: Option<bool>,
+    /// See [`Settings::auto_read_only`].
+    pub auto_read_only: Option<bool>,
+    /// See [`Settings::force_share`].
+    pub force_share: Option<bool>,
+    /// See [`Settings::discard`].
+    pub discard: Option<bool>,
+    /// See [`Settings::detect_zeroes`].
+    pub detect_zeroes: Option<BlockdevDetectZeroesOptions>,
+    /// See [`Settings::direct`].
+    pub direct: Option<bool>,
+    /// See [`Settings::no_flush`].
+    pub no_flush: Option<bool>,
+}
+
+impl GivenSettings {
+    /// These, and what they do not say as others do.
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            read_only: self.read_only.or(other.read_only),
+            auto_read_only: self.auto_read_only.or(other.auto_read_only),
+            force_share: self.force_share.or(other.force_share),
+            discard: self.discard.or(other.discard),
+            detect_zeroes: self.detect_zeroes.or(other.detect_zeroes),
+            direct: self.direct.or(other.direct),
+            no_flush: self.no_flush.or(other.no_flush),
+        }
+    }
+}
+
+impl From<Settings> for GivenSettings {
+    fn from(settings: Settings) -> Self {
+        Self {
+            read_only: Some(settings.read_only),
+            auto_read_only: Some(settings.auto_read_only),
+            force_share: Some(settings.force_share),
+            discard: Some(settings.discard),
+            detect_zeroes: Some(settings.detect_zeroes),
+            direct: Some(settings.direct),
+            no_flush: Some(settings.no_flush),
+        }
+    }
 }
 
 /// What a node can do about the option of a driver: see [`Driver::describe`].
@@ -184,8 +251,10 @@ pub trait Driver {
     /// Gives a range up.
     fn discard<'a>(&'a self, at: u64, length: u64) -> Io<'a>;
 
-    /// Ends when all that was written before is on stable storage.
-    fn flush(&self) -> Io<'_>;
+    /// Ends when all that was written before is on stable storage, as far as it is not for children to do that.
+    fn flush(&self) -> Io<'_> {
+        Box::pin(std::future::ready(Ok(())))
+    }
 
     /// Changes the length.
     ///
@@ -196,6 +265,11 @@ pub trait Driver {
     /// The children, by their roles.
     fn children(&self) -> Vec<&Child> {
         Vec::new()
+    }
+
+    /// The children that a flush is for, too.
+    fn flushed(&self) -> Vec<&Child> {
+        self.children()
     }
 
     /// What a child is needed for when this node is needed so.
@@ -390,6 +464,8 @@ pub struct Node {
     name: String,
     driver: Box<dyn Driver>,
     settings: Cell<Settings>,
+    /// What its options say, if it was made with a parent whose settings it follows.
+    follows: Cell<Option<GivenSettings>>,
     parents: RefCell<Vec<Rc<Edge>>>,
     /// The end of what was written highest.
     highest: Cell<u64>,
@@ -397,6 +473,22 @@ pub struct Node {
     threshold: Cell<u64>,
     /// A write that was to be told of, and by how many bytes it went too far.
     crossed: Cell<Option<(u64, u64)>>,
+    /// Requests that have ended and may have changed something.
+    changes: Cell<u64>,
+    /// As many of them as the flushes that succeeded were for.
+    flushed: Cell<u64>,
+    flushing: Cell<bool>,
+    flush_ended: Changed,
+}
+
+/// The flush that a node is at; there is one at a time.
+struct Flushing<'a>(&'a Node);
+
+impl Drop for Flushing<'_> {
+    fn drop(&mut self) {
+        self.0.flushing.set(false);
+        self.0.flush_ended.tell();
+    }
 }
 
 impl Node {
@@ -413,10 +505,15 @@ impl Node {
             name,
             driver,
             settings: Cell::new(settings),
+            follows: Cell::new(None),
             parents: RefCell::default(),
             highest: Cell::new(0),
             threshold: Cell::new(0),
             crossed: Cell::new(None),
+            changes: Cell::new(0),
+            flushed: Cell::new(0),
+            flushing: Cell::new(false),
+            flush_ended: Changed::default(),
         });
         node.refresh()?;
         Ok(node)
@@ -440,6 +537,16 @@ impl Node {
     /// Changes that. Returns what it was. Nobody is asked: that is for [`Node::refresh`].
     pub fn replace_settings(&self, settings: Settings) -> Settings {
         self.settings.replace(settings)
+    }
+
+    /// What its own options say, if its other settings are those of the node that it was made with.
+    pub fn follows(&self) -> Option<GivenSettings> {
+        self.follows.get()
+    }
+
+    /// Lets it follow the node that it was made with in all that its own options do not say.
+    pub fn follow(&self, given: GivenSettings) {
+        self.follows.set(Some(given));
     }
 
     /// Whether another node is this one or below it.
@@ -568,19 +675,40 @@ impl Node {
         self.note_write(at, from.len() as u64);
         if settings.detect_zeroes != BlockdevDetectZeroesOptions::Off && from.is_zero() {
             let unmap = settings.detect_zeroes == BlockdevDetectZeroesOptions::Unmap;
-            return Box::pin(self.zero(at, from.len() as u64, unmap && settings.discard));
+            let zeroed = self.zero(at, from.len() as u64, unmap && settings.discard);
+            return Box::pin(self.changes(zeroed));
         }
-        self.driver.write(at, from)
+        Box::pin(self.changes(self.driver.write(at, from)))
+    }
+
+    /// Counts a request that changes something. As far as a flush is concerned that is so from its end on, whatever that is.
+    async fn changes<T>(&self, request: impl Future<Output = T>) -> T {
+        let result = request.await;
+        self.changes.set(self.changes.get() + 1);
+        result
     }
 
     /// Lets a range read as zeros.
     pub fn write_zeroes(&self, at: u64, length: u64, may_unmap: bool) -> Io<'_> {
+        self.zeroes(at, length, may_unmap, true)
+    }
+
+    /// The same where the driver has a way of its own; `EOPNOTSUPP` where only writing them does it.
+    pub fn write_zeroes_at_once(&self, at: u64, length: u64, may_unmap: bool) -> Io<'_> {
+        self.zeroes(at, length, may_unmap, false)
+    }
+
+    fn zeroes(&self, at: u64, length: u64, may_unmap: bool, by_writing: bool) -> Io<'_> {
         let settings = self.settings.get();
         if settings.read_only {
             return Box::pin(std::future::ready(Err(Errno::PERM)));
         }
         self.note_write(at, length);
-        Box::pin(self.zero(at, length, may_unmap && settings.discard))
+        let may_unmap = may_unmap && settings.discard;
+        match by_writing {
+            true => Box::pin(self.changes(self.zero(at, length, may_unmap))),
+            false => Box::pin(self.changes(self.driver.write_zeroes(at, length, may_unmap))),
+        }
     }
 
     async fn zero(&self, at: u64, length: u64, may_unmap: bool) -> Result<(), Errno> {
@@ -609,27 +737,53 @@ impl Node {
         if !settings.discard {
             return Box::pin(std::future::ready(Ok(())));
         }
-        self.driver.discard(at, length)
+        Box::pin(self.changes(self.driver.discard(at, length)))
     }
 
-    /// Ends when what was written before is on stable storage, unless that is not wanted.
+    /// Ends when what was written before is on stable storage, unless that is not wanted. What nobody has changed since it was
+    /// flushed is not flushed again.
     pub fn flush(&self) -> Io<'_> {
-        let settings = self.settings.get();
-        if settings.no_flush || settings.read_only {
+        if self.settings.get().read_only {
             return Box::pin(std::future::ready(Ok(())));
         }
+        Box::pin(async move {
+            // What ends from here on is for the next one, even if this one has to wait.
+            let changes = self.changes.get();
+            self.flush_ended.until(|| !self.flushing.get()).await;
+            self.flushing.set(true);
+            let _alone = Flushing(self);
+            // Whoever wants flushes later wants them of this, too.
+            let is_wanted = !self.settings.get().no_flush;
+            let has_changed = self.flushed.get() < changes;
+            self.flush_all(is_wanted && has_changed).await?;
+            if is_wanted && has_changed {
+                self.flushed.set(changes);
+            }
+            Ok(())
+        })
+    }
+
+    async fn flush_all(&self, own: bool) -> Result<(), Errno> {
+        self.step(BlkdebugEvent::FlushToOs).await;
+        if own {
+            self.step(BlkdebugEvent::FlushToDisk).await;
+            self.driver.flush().await?;
+        }
+        let mut result = Ok(());
+        for child in self.driver.flushed() {
+            // Somebody else may have changed it.
+            let flushed = child.node().flush().await;
+            result = result.and(flushed);
+        }
+        result
+    }
+
+    /// Tells the first child of a step of a flush, and waits if that is wanted.
+    async fn step(&self, event: BlkdebugEvent) {
         let child = self.driver.children().first().map(|child| child.node());
-        let events = child.map(|child| {
-            let events = [BlkdebugEvent::FlushToOs, BlkdebugEvent::FlushToDisk];
-            events.map(|event| child.driver.event(event))
-        });
-        let stops = events.into_iter().flatten().flatten().next();
-        match stops {
-            None => self.driver.flush(),
-            Some(stop) => Box::pin(async move {
-                stop.await;
-                self.driver.flush().await
-            }),
+        let stop = child.and_then(|child| child.driver.event(event));
+        if let Some(stop) = stop {
+            stop.await;
         }
     }
 
@@ -641,7 +795,7 @@ impl Node {
         if self.settings.get().read_only {
             return Err("Image is read-only".to_owned());
         }
-        self.driver.resize(length).await
+        self.changes(self.driver.resize(length)).await
     }
 
     /// The child whose storage this one's is, wherever what was changed since isn't in it: what a filter is on, or the

@@ -15,9 +15,11 @@ use thimble_monitor::schema::{
 
 use super::backend::{Backend, OnError};
 use super::blkdebug::{self, Blkdebug};
-use super::file::{self, File};
+use super::file::{self, File, errno_text};
 use super::filters::{CopyOnRead, Verify};
-use super::node::{Change, Child, Driver, Need, Node, OptionValue, Permissions, Refusal, Settings};
+use super::node::{
+    Change, Child, Driver, GivenSettings, Need, Node, OptionValue, Permissions, Refusal, Settings,
+};
 use super::null::{self, Null};
 use super::overlay::Overlay;
 use super::raw::{self, Raw};
@@ -34,7 +36,7 @@ pub struct Inherited {
     no_flush: bool,
     /// Formats respect what is said about discards, so that files may do them.
     discard: bool,
-    /// How files are read and written.
+    copy_on_read: bool,
     aio: Option<BlockdevAioOptions>,
 }
 
@@ -47,7 +49,8 @@ impl From<Settings> for Inherited {
             direct: settings.direct,
             no_flush: settings.no_flush,
             discard: true,
-            aio: None,
+            copy_on_read: false,
+            aio: settings.aio,
         }
     }
 }
@@ -64,13 +67,13 @@ pub struct DriveOptions {
     /// It takes no writes.
     pub read_only: bool,
     /// The host's page cache is not used.
-    pub direct: bool,
+    pub direct: Option<bool>,
     /// Flushes are ignored.
-    pub no_flush: bool,
+    pub no_flush: Option<bool>,
     /// Writes end before they are on stable storage.
     pub write_back: bool,
     /// What is no longer needed is told to the storage.
-    pub discard: bool,
+    pub discard: Option<bool>,
     /// What is done about zeros that are written.
     pub detect_zeroes: BlockdevDetectZeroesOptions,
     /// Writes go to a temporary file.
@@ -96,10 +99,10 @@ impl Default for DriveOptions {
             format: None,
             options: Vec::new(),
             read_only: false,
-            direct: false,
-            no_flush: false,
+            direct: None,
+            no_flush: None,
             write_back: true,
-            discard: false,
+            discard: None,
             detect_zeroes: BlockdevDetectZeroesOptions::Off,
             snapshot: None,
             copy_on_read: false,
@@ -116,24 +119,35 @@ fn text(bytes: &[u8]) -> Result<&str, Refusal> {
     std::str::from_utf8(bytes).map_err(|_| "a name is not valid UTF-8".to_owned())
 }
 
-fn settings(options: &BlockdevOptions<'_>, inherited: Inherited) -> Result<Settings, Refusal> {
-    let cache = options.cache.as_ref();
-    let detect_zeroes = options.detect_zeroes;
+impl From<&BlockdevOptions<'_>> for GivenSettings {
+    fn from(options: &BlockdevOptions<'_>) -> Self {
+        let cache = options.cache.as_ref();
+        Self {
+            read_only: options.read_only,
+            auto_read_only: options.auto_read_only,
+            force_share: options.force_share,
+            discard: options
+                .discard
+                .map(|discard| discard == BlockdevDiscardOptions::Unmap),
+            detect_zeroes: options.detect_zeroes,
+            direct: cache.and_then(|cache| cache.direct),
+            no_flush: cache.and_then(|cache| cache.no_flush),
+        }
+    }
+}
+
+fn settings(given: GivenSettings, inherited: Inherited) -> Result<Settings, Refusal> {
+    let detect_zeroes = given.detect_zeroes;
     let settings = Settings {
-        read_only: options.read_only.unwrap_or(inherited.read_only),
-        auto_read_only: options.auto_read_only.unwrap_or(inherited.auto_read_only),
-        force_share: options.force_share.unwrap_or(inherited.force_share),
-        discard: match options.discard {
-            Some(discard) => discard == BlockdevDiscardOptions::Unmap,
-            None => inherited.discard,
-        },
+        read_only: given.read_only.unwrap_or(inherited.read_only),
+        auto_read_only: given.auto_read_only.unwrap_or(inherited.auto_read_only),
+        force_share: given.force_share.unwrap_or(inherited.force_share),
+        discard: given.discard.unwrap_or(inherited.discard),
         detect_zeroes: detect_zeroes.unwrap_or(BlockdevDetectZeroesOptions::Off),
-        direct: cache
-            .and_then(|cache| cache.direct)
-            .unwrap_or(inherited.direct),
-        no_flush: cache
-            .and_then(|cache| cache.no_flush)
-            .unwrap_or(inherited.no_flush),
+        direct: given.direct.unwrap_or(inherited.direct),
+        no_flush: given.no_flush.unwrap_or(inherited.no_flush),
+        copy_on_read: inherited.copy_on_read,
+        aio: inherited.aio,
     };
     if settings.detect_zeroes == BlockdevDetectZeroesOptions::Unmap && !settings.discard {
         return Err(
@@ -226,7 +240,7 @@ impl Graph {
         if self.nodes().len() >= NODES_MAX {
             return Err(format!("there are {NODES_MAX} block nodes already"));
         }
-        let mut settings = settings(options, inherited)?;
+        let mut settings = settings(options.into(), inherited)?;
         let name = self.name_of(options)?;
         // As with QEMU those that test others are older than what is made with them.
         let place = match options.variant {
@@ -235,19 +249,14 @@ impl Graph {
             }
             _ => usize::MAX,
         };
-        let for_children = Inherited {
-            aio: inherited.aio,
-            ..settings.into()
-        };
+        let for_children = settings.into();
         let child = |reference: &BlockdevRef<'_>, role: &'static str| {
             self.child(reference, role, &name, for_children)
         };
         let driver: Box<dyn Driver> = match &options.variant {
-            BlockdevOptionsVariant::File(file) => {
-                self.file("file", file, inherited.aio, &mut settings)?
-            }
+            BlockdevOptionsVariant::File(file) => self.file("file", file, &mut settings)?,
             BlockdevOptionsVariant::HostDevice(file) => {
-                self.file("host_device", file, inherited.aio, &mut settings)?
+                self.file("host_device", file, &mut settings)?
             }
             BlockdevOptionsVariant::NullCo(null) => self.null("null-co", null)?,
             BlockdevOptionsVariant::NullAio(null) => self.null("null-aio", null)?,
@@ -278,6 +287,9 @@ impl Graph {
                 Box::new(Blkdebug::new(image, debug)?)
             }
         };
+        if settings.copy_on_read && settings.read_only {
+            return Err("Can't use copy-on-read on read-only device".to_owned());
+        }
         Ok(self.register(Node::new(name, driver, settings)?, place))
     }
 
@@ -295,7 +307,12 @@ impl Graph {
         inherited: Inherited,
     ) -> Result<Child, Refusal> {
         let node = match reference {
-            BlockdevRef::Definition(options) => self.open(&options.get(), inherited, false)?,
+            BlockdevRef::Definition(options) => {
+                let options = options.get();
+                let node = self.open(&options, inherited, false)?;
+                node.follow((&options).into());
+                node
+            }
             BlockdevRef::Reference(name) => {
                 let name = text(name)?;
                 let missing = || format!("Cannot find device='{name}' nor node-name='{name}'");
@@ -309,7 +326,6 @@ impl Graph {
         &self,
         name: &'static str,
         options: &BlockdevOptionsFile<'_>,
-        aio: Option<BlockdevAioOptions>,
         settings: &mut Settings,
     ) -> Result<Box<dyn Driver>, Refusal> {
         if options.x_check_cache_dropped == Some(true) {
@@ -317,7 +333,7 @@ impl Graph {
         }
         let filename = text(options.filename)?;
         let engines = self.engines.clone();
-        let file = File::open(name, filename, options, aio, settings, engines)?;
+        let file = File::open(name, filename, options, settings, engines)?;
         Ok(Box::new(file))
     }
 
@@ -346,9 +362,26 @@ impl Graph {
         &self,
         all: &mut dyn Iterator<Item = BlockdevOptions<'m>>,
     ) -> Result<(), Refusal> {
+        self.change(&mut |done| self.reopen_all(all, done))
+    }
+
+    /// Changes settings of a node, and of those that follow it.
+    ///
+    /// # Errors
+    /// In QEMU's words.
+    pub fn change_settings(&self, node: &Rc<Node>, given: GivenSettings) -> Result<(), Refusal> {
+        self.change(&mut |done| self.change_node(node, given, done))
+    }
+
+    /// Lets nodes be changed, and asks then all whom that concerns. If it can't be done, what is in the list is undone.
+    fn change(
+        &self,
+        change: &mut dyn FnMut(&mut Vec<Undo>) -> Result<(), Refusal>,
+    ) -> Result<(), Refusal> {
         let mut done = Vec::new();
         self.drained(|| {
-            let result = self.reopen_all(all, &mut done);
+            // Who is asked only now may have given something up in favour of another one.
+            let result = change(&mut done).and_then(|()| done.iter().try_for_each(Undo::refresh));
             if result.is_err() {
                 for undo in done.iter_mut().rev() {
                     undo.undo();
@@ -376,25 +409,89 @@ impl Graph {
                 node.ok_or_else(|| format!("Failed to find node with node-name='{name}'"))?;
             let mut other = None;
             let change = self.same_image(&node, &options, &mut other)?;
-            let settings = settings(&options, Inherited::default())?;
-            let mut undo = Undo {
-                node: node.clone(),
-                settings: node.replace_settings(settings),
-                child: None,
-                driver: None,
+            let at = done.len();
+            self.change_node(&node, (&options).into(), done)?;
+            let Some(undo) = done.get_mut(at) else {
+                continue;
             };
             if let Some((role, other)) = other {
                 let child = role_of(&node, role);
                 undo.child = child.map(|child| (role, child.replace(&other)));
             }
-            done.push(undo);
-            if let (Some(change), Some(last)) = (change, done.last_mut()) {
-                last.driver = Some(node.driver().change(change)?);
+            if let Some(change) = change {
+                undo.driver = Some(node.driver().change(change)?);
             }
         }
-        // Who is asked only now may have given something up in favour of another one.
-        for undo in done.iter() {
-            undo.refresh()?;
+        Ok(())
+    }
+
+    /// Changes the settings of a node and of those that follow it, the node first in what is in `done` then.
+    fn change_node(
+        &self,
+        node: &Rc<Node>,
+        given: GivenSettings,
+        done: &mut Vec<Undo>,
+    ) -> Result<(), Refusal> {
+        // What was never an option of the node stays.
+        let Settings {
+            copy_on_read, aio, ..
+        } = node.settings();
+        let inherited = Inherited {
+            copy_on_read,
+            aio,
+            ..Inherited::default()
+        };
+        let settings = settings(given, inherited)?;
+        if settings.copy_on_read && settings.read_only {
+            let drive = self.drive_with(node);
+            let shown = drive.as_ref().map_or(node.name(), |drive| drive.name());
+            return Err(format!(
+                "Can't set node '{shown}' to r/o with copy-on-read enabled"
+            ));
+        }
+        // Who can't be written any more could not be flushed either.
+        let flushed = self.wait(node.flush());
+        flushed.map_err(|error| format!("Error flushing drive: {}", errno_text(error)))?;
+        done.push(Undo {
+            node: node.clone(),
+            settings: node.replace_settings(settings),
+            follows: node.follows(),
+            child: None,
+            driver: None,
+        });
+        if node.follows().is_some() {
+            node.follow(given);
+        }
+        self.change_followers(node, given, done)
+    }
+
+    /// Changes the settings of those that follow a node as far as something was said of its own.
+    fn change_followers(
+        &self,
+        node: &Rc<Node>,
+        given: GivenSettings,
+        done: &mut Vec<Undo>,
+    ) -> Result<(), Refusal> {
+        let passed_on = GivenSettings {
+            discard: None,
+            detect_zeroes: None,
+            ..given
+        };
+        for child in node.driver().children() {
+            let follower = child.node();
+            let Some(own) = follower.follows() else {
+                continue;
+            };
+            let (given, old) = (own.or(passed_on), follower.settings());
+            let settings = settings(given.or(old.into()), old.into())?;
+            done.push(Undo {
+                node: follower.clone(),
+                settings: follower.replace_settings(settings),
+                follows: Some(own),
+                child: None,
+                driver: None,
+            });
+            self.change_followers(&follower, given, done)?;
         }
         Ok(())
     }
@@ -541,7 +638,8 @@ impl Graph {
             .iter()
             .any(|(key, _)| key == "file" || key.starts_with("file."));
         if filename.is_none() && named.is_none() && !below {
-            return match given.options.is_empty() {
+            let said = given.direct.or(given.no_flush).or(given.discard);
+            return match given.options.is_empty() && said.is_none() {
                 true => Ok(None),
                 false => Err("Must specify either driver or file".to_owned()),
             };
@@ -577,10 +675,11 @@ impl Graph {
         };
         let on = |on: bool| if on { "on" } else { "off" };
         put("read-only", on(given.read_only || snapshot));
-        put("cache.direct", on(given.direct));
-        put("cache.no-flush", on(given.no_flush));
+        put("cache.direct", on(given.direct == Some(true)));
+        put("cache.no-flush", on(given.no_flush == Some(true)));
         // Who wants zeros given up wants that, too, as with QEMU's option.
-        let discard = given.discard || given.detect_zeroes == BlockdevDetectZeroesOptions::Unmap;
+        let discard = given.discard == Some(true)
+            || given.detect_zeroes == BlockdevDetectZeroesOptions::Unmap;
         put("discard", if discard { "unmap" } else { "ignore" });
         put("detect-zeroes", given.detect_zeroes.name());
         let is_file = matches!(driver.as_str(), "file" | "host_device");
@@ -615,6 +714,7 @@ impl Graph {
         let options = read_option::<BlockdevOptions<'_>>(&mut parser, &keys);
         let options = options.map_err(|error| unexpected(&driver, &error.to_string()))?;
         let inherited = Inherited {
+            copy_on_read: given.copy_on_read && !snapshot,
             aio: given.aio,
             ..Inherited::default()
         };
@@ -634,6 +734,11 @@ impl Graph {
         let mut settings = node.settings();
         (settings.read_only, settings.no_flush) = (given.read_only, true);
         settings.direct = false;
+        settings.copy_on_read = given.copy_on_read;
+        // Not without direct requests.
+        settings.aio = settings
+            .aio
+            .filter(|aio| *aio != BlockdevAioOptions::Native);
         let name = format!("#block{}", self.last_name.get());
         self.last_name.set(self.last_name.get() + 1);
         let backing = Child::new(&node, format!("node '{name}'"), "backing", Need::NONE)?;
@@ -687,7 +792,13 @@ impl Graph {
         drive.on_read_error.set(given.on_read_error);
         drive.on_write_error.set(given.on_write_error);
         drive.write_cache.set(given.write_back);
-        drive.was_read_only.set(given.read_only);
+        drive.last.set(Settings {
+            read_only: given.read_only,
+            detect_zeroes: given.detect_zeroes,
+            copy_on_read: given.copy_on_read,
+            aio: given.aio,
+            ..Settings::PLAIN
+        });
         if let Some(node) = self.open_medium(given)? {
             self.insert(&drive, &node)?;
         }
@@ -718,6 +829,7 @@ fn role_of<'n>(node: &'n Node, role: &str) -> Option<&'n Child> {
 struct Undo {
     node: Rc<Node>,
     settings: Settings,
+    follows: Option<GivenSettings>,
     /// A child in a role.
     child: Option<(&'static str, Rc<Node>)>,
     driver: Option<Change>,
@@ -743,6 +855,9 @@ impl Undo {
     /// Makes it as it was.
     fn undo(&mut self) {
         self.node.replace_settings(self.settings);
+        if let Some(given) = self.follows {
+            self.node.follow(given);
+        }
         if let Some((role, old)) = &mut self.child
             && let Some(child) = role_of(&self.node, role)
         {

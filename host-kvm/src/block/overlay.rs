@@ -238,11 +238,6 @@ impl Driver for Overlay {
         Box::pin(std::future::ready(Ok(())))
     }
 
-    // It is gone with the process anyway.
-    fn flush(&self) -> Io<'_> {
-        Box::pin(std::future::ready(Ok(())))
-    }
-
     fn resize<'a>(&'a self, length: u64) -> Boxed<'a, Result<(), Refusal>> {
         let old = self.length.get();
         if length < old {

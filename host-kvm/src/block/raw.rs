@@ -141,10 +141,6 @@ impl Driver for Raw {
         }
     }
 
-    fn flush(&self) -> Io<'_> {
-        of_node!(self.file, flush())
-    }
-
     fn resize<'a>(&'a self, length: u64) -> Boxed<'a, Result<(), Refusal>> {
         let (offset, size) = self.part.get();
         if size.is_some() {

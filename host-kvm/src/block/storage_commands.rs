@@ -2,8 +2,8 @@
 //!
 //! What commands show goes to the process' standard output and error, in the formats that scripts expect there. Those of
 //! a request of their own (`aio_*`) end while others go on, and show what came of it then. Left out are `abort` and
-//! `sigraise`, which end the process, and `reopen`, for which there is blockdev-reopen. What needs a format that is not
-//! there (compression, a machine's state within the image, preallocation) fails as it does with `raw`.
+//! `sigraise`, which end the process. What needs a format that is not there (compression, a machine's state within the image,
+//! preallocation) fails as it does with `raw`.
 
 use std::fmt::Write;
 use std::io::Write as _;
@@ -12,15 +12,16 @@ use std::sync::Arc;
 
 use rustix::io::Errno;
 use thimble_core::devices::block::{DriveId, Operation, SECTOR};
-use thimble_monitor::schema::BlkdebugEvent;
+use thimble_monitor::schema::{BlkdebugEvent, BlockdevDetectZeroesOptions};
 
 use super::backend::{Backend, Place, Queued};
 use super::buffer::Buffer;
 use super::file::errno_text;
-use super::node::{Breakpoint, Child, Need, Node, Permissions};
+use super::node::{Breakpoint, Child, GivenSettings, Need, Node, Permissions};
 use super::{Graph, REQUEST_MAX};
 use crate::clock::monotonic;
-use crate::options::opts::{NumberError, parse_number, parse_size};
+use crate::options::cache_mode;
+use crate::options::opts::{NumberError, parse_bool, parse_number, parse_size, split};
 
 /// The byte that writes are made of, unless they have a pattern.
 const WRITTEN: u8 = 0xcd;
@@ -58,6 +59,44 @@ impl Target {
                 root.as_ref().map(|root| root.node()).ok_or(Errno::NOMEDIUM)
             }
             Self::Node(child) => Ok(child.node()),
+        }
+    }
+
+    /// Lets the node be used otherwise. Who wants it read-only does not write to it any more; whose device does, may again.
+    fn reopen(
+        &self,
+        graph: &Graph,
+        node: &Rc<Node>,
+        given: GivenSettings,
+        read_only: Option<bool>,
+    ) -> Result<(), String> {
+        let change = |child: &Child| {
+            let old = child.need();
+            let writes = Permissions::WRITE | Permissions::WRITE_UNCHANGED;
+            let keeps = Need {
+                uses: old.uses - writes,
+                ..old
+            };
+            if read_only == Some(true) {
+                child.set_need(keeps)?;
+            }
+            let changed = graph.change_settings(node, given);
+            let wanted = match (&changed, self) {
+                (Err(_), _) => old,
+                (Ok(()), Self::Drive(drive)) if read_only == Some(false) => {
+                    let need = drive.need(false);
+                    Need {
+                        uses: need.uses | old.uses,
+                        ..need
+                    }
+                }
+                _ => return changed,
+            };
+            changed.and(child.set_need(wanted))
+        };
+        match self {
+            Self::Drive(drive) => drive.root.borrow().as_ref().map_or(Ok(()), change),
+            Self::Node(child) => change(child),
         }
     }
 
@@ -114,7 +153,7 @@ impl From<String> for Wrong {
 
 const READ: Permissions = Permissions::CONSISTENT_READ;
 
-static COMMANDS: [Command; 20] = [
+static COMMANDS: [Command; 21] = [
     Command {
         name: "aio_flush",
         arguments: "",
@@ -267,6 +306,15 @@ static COMMANDS: [Command; 20] = [
                 format!("Could not remove breakpoint {tag}: {}", errno_text(error)).into()
             })
         },
+    },
+    Command {
+        name: "reopen",
+        arguments: "[(-r|-w)] [-c cache] [-o options]",
+        words: (0, 0),
+        options: "c:o:rw",
+        needs: Permissions::empty(),
+        help: "lets the image be used otherwise: read-only or not, by this cache mode",
+        run: reopen,
     },
     Command {
         name: "resume",
@@ -434,6 +482,88 @@ fn map(call: &Call<'_>) -> Result<(), Wrong> {
     Ok(())
 }
 
+/// Reads an option `-o`: what settings are to be.
+fn read_settings(text: &str, given: &mut GivenSettings) -> Result<(), String> {
+    for (key, value) in split(text) {
+        let value = value.as_deref().unwrap_or("on");
+        let on = || {
+            let on = parse_bool(value);
+            let on = on.ok_or_else(|| format!("Parameter '{key}' expects 'on' or 'off'"));
+            on.map(Some)
+        };
+        match key.as_str() {
+            "read-only" => given.read_only = on()?,
+            "auto-read-only" => given.auto_read_only = on()?,
+            "cache.direct" => given.direct = on()?,
+            "cache.no-flush" => given.no_flush = on()?,
+            "discard" => {
+                given.discard = match value {
+                    "unmap" | "on" => Some(true),
+                    "ignore" | "off" => Some(false),
+                    _ => return Err("Invalid discard option".to_owned()),
+                }
+            }
+            "detect-zeroes" => {
+                let mut known = BlockdevDetectZeroesOptions::ALL.iter().copied();
+                let known = known.find(|known| known.name() == value);
+                let unknown = || format!("Invalid parameter '{value}'");
+                given.detect_zeroes = Some(known.ok_or_else(unknown)?);
+            }
+            _ => return Err(format!("Cannot change the option '{key}'")),
+        }
+    }
+    Ok(())
+}
+
+fn reopen(call: &Call<'_>) -> Result<(), Wrong> {
+    let node = call.node("reopen")?;
+    let (mut given, mut cache) = (GivenSettings::default(), None);
+    for (letter, value) in &call.options {
+        match letter {
+            'r' | 'w' if given.read_only.is_some() => {
+                let text = "Only one -r/-w option may be given";
+                return Err(Wrong::Said(text.to_owned()));
+            }
+            'r' | 'w' => given.read_only = Some(*letter == 'r'),
+            'c' => {
+                let invalid = || Wrong::Said(format!("Invalid cache option: {value}"));
+                cache = Some(cache_mode(value).ok_or_else(invalid)?);
+            }
+            _ => {}
+        }
+    }
+    let mut options = GivenSettings::default();
+    for (_, text) in call.options.iter().filter(|(letter, _)| *letter == 'o') {
+        read_settings(text, &mut options).map_err(Wrong::Said)?;
+    }
+    if let (Target::Drive(drive), Some(cache)) = (&call.target, cache)
+        && drive.write_cache.get() != cache.write_back
+        && drive.device.borrow().is_some()
+    {
+        let text = "Cannot change cache.writeback: Device attached";
+        return Err(Wrong::Said(text.to_owned()));
+    }
+    if options.read_only.is_some() && given.read_only.is_some() {
+        let text = "Cannot set both -r/-w and 'read-only'";
+        return Err(Wrong::Said(text.to_owned()));
+    }
+    if cache.is_some() && options.direct.or(options.no_flush).is_some() {
+        let text = "Cannot set both -c and the cache options";
+        return Err(Wrong::Said(text.to_owned()));
+    }
+    if let Some(cache) = cache {
+        (given.direct, given.no_flush) = (Some(cache.direct), Some(cache.no_flush));
+    }
+    let wanted = options.or(given).or(node.settings().into());
+    call.target
+        .reopen(call.graph, &node, wanted, given.read_only)
+        .map_err(Wrong::Said)?;
+    if let (Target::Drive(drive), Some(cache)) = (&call.target, cache) {
+        drive.write_cache.set(cache.write_back);
+    }
+    Ok(())
+}
+
 fn set_break(call: &Call<'_>) -> Result<(), Wrong> {
     let failed = |error| format!("Could not set breakpoint: {}", errno_text(error));
     let events = BlkdebugEvent::ALL.iter().copied();
@@ -504,6 +634,9 @@ pub fn run(graph: &Rc<Graph>, target: Target, line: &str, say: &mut dyn Write) -
     let Some(name) = words.next() else {
         return Ok(());
     };
+    if let "abort" | "sigraise" = name {
+        return writeln!(say, "{name} ends the process and is not available");
+    }
     let Some(command) = COMMANDS.iter().find(|command| command.name == name) else {
         complain(&format!("command \"{name}\" not found\n"));
         return Ok(());
@@ -533,8 +666,8 @@ pub fn run(graph: &Rc<Graph>, target: Target, line: &str, say: &mut dyn Write) -
     }
     let options = match options(command, &given) {
         Ok(options) => options,
-        Err(letter) => {
-            complain(&format!("{name}: invalid option -- '{letter}'\n"));
+        Err((letter, wrong)) => {
+            complain(&format!("{name}: {wrong} -- '{letter}'\n"));
             show(&usage(command));
             return Ok(());
         }
@@ -568,8 +701,8 @@ fn complain(text: &str) {
 /// Options with their values, and the words that are none.
 type Given<'g> = (Vec<(char, &'g str)>, Vec<&'g str>);
 
-/// Takes options out of the words; the letter of one that is wrong.
-fn options<'g>(command: &Command, given: &[&'g str]) -> Result<Given<'g>, char> {
+/// Takes options out of the words; or the letter of one that is wrong, and what is wrong.
+fn options<'g>(command: &Command, given: &[&'g str]) -> Result<Given<'g>, (char, &'static str)> {
     let (mut options, mut words) = (Vec::new(), Vec::new());
     if command.options.is_empty() {
         return Ok((options, given.to_vec()));
@@ -582,14 +715,17 @@ fn options<'g>(command: &Command, given: &[&'g str]) -> Result<Given<'g>, char> 
         };
         for (at, letter) in letters.char_indices() {
             let known = command.options.find(letter).filter(|_| letter != ':');
-            let known = known.ok_or(letter)?;
+            let known = known.ok_or((letter, "invalid option"))?;
             if !command.options[known..].starts_with(&format!("{letter}:")) {
                 options.push((letter, ""));
                 continue;
             }
             let value = &letters[at + letter.len_utf8()..];
             let value = match value.is_empty() {
-                true => rest.next().ok_or(letter)?,
+                true => {
+                    let missing = (letter, "option requires an argument");
+                    rest.next().ok_or(missing)?
+                }
                 false => value,
             };
             options.push((letter, value));
@@ -759,7 +895,7 @@ impl Call<'_> {
         if self.has('n') {
             // Never by writing zeros.
             let node = self.node("write")?;
-            let zeroed = node.driver().write_zeroes(offset, length, self.has('u'));
+            let zeroed = node.write_zeroes_at_once(offset, length, self.has('u'));
             let (result, taken) = timed(self.graph, zeroed);
             report.show(result.map(|()| memory), taken);
             return Ok(());

@@ -108,13 +108,8 @@ impl Driver for InMemory {
 }
 
 const SETTINGS: Settings = Settings {
-    read_only: false,
-    auto_read_only: false,
-    force_share: false,
     discard: true,
-    detect_zeroes: thimble_monitor::schema::BlockdevDetectZeroesOptions::Off,
-    direct: false,
-    no_flush: false,
+    ..Settings::PLAIN
 };
 
 fn graph() -> Rc<Graph> {
@@ -445,6 +440,170 @@ fn rules_fail_requests() {
     assert_eq!(write(0), Err(Errno::NOSPC));
     // A rule is active until one of another event is.
     assert_eq!(read(0), Err(Errno::NOSPC));
+}
+
+#[test]
+fn only_what_was_changed_is_flushed() {
+    let graph = graph();
+    let (memory, base) = memory(&graph, "base", 8192);
+    add(&graph, "raw,node-name=r,file=base,discard=unmap").unwrap();
+    let node = graph.node("r").unwrap();
+    let flushes = |node: &Node| {
+        let before = memory.flushes.get();
+        let result = graph.wait(node.flush());
+        (memory.flushes.get() - before, result)
+    };
+    let flushes_once = || {
+        assert_eq!(flushes(&node), (1, Ok(())));
+        assert_eq!(flushes(&node), (0, Ok(())));
+        assert_eq!(flushes(&base), (0, Ok(())));
+    };
+    let write = |node: &Node| graph.wait(node.write(0, Buffer::of(&[1; 512])));
+    assert_eq!(flushes(&node), (0, Ok(())));
+    write(&node).unwrap();
+    flushes_once();
+    graph.wait(node.write_zeroes(0, 512, true)).unwrap();
+    flushes_once();
+    graph.wait(node.discard(0, 512)).unwrap();
+    flushes_once();
+    graph.wait(node.resize(4096)).unwrap();
+    flushes_once();
+    // Whoever else has changed it.
+    write(&base).unwrap();
+    flushes_once();
+    graph.wait(node.read(0, Buffer::new(512))).unwrap();
+    assert_eq!(flushes(&node), (0, Ok(())));
+    // A write that has failed may have written something, and a flush that has failed may have flushed nothing.
+    memory.faults.borrow_mut().extend([Errno::IO; 2]);
+    assert_eq!(write(&node), Err(Errno::IO));
+    assert_eq!(flushes(&node), (1, Err(Errno::IO)));
+    flushes_once();
+    // What was not to be flushed is, once it is to be.
+    let settings = base.settings();
+    base.replace_settings(Settings {
+        no_flush: true,
+        ..settings
+    });
+    write(&node).unwrap();
+    assert_eq!(flushes(&node), (0, Ok(())));
+    base.replace_settings(settings);
+    flushes_once();
+}
+
+/// A task's result, once it has ended.
+type Later = Rc<Cell<Option<Result<(), Errno>>>>;
+
+/// Lets a request of a node be a task, which runs until it has to wait.
+fn begin(graph: &Graph, node: &Rc<Node>, request: impl Fn(&Node) -> Io<'_> + 'static) -> Later {
+    let (ended, node) = (Later::default(), node.clone());
+    let tell = ended.clone();
+    let task = async move { tell.set(Some(request(&node).await)) };
+    graph.executor.spawn(task);
+    graph.executor.run(0);
+    ended
+}
+
+#[test]
+fn a_write_that_ends_during_a_flush_is_for_the_next() {
+    let graph = graph();
+    let (memory, node) = memory(&graph, "base", 8192);
+    let bytes = Buffer::of(&[1; 512]);
+    graph.wait(node.write(0, bytes.clone())).unwrap();
+    memory.stuck.set(true);
+    let late = begin(&graph, &node, move |node| node.write(0, bytes.clone()));
+    let first = begin(&graph, &node, Node::flush);
+    assert_eq!((memory.flushes.get(), first.get()), (1, None));
+    memory.stuck.set(false);
+    memory.changed.tell();
+    graph.executor.run(0);
+    assert_eq!((late.get(), first.get()), (Some(Ok(())), Some(Ok(()))));
+    for _ in 0..2 {
+        assert_eq!(graph.wait(node.flush()), Ok(()));
+        assert_eq!(memory.flushes.get(), 2);
+    }
+}
+
+#[test]
+fn flushes_come_one_after_the_other() {
+    let graph = graph();
+    let (memory, node) = memory(&graph, "base", 8192);
+    graph.wait(node.write(0, Buffer::of(&[1; 512]))).unwrap();
+    memory.stuck.set(true);
+    let ended = [0; 3].map(|_| begin(&graph, &node, Node::flush));
+    assert_eq!(memory.flushes.get(), 1);
+    // The kernel tells of a failure once: who has waited asks it again.
+    memory.faults.borrow_mut().push_back(Errno::IO);
+    memory.stuck.set(false);
+    memory.changed.tell();
+    graph.executor.run(0);
+    let results = ended.map(|ended| ended.get());
+    assert_eq!(results, [Some(Err(Errno::IO)), Some(Ok(())), Some(Ok(()))]);
+    assert_eq!(memory.flushes.get(), 2);
+    // One that nobody waits for any more is in nobody's way.
+    graph.wait(node.write(0, Buffer::of(&[1; 512]))).unwrap();
+    memory.stuck.set(true);
+    let mut given_up = node.flush();
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    assert!(given_up.as_mut().poll(&mut context).is_pending());
+    drop(given_up);
+    memory.stuck.set(false);
+    assert_eq!(graph.wait(node.flush()), Ok(()));
+    assert_eq!(memory.flushes.get(), 4);
+}
+
+#[test]
+fn another_node_takes_the_place_of_a_medium() {
+    let graph = graph();
+    let (first, base) = memory(&graph, "base", 8192);
+    let (second, other) = memory(&graph, "other", 4096);
+    let disk = drive(&graph, &base);
+    let write = |disk: &Rc<Backend>| {
+        let request = request(
+            1,
+            Operation::Write {
+                force_unit_access: false,
+            },
+            0,
+            Place::None,
+        );
+        let bytes = Buffer::of(&[7; 512]);
+        graph.wait(disk.perform(&request, Some(bytes))).map(drop)
+    };
+    write(&disk).unwrap();
+    graph.replace(&disk, &other).unwrap();
+    // What the first one had to flush is flushed.
+    assert_eq!((first.flushes.get(), second.flushes.get()), (1, 0));
+    write(&disk).unwrap();
+    assert_eq!(second.bytes.borrow()[0], 7);
+    assert_eq!(disk.medium().map(|medium| medium.bytes), Some(4096));
+    assert!(!base.is_used() && other.is_used());
+    // Both may be on the same file.
+    add(&graph, "raw,node-name=part,file=other,offset=512").unwrap();
+    let part = graph.node("part").unwrap();
+    graph.replace(&disk, &part).unwrap();
+    graph.replace(&disk, &other).unwrap();
+    // What is refused changes nothing.
+    let user = Child::new(&base, "another".to_owned(), "root", WRITER).unwrap();
+    let refused = graph.replace(&disk, &base).unwrap_err();
+    assert!(refused.starts_with("Permission conflict"), "{refused}");
+    assert!(Rc::ptr_eq(
+        &other,
+        &disk.root.borrow().as_ref().unwrap().node()
+    ));
+    let second_writer = Child::new(&other, "third".to_owned(), "root", WRITER);
+    assert!(second_writer.is_err());
+    drop(user);
+    graph.replace(&disk, &base).unwrap();
+    // A drive whose medium took no writes does not write to the next one either.
+    graph.remove_drive(&disk);
+    let settings = base.settings();
+    base.replace_settings(Settings {
+        read_only: true,
+        ..settings
+    });
+    let reader = drive(&graph, &base);
+    graph.replace(&reader, &other).unwrap();
+    assert!(reader.medium().is_some_and(|medium| medium.read_only));
 }
 
 #[test]

@@ -15,7 +15,7 @@ use rustix::io::Errno;
 
 use super::buffer::Buffer;
 use super::executor::{Boxed, Executor};
-use super::node::{Change, Child, Description, Driver, Io, OptionValue, Refusal, of_node};
+use super::node::{Change, Child, Description, Driver, Io, OptionValue, Refusal};
 
 /// Nanoseconds of a second.
 const SECOND: f64 = 1e9;
@@ -416,10 +416,6 @@ impl Driver for Throttle {
     fn discard<'a>(&'a self, at: u64, length: u64) -> Io<'a> {
         let then = async move { self.file.node().discard(at, length).await };
         self.paced(true, length, Box::pin(then))
-    }
-
-    fn flush(&self) -> Io<'_> {
-        of_node!(self.file, flush())
     }
 
     fn resize<'a>(&'a self, _length: u64) -> Boxed<'a, Result<(), Refusal>> {

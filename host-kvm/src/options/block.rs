@@ -228,6 +228,34 @@ fn limits(given: &opts::Opts) -> Limits {
     limits
 }
 
+/// What `cache=` stands for.
+#[derive(Clone, Copy, Debug)]
+pub struct CacheMode {
+    /// Writes end before they are on stable storage.
+    pub write_back: bool,
+    /// The host's page cache is not used.
+    pub direct: bool,
+    /// Nothing is flushed to stable storage.
+    pub no_flush: bool,
+}
+
+/// The mode of a name.
+pub fn cache_mode(name: &str) -> Option<CacheMode> {
+    let (write_back, direct, no_flush) = match name {
+        "writeback" => (true, false, false),
+        "none" | "off" => (true, true, false),
+        "writethrough" => (false, false, false),
+        "directsync" => (false, true, false),
+        "unsafe" => (true, false, true),
+        _ => return None,
+    };
+    Some(CacheMode {
+        write_back,
+        direct,
+        no_flush,
+    })
+}
+
 fn on_error(text: Option<&str>, read: bool) -> Result<OnError, Reason> {
     let Some(text) = text else {
         return Ok(OnError::Auto);
@@ -339,14 +367,10 @@ pub fn parse(text: &str, origin: &str, others: &[BlockOption]) -> Result<DiskOpt
         Some("cdrom") => true,
         Some(other) => return Err(format!("'{other}' invalid media")),
     };
-    let (write_back, direct, no_flush) = match given.text("cache") {
-        None | Some("writeback") => (true, false, false),
-        Some("none" | "off") => (true, true, false),
-        Some("writethrough") => (false, false, false),
-        Some("directsync") => (false, true, false),
-        Some("unsafe") => (true, false, true),
-        Some(_) => return Err("invalid cache option".to_owned()),
-    };
+    let cache = given
+        .text("cache")
+        .map(|name| cache_mode(name).ok_or("invalid cache option"));
+    let cache = cache.transpose()?;
     let aio = match given.text("aio") {
         None => None,
         Some(name) => {
@@ -366,8 +390,9 @@ pub fn parse(text: &str, origin: &str, others: &[BlockOption]) -> Result<DiskOpt
         }
     };
     let discard = match given.text("discard") {
-        None | Some("ignore" | "off") => false,
-        Some("unmap" | "on") => true,
+        None => None,
+        Some("ignore" | "off") => Some(false),
+        Some("unmap" | "on") => Some(true),
         Some(_) => return Err("Invalid discard option".to_owned()),
     };
     let read_only = given.bool("read-only").unwrap_or(cdrom);
@@ -405,9 +430,15 @@ pub fn parse(text: &str, origin: &str, others: &[BlockOption]) -> Result<DiskOpt
             format: given.owned("format"),
             options: rest,
             read_only,
-            direct: given.bool("cache.direct").unwrap_or(direct),
-            no_flush: given.bool("cache.no-flush").unwrap_or(no_flush),
-            write_back: given.bool("cache.writeback").unwrap_or(write_back),
+            direct: given
+                .bool("cache.direct")
+                .or(cache.map(|cache| cache.direct)),
+            no_flush: given
+                .bool("cache.no-flush")
+                .or(cache.map(|cache| cache.no_flush)),
+            write_back: given
+                .bool("cache.writeback")
+                .unwrap_or(cache.is_none_or(|cache| cache.write_back)),
             discard,
             detect_zeroes,
             snapshot: given.bool("snapshot"),
@@ -505,7 +536,8 @@ mod tests {
         let image = &drives[0].image;
         let rest: Vec<_> = image.options.iter().map(|(key, _)| key.as_str()).collect();
         assert_eq!(rest, ["driver", "size", "file.locking"]);
-        assert!(image.direct && image.write_back && !image.no_flush);
+        assert_eq!((image.direct, image.no_flush), (Some(true), Some(false)));
+        assert!(image.write_back);
         assert_eq!(image.limits.each[BPS].average, 7);
     }
 }

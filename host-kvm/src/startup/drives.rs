@@ -5,12 +5,13 @@ use std::rc::Rc;
 use thimble_core::devices::class::{PropertyValues, Value};
 use thimble_core::machine::{CLASSES, Place, Plugged};
 use thimble_core::qmp::Parser;
+use thimble_core::qom::VIRTIO_BACKEND;
 use thimble_monitor::schema::arguments::BlockdevOptions;
 use thimble_monitor::schema::read_option;
 
 use crate::block::Graph;
-use crate::block::backend::{Backend, Device, OnError, VIRTIO};
-use crate::block::node::{Need, Permissions};
+use crate::block::backend::{Backend, Device, OnError};
+use crate::block::node::{Need, Permissions, Settings};
 use crate::options::{BlockOption, DeviceOption, Interface, OptionError, Options, set_property};
 
 /// What is refused, with the hint that may stand on a line of its own.
@@ -96,7 +97,10 @@ pub(super) fn find(
         };
         return Ok(without?.map(|_: Option<()>| {
             let drive = Backend::new("");
-            drive.was_read_only.set(true);
+            drive.last.set(Settings {
+                read_only: true,
+                ..Settings::PLAIN
+            });
             blocks.add_drive(drive.clone());
             drive
         }));
@@ -158,7 +162,7 @@ pub(super) fn attach(
         Place::Board => "/machine/unattached".to_owned(),
     };
     let path = match virtio {
-        true => format!("{path}{VIRTIO}"),
+        true => format!("{path}/{VIRTIO_BACKEND}"),
         false => path,
     };
     let shown = match plugged.place() {

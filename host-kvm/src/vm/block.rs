@@ -10,7 +10,7 @@ use thimble_monitor::schema::arguments::{
     BlockIOThrottle, BlockLatencyHistogramSet, BlockdevOptions,
 };
 use thimble_monitor::schema::results::{BlockDeviceInfo, BlockInfo, BlockStats};
-use thimble_monitor::schema::{BlockdevChangeReadOnlyMode, EventText};
+use thimble_monitor::schema::{BlockdevChangeReadOnlyMode, BlockdevDetectZeroesOptions, EventText};
 use thimble_monitor::{ErrorClass, Event, QmpError};
 
 use super::{Vm, lending};
@@ -379,6 +379,30 @@ impl Vm {
         Ok(())
     }
 
+    /// Puts a node in place of the medium that a device has.
+    pub(super) fn replace_medium(&mut self, id: DriveId, node: &[u8]) -> Result<(), QmpError> {
+        let name = text(node);
+        let found = self.node(&name);
+        let missing = || refused(format!("Cannot find device='' nor node-name='{name}'"));
+        let node = found.ok_or_else(missing)?;
+        let blocks = self.settings.blocks.clone();
+        let drive = blocks.drive_by_id(id);
+        let drive = drive.ok_or_else(|| refused("Device has no medium".to_owned()))?;
+        blocks.replace(&drive, &node).map_err(refused)?;
+        self.settle_blocks();
+        // As with QEMU no other disk tells its guest of another length.
+        let looks = {
+            let guarded = self.shared.lock();
+            let mut plugged = guarded.machine.plugged().iter();
+            let found = plugged.find(|plugged| plugged.drive() == Some(id));
+            found.is_some_and(|plugged| plugged.class().name.starts_with("virtio-blk"))
+        };
+        if looks {
+            self.tell_medium(&drive);
+        }
+        Ok(())
+    }
+
     fn node(&self, name: &str) -> Option<std::rc::Rc<Node>> {
         self.settings.blocks.node(name)
     }
@@ -476,21 +500,25 @@ impl Blocks for Vm {
         medium: NewMedium<'_>,
     ) -> Result<(), QmpError> {
         let named = self.find(drive)?;
-        let old = {
-            let root = named.drive.root.borrow();
-            root.as_ref().map(|root| root.node().settings())
-        };
+        let old = named.drive.settings();
         let options = DriveOptions {
             filename: Some(text(medium.filename)),
             format: medium.format.map(text),
             read_only: match medium.read_only {
-                BlockdevChangeReadOnlyMode::Retain => named.drive.was_read_only.get(),
+                BlockdevChangeReadOnlyMode::Retain => old.read_only,
                 BlockdevChangeReadOnlyMode::ReadOnly => true,
                 BlockdevChangeReadOnlyMode::ReadWrite => false,
             },
-            direct: old.is_some_and(|old| old.direct),
-            no_flush: old.is_some_and(|old| old.no_flush),
-            discard: old.is_some_and(|old| old.discard),
+            direct: Some(old.direct),
+            no_flush: Some(old.no_flush),
+            discard: Some(old.discard),
+            // As with QEMU, which kept only whether it was on.
+            detect_zeroes: match old.detect_zeroes {
+                BlockdevDetectZeroesOptions::Off => BlockdevDetectZeroesOptions::Off,
+                _ => BlockdevDetectZeroesOptions::On,
+            },
+            copy_on_read: old.copy_on_read,
+            aio: old.aio,
             ..DriveOptions::default()
         };
         if options.filename.as_deref() == Some("") {

@@ -9,7 +9,7 @@ use thimble_core::qom::{
     BehindDrive, Chardev, ChardevKind, Outside, Processor, QomValue, Settings, Tree, UserObject,
 };
 use thimble_monitor::QmpError;
-use thimble_monitor::owner::objects::NewValue;
+use thimble_monitor::owner::objects::{Changeable, NewValue};
 use thimble_monitor::schema::arguments::ObjectOptions;
 use thimble_monitor::schema::read_json;
 use thimble_monitor::schema::results::{IOThreadInfo, Memdev};
@@ -238,23 +238,26 @@ impl thimble_monitor::owner::Objects for Vm {
 
     fn object_set(
         &mut self,
-        position: usize,
+        whose: Changeable,
         property: &str,
         value: NewValue<'_>,
     ) -> Result<(), QmpError> {
-        self.settings.made.set(position, property, value)
+        match whose {
+            Changeable::Object(position) => self.settings.made.set(position, property, value),
+            Changeable::Drive(drive) => self.replace_medium(drive, value.text(property)?),
+        }
     }
 
     fn object_set_json(
         &mut self,
-        position: usize,
+        whose: Changeable,
         property: &str,
         json: &[u8],
     ) -> Result<(), QmpError> {
         let mut parser = Box::new(Parser::new());
         let value = read_json(&mut parser, json);
         let value = value.map_err(|error| QmpError::generic(format_args!("{error}")))?;
-        self.object_set(position, property, NewValue::Json(value))
+        self.object_set(whose, property, NewValue::Json(value))
     }
 
     fn visit_iothreads(&self, visit: &mut dyn FnMut(&IOThreadInfo<'_>)) {

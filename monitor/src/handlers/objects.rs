@@ -6,7 +6,7 @@ use thimble_core::qom::{QomError, Settable};
 use super::Context;
 use super::qom::text;
 use crate::error::Fail;
-use crate::owner::objects::NewValue;
+use crate::owner::objects::{Changeable, NewValue};
 use crate::reply::ListReply;
 use crate::schema::arguments;
 use crate::{Owner, QmpError};
@@ -50,21 +50,22 @@ pub(crate) fn qom_set<'m, O: Owner + ?Sized>(
     arguments: arguments::QomSet<'m>,
 ) -> Result<(), Fail<'m>> {
     let (path, property) = (text(arguments.path), text(arguments.property));
-    let position = settable(context.owner, path, property)?;
+    let whose = settable(context.owner, path, property)?;
     let value = NewValue::Json(arguments.value);
-    Ok(context.owner.object_set(position, property, value)?)
+    Ok(context.owner.object_set(whose, property, value)?)
 }
 
-/// The position of the object that decides about a property.
+/// Whose property it is, if it can be changed.
 pub(crate) fn settable<'m, O: Owner + ?Sized>(
     owner: &O,
     path: &'m str,
     property: &'m str,
-) -> Result<usize, Fail<'m>> {
+) -> Result<Changeable, Fail<'m>> {
     let mut settable = Err(QomError::NoObject(path));
     owner.visit_objects(&mut |tree| settable = tree.settable(path, property));
     Err(Fail::Owner(match settable? {
-        Settable::Object(position) => return Ok(position),
+        Settable::Object(position) => return Ok(Changeable::Object(position)),
+        Settable::Drive(drive) => return Ok(Changeable::Drive(drive)),
         Settable::Device(kind, Some(id)) => QmpError::generic(format_args!(
             "Attempt to set property '{property}' on device '{id}' (type '{kind}') after it was realized"
         )),

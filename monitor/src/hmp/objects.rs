@@ -166,10 +166,10 @@ fn qom_set<'l>(call: &mut Call<'_, 'l>) -> Done<'l> {
     let (path, property) = (text(call.arguments.text(1)), text(call.arguments.text(2)));
     let value = call.arguments.text(3);
     let owner = &mut *call.context.owner;
-    let position = settable(owner, path, property)?;
+    let whose = settable(owner, path, property)?;
     match call.arguments.flag(0) {
-        true => owner.object_set_json(position, property, value)?,
-        false => owner.object_set(position, property, NewValue::Text(value))?,
+        true => owner.object_set_json(whose, property, value)?,
+        false => owner.object_set(whose, property, NewValue::Text(value))?,
     }
     Ok(Outcome::Done)
 }

@@ -27,6 +27,14 @@ fn no_node(name: &[u8]) -> QmpError {
     QmpError::generic(format_args!("Failed to find node with node-name='{name}'"))
 }
 
+/// There is neither a drive nor a node of these names.
+pub(super) fn neither(drive: &[u8], node: &[u8]) -> QmpError {
+    let (drive, node) = (text(drive), text(node));
+    QmpError::generic(format_args!(
+        "Cannot find device='{drive}' nor node-name='{node}'"
+    ))
+}
+
 fn no_drive(drive: DriveName<'_>) -> QmpError {
     match drive {
         DriveName::Drive(name) | DriveName::Device(name) => no_device(name),
@@ -103,13 +111,7 @@ impl<H: Host> Blocks for InMemory<'_, H> {
         node: Option<&[u8]>,
         _size: i64,
     ) -> Result<(), QmpError> {
-        let (drive, node) = (
-            text(drive.unwrap_or_default()),
-            text(node.unwrap_or_default()),
-        );
-        Err(QmpError::generic(format_args!(
-            "Cannot find device='{drive}' nor node-name='{node}'"
-        )))
+        Err(neither(drive.unwrap_or_default(), node.unwrap_or_default()))
     }
 
     fn set_drive_throttle(

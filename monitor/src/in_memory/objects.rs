@@ -3,8 +3,9 @@
 use thimble_core::machine::Host;
 use thimble_core::qom::{QomValue, UserObject};
 
+use super::block::neither;
 use crate::owner::objects::{
-    IOTHREAD_PROPERTIES, NewValue, Objects, duplicate, identifier, iothread_number,
+    Changeable, IOTHREAD_PROPERTIES, NewValue, Objects, duplicate, identifier, iothread_number,
     iothread_parameters, missing,
 };
 use crate::schema::arguments::{ObjectOptions, ObjectOptionsVariant};
@@ -96,10 +97,14 @@ impl<H: Host> Objects for InMemory<'_, H> {
 
     fn object_set(
         &mut self,
-        position: usize,
+        whose: Changeable,
         property: &str,
         value: NewValue<'_>,
     ) -> Result<(), QmpError> {
+        let position = match whose {
+            Changeable::Object(position) => position,
+            Changeable::Drive(_) => return Err(neither(&[], value.text(property)?)),
+        };
         let value = iothread_number(property, value.integer(property)?)?;
         let at = IOTHREAD_PROPERTIES
             .iter()
@@ -116,7 +121,7 @@ impl<H: Host> Objects for InMemory<'_, H> {
 
     fn object_set_json(
         &mut self,
-        _position: usize,
+        _whose: Changeable,
         property: &str,
         _json: &[u8],
     ) -> Result<(), QmpError> {

@@ -2,6 +2,7 @@
 
 use core::fmt;
 
+use thimble_core::devices::block::DriveId;
 use thimble_core::qmp::Value;
 use thimble_core::qom::{self, PropertyInfo};
 
@@ -24,10 +25,10 @@ pub trait Objects {
     /// Makes an object of a text, as the option `-object` does: `TYPE,id=ID[,...]` or JSON.
     fn object_add_text(&mut self, text: &[u8]) -> Result<(), QmpError>;
 
-    /// Changes a property, one of its type's, of the object at this position in the tree.
+    /// Changes a property, one of its type's.
     fn object_set(
         &mut self,
-        position: usize,
+        whose: Changeable,
         property: &str,
         value: NewValue<'_>,
     ) -> Result<(), QmpError>;
@@ -35,7 +36,7 @@ pub trait Objects {
     /// The same, to a value in JSON.
     fn object_set_json(
         &mut self,
-        position: usize,
+        whose: Changeable,
         property: &str,
         json: &[u8],
     ) -> Result<(), QmpError>;
@@ -113,6 +114,15 @@ pub fn iothread_parameters(
     Ok(values)
 }
 
+/// Whose property is changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Changeable {
+    /// That of the object at this position in the tree.
+    Object(usize),
+    /// That of the device of this drive, which says what node is in it.
+    Drive(DriveId),
+}
+
 /// What a property is to be.
 #[derive(Clone, Copy, Debug)]
 pub enum NewValue<'v> {
@@ -122,7 +132,18 @@ pub enum NewValue<'v> {
     Text(&'v [u8]),
 }
 
-impl NewValue<'_> {
+impl<'v> NewValue<'v> {
+    /// A text for this property.
+    ///
+    /// # Errors
+    /// In QEMU's words.
+    pub fn text(self, property: &str) -> Result<&'v [u8], QmpError> {
+        match self {
+            Self::Json(value) => value.bytes().ok_or_else(|| wrong_type(property, "string")),
+            Self::Text(text) => Ok(text),
+        }
+    }
+
     /// An integer for this property.
     ///
     /// # Errors

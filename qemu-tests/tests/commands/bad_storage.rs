@@ -148,6 +148,23 @@ fn requests_fail_by_rules() {
             ],
         ),
         (
+            "clean",
+            "inject-error.0.event=write_aio,inject-error.0.iotype=write,inject-error.0.state=3,set-state.0.event=flush_to_disk,\
+             set-state.0.state=1,set-state.0.new_state=2,set-state.1.event=flush_to_disk,set-state.1.state=2,\
+             set-state.1.new_state=3",
+            &[
+                ("r", "flush"),
+                ("r", "write 0 4k"),
+                ("r", "flush"),
+                ("r", "flush"),
+                ("r", "read 0 4k"),
+                ("r", "flush"),
+                ("r", "write 0 4k"),
+                ("r", "flush"),
+                ("r", "write 0 4k"),
+            ],
+        ),
+        (
             "units",
             "align=4096,max-transfer=8192,opt-write-zero=8192,max-write-zero=16384,opt-discard=8192,max-discard=16384",
             &[

@@ -152,6 +152,106 @@ fn lines_are_not_there_before_the_machine() {
     compare_lines("commands-block-human-preconfig", launch, lines);
 }
 
+/// What `reopen` changes, of a node and of those that were made with it.
+#[test]
+fn nodes_are_used_otherwise() {
+    let launch = |emulator| {
+        let drive = "if=none,id=d,file={dir}/a.img,format=raw,node-name=r,file.node-name=f";
+        let own = "if=none,id=own,file={dir}/odd.img,format=raw,node-name=o,file.node-name=of,file.cache.direct=off,\
+                   file.read-only=off";
+        let copies = "if=none,id=copies,file={dir}/odd.img,format=raw,copy-on-read=on";
+        with_images(emulator)
+            .args(["-drive", drive, "-drive", own, "-drive", copies])
+            .args(["-blockdev", "file,node-name=bf,filename={dir}/b.img"])
+            .args(["-blockdev", "raw,node-name=b,file=bf"])
+            .args([
+                "-drive",
+                "if=none,id=hd,file={dir}/b.img,format=raw,node-name=h",
+            ])
+            .args(["-device", "ide-hd,drive=hd"])
+    };
+    // Who writes is not to be in the way, and nothing changes where it is.
+    let refused = [
+        "qemu-io d \"write 0 512\"",
+        "qemu-io d \"reopen -o read-only=on,cache.direct=on\"",
+        "info block -v r",
+        "info block -v f",
+    ];
+    let mut lines = Vec::from(refused.map(str::to_owned));
+    for (target, nodes, options) in [
+        (
+            "d",
+            ["r", "f"],
+            &[
+                "",
+                "-r",
+                "-w",
+                "-r -w",
+                "-r",
+                "",
+                "-w",
+                "-c none",
+                "-c unsafe",
+                "-c writethrough",
+                "",
+                "-c writeback",
+                "-c nix",
+                "-r -o read-only=on",
+                "-o read-only=on",
+                "-o read-only=off",
+                "-o read-only=maybe",
+                "-o cache.direct=on",
+                "-c none -o cache.direct=on",
+                "-o cache.no-flush=on",
+                "-o detect-zeroes=on",
+                "-o detect-zeroes=unmap",
+                "-o discard=unmap,detect-zeroes=unmap",
+                "-o discard=ignore",
+                "-o discard=nix",
+                "-o auto-read-only=on",
+                "-o cache.direct=off -o cache.no-flush=off",
+                "-o nix=5",
+                "-o driver=file",
+                "-o node-name=x",
+                "-o force-share=on",
+            ][..],
+        ),
+        ("own", ["o", "of"], &["-c unsafe", "-c none", "-r", "-w"]),
+        ("copies", ["r", "f"], &["-r", "-w"]),
+        (
+            "b",
+            ["b", "bf"],
+            &["-r", "-w", "-c none", "-o detect-zeroes=on"],
+        ),
+        (
+            "hd",
+            ["h", "f"],
+            &["-c writethrough", "-c none", "-r", "-w"],
+        ),
+    ] {
+        for options in options {
+            lines.push(format!("qemu-io {target} \"reopen {options}\""));
+            lines.extend(nodes.map(|node| format!("info block -v {node}")));
+            lines.push("info block".to_owned());
+        }
+    }
+    compare_lines("commands-block-reopened", launch, &lines.join("\n"));
+}
+
+/// QEMU ends.
+#[test]
+fn commands_that_end_the_process_are_refused() {
+    let instance = with_drives(Emulator::Thimble).start();
+    let mut client = negotiated(&instance);
+    for command in ["abort", "sigraise 9"] {
+        let line = json!({"command-line": format!("qemu-io d \"{command}\"")});
+        let said = answer(&instance, &mut client, "human-monitor-command", &line);
+        let name = command.split(' ').next().unwrap_or_default();
+        assert!(said.contains(&format!("{name} ends the process")), "{said}");
+    }
+    ask(&mut client, "query-status");
+}
+
 /// Commands of `qemu-io`, each with what QEMU writes for it, but for times.
 const COMMANDS: &str = "read 0 4k
 read -v 0 40

@@ -294,6 +294,84 @@ fn children_change_while_nodes_stand() {
     );
 }
 
+/// What was written is on stable storage before a node is made one that can't be flushed.
+#[test]
+fn nodes_are_flushed_before_they_are_reopened() {
+    let drive = "if=none,id=d,format=raw,node-name=r,file.driver=blkdebug,file.node-name=b,file.image.driver=file,\
+                 file.image.filename={dir}/a.img,file.inject-error.0.event=flush_to_disk,\
+                 file.inject-error.0.iotype=flush,file.inject-error.0.errno=28";
+    let reopen = |read_only: bool| {
+        let options =
+            json!({"driver": "raw", "node-name": "r", "file": "b", "read-only": read_only});
+        ("blockdev-reopen", json!({"options": [options]}))
+    };
+    let line = |line: &str| ("human-monitor-command", json!({"command-line": line}));
+    compare_answers(
+        "commands-block-reopen-flush",
+        |emulator| with_images(emulator).args(["-drive", drive]),
+        &[
+            reopen(false),
+            line("qemu-io d \"write 0 4k\""),
+            reopen(false),
+            reopen(true),
+        ],
+    );
+}
+
+/// What a node that was made with another one does not say of itself is as is said of that one.
+#[test]
+fn nodes_follow_the_one_that_they_were_made_with() {
+    let made = |node: &str, more: Value| {
+        let mut file =
+            json!({"driver": "file", "node-name": format!("{node}f"), "filename": "{dir}/a.img"});
+        for (name, value) in more.as_object().expect("members") {
+            file[name] = value.clone();
+        }
+        json!({"driver": "raw", "node-name": node, "file": file})
+    };
+    let reopen = |node: &str, file: &str, more: Value| {
+        let mut options = json!({"driver": "raw", "node-name": node, "file": file});
+        for (name, value) in more.as_object().expect("members") {
+            options[name] = value.clone();
+        }
+        ("blockdev-reopen", json!({"options": [options]}))
+    };
+    let reader = json!({"read-only": true, "cache": {"direct": true}});
+    let mut own = file("ownf");
+    own["cache"] = json!({"no-flush": true});
+    compare_answers(
+        "commands-block-followers",
+        with_images,
+        &[
+            add(made("r", json!({}))),
+            add(made(
+                "own",
+                json!({"read-only": false, "cache": {"direct": false}}),
+            )),
+            add(file("apart")),
+            add(json!({"driver": "raw", "node-name": "a", "file": "apart"})),
+            reopen("r", "rf", reader.clone()),
+            reopen("own", "ownf", reader.clone()),
+            reopen("a", "apart", reader),
+            nodes(),
+            reopen("r", "rf", json!({"auto-read-only": true})),
+            reopen("own", "ownf", json!({"cache": {"no-flush": true}})),
+            ("blockdev-reopen", json!({"options": [own]})),
+            nodes(),
+            reopen("r", "rf", json!({"cache": {"no-flush": true}})),
+            reopen("r", "nix", json!({"read-only": false})),
+            reopen(
+                "own",
+                "ownf",
+                json!({"read-only": false, "detect-zeroes": "on"}),
+            ),
+            nodes(),
+            reopen("r", "rf", json!({"read-only": false})),
+            nodes(),
+        ],
+    );
+}
+
 /// How files are read and written is the image's user's affair: it stays as it is, and is no part of a name.
 #[test]
 fn ways_to_read_files_look_the_same() {

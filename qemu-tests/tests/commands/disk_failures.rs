@@ -226,7 +226,8 @@ fn a_flush_of_a_command_fails() {
     for emulator in emulators() {
         let instance = with_images(emulator).args(["-drive", drive]).start();
         let mut client = negotiated(&instance);
-        // What has not been written to is not flushed by QEMU.
+        // What has not been written to is not flushed.
+        tell(&mut client, "qemu-io d \"flush\"");
         tell(&mut client, "qemu-io d \"write 0 512\"");
         for _ in 0..2 {
             tell(&mut client, "qemu-io d \"flush\"");

@@ -4,7 +4,7 @@ use qemu_tests::{Emulator, Launcher};
 use serde_json::{Value, json};
 
 use crate::block_nodes::with_images;
-use crate::{ask, command_with, compare, compare_answers, emulators, negotiated};
+use crate::{ask, command_with, compare, compare_answers, emulators, negotiated, refused};
 
 /// Disks of all kinds with drives of all kinds.
 fn with_disks(emulator: Emulator) -> Launcher {
@@ -125,7 +125,18 @@ fn disks_are_shown_with_what_is_behind_them() {
             })
             .collect();
         lines.sort_unstable();
-        answers.push(vec![("info qtree".to_owned(), lines.join("\n"))]);
+        // How deep they are shown tells what they are on.
+        let places = shown.as_str().expect("text").lines().filter(|line| {
+            let shown = ["dev: virtio-", "bus: virtio-", "type virtio-", "drive = "];
+            shown
+                .iter()
+                .any(|start| line.trim_start().starts_with(start))
+        });
+        let places: Vec<&str> = places.collect();
+        answers.push(vec![
+            ("info qtree".to_owned(), lines.join("\n")),
+            ("places".to_owned(), places.join("\n")),
+        ]);
     }
     compare("commands-disk-properties-shown", &answers);
 }
@@ -214,4 +225,124 @@ fn wrong_values_are_refused_alike() {
         }
         compare("commands-disk-properties-wrong", &answers);
     }
+}
+
+/// The same steps with a disk or drive of each kind.
+#[test]
+fn other_nodes_take_the_place_of_media() {
+    let set = |device: &str, value: Value| {
+        let path = format!("/machine/peripheral/{device}");
+        let arguments = json!({"path": path, "property": "drive", "value": value});
+        ("qom-set", arguments)
+    };
+    let line = |line: &str| ("human-monitor-command", json!({"command-line": line}));
+    for device in ["ide-hd", "virtio-blk-pci", "ide-cd", "floppy"] {
+        let launch = |emulator| {
+            with_images(emulator)
+                .args([
+                    "-drive",
+                    "if=none,id=d,file={dir}/a.img,format=raw,node-name=r,file.node-name=f",
+                ])
+                .args(["-drive", "if=none,id=other,driver=null-co,node-name=o"])
+                .args(["-blockdev", "file,node-name=n,filename={dir}/b.img"])
+                .args(["-blockdev", "raw,node-name=over,file=n,offset=4096"])
+                .args(["-blockdev", "null-co,node-name=ro,read-only=on"])
+                .args(["-device", &format!("{device},id=x,drive=d")])
+                .args(["-blockdev", "null-co,node-name=used"])
+                .args(["-device", "ide-hd,id=y,drive=used,bus=ide.1"])
+        };
+        let mut steps = vec![line("qemu-io d \"write -P 1 0 4k\"")];
+        for value in ["other", "d", "nix", "", "ro", "used", "n"] {
+            steps.push(set("x", value.into()));
+            steps.push(get("/machine/peripheral/x", "drive"));
+            steps.push(line("info block d"));
+        }
+        steps.extend([
+            set("x", json!(5)),
+            set("x", Value::Null),
+            // What has been in it is gone, as nobody else has it.
+            ("query-named-block-nodes", json!({"flat": true})),
+            line("qemu-io d \"write -P 2 4096 512\""),
+            ("blockdev-del", json!({"node-name": "n"})),
+            // One that is on the other one.
+            set("x", "over".into()),
+            line("qemu-io d \"read -P 2 0 512\""),
+            line("info block d"),
+            ("query-blockstats", json!({})),
+            // Devices of nodes are known by those.
+            set("y", "ro".into()),
+            set("y", "over".into()),
+            set("y", "d".into()),
+            line("qom-set /machine/peripheral/x drive n"),
+            line("qom-set -j /machine/peripheral/x drive \"ro\""),
+            line("qom-set -j /machine/peripheral/x drive 5"),
+            get("/machine/peripheral/y", "drive"),
+        ]);
+        let name = format!("commands-disk-replaced-{device}");
+        compare_answers(&name, launch, &steps);
+    }
+}
+
+/// The disk behind a function has a bus to itself, and its properties are the function's, too.
+#[test]
+fn a_virtio_function_has_a_device_behind_it() {
+    let mut steps = Vec::new();
+    for (path, value) in [
+        ("w", "first"),
+        ("w/virtio-backend", "second"),
+        ("w/virtio-bus", "third"),
+    ] {
+        for property in [
+            "addr",
+            "child[0]",
+            "drive",
+            "nix",
+            "num-queues",
+            "parent_bus",
+            "serial",
+            "type",
+            "virtio-backend",
+            "virtio-bus",
+        ] {
+            let path = format!("/machine/peripheral/{path}");
+            let arguments = json!({"path": path, "property": property, "value": value});
+            steps.push(("qom-set", arguments));
+        }
+        steps.push(("query-block", json!({})));
+    }
+    for path in [
+        "virtio-backend",
+        "virtio-bus",
+        "w/virtio-bus/child[0]/parent_bus",
+        "v/virtio-backend/iothread",
+        "w/virtio-backend/iothread",
+        "w/virtio-backend/virtio-bus",
+    ] {
+        steps.push(get(path, "type"));
+    }
+    let launch = |emulator| {
+        let nodes = ["first", "second", "third", "own", "other"];
+        let nodes = nodes.map(|node| format!("null-co,node-name={node}"));
+        let nodes = nodes.iter().flat_map(|node| ["-blockdev", node]);
+        with_images(emulator)
+            .args(["-object", "iothread,id=io"])
+            .args(nodes)
+            .args(["-device", "virtio-blk-pci,id=w,drive=own"])
+            .args(["-device", "virtio-blk-pci,id=v,drive=other,iothread=io"])
+    };
+    compare_answers("commands-disk-behind", launch, &steps);
+}
+
+/// QEMU fails an assertion, or reads where there is nothing.
+#[test]
+fn a_node_does_not_take_the_place_of_nothing() {
+    let instance = with_disks(Emulator::Thimble).start();
+    let mut client = negotiated(&instance);
+    let set = |device: &str, node: &str| {
+        let path = format!("/machine/peripheral/{device}");
+        json!({"path": path, "property": "drive", "value": node})
+    };
+    let refusal = refused(&mut client, "qom-set", set("cd", "n"));
+    assert_eq!(refusal, "GenericError: Device has no medium");
+    command_with(&mut client, "qom-set", set("w", "n"));
 }

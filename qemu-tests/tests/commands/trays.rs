@@ -55,10 +55,10 @@ fn medium_event() -> (&'static str, Value) {
 }
 
 /// Does the same with both emulators, and compares answers and, behind them, events.
-fn compare_steps(test: &str, steps: &[(&str, Value)]) {
+fn compare_steps(test: &str, launch: impl Fn(Emulator) -> Launcher, steps: &[(&str, Value)]) {
     let mut answers = Vec::new();
     for emulator in emulators() {
-        let instance = with_devices(emulator).start();
+        let instance = launch(emulator).start();
         let mut client = negotiated(&instance);
         let mut qtest = instance.qtest();
         let mut said = Vec::new();
@@ -110,6 +110,7 @@ fn trays_move_and_media_change() {
     let of_disk = |command: &'static str| (command, json!({"id": "hd"}));
     compare_steps(
         "commands-trays",
+        with_devices,
         &[
             by_id("blockdev-open-tray"),
             by_id("blockdev-open-tray"),
@@ -184,6 +185,7 @@ fn trays_move_and_media_change() {
 fn a_guest_keeps_its_medium_until_it_is_asked_or_forced() {
     compare_steps(
         "commands-trays-locked",
+        with_devices,
         &[
             ready(),
             ready(),
@@ -231,6 +233,108 @@ fn a_guest_keeps_its_medium_until_it_is_asked_or_forced() {
             drives(),
         ],
     );
+}
+
+/// Whether the host's cache is used, how files are read and the like are as they were with the medium before, or as the drive's
+/// options are where there was none.
+#[test]
+fn a_new_medium_is_used_as_the_one_before() {
+    let launch = |emulator| {
+        let drives = [
+            "if=none,id=empty,aio=native",
+            "if=none,id=zeroes,detect-zeroes=unmap,copy-on-read=on",
+            "if=none,id=direct,file={dir}/a.img,format=raw,cache=directsync,aio=native,detect-zeroes=unmap,\
+             discard=unmap,node-name=r,file.node-name=f",
+            "if=none,id=copies,file={dir}/odd.img,format=raw,cache=unsafe,copy-on-read=on,node-name=k,file.node-name=kf",
+            "if=none,id=keeps,file={dir}/odd.img,format=raw,read-only=on,detect-zeroes=on,discard=unmap",
+            "if=none,id=temporary,file={dir}/odd.img,format=raw,snapshot=on,cache=none,aio=native",
+        ];
+        let drives = drives.iter().flat_map(|drive| ["-drive", drive]);
+        with_images(emulator).args(drives).with_qtest()
+    };
+    let line = |line: &str| ("human-monitor-command", json!({"command-line": line}));
+    let change = |drive: &str| line(&format!("change {drive} {{dir}}/b.img raw"));
+    let read_only = |drive: &str| line(&format!("change {drive} {{dir}}/b.img raw read-only"));
+    let eject = |drive: &str| line(&format!("eject {drive}"));
+    let info = |drive: &str| line(&format!("info block {drive}"));
+    let reopen = |node: &str, file: &str, more: Value| {
+        let mut options = json!({"driver": "raw", "node-name": node, "file": file});
+        for (name, value) in more.as_object().expect("members") {
+            options[name] = value.clone();
+        }
+        ("blockdev-reopen", json!({"options": [options]}))
+    };
+    let steps = [
+        change("empty"),
+        change("zeroes"),
+        info("zeroes"),
+        read_only("zeroes"),
+        eject("zeroes"),
+        read_only("zeroes"),
+        change("zeroes"),
+        info("zeroes"),
+        change("direct"),
+        info("direct"),
+        eject("direct"),
+        change("direct"),
+        info("direct"),
+        change("copies"),
+        info("copies"),
+        read_only("copies"),
+        change("keeps"),
+        eject("keeps"),
+        change("keeps"),
+        info("keeps"),
+        line("change keeps {dir}/b.img raw read-write"),
+        eject("keeps"),
+        change("keeps"),
+        change("temporary"),
+        drives(),
+        // These can't be kept without a medium.
+        line("drive_add 0 if=none,id=none,cache=writeback"),
+        line("drive_add 0 if=none,id=none,cache.no-flush=off"),
+        line("drive_add 0 if=none,id=none,discard=unmap"),
+    ];
+    compare_steps("commands-trays-kept", launch, &steps);
+    // A reopened node is what it was where it is not asked otherwise.
+    let steps = [
+        reopen("r", "f", json!({})),
+        change("direct"),
+        reopen("k", "kf", json!({"read-only": true})),
+        reopen("k", "kf", json!({"cache": {"direct": true}})),
+        change("copies"),
+        info("direct"),
+        info("copies"),
+    ];
+    compare_steps("commands-trays-reopened", launch, &steps);
+}
+
+/// Who puts another node in place of a medium does not mean that the guest is to notice.
+#[test]
+fn a_medium_is_replaced_unnoticed() {
+    let node = json!({"driver": "file", "node-name": "n", "filename": "{dir}/b.img"});
+    let replace = |path: &str| {
+        let arguments = json!({"path": path, "property": "drive", "value": "n"});
+        ("qom-set", arguments)
+    };
+    let steps = [
+        ready(),
+        ready(),
+        ("blockdev-add", node),
+        replace("/machine/peripheral/cd"),
+        ready(),
+        medium_event(),
+        drives(),
+        by_id("blockdev-open-tray"),
+        by_id("blockdev-close-tray"),
+        ready(),
+        ready(),
+        replace("/machine/peripheral/hd"),
+        by_id("eject"),
+        replace("/machine/peripheral/hd"),
+        drives(),
+    ];
+    compare_steps("commands-trays-replaced", with_devices, &steps);
 }
 
 /// The names of QEMU 2.5 to 2.7, and `change`, which QEMU 6 still had.
