@@ -7,7 +7,7 @@ use super::types::{self, Type, TypeName};
 use super::{ChardevKind, PropertyInfo, QomError, QomValue, Settings, Tree};
 use crate::devices::block::SECTOR;
 use crate::devices::class::{
-    BOOT_INDEX, IO_THREAD, PCI_ADDR, PCI_MULTIFUNCTION, PCI_ROMFILE, PropertyKind, Value,
+    BOOT_INDEX, PCI_ADDR, PCI_MULTIFUNCTION, PCI_ROMFILE, PropertyKind, Value,
 };
 use crate::devices::{fdc, ged, hpet, ide, kernel, pflash, vmgenid};
 use crate::machine::{Board, Place, Plugged};
@@ -198,9 +198,6 @@ impl Tree<'_> {
             if self.parent_bus(node).is_none() {
                 visit("parent_bus", "link<bus>", QomValue::Str(""));
             }
-        }
-        if matches!(node, Node::Behind(_)) && self.thread(node).is_none() {
-            visit(IO_THREAD, PropertyKind::IoThread.name(), QomValue::Str(""));
         }
         if let Node::Cpu(index) = node {
             self.processor_values(index.into(), visit);
