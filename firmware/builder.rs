@@ -209,6 +209,9 @@ pub(crate) const TOLD_PVH: Kernel = Kernel {
     feature: None,
 };
 
+/// All kernels.
+pub(crate) const KERNELS: [&Kernel; 4] = [&CORE_PROOF, &TESTDEV, &TOLD_MULTIBOOT, &TOLD_PVH];
+
 /// Builds the option ROM with cargo, and returns its bytes with the checksums filled in.
 ///
 /// # Errors

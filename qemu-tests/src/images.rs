@@ -7,7 +7,9 @@
 #[path = "../../firmware/builder.rs"]
 mod builder;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// One image.
 #[derive(Clone, Debug)]
@@ -52,19 +54,25 @@ impl Image {
     }
 }
 
-/// Builds any image of the firmware's, unless it is up to date, and returns its ROM file.
+/// Builds any image of the firmware's, unless it is up to date, and returns its ROM file. A process asks cargo once for each.
 ///
 /// # Panics
 ///
 /// If there is none of this name, or it can't be built.
 pub fn rom(name: &str) -> PathBuf {
+    static BUILT: Mutex<BTreeMap<String, PathBuf>> = Mutex::new(BTreeMap::new());
+    let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
+    let known = built.entry(name.to_string());
+    known.or_insert_with(|| build(name)).clone()
+}
+
+fn build(name: &str) -> PathBuf {
     let workspace = crate::workspace_dir();
     let target = workspace.join("target/images");
     let used = builder::build(name, workspace, &target).unwrap_or_else(|error| panic!("{error}"));
     let rom = target.join(format!("{name}.rom"));
-    // Another test may have it open.
-    let id = std::thread::current().id();
-    let new = target.join(format!("{name}.{}.{id:?}", std::process::id()));
+    // Another process may have it open.
+    let new = target.join(format!("{name}.{}", std::process::id()));
     std::fs::write(&new, builder::pad(&used)).expect("a file in target/images");
     std::fs::rename(&new, &rom).expect("a file in target/images");
     rom
@@ -76,9 +84,13 @@ pub fn rom(name: &str) -> PathBuf {
 ///
 /// If it can't be built.
 pub fn option_rom() -> Vec<u8> {
-    let workspace = crate::workspace_dir();
-    let rom = builder::build_option_rom(workspace, &workspace.join("target/images"));
-    rom.unwrap_or_else(|error| panic!("{error}"))
+    static BUILT: OnceLock<Vec<u8>> = OnceLock::new();
+    let build = || {
+        let workspace = crate::workspace_dir();
+        let rom = builder::build_option_rom(workspace, &workspace.join("target/images"));
+        rom.unwrap_or_else(|error| panic!("{error}"))
+    };
+    BUILT.get_or_init(build).clone()
 }
 
 /// The ELF file of an image whose ROM was built, with its symbols.

@@ -1,5 +1,6 @@
 //! What tests need from the machine they run on: Debian packages, and KVM.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, OnceLock};
@@ -161,10 +162,7 @@ const MODULES: &[Module] = &[
 ];
 
 fn linux_files(wanted: &Kernel, modules: &[Module]) -> Option<PathBuf> {
-    static ONCE: Mutex<()> = Mutex::new(());
-    let _guard = ONCE
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    let _alone = alone("linux");
     let folder = crate::workspace_dir().join(wanted.folder);
     let kernel = folder.join("vmlinuz");
     let there = || {
@@ -172,7 +170,7 @@ fn linux_files(wanted: &Kernel, modules: &[Module]) -> Option<PathBuf> {
         kernel.is_file() && modules.all(|(name, _)| module_file(&kernel, name).is_file())
     };
     if !there() {
-        // Another process may be at this, too: each has a folder of its own, and files appear whole.
+        // Files appear whole, whatever ends this process.
         let own = folder.join(format!("new-{}", std::process::id()));
         std::fs::create_dir_all(&own).ok()?;
         if let Some(unpacked) = unpack_linux(&own, wanted.package) {
@@ -225,6 +223,7 @@ fn unpack_linux(folder: &Path, package: &str) -> Option<PathBuf> {
     };
     // Lists that are out of date name what is no longer there.
     if !newest().is_some_and(|name| download(&name)) {
+        let _alone = alone("packages");
         apt(&["update"]);
         if !newest().is_some_and(|name| download(&name)) {
             return None;
@@ -313,6 +312,67 @@ pub fn qemu_and_kvm() -> bool {
     true
 }
 
+/// All Debian packages that tests ask for.
+const ALL: &[&str] = &[
+    "acpica-tools",
+    "binutils",
+    "busybox-static",
+    "cpio",
+    "e2fsprogs",
+    "gcc",
+    "gdb",
+    "grub-common",
+    "grub-pc-bin",
+    "libvirt-clients",
+    "libvirt-daemon-system",
+    "makedumpfile",
+    "memtest86+",
+    "ovmf",
+    "python3",
+    "python3-venv",
+    "qemu-system-x86",
+    "qemu-utils",
+    "seabios",
+    "xorriso",
+];
+
+/// Gets all that tests may ask for at once, which takes far less time than one after the other. What can't be had is left to
+/// the test that needs it.
+pub fn get_all() {
+    let missing: Vec<_> = ALL.iter().filter(|name| !is_installed(name)).collect();
+    if may_install() && !missing.is_empty() {
+        let _alone = alone("packages");
+        eprintln!("installing {} Debian packages", missing.len());
+        apt(&["update"]);
+        let mut install = INSTALL.to_vec();
+        install.extend(missing);
+        apt(&install);
+    }
+    // These say so where they are needed.
+    drop((linux(), linux_with_floppy(), crate::python::with_qemu_qmp()));
+}
+
+fn is_installed(package: &str) -> bool {
+    let output = Command::new("dpkg-query")
+        .args(["-W", "-f", "${db:Status-Status}", package])
+        .output();
+    output.is_ok_and(|output| output.stdout == b"installed")
+}
+
+/// Waits until no other thread or process makes the same in `target/`, and keeps them out as long as the value lives.
+pub(crate) fn alone(what: &str) -> Option<File> {
+    let target = crate::workspace_dir().join("target");
+    std::fs::create_dir_all(&target).ok()?;
+    let file = File::create(target.join(format!("{what}.lock"))).ok()?;
+    file.lock().ok()?;
+    Some(file)
+}
+
+/// Whether this process is root and has apt.
+fn may_install() -> bool {
+    rustix::process::geteuid().is_root() && Path::new("/usr/bin/apt-get").exists()
+}
+
 fn find_program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path)
@@ -320,7 +380,7 @@ fn find_program(name: &str) -> Option<PathBuf> {
         .find(|candidate| candidate.is_file())
 }
 
-/// Installs a Debian package if this process is root and has apt; one at a time, each tried once.
+/// Installs a Debian package if that may be done; one at a time, each tried once.
 fn install(package: &str) {
     static TRIED: Mutex<Vec<String>> = Mutex::new(Vec::new());
     static UPDATED: OnceLock<()> = OnceLock::new();
@@ -331,13 +391,19 @@ fn install(package: &str) {
         return;
     }
     tried.push(package.to_string());
-    if !rustix::process::geteuid().is_root() || !Path::new("/usr/bin/apt-get").exists() {
+    if !may_install() {
         return;
     }
+    let _alone = alone("packages");
     eprintln!("installing the Debian package {package}");
     UPDATED.get_or_init(|| apt(&["update"]));
-    apt(&["install", "-y", "--no-install-recommends", package]);
+    let mut install = INSTALL.to_vec();
+    install.push(package);
+    apt(&install);
 }
+
+/// How packages are installed.
+const INSTALL: [&str; 3] = ["install", "-y", "--no-install-recommends"];
 
 /// Runs apt-get; a failure shows as the package still missing.
 fn apt(args: &[&str]) {

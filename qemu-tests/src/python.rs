@@ -13,6 +13,7 @@ pub fn with_qemu_qmp() -> Option<PathBuf> {
     }
     let environment = crate::workspace_dir().join("target/python");
     let python = environment.join("bin/python3");
+    let _alone = crate::packages::alone("python");
     if !has_package(&python) {
         eprintln!("installing the Python package qemu.qmp into target/python");
         if !quiet(Command::new(&system).args(["-m", "venv"]).arg(&environment)) {

@@ -4,6 +4,8 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
+use qemu_tests::packages;
+
 use crate::{Outcome, build};
 
 /// The names of all targets, or why they can't run here.
@@ -19,6 +21,13 @@ pub(crate) fn targets() -> Result<Vec<String>, String> {
     Ok(names.lines().map(|name| name.trim().to_string()).collect())
 }
 
+/// Builds all targets.
+pub(crate) fn build_all() -> Outcome {
+    build::succeed(cargo_fuzz("build").arg(NO_COMPARES))
+}
+
+/// To watch each comparison takes most of the time: what inputs are made of is in dictionaries and seeds.
+const NO_COMPARES: &str = "--no-trace-compares";
 /// Seconds in which a target must find its planted panic.
 const SELF_TEST: u32 = 180;
 /// What the planted panic says.
@@ -69,8 +78,7 @@ fn run(target: &str, seconds: u32, options: &[&str]) -> Result<Command, String> 
     let corpus = folder().join("corpus").join(target);
     fs::create_dir_all(&corpus).map_err(|error| format!("{}: {error}", corpus.display()))?;
     let mut command = cargo_fuzz("run");
-    // To watch each comparison takes most of the time: what inputs are made of is in dictionaries and seeds.
-    command.arg("--no-trace-compares");
+    command.arg(NO_COMPARES);
     command.args(options).arg(target).arg(&corpus);
     let seeds = folder().join("seeds").join(target);
     if seeds.is_dir() {
@@ -141,12 +149,8 @@ fn ready() -> Outcome {
         command.stdout(Stdio::null()).stderr(Stdio::null());
         command.status().is_ok_and(|status| status.success())
     };
-    if build::find_program("c++").is_none() {
-        let mut apt = Command::new("apt-get");
-        apt.args(["install", "-y", "--no-install-recommends", "g++"]);
-        apt.env("DEBIAN_FRONTEND", "noninteractive");
-        build::succeed(apt.stdout(Stdio::null()))
-            .map_err(|error| format!("no C++ compiler: {error}"))?;
+    if packages::program("c++", "g++").is_none() {
+        return Err("no C++ compiler".to_string());
     }
     if !works(&["+nightly", "--version"]) {
         let mut rustup = Command::new("rustup");
@@ -154,7 +158,8 @@ fn ready() -> Outcome {
         build::succeed(&mut rustup).map_err(|error| format!("no nightly toolchain: {error}"))?;
     }
     if !works(&["fuzz", "--version"]) {
-        build::cargo(&["install", "cargo-fuzz", "--locked"])
+        // It only calls others: without optimisation it is there sooner.
+        build::cargo(&["install", "cargo-fuzz", "--locked", "--debug"])
             .map_err(|error| format!("no cargo-fuzz: {error}"))?;
     }
     Ok(())

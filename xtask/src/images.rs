@@ -10,7 +10,12 @@ use std::path::PathBuf;
 
 use crate::build;
 
-/// Builds all images into `target/firmware`, and returns the paths of the ROMs.
+/// Where cargo builds images; tests look there, too.
+fn cargo_folder() -> PathBuf {
+    build::target().join("images")
+}
+
+/// Builds all images into `target/firmware`, and returns the paths of the ROMs. What tests load as kernels is built as well.
 ///
 /// Test images become `NAME.rom` there, with their options in `NAME.args` and what they need of the processor in
 /// `NAME.needs`; the others, which say nothing to compare, become `other/NAME.rom`.
@@ -31,7 +36,7 @@ pub(crate) fn build_all() -> Result<Vec<PathBuf>, String> {
     }
     let mut roms = Vec::new();
     for image in builder::IMAGES {
-        let used = builder::build(image.name, build::root(), &folder)?;
+        let used = builder::build(image.name, build::root(), &cargo_folder())?;
         let place = if image.test { &folder } else { &other };
         let rom = place.join(format!("{}.rom", image.name));
         fs::write(&rom, builder::pad(&used)).map_err(show)?;
@@ -43,18 +48,20 @@ pub(crate) fn build_all() -> Result<Vec<PathBuf>, String> {
         }
         roms.push(rom);
     }
-    let option_rom = builder::build_option_rom(build::root(), &folder)?;
+    let option_rom = builder::build_option_rom(build::root(), &cargo_folder())?;
     let rom = other.join("option_rom.rom");
     fs::write(&rom, option_rom).map_err(show)?;
     roms.push(rom);
+    for kernel in builder::KERNELS {
+        builder::build_kernel(kernel, build::root(), &cargo_folder())?;
+    }
     Ok(roms)
 }
 
 /// Builds one image and returns the path of its ROM, in `target/firmware/other`.
 pub(crate) fn rom(name: &str) -> Result<String, String> {
-    let folder = build::target().join("firmware");
-    let place = folder.join("other");
-    let used = builder::build(name, build::root(), &folder)?;
+    let place = build::target().join("firmware/other");
+    let used = builder::build(name, build::root(), &cargo_folder())?;
     let rom = place.join(format!("{name}.rom"));
     fs::create_dir_all(&place)
         .and_then(|()| fs::write(&rom, builder::pad(&used)))
@@ -64,11 +71,10 @@ pub(crate) fn rom(name: &str) -> Result<String, String> {
 
 /// The images that the binary carries: their names and the bytes that are stored.
 pub(crate) fn embedded() -> Result<Vec<(String, Vec<u8>)>, String> {
-    let folder = build::target().join("firmware");
     let images = builder::IMAGES.iter().filter(|image| image.embedded);
     images
         .map(|image| {
-            let used = builder::build(image.name, build::root(), &folder)?;
+            let used = builder::build(image.name, build::root(), &cargo_folder())?;
             Ok((image.name.to_string(), used))
         })
         .collect()

@@ -3,18 +3,27 @@
 
 use crate::{Outcome, build};
 
+/// Builds it.
+pub(crate) fn build() -> Outcome {
+    build::cargo(&cargo("build"))
+}
+
 /// Builds it, and runs it with these arguments.
 pub(crate) fn lockstep(arguments: &[&str]) -> Outcome {
-    let mut all = vec![
-        "run",
+    let mut all = cargo("run").to_vec();
+    all.push("--");
+    all.extend(arguments);
+    build::cargo(&all)
+}
+
+fn cargo(task: &str) -> [&str; 7] {
+    [
+        task,
         "-q",
         "--locked",
         "--profile",
         "lockstep",
         "-p",
         "thimble-lockstep",
-        "--",
-    ];
-    all.extend(arguments);
-    build::cargo(&all)
+    ]
 }

@@ -8,6 +8,7 @@ mod images;
 mod lockstep;
 mod sabotage;
 mod size;
+mod suites;
 mod test;
 
 use std::process::{Command, ExitCode};
