@@ -367,6 +367,18 @@ pub(crate) static KNOWN: &[Known] = &[
         },
     },
     Known {
+        what: "CMPS of two operands that fault tells of the second",
+        section: "volume 2, CMPS: nothing is said; seen on Zen 4, while others tell of the first",
+        by: By::Amd,
+        applies: |i, case, expected| {
+            let is_fault = |vector: u8| {
+                matches!(expected.end, End::Exception { vector: v, .. } if v == vector)
+                    || expected.is_at_handler(case.world, vector.into())
+            };
+            i.operation() == Operation::Cmps && (is_fault(13) || is_fault(14))
+        },
+    },
+    Known {
         what: "a repeated CMPS or SCAS that faults leaves the flags of its last comparison",
         section: "volume 2, REP: those before it are restored",
         by: By::Amd,
