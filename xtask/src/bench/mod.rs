@@ -115,14 +115,22 @@ pub(crate) fn bench(args: &[&str]) -> Outcome {
         folder,
     };
     let mut rows = Vec::new();
+    let mut failed = Vec::new();
     for (name, measure) in MEASURES {
         if options.only.is_none_or(|only| only == name) {
-            rows.extend(measure(&bench)?);
+            // The others are worth having all the same.
+            match measure(&bench) {
+                Ok(more) => rows.extend(more),
+                Err(error) => failed.push(format!("{name}: {error}")),
+            }
         }
     }
     println!();
     print_table(&rows, options.runs);
-    Ok(())
+    match failed.is_empty() {
+        true => Ok(()),
+        false => Err(failed.join("\n")),
+    }
 }
 
 fn parse<'a>(args: &[&'a str]) -> Result<Options<'a>, String> {
