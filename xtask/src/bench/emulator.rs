@@ -158,6 +158,9 @@ impl Running {
             Ok(_) => Ok(Some((byte[0], Instant::now()))),
             // Standard input was not read to its end by the one that has gone.
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => Ok(None),
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                Err(format!("no output of the guest for {DEADLINE:?}"))
+            }
             Err(error) => Err(format!("no output of the guest: {error}")),
         }
     }
