@@ -2,7 +2,8 @@
 //!
 //! A block is a piece of straight code within one page: it ends with the first instruction that may
 //! jump or change what later ones mean, or where the page ends. Blocks lie in fixed storage; when
-//! that is full all are forgotten. A page with blocks is marked in RAM's
+//! that is full all are forgotten. They are found by a table of sets; a block that finds its set full
+//! displaces the oldest there. A page with blocks is marked in RAM's
 //! [`CodeMarks`](crate::memory::CodeMarks); a store to it makes all its blocks stale by counting
 //! the page's generation up, before the next instruction runs.
 #![allow(unsafe_code)]
@@ -18,6 +19,8 @@ use crate::trace::events as trace;
 
 /// Blocks that are kept, a power of two.
 pub(super) const BLOCKS: usize = 1 << 15;
+/// Those of a set, a power of two. With one, a tenth of what a system call runs displaces each other.
+pub(super) const WAYS: usize = 4;
 /// Micro-operations of all blocks. A Linux kernel runs about 300000 different instructions until it
 /// has started its first program.
 pub(super) const MICROS: usize = 1 << 18;
@@ -49,7 +52,8 @@ pub(super) struct Block {
 /// zeroed memory.
 #[repr(C)]
 pub struct CodeCache {
-    pub(super) blocks: [Block; BLOCKS],
+    /// In sets: see [`set`].
+    pub(super) blocks: [[Block; WAYS]; BLOCKS / WAYS],
     pub(super) generations: [u32; GENERATIONS],
     micros: [Micro; MICROS],
     /// Micro-operations that are in use.
@@ -67,8 +71,9 @@ const fn key(gpa: u64, size: CodeSize) -> u64 {
     gpa << 2 | (size as u64 + 1)
 }
 
-const fn slot(key: u64) -> usize {
-    ((key >> 2 ^ key >> 14) as usize ^ (key & 3) as usize) % BLOCKS
+/// The number of the set that a block is in.
+const fn set(key: u64) -> usize {
+    ((key >> 2 ^ key >> 14) as usize ^ (key & 3) as usize) / WAYS % (BLOCKS / WAYS)
 }
 
 const fn generation_of(gpa: u64) -> usize {
@@ -80,14 +85,19 @@ impl CodeCache {
     #[inline]
     pub(super) fn find(&self, gpa: u64, size: CodeSize) -> Option<Block> {
         let key = key(gpa, size);
-        let block = &self.blocks[slot(key)];
-        (block.key == key && block.generation == self.generations[generation_of(gpa)])
-            .then_some(*block)
+        let block = self.blocks[set(key)]
+            .iter()
+            .find(|block| block.key == key)?;
+        (block.generation == self.generations[generation_of(gpa)]).then_some(*block)
     }
 
     /// Notes how warm a block is, or where its translation is.
     pub(super) fn set_host(&mut self, gpa: u64, size: CodeSize, host: u32) {
-        self.blocks[slot(key(gpa, size))].host = host;
+        let key = key(gpa, size);
+        let mut set = self.blocks[set(key)].iter_mut();
+        if let Some(block) = set.find(|block| block.key == key) {
+            block.host = host;
+        }
     }
 
     /// What has been translated.
@@ -102,7 +112,7 @@ impl CodeCache {
 
     /// Forgets all translations, but no block.
     pub(super) fn forget_translations(&mut self) {
-        for block in &mut self.blocks {
+        for block in self.blocks.as_flattened_mut() {
             block.host = 0;
         }
         self.translations.forget();
@@ -163,7 +173,11 @@ impl CodeCache {
             length,
             host: 0,
         };
-        self.blocks[slot(key)] = block;
+        // The newest is first, and there is one of a key.
+        let set = &mut self.blocks[set(key)];
+        let same = set.iter().position(|block| block.key == key);
+        set[..=same.unwrap_or(WAYS - 1)].rotate_right(1);
+        set[0] = block;
         block
     }
 
@@ -173,7 +187,7 @@ impl CodeCache {
             // There are none, and the host need not find memory for their table.
             return;
         }
-        for block in &mut self.blocks {
+        for block in self.blocks.as_flattened_mut() {
             block.key = 0;
         }
         self.translations.forget();
@@ -207,5 +221,58 @@ impl CodeCache {
     /// How many pages were marked so far.
     pub(super) fn marked(&self) -> u64 {
         self.marked
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::boxed::Box;
+    use std::vec::Vec;
+
+    use super::*;
+    use crate::cpu::decode::decode;
+
+    const SIZE: CodeSize = CodeSize::Bits64;
+
+    /// An empty cache, a block, and addresses in as many pages, more than its set has room for.
+    fn full_set() -> (Box<CodeCache>, [Instruction; 1], Vec<u64>) {
+        // SAFETY: valid when zero.
+        let cache = unsafe { Box::<CodeCache>::new_zeroed().assume_init() };
+        let nop = decode(&[0x90], SIZE).unwrap();
+        let pages = (0..).step_by(0x1000);
+        let alike = pages.filter(|gpa| set(key(*gpa, SIZE)) == set(key(0, SIZE)));
+        (cache, [nop], alike.take(WAYS + 1).collect())
+    }
+
+    #[test]
+    fn a_set_keeps_the_newest() {
+        let (mut cache, nop, alike) = full_set();
+        for gpa in &alike[..WAYS] {
+            cache.insert(*gpa, SIZE, &nop);
+        }
+        cache.set_host(alike[0], SIZE, 5);
+        let is_found = |cache: &CodeCache, gpa: &u64| cache.find(*gpa, SIZE).is_some();
+        assert!(alike[..WAYS].iter().all(|gpa| is_found(&cache, gpa)));
+        assert_eq!(cache.find(alike[0], SIZE).unwrap().host, 5);
+        cache.insert(alike[WAYS], SIZE, &nop);
+        assert!(!is_found(&cache, &alike[0]), "the oldest");
+        assert!(alike[1..].iter().all(|gpa| is_found(&cache, gpa)));
+    }
+
+    #[test]
+    fn a_block_made_again_displaces_no_other() {
+        let (mut cache, nop, alike) = full_set();
+        for gpa in &alike[..WAYS] {
+            cache.insert(*gpa, SIZE, &nop);
+        }
+        cache.generations[generation_of(alike[1])] += 1;
+        assert!(cache.find(alike[1], SIZE).is_none(), "stale");
+        for gpa in &alike[..WAYS] {
+            if cache.find(*gpa, SIZE).is_none() {
+                cache.insert(*gpa, SIZE, &nop);
+            }
+        }
+        let mut found = alike[..WAYS].iter().map(|gpa| cache.find(*gpa, SIZE));
+        assert!(found.all(|block| block.is_some()));
     }
 }

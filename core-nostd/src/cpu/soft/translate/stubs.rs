@@ -181,7 +181,7 @@ fn write_lookup(asm: &mut Assembler) {
     );
     asm.alu(Size::Dword, alu::AND, Rm::Register(RAX), 0xfff);
     asm.op(Size::Qword, alu::load(alu::OR), RAX, at(RDX, 0));
-    // The block's place: see `code::slot`.
+    // The block's set: see `code::set`.
     asm.op(Size::Qword, opcode::STORE, RAX, Rm::Register(R11));
     asm.op(Size::Qword, opcode::SHIFT_IMMEDIATE, 5, Rm::Register(R11));
     asm.byte(12);
@@ -192,7 +192,7 @@ fn write_lookup(asm: &mut Assembler) {
         Size::Dword,
         alu::AND,
         Rm::Register(RDX),
-        code::BLOCKS as i32 - 1,
+        (code::BLOCKS - code::WAYS) as i32,
     );
     asm.alu(
         Size::Dword,
@@ -212,13 +212,26 @@ fn write_lookup(asm: &mut Assembler) {
     // Its key: see `code::key`.
     asm.lea(RAX, Rm::Memory(None, Some((RAX, 2)), 0));
     asm.op(Size::Qword, alu::load(alu::OR), RAX, at(CPU, frame!(size)));
-    asm.op(
-        Size::Qword,
-        alu::load(alu::CMP),
-        RAX,
-        at(RDX, offset_of!(code::Block, key) as i32),
-    );
-    misses[1] = Some(asm.jump_if(5));
+    let mut hits = [None; code::WAYS - 1];
+    for way in 0..code::WAYS {
+        if way > 0 {
+            asm.alu(
+                Size::Qword,
+                alu::ADD,
+                Rm::Register(RDX),
+                size_of::<code::Block>() as i32,
+            );
+        }
+        let key = at(RDX, offset_of!(code::Block, key) as i32);
+        asm.op(Size::Qword, alu::load(alu::CMP), RAX, key);
+        match hits.get_mut(way) {
+            Some(hit) => *hit = Some(asm.jump_if(4)),
+            None => misses[1] = Some(asm.jump_if(5)),
+        }
+    }
+    for hit in hits.into_iter().flatten() {
+        asm.bind(hit);
+    }
     asm.load(RAX, at(CPU, frame!(cache)));
     let generations = offset_of!(CodeCache, generations) as i32;
     asm.op(
