@@ -4,7 +4,7 @@ use qemu_tests::{Emulator, Launcher};
 use serde_json::{Value, json};
 
 use crate::block_nodes::with_images;
-use crate::{ask, command_with, compare_answers, negotiated, refused};
+use crate::{ask, command_with, compare_answers, negotiated, refused, with};
 
 /// A drive without a device, whose nodes have names, and one without a medium.
 fn with_drives(emulator: Emulator) -> Launcher {
@@ -24,10 +24,7 @@ fn limit(drive: &str, limits: Value) -> (&'static str, Value) {
     for name in NO_LIMITS {
         arguments[name] = 0.into();
     }
-    for (name, value) in limits.as_object().expect("members") {
-        arguments[name] = value.clone();
-    }
-    ("block_set_io_throttle", arguments)
+    ("block_set_io_throttle", with(arguments, limits))
 }
 
 #[test]
@@ -51,10 +48,10 @@ fn drives_look_the_same() {
 fn media_come_and_go() {
     let node = json!({"driver": "null-co", "node-name": "n"});
     let change = |more: Value| {
-        let mut arguments = json!({"device": "d", "filename": "{dir}/b.img", "format": "raw"});
-        for (name, value) in more.as_object().expect("members") {
-            arguments[name] = value.clone();
-        }
+        let arguments = with(
+            json!({"device": "d", "filename": "{dir}/b.img", "format": "raw"}),
+            more,
+        );
         ("blockdev-change-medium", arguments)
     };
     let sizes = ("query-blockstats", json!({}));
@@ -197,10 +194,7 @@ fn passwords_are_refused() {
 #[test]
 fn histograms_are_checked() {
     let set = |id: &str, more: Value| {
-        let mut arguments = json!({"id": id});
-        for (name, value) in more.as_object().expect("members") {
-            arguments[name] = value.clone();
-        }
+        let arguments = with(json!({"id": id}), more);
         ("block-latency-histogram-set", arguments)
     };
     compare_answers(

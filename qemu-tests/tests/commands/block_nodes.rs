@@ -5,7 +5,7 @@ use std::fs::File;
 use qemu_tests::{Emulator, Launcher};
 use serde_json::{Value, json};
 
-use crate::{answer, command_with, compare_answers, emulators, negotiated, passive};
+use crate::{answer, command_with, compare_answers, emulators, negotiated, passive, with};
 
 /// An emulator with two images: `a.img` of 1 MiB and `odd.img` of 1000 bytes.
 pub(crate) fn with_images(emulator: Emulator) -> Launcher {
@@ -154,20 +154,18 @@ fn drivers_change_while_nodes_stand() {
         )
     };
     let part = |more: Value| {
-        let mut options = json!({"driver": "raw", "node-name": "r", "file": "f"});
-        for (name, value) in more.as_object().expect("members") {
-            options[name] = value.clone();
-        }
-        options
+        with(
+            json!({"driver": "raw", "node-name": "r", "file": "f"}),
+            more,
+        )
     };
     let null = |node: &str| json!({"driver": "null-co", "node-name": node, "size": 1 << 20});
     let limited = |group: &str| json!({"driver": "throttle", "node-name": "t", "file": "n", "throttle-group": group});
     let debugged = |more: Value| {
-        let mut options = json!({"driver": "blkdebug", "node-name": "b", "image": "n"});
-        for (name, value) in more.as_object().expect("members") {
-            options[name] = value.clone();
-        }
-        options
+        with(
+            json!({"driver": "blkdebug", "node-name": "b", "image": "n"}),
+            more,
+        )
     };
     let filter = json!({"driver": "copy-on-read", "node-name": "c", "file": "n"});
     let verify = json!({"driver": "blkverify", "node-name": "v", "test": "n", "raw": "f"});
@@ -294,17 +292,19 @@ fn children_change_while_nodes_stand() {
     );
 }
 
+/// `blockdev-reopen` of a raw node on a file, with this and nothing else said of it.
+pub(crate) fn reopen_raw(node: &str, file: &str, more: Value) -> (&'static str, Value) {
+    let options = json!({"driver": "raw", "node-name": node, "file": file});
+    ("blockdev-reopen", json!({"options": [with(options, more)]}))
+}
+
 /// What was written is on stable storage before a node is made one that can't be flushed.
 #[test]
 fn nodes_are_flushed_before_they_are_reopened() {
     let drive = "if=none,id=d,format=raw,node-name=r,file.driver=blkdebug,file.node-name=b,file.image.driver=file,\
                  file.image.filename={dir}/a.img,file.inject-error.0.event=flush_to_disk,\
                  file.inject-error.0.iotype=flush,file.inject-error.0.errno=28";
-    let reopen = |read_only: bool| {
-        let options =
-            json!({"driver": "raw", "node-name": "r", "file": "b", "read-only": read_only});
-        ("blockdev-reopen", json!({"options": [options]}))
-    };
+    let reopen = |read_only: bool| reopen_raw("r", "b", json!({"read-only": read_only}));
     let line = |line: &str| ("human-monitor-command", json!({"command-line": line}));
     compare_answers(
         "commands-block-reopen-flush",
@@ -322,19 +322,11 @@ fn nodes_are_flushed_before_they_are_reopened() {
 #[test]
 fn nodes_follow_the_one_that_they_were_made_with() {
     let made = |node: &str, more: Value| {
-        let mut file =
-            json!({"driver": "file", "node-name": format!("{node}f"), "filename": "{dir}/a.img"});
-        for (name, value) in more.as_object().expect("members") {
-            file[name] = value.clone();
-        }
+        let file = with(
+            json!({"driver": "file", "node-name": format!("{node}f"), "filename": "{dir}/a.img"}),
+            more,
+        );
         json!({"driver": "raw", "node-name": node, "file": file})
-    };
-    let reopen = |node: &str, file: &str, more: Value| {
-        let mut options = json!({"driver": "raw", "node-name": node, "file": file});
-        for (name, value) in more.as_object().expect("members") {
-            options[name] = value.clone();
-        }
-        ("blockdev-reopen", json!({"options": [options]}))
     };
     let reader = json!({"read-only": true, "cache": {"direct": true}});
     let mut own = file("ownf");
@@ -350,23 +342,23 @@ fn nodes_follow_the_one_that_they_were_made_with() {
             )),
             add(file("apart")),
             add(json!({"driver": "raw", "node-name": "a", "file": "apart"})),
-            reopen("r", "rf", reader.clone()),
-            reopen("own", "ownf", reader.clone()),
-            reopen("a", "apart", reader),
+            reopen_raw("r", "rf", reader.clone()),
+            reopen_raw("own", "ownf", reader.clone()),
+            reopen_raw("a", "apart", reader),
             nodes(),
-            reopen("r", "rf", json!({"auto-read-only": true})),
-            reopen("own", "ownf", json!({"cache": {"no-flush": true}})),
+            reopen_raw("r", "rf", json!({"auto-read-only": true})),
+            reopen_raw("own", "ownf", json!({"cache": {"no-flush": true}})),
             ("blockdev-reopen", json!({"options": [own]})),
             nodes(),
-            reopen("r", "rf", json!({"cache": {"no-flush": true}})),
-            reopen("r", "nix", json!({"read-only": false})),
-            reopen(
+            reopen_raw("r", "rf", json!({"cache": {"no-flush": true}})),
+            reopen_raw("r", "nix", json!({"read-only": false})),
+            reopen_raw(
                 "own",
                 "ownf",
                 json!({"read-only": false, "detect-zeroes": "on"}),
             ),
             nodes(),
-            reopen("r", "rf", json!({"read-only": false})),
+            reopen_raw("r", "rf", json!({"read-only": false})),
             nodes(),
         ],
     );
@@ -459,11 +451,10 @@ fn rules_come_from_files() {
     };
     let image = json!({"driver": "null-co", "read-zeroes": true, "size": 1 << 20});
     let limits = |more: Value| {
-        let mut options =
-            json!({"driver": "blkdebug", "node-name": "l", "image": {"driver": "null-co"}});
-        for (name, value) in more.as_object().expect("members") {
-            options[name] = value.clone();
-        }
+        let options = with(
+            json!({"driver": "blkdebug", "node-name": "l", "image": {"driver": "null-co"}}),
+            more,
+        );
         add(options)
     };
     let mut commands: Vec<(&str, Value)> = files

@@ -119,6 +119,13 @@ pub(crate) fn out_of_band(instance: &Instance) -> QmpClient {
     client
 }
 
+/// A JSON object with more members, which take the place of those that it has.
+pub(crate) fn with(mut object: Value, more: Value) -> Value {
+    let members = object.as_object_mut().expect("members");
+    members.extend(more.as_object().expect("members").clone());
+    object
+}
+
 /// A command without arguments that has to succeed.
 pub(crate) fn ask(client: &mut QmpClient, command: &str) -> Value {
     command_with(client, command, json!({}))

@@ -6,7 +6,7 @@ use qemu_tests::{Emulator, Launcher};
 use serde_json::{Value, json};
 
 use crate::block_nodes::with_images;
-use crate::{ask, command_with, compare_answers, emulators, negotiated};
+use crate::{ask, command_with, compare_answers, emulators, negotiated, with};
 
 fn with_groups(emulator: Emulator) -> Launcher {
     let one = "if=none,id=d,node-name=r,file.node-name=f,file={dir}/a.img,format=raw,throttling.group=g,\
@@ -23,10 +23,7 @@ fn with_groups(emulator: Emulator) -> Launcher {
 }
 
 fn add(id: &str, more: Value) -> (&'static str, Value) {
-    let mut arguments = json!({"qom-type": "throttle-group", "id": id});
-    for (name, value) in more.as_object().expect("members") {
-        arguments[name] = value.clone();
-    }
+    let arguments = with(json!({"qom-type": "throttle-group", "id": id}), more);
     ("object-add", arguments)
 }
 

@@ -4,8 +4,8 @@ use qemu_tests::{Emulator, Launcher};
 use serde_json::{Value, json};
 
 use crate::block_human::without_numbers;
-use crate::block_nodes::with_images;
-use crate::{answer, command_with, compare, emulators, events, negotiated};
+use crate::block_nodes::{reopen_raw, with_images};
+use crate::{answer, command_with, compare, emulators, events, negotiated, with};
 
 /// A disk, a CD-ROM drive with a medium in it, and a device that is neither.
 fn with_devices(emulator: Emulator) -> Launcher {
@@ -92,10 +92,10 @@ fn insert(node: &str) -> (&'static str, Value) {
 }
 
 fn change(more: Value) -> (&'static str, Value) {
-    let mut arguments = json!({"device": "c", "filename": "{dir}/b.img", "format": "raw"});
-    for (name, value) in more.as_object().expect("members") {
-        arguments[name] = value.clone();
-    }
+    let arguments = with(
+        json!({"device": "c", "filename": "{dir}/b.img", "format": "raw"}),
+        more,
+    );
     ("blockdev-change-medium", arguments)
 }
 
@@ -257,13 +257,6 @@ fn a_new_medium_is_used_as_the_one_before() {
     let read_only = |drive: &str| line(&format!("change {drive} {{dir}}/b.img raw read-only"));
     let eject = |drive: &str| line(&format!("eject {drive}"));
     let info = |drive: &str| line(&format!("info block {drive}"));
-    let reopen = |node: &str, file: &str, more: Value| {
-        let mut options = json!({"driver": "raw", "node-name": node, "file": file});
-        for (name, value) in more.as_object().expect("members") {
-            options[name] = value.clone();
-        }
-        ("blockdev-reopen", json!({"options": [options]}))
-    };
     let steps = [
         change("empty"),
         change("zeroes"),
@@ -298,10 +291,10 @@ fn a_new_medium_is_used_as_the_one_before() {
     compare_steps("commands-trays-kept", launch, &steps);
     // A reopened node is what it was where it is not asked otherwise.
     let steps = [
-        reopen("r", "f", json!({})),
+        reopen_raw("r", "f", json!({})),
         change("direct"),
-        reopen("k", "kf", json!({"read-only": true})),
-        reopen("k", "kf", json!({"cache": {"direct": true}})),
+        reopen_raw("k", "kf", json!({"read-only": true})),
+        reopen_raw("k", "kf", json!({"cache": {"direct": true}})),
         change("copies"),
         info("direct"),
         info("copies"),

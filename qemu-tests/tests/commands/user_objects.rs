@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::{
     NEVER, SOON, ask, command_with, compare, compare_answers, counts, doubleword, emulators,
-    negotiated, passive, refused, roms, wait_console, wait_until, with_rom,
+    negotiated, passive, refused, roms, wait_console, wait_until, with, with_rom,
 };
 
 /// A MiB.
@@ -31,10 +31,7 @@ fn by_id(list: Value) -> Vec<Value> {
 }
 
 fn add(kind: &str, id: &str, more: Value) -> (&'static str, Value) {
-    let mut arguments = json!({"qom-type": kind, "id": id});
-    for (name, value) in more.as_object().expect("members") {
-        arguments[name] = value.clone();
-    }
+    let arguments = with(json!({"qom-type": kind, "id": id}), more);
     ("object-add", arguments)
 }
 
