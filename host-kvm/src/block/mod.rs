@@ -139,6 +139,15 @@ impl Graph {
         self.nodes().into_iter().find(|node| node.name() == name)
     }
 
+    /// The node of a name that has to be there.
+    ///
+    /// # Errors
+    /// In QEMU's words.
+    pub fn known_node(&self, name: &str) -> Result<Rc<Node>, Refusal> {
+        self.node(name)
+            .ok_or_else(|| format!("Cannot find device='' nor node-name='{name}'"))
+    }
+
     /// All drives.
     pub fn drives(&self) -> Vec<Rc<Backend>> {
         self.drives.borrow().clone()

@@ -530,9 +530,7 @@ impl Graph {
             if !movable {
                 return fixed(role);
             }
-            let found = self.node(name);
-            let found =
-                found.ok_or_else(|| format!("Cannot find device='' nor node-name='{name}'"))?;
+            let found = self.known_node(name)?;
             if found.contains(node) {
                 let own = node.name();
                 return Err(format!(

@@ -20,8 +20,9 @@ use super::file::errno_text;
 use super::node::{Breakpoint, Child, GivenSettings, Need, Node, Permissions};
 use super::{Graph, REQUEST_MAX};
 use crate::clock::monotonic;
-use crate::options::cache_mode;
+
 use crate::options::opts::{NumberError, parse_bool, parse_number, parse_size, split};
+use crate::options::{cache_mode, discard_mode};
 
 /// The byte that writes are made of, unless they have a pattern.
 const WRITTEN: u8 = 0xcd;
@@ -496,13 +497,7 @@ fn read_settings(text: &str, given: &mut GivenSettings) -> Result<(), String> {
             "auto-read-only" => given.auto_read_only = on()?,
             "cache.direct" => given.direct = on()?,
             "cache.no-flush" => given.no_flush = on()?,
-            "discard" => {
-                given.discard = match value {
-                    "unmap" | "on" => Some(true),
-                    "ignore" | "off" => Some(false),
-                    _ => return Err("Invalid discard option".to_owned()),
-                }
-            }
+            "discard" => given.discard = Some(discard_mode(value)?),
             "detect-zeroes" => {
                 let mut known = BlockdevDetectZeroesOptions::ALL.iter().copied();
                 let known = known.find(|known| known.name() == value);

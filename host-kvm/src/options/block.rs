@@ -256,6 +256,18 @@ pub fn cache_mode(name: &str) -> Option<CacheMode> {
     })
 }
 
+/// Whether `discard=` wants what is no longer needed given up.
+///
+/// # Errors
+/// In QEMU's words.
+pub fn discard_mode(name: &str) -> Result<bool, String> {
+    match name {
+        "ignore" | "off" => Ok(false),
+        "unmap" | "on" => Ok(true),
+        _ => Err("Invalid discard option".to_owned()),
+    }
+}
+
 fn on_error(text: Option<&str>, read: bool) -> Result<OnError, Reason> {
     let Some(text) = text else {
         return Ok(OnError::Auto);
@@ -389,12 +401,7 @@ pub fn parse(text: &str, origin: &str, others: &[BlockOption]) -> Result<DiskOpt
             })?
         }
     };
-    let discard = match given.text("discard") {
-        None => None,
-        Some("ignore" | "off") => Some(false),
-        Some("unmap" | "on") => Some(true),
-        Some(_) => return Err("Invalid discard option".to_owned()),
-    };
+    let discard = given.text("discard").map(discard_mode).transpose()?;
     let read_only = given.bool("read-only").unwrap_or(cdrom);
     let copies = given.bool("copy-on-read") == Some(true);
     let (bus, unit) = place(&given, interface, others)?;

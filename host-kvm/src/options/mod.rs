@@ -34,7 +34,9 @@ use crate::monitors::Language;
 use crate::soft::Icount;
 
 pub use acpitable::AcpiTable;
-pub use block::{BlockOption, DiskOption, Interface, cache_mode, parse as parse_drive};
+pub use block::{
+    BlockOption, DiskOption, Interface, cache_mode, discard_mode, parse as parse_drive,
+};
 pub use boot::{BootOptions, OptionRom};
 pub use builder::parse_gdb;
 pub use descriptors::AddFd;

@@ -381,11 +381,8 @@ impl Vm {
 
     /// Puts a node in place of the medium that a device has.
     pub(super) fn replace_medium(&mut self, id: DriveId, node: &[u8]) -> Result<(), QmpError> {
-        let name = text(node);
-        let found = self.node(&name);
-        let missing = || refused(format!("Cannot find device='' nor node-name='{name}'"));
-        let node = found.ok_or_else(missing)?;
         let blocks = self.settings.blocks.clone();
+        let node = blocks.known_node(&text(node)).map_err(refused)?;
         let drive = blocks.drive_by_id(id);
         let drive = drive.ok_or_else(|| refused("Device has no medium".to_owned()))?;
         blocks.replace(&drive, &node).map_err(refused)?;

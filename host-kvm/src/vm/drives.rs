@@ -79,14 +79,12 @@ impl Vm {
             DriveName::Device(_) => Target::Drive(self.find(name)?.drive),
             DriveName::Drive(name) => {
                 let name = text(name);
-                match (blocks.drive(&name), blocks.node(&name)) {
-                    (Some(drive), _) => Target::Drive(drive),
-                    (None, Some(node)) => Target::of_node(&node).map_err(refused)?,
-                    (None, None) => {
-                        return Err(refused(format!(
-                            "Cannot find device='' nor node-name='{name}'"
-                        ))
-                        .into());
+                match blocks.drive(&name) {
+                    Some(drive) => Target::Drive(drive),
+                    None => {
+                        let node = blocks.known_node(&name);
+                        let target = node.and_then(|node| Target::of_node(&node));
+                        target.map_err(refused)?
                     }
                 }
             }
